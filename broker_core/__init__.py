@@ -1,0 +1,1 @@
+"""What a request broker is, with no framework."""
