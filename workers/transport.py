@@ -1,0 +1,28 @@
+"""The Redis transport, told the truth about queues."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kombu.transport import redis
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Channel(redis.Channel):
+    """Gives each message the queue that it was read from, whatever the message itself says.
+
+    On Redis the routing key travels inside the message: one that was moved to another list would keep the old one.
+    """
+
+    def basic_consume(self, queue: str, no_ack: bool, callback: Callable[[Any], Any], *args: Any, **kwargs: Any) -> Any:  # noqa: FBT001
+        def deliver(message: Any) -> Any:
+            message.delivery_info["routing_key"] = queue
+            return callback(message)
+
+        return super().basic_consume(queue, no_ack, deliver, *args, **kwargs)
+
+
+class Transport(redis.Transport):
+    Channel = Channel
