@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import logging
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from broker_core.envelope import context
@@ -21,6 +20,9 @@ if TYPE_CHECKING:
     from broker_django.models import DispatchRecord
 
 logger = logging.getLogger("broker_django.delivery")
+
+RETRY_POLICY = {"max_retries": 1, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.1}
+"""One more try, on a new connection: the pooled one may have been cut while it was idle."""
 
 HARD_LIMIT_MARGIN = 10
 """Seconds between the limit that a view can still clean up after and the one that ends its process."""
@@ -65,11 +67,11 @@ def publish(record: DispatchRecord, policy: QueuePolicy) -> bool:
             _run_eagerly(app, record, policy)
         else:
             _send(app, record, policy)
-    except _publish_errors(app) as error:
+    except Exception as error:  # noqa: BLE001 - whatever went wrong, the row is there and the client gets its 202
         logger.warning(
-            "Dispatch %s stays in the ledger: the message broker did not take it (%s)",
+            "Dispatch %s waits in the ledger, the message broker did not take it: %r",
             dispatch_id,
-            type(error).__name__,
+            error,
             extra={"dispatch_id": dispatch_id, "queue": record.queue},
         )
         return False
@@ -98,7 +100,7 @@ def _send(app: Celery, record: DispatchRecord, policy: QueuePolicy) -> None:
             queue=policy.celery_queue,
             serializer="json",
             retry=True,
-            retry_policy=_retry_policy(conf.PUBLISH_TIMEOUT),
+            retry_policy=RETRY_POLICY,
             timeout=conf.PUBLISH_TIMEOUT,
         )
 
@@ -114,16 +116,3 @@ def _run_eagerly(app: Celery, record: DispatchRecord, policy: QueuePolicy) -> No
 def shadow(record: DispatchRecord) -> str:
     """The name that Flower shows: the route, which is readable and holds none of the client's values."""
     return f"{record.method} {record.route} ({record.queue})"
-
-
-@lru_cache(maxsize=8)
-def _retry_policy(patience: float) -> dict[str, float]:
-    return {"max_retries": 1, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.1, "timeout": patience}
-
-
-@lru_cache(maxsize=8)
-def _publish_errors(app: Celery) -> tuple[type[BaseException], ...]:
-    from kombu.exceptions import KombuError, OperationalError  # noqa: PLC0415
-
-    connection = app.connection_for_write()
-    return (KombuError, OperationalError, OSError, *connection.connection_errors, *connection.channel_errors)

@@ -223,5 +223,3 @@ def problem(error: BrokerError, **headers: str) -> HttpResponse:
     return JsonResponse(
         error.problem(), status=error.status, content_type="application/problem+json", headers=headers or None
     )
-
-

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from celery import signals
 from kombu import Exchange, Queue
 
 from broker_django import celery_app
 from broker_django.conf import conf
+from workers.transport import install
 
 if TYPE_CHECKING:
     from celery import Celery
-
-TRANSPORT = "workers.transport:Transport"
 
 SAFE_SETTINGS: dict[str, Any] = {
     "broker_connection_retry_on_startup": True,
@@ -57,8 +57,7 @@ def _apply(app: Celery) -> None:
             app.conf[name] = value
     if _speaks_redis(app):
         app.conf.broker_transport_options = {**REDIS_OPTIONS, **app.conf.broker_transport_options}
-        if not _is_set(app, "broker_transport"):
-            app.conf.broker_transport = TRANSPORT
+        signals.celeryd_init.connect(install, dispatch_uid="request_broker.transport", weak=False)
     _add_queues(app)
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kombu.transport import redis
+from kombu.transport import TRANSPORT_ALIASES, redis
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class Channel(redis.Channel):
+class _TrueQueue:
     """Gives each message the queue that it was read from, whatever the message itself says.
 
     On Redis the routing key travels inside the message: one that was moved to another list would keep the old one.
@@ -21,8 +21,29 @@ class Channel(redis.Channel):
             message.delivery_info["routing_key"] = queue
             return callback(message)
 
-        return super().basic_consume(queue, no_ack, deliver, *args, **kwargs)
+        return super().basic_consume(queue, no_ack, deliver, *args, **kwargs)  # type: ignore[misc]
+
+
+class Channel(_TrueQueue, redis.Channel):
+    pass
+
+
+class SentinelChannel(_TrueQueue, redis.SentinelChannel):
+    pass
 
 
 class Transport(redis.Transport):
     Channel = Channel
+
+
+class SentinelTransport(redis.SentinelTransport):
+    Channel = SentinelChannel
+
+
+def install(**_signal: Any) -> None:
+    """Serve Redis URLs with these transports in this process, which is a worker. URLs and Flower stay as they are."""
+    TRANSPORT_ALIASES.update(
+        redis=f"{__name__}:{Transport.__name__}",
+        rediss=f"{__name__}:{Transport.__name__}",
+        sentinel=f"{__name__}:{SentinelTransport.__name__}",
+    )

@@ -42,7 +42,9 @@ def _seen(request: HttpRequest) -> dict[str, object]:
         "query": dict(request.GET.lists()),
         "post": dict(request.POST.lists()),
         "files": {
-            name: [[file.name, file.size, hashlib.sha256(file.read()).hexdigest()] for file in request.FILES.getlist(name)]
+            name: [
+                [file.name, file.size, hashlib.sha256(file.read()).hexdigest()] for file in request.FILES.getlist(name)
+            ]
             for name in request.FILES
         },
         "headers": dict(request.headers),
