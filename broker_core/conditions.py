@@ -16,9 +16,21 @@ MAX_LENGTH = 2_000
 
 VARIABLES: Mapping[str, frozenset[str]] = {
     "request": frozenset(
-        "method path full_path query headers cookies content_type size scheme host remote_addr".split()
+        {
+            "method",
+            "path",
+            "full_path",
+            "query",
+            "headers",
+            "cookies",
+            "content_type",
+            "size",
+            "scheme",
+            "host",
+            "remote_addr",
+        }
     ),
-    "user": frozenset("id username is_authenticated is_staff is_superuser groups".split()),
+    "user": frozenset({"id", "username", "is_authenticated", "is_staff", "is_superuser", "groups"}),
     "now": frozenset(),
 }
 """The variables that a condition sees, and the members of each."""

@@ -27,10 +27,9 @@ OVERHEAD = len(VERSION) + KEY_ID_SIZE + NONCE_SIZE + TAG_SIZE
 
 
 @lru_cache(maxsize=64)
-def _derive(secret: str) -> tuple[bytes, AESGCM]:
-    material = HKDF(SHA256(), length=32 + KEY_ID_SIZE, salt=None, info=b"request-broker envelope 1").derive(
-        secret.encode("utf-8", "surrogatepass")
-    )
+def _derive(secret: str | bytes) -> tuple[bytes, AESGCM]:
+    key = secret if isinstance(secret, bytes) else secret.encode("utf-8", "surrogatepass")
+    material = HKDF(SHA256(), length=32 + KEY_ID_SIZE, salt=None, info=b"request-broker envelope 1").derive(key)
     return material[32:], AESGCM(material[:32])
 
 
@@ -42,7 +41,7 @@ def context(purpose: str, *names: str) -> bytes:
 class Keyring:
     """Seals with the first secret and opens with any of them, so that keys can be rotated."""
 
-    def __init__(self, secrets: Sequence[str]) -> None:
+    def __init__(self, secrets: Sequence[str | bytes]) -> None:
         if not secrets or not all(secrets):
             raise EnvelopeError("a keyring needs at least one secret, and none may be empty")
         self._secrets = tuple(secrets)

@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from types import UnionType
-from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from broker_core.conditions import Condition, context, names_of
 from broker_core.errors import ConfigurationError
-from broker_core.preferences import Preferences
+
+if TYPE_CHECKING:
+    from broker_core.preferences import Preferences
 
 logger = logging.getLogger("broker_core.policies")
 
@@ -92,7 +94,7 @@ def policies_from(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, QueuePo
     policies: dict[str, QueuePolicy] = {}
     for name in [*SHIPPED_QUEUES, *(name for name in entries if name not in SHIPPED_QUEUES)]:
         entry = entries.get(name, {})
-        if not isinstance(name, str) or not name or not isinstance(entry, Mapping):
+        if not name or not isinstance(entry, Mapping):
             raise ConfigurationError(f"QUEUES[{name!r}] has to be a name with a mapping of policy keys")
         values = {**SHIPPED_QUEUES.get(name, {}), **entry}
         policy = QueuePolicy.from_mapping(name, values)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 MAX_LENGTH = 1024
 
-_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_ITEM = re.compile(rf'\s*({_TOKEN})\s*(?:=\s*({_TOKEN}|"(?:[^"\\]|\\.)*"))?\s*(?:;[^,]*)?')
+_NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_ITEM = re.compile(rf'\s*({_NAME})\s*(?:=\s*({_NAME}|"(?:[^"\\]|\\.)*"))?\s*(?:;[^,]*)?')
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,7 +96,7 @@ def _record(request: HttpRequest, decision: Decision, carrier: HttpResponse) -> 
     return DispatchRecord(
         id=uuid.uuid4(),
         queue=decision.queue,
-        method=request.method,
+        method=request.method or "",
         path=ledger.truncated(request.path),
         route=route_of(request),
         reason=decision.reason,

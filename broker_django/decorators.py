@@ -41,13 +41,13 @@ def _annotate(annotation: Annotation) -> Callable[[View], View]:
 
 
 def annotation_of(view: Any, method: str) -> Annotation | None:
-    """What the decorators said about this view for requests of this method: the handler, then the view, then its class."""
+    """What decorators said about this view for this HTTP method: its handler, then the view, then its class."""
     view_class = getattr(view, "view_class", None) or getattr(view, "cls", None)
     if view_class is not None:
         name = method.lower()
         handler = getattr(view_class, (getattr(view, "actions", None) or {}).get(name, name), None)
         found = getattr(handler, ATTRIBUTE, None)
-        if found is not None:
+        if isinstance(found, Annotation):
             return found
     found = getattr(view, ATTRIBUTE, None)
     if found is None and view_class is not None:

@@ -83,7 +83,7 @@ def _send(app: Celery, record: DispatchRecord, policy: QueuePolicy) -> None:
     message = app.amqp.create_task_message(
         dispatch_id,
         TASK,
-        args=(to_text(record.sealed),),
+        args=(to_text(bytes(record.sealed)),),
         kwargs={},
         argsrepr=f"('<sealed request, {len(record.sealed)} bytes>',)",
         kwargsrepr="{}",
@@ -109,7 +109,7 @@ def _run_eagerly(app: Celery, record: DispatchRecord, policy: QueuePolicy) -> No
     if TASK not in app.tasks:
         app.loader.import_default_modules()
     app.tasks[TASK].apply(
-        args=(to_text(record.sealed),), task_id=str(record.pk), routing_key=policy.celery_queue, throw=False
+        args=(to_text(bytes(record.sealed)),), task_id=str(record.pk), routing_key=policy.celery_queue, throw=False
     )
 
 

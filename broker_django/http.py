@@ -40,7 +40,7 @@ def raw_body(request: HttpRequest, limit: int) -> bytes:
         if len(body) > limit:
             raise BodyTooLargeError(f"the body has {len(body)} bytes, at most {limit} are accepted")
         return body
-    if request._read_started:
+    if request._read_started:  # type: ignore[attr-defined]
         raise RawPostDataException("the body was read before it could be queued")
     declared = request.META.get("CONTENT_LENGTH") or "0"
     if declared.isdigit() and int(declared) > limit:
@@ -60,7 +60,7 @@ def to_message(request: HttpRequest, body: bytes, user: str | None, cookies: dic
     if cookies:
         environ["HTTP_COOKIE"] = "; ".join(f"{name}={value}" for name, value in {**request.COOKIES, **cookies}.items())
     asgi = isinstance(request, ASGIRequest)
-    return RequestMessage(environ, body, request._get_scheme() or "http", user, "asgi" if asgi else "wsgi")
+    return RequestMessage(environ, body, request.scheme or "http", user, "asgi" if asgi else "wsgi")
 
 
 def to_request(message: RequestMessage, replay: Replay) -> HttpRequest:
@@ -146,7 +146,7 @@ def _content(response: HttpResponseBase, limit: int) -> bytes:
             raise ResponseTooLargeError(f"the response has {len(content)} bytes, at most {limit} are stored")
         return content
     if getattr(response, "is_async", False):
-        return async_to_sync(_collect_async)(response.streaming_content, limit)  # type: ignore[attr-defined]
+        return async_to_sync(_collect_async)(response, limit)  # type: ignore[arg-type]
     return _collect(response, limit)  # type: ignore[arg-type]
 
 

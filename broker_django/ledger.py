@@ -5,7 +5,6 @@ A transition is one compare-and-set UPDATE: of two workers that were handed the 
 
 from __future__ import annotations
 
-import uuid
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -18,6 +17,8 @@ from broker_core.errors import DispatchConflictError
 from broker_django.models import PATH_LENGTH, DispatchRecord
 
 if TYPE_CHECKING:
+    import uuid
+
     from broker_core.policies import QueuePolicy
 
 LEASE_MARGIN = timedelta(seconds=30)

@@ -40,8 +40,8 @@ def redis_url() -> str | None:
     app = get_app()
     if app.conf.task_always_eager:
         return None
-    for url in (app.conf.broker_write_url or app.conf.broker_url, app.conf.result_backend):
-        if isinstance(url, str) and url.startswith(("redis://", "rediss://")) and ";" not in url:
+    for url in (app.conf.broker_write_url or app.conf.broker_url, app.conf.result_backend or ""):
+        if url.startswith(("redis://", "rediss://")) and ";" not in url:
             return url
     return None
 
@@ -84,7 +84,7 @@ class Watch:
     def __enter__(self) -> Self:
         url = redis_url()
         if url is not None:
-            self._pubsub = _client(url, conf.PUBLISH_TIMEOUT).pubsub(ignore_subscribe_messages=True)
+            self._pubsub = _client(url, conf.PUBLISH_TIMEOUT).pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
             with self._or_without():
                 self._pubsub.subscribe(channel(self._dispatch_id))
         return self

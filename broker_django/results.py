@@ -25,10 +25,10 @@ logger = logging.getLogger("broker_django.results")
 CHUNK = 1_000
 
 
-class DatabaseBackend(ResultsBackend):
+class DatabaseBackend(ResultsBackend):  # type: ignore[misc] # untyped
     """Keeps a terminal state terminal, in two statements at most, and deletes what expired in chunks."""
 
-    def _store_result(  # noqa: PLR0913 - the signature is Celery's
+    def _store_result(
         self,
         task_id: str,
         result: Any,

@@ -6,7 +6,6 @@ message is published, so that replay and outer chain do not each make their own.
 
 from __future__ import annotations
 
-from http.cookies import SimpleCookie
 from typing import TYPE_CHECKING
 
 from django.conf import settings
@@ -15,6 +14,8 @@ from django.http import HttpResponse
 from django.utils.crypto import salted_hmac
 
 if TYPE_CHECKING:
+    from http.cookies import SimpleCookie
+
     from django.http import HttpRequest
     from django.http.response import HttpResponseBase
 

@@ -31,14 +31,15 @@ from broker_django.http import problem
 from broker_django.notifications import AsyncWatch, Watch
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 
     from django.http import HttpRequest
     from django.http.response import HttpResponseBase
 
     from broker_django.models import DispatchRecord
 
-    Endpoint = Callable[[HttpRequest, DispatchRecord], Awaitable[HttpResponseBase]]
+    Endpoint = Callable[[HttpRequest, DispatchRecord], Coroutine[Any, Any, HttpResponseBase]]
+    View = Callable[..., Coroutine[Any, Any, HttpResponseBase]]
 
 EVENTS_LIFETIME = 300.0
 """Seconds after which an event stream ends; the client reconnects."""
@@ -62,10 +63,10 @@ def _owned(request: HttpRequest, token: str) -> DispatchRecord:
     return record
 
 
-def endpoint(*methods: str) -> Callable[[Endpoint], Callable[..., Awaitable[HttpResponseBase]]]:
+def endpoint(*methods: str) -> Callable[[Endpoint], View]:
     """A view over an owned dispatch. Refusals are problem documents."""
 
-    def decorate(function: Endpoint) -> Callable[..., Awaitable[HttpResponseBase]]:
+    def decorate(function: Endpoint) -> View:
         @csrf_exempt  # the token is no ambient credential, and browsers ask before they send DELETE to another site
         @functools.wraps(function)
         async def view(request: HttpRequest, token: str) -> HttpResponseBase:
@@ -179,7 +180,7 @@ class _Changes:
         return [record]
 
 
-async def health(request: HttpRequest) -> HttpResponse:
+async def health(_request: HttpRequest) -> HttpResponse:
     """200 while this process answers and its database does, else 503."""
     try:
         await sync_to_async(_ask_database)()

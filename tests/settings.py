@@ -57,7 +57,7 @@ TEMPLATES = [
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
 if "POSTGRES_HOST" in os.environ:
-    DATABASES = {
+    DATABASES: dict[str, dict[str, object]] = {
         "default": {
             "ENGINE": "django.db.backends.postgresql",
             "HOST": os.environ["POSTGRES_HOST"],
@@ -71,7 +71,7 @@ else:
     DATABASES = {
         "default": {
             "ENGINE": "django.db.backends.sqlite3",
-            "NAME": os.environ.get("DATABASE_PATH", BASE_DIR / "tests.sqlite3"),
+            "NAME": os.environ.get("DATABASE_PATH", str(BASE_DIR / "tests.sqlite3")),
             "OPTIONS": {
                 "timeout": 20,
                 "transaction_mode": "IMMEDIATE",

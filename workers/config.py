@@ -27,6 +27,9 @@ SAFE_SETTINGS: dict[str, Any] = {
     "worker_soft_shutdown_timeout": 10.0,
 }
 
+GREEN_POOLS = {"gevent", "eventlet"}
+GREEN_SETTINGS: dict[str, Any] = {"worker_disable_prefetch": False, "worker_prefetch_multiplier": 4}
+
 REDIS_OPTIONS: dict[str, Any] = {
     "queue_order_strategy": "workers.scheduling:WeightedCycle",
     "socket_connect_timeout": 2.0,
@@ -43,8 +46,9 @@ def configure(app: Celery) -> Celery:
     filled in, queues and transport options are added to. The task is loaded with the project's own tasks.
     """
     celery_app.use(app)
-    app.autodiscover_tasks(["workers"], force=False)
-    if app.configured:
+    app.autodiscover_tasks(["workers"])
+    app.autodiscover_tasks(["workers"], related_name="inspection")
+    if app.configured:  # type: ignore[attr-defined]
         _apply(app)
     else:
         app.on_after_configure.connect(lambda sender, **_: _apply(sender), weak=False)
@@ -58,21 +62,32 @@ def _apply(app: Celery) -> None:
     if _speaks_redis(app):
         app.conf.broker_transport_options = {**REDIS_OPTIONS, **app.conf.broker_transport_options}
         signals.celeryd_init.connect(install, dispatch_uid="request_broker.transport", weak=False)
+        signals.celeryd_init.connect(_suit_pool, dispatch_uid="request_broker.pool", weak=False)
     _add_queues(app)
+
+
+def _suit_pool(instance: Any, conf: Any, **_: Any) -> None:
+    """Green pools on Redis all but stop with a prefetch of one: give them a few messages in hand instead."""
+    if instance.pool_cls.__module__.rpartition(".")[2] not in GREEN_POOLS:
+        return
+    for name, value in GREEN_SETTINGS.items():
+        if conf[name] == SAFE_SETTINGS[name]:
+            conf[name] = value
 
 
 def _is_set(app: Celery, name: str) -> bool:
     keys = app.conf._to_keys(name)
-    return any(key in layer for layer in app.conf.maps[:-1] for key in keys)
+    layers: list[Any] = app.conf.maps[:-1]  # type: ignore[index]
+    return any(key in layer for layer in layers for key in keys)
 
 
 def _speaks_redis(app: Celery) -> bool:
     url = app.conf.broker_read_url or app.conf.broker_url
-    return isinstance(url, str) and url.startswith(("redis://", "rediss://"))
+    return (url or "").startswith(("redis://", "rediss://"))
 
 
 def _add_queues(app: Celery) -> None:
-    declared = list(app.conf.task_queues or [])
+    declared: list[Any] = list(app.conf.task_queues or [])
     if not declared:
         name = app.conf.task_default_queue
         declared.append(Queue(name, Exchange(name), routing_key=name))

@@ -7,14 +7,13 @@ import logging
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from django.conf import settings
 from django.core import signals
 from django.core.handlers.base import BaseHandler
+from django.core.signals import setting_changed
 from django.urls import get_script_prefix, get_urlconf, set_script_prefix, set_urlconf
 from django.utils import translation
 
 from broker_core.errors import BrokerError
-from broker_core.message import ResponseMessage
 from broker_django.conf import conf
 from broker_django.http import problem, to_request, to_response_message
 
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
     from django.http.response import HttpResponseBase
 
-    from broker_core.message import RequestMessage
+    from broker_core.message import RequestMessage, ResponseMessage
     from broker_django.context import Replay
 
 logger = logging.getLogger("workers.replay")
@@ -34,15 +33,14 @@ class ReplayHandler(BaseHandler):
 
 
 @lru_cache(maxsize=1)
-def _handler(middleware: tuple[str, ...], urlconf: str) -> ReplayHandler:
-    handler = ReplayHandler()
-    handler.load_middleware()
-    return handler
-
-
 def handler() -> ReplayHandler:
-    """Built once a process, and again when the middleware changes under test."""
-    return _handler(tuple(settings.MIDDLEWARE), settings.ROOT_URLCONF)
+    """Built once a process, and again when settings change under test."""
+    built = ReplayHandler()
+    built.load_middleware()
+    return built
+
+
+setting_changed.connect(lambda **_: handler.cache_clear(), weak=False, dispatch_uid="request_broker.replay")
 
 
 def run(message: RequestMessage, replay: Replay) -> tuple[ResponseMessage, str]:
@@ -70,13 +68,10 @@ def _failure(response: HttpResponseBase, replay: Replay) -> str:
 @contextlib.contextmanager
 def _thread_state() -> Iterator[None]:
     """Give the thread back as it was: in eager mode it is the thread of the request that is being answered."""
-    prefix, urlconf, language = get_script_prefix(), get_urlconf(), translation.get_language()
+    prefix, urlconf = get_script_prefix(), get_urlconf()
     try:
-        yield
+        with translation.override(translation.get_language()):
+            yield
     finally:
         set_script_prefix(prefix)
         set_urlconf(urlconf)
-        if language is None:
-            translation.deactivate_all()
-        else:
-            translation.activate(language)

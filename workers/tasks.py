@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery import Task, shared_task
 from celery.exceptions import Ignore, Reject
@@ -19,9 +19,6 @@ from broker_django.delivery import from_text, open_request, seal_response
 from broker_django.notifications import announce
 from workers.replay import run
 
-if TYPE_CHECKING:
-    from broker_django.ledger import Outcome
-
 logger = logging.getLogger("workers.tasks")
 
 
@@ -30,7 +27,7 @@ class ReplayTask(Task):  # type: ignore[type-arg]
 
     abstract = True
 
-    def on_success(self, retval: dict[str, Any], task_id: str, args: Any, kwargs: Any) -> None:
+    def on_success(self, retval: dict[str, Any], task_id: str, _args: Any, _kwargs: Any) -> None:
         dispatch_id = uuid.UUID(task_id)
         outcome = ledger.Outcome(retval["status"], retval["content_type"], retval["size"], retval["error"])
         if not ledger.finish(dispatch_id, retval["attempt"], outcome):

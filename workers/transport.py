@@ -24,11 +24,11 @@ class _TrueQueue:
         return super().basic_consume(queue, no_ack, deliver, *args, **kwargs)  # type: ignore[misc]
 
 
-class Channel(_TrueQueue, redis.Channel):
+class Channel(_TrueQueue, redis.Channel):  # type: ignore[misc]
     pass
 
 
-class SentinelChannel(_TrueQueue, redis.SentinelChannel):
+class SentinelChannel(_TrueQueue, redis.SentinelChannel):  # type: ignore[misc]
     pass
 
 
