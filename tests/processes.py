@@ -1,0 +1,54 @@
+"""What tests with real processes share."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+
+def finished(argv: Sequence[str], env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """The program after its end, whatever its status, with what it wrote."""
+    return subprocess.run(argv, env=env, capture_output=True, text=True, timeout=60, check=False)
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 30) -> None:
+    """Poll until the condition holds; fail after the given seconds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{getattr(condition, '__name__', condition)} did not come true in {seconds} s")
+        time.sleep(0.05)
+
+
+def processes_in(directory: Path) -> list[psutil.Process]:
+    """The living processes whose working directory is inside the given one."""
+    inside = []
+    for process in psutil.process_iter():
+        try:
+            if process.status() != psutil.STATUS_ZOMBIE and Path(process.cwd()).is_relative_to(directory.resolve()):
+                inside.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return inside
+
+
+def is_gone(pid: int) -> bool:
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def read_until(process: subprocess.Popen[str], text: str) -> str:
+    """What the process writes up to the line with the given text; its end fails the test."""
+    assert process.stdout is not None
+    seen = ""
+    for line in process.stdout:
+        seen += line
+        if text in line:
+            return seen
+    raise AssertionError(f"{text!r} never came in:\n{seen}")
