@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import cel
 
 from broker_core.errors import InvalidConditionError
+from broker_core.guards import guards_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -51,7 +52,7 @@ class Condition:
     or could run long (nested comprehensions, more than `MAX_LENGTH` characters).
     """
 
-    __slots__ = ("_program", "names", "text")
+    __slots__ = ("_program", "guards", "names", "text")
 
     def __init__(self, text: str) -> None:
         if len(text) > MAX_LENGTH:
@@ -61,6 +62,7 @@ class Condition:
         bare = _STRING.sub(lambda match: " " * len(match[0]), text)
         bound = _comprehension_variables(bare)
         self.names = frozenset(_uses(bare))
+        self.guards = guards_of(text, bare)
         unknown = set(self._program.variables()) - set(VARIABLES) - bound
         if unknown:
             name = min(unknown)

@@ -25,19 +25,13 @@ if TYPE_CHECKING:
     from broker_django.acceptance import Accepted
     from broker_django.models import DispatchRecord
 
-LINKS = {"self": "task", "response": "task-response", "events": "task-events", "cancel": "task"}
-
-
-def links(request: HttpRequest, dispatch_id: uuid.UUID) -> dict[str, str]:
-    token = tokens.issue(dispatch_id)
-    return {
-        name: request.build_absolute_uri(reverse(f"request_broker:{view}", args=[token]))
-        for name, view in LINKS.items()
-    }
+def status_path(dispatch_id: uuid.UUID) -> str:
+    return reverse("request_broker:task", args=[tokens.issue(dispatch_id)])
 
 
 def status_document(request: HttpRequest, record: DispatchRecord) -> dict[str, Any]:
     """The state of a dispatch as JSON; times are RFC 3339 in UTC, None where they have not come."""
+    here = request.build_absolute_uri(status_path(record.pk))
     return {
         "id": str(record.pk),
         "state": record.state,
@@ -53,7 +47,7 @@ def status_document(request: HttpRequest, record: DispatchRecord) -> dict[str, A
         "expires_at": _time(record.expires_at),
         "response": record.outcome(),
         "error": record.error or None,
-        "links": links(request, record.pk),
+        "links": {"self": here, "response": f"{here}response/", "events": f"{here}events/", "cancel": here},
     }
 
 
@@ -63,9 +57,13 @@ def _time(moment: datetime | None) -> str | None:
 
 def status_response(request: HttpRequest, record: DispatchRecord, status: int = 200) -> HttpResponse:
     """The status document, never to be cached, with `Retry-After` while the dispatch is not done."""
-    response = JsonResponse(status_document(request, record), status=status)
+    return _document_response(status_document(request, record), status)
+
+
+def _document_response(document: dict[str, Any], status: int) -> HttpResponse:
+    response = JsonResponse(document, status=status)
     response["Cache-Control"] = "no-store"
-    if not record.current_state.done:
+    if not document["done"]:
         response["Retry-After"] = str(conf.POLL_INTERVAL)
     return response
 
@@ -73,8 +71,9 @@ def status_response(request: HttpRequest, record: DispatchRecord, status: int = 
 def accepted_response(request: HttpRequest, accepted: Accepted) -> HttpResponse:
     """The 202 (RFC 9110, section 15.3.3) that tells where the answer will be."""
     record = accepted.record
-    response = status_response(request, record, 202)
-    response["Location"] = reverse("request_broker:task", args=[tokens.issue(record.pk)])
+    document = status_document(request, record)
+    response = _document_response(document, 202)
+    response["Location"] = document["links"]["self"]
     response.cookies.update(accepted.carrier.cookies)
     return _applied(request, response)
 
