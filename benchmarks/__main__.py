@@ -47,7 +47,8 @@ def run(chosen: list[str]) -> int:
 
 def machine() -> str:
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-    return f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}, {versions}"
+    system = f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}"
+    return f"{system}, Python {platform.python_version()}, {versions}"
 
 
 def line(measure: object) -> str:

@@ -11,6 +11,8 @@ class BrokerError(Exception):
     status: ClassVar[int] = 500
     slug: ClassVar[str] = "internal-error"
     title: ClassVar[str] = "The request broker failed"
+    retry_after: ClassVar[int | None] = None
+    """Seconds after which it is worth another try, None where it is not."""
 
     def problem(self) -> dict[str, object]:
         """The members of an RFC 9457 problem document."""
@@ -100,8 +102,9 @@ class ResponseGoneError(BrokerError):
 
 
 class UnavailableError(BrokerError):
-    """The ledger cannot be written, so nothing can be promised."""
+    """The ledger cannot be read or written, so nothing can be promised."""
 
     status = 503
     slug = "unavailable"
-    title = "The request cannot be accepted now"
+    title = "The ledger is out of reach"
+    retry_after = 5

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from broker_django.acceptance import Accepted
     from broker_django.models import DispatchRecord
 
+
 def status_path(dispatch_id: uuid.UUID) -> str:
     return reverse("request_broker:task", args=[tokens.issue(dispatch_id)])
 

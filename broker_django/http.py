@@ -81,7 +81,6 @@ def _wsgi_request(message: RequestMessage) -> HttpRequest:
         **message.environ,
         "PATH_INFO": _wsgi_text(message.environ.get("PATH_INFO", "/")),
         "SCRIPT_NAME": _wsgi_text(message.environ.get("SCRIPT_NAME", "")),
-        "CONTENT_LENGTH": str(len(message.body)) if message.body else message.environ.get("CONTENT_LENGTH", ""),
         "wsgi.version": (1, 0),
         "wsgi.url_scheme": message.scheme,
         "wsgi.input": BytesIO(message.body),
@@ -90,6 +89,8 @@ def _wsgi_request(message: RequestMessage) -> HttpRequest:
         "wsgi.multiprocess": True,
         "wsgi.run_once": False,
     }
+    if message.body:
+        environ["CONTENT_LENGTH"] = str(len(message.body))
     return WSGIRequest(environ)
 
 
@@ -147,7 +148,7 @@ def _content(response: HttpResponseBase, limit: int) -> bytes:
         return content
     if getattr(response, "is_async", False):
         return async_to_sync(_collect_async)(response, limit)  # type: ignore[arg-type]
-    return _collect(response, limit)  # type: ignore[arg-type]
+    return _collect(response, limit)
 
 
 def _collect(chunks: Iterable[bytes], limit: int) -> bytes:
@@ -218,8 +219,10 @@ def _empty_response(message: ResponseMessage) -> HttpResponse:
     return HttpResponse(status=message.status, reason=message.reason)
 
 
-def problem(error: BrokerError, **headers: str) -> HttpResponse:
-    """The error as `application/problem+json` (RFC 9457)."""
-    return JsonResponse(
-        error.problem(), status=error.status, content_type="application/problem+json", headers=headers or None
-    )
+def problem(error: BrokerError) -> HttpResponse:
+    """The error as `application/problem+json` (RFC 9457), never to be cached."""
+    response = JsonResponse(error.problem(), status=error.status, content_type="application/problem+json")
+    response["Cache-Control"] = "no-store"
+    if error.retry_after is not None:
+        response["Retry-After"] = str(error.retry_after)
+    return response

@@ -61,7 +61,7 @@ def _insertion(alias: str) -> str:
     query = InsertQuery(DispatchRecord)
     query.insert_values(_FIELDS, [DispatchRecord(accepted_at=timezone.now(), sealed=b"")])
     [(statement, _parameters)] = query.get_compiler(using=alias).as_sql()
-    return statement
+    return str(statement)
 
 
 def claim(dispatch_id: uuid.UUID, policy: QueuePolicy, worker: str, now: datetime | None = None) -> int:
