@@ -106,7 +106,7 @@ class Command(BaseCommand):
         self.terminal = Terminal(self.stdout)
         parts = self._parts(options)
         if options["migrate"]:
-            call_command("migrate", verbosity=options["verbosity"], stdout=self.stdout, stderr=self.stderr)
+            call_command("migrate", verbosity=options["verbosity"])
         with ExitStack() as stack:
             watched: Watched = {}
             broker_url = options["broker_url"]
