@@ -1,0 +1,142 @@
+"""Conditions in the Common Expression Language (https://cel.dev), compiled once and given only what they ask for."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import cel
+
+from broker_core.errors import InvalidConditionError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+MAX_LENGTH = 2_000
+
+VARIABLES: Mapping[str, frozenset[str]] = {
+    "request": frozenset(
+        {
+            "method",
+            "path",
+            "full_path",
+            "query",
+            "headers",
+            "cookies",
+            "content_type",
+            "size",
+            "scheme",
+            "host",
+            "remote_addr",
+        }
+    ),
+    "user": frozenset({"id", "username", "is_authenticated", "is_staff", "is_superuser", "groups"}),
+    "now": frozenset(),
+}
+"""The variables that a condition sees, and the members of each."""
+
+_STRING = re.compile(
+    r'[rR]?"""(?:[^\\]|\\.)*?"""|[rR]?\'\'\'(?:[^\\]|\\.)*?\'\'\'|[rR]?"(?:[^"\\]|\\.)*"|[rR]?\'(?:[^\'\\]|\\.)*\'',
+    re.DOTALL,
+)
+_USE = re.compile(r"(?<![\w.])(request|user|now)\b(?:\s*\.\s*([A-Za-z_]\w*)(?!\s*\())?")
+_MACRO = re.compile(r"\.\s*(all|exists|exists_one|map|filter)\s*\(\s*([A-Za-z_]\w*)\s*,")
+_POSITION = re.compile(r"<input>:\d+:(\d+): (?:Syntax error: )?([^\n]*)")
+
+
+class Condition:
+    """A compiled condition. `names` are the members it reads, as `request.path` or `now`.
+
+    Raises InvalidConditionError, with the column, for what does not parse, reads something that is not there,
+    or could run long (nested comprehensions, more than `MAX_LENGTH` characters).
+    """
+
+    __slots__ = ("_program", "names", "text")
+
+    def __init__(self, text: str) -> None:
+        if len(text) > MAX_LENGTH:
+            raise InvalidConditionError(f"a condition has at most {MAX_LENGTH} characters, this one has {len(text)}")
+        self.text = text
+        self._program = _compile(text)
+        bare = _STRING.sub(lambda match: " " * len(match[0]), text)
+        bound = _comprehension_variables(bare)
+        self.names = frozenset(_uses(bare))
+        unknown = set(self._program.variables()) - set(VARIABLES) - bound
+        if unknown:
+            name = min(unknown)
+            raise InvalidConditionError(
+                f"unknown variable {name!r}; there are {', '.join(VARIABLES)}", _column(bare, name)
+            )
+
+    def holds(self, context: cel.Context) -> bool:
+        """Whether the condition is true. Raises ValueError, TypeError or RuntimeError where it cannot be evaluated."""
+        return self._program.execute(context) is True
+
+    def __repr__(self) -> str:
+        return f"Condition({self.text!r})"
+
+
+def context(values: Mapping[str, Any]) -> cel.Context:
+    """A context from values by name, such as `{"request.path": "/", "now": datetime(...)}`."""
+    variables: dict[str, Any] = {}
+    for name, value in values.items():
+        head, _, member = name.partition(".")
+        if member:
+            variables.setdefault(head, {})[member] = value
+        else:
+            variables[head] = value
+    return cel.Context(variables)
+
+
+def names_of(conditions: Iterable[Condition]) -> frozenset[str]:
+    return frozenset[str]().union(*(condition.names for condition in conditions))
+
+
+def _compile(text: str) -> cel.Program:
+    try:
+        return cel.compile(text)
+    except ValueError as error:
+        match = _POSITION.search(str(error))
+        raise InvalidConditionError(
+            match[2] if match else str(error).splitlines()[0], int(match[1]) if match else 0
+        ) from error
+
+
+def _column(text: str, name: str) -> int:
+    match = re.search(rf"(?<![\w.]){re.escape(name)}\b", text)
+    return match.start() + 1 if match else 0
+
+
+def _uses(bare: str) -> Iterable[str]:
+    for match in _USE.finditer(bare):
+        variable, member = match[1], match[2]
+        members = VARIABLES[variable]
+        if not members:
+            yield variable
+        elif member in members:
+            yield f"{variable}.{member}"
+        else:
+            wrong = f"{variable}.{member} is not known" if member else f"{variable} alone is no value"
+            raise InvalidConditionError(
+                f"{wrong}; it has {', '.join(f'{variable}.{known}' for known in sorted(members))}", match.start() + 1
+            )
+
+
+def _comprehension_variables(bare: str) -> set[str]:
+    bound: set[str] = set()
+    ends: list[int] = []
+    for match in _MACRO.finditer(bare):
+        if any(match.start() < end for end in ends):
+            raise InvalidConditionError("a comprehension may not be nested in another", match.start() + 1)
+        ends.append(_closing(bare, bare.index("(", match.start())))
+        bound.add(match[2])
+    return bound
+
+
+def _closing(text: str, start: int) -> int:
+    depth = 0
+    for index in range(start, len(text)):
+        depth += {"(": 1, ")": -1}.get(text[index], 0)
+        if not depth:
+            return index
+    return len(text)

@@ -1,0 +1,36 @@
+"""The states of a dispatch, and which may follow which."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class State(StrEnum):
+    """Where an accepted request is on its way."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+    @property
+    def done(self) -> bool:
+        return not FOLLOWERS[self]
+
+
+FOLLOWERS: dict[State, frozenset[State]] = {
+    State.QUEUED: frozenset({State.RUNNING, State.CANCELLED, State.EXPIRED}),
+    State.RUNNING: frozenset({State.RUNNING, State.SUCCEEDED, State.FAILED}),
+    State.SUCCEEDED: frozenset(),
+    State.FAILED: frozenset(),
+    State.CANCELLED: frozenset(),
+    State.EXPIRED: frozenset(),
+}
+"""RUNNING follows RUNNING when a lease ran out and another worker claims the dispatch."""
+
+
+def sources(state: State) -> tuple[State, ...]:
+    """The states that `state` may follow."""
+    return tuple(before for before, after in FOLLOWERS.items() if state in after)

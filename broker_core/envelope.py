@@ -1,0 +1,66 @@
+"""Messages sealed for the queue: AES-256-GCM (NIST SP 800-38D), keys derived with HKDF (RFC 5869).
+
+Layout: one version byte, 4 bytes that name the key, 12 bytes of nonce, the ciphertext with its 16-byte tag.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from broker_core.errors import EnvelopeError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+VERSION = b"\x01"
+KEY_ID_SIZE = 4
+NONCE_SIZE = 12
+TAG_SIZE = 16
+OVERHEAD = len(VERSION) + KEY_ID_SIZE + NONCE_SIZE + TAG_SIZE
+
+
+@lru_cache(maxsize=64)
+def _derive(secret: str | bytes) -> tuple[bytes, AESGCM]:
+    key = secret if isinstance(secret, bytes) else secret.encode("utf-8", "surrogatepass")
+    material = HKDF(SHA256(), length=32 + KEY_ID_SIZE, salt=None, info=b"request-broker envelope 1").derive(key)
+    return material[32:], AESGCM(material[:32])
+
+
+def context(purpose: str, *names: str) -> bytes:
+    """Associated data that binds an envelope to its purpose and names, unambiguously."""
+    return b"".join(len(part).to_bytes(4, "big") + part for part in (name.encode() for name in (purpose, *names)))
+
+
+class Keyring:
+    """Seals with the first secret and opens with any of them, so that keys can be rotated."""
+
+    def __init__(self, secrets: Sequence[str | bytes]) -> None:
+        if not secrets or not all(secrets):
+            raise EnvelopeError("a keyring needs at least one secret, and none may be empty")
+        self._secrets = tuple(secrets)
+
+    def seal(self, plaintext: bytes, associated: bytes) -> bytes:
+        key_id, cipher = _derive(self._secrets[0])
+        nonce = os.urandom(NONCE_SIZE)
+        return VERSION + key_id + nonce + cipher.encrypt(nonce, plaintext, associated)
+
+    def open(self, sealed: bytes, associated: bytes) -> bytes:
+        """Raises EnvelopeError where the envelope was altered, sealed elsewhere or for something else."""
+        if len(sealed) < OVERHEAD or sealed[:1] != VERSION:
+            raise EnvelopeError("this is no envelope of a version that is known")
+        key_id, nonce, ciphertext = sealed[1:5], sealed[5:17], sealed[17:]
+        for secret in self._secrets:
+            known, cipher = _derive(secret)
+            if known == key_id:
+                try:
+                    return cipher.decrypt(nonce, ciphertext, associated)
+                except InvalidTag as error:
+                    raise EnvelopeError("the envelope was altered, or sealed for another id or queue") from error
+        raise EnvelopeError("the envelope was sealed with a key that is not known here")

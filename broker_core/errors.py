@@ -1,0 +1,107 @@
+"""The error tree. Every class says how it is told over HTTP (RFC 9457)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class BrokerError(Exception):
+    """Anything the broker itself refuses or fails at."""
+
+    status: ClassVar[int] = 500
+    slug: ClassVar[str] = "internal-error"
+    title: ClassVar[str] = "The request broker failed"
+
+    def problem(self) -> dict[str, object]:
+        """The members of an RFC 9457 problem document."""
+        return {
+            "type": f"urn:request-broker:problem:{self.slug}",
+            "title": self.title,
+            "status": self.status,
+            "detail": str(self),
+        }
+
+
+class ConfigurationError(BrokerError):
+    """A setting, rule or policy that cannot mean anything."""
+
+    slug = "configuration-error"
+    title = "The request broker is not configured correctly"
+
+
+class InvalidConditionError(ConfigurationError):
+    """A condition that does not compile. `position` is the 1-based column, 0 where there is none."""
+
+    def __init__(self, reason: str, position: int = 0) -> None:
+        self.reason = reason
+        self.position = position
+        super().__init__(f"column {position}: {reason}" if position else reason)
+
+
+class MessageError(BrokerError):
+    """Bytes that are no message of a version we know."""
+
+    slug = "invalid-message"
+    title = "The message cannot be read"
+
+
+class EnvelopeError(BrokerError):
+    """An envelope that was not sealed here, or not for this purpose."""
+
+    slug = "invalid-envelope"
+    title = "The envelope cannot be opened"
+
+
+class BodyTooLargeError(BrokerError):
+    """A request body above `MAX_BODY_SIZE`."""
+
+    status = 413
+    slug = "body-too-large"
+    title = "The request body is too large to be queued"
+
+
+class ResponseTooLargeError(BrokerError):
+    """A replayed view's response above `MAX_RESPONSE_SIZE`."""
+
+    slug = "response-too-large"
+    title = "The response is too large to be stored"
+
+
+class UserInactiveError(BrokerError):
+    """The user who made the request may no longer act when it is replayed."""
+
+    status = 403
+    slug = "user-inactive"
+    title = "The user of this request is no longer active"
+
+
+class DispatchNotFoundError(BrokerError):
+    """No dispatch of this id was issued here to this user."""
+
+    status = 404
+    slug = "dispatch-not-found"
+    title = "There is no such dispatch"
+
+
+class DispatchConflictError(BrokerError):
+    """The dispatch is in a state that does not allow this."""
+
+    status = 409
+    slug = "dispatch-conflict"
+    title = "The dispatch cannot be cancelled any more"
+
+
+class ResponseGoneError(BrokerError):
+    """The stored response was kept for its time and then dropped, or there never will be one."""
+
+    status = 410
+    slug = "response-gone"
+    title = "There is no response to this dispatch any more"
+
+
+class UnavailableError(BrokerError):
+    """The ledger cannot be written, so nothing can be promised."""
+
+    status = 503
+    slug = "unavailable"
+    title = "The request cannot be accepted now"

@@ -1,0 +1,117 @@
+"""Frozen records of one HTTP request and one HTTP response, and their bytes.
+
+Layout: one version byte, the length of the head (4 bytes, big endian), the head as JSON, the body as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+
+from broker_core.errors import MessageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+VERSION = 1
+_PREFIX = struct.Struct(">BI")
+
+Protocol = Literal["wsgi", "asgi"]
+
+
+def _pack(head: list[object], body: bytes) -> bytes:
+    encoded = json.dumps(head, separators=(",", ":")).encode("ascii")
+    return _PREFIX.pack(VERSION, len(encoded)) + encoded + body
+
+
+def _unpack(data: bytes, fields: int) -> tuple[list[Any], bytes]:
+    if len(data) < _PREFIX.size:
+        raise MessageError("the message is cut short")
+    version, length = _PREFIX.unpack_from(data)
+    if version != VERSION:
+        raise MessageError(f"version {version} is not known, {VERSION} is")
+    end = _PREFIX.size + length
+    if len(data) < end:
+        raise MessageError("the message is cut short")
+    try:
+        head = json.loads(data[_PREFIX.size : end])
+    except (ValueError, RecursionError) as error:
+        raise MessageError("the head is not JSON") from error
+    if not isinstance(head, list) or len(head) != fields:
+        raise MessageError(f"the head is not a list of {fields}")
+    return head, data[end:]
+
+
+def _require(*, valid: bool, what: str) -> None:
+    if not valid:
+        raise MessageError(f"{what} is malformed")
+
+
+def _is_text_map(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(item, str) for item in value.values())
+
+
+def _is_text_pair(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(item, str) for item in value)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestMessage:
+    """One request as the broker saw it.
+
+    `environ` holds the CGI variables (RFC 3875) and header fields, every value text; `body` is raw; `scheme` is
+    `http` or `https`; `user` is the primary key, as text, of the user it was accepted for, None for an anonymous one.
+    """
+
+    environ: Mapping[str, str]
+    body: bytes = b""
+    scheme: str = "http"
+    user: str | None = None
+    protocol: Protocol = "wsgi"
+
+    @property
+    def method(self) -> str:
+        return self.environ.get("REQUEST_METHOD", "GET")
+
+    def encode(self) -> bytes:
+        return _pack([self.protocol, self.scheme, self.user, dict(self.environ)], self.body)
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Raises MessageError for bytes that `encode` did not make."""
+        (protocol, scheme, user, environ), body = _unpack(data, 4)
+        _require(valid=protocol in get_args(Protocol), what="the protocol")
+        _require(valid=isinstance(scheme, str), what="the scheme")
+        _require(valid=user is None or isinstance(user, str), what="the user")
+        _require(valid=_is_text_map(environ), what="the environ")
+        return cls(environ, body, scheme, user, protocol)
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseMessage:
+    """One response: `headers` in order without cookies, `cookies` as the values of `Set-Cookie` fields."""
+
+    status: int
+    reason: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+    cookies: tuple[str, ...] = ()
+    body: bytes = b""
+
+    @property
+    def content_type(self) -> str:
+        return next((value for name, value in self.headers if name.lower() == "content-type"), "")
+
+    def encode(self) -> bytes:
+        return _pack([self.status, self.reason, self.headers, self.cookies], self.body)
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Raises MessageError for bytes that `encode` did not make."""
+        (status, reason, headers, cookies), body = _unpack(data, 4)
+        _require(valid=type(status) is int and 100 <= status <= 999, what="the status")
+        _require(valid=isinstance(reason, str), what="the reason")
+        _require(valid=isinstance(headers, list) and all(map(_is_text_pair, headers)), what="a header")
+        _require(valid=isinstance(cookies, list) and all(isinstance(line, str) for line in cookies), what="a cookie")
+        return cls(status, reason, tuple((name, value) for name, value in headers), tuple(cookies), body)

@@ -1,0 +1,202 @@
+"""Queues, their policies, rules and annotations: what decides whether a request runs now or later, and where."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from enum import StrEnum
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args, get_origin, get_type_hints
+
+from broker_core.conditions import Condition, context, names_of
+from broker_core.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from broker_core.preferences import Preferences
+
+logger = logging.getLogger("broker_core.policies")
+
+DAY = 86_400.0
+
+
+class Mode(StrEnum):
+    """When a classified request runs."""
+
+    QUEUE = "queue"
+    """Later, on its queue."""
+    SYNC = "sync"
+    """Now, in that class."""
+    PREFER = "prefer"
+    """Later only where the client sends `Prefer: respond-async`."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueuePolicy:
+    """How one queue is served. Durations are in seconds.
+
+    weight: share of the workers' attention. wait: how long a client is held for the answer before it gets a 202.
+    expires: after which nobody wants the answer (None: never). time_limit: how long a replay may run.
+    max_attempts: how often a dispatch may be started. results_ttl: how long a response is kept.
+    celery_queue: the name of the Celery queue where it differs. The rest belongs to retries and backpressure.
+    """
+
+    weight: int = 1
+    wait: float = 0.0
+    expires: float | None = None
+    time_limit: float = 300.0
+    max_attempts: int = 3
+    delivery: Literal["at_least_once", "at_most_once"] = "at_least_once"
+    max_depth: int | None = None
+    max_age: float | None = None
+    reserve: int = 0
+    on_outage: Literal["refuse", "run_now"] = "refuse"
+    results_ttl: float = DAY
+    celery_queue: str = ""
+
+    @classmethod
+    def from_mapping(cls, name: str, values: Mapping[str, Any], base: Self | None = None) -> Self:
+        """Raises ConfigurationError for an unknown key or a value of the wrong type or range."""
+        unknown = sorted(set(values) - {field.name for field in fields(cls)})
+        if unknown:
+            raise ConfigurationError(f"queue {name!r} has the unknown key {unknown[0]!r}")
+        hints = get_type_hints(cls)
+        for key, value in values.items():
+            if not _fits(value, hints[key]):
+                raise ConfigurationError(f"queue {name!r}: {key} cannot be {value!r}")
+        policy = replace(base or cls(), **values)
+        return replace(policy, celery_queue=policy.celery_queue or name)
+
+
+_POSITIVE = {"weight", "time_limit", "max_attempts"}
+
+
+def _fits(value: object, hint: Any) -> bool:
+    if isinstance(hint, UnionType):
+        return any(_fits(value, option) for option in get_args(hint))
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if hint is type(None) or hint is str:
+        return value is None if hint is type(None) else isinstance(value, str)
+    accepted = (int,) if hint is int else (int, float)
+    return isinstance(value, accepted) and not isinstance(value, bool) and 0 <= value < float("inf")
+
+
+SHIPPED_QUEUES: Mapping[str, Mapping[str, Any]] = {
+    "payment": {"weight": 6, "max_attempts": 5},
+    "realtime": {"weight": 3, "expires": 30},
+    "bulk": {"weight": 1, "max_depth": 100_000},
+}
+
+
+def policies_from(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, QueuePolicy]:
+    """The shipped queues with the project's own laid over them. Raises ConfigurationError."""
+    policies: dict[str, QueuePolicy] = {}
+    for name in [*SHIPPED_QUEUES, *(name for name in entries if name not in SHIPPED_QUEUES)]:
+        entry = entries.get(name, {})
+        if not name or not isinstance(entry, Mapping):
+            raise ConfigurationError(f"QUEUES[{name!r}] has to be a name with a mapping of policy keys")
+        values = {**SHIPPED_QUEUES.get(name, {}), **entry}
+        policy = QueuePolicy.from_mapping(name, values)
+        for key in _POSITIVE:
+            if not getattr(policy, key):
+                raise ConfigurationError(f"queue {name!r}: {key} has to be more than 0")
+        policies[name] = policy
+    return policies
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """What a decorator said about a view. `queue` is None for a view that is never queued."""
+
+    queue: str | None
+    mode: Mode
+    wait: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What classification said about one request: its queue, when it runs, how long the client is held, and why."""
+
+    queue: str
+    mode: Mode
+    wait: float
+    reason: str
+
+    @property
+    def queued(self) -> bool:
+        return self.mode is Mode.QUEUE
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A condition that classifies a request into a queue."""
+
+    when: Condition
+    queue: str
+    mode: Mode = Mode.QUEUE
+
+    @classmethod
+    def from_mapping(cls, entry: object, queues: Mapping[str, QueuePolicy]) -> Self:
+        """Raises ConfigurationError for a rule that cannot mean anything."""
+        if not isinstance(entry, Mapping) or not {"when", "queue"} <= set(entry) <= {"when", "queue", "mode"}:
+            raise ConfigurationError("a rule is a mapping with 'when' and 'queue', and optionally 'mode'")
+        when, queue, mode = entry["when"], entry["queue"], entry.get("mode", Mode.QUEUE)
+        if not isinstance(when, str):
+            raise ConfigurationError("'when' has to be the text of a condition")
+        if queue not in queues:
+            raise ConfigurationError(f"there is no queue {queue!r}; there are {', '.join(queues)}")
+        if mode not in list(Mode):
+            raise ConfigurationError(f"there is no mode {mode!r}; there are {', '.join(Mode)}")
+        return cls(Condition(when), queue, Mode(mode))
+
+
+class Classifier:
+    """Rules in order over queues. Pure: it holds no request and asks no database.
+
+    `names` are the values that the rules read; `classify` asks for them at most once a request.
+    """
+
+    def __init__(self, rules: Sequence[Rule], queues: Mapping[str, QueuePolicy]) -> None:
+        self.rules = tuple(rules)
+        self.queues = queues
+        self.names = names_of(rule.when for rule in rules)
+        self.reads_user = any(name.startswith("user.") for name in self.names)
+
+    def annotated(self, annotation: Annotation, preferences: Preferences) -> Decision | None:
+        """The decision for a view with a decorator; None where it was marked to run as if the broker were not there."""
+        if annotation.queue is None:
+            return None
+        return self._decide(annotation.queue, annotation.mode, annotation.wait, preferences, "decorator")
+
+    def classify(
+        self, values: Callable[[frozenset[str]], Mapping[str, Any]], preferences: Preferences
+    ) -> Decision | None:
+        """The decision of the first rule that holds; None where none does."""
+        if not self.rules:
+            return None
+        variables = context(values(self.names))
+        for number, rule in enumerate(self.rules):
+            try:
+                holds = rule.when.holds(variables)
+            except (ValueError, TypeError, LookupError, RuntimeError, ArithmeticError) as error:
+                logger.debug("Rule %d (%s) has no answer to this request: %s", number, rule.when.text, error)
+                continue
+            if holds:
+                return self._decide(rule.queue, rule.mode, None, preferences, f"rule {number}")
+        return None
+
+    def _decide(
+        self, queue: str, mode: Mode, wait: float | None, preferences: Preferences, reason: str
+    ) -> Decision | None:
+        policy = self.queues.get(queue)
+        if policy is None:
+            logger.error("The %s names the queue %r, which is not configured: the view runs now", reason, queue)
+            return None
+        if mode is Mode.PREFER:
+            mode = Mode.QUEUE if preferences.respond_async else Mode.SYNC
+        if preferences.wait is not None:
+            wait = preferences.wait
+        elif wait is None:
+            wait = policy.wait
+        return Decision(queue, mode, wait, reason)

@@ -1,0 +1,45 @@
+"""The Prefer header field (RFC 7240). What is malformed or unknown is ignored, as section 2 asks."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+MAX_LENGTH = 1024
+
+_NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_ITEM = re.compile(rf'\s*({_NAME})\s*(?:=\s*({_NAME}|"(?:[^"\\]|\\.)*"))?\s*(?:;[^,]*)?')
+
+
+@dataclass(frozen=True, slots=True)
+class Preferences:
+    """What a client prefers: an asynchronous answer, and how many seconds it would wait for the answer itself."""
+
+    respond_async: bool = False
+    wait: int | None = None
+
+    def applied(self) -> str:
+        """The value of Preference-Applied (RFC 7240, section 3) for a request that was queued."""
+        parts = ["respond-async"] if self.respond_async else []
+        if self.wait is not None:
+            parts.append(f"wait={self.wait}")
+        return ", ".join(parts)
+
+
+NO_PREFERENCES = Preferences()
+
+
+def parse_preferences(value: str) -> Preferences:
+    """The first of several equal preferences counts (RFC 7240, section 2)."""
+    if not value or len(value) > MAX_LENGTH:
+        return NO_PREFERENCES
+    found: dict[str, str] = {}
+    for item in value.split(","):
+        match = _ITEM.fullmatch(item)
+        if match:
+            found.setdefault(match[1].lower(), (match[2] or "").strip('"'))
+    wait = found.get("wait", "")
+    return Preferences(
+        respond_async=found.get("respond-async") == "",
+        wait=int(wait) if wait.isascii() and wait.isdigit() and len(wait) < 10 else None,
+    )

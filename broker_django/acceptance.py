@@ -1,0 +1,127 @@
+"""Acceptance: from a classified request to a ledger row, a published message, and the answer to the client."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from django.contrib.admindocs.views import simplify_regex
+from django.db import DatabaseError, transaction
+from django.http.request import RawPostDataException
+from django.utils import timezone
+
+from broker_core.errors import UnavailableError
+from broker_django import ledger, rest, sessions
+from broker_django.celery_app import get_app
+from broker_django.conf import conf
+from broker_django.delivery import publish, seal_request
+from broker_django.http import raw_body, to_message
+from broker_django.models import DispatchRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from django.http import HttpRequest, HttpResponse
+    from django.http.response import HttpResponseBase
+
+    from broker_core.policies import Decision
+
+logger = logging.getLogger("broker_django.acceptance")
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What the URL resolved to."""
+
+    function: Any
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class Accepted:
+    """A dispatch in the ledger, not yet published. `carrier` has the cookies that outer middleware wants to set."""
+
+    record: DispatchRecord
+    decision: Decision
+    carrier: HttpResponse
+    published: bool = False
+
+    @property
+    def wait(self) -> float:
+        """Seconds to hold the client; none where there is nobody to wait for."""
+        return min(self.decision.wait, conf.MAX_WAIT) if self.published else 0.0
+
+
+def admit(request: HttpRequest, view: View) -> HttpResponseBase | None:
+    """The response of a view that refuses the request at the door, None where it may come in."""
+    if rest.view_class(view.function) is None:
+        return None
+    _user, refusal = rest.admit(request, view.function, view.args, view.kwargs)
+    return refusal
+
+
+def accept(request: HttpRequest, view: View, decision: Decision) -> Accepted | HttpResponseBase | None:
+    """Write the dispatch into the ledger, sealed.
+
+    A response where the view refuses at the door; None where the body was consumed before the broker saw the request,
+    so that only running the view now loses nothing. Raises BodyTooLargeError and UnavailableError.
+    """
+    try:
+        body = raw_body(request, conf.MAX_BODY_SIZE)
+    except RawPostDataException:
+        logger.warning("%s %s runs now: its body was read before it could be queued", request.method, request.path)
+        return None
+    refusal = admit(request, view)
+    if refusal is not None:
+        return refusal
+    cookies, carrier = sessions.settle(request)
+    record = _record(request, decision, carrier)
+    message = to_message(request, body, record.user or None, cookies)
+    record.sealed = seal_request(message, str(record.pk), decision.queue)
+    try:
+        ledger.accept(record)
+    except DatabaseError as error:
+        raise UnavailableError("the ledger cannot be written") from error
+    return Accepted(record, decision, carrier)
+
+
+def _record(request: HttpRequest, decision: Decision, carrier: HttpResponse) -> DispatchRecord:
+    now = timezone.now()
+    policy = conf.queues[decision.queue]
+    user = getattr(request, "user", None)
+    return DispatchRecord(
+        id=uuid.uuid4(),
+        queue=decision.queue,
+        method=request.method or "",
+        path=ledger.truncated(request.path),
+        route=route_of(request),
+        reason=decision.reason,
+        user=str(user.pk) if user is not None and user.is_authenticated else "",
+        credential=next(iter(sessions.credentials(request, carrier.cookies)), ""),
+        accepted_at=now,
+        expires_at=None if policy.expires is None else now + timedelta(seconds=policy.expires),
+    )
+
+
+def route_of(request: HttpRequest) -> str:
+    """The pattern of the URL, such as `/orders/<int:pk>/`."""
+    match = request.resolver_match
+    route = match.route if match is not None else ""
+    plain = simplify_regex(route) if route.startswith("^") or "(?P" in route else f"/{route}"
+    return plain[:500]
+
+
+def hand_over(accepted: Accepted) -> None:
+    """Publish when the transaction that the row was written in, if any, is committed."""
+
+    def send() -> None:
+        accepted.published = publish(accepted.record, conf.queues[accepted.decision.queue])
+
+    if get_app().conf.task_always_eager:
+        send()
+    else:
+        transaction.on_commit(send)

@@ -1,0 +1,139 @@
+"""What a client is told about a dispatch: the status document, the 202, and the stored response."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from asgiref.sync import sync_to_async
+from django.http import HttpResponse, JsonResponse
+from django.urls import reverse
+
+from broker_core.errors import ResponseGoneError
+from broker_django import ledger, results, tokens
+from broker_django.classification import preferences_of
+from broker_django.conf import conf
+from broker_django.http import to_response
+from broker_django.notifications import AsyncWatch, Watch
+
+if TYPE_CHECKING:
+    import uuid
+    from datetime import datetime
+
+    from django.http import HttpRequest
+
+    from broker_django.acceptance import Accepted
+    from broker_django.models import DispatchRecord
+
+LINKS = {"self": "task", "response": "task-response", "events": "task-events", "cancel": "task"}
+
+
+def links(request: HttpRequest, dispatch_id: uuid.UUID) -> dict[str, str]:
+    token = tokens.issue(dispatch_id)
+    return {
+        name: request.build_absolute_uri(reverse(f"request_broker:{view}", args=[token]))
+        for name, view in LINKS.items()
+    }
+
+
+def status_document(request: HttpRequest, record: DispatchRecord) -> dict[str, Any]:
+    """The state of a dispatch as JSON; times are RFC 3339 in UTC, None where they have not come."""
+    return {
+        "id": str(record.pk),
+        "state": record.state,
+        "done": record.current_state.done,
+        "queue": record.queue,
+        "route": record.route,
+        "method": record.method,
+        "path": record.path,
+        "attempts": record.attempts,
+        "accepted_at": _time(record.accepted_at),
+        "started_at": _time(record.started_at),
+        "finished_at": _time(record.finished_at),
+        "expires_at": _time(record.expires_at),
+        "response": record.outcome(),
+        "error": record.error or None,
+        "links": links(request, record.pk),
+    }
+
+
+def _time(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat().replace("+00:00", "Z")
+
+
+def status_response(request: HttpRequest, record: DispatchRecord, status: int = 200) -> HttpResponse:
+    """The status document, never to be cached, with `Retry-After` while the dispatch is not done."""
+    response = JsonResponse(status_document(request, record), status=status)
+    response["Cache-Control"] = "no-store"
+    if not record.current_state.done:
+        response["Retry-After"] = str(conf.POLL_INTERVAL)
+    return response
+
+
+def accepted_response(request: HttpRequest, accepted: Accepted) -> HttpResponse:
+    """The 202 (RFC 9110, section 15.3.3) that tells where the answer will be."""
+    record = accepted.record
+    response = status_response(request, record, 202)
+    response["Location"] = reverse("request_broker:task", args=[tokens.issue(record.pk)])
+    response.cookies.update(accepted.carrier.cookies)
+    return _applied(request, response)
+
+
+def _applied(request: HttpRequest, response: HttpResponse) -> HttpResponse:
+    applied = preferences_of(request).applied()
+    if applied:
+        response["Preference-Applied"] = applied
+    return response
+
+
+def stored_response(record: DispatchRecord) -> HttpResponse:
+    """The view's response, verbatim. Raises ResponseGoneError where there is none, or none any more."""
+    if record.response_status is None:
+        raise ResponseGoneError(f"the dispatch was {record.state} before it was answered")
+    message = results.fetch(record.pk)
+    if message is None:
+        raise ResponseGoneError("the response is not kept any more")
+    return to_response(message)
+
+
+def wait_for(accepted: Accepted) -> DispatchRecord | None:
+    """The dispatch as it is when it is done, or when the client was held for long enough."""
+    return wait_until_done(accepted.record.pk, accepted.wait)
+
+
+async def await_for(accepted: Accepted) -> DispatchRecord | None:
+    """`wait_for` for coroutines."""
+    return await await_until_done(accepted.record.pk, accepted.wait)
+
+
+def in_time(record: DispatchRecord | None) -> HttpResponse | None:
+    """The view's own response, where it is there by now."""
+    if record is None or record.response_status is None:
+        return None
+    response = stored_response(record)
+    response._has_been_logged = True  # type: ignore[attr-defined] # the worker has logged what is to be logged
+    return response
+
+
+def wait_until_done(dispatch_id: uuid.UUID, timeout: float) -> DispatchRecord | None:
+    """The dispatch when it is done, or as it is after `timeout` seconds; None where there is none."""
+    deadline = time.monotonic() + timeout
+    with Watch(dispatch_id) as watch:
+        while True:
+            record = ledger.find(dispatch_id)
+            left = deadline - time.monotonic()
+            if record is None or record.current_state.done or left <= 0:
+                return record
+            watch.pause(left)
+
+
+async def await_until_done(dispatch_id: uuid.UUID, timeout: float) -> DispatchRecord | None:  # noqa: ASYNC109
+    """`wait_until_done` for coroutines."""
+    deadline = time.monotonic() + timeout
+    async with AsyncWatch(dispatch_id) as watch:
+        while True:
+            record = await sync_to_async(ledger.find)(dispatch_id)
+            left = deadline - time.monotonic()
+            if record is None or record.current_state.done or left <= 0:
+                return record
+            await watch.pause(left)

@@ -1,0 +1,28 @@
+"""The Celery app that this project's dispatches are published with."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+TASK = "request_broker.replay"
+"""The name of the task that replays a dispatch. The broker names it; the workers have it."""
+
+FALLBACK = "workers.celery"
+
+_configured: list[Celery] = []
+
+
+def use(app: Celery) -> None:
+    """Publish with this app from now on. `workers.config.configure` calls it."""
+    _configured[:] = [app]
+
+
+def get_app() -> Celery:
+    """The configured app; without one, the app that `workers.celery` makes from the Django settings."""
+    if not _configured:
+        import_module(FALLBACK)
+    return _configured[0]

@@ -1,0 +1,199 @@
+"""System checks: what would go wrong at run time is said by `manage.py check`."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from celery import current_app
+from celery.backends.base import DisabledBackend
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.urls import NoReverseMatch, URLPattern, URLResolver, get_resolver, reverse
+
+from broker_django.celery_app import get_app
+from broker_django.conf import DEFAULTS, conf
+from broker_django.decorators import annotation_of
+from broker_django.delivery import HARD_LIMIT_MARGIN
+from broker_django.embedded import embedded_url
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+MIDDLEWARE = "broker_django.middleware.RequestBrokerMiddleware"
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+GREEN_POOLS = ("gevent", "eventlet")
+
+
+@register("request_broker")
+def check_settings(**_: Any) -> list[CheckMessage]:
+    source = getattr(settings, "REQUEST_BROKER", {})
+    if not isinstance(source, Mapping):
+        return [Error("REQUEST_BROKER has to be a dictionary.", id="request_broker.E001")]
+    messages: list[CheckMessage] = [_unknown_key(key) for key in source if key not in DEFAULTS]
+    for place, error in conf.compiled.errors:
+        hint = (
+            "The rule is left out until it is mended." if place.startswith("RULES") else "The shipped queues are used."
+        )
+        messages.append(Error(f"REQUEST_BROKER, {place}: {error}", hint=hint, id="request_broker.E002"))
+    return messages + [_not_a_number(key) for key in ("MAX_BODY_SIZE", "MAX_RESPONSE_SIZE", *_DURATIONS) if _bad(key)]
+
+
+_DURATIONS = ("MAX_WAIT", "PUBLISH_TIMEOUT", "POLL_INTERVAL")
+
+
+def _bad(key: str) -> bool:
+    value = getattr(conf, key)
+    return isinstance(value, bool) or not isinstance(value, int | float) or value <= 0
+
+
+def _not_a_number(key: str) -> CheckMessage:
+    return Error(f"REQUEST_BROKER[{key!r}] has to be a number above 0.", id="request_broker.E003")
+
+
+def _unknown_key(key: object) -> CheckMessage:
+    close = difflib.get_close_matches(str(key), DEFAULTS, n=1)
+    hint = f"Did you mean {close[0]!r}?" if close else f"There are {', '.join(DEFAULTS)}."
+    return Warning(f"REQUEST_BROKER has the unknown key {key!r}.", hint=hint, id="request_broker.W001")
+
+
+@register("request_broker")
+def check_names(**_: Any) -> list[CheckMessage]:
+    names = Counter(policy.celery_queue for policy in conf.queues.values())
+    return [
+        Error(
+            f"{count} queues travel on the Celery queue {name!r}.",
+            hint="Give each of them a 'celery_queue' of its own: a worker could not tell them apart.",
+            id="request_broker.E004",
+        )
+        for name, count in names.items()
+        if count > 1
+    ]
+
+
+@register("request_broker")
+def check_middleware(**_: Any) -> list[CheckMessage]:
+    if MIDDLEWARE not in settings.MIDDLEWARE:
+        return [
+            Error(
+                "The request broker's middleware is not installed: no request is ever queued.",
+                hint=f"Add {MIDDLEWARE!r} as the last entry of MIDDLEWARE.",
+                id="request_broker.E005",
+            )
+        ]
+    if settings.MIDDLEWARE[-1] != MIDDLEWARE:
+        return [
+            Warning(
+                "The request broker's middleware is not the last in MIDDLEWARE.",
+                hint="Move it to the end: what comes after it has not spoken when a request is accepted.",
+                id="request_broker.W002",
+            )
+        ]
+    return []
+
+
+@register(Tags.urls)
+def check_urls(**_: Any) -> list[CheckMessage]:
+    try:
+        reverse("request_broker:task", args=["token"])
+    except NoReverseMatch:
+        return [
+            Error(
+                "The status URLs are not included: nobody could ask for the response of a queued request.",
+                hint='Add path("broker/", include("broker_django.urls")) to the root URLconf.',
+                id="request_broker.E006",
+            )
+        ]
+    return []
+
+
+@register(Tags.urls)
+def check_decorators(**_: Any) -> list[CheckMessage]:
+    unknown: dict[str, str] = {}
+    for route, view in _views(get_resolver().url_patterns):
+        for method in METHODS:
+            annotation = annotation_of(view, method)
+            if annotation and annotation.queue is not None and annotation.queue not in conf.queues:
+                unknown.setdefault(annotation.queue, route)
+    return [
+        Error(
+            f"A decorator of the view at {route!r} names the queue {name!r}, which is not configured.",
+            hint=f"There are {', '.join(conf.queues)}. Add it to REQUEST_BROKER['QUEUES'], or mend the name.",
+            id="request_broker.E007",
+        )
+        for name, route in unknown.items()
+    ]
+
+
+def _views(patterns: list[Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for pattern in patterns:
+        route = prefix + str(pattern.pattern)
+        if isinstance(pattern, URLResolver):
+            yield from _views(pattern.url_patterns, route)
+        elif isinstance(pattern, URLPattern):
+            yield route, pattern.callback
+
+
+@register("request_broker")
+def check_celery(**_: Any) -> list[CheckMessage]:
+    app = get_app()
+    return [*_check_configured(app), *_check_results(app), *_check_visibility(app), *_check_pool(app)]
+
+
+def _check_configured(app: Celery) -> Iterator[CheckMessage]:
+    current = current_app._get_current_object()
+    if current is not app and current.main not in {None, "default"}:
+        yield Warning(
+            f"The Celery app {current.main!r} was not configured for the request broker.",
+            hint="Call workers.config.configure(app) once, after app.config_from_object(...).",
+            id="request_broker.W003",
+        )
+
+
+def _check_results(app: Celery) -> Iterator[CheckMessage]:
+    if isinstance(app.backend, DisabledBackend):
+        yield Error(
+            "Celery has no result backend: responses would be lost.",
+            hint="Leave result_backend unset for the database, or set it to a Redis URL.",
+            id="request_broker.E008",
+        )
+
+
+def _check_visibility(app: Celery) -> Iterator[CheckMessage]:
+    timeout = app.conf.broker_transport_options.get("visibility_timeout")
+    longest = max(conf.queues.items(), key=lambda item: item[1].time_limit)
+    if timeout is not None and timeout <= longest[1].time_limit + HARD_LIMIT_MARGIN:
+        yield Error(
+            f"visibility_timeout ({timeout} s) is not above the time limit of {longest[0]!r} "
+            f"({longest[1].time_limit:g} s): what runs that long would be delivered again.",
+            hint="Raise broker_transport_options['visibility_timeout'], or lower the queue's 'time_limit'.",
+            id="request_broker.E009",
+        )
+
+
+def _check_pool(app: Celery) -> Iterator[CheckMessage]:
+    if str(app.conf.worker_pool).partition(":")[0] not in GREEN_POOLS:
+        return
+    if app.conf.worker_disable_prefetch or app.conf.worker_prefetch_multiplier == 1:
+        yield Warning(
+            f"With the {app.conf.worker_pool} pool on Redis, worker_disable_prefetch or a prefetch multiplier of 1 "
+            "lets a worker fall to a few tasks a second.",
+            hint="Set worker_disable_prefetch = False and worker_prefetch_multiplier = 4.",
+            id="request_broker.W004",
+        )
+
+
+@register(Tags.security, deploy=True)
+def check_embedded(**_: Any) -> list[CheckMessage]:
+    base_dir = getattr(settings, "BASE_DIR", None)
+    if base_dir is not None and get_app().conf.broker_url in {embedded_url(base_dir)}:
+        return [
+            Warning(
+                "The message broker is the embedded development server.",
+                hint="Point broker_url at a Redis or RabbitMQ server of your own.",
+                id="request_broker.W005",
+            )
+        ]
+    return []

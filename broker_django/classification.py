@@ -1,0 +1,112 @@
+"""Classification of a Django request: the values that conditions read, and the decision."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django.core.exceptions import DisallowedHost, SuspiciousOperation
+from django.utils import timezone
+
+from broker_core.preferences import NO_PREFERENCES, Preferences, parse_preferences
+from broker_django.conf import conf
+from broker_django.decorators import annotation_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from django.http import HttpRequest
+
+    from broker_core.policies import Decision
+
+
+def preferences_of(request: HttpRequest) -> Preferences:
+    prefer = request.META.get("HTTP_PREFER")
+    return parse_preferences(prefer) if prefer else NO_PREFERENCES
+
+
+def decide(request: HttpRequest, view: Any) -> Decision | None:
+    """Which queue, and when, for this request to this view; None where the view is left alone.
+
+    It asks the database only where a rule reads the user.
+    """
+    annotation = annotation_of(view, request.method or "")
+    classifier = conf.classifier
+    if annotation is not None:
+        return classifier.annotated(annotation, preferences_of(request))
+    if not classifier.rules:
+        return None
+    return classifier.classify(lambda names: values(request, names), preferences_of(request))
+
+
+def reads_user(request: HttpRequest, view: Any) -> bool:
+    """Whether `decide` would look at the user."""
+    return conf.classifier.reads_user and annotation_of(view, request.method or "") is None
+
+
+def values(request: HttpRequest, names: frozenset[str]) -> dict[str, Any]:
+    """The values of these names, as `broker_core.conditions` lists them."""
+    found: dict[str, Any] = {}
+    for name in names:
+        try:
+            found[name] = _VALUES[name](request)
+        except SuspiciousOperation:
+            continue  # the view meets it too, where it cares; a condition that reads it does not match
+    return found
+
+
+def _host(request: HttpRequest) -> str:
+    try:
+        return request.get_host()
+    except DisallowedHost:
+        return ""
+
+
+def _size(request: HttpRequest) -> int:
+    length = request.META.get("CONTENT_LENGTH") or "0"
+    return int(length) if length.isascii() and length.isdigit() and len(length) < 19 else 0
+
+
+def _user(attribute: str, default: object) -> Callable[[HttpRequest], Any]:
+    def read(request: HttpRequest) -> Any:
+        return getattr(getattr(request, "user", None), attribute, default)
+
+    return read
+
+
+def _user_id(request: HttpRequest) -> str:
+    key = getattr(getattr(request, "user", None), "pk", None)
+    return "" if key is None else str(key)
+
+
+def _username(request: HttpRequest) -> str:
+    user = getattr(request, "user", None)
+    return user.get_username() if user is not None else ""
+
+
+def _groups(request: HttpRequest) -> list[str]:
+    user = getattr(request, "user", None)
+    if user is None or not user.is_authenticated:
+        return []
+    return list(user.groups.values_list("name", flat=True))
+
+
+_VALUES: Mapping[str, Callable[[HttpRequest], Any]] = {
+    "request.method": lambda request: request.method,
+    "request.path": lambda request: request.path,
+    "request.full_path": lambda request: request.get_full_path(),
+    "request.query": lambda request: request.GET.dict(),
+    "request.headers": lambda request: {name.lower(): value for name, value in request.headers.items()},
+    "request.cookies": lambda request: dict(request.COOKIES),
+    "request.content_type": lambda request: request.content_type or "",
+    "request.size": _size,
+    "request.scheme": lambda request: request.scheme,
+    "request.host": _host,
+    "request.remote_addr": lambda request: request.META.get("REMOTE_ADDR", ""),
+    "user.id": _user_id,
+    "user.username": _username,
+    "user.is_authenticated": _user("is_authenticated", default=False),
+    "user.is_staff": _user("is_staff", default=False),
+    "user.is_superuser": _user("is_superuser", default=False),
+    "user.groups": _groups,
+    "now": lambda _request: timezone.now(),
+}

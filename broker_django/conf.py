@@ -1,0 +1,101 @@
+"""Typed settings over `settings.REQUEST_BROKER`, read on access, so that `override_settings` just works."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from django.conf import settings
+
+from broker_core.envelope import Keyring
+from broker_core.errors import ConfigurationError
+from broker_core.policies import Classifier, QueuePolicy, Rule, policies_from
+
+logger = logging.getLogger("broker_django")
+
+DEFAULTS: Mapping[str, Any] = {
+    "QUEUES": {},
+    "RULES": [],
+    "MAX_BODY_SIZE": 10 * 1024 * 1024,
+    "MAX_RESPONSE_SIZE": 10 * 1024 * 1024,
+    "MAX_WAIT": 30,
+    "PUBLISH_TIMEOUT": 2,
+    "POLL_INTERVAL": 1,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """What is derived from one value of the setting. `errors` are (place, error) of the entries that were left out."""
+
+    source: object
+    queues: Mapping[str, QueuePolicy]
+    classifier: Classifier
+    errors: tuple[tuple[str, ConfigurationError], ...]
+
+
+def _compile(source: object) -> Compiled:
+    entries = source if isinstance(source, Mapping) else {}
+    errors: list[tuple[str, ConfigurationError]] = []
+    try:
+        queues = policies_from(entries.get("QUEUES", {}))
+    except ConfigurationError as error:
+        errors.append(("QUEUES", error))
+        queues = policies_from({})
+    rules: list[Rule] = []
+    for number, entry in enumerate(entries.get("RULES", [])):
+        try:
+            rules.append(Rule.from_mapping(entry, queues))
+        except ConfigurationError as error:
+            errors.append((f"RULES[{number}]", error))
+            logger.error("REQUEST_BROKER[%r][%d] is left out: %s", "RULES", number, error)
+    return Compiled(source, queues, Classifier(rules, queues), tuple(errors))
+
+
+class Conf:
+    """The settings. An attribute named like a key of `DEFAULTS` gives its value; the rest is derived from them."""
+
+    def __init__(self) -> None:
+        self._compiled: Compiled | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in DEFAULTS:
+            raise AttributeError(name)
+        return self.source.get(name, DEFAULTS[name])
+
+    @property
+    def source(self) -> Mapping[str, Any]:
+        source = getattr(settings, "REQUEST_BROKER", None)
+        return source if isinstance(source, Mapping) else {}
+
+    @property
+    def compiled(self) -> Compiled:
+        source = getattr(settings, "REQUEST_BROKER", None)
+        compiled = self._compiled
+        if compiled is None or compiled.source is not source:
+            self._compiled = compiled = _compile(source)
+        return compiled
+
+    @property
+    def queues(self) -> Mapping[str, QueuePolicy]:
+        return self.compiled.queues
+
+    @property
+    def classifier(self) -> Classifier:
+        return self.compiled.classifier
+
+    @property
+    def keyring(self) -> Keyring:
+        return Keyring([settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS])
+
+    def queue_served_by(self, celery_queue: str) -> str:
+        """The queue that travels on this Celery queue. Raises KeyError where there is none."""
+        for name, policy in self.queues.items():
+            if policy.celery_queue == celery_queue:
+                return name
+        raise KeyError(celery_queue)
+
+
+conf = Conf()

@@ -1,0 +1,53 @@
+"""What a view can see of the broker: `request.broker`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import uuid
+
+    from django.http import HttpRequest
+
+    from broker_core.policies import Decision
+
+REPLAY_KEY = "request_broker.replay"
+"""The key in `request.META` that marks a replay. It holds an object: no header field can set it."""
+
+
+@dataclass(slots=True)
+class RequestContext:
+    """The broker's side of a request.
+
+    replayed: whether a worker runs it. id, queue, attempt (from 1): of the dispatch, when replayed.
+    decision: what classification said, when it was asked; None where the view is left alone.
+    """
+
+    replayed: bool = False
+    id: uuid.UUID | None = None
+    queue: str | None = None
+    attempt: int = 0
+    decision: Decision | None = None
+
+
+@dataclass(slots=True)
+class Replay:
+    """A replay in progress.
+
+    The middleware tells the worker through `exception` what the view raised, and through `refusal` why the view was
+    not run at all.
+    """
+
+    id: uuid.UUID
+    queue: str
+    attempt: int
+    user: str | None
+    exception: str = ""
+    refusal: str = ""
+
+
+def replay_of(request: HttpRequest) -> Replay | None:
+    """The replay that this request belongs to, None for a client's own request."""
+    mark = request.META.get(REPLAY_KEY)
+    return mark if isinstance(mark, Replay) else None

@@ -1,0 +1,55 @@
+"""Decorators for views: functions, async functions, class-based views and their methods, and DRF views.
+
+They only leave a note on the view, so they cost nothing when it is called and keep working under other decorators.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from broker_core.policies import Annotation, Mode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+View = TypeVar("View", bound="Callable[..., Any]")
+
+ATTRIBUTE = "request_broker"
+
+
+def queue(name: str, *, wait: float | None = None) -> Callable[[View], View]:
+    """Run the view later, on this queue. The client is held up to `wait` seconds for the answer, then gets a 202."""
+    return _annotate(Annotation(name, Mode.QUEUE, wait))
+
+
+def priority(name: str) -> Callable[[View], View]:
+    """Put the view into this class. It runs now, unless the client sends `Prefer: respond-async` (RFC 7240)."""
+    return _annotate(Annotation(name, Mode.PREFER))
+
+
+def run_now(view: View) -> View:
+    """Never queue this view, whatever the rules say."""
+    return _annotate(Annotation(None, Mode.SYNC))(view)
+
+
+def _annotate(annotation: Annotation) -> Callable[[View], View]:
+    def mark(view: View) -> View:
+        setattr(view, ATTRIBUTE, annotation)
+        return view
+
+    return mark
+
+
+def annotation_of(view: Any, method: str) -> Annotation | None:
+    """What decorators said about this view for this HTTP method: its handler, then the view, then its class."""
+    view_class = getattr(view, "view_class", None) or getattr(view, "cls", None)
+    if view_class is not None:
+        name = method.lower()
+        handler = getattr(view_class, (getattr(view, "actions", None) or {}).get(name, name), None)
+        found = getattr(handler, ATTRIBUTE, None)
+        if isinstance(found, Annotation):
+            return found
+    found = getattr(view, ATTRIBUTE, None)
+    if found is None and view_class is not None:
+        found = getattr(view_class, ATTRIBUTE, None)
+    return found if isinstance(found, Annotation) else None

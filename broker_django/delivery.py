@@ -1,0 +1,118 @@
+"""Delivery to a queue: publish a sealed dispatch with bounded patience."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import logging
+from typing import TYPE_CHECKING
+
+from broker_core.envelope import context
+from broker_core.errors import EnvelopeError
+from broker_django.celery_app import TASK, get_app
+from broker_django.conf import conf
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from broker_core.message import RequestMessage, ResponseMessage
+    from broker_core.policies import QueuePolicy
+    from broker_django.models import DispatchRecord
+
+logger = logging.getLogger("broker_django.delivery")
+
+RETRY_POLICY = {"max_retries": 1, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.1}
+"""One more try, on a new connection: the pooled one may have been cut while it was idle."""
+
+HARD_LIMIT_MARGIN = 10
+"""Seconds between the limit that a view can still clean up after and the one that ends its process."""
+
+
+def seal_request(message: RequestMessage, dispatch_id: str, queue: str) -> bytes:
+    return conf.keyring.seal(message.encode(), context("request", dispatch_id, queue))
+
+
+def open_request(sealed: bytes, dispatch_id: str, queue: str) -> bytes:
+    """Raises EnvelopeError."""
+    return conf.keyring.open(sealed, context("request", dispatch_id, queue))
+
+
+def seal_response(message: ResponseMessage, dispatch_id: str) -> str:
+    return to_text(conf.keyring.seal(message.encode(), context("response", dispatch_id)))
+
+
+def open_response(text: str, dispatch_id: str) -> bytes:
+    """Raises EnvelopeError."""
+    return conf.keyring.open(from_text(text), context("response", dispatch_id))
+
+
+def to_text(sealed: bytes) -> str:
+    return base64.b64encode(sealed).decode("ascii")
+
+
+def from_text(text: str) -> bytes:
+    """Raises EnvelopeError for what is not base64."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError, TypeError) as error:
+        raise EnvelopeError("the envelope is not base64") from error
+
+
+def publish(record: DispatchRecord, policy: QueuePolicy) -> bool:
+    """Hand the dispatch to the message broker: whether it took it. If not, the row stays and waits."""
+    app = get_app()
+    dispatch_id = str(record.pk)
+    try:
+        if app.conf.task_always_eager:
+            _run_eagerly(app, record, policy)
+        else:
+            _send(app, record, policy)
+    except Exception as error:  # noqa: BLE001 - whatever went wrong, the row is there and the client gets its 202
+        logger.warning(
+            "Dispatch %s waits in the ledger, the message broker did not take it: %r",
+            dispatch_id,
+            error,
+            extra={"dispatch_id": dispatch_id, "queue": record.queue},
+        )
+        return False
+    return True
+
+
+def _send(app: Celery, record: DispatchRecord, policy: QueuePolicy) -> None:
+    dispatch_id = str(record.pk)
+    message = app.amqp.create_task_message(
+        dispatch_id,
+        TASK,
+        args=(to_text(bytes(record.sealed)),),
+        kwargs={},
+        argsrepr=f"('<sealed request, {len(record.sealed)} bytes>',)",
+        kwargsrepr="{}",
+        shadow=shadow(record),
+        soft_time_limit=policy.time_limit,
+        time_limit=policy.time_limit + HARD_LIMIT_MARGIN,
+        create_sent_event=app.conf.task_send_sent_event,
+    )
+    with app.amqp.producer_pool.acquire(block=True, timeout=conf.PUBLISH_TIMEOUT) as producer:
+        app.amqp.send_task_message(
+            producer,
+            TASK,
+            message,
+            queue=policy.celery_queue,
+            serializer="json",
+            retry=True,
+            retry_policy=RETRY_POLICY,
+            timeout=conf.PUBLISH_TIMEOUT,
+        )
+
+
+def _run_eagerly(app: Celery, record: DispatchRecord, policy: QueuePolicy) -> None:
+    if TASK not in app.tasks:
+        app.loader.import_default_modules()
+    app.tasks[TASK].apply(
+        args=(to_text(bytes(record.sealed)),), task_id=str(record.pk), routing_key=policy.celery_queue, throw=False
+    )
+
+
+def shadow(record: DispatchRecord) -> str:
+    """The name that Flower shows: the route, which is readable and holds none of the client's values."""
+    return f"{record.method} {record.route} ({record.queue})"

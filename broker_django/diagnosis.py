@@ -1,0 +1,147 @@
+"""Is everything there that a dispatch needs? Each examination gives its findings, with what to do."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from celery import states
+from django.db import DatabaseError
+from django.db.models import Count, Min
+from django.utils import timezone
+
+from broker_core.dispatches import State
+from broker_django.celery_app import get_app
+from broker_django.conf import conf
+from broker_django.models import DispatchRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from celery import Celery
+
+INSPECT_TIMEOUT = 2.0
+TOLERATED_SKEW = 2.0
+"""Seconds by which the clocks of web process and worker may differ: leases and expiry compare them."""
+LATE = timedelta(seconds=30)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was examined, what was seen, and what to do; no advice where all is well."""
+
+    subject: str
+    detail: str
+    advice: str = ""
+
+    @property
+    def well(self) -> bool:
+        return not self.advice
+
+
+def examine() -> Iterator[Finding]:
+    """Every finding, as it is made."""
+    app = get_app()
+    yield from _ledger()
+    broker = _message_broker(app)
+    yield broker
+    yield _result_store(app)
+    yield from _workers(app, broker)
+    yield from _waiting(broker)
+
+
+def _ledger() -> Iterator[Finding]:
+    try:
+        total = DispatchRecord.objects.count()
+    except DatabaseError as error:
+        yield Finding("ledger", _short(error), "Run manage.py migrate, and check DATABASES.")
+    else:
+        yield Finding("ledger", f"{total} dispatches")
+
+
+def _message_broker(app: Celery) -> Finding:
+    """One message there and back, through a queue of its own."""
+    subject, url = "message broker", app.connection_for_write().as_uri()
+    name = f"request-broker-doctor-{uuid.uuid4().hex}"
+    started = time.perf_counter()
+    try:
+        with app.connection_for_write(connect_timeout=conf.PUBLISH_TIMEOUT) as connection:
+            connection.ensure_connection(max_retries=1, interval_start=0, timeout=conf.PUBLISH_TIMEOUT)
+            with connection.SimpleBuffer(name, queue_opts={"expires": 60}) as queue:
+                queue.put(name)
+                queue.get(timeout=conf.PUBLISH_TIMEOUT).ack()
+    except Exception as error:  # noqa: BLE001 - every transport has errors of its own
+        advice = "Start it, or mend CELERY_BROKER_URL. Dispatches wait in the ledger meanwhile."
+        return Finding(subject, f"{url}: {_short(error)}", advice)
+    return Finding(subject, f"{url}, there and back in {_ms(started)}")
+
+
+def _result_store(app: Celery) -> Finding:
+    subject, backend, started = "result store", app.backend, time.perf_counter()
+    name, task_id = type(backend).__name__, str(uuid.uuid4())
+    try:
+        backend.store_result(task_id, {"doctor": task_id}, states.SUCCESS)
+        stored = backend.get_task_meta(task_id, cache=False)["result"]
+        backend.forget(task_id)
+    except Exception as error:  # noqa: BLE001 - every result backend has errors of its own
+        return Finding(subject, f"{name}: {_short(error)}", "Check CELERY_RESULT_BACKEND and its server.")
+    if stored != {"doctor": task_id}:
+        return Finding(subject, f"{name} gave back something else", "Check CELERY_RESULT_BACKEND.")
+    return Finding(subject, f"{name}, stored and read in {_ms(started)}")
+
+
+def _workers(app: Celery, broker: Finding) -> Iterator[Finding]:
+    replies = _ask_workers(app) if broker.well else {}
+    for name, policy in conf.queues.items():
+        serving = [worker for worker, reply in replies.items() if policy.celery_queue in reply.get("queues", ())]
+        advice = f"Start one: manage.py broker_worker --queues {name}"
+        detail = f"served by {', '.join(serving)}" if serving else "no worker answers for it"
+        yield Finding(f"queue {name}", detail, "" if serving else advice)
+    for worker, reply in replies.items():
+        skew = reply["skew"]
+        yield Finding(
+            f"clock of {worker}",
+            f"{skew:+.1f} s from this process",
+            "" if abs(skew) <= TOLERATED_SKEW else "Synchronise the clocks: leases and expiry compare them.",
+        )
+
+
+def _ask_workers(app: Celery) -> dict[str, dict[str, Any]]:
+    """What each worker says of itself, with `skew`: seconds by which its clock is ahead of ours, at least."""
+    before = time.time()
+    answers = app.control.inspect(timeout=INSPECT_TIMEOUT)._request("broker_status") or {}
+    after = time.time()
+    replies = {worker: reply for worker, reply in answers.items() if "queues" in reply}
+    return {worker: {**reply, "skew": _skew(reply["time"], before, after)} for worker, reply in replies.items()}
+
+
+def _skew(moment: float, before: float, after: float) -> float:
+    """How far `moment` lies outside of the time between asking and hearing."""
+    return min(moment - before, 0.0) or max(moment - after, 0.0)
+
+
+def _waiting(broker: Finding) -> Iterator[Finding]:
+    late = DispatchRecord.objects.filter(state=State.QUEUED, accepted_at__lt=timezone.now() - LATE)
+    try:
+        groups = list(late.values("queue").annotate(count=Count("pk"), oldest=Min("accepted_at")).order_by("queue"))
+    except DatabaseError:
+        return
+    for group in groups:
+        age = timezone.now() - group["oldest"]
+        why = "the message broker is down" if not broker.well else "no worker has come to it"
+        yield Finding(
+            f"backlog of {group['queue']}",
+            f"{group['count']} dispatches wait, the oldest for {age.total_seconds():.0f} s: {why}",
+            "See above for what is down. Dispatches that were never published wait in the ledger.",
+        )
+
+
+def _short(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+
+
+def _ms(started: float) -> str:
+    return f"{(time.perf_counter() - started) * 1000:.0f} ms"

@@ -1,0 +1,95 @@
+"""The door: what happens to a request, or to a replay, before its view is resolved."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import AnonymousUser
+from django.core.exceptions import ValidationError
+from django.http.request import RawPostDataException
+from django.urls import Resolver404, resolve
+
+from broker_core.errors import BrokerError, UserInactiveError
+from broker_django import rest
+from broker_django.classification import decide
+from broker_django.conf import conf
+from broker_django.context import Replay, RequestContext, replay_of
+from broker_django.http import problem, raw_body
+
+if TYPE_CHECKING:
+    from django.contrib.auth.models import AbstractBaseUser
+    from django.http import HttpRequest, HttpResponse
+
+    from broker_django.acceptance import View
+
+MULTIPART = "multipart/form-data"
+
+
+def enter(request: HttpRequest) -> HttpResponse | None:
+    """Let a request in, with `request.broker` set; a response where it is refused."""
+    replay = replay_of(request)
+    try:
+        if replay is not None:
+            request.broker = RequestContext(True, replay.id, replay.queue, replay.attempt)  # type: ignore[attr-defined] # noqa: FBT003
+            pin(request, replay)
+        else:
+            request.broker = RequestContext()  # type: ignore[attr-defined]
+            if request.content_type == MULTIPART:
+                keep_body(request)
+    except BrokerError as error:
+        if replay is not None:
+            replay.refusal = str(error)
+        return problem(error)
+    return None
+
+
+def may_block(request: HttpRequest) -> bool:
+    """Whether `enter` could ask the database, or read a stream."""
+    return request.content_type == MULTIPART or replay_of(request) is not None
+
+
+def keep_body(request: HttpRequest) -> None:
+    """Take the raw body of a form before CsrfViewMiddleware parses it, but only where the request will be queued.
+
+    Any other upload keeps streaming. Raises BodyTooLargeError.
+    """
+    try:
+        match = resolve(request.path_info, getattr(request, "urlconf", None))
+    except Resolver404:
+        return
+    decision = decide(request, match.func)
+    if decision is not None and decision.queued:
+        with contextlib.suppress(RawPostDataException):
+            raw_body(request, conf.MAX_BODY_SIZE)
+
+
+def pin(request: HttpRequest, replay: Replay) -> None:
+    """Make the replay act as the user who was accepted, where the middleware found another by now.
+
+    Raises UserInactiveError where that user is gone or may no longer log in.
+    """
+    current = getattr(request, "user", None)
+    if current is None or (str(current.pk) if current.is_authenticated else None) == replay.user:
+        return
+    user = AnonymousUser() if replay.user is None else _active_user(replay.user)
+    request.user = user  # type: ignore[assignment]
+    request._cached_user = request._acached_user = user  # type: ignore[attr-defined]
+
+
+def _active_user(key: str) -> AbstractBaseUser:
+    try:
+        user = get_user_model()._default_manager.filter(pk=key).first()
+    except (ValueError, ValidationError):
+        user = None
+    if user is None or not user.is_active:
+        raise UserInactiveError("the user who made this request is gone or no longer active")
+    return user
+
+
+def pin_view(request: HttpRequest, view: View, replay: Replay) -> None:
+    """The same for views that authenticate on their own."""
+    if rest.view_class(view.function) is not None:
+        user = getattr(request, "user", None) if replay.user is not None else None
+        rest.pin(request, view.function, user, view.args, view.kwargs)

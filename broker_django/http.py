@@ -1,0 +1,225 @@
+"""HttpRequest <-> RequestMessage, and HttpResponse <-> ResponseMessage."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from http.cookies import Morsel, SimpleCookie
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+from asgiref.sync import async_to_sync
+from django.core.exceptions import DisallowedRedirect
+from django.core.handlers.asgi import ASGIRequest
+from django.core.handlers.wsgi import WSGIRequest
+from django.http import HttpResponse, HttpResponsePermanentRedirect, HttpResponseRedirect, JsonResponse
+from django.http.request import RawPostDataException
+
+from broker_core.errors import BodyTooLargeError, BrokerError, ResponseTooLargeError
+from broker_core.message import RequestMessage, ResponseMessage
+from broker_django.context import REPLAY_KEY, Replay
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, Iterable
+
+    from django.http import HttpRequest
+    from django.http.response import HttpResponseBase
+
+PROCESS_ENVIRONMENT = dict(os.environ)
+"""Development servers copy the process's environment into every request. It is no part of the request."""
+
+
+def raw_body(request: HttpRequest, limit: int) -> bytes:
+    """The body as it came, at most `limit` bytes of it, left readable for whoever asks next.
+
+    Raises BodyTooLargeError above the limit, and RawPostDataException where somebody has read the stream already.
+    """
+    if hasattr(request, "_body"):
+        body = request.body
+        if len(body) > limit:
+            raise BodyTooLargeError(f"the body has {len(body)} bytes, at most {limit} are accepted")
+        return body
+    if request._read_started:  # type: ignore[attr-defined]
+        raise RawPostDataException("the body was read before it could be queued")
+    declared = request.META.get("CONTENT_LENGTH") or "0"
+    if declared.isdigit() and int(declared) > limit:
+        raise BodyTooLargeError(f"the body has {declared} bytes, at most {limit} are accepted")
+    body = request.read(limit + 1)
+    request._body = body
+    request._stream = BytesIO(body)
+    if len(body) > limit:
+        raise BodyTooLargeError(f"the body has more than the {limit} bytes that are accepted")
+    return body
+
+
+def to_message(request: HttpRequest, body: bytes, user: str | None, cookies: dict[str, str]) -> RequestMessage:
+    """The request as the broker sees it. `cookies` replace those that the client sent."""
+    inherited = PROCESS_ENVIRONMENT.get
+    environ = {key: value for key, value in request.META.items() if type(value) is str and inherited(key) != value}
+    if cookies:
+        environ["HTTP_COOKIE"] = "; ".join(f"{name}={value}" for name, value in {**request.COOKIES, **cookies}.items())
+    asgi = isinstance(request, ASGIRequest)
+    return RequestMessage(environ, body, request.scheme or "http", user, "asgi" if asgi else "wsgi")
+
+
+def to_request(message: RequestMessage, replay: Replay) -> HttpRequest:
+    """The request again, of the class that it had, marked as a replay."""
+    request = _asgi_request(message) if message.protocol == "asgi" else _wsgi_request(message)
+    request.META[REPLAY_KEY] = replay
+    request._dont_enforce_csrf_checks = True  # type: ignore[attr-defined] # checked when it was accepted
+    return request
+
+
+def _wsgi_text(text: str) -> str:
+    """PEP 3333 has the bytes of the path as latin-1, and WSGIRequest has decoded them."""
+    return text.encode("utf-8", "surrogateescape").decode("latin-1")
+
+
+def _wsgi_request(message: RequestMessage) -> HttpRequest:
+    environ: dict[str, Any] = {
+        **message.environ,
+        "PATH_INFO": _wsgi_text(message.environ.get("PATH_INFO", "/")),
+        "SCRIPT_NAME": _wsgi_text(message.environ.get("SCRIPT_NAME", "")),
+        "CONTENT_LENGTH": str(len(message.body)) if message.body else message.environ.get("CONTENT_LENGTH", ""),
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": message.scheme,
+        "wsgi.input": BytesIO(message.body),
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": True,
+        "wsgi.run_once": False,
+    }
+    return WSGIRequest(environ)
+
+
+def _asgi_request(message: RequestMessage) -> HttpRequest:
+    environ = message.environ
+    script_name = environ.get("SCRIPT_NAME", "")
+    scope: dict[str, Any] = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": message.method,
+        "scheme": message.scheme,
+        "path": script_name.rstrip("/") + environ.get("PATH_INFO", "/"),
+        "root_path": script_name,
+        "query_string": environ.get("QUERY_STRING", "").encode(),
+        "headers": [(name.lower().encode(), value.encode("latin-1")) for name, value in _header_fields(environ)],
+    }
+    if environ.get("SERVER_NAME"):
+        scope["server"] = (environ["SERVER_NAME"], _port(environ.get("SERVER_PORT", "")))
+    if environ.get("REMOTE_ADDR"):
+        scope["client"] = (environ["REMOTE_ADDR"], _port(environ.get("REMOTE_PORT", "")))
+    request = ASGIRequest(scope, BytesIO(message.body))
+    request.META.update(environ)
+    return request
+
+
+def _port(text: str) -> int:
+    return int(text) if text.isdigit() else 0
+
+
+def _header_fields(environ: Any) -> Iterable[tuple[str, str]]:
+    for key, value in environ.items():
+        if key.startswith("HTTP_"):
+            yield key[5:].replace("_", "-"), value
+        elif key in {"CONTENT_TYPE", "CONTENT_LENGTH"} and value:
+            yield key.replace("_", "-"), value
+
+
+def to_response_message(response: HttpResponseBase, limit: int) -> ResponseMessage:
+    """The response with its body read to the end. Raises ResponseTooLargeError above `limit` bytes."""
+    return ResponseMessage(
+        status=response.status_code,
+        reason=response.reason_phrase,
+        headers=tuple(response.items()),
+        cookies=tuple(morsel.OutputString() for morsel in response.cookies.values()),
+        body=_content(response, limit),
+    )
+
+
+def _content(response: HttpResponseBase, limit: int) -> bytes:
+    if not response.streaming:
+        content: bytes = response.content  # type: ignore[attr-defined]
+        if len(content) > limit:
+            raise ResponseTooLargeError(f"the response has {len(content)} bytes, at most {limit} are stored")
+        return content
+    if getattr(response, "is_async", False):
+        return async_to_sync(_collect_async)(response, limit)  # type: ignore[arg-type]
+    return _collect(response, limit)  # type: ignore[arg-type]
+
+
+def _collect(chunks: Iterable[bytes], limit: int) -> bytes:
+    body = bytearray()
+    for chunk in chunks:
+        _append(body, chunk, limit)
+    return bytes(body)
+
+
+async def _collect_async(chunks: AsyncIterable[bytes], limit: int) -> bytes:
+    body = bytearray()
+    async for chunk in chunks:
+        _append(body, chunk, limit)
+    return bytes(body)
+
+
+def _append(body: bytearray, chunk: bytes, limit: int) -> None:
+    body += chunk
+    if len(body) > limit:
+        raise ResponseTooLargeError(f"the response has more than the {limit} bytes that are stored")
+
+
+class SettledCookies(SimpleCookie):
+    """Cookies that are final: whatever is set afterwards under the same name is ignored.
+
+    The replay ran the whole middleware chain, so what the chain around it would still set or delete is out of date.
+    """
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        super().__init__()
+        self._settled: frozenset[str] = frozenset()
+        for line in lines:
+            self.load(line)
+        self._settled = frozenset(self)
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if key not in self._settled:
+            super().__setitem__(key, value)
+
+    def __getitem__(self, key: str) -> Morsel[str]:
+        morsel = super().__getitem__(key)
+        return morsel.copy() if key in self._settled else morsel
+
+
+_REDIRECTS: dict[int, type[HttpResponseRedirect | HttpResponsePermanentRedirect]] = {
+    302: HttpResponseRedirect,
+    301: HttpResponsePermanentRedirect,
+}
+
+
+def to_response(message: ResponseMessage) -> HttpResponse:
+    """The response, verbatim. Redirects are of Django's own classes, so that `response.url` is there."""
+    response = _empty_response(message)
+    response.content = message.body
+    del response["Content-Type"]
+    for name, value in message.headers:
+        response[name] = value
+    response.cookies = SettledCookies(message.cookies)
+    return response
+
+
+def _empty_response(message: ResponseMessage) -> HttpResponse:
+    redirect = _REDIRECTS.get(message.status)
+    location = next((value for name, value in message.headers if name.lower() == "location"), None)
+    if redirect and location:
+        with contextlib.suppress(DisallowedRedirect):
+            return redirect(location, reason=message.reason)
+    return HttpResponse(status=message.status, reason=message.reason)
+
+
+def problem(error: BrokerError, **headers: str) -> HttpResponse:
+    """The error as `application/problem+json` (RFC 9457)."""
+    return JsonResponse(
+        error.problem(), status=error.status, content_type="application/problem+json", headers=headers or None
+    )

@@ -1,0 +1,27 @@
+"""Say whether everything is there that a dispatch needs."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from django.core.management.base import BaseCommand
+
+from broker_django.diagnosis import examine
+
+
+class Command(BaseCommand):
+    help = "Examines ledger, message broker, result store, workers and clocks. Exit status 1 when something is wrong."
+
+    def handle(self, *_args: Any, **_options: Any) -> None:
+        wrong = 0
+        for finding in examine():
+            mark = self.style.SUCCESS("ok  ") if finding.well else self.style.ERROR("FAIL")
+            self.stdout.write(f"{mark} {finding.subject}: {finding.detail}")
+            if finding.advice:
+                self.stdout.write(f"     {finding.advice}")
+            wrong += not finding.well
+        if wrong:
+            self.stderr.write(self.style.ERROR(f"{wrong} of the above need attention."))
+            sys.exit(1)
+        self.stdout.write(self.style.SUCCESS("Everything is well."))

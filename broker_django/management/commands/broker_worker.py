@@ -1,0 +1,70 @@
+"""Start workers that serve the broker's queues."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+
+from broker_django.celery_app import get_app
+from broker_django.conf import conf
+from broker_django.reloading import supervise
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser
+
+
+class Command(BaseCommand):
+    help = "Starts a Celery worker on the broker's queues. In DEBUG it starts again when code changes."
+    requires_system_checks: list[str] = []
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--queues", help="Comma-separated queues to serve; all of them by default.")
+        parser.add_argument("--exclude", default="", help="Comma-separated queues to leave to other workers.")
+        parser.add_argument("-c", "--concurrency", type=int, default=os.cpu_count() or 1)
+        parser.add_argument("-P", "--pool", default="prefork", help="prefork (default), threads, solo, gevent.")
+        parser.add_argument("-n", "--hostname", default="broker@%h")
+        parser.add_argument("-l", "--loglevel", default="INFO")
+        parser.add_argument("--noreload", action="store_true", help="Do not start again when code changes.")
+
+    def handle(self, *_args: Any, **options: Any) -> None:
+        arguments = self.worker_arguments(options)
+        if settings.DEBUG and not options["noreload"]:
+            sys.exit(supervise([sys.executable, *_own_command(), *sys.argv[2:], "--noreload"]))
+        get_app().worker_main(arguments)
+
+    def worker_arguments(self, options: dict[str, Any]) -> list[str]:
+        """The arguments of `celery worker`."""
+        return [
+            "worker",
+            f"--queues={','.join(self._celery_queues(options))}",
+            f"--concurrency={options['concurrency']}",
+            f"--pool={options['pool']}",
+            f"--hostname={options['hostname']}",
+            f"--loglevel={options['loglevel']}",
+        ]
+
+    def _celery_queues(self, options: dict[str, Any]) -> list[str]:
+        chosen = _names(options["queues"]) if options["queues"] else list(conf.queues)
+        excluded = _names(options["exclude"])
+        unknown = sorted({*chosen, *excluded} - set(conf.queues))
+        if unknown:
+            raise CommandError(f"There is no queue {unknown[0]!r}; there are {', '.join(conf.queues)}.")
+        names = [conf.queues[name].celery_queue for name in chosen if name not in excluded]
+        if not names:
+            raise CommandError("No queue is left to serve.")
+        return names
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _own_command() -> list[str]:
+    """How this process was started, as arguments for the interpreter."""
+    script = sys.argv[0]
+    launcher = ["-m", "django"] if script.endswith("__main__.py") else [script]
+    return [*launcher, "broker_worker"]

@@ -1,0 +1,115 @@
+"""The way of a request through the broker."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
+
+from broker_core.errors import BrokerError
+from broker_django import door, sessions
+from broker_django.acceptance import Accepted, View, accept, hand_over
+from broker_django.answers import accepted_response, await_for, in_time, wait_for
+from broker_django.classification import decide, reads_user
+from broker_django.context import replay_of
+from broker_django.http import problem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from django.http import HttpRequest, HttpResponse
+    from django.http.response import HttpResponseBase
+
+    from broker_core.policies import Decision
+
+OWN_NAMESPACE = "request_broker"
+
+
+class RequestBrokerMiddleware:
+    """Classifies each request and answers it now, or accepts it for later. It has to be the last in `MIDDLEWARE`."""
+
+    sync_capable = True
+    async_capable = True
+
+    def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
+        self.get_response = get_response
+        self.is_async = iscoroutinefunction(get_response)
+        self.process_view = self._aprocess_view if self.is_async else self._process_view
+        if self.is_async:
+            markcoroutinefunction(self)
+
+    def __call__(self, request: HttpRequest) -> Any:
+        if self.is_async:
+            return self.__acall__(request)
+        return door.enter(request) or self.get_response(request)
+
+    async def __acall__(self, request: HttpRequest) -> HttpResponseBase:
+        enter = sync_to_async(door.enter) if door.may_block(request) else None
+        refusal = await enter(request) if enter else door.enter(request)
+        return refusal or await self.get_response(request)
+
+    def _process_view(self, request: HttpRequest, function: Any, args: Any, kwargs: Any) -> HttpResponseBase | None:
+        view = View(function, args, kwargs)
+        decision = classify(request, view)
+        if decision is None:
+            return None
+        accepted = take(request, view, decision)
+        if not isinstance(accepted, Accepted):
+            return accepted
+        return answer(request, accepted, in_time(wait_for(accepted)) if accepted.wait else None)
+
+    async def _aprocess_view(
+        self, request: HttpRequest, function: Any, args: Any, kwargs: Any
+    ) -> HttpResponseBase | None:
+        view = View(function, args, kwargs)
+        blocking = replay_of(request) or reads_user(request, function)
+        decision = await sync_to_async(classify)(request, view) if blocking else classify(request, view)
+        if decision is None:
+            return None
+        accepted = await sync_to_async(take)(request, view, decision)
+        if not isinstance(accepted, Accepted):
+            return accepted
+        record = await await_for(accepted) if accepted.wait else None
+        response = await sync_to_async(in_time)(record)
+        return await sync_to_async(answer)(request, accepted, response)
+
+    def process_exception(self, request: HttpRequest, exception: Exception) -> None:
+        replay = replay_of(request)
+        if replay is not None:
+            replay.exception = type(exception).__name__
+
+
+def classify(request: HttpRequest, view: View) -> Decision | None:
+    """The decision for a request that is to be queued; None where the view runs now."""
+    replay = replay_of(request)
+    if replay is not None:
+        door.pin_view(request, view, replay)
+        return None
+    match = request.resolver_match
+    if match is not None and OWN_NAMESPACE in match.app_names:
+        return None
+    decision = decide(request, view.function)
+    request.broker.decision = decision  # type: ignore[attr-defined]
+    return decision if decision is not None and decision.queued else None
+
+
+def take(request: HttpRequest, view: View, decision: Decision) -> Accepted | HttpResponseBase | None:
+    """Accept and publish, or the response that refuses, or None where the view has to run now."""
+    try:
+        accepted = accept(request, view, decision)
+    except BrokerError as error:
+        return problem(error)
+    if isinstance(accepted, Accepted):
+        hand_over(accepted)
+    return accepted
+
+
+def answer(request: HttpRequest, accepted: Accepted, response: HttpResponse | None) -> HttpResponse:
+    """The view's own response where it came in time, else the 202."""
+    if response is None:
+        sessions.detach(request)
+        return accepted_response(request, accepted)
+    sessions.adopt(request, response)
+    for name, morsel in accepted.carrier.cookies.items():
+        response.cookies[name] = morsel
+    return response

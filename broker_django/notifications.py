@@ -1,0 +1,155 @@
+"""Being woken when a dispatch changes state.
+
+Where the message broker or the result backend is Redis, its publish/subscribe wakes whoever waits at once. Everywhere,
+the ledger is looked at again after a while: an announcement is a hint, the ledger is the truth.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Self
+
+import redis
+import redis.asyncio
+
+from broker_django.celery_app import get_app
+from broker_django.conf import conf
+
+if TYPE_CHECKING:
+    import uuid
+
+logger = logging.getLogger("broker_django.notifications")
+
+FIRST_STEP = 0.01
+LAST_STEP = 0.5
+"""Seconds between looks at the ledger where nothing announces changes: growing from the first to the last."""
+ANNOUNCED_STEP = 1.0
+"""Seconds between looks at the ledger where changes are announced."""
+
+
+def channel(dispatch_id: uuid.UUID) -> str:
+    return f"request-broker:{dispatch_id}"
+
+
+def redis_url() -> str | None:
+    """The Redis that carries announcements, None where neither message broker nor result backend is one."""
+    app = get_app()
+    if app.conf.task_always_eager:
+        return None
+    for url in (app.conf.broker_write_url or app.conf.broker_url, app.conf.result_backend or ""):
+        if url.startswith(("redis://", "rediss://")) and ";" not in url:
+            return url
+    return None
+
+
+@lru_cache(maxsize=4)
+def _client(url: str, timeout: float) -> redis.Redis:
+    return redis.Redis.from_url(url, socket_timeout=timeout, socket_connect_timeout=timeout)
+
+
+def announce(dispatch_id: uuid.UUID) -> None:
+    """Wake whoever waits for this dispatch. Without Redis, they look for themselves."""
+    url = redis_url()
+    if url is None:
+        return
+    try:
+        _client(url, conf.PUBLISH_TIMEOUT).publish(channel(dispatch_id), b"")
+    except redis.RedisError as error:
+        logger.warning("Nobody was told that dispatch %s changed: %s", dispatch_id, error)
+
+
+class _Steps:
+    """Growing pauses."""
+
+    def __init__(self) -> None:
+        self._next = FIRST_STEP
+
+    def take(self, left: float) -> float:
+        step, self._next = self._next, min(self._next * 1.5, LAST_STEP)
+        return min(step, left)
+
+
+class Watch:
+    """Waits for changes of one dispatch. Enter it before the first look at the ledger, so that none is missed."""
+
+    def __init__(self, dispatch_id: uuid.UUID) -> None:
+        self._dispatch_id = dispatch_id
+        self._steps = _Steps()
+        self._pubsub: Any = None
+
+    def __enter__(self) -> Self:
+        url = redis_url()
+        if url is not None:
+            self._pubsub = _client(url, conf.PUBLISH_TIMEOUT).pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
+            with self._or_without():
+                self._pubsub.subscribe(channel(self._dispatch_id))
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        if self._pubsub is not None:
+            with contextlib.suppress(redis.RedisError):
+                self._pubsub.close()
+
+    def pause(self, left: float) -> None:
+        """Return when a change is announced, or when it is time to look again; `left` seconds at most."""
+        if self._pubsub is None:
+            time.sleep(self._steps.take(left))
+            return
+        with self._or_without():
+            self._pubsub.get_message(timeout=min(ANNOUNCED_STEP, left))
+
+    @contextlib.contextmanager
+    def _or_without(self) -> Any:
+        try:
+            yield
+        except (redis.RedisError, OSError) as error:
+            logger.warning("Dispatch %s is waited for by polling: %s", self._dispatch_id, error)
+            self.__exit__()
+            self._pubsub = None
+
+
+class AsyncWatch:
+    """`Watch` for coroutines."""
+
+    def __init__(self, dispatch_id: uuid.UUID) -> None:
+        self._dispatch_id = dispatch_id
+        self._steps = _Steps()
+        self._client: Any = None
+        self._pubsub: Any = None
+
+    async def __aenter__(self) -> Self:
+        url = redis_url()
+        if url is not None:
+            timeout = conf.PUBLISH_TIMEOUT
+            self._client = redis.asyncio.Redis.from_url(url, socket_timeout=timeout, socket_connect_timeout=timeout)
+            self._pubsub = self._client.pubsub(ignore_subscribe_messages=True)
+            async with self._or_without():
+                await self._pubsub.subscribe(channel(self._dispatch_id))
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        if self._client is not None:
+            with contextlib.suppress(redis.RedisError):
+                await self._pubsub.aclose()
+                await self._client.aclose()
+            self._client = None
+
+    async def pause(self, left: float) -> None:
+        """Return when a change is announced, or when it is time to look again; `left` seconds at most."""
+        if self._client is None:
+            await asyncio.sleep(self._steps.take(left))
+            return
+        async with self._or_without():
+            await self._pubsub.get_message(timeout=min(ANNOUNCED_STEP, left))
+
+    @contextlib.asynccontextmanager
+    async def _or_without(self) -> Any:
+        try:
+            yield
+        except (redis.RedisError, OSError) as error:
+            logger.warning("Dispatch %s is waited for by polling: %s", self._dispatch_id, error)
+            await self.__aexit__()

@@ -1,0 +1,94 @@
+"""Django REST framework at the door: authentication, permissions and throttles speak before anything is accepted."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from django.apps import apps
+
+from broker_django.context import replay_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from django.http import HttpRequest
+    from django.http.response import HttpResponseBase
+
+
+def view_class(view: Any) -> Any:
+    """The DRF view class behind a view function, None for any other view."""
+    found = getattr(view, "cls", None)
+    return found if found is not None and hasattr(found, "check_throttles") else None
+
+
+def admit(
+    request: HttpRequest, view: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[Any, HttpResponseBase | None]:
+    """What DRF says of the request before its handler runs: the user it found, or the response that refuses."""
+    instance = _instance(view, args, kwargs)
+    drf_request = instance.initialize_request(request, *args, **kwargs)
+    instance.request = drf_request
+    instance.headers = instance.default_response_headers
+    try:
+        instance.initial(drf_request, *args, **kwargs)
+    except Exception as error:  # noqa: BLE001 - DRF's own handler decides, and raises again what it does not know
+        response = instance.handle_exception(error)
+        final = instance.finalize_response(drf_request, response, *args, **kwargs)
+        return None, final.render()
+    _throttle_once(type(instance))
+    return drf_request.user, None
+
+
+def _instance(view: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    instance = view.cls(**getattr(view, "initkwargs", {}))
+    actions = getattr(view, "actions", None)
+    if actions:
+        instance.action_map = actions
+    instance.args, instance.kwargs = args, kwargs
+    return instance
+
+
+def _throttle_once(cls: Any) -> None:
+    """Throttles count at the door. A replay of the same request must not be counted, or refused, again."""
+    original = cls.check_throttles
+    if getattr(original, "counts_at_the_door", False):
+        return
+
+    @functools.wraps(original)
+    def check_throttles(self: Any, request: Any) -> None:
+        if replay_of(request) is None:
+            original(self, request)
+
+    check_throttles.counts_at_the_door = True  # type: ignore[attr-defined]
+    cls.check_throttles = check_throttles
+
+
+def pin(request: HttpRequest, view: Any, user: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """In a replay, hand DRF the accepted user where its authenticators would find another by now."""
+    _throttle_once(view.cls)
+    instance = _instance(view, args, kwargs)
+    try:
+        found = instance.initialize_request(request, *args, **kwargs).user
+    except Exception:  # noqa: BLE001 - a credential that has run out since is no longer one
+        found = None
+    if getattr(found, "pk", None) != getattr(user, "pk", None):
+        request._force_auth_user = user  # type: ignore[attr-defined]
+
+
+def authenticate(request: HttpRequest) -> Any:
+    """The user that DRF's default authenticators find for a poll; None where DRF is not installed or finds none."""
+    if not apps.is_installed("rest_framework"):
+        return None
+    framework = _framework()
+    try:
+        return framework(request).user
+    except Exception:  # noqa: BLE001 - whatever is wrong with the credentials, they are nobody's
+        return None
+
+
+@functools.cache
+def _framework() -> Callable[[HttpRequest], Any]:
+    from rest_framework.views import APIView  # noqa: PLC0415 - an optional dependency
+
+    return lambda request: APIView().initialize_request(request)

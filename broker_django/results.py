@@ -1,0 +1,82 @@
+"""Stored responses, and the Celery result backend over django-celery-results."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from celery import states
+from django.db.models.functions import Now
+from django.utils import timezone
+from django_celery_results.backends.database import DatabaseBackend as ResultsBackend
+
+from broker_core.errors import EnvelopeError, MessageError
+from broker_core.message import ResponseMessage
+from broker_django.celery_app import get_app
+from broker_django.delivery import open_response
+
+if TYPE_CHECKING:
+    import uuid
+
+    from django.db.models import QuerySet
+
+logger = logging.getLogger("broker_django.results")
+
+CHUNK = 1_000
+
+
+class DatabaseBackend(ResultsBackend):  # type: ignore[misc] # untyped
+    """Keeps a terminal state terminal, in two statements at most, and deletes what expired in chunks."""
+
+    def _store_result(
+        self,
+        task_id: str,
+        result: Any,
+        status: str,
+        traceback: str | None = None,
+        request: Any = None,
+        using: str | None = None,
+    ) -> Any:
+        content_type, content_encoding, content = self.encode_content(result)
+        meta = {**self._get_meta_from_request(request), "children": self.current_task_children(request)}
+        extended = self._get_extended_properties(request, traceback)
+        values = {
+            **{name: value for name, value in extended.items() if value is not None},
+            "status": status,
+            "result": content,
+            "content_type": content_type,
+            "content_encoding": content_encoding,
+            "meta": self.encode_content(meta)[2],
+            "traceback": traceback,
+        }
+        if status == states.STARTED:
+            values["date_started"] = Now()
+        self._write(self.TaskModel._default_manager.using(using), task_id, values)
+        return content
+
+    def _write(self, rows: QuerySet[Any], task_id: str, values: dict[str, Any]) -> None:
+        now = timezone.now()
+        unfinished = rows.filter(task_id=task_id).exclude(status__in=states.READY_STATES)
+        if not unfinished.update(**values, date_done=now):
+            rows.bulk_create([self.TaskModel(task_id=task_id, **values)], ignore_conflicts=True)
+
+    def cleanup(self) -> None:
+        """Delete what is older than `result_expires`, a chunk at a time so that no lock is held for long."""
+        if not self.expires:
+            return
+        for model in (self.TaskModel, self.GroupModel):
+            expired = model._default_manager.get_all_expired(self.expires).order_by("pk").values_list("pk", flat=True)
+            while chunk := list(expired[:CHUNK]):
+                model._default_manager.filter(pk__in=chunk).delete()
+
+
+def fetch(dispatch_id: uuid.UUID) -> ResponseMessage | None:
+    """The stored response of a dispatch; None where there is none any more, or where it was tampered with."""
+    stored = get_app().backend.get_task_meta(str(dispatch_id), cache=False).get("result")
+    if not isinstance(stored, dict) or not isinstance(stored.get("sealed"), str):
+        return None
+    try:
+        return ResponseMessage.decode(open_response(stored["sealed"], str(dispatch_id)))
+    except (EnvelopeError, MessageError) as error:
+        logger.error("The stored response of dispatch %s is refused: %s", dispatch_id, error)
+        return None

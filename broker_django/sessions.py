@@ -1,0 +1,75 @@
+"""Sessions, CSRF secrets and cookies at the door: the replay works on the session that the client will have.
+
+Outer middleware may have begun a session or rotated the CSRF secret on this very request. Both are settled before the
+message is published, so that replay and outer chain do not each make their own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from django.conf import settings
+from django.contrib.sessions.middleware import SessionMiddleware
+from django.http import HttpResponse
+from django.utils.crypto import salted_hmac
+
+if TYPE_CHECKING:
+    from http.cookies import SimpleCookie
+
+    from django.http import HttpRequest
+    from django.http.response import HttpResponseBase
+
+
+def settle(request: HttpRequest) -> tuple[dict[str, str], HttpResponse]:
+    """Save what the outer middleware changed in the session.
+
+    Gives the cookies that the replay has to see, and a response that carries those that the client has to get.
+    """
+    carrier = HttpResponse()
+    session = getattr(request, "session", None)
+    if session is not None and session.modified:
+        SessionMiddleware(lambda _request: carrier).process_response(request, carrier)
+        session.modified = False
+    cookies = {name: morsel.coded_value for name, morsel in carrier.cookies.items() if morsel["max-age"] != 0}
+    secret = request.META.get("CSRF_COOKIE")
+    if secret and request.META.get("CSRF_COOKIE_NEEDS_UPDATE") and not settings.CSRF_USE_SESSIONS:
+        cookies[settings.CSRF_COOKIE_NAME] = secret
+    return cookies, carrier
+
+
+def detach(request: HttpRequest) -> None:
+    """Let the outer chain not save its copy of the session over what the replay writes."""
+    session = getattr(request, "session", None)
+    if session is None:
+        return
+    request.session = type(session)(session.session_key)
+    if settings.SESSION_SAVE_EVERY_REQUEST:
+        request.session.save = _leave_to_the_replay  # type: ignore[method-assign]
+
+
+def _leave_to_the_replay(must_create: bool = False) -> None:  # noqa: FBT001, FBT002 - SessionBase.save has it so
+    """The replay saves the session on this request's behalf."""
+
+
+def adopt(request: HttpRequest, response: HttpResponseBase) -> None:
+    """The replay owns session and CSRF state: the outer chain goes on with the session that the replay left."""
+    session = getattr(request, "session", None)
+    if session is not None:
+        morsel = response.cookies.get(settings.SESSION_COOKIE_NAME)
+        key = session.session_key if morsel is None else morsel.value or None
+        request.session = type(session)(key)
+    if settings.CSRF_COOKIE_NAME in response.cookies:
+        request.META["CSRF_COOKIE_NEEDS_UPDATE"] = False
+
+
+def credentials(request: HttpRequest, extra: SimpleCookie | None = None) -> list[str]:
+    """Digests of what the client identifies itself with: its session cookie, its Authorization header field."""
+    cookie = request.COOKIES.get(settings.SESSION_COOKIE_NAME)
+    if extra and settings.SESSION_COOKIE_NAME in extra:
+        cookie = extra[settings.SESSION_COOKIE_NAME].value
+    authorization = request.META.get("HTTP_AUTHORIZATION")
+    return [_digest(kind, value) for kind, value in (("session", cookie), ("authorization", authorization)) if value]
+
+
+def _digest(kind: str, value: str) -> str:
+    return salted_hmac(f"request_broker.credential.{kind}", value, algorithm="sha256").hexdigest()

@@ -1,0 +1,194 @@
+"""The endpoints of dispatches: status and cancel, response, events; and health.
+
+They are coroutines, so that a client that waits costs no thread under ASGI; under WSGI Django runs them in the
+request's own thread.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+from asgiref.sync import sync_to_async
+from django.contrib.auth.models import AnonymousUser
+from django.core.handlers.asgi import ASGIRequest
+from django.db import DatabaseError, connection
+from django.http import HttpResponse, HttpResponseNotAllowed, JsonResponse, StreamingHttpResponse
+from django.views.decorators.csrf import csrf_exempt
+
+from broker_core.errors import BrokerError, DispatchNotFoundError, UnavailableError
+from broker_django import ledger, rest, sessions, tokens
+from broker_django.answers import (
+    await_until_done,
+    status_document,
+    status_response,
+    stored_response,
+)
+from broker_django.conf import conf
+from broker_django.http import problem
+from broker_django.notifications import AsyncWatch, Watch
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+
+    from django.http import HttpRequest
+    from django.http.response import HttpResponseBase
+
+    from broker_django.models import DispatchRecord
+
+    Endpoint = Callable[[HttpRequest, DispatchRecord], Coroutine[Any, Any, HttpResponseBase]]
+    View = Callable[..., Coroutine[Any, Any, HttpResponseBase]]
+
+EVENTS_LIFETIME = 300.0
+"""Seconds after which an event stream ends; the client reconnects."""
+
+
+def owns(request: HttpRequest, record: DispatchRecord) -> bool:
+    """Whether the dispatch belongs to who asks: the same user, or the same client with the same credential."""
+    if not record.user or record.credential in sessions.credentials(request):
+        return True
+    user = getattr(request, "user", None) or AnonymousUser()
+    if not user.is_authenticated:
+        user = rest.authenticate(request) or user
+    return bool(user.is_authenticated and str(user.pk) == record.user)
+
+
+def _owned(request: HttpRequest, token: str) -> DispatchRecord:
+    """Raises DispatchNotFoundError for a token that was not issued here, and for anybody else's dispatch."""
+    record = ledger.find(tokens.read(token))
+    if record is None or not owns(request, record):
+        raise DispatchNotFoundError("there is no such dispatch, or it is not yours")
+    return record
+
+
+def endpoint(*methods: str) -> Callable[[Endpoint], View]:
+    """A view over an owned dispatch. Refusals are problem documents."""
+
+    def decorate(function: Endpoint) -> View:
+        @csrf_exempt  # the token is no ambient credential, and browsers ask before they send DELETE to another site
+        @functools.wraps(function)
+        async def view(request: HttpRequest, token: str) -> HttpResponseBase:
+            if request.method not in methods:
+                return HttpResponseNotAllowed(methods)
+            try:
+                return await function(request, await sync_to_async(_owned)(request, token))
+            except DatabaseError:
+                return _no_store(problem(UnavailableError("the ledger cannot be read"), **{"Retry-After": "5"}))
+            except BrokerError as error:
+                return _no_store(problem(error))
+
+        return view
+
+    return decorate
+
+
+def _no_store(response: HttpResponse) -> HttpResponse:
+    response["Cache-Control"] = "no-store"
+    return response
+
+
+def wait_of(request: HttpRequest) -> float:
+    """The `wait` parameter: seconds to hold the poll, at most `MAX_WAIT`; 0 for what is no number."""
+    text = request.GET.get("wait", "")
+    return float(min(int(text), conf.MAX_WAIT)) if text.isascii() and text.isdigit() and len(text) < 10 else 0.0
+
+
+@endpoint("GET", "HEAD", "DELETE")
+async def task(request: HttpRequest, record: DispatchRecord) -> HttpResponseBase:
+    """The status document; with `?wait=N` when the dispatch is done or N seconds are over. DELETE cancels."""
+    if request.method == "DELETE":
+        return await sync_to_async(_cancel)(request, record)
+    wait = wait_of(request)
+    if wait and not record.current_state.done:
+        record = await await_until_done(record.pk, wait) or record
+    return status_response(request, record)
+
+
+def _cancel(request: HttpRequest, record: DispatchRecord) -> HttpResponse:
+    ledger.cancel(record.pk)
+    record.refresh_from_db(fields=["state", "finished_at"])
+    return status_response(request, record, 202)
+
+
+@endpoint("GET", "HEAD")
+async def response(request: HttpRequest, record: DispatchRecord) -> HttpResponseBase:
+    """The stored response, verbatim; 202 and the status document while there is none; 410 when there will be none."""
+    wait = wait_of(request)
+    if wait and not record.current_state.done:
+        record = await await_until_done(record.pk, wait) or record
+    if not record.current_state.done:
+        return status_response(request, record, 202)
+    return await sync_to_async(stored_response)(record)
+
+
+@endpoint("GET")
+async def events(request: HttpRequest, record: DispatchRecord) -> HttpResponseBase:
+    """State changes as server-sent events, until the dispatch is done."""
+    stream = _async_events(request, record) if isinstance(request, ASGIRequest) else _events(request, record)
+    answer = StreamingHttpResponse(stream, content_type="text/event-stream")
+    answer["Cache-Control"] = "no-store"
+    answer["X-Accel-Buffering"] = "no"
+    return answer
+
+
+def _event(request: HttpRequest, record: DispatchRecord) -> str:
+    return f"event: state\nid: {record.state}\ndata: {json.dumps(status_document(request, record))}\n\n"
+
+
+def _events(request: HttpRequest, record: DispatchRecord) -> Iterator[str]:
+    changes = _Changes(record.pk)
+    with Watch(record.pk) as watch:
+        while changes.left > 0:
+            yield from (_event(request, current) for current in changes.look())
+            if changes.over:
+                return
+            watch.pause(changes.left)
+
+
+async def _async_events(request: HttpRequest, record: DispatchRecord) -> AsyncIterator[str]:
+    changes = _Changes(record.pk)
+    async with AsyncWatch(record.pk) as watch:
+        while changes.left > 0:
+            for current in await sync_to_async(changes.look)():
+                yield _event(request, current)
+            if changes.over:
+                return
+            await watch.pause(changes.left)
+
+
+class _Changes:
+    """What changed between two looks at a dispatch."""
+
+    def __init__(self, dispatch_id: Any) -> None:
+        self._dispatch_id = dispatch_id
+        self._seen: tuple[str, int] | None = None
+        self._deadline = time.monotonic() + EVENTS_LIFETIME
+        self.over = False
+
+    @property
+    def left(self) -> float:
+        return self._deadline - time.monotonic()
+
+    def look(self) -> list[DispatchRecord]:
+        record = ledger.find(self._dispatch_id)
+        self.over = record is None or record.current_state.done
+        if record is None or (record.state, record.attempts) == self._seen:
+            return []
+        self._seen = (record.state, record.attempts)
+        return [record]
+
+
+async def health(_request: HttpRequest) -> HttpResponse:
+    """200 while this process answers and its database does, else 503."""
+    try:
+        await sync_to_async(_ask_database)()
+    except DatabaseError:
+        return _no_store(JsonResponse({"status": "fail", "database": "unreachable"}, status=503))
+    return _no_store(JsonResponse({"status": "pass"}))
+
+
+def _ask_database() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")

@@ -1,0 +1,12 @@
+"""The Celery app of projects that have none of their own: `celery -A workers.celery worker`."""
+
+from __future__ import annotations
+
+from celery import Celery
+
+from workers.config import configure
+
+app = Celery("request_broker")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+app.autodiscover_tasks()
+configure(app)

@@ -1,0 +1,99 @@
+"""The settings that make Celery lose nothing, laid under what the project set on purpose."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from celery import signals
+from kombu import Exchange, Queue
+
+from broker_django import celery_app
+from broker_django.conf import conf
+from workers.transport import install
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+SAFE_SETTINGS: dict[str, Any] = {
+    "broker_connection_retry_on_startup": True,
+    "broker_connection_timeout": 2.0,
+    "result_backend": "broker_django.results:DatabaseBackend",
+    "task_publish_retry_policy": {"max_retries": 1, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.1},
+    "task_store_eager_result": True,
+    "worker_disable_prefetch": True,
+    "worker_enable_soft_shutdown_on_idle": True,
+    "worker_prefetch_multiplier": 1,
+    "worker_send_task_events": True,
+    "worker_soft_shutdown_timeout": 10.0,
+}
+
+GREEN_POOLS = {"gevent", "eventlet"}
+GREEN_SETTINGS: dict[str, Any] = {"worker_disable_prefetch": False, "worker_prefetch_multiplier": 4}
+
+REDIS_OPTIONS: dict[str, Any] = {
+    "queue_order_strategy": "workers.scheduling:WeightedCycle",
+    "socket_connect_timeout": 2.0,
+    "socket_timeout": 5.0,
+    "socket_keepalive": True,
+    "visibility_timeout": 3600,
+}
+
+
+def configure(app: Celery) -> Celery:
+    """Make this app carry dispatches: its replay task, its queues and the safe settings.
+
+    Call it once, after `config_from_object`. Nothing that the project set on purpose is overridden: settings are
+    filled in, queues and transport options are added to. The task is loaded with the project's own tasks.
+    """
+    celery_app.use(app)
+    app.autodiscover_tasks(["workers"])
+    app.autodiscover_tasks(["workers"], related_name="inspection")
+    if app.configured:  # type: ignore[attr-defined]
+        _apply(app)
+    else:
+        app.on_after_configure.connect(lambda sender, **_: _apply(sender), weak=False)
+    return app
+
+
+def _apply(app: Celery) -> None:
+    for name, value in SAFE_SETTINGS.items():
+        if not _is_set(app, name):
+            app.conf[name] = value
+    if _speaks_redis(app):
+        app.conf.broker_transport_options = {**REDIS_OPTIONS, **app.conf.broker_transport_options}
+        signals.celeryd_init.connect(install, dispatch_uid="request_broker.transport", weak=False)
+        signals.celeryd_init.connect(_suit_pool, dispatch_uid="request_broker.pool", weak=False)
+    _add_queues(app)
+
+
+def _suit_pool(instance: Any, conf: Any, **_: Any) -> None:
+    """Green pools on Redis all but stop with a prefetch of one: give them a few messages in hand instead."""
+    if instance.pool_cls.__module__.rpartition(".")[2] not in GREEN_POOLS:
+        return
+    for name, value in GREEN_SETTINGS.items():
+        if conf[name] == SAFE_SETTINGS[name]:
+            conf[name] = value
+
+
+def _is_set(app: Celery, name: str) -> bool:
+    keys = app.conf._to_keys(name)
+    layers: list[Any] = app.conf.maps[:-1]  # type: ignore[index]
+    return any(key in layer for layer in layers for key in keys)
+
+
+def _speaks_redis(app: Celery) -> bool:
+    url = app.conf.broker_read_url or app.conf.broker_url
+    return (url or "").startswith(("redis://", "rediss://"))
+
+
+def _add_queues(app: Celery) -> None:
+    declared: list[Any] = list(app.conf.task_queues or [])
+    if not declared:
+        name = app.conf.task_default_queue
+        declared.append(Queue(name, Exchange(name), routing_key=name))
+    known = {queue if isinstance(queue, str) else queue.name for queue in declared}
+    for policy in conf.queues.values():
+        name = policy.celery_queue
+        if name not in known:
+            declared.append(Queue(name, Exchange(name), routing_key=name))
+    app.conf.task_queues = declared

@@ -1,0 +1,77 @@
+"""Running a message through Django, as the handler of a web server would."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from django.core import signals
+from django.core.handlers.base import BaseHandler
+from django.core.signals import setting_changed
+from django.urls import get_script_prefix, get_urlconf, set_script_prefix, set_urlconf
+from django.utils import translation
+
+from broker_core.errors import BrokerError
+from broker_django.conf import conf
+from broker_django.http import problem, to_request, to_response_message
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from django.http.response import HttpResponseBase
+
+    from broker_core.message import RequestMessage, ResponseMessage
+    from broker_django.context import Replay
+
+logger = logging.getLogger("workers.replay")
+
+
+class ReplayHandler(BaseHandler):
+    """Django's own handler, with the project's whole middleware."""
+
+
+@lru_cache(maxsize=1)
+def handler() -> ReplayHandler:
+    """Built once a process, and again when settings change under test."""
+    built = ReplayHandler()
+    built.load_middleware()
+    return built
+
+
+setting_changed.connect(lambda **_: handler.cache_clear(), weak=False, dispatch_uid="request_broker.replay")
+
+
+def run(message: RequestMessage, replay: Replay) -> tuple[ResponseMessage, str]:
+    """The view's response, and why the dispatch failed; empty where it succeeded."""
+    with _thread_state():
+        request = to_request(message, replay)
+        set_script_prefix(request.META.get("SCRIPT_NAME") or "/")
+        signals.request_started.send(sender=ReplayHandler, environ=request.META)
+        response = handler().get_response(request)
+        try:
+            stored = to_response_message(response, conf.MAX_RESPONSE_SIZE)
+        except BrokerError as error:
+            return to_response_message(problem(error), conf.MAX_RESPONSE_SIZE), str(error)
+        finally:
+            response.close()
+    return stored, _failure(response, replay)
+
+
+def _failure(response: HttpResponseBase, replay: Replay) -> str:
+    if response.status_code < 500:
+        return replay.refusal
+    return replay.exception or f"the view answered {response.status_code}"
+
+
+@contextlib.contextmanager
+def _thread_state() -> Iterator[None]:
+    """Give the thread back as it was: in eager mode it is the thread of the request that is being answered."""
+    prefix, urlconf = get_script_prefix(), get_urlconf()
+    try:
+        with translation.override(translation.get_language()):
+            yield
+    finally:
+        set_script_prefix(prefix)
+        set_urlconf(urlconf)

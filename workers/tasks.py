@@ -1,0 +1,79 @@
+"""The task that replays a dispatch."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from typing import Any
+
+from celery import Task, shared_task
+from celery.exceptions import Ignore, Reject
+
+from broker_core.errors import EnvelopeError, MessageError
+from broker_core.message import RequestMessage
+from broker_django import ledger
+from broker_django.celery_app import TASK
+from broker_django.conf import conf
+from broker_django.context import Replay
+from broker_django.delivery import from_text, open_request, seal_response
+from broker_django.notifications import announce
+from workers.replay import run
+
+logger = logging.getLogger("workers.tasks")
+
+
+class ReplayTask(Task):  # type: ignore[type-arg]
+    """Finishes the dispatch in the ledger once Celery has stored the response."""
+
+    abstract = True
+
+    def on_success(self, retval: dict[str, Any], task_id: str, _args: Any, _kwargs: Any) -> None:
+        dispatch_id = uuid.UUID(task_id)
+        outcome = ledger.Outcome(retval["status"], retval["content_type"], retval["size"], retval["error"])
+        if not ledger.finish(dispatch_id, retval["attempt"], outcome):
+            logger.warning("Dispatch %s was taken over before attempt %d ended", task_id, retval["attempt"])
+        announce(dispatch_id)
+
+
+@shared_task(
+    bind=True,
+    base=ReplayTask,
+    name=TASK,
+    acks_late=True,
+    reject_on_worker_lost=True,
+    ignore_result=False,
+    store_eager_result=True,
+    track_started=False,
+    resultrepr_maxsize=96,
+    max_retries=0,
+)
+def replay(self: Any, sealed: str) -> dict[str, Any]:
+    """Open, claim, run, and give the sealed response. The response's facts are in clear, for Flower."""
+    task_id = self.request.id
+    queue, message = _open(task_id, self.request.delivery_info.get("routing_key"), sealed)
+    dispatch_id = uuid.UUID(task_id)
+    attempt = ledger.claim(dispatch_id, conf.queues[queue], self.request.hostname or "")
+    if not attempt:
+        ledger.expire(dispatch_id)
+        logger.info("Dispatch %s is dropped: it was delivered before, or nobody wants it any more", task_id)
+        raise Ignore
+    announce(dispatch_id)
+    response, error = run(message, Replay(dispatch_id, queue, attempt, message.user))
+    return {
+        "status": response.status,
+        "content_type": response.content_type,
+        "size": len(response.body),
+        "error": error,
+        "attempt": attempt,
+        "sealed": seal_response(response, task_id),
+    }
+
+
+def _open(task_id: str, celery_queue: str | None, sealed: str) -> tuple[str, RequestMessage]:
+    """The queue and the message. Raises Reject for what was not sealed here, for this id and this queue."""
+    try:
+        queue = conf.queue_served_by(celery_queue or "")
+        return queue, RequestMessage.decode(open_request(from_text(sealed), str(uuid.UUID(task_id)), queue))
+    except (EnvelopeError, MessageError, KeyError, ValueError, TypeError) as error:
+        logger.error("Task %s on %s is refused: %s", task_id, celery_queue, error, extra={"dispatch_id": task_id})
+        raise Reject(str(error), requeue=False) from error
