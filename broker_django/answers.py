@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
 from django.http import HttpResponse, JsonResponse
 from django.urls import reverse
+from django.utils import timezone
 
 from broker_core.errors import ResponseGoneError
 from broker_django import ledger, results, tokens
@@ -90,10 +92,17 @@ def stored_response(record: DispatchRecord) -> HttpResponse:
     """The view's response, verbatim. Raises ResponseGoneError where there is none, or none any more."""
     if record.response_status is None:
         raise ResponseGoneError(f"the dispatch was {record.state} before it was answered")
-    message = results.fetch(record.pk)
+    message = None if _kept_long_enough(record) else results.fetch(record.pk)
     if message is None:
         raise ResponseGoneError("the response is not kept any more")
     return to_response(message)
+
+
+def _kept_long_enough(record: DispatchRecord) -> bool:
+    policy = conf.queues.get(record.queue)
+    if policy is None or record.finished_at is None:
+        return False
+    return record.finished_at + timedelta(seconds=policy.results_ttl) <= timezone.now()
 
 
 def wait_for(accepted: Accepted) -> DispatchRecord | None:

@@ -1,4 +1,4 @@
-"""Requests through Django's own test client; Celery is eager, so a queued request is replayed before its 202 is sent."""
+"""Requests through Django's test client. Celery is eager: a request is replayed before its 202 is sent."""
 
 from __future__ import annotations
 

@@ -112,7 +112,9 @@ def test_the_mode_of_a_rule(client: Client, mode: str, prefer: str, status: int)
     assert response.get("Preference-Applied") == ("respond-async" if prefer and status == 202 else None)
 
 
-@pytest.mark.parametrize("prefer", ["wait=soon", "wait=-1", "=,;;", "wait=1" + "0" * 5000, '"', "respond-async=no", "\xff"])
+@pytest.mark.parametrize(
+    "prefer", ["wait=soon", "wait=-1", "=,;;", "wait=1" + "0" * 5000, '"', "respond-async=no", "\xff"]
+)
 def test_a_malformed_preference_is_ignored(client: Client, prefer: str) -> None:
     assert accepted(client.post("/pay/", headers={"Prefer": prefer}))["queue"] == "payment"
 
