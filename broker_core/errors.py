@@ -69,6 +69,13 @@ class ResponseTooLargeError(BrokerError):
     title = "The response is too large to be stored"
 
 
+class ResponseBrokenError(BrokerError):
+    """A replayed view's streaming response that raised before its end."""
+
+    slug = "response-broken"
+    title = "The response broke off"
+
+
 class UserInactiveError(BrokerError):
     """The user who made the request may no longer act when it is replayed."""
 

@@ -100,6 +100,14 @@ def finish(dispatch_id: uuid.UUID, attempt: int, outcome: Outcome, now: datetime
     )
 
 
+def give_up(dispatch_id: uuid.UUID, worker: str, error: str, now: datetime | None = None) -> bool:
+    """Record that what this worker runs will not be answered. False where it does not run there any more."""
+    running = DispatchRecord.objects.filter(pk=dispatch_id, state=State.RUNNING, worker=worker[:255])
+    return bool(
+        running.update(state=State.FAILED, finished_at=now or timezone.now(), lease_until=None, error=error[:500])
+    )
+
+
 def cancel(dispatch_id: uuid.UUID, now: datetime | None = None) -> None:
     """Cancel what has not begun; once cancelled it stays so. Raises DispatchConflictError for any other state."""
     if _end(dispatch_id, State.CANCELLED, now or timezone.now()):

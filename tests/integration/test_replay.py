@@ -183,3 +183,10 @@ def test_a_view_that_raises_fails_the_dispatch_and_answers_as_django_does(client
     assert (document["state"], document["error"]) == ("failed", "RuntimeError")
     assert stored.status_code == 500
     assert b"secret detail" not in stored.content
+
+
+def test_a_stream_that_breaks_off_fails_the_dispatch(client: Client) -> None:
+    with override_settings(REQUEST_BROKER={"RULES": [{"when": "true", "queue": "bulk"}]}):
+        document = client.get(client.get("/broken-stream/")["Location"]).json()
+    assert (document["state"], document["error"]) == ("failed", "RuntimeError")
+    assert client.get(document["links"]["response"]).status_code == 500
