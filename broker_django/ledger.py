@@ -100,12 +100,11 @@ def finish(dispatch_id: uuid.UUID, attempt: int, outcome: Outcome, now: datetime
     )
 
 
-def give_up(dispatch_id: uuid.UUID, worker: str, error: str, now: datetime | None = None) -> bool:
-    """Record that what this worker runs will not be answered. False where it does not run there any more."""
-    running = DispatchRecord.objects.filter(pk=dispatch_id, state=State.RUNNING, worker=worker[:255])
-    return bool(
-        running.update(state=State.FAILED, finished_at=now or timezone.now(), lease_until=None, error=error[:500])
-    )
+def give_up(dispatch_id: uuid.UUID, error: str, now: datetime | None = None) -> bool:
+    """Record that what runs will not be answered, while its lease lasts. False where it does not run any more."""
+    now = now or timezone.now()
+    running = DispatchRecord.objects.filter(pk=dispatch_id, state=State.RUNNING, lease_until__gt=now)
+    return bool(running.update(state=State.FAILED, finished_at=now, lease_until=None, error=error[:500]))
 
 
 def cancel(dispatch_id: uuid.UUID, now: datetime | None = None) -> None:

@@ -38,7 +38,7 @@ class ReplayTask(Task):  # type: ignore[type-arg]
         """The replay was killed at its hard time limit, or its response could not be stored."""
         logger.error("Dispatch %s failed: %r", task_id, exc, extra={"dispatch_id": task_id})
         dispatch_id = uuid.UUID(task_id)
-        if ledger.give_up(dispatch_id, self.request.hostname or "", type(exc).__name__):
+        if ledger.give_up(dispatch_id, type(exc).__name__):
             announce(dispatch_id)
 
 
