@@ -204,6 +204,8 @@ def _environment(plan: Plan) -> dict[str, str]:
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, places))
     if plan.broker_url:
         environment["CELERY_BROKER_URL"] = plan.broker_url
+    if "flower" in plan.parts:
+        environment.setdefault("FLOWER_URL", plan.flower_url)
     return environment
 
 
