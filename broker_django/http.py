@@ -42,7 +42,7 @@ def raw_body(request: HttpRequest, limit: int) -> bytes:
         return body
     if request._read_started:  # type: ignore[attr-defined]
         raise RawPostDataException("the body was read before it could be queued")
-    declared = request.META.get("CONTENT_LENGTH") or "0"
+    declared = str(request.META.get("CONTENT_LENGTH") or "0")
     if declared.isdigit() and int(declared) > limit:
         raise BodyTooLargeError(f"the body has {declared} bytes, at most {limit} are accepted")
     body = request.read(limit + 1)
