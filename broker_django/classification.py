@@ -62,7 +62,7 @@ def _host(request: HttpRequest) -> str:
 
 
 def _size(request: HttpRequest) -> int:
-    length = request.META.get("CONTENT_LENGTH") or "0"
+    length = str(request.META.get("CONTENT_LENGTH") or "0")
     return int(length) if length.isascii() and length.isdigit() and len(length) < 19 else 0
 
 
