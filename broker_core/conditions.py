@@ -35,11 +35,14 @@ VARIABLES: Mapping[str, frozenset[str]] = {
 }
 """The variables that a condition sees, and the members of each."""
 
-_STRING = re.compile(
-    r'[rR]?"""(?:[^\\]|\\.)*?"""|[rR]?\'\'\'(?:[^\\]|\\.)*?\'\'\'|[rR]?"(?:[^"\\]|\\.)*"|[rR]?\'(?:[^\'\\]|\\.)*\'',
+_TEXT = re.compile(
+    r"""//[^\n]*"""
+    r"""|[rR](?:\"{3}.*?\"{3}|'{3}.*?'{3}|"[^"]*"|'[^']*')"""
+    r"""|\"{3}(?:[^\\]|\\.)*?\"{3}|'{3}(?:[^\\]|\\.)*?'{3}|"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'""",
     re.DOTALL,
 )
-_USE = re.compile(r"(?<![\w.])(request|user|now)\b(?:\s*\.\s*([A-Za-z_]\w*)(?!\s*\())?")
+"""Comments and strings; in a raw string a backslash escapes nothing."""
+_USE = re.compile(r"\.\s*[A-Za-z_]\w*|\b(request|user|now)\b(?:\s*\.\s*([A-Za-z_]\w*)\b(?!\s*\())?")
 _MACRO = re.compile(r"\.\s*(all|exists|exists_one|map|filter)\s*\(\s*([A-Za-z_]\w*)\s*,")
 _POSITION = re.compile(r"<input>:\d+:(\d+): (?:Syntax error: )?([^\n]*)")
 
@@ -58,7 +61,7 @@ class Condition:
             raise InvalidConditionError(f"a condition has at most {MAX_LENGTH} characters, this one has {len(text)}")
         self.text = text
         self._program = _compile(text)
-        bare = _STRING.sub(lambda match: " " * len(match[0]), text)
+        bare = _TEXT.sub(lambda match: " " * len(match[0]), text)
         bound = _comprehension_variables(bare)
         self.names = frozenset(_uses(bare))
         unknown = set(self._program.variables()) - set(VARIABLES) - bound
@@ -110,6 +113,8 @@ def _column(text: str, name: str) -> int:
 def _uses(bare: str) -> Iterable[str]:
     for match in _USE.finditer(bare):
         variable, member = match[1], match[2]
+        if variable is None:
+            continue  # a member of some other value
         members = VARIABLES[variable]
         if not members:
             yield variable
