@@ -35,6 +35,36 @@ VARIABLES: Mapping[str, frozenset[str]] = {
 }
 """The variables that a condition sees, and the members of each."""
 
+FUNCTIONS = frozenset(
+    [
+        "bytes",
+        "contains",
+        "double",
+        "duration",
+        "dyn",
+        "endsWith",
+        "getDate",
+        "getDayOfMonth",
+        "getDayOfWeek",
+        "getDayOfYear",
+        "getFullYear",
+        "getHours",
+        "getMilliseconds",
+        "getMinutes",
+        "getMonth",
+        "getSeconds",
+        "int",
+        "matches",
+        "size",
+        "startsWith",
+        "string",
+        "timestamp",
+        "type",
+        "uint",
+    ]
+)
+"""The functions that a condition may call. A call of any other compiles too, and would never have an answer."""
+
 _TEXT = re.compile(
     r"""//[^\n]*"""
     r"""|[rR](?:\"{3}.*?\"{3}|'{3}.*?'{3}|"[^"]*"|'[^']*')"""
@@ -64,6 +94,7 @@ class Condition:
         bare = _TEXT.sub(lambda match: " " * len(match[0]), text)
         bound = _comprehension_variables(bare)
         self.names = frozenset(_uses(bare))
+        _require_known_functions(self._program, bare)
         unknown = set(self._program.variables()) - set(VARIABLES) - bound
         if unknown:
             name = min(unknown)
@@ -124,6 +155,17 @@ def _uses(bare: str) -> Iterable[str]:
             wrong = f"{variable}.{member} is not known" if member else f"{variable} alone is no value"
             raise InvalidConditionError(
                 f"{wrong}; it has {', '.join(f'{variable}.{known}' for known in sorted(members))}", match.start() + 1
+            )
+
+
+def _require_known_functions(program: cel.Program, bare: str) -> None:
+    # Operators are functions too, with names that are no identifiers.
+    for name in sorted(set(program.functions()) - FUNCTIONS):
+        if re.fullmatch(r"[A-Za-z_][\w.]*", name):
+            match = re.search(rf"\b{re.escape(name)}\s*\(", bare)
+            raise InvalidConditionError(
+                f"unknown function {name!r}; there are {', '.join(sorted(FUNCTIONS))}",
+                match.start() + 1 if match else 0,
             )
 
 
