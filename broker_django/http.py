@@ -58,9 +58,16 @@ def to_message(request: HttpRequest, body: bytes, user: str | None, cookies: dic
     inherited = PROCESS_ENVIRONMENT.get
     environ = {key: value for key, value in request.META.items() if type(value) is str and inherited(key) != value}
     if cookies:
-        environ["HTTP_COOKIE"] = "; ".join(f"{name}={value}" for name, value in {**request.COOKIES, **cookies}.items())
+        environ["HTTP_COOKIE"] = _with_cookies(environ.get("HTTP_COOKIE", ""), cookies)
     asgi = isinstance(request, ASGIRequest)
     return RequestMessage(environ, body, request.scheme or "http", user, "asgi" if asgi else "wsgi")
+
+
+def _with_cookies(field: str, cookies: dict[str, str]) -> str:
+    """The header field with these cookies in place of those of the same names; the others stay as they were sent."""
+    sent = [pair.strip() for pair in field.split(";")]
+    kept = [pair for pair in sent if pair and pair.partition("=")[0].strip() not in cookies]
+    return "; ".join([*kept, *(f"{name}={value}" for name, value in cookies.items())])
 
 
 def to_request(message: RequestMessage, replay: Replay) -> HttpRequest:
