@@ -183,12 +183,29 @@ class SettledCookies(SimpleCookie):
     The replay ran the whole middleware chain, so what the chain around it would still set or delete is out of date.
     """
 
+    _settled: frozenset[str] = frozenset()
+
     def __init__(self, lines: Iterable[str]) -> None:
         super().__init__()
-        self._settled: frozenset[str] = frozenset()
         for line in lines:
-            self.load(line)
+            morsel = self._morsel(line)
+            self[morsel.key] = morsel
         self._settled = frozenset(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), ([morsel.OutputString() for morsel in self.values()],)
+
+    def _morsel(self, line: str) -> Morsel[str]:
+        """RFC 6265, section 5.2. `load` is for the Cookie field: it drops what it takes for no cookie."""
+        pair, *attributes = line.split(";")
+        name, _, coded = pair.partition("=")
+        morsel: Morsel[str] = Morsel()
+        morsel.set(name, *self.value_decode(coded))
+        for attribute in attributes:
+            key, separator, value = attribute.strip().partition("=")
+            if morsel.isReservedKey(key):
+                morsel[key] = value if separator else True
+        return morsel
 
     def __setitem__(self, key: str, value: Any) -> None:
         if key not in self._settled:
