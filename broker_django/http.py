@@ -42,8 +42,8 @@ def raw_body(request: HttpRequest, limit: int) -> bytes:
         return body
     if request._read_started:  # type: ignore[attr-defined]
         raise RawPostDataException("the body was read before it could be queued")
-    declared = request.META.get("CONTENT_LENGTH") or "0"
-    if declared.isdigit() and int(declared) > limit:
+    declared = declared_size(request)
+    if declared > limit:
         raise BodyTooLargeError(f"the body has {declared} bytes, at most {limit} are accepted")
     body = request.read(limit + 1)
     request._body = body
@@ -51,6 +51,12 @@ def raw_body(request: HttpRequest, limit: int) -> bytes:
     if len(body) > limit:
         raise BodyTooLargeError(f"the body has more than the {limit} bytes that are accepted")
     return body
+
+
+def declared_size(request: HttpRequest) -> int:
+    """The Content-Length; 0 where there is none, or none that is a number."""
+    length = request.META.get("CONTENT_LENGTH") or "0"
+    return int(length) if length.isascii() and length.isdigit() and len(length) < 19 else 0
 
 
 def to_message(request: HttpRequest, body: bytes, user: str | None, cookies: dict[str, str]) -> RequestMessage:
@@ -237,7 +243,7 @@ def _empty_response(message: ResponseMessage) -> HttpResponse:
     redirect = _REDIRECTS.get(message.status)
     location = next((value for name, value in message.headers if name.lower() == "location"), None)
     if redirect and location:
-        with contextlib.suppress(DisallowedRedirect):
+        with contextlib.suppress(DisallowedRedirect, ValueError):
             return redirect(location, reason=message.reason)
     return HttpResponse(status=message.status, reason=message.reason)
 
