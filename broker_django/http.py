@@ -29,6 +29,24 @@ if TYPE_CHECKING:
 PROCESS_ENVIRONMENT = dict(os.environ)
 """Development servers copy the process's environment into every request. It is no part of the request."""
 
+CGI_VARIABLES = frozenset(
+    {
+        "CONTENT_LENGTH",
+        "CONTENT_TYPE",
+        "PATH_INFO",
+        "QUERY_STRING",
+        "REMOTE_ADDR",
+        "REMOTE_HOST",
+        "REMOTE_USER",
+        "REQUEST_METHOD",
+        "SCRIPT_NAME",
+        "SERVER_NAME",
+        "SERVER_PORT",
+        "SERVER_PROTOCOL",
+    }
+)
+"""What describes the request (RFC 3875, section 4.1), though the process's environment may happen to say the same."""
+
 
 def raw_body(request: HttpRequest, limit: int) -> bytes:
     """The body as it came, at most `limit` bytes of it, left readable for whoever asks next.
@@ -61,8 +79,11 @@ def declared_size(request: HttpRequest) -> int:
 
 def to_message(request: HttpRequest, body: bytes, user: str | None, cookies: dict[str, str]) -> RequestMessage:
     """The request as the broker sees it. `cookies` replace those that the client sent."""
-    inherited = PROCESS_ENVIRONMENT.get
-    environ = {key: value for key, value in request.META.items() if type(value) is str and inherited(key) != value}
+    environ = {
+        key: value
+        for key, value in request.META.items()
+        if type(value) is str and (key in CGI_VARIABLES or PROCESS_ENVIRONMENT.get(key) != value)
+    }
     if cookies:
         environ["HTTP_COOKIE"] = _with_cookies(environ.get("HTTP_COOKIE", ""), cookies)
     asgi = isinstance(request, ASGIRequest)
