@@ -13,7 +13,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.urls import NoReverseMatch, URLPattern, URLResolver, get_resolver, reverse
 
-from broker_django.celery_app import get_app
+from broker_django.celery_app import broker_urls, get_app
 from broker_django.conf import DEFAULTS, conf
 from broker_django.decorators import annotation_of
 from broker_django.delivery import HARD_LIMIT_MARGIN
@@ -196,7 +196,7 @@ def _check_pool(app: Celery) -> Iterator[CheckMessage]:
 @register(Tags.security, deploy=True)
 def check_embedded(**_: Any) -> list[CheckMessage]:
     base_dir = getattr(settings, "BASE_DIR", None)
-    if base_dir is not None and get_app().conf.broker_url in {embedded_url(base_dir)}:
+    if base_dir is not None and embedded_url(base_dir) in broker_urls(get_app().conf.broker_url):
         return [
             Warning(
                 "The message broker is the embedded development server.",

@@ -82,8 +82,8 @@ def _is_set(app: Celery, name: str) -> bool:
 
 
 def _speaks_redis(app: Celery) -> bool:
-    url = app.conf.broker_read_url or app.conf.broker_url
-    return (url or "").startswith(("redis://", "rediss://"))
+    urls = celery_app.broker_urls(app.conf.broker_read_url or app.conf.broker_url)
+    return any(celery_app.scheme_of(url) in celery_app.REDIS_SCHEMES for url in urls)
 
 
 def _add_queues(app: Celery) -> None:
