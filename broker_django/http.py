@@ -115,7 +115,6 @@ def _wsgi_request(message: RequestMessage) -> HttpRequest:
         **message.environ,
         "PATH_INFO": _wsgi_text(message.environ.get("PATH_INFO", "/")),
         "SCRIPT_NAME": _wsgi_text(message.environ.get("SCRIPT_NAME", "")),
-        "CONTENT_LENGTH": str(len(message.body)) if message.body else message.environ.get("CONTENT_LENGTH", ""),
         "wsgi.version": (1, 0),
         "wsgi.url_scheme": message.scheme,
         "wsgi.input": BytesIO(message.body),
@@ -124,6 +123,8 @@ def _wsgi_request(message: RequestMessage) -> HttpRequest:
         "wsgi.multiprocess": True,
         "wsgi.run_once": False,
     }
+    if message.body:
+        environ["CONTENT_LENGTH"] = str(len(message.body))
     return WSGIRequest(environ)
 
 
@@ -139,7 +140,9 @@ def _asgi_request(message: RequestMessage) -> HttpRequest:
         "path": script_name.rstrip("/") + environ.get("PATH_INFO", "/"),
         "root_path": script_name,
         "query_string": environ.get("QUERY_STRING", "").encode(),
-        "headers": [(name.lower().encode(), value.encode("latin-1")) for name, value in _header_fields(environ)],
+        "headers": [
+            (name.lower().encode(), value.encode("latin-1", "replace")) for name, value in _header_fields(environ)
+        ],
     }
     if environ.get("SERVER_NAME"):
         scope["server"] = (environ["SERVER_NAME"], _port(environ.get("SERVER_PORT", "")))
