@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import cel
 
 from broker_core.errors import InvalidConditionError
+from broker_core.guards import guards_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -84,7 +85,7 @@ class Condition:
     or could run long (nested comprehensions, more than `MAX_LENGTH` characters).
     """
 
-    __slots__ = ("_program", "names", "text")
+    __slots__ = ("_program", "guards", "names", "text")
 
     def __init__(self, text: str) -> None:
         if len(text) > MAX_LENGTH:
@@ -95,6 +96,7 @@ class Condition:
         bound = _comprehension_variables(bare)
         self.names = frozenset(_uses(bare))
         _require_known_functions(self._program, bare)
+        self.guards = guards_of(text, bare)
         unknown = set(self._program.variables()) - set(VARIABLES) - bound
         if unknown:
             name = min(unknown)

@@ -11,6 +11,8 @@ class BrokerError(Exception):
     status: ClassVar[int] = 500
     slug: ClassVar[str] = "internal-error"
     title: ClassVar[str] = "The request broker failed"
+    retry_after: ClassVar[int | None] = None
+    """Seconds after which it is worth another try, None where it is not."""
 
     def problem(self) -> dict[str, object]:
         """The members of an RFC 9457 problem document."""
@@ -67,6 +69,13 @@ class ResponseTooLargeError(BrokerError):
     title = "The response is too large to be stored"
 
 
+class ResponseBrokenError(BrokerError):
+    """A replayed view's streaming response that raised before its end."""
+
+    slug = "response-broken"
+    title = "The response broke off"
+
+
 class UserInactiveError(BrokerError):
     """The user who made the request may no longer act when it is replayed."""
 
@@ -100,8 +109,9 @@ class ResponseGoneError(BrokerError):
 
 
 class UnavailableError(BrokerError):
-    """The ledger cannot be written, so nothing can be promised."""
+    """The ledger cannot be read or written, so nothing can be promised."""
 
     status = 503
     slug = "unavailable"
-    title = "The request cannot be accepted now"
+    title = "The ledger is out of reach"
+    retry_after = 5

@@ -163,6 +163,7 @@ class Classifier:
         self.rules = tuple(rules)
         self.queues = queues
         self.names = names_of(rule.when for rule in rules)
+        self._compared = frozenset(guard.name for rule in rules for guard in rule.when.guards)
         self.reads_user = any(name.startswith("user.") for name in self.names)
 
     def annotated(self, annotation: Annotation, preferences: Preferences) -> Decision | None:
@@ -177,8 +178,13 @@ class Classifier:
         """The decision of the first rule that holds; None where none does."""
         if not self.rules:
             return None
-        variables = context(values(self.names))
+        compared = values(self._compared)
+        variables = None
         for number, rule in enumerate(self.rules):
+            if not all(guard.admits(compared) for guard in rule.when.guards):
+                continue
+            if variables is None:
+                variables = context(values(self.names))
             try:
                 holds = rule.when.holds(variables)
             except (ValueError, TypeError, LookupError, RuntimeError, ArithmeticError) as error:

@@ -17,7 +17,7 @@ from broker_core.errors import UnavailableError
 from broker_django import ledger, rest, sessions
 from broker_django.celery_app import get_app
 from broker_django.conf import conf
-from broker_django.delivery import publish, seal_request
+from broker_django.delivery import publish, run_eagerly, seal_request
 from broker_django.http import raw_body, to_message
 from broker_django.models import DispatchRecord
 
@@ -117,11 +117,13 @@ def route_of(request: HttpRequest) -> str:
 
 def hand_over(accepted: Accepted) -> None:
     """Publish when the transaction that the row was written in, if any, is committed."""
+    app, policy = get_app(), conf.queues[accepted.decision.queue]
 
     def send() -> None:
-        accepted.published = publish(accepted.record, conf.queues[accepted.decision.queue])
+        accepted.published = publish(accepted.record, policy)
 
-    if get_app().conf.task_always_eager:
-        send()
+    if app.conf.task_always_eager:
+        run_eagerly(app, accepted.record, policy)
+        accepted.published = True
     else:
         transaction.on_commit(send)

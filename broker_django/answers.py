@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
 from django.http import HttpResponse, JsonResponse
 from django.urls import reverse
+from django.utils import timezone
 
 from broker_core.errors import ResponseGoneError
 from broker_django import ledger, results, tokens
@@ -25,19 +27,14 @@ if TYPE_CHECKING:
     from broker_django.acceptance import Accepted
     from broker_django.models import DispatchRecord
 
-LINKS = {"self": "task", "response": "task-response", "events": "task-events", "cancel": "task"}
 
-
-def links(request: HttpRequest, dispatch_id: uuid.UUID) -> dict[str, str]:
-    token = tokens.issue(dispatch_id)
-    return {
-        name: request.build_absolute_uri(reverse(f"request_broker:{view}", args=[token]))
-        for name, view in LINKS.items()
-    }
+def status_path(dispatch_id: uuid.UUID) -> str:
+    return reverse("request_broker:task", args=[tokens.issue(dispatch_id)])
 
 
 def status_document(request: HttpRequest, record: DispatchRecord) -> dict[str, Any]:
     """The state of a dispatch as JSON; times are RFC 3339 in UTC, None where they have not come."""
+    here = request.build_absolute_uri(status_path(record.pk))
     return {
         "id": str(record.pk),
         "state": record.state,
@@ -53,7 +50,7 @@ def status_document(request: HttpRequest, record: DispatchRecord) -> dict[str, A
         "expires_at": _time(record.expires_at),
         "response": record.outcome(),
         "error": record.error or None,
-        "links": links(request, record.pk),
+        "links": {"self": here, "response": f"{here}response/", "events": f"{here}events/", "cancel": here},
     }
 
 
@@ -63,9 +60,13 @@ def _time(moment: datetime | None) -> str | None:
 
 def status_response(request: HttpRequest, record: DispatchRecord, status: int = 200) -> HttpResponse:
     """The status document, never to be cached, with `Retry-After` while the dispatch is not done."""
-    response = JsonResponse(status_document(request, record), status=status)
+    return _document_response(status_document(request, record), status)
+
+
+def _document_response(document: dict[str, Any], status: int) -> HttpResponse:
+    response = JsonResponse(document, status=status)
     response["Cache-Control"] = "no-store"
-    if not record.current_state.done:
+    if not document["done"]:
         response["Retry-After"] = str(conf.POLL_INTERVAL)
     return response
 
@@ -73,8 +74,9 @@ def status_response(request: HttpRequest, record: DispatchRecord, status: int = 
 def accepted_response(request: HttpRequest, accepted: Accepted) -> HttpResponse:
     """The 202 (RFC 9110, section 15.3.3) that tells where the answer will be."""
     record = accepted.record
-    response = status_response(request, record, 202)
-    response["Location"] = reverse("request_broker:task", args=[tokens.issue(record.pk)])
+    document = status_document(request, record)
+    response = _document_response(document, 202)
+    response["Location"] = document["links"]["self"]
     response.cookies.update(accepted.carrier.cookies)
     return _applied(request, response)
 
@@ -90,10 +92,17 @@ def stored_response(record: DispatchRecord) -> HttpResponse:
     """The view's response, verbatim. Raises ResponseGoneError where there is none, or none any more."""
     if record.response_status is None:
         raise ResponseGoneError(f"the dispatch was {record.state} before it was answered")
-    message = results.fetch(record.pk)
+    message = None if _kept_long_enough(record) else results.fetch(record.pk)
     if message is None:
         raise ResponseGoneError("the response is not kept any more")
     return to_response(message)
+
+
+def _kept_long_enough(record: DispatchRecord) -> bool:
+    policy = conf.queues.get(record.queue)
+    if policy is None or record.finished_at is None:
+        return False
+    return record.finished_at + timedelta(seconds=policy.results_ttl) <= timezone.now()
 
 
 def wait_for(accepted: Accepted) -> DispatchRecord | None:

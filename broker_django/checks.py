@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from celery import current_app
 from celery.backends.base import DisabledBackend
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.core.checks import CheckMessage, Error, Tags, register
+from django.core.checks import Warning as CheckWarning
 from django.urls import NoReverseMatch, URLPattern, URLResolver, get_resolver, reverse
 
 from broker_django.celery_app import broker_urls, get_app
@@ -64,7 +65,7 @@ def _not_a_number(key: str) -> CheckMessage:
 def _unknown_key(key: object) -> CheckMessage:
     close = difflib.get_close_matches(str(key), DEFAULTS, n=1)
     hint = f"Did you mean {close[0]!r}?" if close else f"There are {', '.join(DEFAULTS)}."
-    return Warning(f"REQUEST_BROKER has the unknown key {key!r}.", hint=hint, id="request_broker.W001")
+    return CheckWarning(f"REQUEST_BROKER has the unknown key {key!r}.", hint=hint, id="request_broker.W001")
 
 
 @register("request_broker")
@@ -93,7 +94,7 @@ def check_middleware(**_: Any) -> list[CheckMessage]:
         ]
     if settings.MIDDLEWARE[-1] != MIDDLEWARE:
         return [
-            Warning(
+            CheckWarning(
                 "The request broker's middleware is not the last in MIDDLEWARE.",
                 hint="Move it to the end: what comes after it has not spoken when a request is accepted.",
                 id="request_broker.W002",
@@ -151,9 +152,9 @@ def check_celery(**_: Any) -> list[CheckMessage]:
 
 
 def _check_configured(app: Celery) -> Iterator[CheckMessage]:
-    current = current_app._get_current_object()
+    current: Any = current_app._get_current_object()  # type: ignore[attr-defined]
     if current is not app and current.main not in {None, "default"}:
-        yield Warning(
+        yield CheckWarning(
             f"The Celery app {current.main!r} was not configured for the request broker.",
             hint="Call workers.config.configure(app) once, after app.config_from_object(...).",
             id="request_broker.W003",
@@ -185,7 +186,7 @@ def _check_pool(app: Celery) -> Iterator[CheckMessage]:
     if str(app.conf.worker_pool).partition(":")[0] not in GREEN_POOLS:
         return
     if app.conf.worker_disable_prefetch or app.conf.worker_prefetch_multiplier == 1:
-        yield Warning(
+        yield CheckWarning(
             f"With the {app.conf.worker_pool} pool on Redis, worker_disable_prefetch or a prefetch multiplier of 1 "
             "lets a worker fall to a few tasks a second.",
             hint="Set worker_disable_prefetch = False and worker_prefetch_multiplier = 4.",
@@ -198,7 +199,7 @@ def check_embedded(**_: Any) -> list[CheckMessage]:
     base_dir = getattr(settings, "BASE_DIR", None)
     if base_dir is not None and embedded_url(base_dir) in broker_urls(get_app().conf.broker_url):
         return [
-            Warning(
+            CheckWarning(
                 "The message broker is the embedded development server.",
                 hint="Point broker_url at a Redis or RabbitMQ server of your own.",
                 id="request_broker.W005",

@@ -60,13 +60,9 @@ def from_text(text: str) -> bytes:
 
 def publish(record: DispatchRecord, policy: QueuePolicy) -> bool:
     """Hand the dispatch to the message broker: whether it took it. If not, the row stays and waits."""
-    app = get_app()
     dispatch_id = str(record.pk)
     try:
-        if app.conf.task_always_eager:
-            _run_eagerly(app, record, policy)
-        else:
-            _send(app, record, policy)
+        _send(get_app(), record, policy)
     except Exception as error:  # noqa: BLE001 - whatever went wrong, the row is there and the client gets its 202
         logger.warning(
             "Dispatch %s waits in the ledger, the message broker did not take it: %r",
@@ -105,7 +101,8 @@ def _send(app: Celery, record: DispatchRecord, policy: QueuePolicy) -> None:
         )
 
 
-def _run_eagerly(app: Celery, record: DispatchRecord, policy: QueuePolicy) -> None:
+def run_eagerly(app: Celery, record: DispatchRecord, policy: QueuePolicy) -> None:
+    """What `task_always_eager` asks for: the replay in this process, now."""
     if TASK not in app.tasks:
         app.loader.import_default_modules()
     app.tasks[TASK].apply(

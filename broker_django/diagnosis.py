@@ -112,7 +112,7 @@ def _workers(app: Celery, broker: Finding) -> Iterator[Finding]:
 def _ask_workers(app: Celery) -> dict[str, dict[str, Any]]:
     """What each worker says of itself, with `skew`: seconds by which its clock is ahead of ours, at least."""
     before = time.time()
-    answers = app.control.inspect(timeout=INSPECT_TIMEOUT)._request("broker_status") or {}
+    answers: Any = app.control.inspect(timeout=INSPECT_TIMEOUT)._request("broker_status") or {}
     after = time.time()
     replies = {worker: reply for worker, reply in answers.items() if "queues" in reply}
     return {worker: {**reply, "skew": _skew(reply["time"], before, after)} for worker, reply in replies.items()}

@@ -184,7 +184,7 @@ def _content(response: HttpResponseBase, limit: int) -> bytes:
         return content
     if getattr(response, "is_async", False):
         return async_to_sync(_collect_async)(response, limit)  # type: ignore[arg-type]
-    return _collect(response, limit)  # type: ignore[arg-type]
+    return _collect(response, limit)
 
 
 def _collect(chunks: Iterable[bytes], limit: int) -> bytes:
@@ -272,8 +272,10 @@ def _empty_response(message: ResponseMessage) -> HttpResponse:
     return HttpResponse(status=message.status, reason=message.reason)
 
 
-def problem(error: BrokerError, **headers: str) -> HttpResponse:
-    """The error as `application/problem+json` (RFC 9457)."""
-    return JsonResponse(
-        error.problem(), status=error.status, content_type="application/problem+json", headers=headers or None
-    )
+def problem(error: BrokerError) -> HttpResponse:
+    """The error as `application/problem+json` (RFC 9457), never to be cached."""
+    response = JsonResponse(error.problem(), status=error.status, content_type="application/problem+json")
+    response["Cache-Control"] = "no-store"
+    if error.retry_after is not None:
+        response["Retry-After"] = str(error.retry_after)
+    return response

@@ -20,7 +20,7 @@ class TokenConverter:
 register_converter(TokenConverter, "broker_token")
 
 app_name = "request_broker"
-urlpatterns = [
+urlpatterns = [  # the response and the events of a dispatch are below its status: `answers` relies on it
     path("tasks/<broker_token:token>/", views.task, name="task"),
     path("tasks/<broker_token:token>/response/", views.response, name="task-response"),
     path("tasks/<broker_token:token>/events/", views.events, name="task-events"),

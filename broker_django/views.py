@@ -75,9 +75,9 @@ def endpoint(*methods: str) -> Callable[[Endpoint], View]:
             try:
                 return await function(request, await sync_to_async(_owned)(request, token))
             except DatabaseError:
-                return _no_store(problem(UnavailableError("the ledger cannot be read"), **{"Retry-After": "5"}))
+                return problem(UnavailableError("the ledger cannot be read"))
             except BrokerError as error:
-                return _no_store(problem(error))
+                return problem(error)
 
         return view
 

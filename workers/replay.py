@@ -13,7 +13,7 @@ from django.core.signals import setting_changed
 from django.urls import get_script_prefix, get_urlconf, set_script_prefix, set_urlconf
 from django.utils import translation
 
-from broker_core.errors import BrokerError
+from broker_core.errors import ResponseBrokenError, ResponseTooLargeError
 from broker_django.conf import conf
 from broker_django.http import problem, to_request, to_response_message
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from django.http.response import HttpResponseBase
 
+    from broker_core.errors import BrokerError
     from broker_core.message import RequestMessage, ResponseMessage
     from broker_django.context import Replay
 
@@ -51,12 +52,18 @@ def run(message: RequestMessage, replay: Replay) -> tuple[ResponseMessage, str]:
         signals.request_started.send(sender=ReplayHandler, environ=request.META)
         response = handler().get_response(request)
         try:
-            stored = to_response_message(response, conf.MAX_RESPONSE_SIZE)
-        except BrokerError as error:
-            return to_response_message(problem(error), conf.MAX_RESPONSE_SIZE), str(error)
+            return to_response_message(response, conf.MAX_RESPONSE_SIZE), _failure(response, replay)
+        except ResponseTooLargeError as error:
+            return _unreadable(error), str(error)
+        except Exception as error:
+            logger.exception("The response of dispatch %s broke off", replay.id, extra={"dispatch_id": str(replay.id)})
+            return _unreadable(ResponseBrokenError("the view's response broke off")), type(error).__name__
         finally:
             response.close()
-    return stored, _failure(response, replay)
+
+
+def _unreadable(error: BrokerError) -> ResponseMessage:
+    return to_response_message(problem(error), conf.MAX_RESPONSE_SIZE)
 
 
 def _failure(response: HttpResponseBase, replay: Replay) -> str:

@@ -23,7 +23,7 @@ logger = logging.getLogger("workers.tasks")
 
 
 class ReplayTask(Task):  # type: ignore[type-arg]
-    """Finishes the dispatch in the ledger once Celery has stored the response."""
+    """Finishes the dispatch in the ledger: once Celery has stored the response, or when it gave the task up."""
 
     abstract = True
 
@@ -33,6 +33,13 @@ class ReplayTask(Task):  # type: ignore[type-arg]
         if not ledger.finish(dispatch_id, retval["attempt"], outcome):
             logger.warning("Dispatch %s was taken over before attempt %d ended", task_id, retval["attempt"])
         announce(dispatch_id)
+
+    def on_failure(self, exc: Exception, task_id: str, _args: Any, _kwargs: Any, _einfo: Any) -> None:
+        """The replay was killed at its hard time limit, or its response could not be stored."""
+        logger.error("Dispatch %s failed: %r", task_id, exc, extra={"dispatch_id": task_id})
+        dispatch_id = uuid.UUID(task_id)
+        if ledger.give_up(dispatch_id, type(exc).__name__):
+            announce(dispatch_id)
 
 
 @shared_task(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from broker_django import tether
 from broker_django.ports import any_port
 from tests.processes import finished, processes_in, read_until, wait_until
 
@@ -44,9 +45,10 @@ INSTALLED_APPS = [
     "django.contrib.contenttypes",
     "django.contrib.auth",
     "django.contrib.staticfiles",
+    "django_celery_results",
     "broker_django",
 ]
-MIDDLEWARE = []
+MIDDLEWARE = ["broker_django.middleware.RequestBrokerMiddleware"]
 ROOT_URLCONF = "site_settings.urls"
 ASGI_APPLICATION = "site_settings.asgi.application"
 STATIC_URL = "static/"
@@ -56,8 +58,11 @@ USE_TZ = True
 URLS = """\
 import os
 from django.http import HttpResponse
-from django.urls import path
-urlpatterns = [path("", lambda request: HttpResponse(os.environ.get("CELERY_BROKER_URL", "none")))]
+from django.urls import include, path
+urlpatterns = [
+    path("", lambda request: HttpResponse(os.environ.get("CELERY_BROKER_URL", "none"))),
+    path("broker/", include("broker_django.urls")),
+]
 """
 ASGI = """\
 import os
@@ -66,15 +71,20 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "site_settings.settings")
 application = get_asgi_application()
 """
 CELERY = """\
+import os
 from celery import Celery
+from workers.config import configure
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "site_settings.settings")
 app = Celery("site_settings")
-app.conf.broker_connection_retry_on_startup = True
+configure(app)
 """
 # A real Celery worker with two processes, started in the place of the project's own.
 WORKER = """\
 from django.core.management.base import BaseCommand
 from site_settings.celery import app
 class Command(BaseCommand):
+    def add_arguments(self, parser):
+        parser.add_argument("--noreload", action="store_true")
     def handle(self, *args, **options):
         app.worker_main(["worker", "--concurrency=2", "--loglevel=INFO", "--without-mingle", "--without-gossip"])
 """
@@ -82,6 +92,8 @@ BROKEN_WORKER = """\
 import sys
 from django.core.management.base import BaseCommand
 class Command(BaseCommand):
+    def add_arguments(self, parser):
+        parser.add_argument("--noreload", action="store_true")
     def handle(self, *args, **options):
         sys.exit(3)
 """
@@ -89,6 +101,8 @@ STUBBORN_WORKER = """\
 import signal
 from django.core.management.base import BaseCommand
 class Command(BaseCommand):
+    def add_arguments(self, parser):
+        parser.add_argument("--noreload", action="store_true")
     def handle(self, *args, **options):
         signal.signal(signal.SIGTERM, lambda *_: print("not yet", flush=True))
         print("stubborn", flush=True)
@@ -134,7 +148,7 @@ def command(*arguments: str) -> list[str]:
 @contextmanager
 def running(project: Path, argv: list[str]) -> Iterator[subprocess.Popen[str]]:
     with subprocess.Popen(
-        argv,
+        tether.command(argv),  # a test run that is killed leaves nothing behind either
         cwd=project,
         env=environment(),
         stdout=subprocess.PIPE,

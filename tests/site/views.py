@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from io import BytesIO
@@ -235,3 +236,21 @@ def cookies(request: HttpRequest) -> HttpResponse:
     response.set_cookie("signed", 'a "quoted", value; ü', max_age=60, secure=True, httponly=True, samesite="Strict")
     response.delete_cookie("old", path="/shop")
     return response
+
+
+def broken_stream(request: HttpRequest) -> StreamingHttpResponse:
+    def chunks():
+        yield b"so far"
+        raise RuntimeError("cable cut")
+
+    return StreamingHttpResponse(chunks(), content_type="text/plain")
+
+
+@csrf_exempt
+@queue("bulk")
+def endless(request: HttpRequest) -> HttpResponse:
+    """Takes no notice of the limit that it could clean up after."""
+    while True:
+        with contextlib.suppress(Exception):
+            while True:
+                pass

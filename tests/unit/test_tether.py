@@ -33,7 +33,7 @@ subprocess.run(tether.command(sys.argv[2:], grace), start_new_session=True)
 
 @contextmanager
 def running(*argv: str) -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+    with subprocess.Popen(tether.command(argv), stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
         try:
             yield process
         finally:

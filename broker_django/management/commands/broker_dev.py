@@ -82,7 +82,7 @@ class Command(BaseCommand):
         )
         parser.add_argument("--app", help="The Celery app for Flower (found from the settings).")
         parser.add_argument("--asgi", action="store_true", help="Serve ASGI_APPLICATION with uvicorn, not runserver.")
-        parser.add_argument("--noreload", action="store_true", help="Do not restart the web server on code changes.")
+        parser.add_argument("--noreload", action="store_true", help="Do not restart on code changes.")
         parser.add_argument("--migrate", action="store_true", help="Run migrate first.")
         parser.add_argument(
             "--exit-with-parent", action="store_true", help="Stop when the process that started this one ends."
@@ -106,7 +106,7 @@ class Command(BaseCommand):
         self.terminal = Terminal(self.stdout)
         parts = self._parts(options)
         if options["migrate"]:
-            call_command("migrate", verbosity=options["verbosity"], stdout=self.stdout, stderr=self.stderr)
+            call_command("migrate", verbosity=options["verbosity"])
         with ExitStack() as stack:
             watched: Watched = {}
             broker_url = options["broker_url"]
@@ -204,32 +204,35 @@ def _environment(plan: Plan) -> dict[str, str]:
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, places))
     if plan.broker_url:
         environment["CELERY_BROKER_URL"] = plan.broker_url
+    if "flower" in plan.parts:
+        environment.setdefault("FLOWER_URL", plan.flower_url)
     return environment
 
 
 def _programs(plan: Plan, options: dict[str, Any]) -> list[Program]:
     """In the order of starting; they are stopped in the reverse order."""
     programs = []
+    reload = ["--noreload"] if options["noreload"] else []
     if "workers" in plan.parts:
-        programs.append(Program("workers", _manage("broker_worker"), grace=WARM_SHUTDOWN_SECONDS))
+        programs.append(Program("workers", _manage("broker_worker", *reload), grace=WARM_SHUTDOWN_SECONDS))
     if "flower" in plan.parts:
         programs.append(Program("flower", _flower(plan, options["app"] or celery_app())))
     if "web" in plan.parts:
         web = _uvicorn if options["asgi"] else _runserver
-        programs.append(Program("web", web(plan, reload=not options["noreload"])))
+        programs.append(Program("web", web(plan, *reload)))
     return programs
 
 
-def _runserver(plan: Plan, *, reload: bool) -> list[str]:
-    return _manage("runserver", f"{plan.host}:{plan.web_port}", *([] if reload else ["--noreload"]))
+def _runserver(plan: Plan, *options: str) -> list[str]:
+    return _manage("runserver", f"{plan.host}:{plan.web_port}", *options)
 
 
-def _uvicorn(plan: Plan, *, reload: bool) -> list[str]:
+def _uvicorn(plan: Plan, *options: str) -> list[str]:
     if not find_spec("uvicorn"):
         raise CommandError('uvicorn is not installed. Run: pip install "django-request-broker[asgi]"')
     # An open event stream would otherwise hold the shutdown for ever.
     arguments = [f"--host={plan.host}", f"--port={plan.web_port}", "--timeout-graceful-shutdown=2"]
-    return _module("uvicorn", _asgi_application(), *arguments, *(["--reload"] if reload else []))
+    return _module("uvicorn", _asgi_application(), *arguments, *([] if "--noreload" in options else ["--reload"]))
 
 
 def _asgi_application() -> str:

@@ -1,0 +1,71 @@
+.POSIX:
+
+PYTHON = python3
+VENV = .venv
+ARGS =
+
+BIN = $(VENV)/bin
+CONSTRAINTS = $(wildcard constraints.txt)
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: help demo test bench lint clean
+
+help:
+	@echo 'make demo    the example shop with workers, Flower and Valkey, at http://127.0.0.1:8000/'
+	@echo 'make test    the tests'
+	@echo 'make bench   the measurements, side by side'
+	@echo 'make lint    ruff, mypy and import-linter'
+	@echo 'make clean   remove the environment, the caches and the data of the example'
+	@echo
+	@echo 'PYTHON=python3.12 picks the interpreter, VENV=.venv the environment,'
+	@echo 'ARGS="..." goes to what is run: make demo ARGS=--asgi, make test ARGS="-k routing".'
+
+# exec: a signal to make then reaches broker_dev itself, which stops what it started.
+demo: $(VENV)/.demo
+	@exec $(BIN)/python example/manage.py broker_dev --migrate --exit-with-parent $(ARGS)
+
+test: $(VENV)/.test
+	@exec $(BIN)/python -m pytest $(ARGS)
+
+bench: $(VENV)/.test
+	@exec $(BIN)/python -m benchmarks $(ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	if test -f $(VENV)/.created; then rm -rf $(VENV); fi
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .request-broker example/.request-broker example/*.sqlite3 example/*.sqlite3-*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Each extra holds the one before it: demo, test, dev.
+$(VENV)/.demo: $(VENV)/.created pyproject.toml $(CONSTRAINTS)
+	@echo 'Installing the demo into $(VENV), this once ...'
+	@$(PIP_INSTALL) $(CONSTRAINTS:%=-c %) -e '.[demo]'
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.created pyproject.toml $(CONSTRAINTS)
+	@echo 'Installing what the tests need into $(VENV), this once ...'
+	@$(PIP_INSTALL) $(CONSTRAINTS:%=-c %) -e '.[test]'
+	@touch $(VENV)/.demo $@
+
+$(VENV)/.dev: $(VENV)/.created pyproject.toml $(CONSTRAINTS)
+	@echo 'Installing the development tools into $(VENV), this once ...'
+	@$(PIP_INSTALL) $(CONSTRAINTS:%=-c %) -e '.[dev]'
+	@touch $(VENV)/.demo $(VENV)/.test $@
+
+$(VENV)/.created:
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo '$(PYTHON) was not found. Name a Python 3.11 or newer: make PYTHON=/path/to/python3'; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Python 3.11 or newer is needed, and $(PYTHON) is $$($(PYTHON) -V 2>&1)."; \
+	  echo 'Name another: make PYTHON=python3.12'; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo '$(PYTHON) cannot make virtual environments: its ensurepip module is missing.'; \
+	  echo 'On Debian or Ubuntu: sudo apt install python3-venv. Or name another: make PYTHON=python3.12'; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@

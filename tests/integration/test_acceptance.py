@@ -1,0 +1,182 @@
+"""What is queued, what is not, and what a client gets for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from asgiref.sync import async_to_sync
+from celery import current_app
+from django.contrib.auth.models import User
+from django.db import OperationalError
+from django.test import AsyncClient, Client, override_settings
+
+from broker_django import ledger
+from broker_django.celery_app import get_app
+from broker_django.models import DispatchRecord
+
+
+def accepted(response: Any) -> dict[str, Any]:
+    assert response.status_code == 202, response.content
+    document: dict[str, Any] = response.json()
+    return document
+
+
+def stored(client: Client, response: Any) -> Any:
+    return client.get(accepted(response)["links"]["response"])
+
+
+def test_a_queued_view_is_answered_with_202_and_its_status(client: Client) -> None:
+    response = client.post("/pay/?coupon=1", {"amount": "5"})
+    document = accepted(response)
+    assert response["Location"] == document["links"]["self"]
+    assert (response["Retry-After"], response["Cache-Control"]) == ("1", "no-store")
+    assert (document["queue"], document["method"], document["path"]) == ("payment", "POST", "/pay/")
+    assert document["route"] == "/pay/"
+    assert client.get(response["Location"]).json()["state"] == "succeeded"
+    assert stored(client, response).json()["paid"] == "5"
+
+
+def test_a_client_that_waits_gets_the_views_own_response(client: Client) -> None:
+    response = client.post("/pay/", {"amount": "5"}, headers={"Prefer": "wait=5"})
+    assert (response.status_code, response.json()["broker"]["replayed"]) == (201, True)
+
+
+def test_the_same_under_asgi(async_client: AsyncClient) -> None:
+    post = async_to_sync(async_client.post)
+    assert accepted(post("/pay/", {"amount": "5"}))["queue"] == "payment"
+    response = post("/pay/", {"amount": "5"}, headers={"Prefer": "wait=5"})
+    assert (response.status_code, response.json()["broker"]["replayed"]) == (201, True)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "queue"),
+    [
+        ("get", "/report/2020/", "bulk"),
+        ("head", "/report/2020/", None),
+        ("get", "/decorated/", "realtime"),
+        ("post", "/by-handler/", "bulk"),
+        ("get", "/by-handler/", None),
+        ("post", "/rest-set/things/7/archive/", "bulk"),
+        ("get", "/rest-set/things/", None),
+        ("post", "/immediately/", None),
+        ("post", "/preferably/", None),
+        ("get", "/echo/", None),
+    ],
+)
+def test_decorators_say_which_handlers_are_queued(client: Client, method: str, path: str, queue: str | None) -> None:
+    response = getattr(client, method)(path)
+    assert response.status_code == (200 if queue is None else 202)
+    assert list(DispatchRecord.objects.values_list("queue", flat=True)) == ([queue] if queue else [])
+
+
+def test_a_decorator_comes_before_a_rule(client: Client, everything_accepted: None) -> None:
+    assert client.post("/immediately/").json()["replayed"] is False
+    assert accepted(client.post("/pay/"))["queue"] == "payment"
+    assert accepted(client.get("/echo/"))["queue"] == "bulk"
+
+
+def test_the_first_rule_that_holds_wins(client: Client) -> None:
+    rules = [
+        {"when": "request.path == '/nowhere/'", "queue": "bulk"},
+        {"when": "request.headers['x-urgent'] == 'yes'", "queue": "payment"},
+        {"when": "request.path.startsWith('/echo')", "queue": "realtime"},
+    ]
+    with override_settings(REQUEST_BROKER={"RULES": rules}):
+        assert accepted(client.get("/echo/", headers={"X-Urgent": "yes"}))["queue"] == "payment"
+        assert accepted(client.get("/echo/"))["queue"] == "realtime"
+        assert client.get("/immediately/").status_code == 200
+
+
+def test_a_rule_may_read_the_user(client: Client, async_client: AsyncClient) -> None:
+    user = User.objects.create_user("ann")
+    rules = [{"when": "user.is_authenticated && user.username == 'ann'", "queue": "payment"}]
+    with override_settings(REQUEST_BROKER={"RULES": rules}):
+        assert client.get("/echo/").status_code == 200
+        client.force_login(user)
+        assert accepted(client.get("/echo/"))["queue"] == "payment"
+        async_client.force_login(user)
+        assert accepted(async_to_sync(async_client.get)("/echo/"))["queue"] == "payment"
+
+
+@pytest.mark.parametrize(("mode", "prefer", "status"), [
+    ("sync", "respond-async", 200),
+    ("prefer", "", 200),
+    ("prefer", "respond-async", 202),
+    ("queue", "", 202),
+])  # fmt: skip
+def test_the_mode_of_a_rule(client: Client, mode: str, prefer: str, status: int) -> None:
+    with override_settings(REQUEST_BROKER={"RULES": [{"when": "true", "queue": "bulk", "mode": mode}]}):
+        response = client.get("/echo/", headers={"Prefer": prefer})
+    assert response.status_code == status
+    assert response.get("Preference-Applied") == ("respond-async" if prefer and status == 202 else None)
+
+
+@pytest.mark.parametrize(
+    "prefer", ["wait=soon", "wait=-1", "=,;;", "wait=1" + "0" * 5000, '"', "respond-async=no", "\xff"]
+)
+def test_a_malformed_preference_is_ignored(client: Client, prefer: str) -> None:
+    assert accepted(client.post("/pay/", headers={"Prefer": prefer}))["queue"] == "payment"
+
+
+def test_a_body_above_the_limit_is_refused(client: Client) -> None:
+    with override_settings(REQUEST_BROKER={"MAX_BODY_SIZE": 1000}):
+        plain = client.post("/pay/", "x" * 1001, content_type="text/plain")
+        form = client.post("/pay/", {"amount": "x" * 1001})
+        assert accepted(client.post("/pay/", "x" * 1000, content_type="text/plain"))
+    for response in (plain, form):
+        assert (response.status_code, response["Content-Type"]) == (413, "application/problem+json")
+        assert response.json()["type"].endswith("body-too-large")
+    assert DispatchRecord.objects.count() == 1
+
+
+def test_an_unknown_url_is_a_plain_404(client: Client, everything_accepted: None) -> None:
+    assert client.get("/nowhere/").status_code == 404
+    assert not DispatchRecord.objects.exists()
+
+
+def test_csrf_has_spoken_before_anything_is_accepted() -> None:
+    client = Client(enforce_csrf_checks=True)
+    assert client.post("/pay-with-csrf/").status_code == 403
+    assert not DispatchRecord.objects.exists()
+
+
+def test_the_brokers_own_urls_are_never_queued(client: Client, everything_accepted: None) -> None:
+    location = client.get("/echo/")["Location"]
+    assert client.get(location).status_code == 200
+    assert client.get("/broker/health/").json() == {"status": "pass"}
+    assert DispatchRecord.objects.count() == 1
+
+
+def test_an_invalid_rule_is_left_out_and_the_rest_works(client: Client) -> None:
+    rules = [{"when": "request.path ==", "queue": "bulk"}, {"when": "true", "queue": "no-such-queue"}]
+    with override_settings(REQUEST_BROKER={"RULES": rules}):
+        assert client.get("/echo/").status_code == 200
+        assert client.post("/pay/").status_code == 202
+
+
+def test_a_ledger_that_cannot_be_written_is_a_503(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(record: DispatchRecord) -> None:
+        raise OperationalError("database is locked")
+
+    monkeypatch.setattr(ledger, "accept", fail)
+    response = client.post("/pay/")
+    assert (response.status_code, response["Content-Type"]) == (503, "application/problem+json")
+    assert response["Retry-After"]
+
+
+def test_without_a_message_broker_the_row_stays_and_the_client_has_its_202(
+    client: Client, django_capture_on_commit_callbacks: Any
+) -> None:
+    app = get_app()
+    app.conf.task_always_eager = False
+    try:
+        with django_capture_on_commit_callbacks(execute=True):
+            document = accepted(client.post("/pay/", headers={"Prefer": "wait=20"}))
+    finally:
+        app.conf.task_always_eager = True
+    assert client.get(document["links"]["self"]).json()["state"] == "queued"
+
+
+def test_the_app_of_the_tests_is_the_configured_one() -> None:
+    assert get_app() is current_app._get_current_object()

@@ -1,0 +1,163 @@
+"""The endpoints of dispatches."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from asgiref.sync import async_to_sync
+from django.core.signing import Signer
+from django.test import AsyncClient, Client, override_settings
+from django.utils import timezone
+from django_celery_results.models import TaskResult
+
+from broker_django import tokens
+from broker_django.models import DispatchRecord
+
+
+def path_of(record: DispatchRecord, what: str = "") -> str:
+    return f"/broker/tasks/{tokens.issue(record.pk)}/{what}"
+
+
+@pytest.fixture
+def waiting() -> DispatchRecord:
+    """A dispatch that no worker has come to."""
+    return DispatchRecord.objects.create(
+        queue="bulk", method="GET", path="/x/", route="/x/", accepted_at=timezone.now(), sealed=b""
+    )
+
+
+@pytest.fixture
+def answered(client: Client) -> DispatchRecord:
+    client.post("/pay/", {"amount": "5"})
+    return DispatchRecord.objects.get()
+
+
+def states(body: bytes) -> list[str]:
+    lines = body.decode().splitlines()
+    return [json.loads(line.removeprefix("data: "))["state"] for line in lines if line.startswith("data: ")]
+
+
+@pytest.mark.parametrize("what", ["", "response/", "events/"])
+@pytest.mark.parametrize(
+    "token",
+    [
+        "x",
+        uuid.uuid4().hex,
+        f"{uuid.uuid4().hex}.AAAA",
+        Signer(sep=".", salt="another").sign(uuid.uuid4().hex),
+        tokens.issue(uuid.uuid4()),
+        "a" * 10_000,
+        f"{uuid.uuid4().hex}." + "a" * 10_000,
+        "..%2f..%2fetc",
+        "%00",
+        "\u00fc",
+    ],
+)
+def test_what_was_not_issued_here_is_a_404(client: Client, token: str, what: str) -> None:
+    assert client.get(f"/broker/tasks/{token}/{what}").status_code == 404
+
+
+def test_a_changed_token_is_a_404(client: Client, answered: DispatchRecord) -> None:
+    token = tokens.issue(answered.pk)
+    for position in range(len(token)):
+        changed = token[:position] + ("A" if token[position] != "A" else "B") + token[position + 1 :]
+        assert client.get(f"/broker/tasks/{changed}/").status_code == 404
+
+
+def test_a_waiting_dispatch_says_when_to_ask_again(client: Client, waiting: DispatchRecord) -> None:
+    response = client.get(path_of(waiting))
+    assert (response.status_code, response["Retry-After"], response.json()["done"]) == (200, "1", False)
+    pending = client.get(path_of(waiting, "response/"))
+    assert (pending.status_code, pending["Retry-After"]) == (202, "1")
+
+
+def test_a_finished_dispatch_does_not(client: Client, answered: DispatchRecord) -> None:
+    response = client.get(path_of(answered))
+    assert "Retry-After" not in response
+    document = response.json()
+    assert document["response"] == {
+        "status": 201,
+        "content_type": "application/json",
+        "size": len(client.get(document["links"]["response"]).content),
+    }
+    assert document["accepted_at"] <= document["started_at"] <= document["finished_at"]
+
+
+@pytest.mark.parametrize("wait", ["1", "0", "x", "-1", "1e9", "9" * 40])
+def test_wait_is_taken_where_it_is_a_number(client: Client, waiting: DispatchRecord, wait: str) -> None:
+    with override_settings(REQUEST_BROKER={"MAX_WAIT": 0.05}):
+        assert client.get(path_of(waiting), {"wait": wait}).json()["state"] == "queued"
+        assert client.get(path_of(waiting, "response/"), {"wait": wait}).status_code == 202
+
+
+def test_cancelling_what_waits(client: Client, waiting: DispatchRecord) -> None:
+    response = Client(enforce_csrf_checks=True).delete(path_of(waiting))
+    assert (response.status_code, response.json()["state"]) == (202, "cancelled")
+    assert client.delete(path_of(waiting)).status_code == 202
+    gone = client.get(path_of(waiting, "response/"))
+    assert (gone.status_code, gone["Content-Type"]) == (410, "application/problem+json")
+
+
+@pytest.mark.parametrize("state", ["running", "succeeded", "failed", "expired"])
+def test_what_has_begun_cannot_be_cancelled(client: Client, waiting: DispatchRecord, state: str) -> None:
+    DispatchRecord.objects.update(state=state)
+    response = client.delete(path_of(waiting))
+    assert (response.status_code, state in response.json()["detail"]) == (409, True)
+
+
+def test_a_dispatch_that_nobody_waits_for_any_more_expires(client: Client, waiting: DispatchRecord) -> None:
+    DispatchRecord.objects.update(expires_at=timezone.now() - timedelta(seconds=1))
+    assert client.get(path_of(waiting)).json()["state"] == "expired"
+    assert client.get(path_of(waiting, "response/")).status_code == 410
+
+
+def test_a_response_is_kept_for_its_time(client: Client, answered: DispatchRecord) -> None:
+    assert client.get(path_of(answered, "response/")).status_code == 201
+    DispatchRecord.objects.update(finished_at=timezone.now() - timedelta(days=2))
+    assert client.get(path_of(answered, "response/")).status_code == 410
+
+
+def test_a_stored_response_that_was_tampered_with_is_not_handed_out(client: Client, answered: DispatchRecord) -> None:
+    TaskResult.objects.update(result=json.dumps({"status": 200, "sealed": "QUFBQQ=="}))
+    assert client.get(path_of(answered, "response/")).status_code == 410
+
+
+def test_events_end_with_the_last_state(client: Client, answered: DispatchRecord) -> None:
+    response: Any = client.get(path_of(answered, "events/"))
+    assert response["Content-Type"] == "text/event-stream"
+    assert states(b"".join(response.streaming_content)) == ["succeeded"]
+
+
+def test_events_under_asgi(async_client: AsyncClient, answered: DispatchRecord) -> None:
+    async def read() -> bytes:
+        response: Any = await async_client.get(path_of(answered, "events/"))
+        return b"".join([chunk async for chunk in response.streaming_content])
+
+    assert states(async_to_sync(read)()) == ["succeeded"]
+
+
+@pytest.mark.parametrize("method", ["post", "put", "patch"])
+def test_other_methods_are_not_allowed(client: Client, answered: DispatchRecord, method: str) -> None:
+    response = getattr(client, method)(path_of(answered))
+    assert (response.status_code, response["Allow"]) == (405, "GET, HEAD, DELETE")
+
+
+def test_health(client: Client) -> None:
+    response = client.get("/broker/health/")
+    assert (response.json(), response["Cache-Control"]) == ({"status": "pass"}, "no-store")
+
+
+def test_the_admin_shows_dispatches_and_changes_nothing(admin_client: Client, answered: DispatchRecord) -> None:
+    listing = admin_client.get("/admin/broker_django/dispatchrecord/", {"queue": "payment", "q": "/pay/"})
+    assert "POST /pay/" in listing.content.decode()
+    page = admin_client.get(f"/admin/broker_django/dispatchrecord/{answered.pk}/change/").content.decode()
+    for text in ("queued", "running", "succeeded", "attempt 1", "answered 201"):
+        assert text in page
+    assert "amount" not in page
+    assert 'name="_save"' not in page
+    assert admin_client.get("/admin/broker_django/dispatchrecord/add/").status_code == 403
+    assert admin_client.post(f"/admin/broker_django/dispatchrecord/{answered.pk}/delete/").status_code == 403

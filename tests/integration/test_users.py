@@ -1,0 +1,196 @@
+"""Users, sessions and cookies: the replay acts as the user who was accepted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from asgiref.sync import async_to_sync
+from celery import signals
+from django.contrib.auth.models import User
+from django.core.cache import cache
+from django.test import AsyncClient, Client, override_settings
+from rest_framework.authtoken.models import Token
+
+from broker_django.models import DispatchRecord
+
+ACCEPT_ALL = {"RULES": [{"when": "true", "queue": "bulk"}]}
+PROPER = {"username": "ann", "password": "secret"}
+
+
+@pytest.fixture
+def ann() -> User:
+    return User.objects.create_user(**PROPER)
+
+
+@pytest.fixture
+def before_replay() -> Any:
+    """Call `before_replay(function)` to have something happen between acceptance and replay."""
+    connected = []
+
+    def arrange(function: Any) -> None:
+        def receiver(**_: Any) -> None:
+            function()
+
+        signals.task_prerun.connect(receiver, weak=False)
+        connected.append(receiver)
+
+    yield arrange
+    for receiver in connected:
+        signals.task_prerun.disconnect(receiver)
+
+
+def follow(client: Client, response: Any) -> Any:
+    assert response.status_code == 202, response.content
+    return client.get(response.json()["links"]["response"])
+
+
+def test_the_replay_runs_as_the_same_user(client: Client, ann: User, everything_queued: None) -> None:
+    client.force_login(ann)
+    assert client.get("/echo/").json()["user"] == "ann"
+
+
+def test_an_async_view_runs_as_the_same_user(async_client: AsyncClient, ann: User) -> None:
+    async_client.force_login(ann)
+    assert async_to_sync(async_client.get)("/slow/").json()["user"] == "ann"
+
+
+def test_a_user_who_logged_out_meanwhile_is_still_the_one(client: Client, ann: User, before_replay: Any) -> None:
+    client.force_login(ann)
+    before_replay(client.session.flush)
+    with override_settings(REQUEST_BROKER=ACCEPT_ALL):
+        response = client.get("/echo/")
+    assert follow(client, response).json()["user"] == "ann"
+
+
+@pytest.mark.parametrize("fate", ["deactivated", "deleted"])
+def test_a_user_who_is_gone_fails_the_dispatch_with_403(
+    client: Client, ann: User, before_replay: Any, fate: str
+) -> None:
+    client.force_login(ann)
+    mine = User.objects.filter(pk=ann.pk)
+    before_replay(mine.delete if fate == "deleted" else lambda: mine.update(is_active=False))
+    with override_settings(REQUEST_BROKER=ACCEPT_ALL):
+        response = client.get("/echo/")
+    assert follow(client, response).status_code == 403
+    assert DispatchRecord.objects.get().state == "failed"
+
+
+def test_an_anonymous_request_stays_anonymous(client: Client, ann: User, before_replay: Any) -> None:
+    session = client.session
+    session["cart"] = 1
+    session.save()
+    client.cookies["sessionid"] = session.session_key
+
+    def someone_logs_in() -> None:
+        session["_auth_user_id"] = str(ann.pk)
+        session["_auth_user_backend"] = "django.contrib.auth.backends.ModelBackend"
+        session["_auth_user_hash"] = ann.get_session_auth_hash()
+        session.save()
+
+    before_replay(someone_logs_in)
+    with override_settings(REQUEST_BROKER=ACCEPT_ALL):
+        response = client.get("/echo/")
+    assert follow(client, response).json()["user"] == ""
+
+
+def test_logging_in_inside_a_queued_view_reaches_the_client(client: Client, ann: User) -> None:
+    with override_settings(REQUEST_BROKER=ACCEPT_ALL):
+        response = client.post("/log-in/", PROPER)
+    assert "sessionid" not in client.cookies
+    assert follow(client, response).content == b"in"
+    assert client.get("/echo/").json()["user"] == "ann"
+    assert client.get("/flashes/").json() == {"messages": ["Welcome back."]}
+
+
+def test_logging_out_inside_a_queued_view_reaches_the_client(client: Client, ann: User) -> None:
+    client.force_login(ann)
+    with override_settings(REQUEST_BROKER=ACCEPT_ALL):
+        response = client.post("/log-out/")
+    assert follow(client, response).content == b"out"
+    assert client.get("/echo/").json()["user"] == ""
+    assert client.cookies["sessionid"].value == ""
+
+
+def test_login_and_logout_while_the_client_is_held(client: Client, ann: User, everything_queued: None) -> None:
+    assert client.post("/log-in/", PROPER).content == b"in"
+    assert client.get("/echo/").json()["user"] == "ann"
+    assert client.post("/log-out/").content == b"out"
+    assert client.get("/echo/").json()["user"] == ""
+
+
+@pytest.mark.parametrize("save_every_request", [False, True])
+@pytest.mark.parametrize("engine", ["db", "cached_db", "signed_cookies", "cache"])
+def test_the_session_is_read_and_written(
+    client: Client, everything_queued: None, engine: str, save_every_request: bool
+) -> None:
+    with override_settings(
+        SESSION_ENGINE=f"django.contrib.sessions.backends.{engine}", SESSION_SAVE_EVERY_REQUEST=save_every_request
+    ):
+        assert [client.get("/count/").content for _ in range(3)] == [b"1", b"2", b"3"]
+
+
+@pytest.mark.parametrize("save_every_request", [False, True])
+def test_the_outer_chain_does_not_save_over_the_replay(client: Client, save_every_request: bool) -> None:
+    session = client.session
+    session["count"] = 4
+    session.save()
+    client.cookies["sessionid"] = session.session_key
+    with override_settings(REQUEST_BROKER=ACCEPT_ALL, SESSION_SAVE_EVERY_REQUEST=save_every_request):
+        client.get("/count/")
+        client.get("/count/")
+    assert client.session["count"] == 6
+
+
+def test_another_users_dispatch_is_a_404(client: Client, ann: User) -> None:
+    client.force_login(ann)
+    location = client.post("/pay/")["Location"]
+    bob = Client()
+    bob.force_login(User.objects.create_user("bob"))
+    for path in (location, location + "response/", location + "events/"):
+        assert client.get(path).status_code == 200 or path.endswith("response/")
+        for other in (bob, Client()):
+            response = other.get(path)
+            assert (response.status_code, response["Content-Type"]) == (404, "application/problem+json")
+    assert bob.delete(location).status_code == 404
+
+
+def test_an_owner_on_another_device_may_look(client: Client, ann: User) -> None:
+    client.force_login(ann)
+    location = client.post("/pay/")["Location"]
+    phone = Client()
+    phone.force_login(ann)
+    assert phone.get(location).status_code == 200
+
+
+def test_drf_authenticates_at_the_door(client: Client, ann: User) -> None:
+    cache.clear()
+    assert client.post("/rest/").status_code == 401
+    assert client.post("/rest/", headers={"Authorization": "Token wrong"}).status_code == 401
+    assert not DispatchRecord.objects.exists()
+
+    token = {"Authorization": f"Token {Token.objects.create(user=ann).key}"}
+    response = client.post("/rest/", {"a": "1"}, headers=token)
+    assert DispatchRecord.objects.get().user == str(ann.pk)
+    location = response.json()["links"]["response"]
+    assert client.get(location).status_code == 404
+    assert client.get(location, headers=token).json()["user"] == "ann"
+
+
+def test_a_token_that_was_revoked_meanwhile_does_not_undo_the_acceptance(
+    client: Client, ann: User, before_replay: Any
+) -> None:
+    cache.clear()
+    token = {"Authorization": f"Token {Token.objects.create(user=ann).key}"}
+    before_replay(Token.objects.all().delete)
+    response = client.post("/rest/", {"a": "1"}, headers=token)
+    assert client.get(response.json()["links"]["response"], headers=token).json()["user"] == "ann"
+
+
+def test_drf_throttles_count_once(client: Client, ann: User) -> None:
+    cache.clear()
+    client.force_login(ann)
+    answers = [client.post("/rest/", {"a": "1"}) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [202, 202, 429]
+    assert [follow(client, answer).json()["user"] for answer in answers[:2]] == ["ann", "ann"]
+    assert answers[2]["Retry-After"]
