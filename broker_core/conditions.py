@@ -36,11 +36,44 @@ VARIABLES: Mapping[str, frozenset[str]] = {
 }
 """The variables that a condition sees, and the members of each."""
 
-_STRING = re.compile(
-    r'[rR]?"""(?:[^\\]|\\.)*?"""|[rR]?\'\'\'(?:[^\\]|\\.)*?\'\'\'|[rR]?"(?:[^"\\]|\\.)*"|[rR]?\'(?:[^\'\\]|\\.)*\'',
+FUNCTIONS = frozenset(
+    [
+        "bytes",
+        "contains",
+        "double",
+        "duration",
+        "dyn",
+        "endsWith",
+        "getDate",
+        "getDayOfMonth",
+        "getDayOfWeek",
+        "getDayOfYear",
+        "getFullYear",
+        "getHours",
+        "getMilliseconds",
+        "getMinutes",
+        "getMonth",
+        "getSeconds",
+        "int",
+        "matches",
+        "size",
+        "startsWith",
+        "string",
+        "timestamp",
+        "type",
+        "uint",
+    ]
+)
+"""The functions that a condition may call. A call of any other compiles too, and would never have an answer."""
+
+_TEXT = re.compile(
+    r"""//[^\n]*"""
+    r"""|[rR](?:\"{3}.*?\"{3}|'{3}.*?'{3}|"[^"]*"|'[^']*')"""
+    r"""|\"{3}(?:[^\\]|\\.)*?\"{3}|'{3}(?:[^\\]|\\.)*?'{3}|"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'""",
     re.DOTALL,
 )
-_USE = re.compile(r"(?<![\w.])(request|user|now)\b(?:\s*\.\s*([A-Za-z_]\w*)(?!\s*\())?")
+"""Comments and strings; in a raw string a backslash escapes nothing."""
+_USE = re.compile(r"\.\s*[A-Za-z_]\w*|\b(request|user|now)\b(?:\s*\.\s*([A-Za-z_]\w*)\b(?!\s*\())?")
 _MACRO = re.compile(r"\.\s*(all|exists|exists_one|map|filter)\s*\(\s*([A-Za-z_]\w*)\s*,")
 _POSITION = re.compile(r"<input>:\d+:(\d+): (?:Syntax error: )?([^\n]*)")
 
@@ -59,9 +92,10 @@ class Condition:
             raise InvalidConditionError(f"a condition has at most {MAX_LENGTH} characters, this one has {len(text)}")
         self.text = text
         self._program = _compile(text)
-        bare = _STRING.sub(lambda match: " " * len(match[0]), text)
+        bare = _TEXT.sub(lambda match: " " * len(match[0]), text)
         bound = _comprehension_variables(bare)
         self.names = frozenset(_uses(bare))
+        _require_known_functions(self._program, bare)
         self.guards = guards_of(text, bare)
         unknown = set(self._program.variables()) - set(VARIABLES) - bound
         if unknown:
@@ -112,6 +146,8 @@ def _column(text: str, name: str) -> int:
 def _uses(bare: str) -> Iterable[str]:
     for match in _USE.finditer(bare):
         variable, member = match[1], match[2]
+        if variable is None:
+            continue  # a member of some other value
         members = VARIABLES[variable]
         if not members:
             yield variable
@@ -121,6 +157,17 @@ def _uses(bare: str) -> Iterable[str]:
             wrong = f"{variable}.{member} is not known" if member else f"{variable} alone is no value"
             raise InvalidConditionError(
                 f"{wrong}; it has {', '.join(f'{variable}.{known}' for known in sorted(members))}", match.start() + 1
+            )
+
+
+def _require_known_functions(program: cel.Program, bare: str) -> None:
+    # Operators are functions too, with names that are no identifiers.
+    for name in sorted(set(program.functions()) - FUNCTIONS):
+        if re.fullmatch(r"[A-Za-z_][\w.]*", name):
+            match = re.search(rf"\b{re.escape(name)}\s*\(", bare)
+            raise InvalidConditionError(
+                f"unknown function {name!r}; there are {', '.join(sorted(FUNCTIONS))}",
+                match.start() + 1 if match else 0,
             )
 
 

@@ -57,7 +57,7 @@ class QueuePolicy:
     @classmethod
     def from_mapping(cls, name: str, values: Mapping[str, Any], base: Self | None = None) -> Self:
         """Raises ConfigurationError for an unknown key or a value of the wrong type or range."""
-        unknown = sorted(set(values) - {field.name for field in fields(cls)})
+        unknown = sorted(map(str, set(values) - {field.name for field in fields(cls)}))
         if unknown:
             raise ConfigurationError(f"queue {name!r} has the unknown key {unknown[0]!r}")
         hints = get_type_hints(cls)
@@ -89,12 +89,14 @@ SHIPPED_QUEUES: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def policies_from(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, QueuePolicy]:
+def policies_from(entries: Mapping[Any, Any]) -> dict[str, QueuePolicy]:
     """The shipped queues with the project's own laid over them. Raises ConfigurationError."""
+    if not isinstance(entries, Mapping):
+        raise ConfigurationError("QUEUES has to be a mapping of names to policies")
     policies: dict[str, QueuePolicy] = {}
     for name in [*SHIPPED_QUEUES, *(name for name in entries if name not in SHIPPED_QUEUES)]:
         entry = entries.get(name, {})
-        if not name or not isinstance(entry, Mapping):
+        if not isinstance(name, str) or not name or not isinstance(entry, Mapping):
             raise ConfigurationError(f"QUEUES[{name!r}] has to be a name with a mapping of policy keys")
         values = {**SHIPPED_QUEUES.get(name, {}), **entry}
         policy = QueuePolicy.from_mapping(name, values)
@@ -144,7 +146,7 @@ class Rule:
         when, queue, mode = entry["when"], entry["queue"], entry.get("mode", Mode.QUEUE)
         if not isinstance(when, str):
             raise ConfigurationError("'when' has to be the text of a condition")
-        if queue not in queues:
+        if not isinstance(queue, str) or queue not in queues:
             raise ConfigurationError(f"there is no queue {queue!r}; there are {', '.join(queues)}")
         if mode not in list(Mode):
             raise ConfigurationError(f"there is no mode {mode!r}; there are {', '.join(Mode)}")
@@ -176,7 +178,7 @@ class Classifier:
         """The decision of the first rule that holds; None where none does."""
         if not self.rules:
             return None
-        compared = values(self._compared)
+        compared = values(self._compared) if self._compared else {}
         variables = None
         for number, rule in enumerate(self.rules):
             if not all(guard.admits(compared) for guard in rule.when.guards):

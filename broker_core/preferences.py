@@ -8,7 +8,9 @@ from dataclasses import dataclass
 MAX_LENGTH = 1024
 
 _NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_ITEM = re.compile(rf'\s*({_NAME})\s*(?:=\s*({_NAME}|"(?:[^"\\]|\\.)*"))?\s*(?:;[^,]*)?')
+_QUOTED = r'"(?:[^"\\]|\\.)*"'
+_ITEM = re.compile(rf'(?:[^,"]|{_QUOTED}|")+')
+_PREFERENCE = re.compile(rf"\s*({_NAME})\s*(?:=\s*({_NAME}|{_QUOTED}))?\s*(?:;.*)?", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +36,8 @@ def parse_preferences(value: str) -> Preferences:
     if not value or len(value) > MAX_LENGTH:
         return NO_PREFERENCES
     found: dict[str, str] = {}
-    for item in value.split(","):
-        match = _ITEM.fullmatch(item)
+    for item in _ITEM.findall(value):
+        match = _PREFERENCE.fullmatch(item)
         if match:
             found.setdefault(match[1].lower(), (match[2] or "").strip('"'))
     wait = found.get("wait", "")

@@ -6,12 +6,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from celery import Celery
 
 TASK = "request_broker.replay"
 """The name of the task that replays a dispatch. The broker names it; the workers have it."""
 
 FALLBACK = "workers.celery"
+
+REDIS_SCHEMES = frozenset({"redis", "rediss", "sentinel"})
 
 _configured: list[Celery] = []
 
@@ -26,3 +30,13 @@ def get_app() -> Celery:
     if not _configured:
         import_module(FALLBACK)
     return _configured[0]
+
+
+def broker_urls(setting: str | Sequence[str] | None) -> list[str]:
+    """The alternatives that `broker_url` names: a list, or one text with semicolons between them."""
+    return setting.split(";") if isinstance(setting, str) else list(setting or ())
+
+
+def scheme_of(url: str) -> str:
+    """`redis` of `redis://host/0`, and of `redis+socket:///path`."""
+    return url.partition(":")[0].partition("+")[0]

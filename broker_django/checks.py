@@ -14,7 +14,7 @@ from django.core.checks import CheckMessage, Error, Tags, register
 from django.core.checks import Warning as CheckWarning
 from django.urls import NoReverseMatch, URLPattern, URLResolver, get_resolver, reverse
 
-from broker_django.celery_app import get_app
+from broker_django.celery_app import broker_urls, get_app
 from broker_django.conf import DEFAULTS, conf
 from broker_django.decorators import annotation_of
 from broker_django.delivery import HARD_LIMIT_MARGIN
@@ -32,12 +32,16 @@ GREEN_POOLS = ("gevent", "eventlet")
 def check_settings(**_: Any) -> list[CheckMessage]:
     source = getattr(settings, "REQUEST_BROKER", {})
     if not isinstance(source, Mapping):
-        return [Error("REQUEST_BROKER has to be a dictionary.", id="request_broker.E001")]
+        return [
+            Error(
+                "REQUEST_BROKER has to be a dictionary.",
+                hint="Leave it out to use the defaults, which are used until it is mended.",
+                id="request_broker.E001",
+            )
+        ]
     messages: list[CheckMessage] = [_unknown_key(key) for key in source if key not in DEFAULTS]
     for place, error in conf.compiled.errors:
-        hint = (
-            "The rule is left out until it is mended." if place.startswith("RULES") else "The shipped queues are used."
-        )
+        hint = "The shipped queues are used." if place == "QUEUES" else "What is wrong is left out until it is mended."
         messages.append(Error(f"REQUEST_BROKER, {place}: {error}", hint=hint, id="request_broker.E002"))
     return messages + [_not_a_number(key) for key in ("MAX_BODY_SIZE", "MAX_RESPONSE_SIZE", *_DURATIONS) if _bad(key)]
 
@@ -51,7 +55,11 @@ def _bad(key: str) -> bool:
 
 
 def _not_a_number(key: str) -> CheckMessage:
-    return Error(f"REQUEST_BROKER[{key!r}] has to be a number above 0.", id="request_broker.E003")
+    return Error(
+        f"REQUEST_BROKER[{key!r}] has to be a number above 0.",
+        hint=f"The default is {DEFAULTS[key]}.",
+        id="request_broker.E003",
+    )
 
 
 def _unknown_key(key: object) -> CheckMessage:
@@ -189,7 +197,7 @@ def _check_pool(app: Celery) -> Iterator[CheckMessage]:
 @register(Tags.security, deploy=True)
 def check_embedded(**_: Any) -> list[CheckMessage]:
     base_dir = getattr(settings, "BASE_DIR", None)
-    if base_dir is not None and get_app().conf.broker_url in {embedded_url(base_dir)}:
+    if base_dir is not None and embedded_url(base_dir) in broker_urls(get_app().conf.broker_url):
         return [
             CheckWarning(
                 "The message broker is the embedded development server.",

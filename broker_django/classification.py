@@ -10,6 +10,7 @@ from django.utils import timezone
 from broker_core.preferences import NO_PREFERENCES, Preferences, parse_preferences
 from broker_django.conf import conf
 from broker_django.decorators import annotation_of
+from broker_django.http import declared_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -61,11 +62,6 @@ def _host(request: HttpRequest) -> str:
         return ""
 
 
-def _size(request: HttpRequest) -> int:
-    length = str(request.META.get("CONTENT_LENGTH") or "0")
-    return int(length) if length.isascii() and length.isdigit() and len(length) < 19 else 0
-
-
 def _user(attribute: str, default: object) -> Callable[[HttpRequest], Any]:
     def read(request: HttpRequest) -> Any:
         return getattr(getattr(request, "user", None), attribute, default)
@@ -98,7 +94,7 @@ _VALUES: Mapping[str, Callable[[HttpRequest], Any]] = {
     "request.headers": lambda request: {name.lower(): value for name, value in request.headers.items()},
     "request.cookies": lambda request: dict(request.COOKIES),
     "request.content_type": lambda request: request.content_type or "",
-    "request.size": _size,
+    "request.size": declared_size,
     "request.scheme": lambda request: request.scheme,
     "request.host": _host,
     "request.remote_addr": lambda request: request.META.get("REMOTE_ADDR", ""),

@@ -45,7 +45,11 @@ def _compile(source: object) -> Compiled:
         errors.append(("QUEUES", error))
         queues = policies_from({})
     rules: list[Rule] = []
-    for number, entry in enumerate(entries.get("RULES", [])):
+    entered = entries.get("RULES", [])
+    if not isinstance(entered, list | tuple):
+        errors.append(("RULES", ConfigurationError("RULES has to be a list of rules")))
+        entered = []
+    for number, entry in enumerate(entered):
         try:
             rules.append(Rule.from_mapping(entry, queues))
         except ConfigurationError as error:

@@ -44,12 +44,17 @@ def annotation_of(view: Any, method: str) -> Annotation | None:
     """What decorators said about this view for this HTTP method: its handler, then the view, then its class."""
     view_class = getattr(view, "view_class", None) or getattr(view, "cls", None)
     if view_class is not None:
-        name = method.lower()
-        handler = getattr(view_class, (getattr(view, "actions", None) or {}).get(name, name), None)
-        found = getattr(handler, ATTRIBUTE, None)
+        found = getattr(_handler(view, view_class, method.lower()), ATTRIBUTE, None)
         if isinstance(found, Annotation):
             return found
     found = getattr(view, ATTRIBUTE, None)
     if found is None and view_class is not None:
         found = getattr(view_class, ATTRIBUTE, None)
     return found if isinstance(found, Annotation) else None
+
+
+def _handler(view: Any, view_class: Any, name: str) -> Any:
+    handler = getattr(view_class, (getattr(view, "actions", None) or {}).get(name, name), None)
+    if handler is None and name == "head":
+        return _handler(view, view_class, "get")  # as Django and DRF answer HEAD
+    return handler

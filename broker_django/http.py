@@ -40,6 +40,24 @@ if TYPE_CHECKING:
 PROCESS_ENVIRONMENT = dict(os.environ)
 """Development servers copy the process's environment into every request. It is no part of the request."""
 
+CGI_VARIABLES = frozenset(
+    {
+        "CONTENT_LENGTH",
+        "CONTENT_TYPE",
+        "PATH_INFO",
+        "QUERY_STRING",
+        "REMOTE_ADDR",
+        "REMOTE_HOST",
+        "REMOTE_USER",
+        "REQUEST_METHOD",
+        "SCRIPT_NAME",
+        "SERVER_NAME",
+        "SERVER_PORT",
+        "SERVER_PROTOCOL",
+    }
+)
+"""What describes the request (RFC 3875, section 4.1), though the process's environment may happen to say the same."""
+
 
 def raw_body(request: HttpRequest, limit: int) -> bytes:
     """The body as it came, at most `limit` bytes of it, left readable for whoever asks next.
@@ -53,8 +71,8 @@ def raw_body(request: HttpRequest, limit: int) -> bytes:
         return body
     if request._read_started:  # type: ignore[attr-defined]
         raise RawPostDataException("the body was read before it could be queued")
-    declared = str(request.META.get("CONTENT_LENGTH") or "0")
-    if declared.isdigit() and int(declared) > limit:
+    declared = declared_size(request)
+    if declared > limit:
         raise BodyTooLargeError(f"the body has {declared} bytes, at most {limit} are accepted")
     body = request.read(limit + 1)
     request._body = body
@@ -64,14 +82,30 @@ def raw_body(request: HttpRequest, limit: int) -> bytes:
     return body
 
 
+def declared_size(request: HttpRequest) -> int:
+    """The Content-Length; 0 where there is none, or none that is a number."""
+    length = str(request.META.get("CONTENT_LENGTH") or "0")
+    return int(length) if length.isascii() and length.isdigit() and len(length) < 19 else 0
+
+
 def to_message(request: HttpRequest, body: bytes, user: str | None, cookies: dict[str, str]) -> RequestMessage:
     """The request as the broker sees it. `cookies` replace those that the client sent."""
-    inherited = PROCESS_ENVIRONMENT.get
-    environ = {key: value for key, value in request.META.items() if type(value) is str and inherited(key) != value}
+    environ = {
+        key: value
+        for key, value in request.META.items()
+        if type(value) is str and (key in CGI_VARIABLES or PROCESS_ENVIRONMENT.get(key) != value)
+    }
     if cookies:
-        environ["HTTP_COOKIE"] = "; ".join(f"{name}={value}" for name, value in {**request.COOKIES, **cookies}.items())
+        environ["HTTP_COOKIE"] = _with_cookies(environ.get("HTTP_COOKIE", ""), cookies)
     asgi = isinstance(request, ASGIRequest)
     return RequestMessage(environ, body, request.scheme or "http", user, "asgi" if asgi else "wsgi")
+
+
+def _with_cookies(field: str, cookies: dict[str, str]) -> str:
+    """The header field with these cookies in place of those of the same names; the others stay as they were sent."""
+    sent = [pair.strip() for pair in field.split(";")]
+    kept = [pair for pair in sent if pair and pair.partition("=")[0].strip() not in cookies]
+    return "; ".join([*kept, *(f"{name}={value}" for name, value in cookies.items())])
 
 
 def to_request(message: RequestMessage, replay: Replay) -> HttpRequest:
@@ -117,7 +151,9 @@ def _asgi_request(message: RequestMessage) -> HttpRequest:
         "path": script_name.rstrip("/") + environ.get("PATH_INFO", "/"),
         "root_path": script_name,
         "query_string": environ.get("QUERY_STRING", "").encode(),
-        "headers": [(name.lower().encode(), value.encode("latin-1")) for name, value in _header_fields(environ)],
+        "headers": [
+            (name.lower().encode(), value.encode("latin-1", "replace")) for name, value in _header_fields(environ)
+        ],
     }
     if environ.get("SERVER_NAME"):
         scope["server"] = (environ["SERVER_NAME"], _port(environ.get("SERVER_PORT", "")))
@@ -188,12 +224,29 @@ class SettledCookies(SimpleCookie):
     The replay ran the whole middleware chain, so what the chain around it would still set or delete is out of date.
     """
 
+    _settled: frozenset[str] = frozenset()
+
     def __init__(self, lines: Iterable[str]) -> None:
         super().__init__()
-        self._settled: frozenset[str] = frozenset()
         for line in lines:
-            self.load(line)
+            morsel = self._morsel(line)
+            self[morsel.key] = morsel
         self._settled = frozenset(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), ([morsel.OutputString() for morsel in self.values()],)
+
+    def _morsel(self, line: str) -> Morsel[str]:
+        """RFC 6265, section 5.2. `load` is for the Cookie field: it drops what it takes for no cookie."""
+        pair, *attributes = line.split(";")
+        name, _, coded = pair.partition("=")
+        morsel: Morsel[str] = Morsel()
+        morsel.set(name, *self.value_decode(coded))
+        for attribute in attributes:
+            key, separator, value = attribute.strip().partition("=")
+            if morsel.isReservedKey(key):
+                morsel[key] = value if separator else True
+        return morsel
 
     def __setitem__(self, key: str, value: Any) -> None:
         if key not in self._settled:
@@ -252,7 +305,7 @@ def _empty_response(message: ResponseMessage) -> HttpResponse:
 def _redirect(message: ResponseMessage, location: str) -> HttpResponse:
     redirect = _REDIRECTS.get(message.status)
     if redirect:
-        with contextlib.suppress(DisallowedRedirect):
+        with contextlib.suppress(DisallowedRedirect, ValueError):
             return redirect(location, reason=message.reason)
     return StoredRedirect(status=message.status, reason=message.reason)
 

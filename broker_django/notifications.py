@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 import redis
 import redis.asyncio
 
-from broker_django.celery_app import get_app
+from broker_django.celery_app import broker_urls, get_app
 from broker_django.conf import conf
 
 if TYPE_CHECKING:
@@ -40,9 +40,10 @@ def redis_url() -> str | None:
     app = get_app()
     if app.conf.task_always_eager:
         return None
-    for url in (app.conf.broker_write_url or app.conf.broker_url, app.conf.result_backend or ""):
-        if url.startswith(("redis://", "rediss://")) and ";" not in url:
-            return url
+    for setting in (app.conf.broker_write_url or app.conf.broker_url, app.conf.result_backend):
+        urls = broker_urls(setting)
+        if len(urls) == 1 and urls[0].startswith(("redis://", "rediss://")):
+            return urls[0]
     return None
 
 

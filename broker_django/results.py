@@ -9,6 +9,7 @@ from celery import states
 from django.db.models.functions import Now
 from django.utils import timezone
 from django_celery_results.backends.database import DatabaseBackend as ResultsBackend
+from kombu.exceptions import ContentDisallowed, DecodeError
 
 from broker_core.errors import EnvelopeError, MessageError
 from broker_core.message import ResponseMessage
@@ -72,11 +73,11 @@ class DatabaseBackend(ResultsBackend):  # type: ignore[misc] # untyped
 
 def fetch(dispatch_id: uuid.UUID) -> ResponseMessage | None:
     """The stored response of a dispatch; None where there is none any more, or where it was tampered with."""
-    stored = get_app().backend.get_task_meta(str(dispatch_id), cache=False).get("result")
-    if not isinstance(stored, dict) or not isinstance(stored.get("sealed"), str):
-        return None
     try:
+        stored = get_app().backend.get_task_meta(str(dispatch_id), cache=False).get("result")
+        if not isinstance(stored, dict) or not isinstance(stored.get("sealed"), str):
+            return None
         return ResponseMessage.decode(open_response(stored["sealed"], str(dispatch_id)))
-    except (EnvelopeError, MessageError) as error:
+    except (EnvelopeError, MessageError, DecodeError, ContentDisallowed) as error:
         logger.error("The stored response of dispatch %s is refused: %s", dispatch_id, error)
         return None

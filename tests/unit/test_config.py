@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import pytest
+from celery import Celery
+from django.test import override_settings
+from kombu import Exchange, Queue
+
+from broker_django import celery_app
+from broker_django.celery_app import TASK, broker_urls, scheme_of
+from workers.config import REDIS_OPTIONS, SAFE_SETTINGS, configure
+
+pytestmark = pytest.mark.usefixtures("own_app")
+
+
+@pytest.fixture(params=["before", "after"])
+def configured(request):
+    """Configures a fresh app, before or after the app has read its own configuration."""
+
+    def make(prepare=lambda app: None, **kwargs):
+        app = Celery("project", set_as_current=False, **kwargs)
+        if request.param == "before":
+            configure(app)
+            prepare(app)
+        else:
+            prepare(app)
+            assert app.conf.timezone is None
+            assert app.configured
+            configure(app)
+        return app
+
+    return make
+
+
+def from_object(values, **kwargs):
+    return lambda app: app.config_from_object(values, **kwargs)
+
+
+def names(app):
+    return [queue if isinstance(queue, str) else queue.name for queue in app.conf.task_queues]
+
+
+def test_the_safe_settings_are_filled_in(configured):
+    app = configured()
+    assert {name: app.conf[name] for name in SAFE_SETTINGS} == SAFE_SETTINGS
+    assert names(app) == ["celery", "payment", "realtime", "bulk"]
+
+
+@pytest.mark.parametrize(
+    "prepare",
+    [
+        from_object({"worker_prefetch_multiplier": 7, "result_backend": "redis://results"}),
+        from_object({"CELERYD_PREFETCH_MULTIPLIER": 7, "CELERY_RESULT_BACKEND": "redis://results"}),
+        from_object(
+            {"CELERY_WORKER_PREFETCH_MULTIPLIER": 7, "CELERY_RESULT_BACKEND": "redis://results", "UNRELATED": 1},
+            namespace="CELERY",
+        ),
+        lambda app: app.conf.update(worker_prefetch_multiplier=7, result_backend="redis://results"),
+        lambda app: app.add_defaults({"worker_prefetch_multiplier": 7, "result_backend": "redis://results"}),
+    ],
+    ids=["lowercase", "old", "namespaced", "update", "defaults"],
+)
+def test_what_the_project_set_on_purpose_stays(configured, prepare):
+    app = configured(prepare)
+    assert app.conf.worker_prefetch_multiplier == 7
+    assert app.conf.result_backend == "redis://results"
+    assert app.conf.worker_disable_prefetch is True
+
+
+def test_what_the_project_set_stays_even_where_it_is_celerys_own_default(configured):
+    values = {"worker_prefetch_multiplier": 4, "worker_send_task_events": False, "result_backend": None}
+    app = configured(from_object(values))
+    assert {name: app.conf[name] for name in values} == values
+
+
+def test_what_the_app_was_made_with_stays(configured):
+    app = configured(broker="redis://host/1", backend="redis://results")
+    assert (app.conf.broker_url, app.conf.result_backend) == ("redis://host/1", "redis://results")
+
+
+@pytest.mark.parametrize(
+    ("queues", "expected"),
+    [
+        (
+            [Queue("payment", Exchange("money"), routing_key="pay"), Queue("emails")],
+            ["payment", "emails", "realtime", "bulk"],
+        ),
+        ({"bulk": {"routing_key": "b"}, "emails": {}}, ["bulk", "emails", "payment", "realtime"]),
+    ],
+)
+def test_queues_are_added_to_those_of_the_project(configured, queues, expected):
+    app = configured(from_object({"task_queues": queues}))
+    assert sorted(names(app)) == sorted(expected)
+    assert set(app.amqp.queues) == set(expected)
+
+
+def test_a_queue_that_the_project_declared_keeps_its_exchange_and_key(configured):
+    declared = Queue("payment", Exchange("money"), routing_key="pay")
+    app = configured(from_object({"task_queues": [declared]}))
+    assert (app.amqp.queues["payment"].exchange.name, app.amqp.queues["payment"].routing_key) == ("money", "pay")
+
+
+def test_the_default_queue_of_the_project_is_kept(configured):
+    app = configured(from_object({"task_default_queue": "emails"}))
+    assert names(app) == ["emails", "payment", "realtime", "bulk"]
+
+
+def test_queues_go_by_their_celery_names(configured):
+    with override_settings(REQUEST_BROKER={"QUEUES": {"payment": {"celery_queue": "money"}, "reports": {}}}):
+        assert names(configured()) == ["celery", "money", "realtime", "bulk", "reports"]
+
+
+def test_configuring_twice_changes_nothing_more(configured):
+    app = configured(broker="redis://host")
+    before = (names(app), dict(app.conf.broker_transport_options))
+    configure(app)
+    assert (names(app), app.conf.broker_transport_options) == before
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://host/0",
+        "rediss://host/0",
+        "redis+socket:///run/redis.sock",
+        "sentinel://one;sentinel://two",
+        ["redis://one", "redis://two"],
+    ],
+)
+def test_transport_options_are_laid_under_those_of_the_project_on_redis(configured, url):
+    options = {"visibility_timeout": 99, "sep": ":"}
+    app = configured(from_object({"broker_url": url, "broker_transport_options": options}))
+    assert app.conf.broker_transport_options == {**REDIS_OPTIONS, **options}
+
+
+@pytest.mark.parametrize("url", ["amqp://host", "memory://", "sqs://"])
+def test_other_message_brokers_get_no_options_of_redis(configured, url):
+    app = configured(from_object({"broker_url": url, "broker_transport_options": {"a": 1}}))
+    assert app.conf.broker_transport_options == {"a": 1}
+
+
+def test_the_url_to_read_from_says_which_message_broker_it_is(configured):
+    app = configured(from_object({"broker_read_url": "redis://host", "broker_write_url": "amqp://host"}))
+    assert app.conf.broker_transport_options["visibility_timeout"] == REDIS_OPTIONS["visibility_timeout"]
+
+
+def test_the_app_publishes_and_has_the_task(configured):
+    app = configured()
+    assert celery_app.get_app() is app
+    app.loader.import_default_modules()
+    app.finalize()
+    assert TASK in app.tasks
+
+
+@pytest.mark.parametrize(
+    ("setting", "urls"),
+    [
+        (None, []),
+        ("", [""]),
+        ("redis://a", ["redis://a"]),
+        ("a://b;c://d", ["a://b", "c://d"]),
+        (("a", "b"), ["a", "b"]),
+    ],
+)
+def test_the_alternatives_of_a_broker_url(setting, urls):
+    assert broker_urls(setting) == urls
+
+
+@pytest.mark.parametrize(
+    ("url", "scheme"), [("redis://h", "redis"), ("redis+socket:///p", "redis"), ("rediss://h", "rediss"), ("", "")]
+)
+def test_the_scheme_of_a_url(url, scheme):
+    assert scheme_of(url) == scheme

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import json
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker_core.errors import MessageError
+from broker_core.message import RequestMessage, ResponseMessage
+
+# What Django leaves in a request: any text, and bytes that were no UTF-8 as low surrogates (PEP 383).
+TEXT = st.text(st.characters(exclude_categories=["Cs"]) | st.characters(min_codepoint=0xDC80, max_codepoint=0xDCFF))
+REQUESTS = st.builds(
+    RequestMessage,
+    environ=st.dictionaries(TEXT, TEXT, max_size=6),
+    body=st.binary(max_size=200),
+    scheme=st.sampled_from(["http", "https"]),
+    user=st.none() | TEXT,
+    protocol=st.sampled_from(["wsgi", "asgi"]),
+)
+RESPONSES = st.builds(
+    ResponseMessage,
+    status=st.integers(100, 999),
+    reason=TEXT,
+    headers=st.lists(st.tuples(TEXT, TEXT), max_size=6).map(tuple),
+    cookies=st.lists(TEXT, max_size=3).map(tuple),
+    body=st.binary(max_size=200),
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=12,
+)
+
+
+def packed(head: bytes, body: bytes = b"", version: int = 1) -> bytes:
+    return struct.pack(">BI", version, len(head)) + head + body
+
+
+def decoded(kind, data):
+    """The message, or None for bytes that are refused. Any other exception fails the test."""
+    try:
+        return kind.decode(data)
+    except MessageError:
+        return None
+
+
+@given(REQUESTS)
+def test_a_request_is_decoded_as_it_was_encoded(message):
+    assert RequestMessage.decode(message.encode()) == message
+
+
+@given(RESPONSES)
+def test_a_response_is_decoded_as_it_was_encoded(message):
+    assert ResponseMessage.decode(message.encode()) == message
+
+
+@given(REQUESTS, st.data())
+def test_a_request_cut_within_its_head_is_refused(message, data):
+    encoded = message.encode()
+    end = len(encoded) - len(message.body)
+    with pytest.raises(MessageError):
+        RequestMessage.decode(encoded[: data.draw(st.integers(0, end - 1))])
+
+
+@given(REQUESTS, st.data())
+def test_a_changed_byte_gives_a_message_or_a_message_error(message, data):
+    encoded = bytearray(message.encode())
+    encoded[data.draw(st.integers(0, len(encoded) - 1))] = data.draw(st.integers(0, 255))
+    decoded(RequestMessage, bytes(encoded))
+    decoded(ResponseMessage, bytes(encoded))
+
+
+@given(st.binary(max_size=100))
+def test_any_bytes_are_a_message_or_refused(data):
+    decoded(RequestMessage, data)
+    decoded(ResponseMessage, data)
+
+
+@given(JSON | st.lists(JSON, min_size=4, max_size=4))
+def test_any_head_of_json_is_a_message_or_refused(head):
+    data = packed(json.dumps(head).encode())
+    for kind in (RequestMessage, ResponseMessage):
+        message = decoded(kind, data)
+        assert message is None or kind.decode(message.encode()) == message
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b"[" + b"1" * 10_000 + b",2,3,4]",
+        b'["wsgi","http",null,{"A":1}]',
+        b'["wsgi","http",null,["A"]]',
+        b'["wsgi","http",7,{}]',
+        b'["wsgi",null,null,{}]',
+        b'["smtp","http",null,{}]',
+        b'[["wsgi"],"http",null,{}]',
+        b'["wsgi","http",null]',
+    ],
+)
+def test_a_malformed_request_is_refused(head):
+    with pytest.raises(MessageError):
+        RequestMessage.decode(packed(head))
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b'[true,"",[],[]]',
+        b'[99,"",[],[]]',
+        b'[1000,"",[],[]]',
+        b'[200.0,"",[],[]]',
+        b'["200","",[],[]]',
+        b"[200,null,[],[]]",
+        b'[200,"",[["A"]],[]]',
+        b'[200,"",["AB"],[]]',
+        b'[200,"",[["A",1]],[]]',
+        b'[200,"",[],["a",1]]',
+        b'[200,"",[],"a"]',
+    ],
+)
+def test_a_malformed_response_is_refused(head):
+    with pytest.raises(MessageError):
+        ResponseMessage.decode(packed(head))
+
+
+def test_another_version_is_refused():
+    with pytest.raises(MessageError, match="version 2"):
+        RequestMessage.decode(packed(b'["wsgi","http",null,null,{}]', version=2))
+
+
+def test_the_body_is_whatever_follows_the_head():
+    assert RequestMessage.decode(packed(b'["wsgi","http",null,null,{}]', b"\x00[{")).body == b"\x00[{"
+
+
+def test_the_content_type_is_found_whatever_its_case():
+    assert ResponseMessage(200, headers=(("A", "b"), ("CONTENT-type", "text/css"))).content_type == "text/css"
+    assert ResponseMessage(204).content_type == ""
+
+
+def test_a_request_without_a_method_is_a_get():
+    assert RequestMessage({}).method == "GET"
+    assert RequestMessage({"REQUEST_METHOD": "PATCH"}).method == "PATCH"

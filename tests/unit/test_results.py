@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import json
+import uuid
+from datetime import timedelta
+
+import pytest
+from celery import states
+from django.utils import timezone
+from django_celery_results.models import GroupResult, TaskResult
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from broker_core.message import ResponseMessage
+from broker_django import results
+from broker_django.celery_app import get_app
+from broker_django.delivery import seal_response
+from broker_django.results import DatabaseBackend
+
+pytestmark = pytest.mark.django_db
+
+RESPONSE = ResponseMessage(201, "Created", (("X-A", "b"),), ("a=1",), b"\x00paid")
+STATES = st.sampled_from([states.STARTED, states.RETRY, states.SUCCESS, states.FAILURE, states.REVOKED])
+
+
+@pytest.fixture
+def backend():
+    return DatabaseBackend(app=get_app())
+
+
+def store(backend, task_id, status, value):
+    result = ValueError(value) if status in {states.FAILURE, states.RETRY, states.REVOKED} else {"value": value}
+    backend.store_result(task_id, result, status, traceback="trace" if status == states.FAILURE else None)
+
+
+def kept(dispatch_id, **result):
+    get_app().backend.store_result(str(dispatch_id), result, states.SUCCESS)
+
+
+def test_a_result_is_stored_and_found(backend):
+    store(backend, "a", states.STARTED, 1)
+    assert backend.get_task_meta("a")["status"] == states.STARTED
+    assert TaskResult.objects.get(task_id="a").date_started
+    store(backend, "a", states.SUCCESS, 2)
+    assert backend.get_task_meta("a", cache=False)["result"] == {"value": 2}
+    assert TaskResult.objects.get(task_id="a").date_started
+
+
+@pytest.mark.parametrize("late", [states.STARTED, states.RETRY, states.SUCCESS, states.FAILURE])
+@pytest.mark.parametrize("terminal", sorted(states.READY_STATES))
+def test_a_terminal_state_stays(backend, terminal, late):
+    store(backend, "a", terminal, "first")
+    before = TaskResult.objects.values().get(task_id="a")
+    store(backend, "a", late, "late")
+    assert TaskResult.objects.values().get(task_id="a") == before
+
+
+@settings(max_examples=30)
+@given(st.lists(STATES, min_size=1, max_size=6))
+def test_whatever_the_order_the_first_terminal_state_stays_else_the_last(reported):
+    backend, task_id = DatabaseBackend(app=get_app()), str(uuid.uuid4())
+    for number, status in enumerate(reported):
+        store(backend, task_id, status, number)
+    ready = [status for status in reported if status in states.READY_STATES]
+    assert TaskResult.objects.get(task_id=task_id).status == (ready[0] if ready else reported[-1])
+
+
+def test_a_store_is_one_statement_or_two(backend, django_assert_num_queries):
+    with django_assert_num_queries(2):
+        store(backend, "a", states.STARTED, 1)
+    with django_assert_num_queries(1):
+        store(backend, "a", states.SUCCESS, 1)
+
+
+def test_what_expired_is_deleted_in_chunks_and_the_rest_is_kept(backend, monkeypatch, django_assert_max_num_queries):
+    monkeypatch.setattr(results, "CHUNK", 4)
+    backend.expires = timedelta(days=1)
+    for number in range(13):
+        TaskResult.objects.create(task_id=str(number))
+        GroupResult.objects.create(group_id=str(number))
+    long_ago = timezone.now() - timedelta(days=2)
+    TaskResult.objects.exclude(task_id__in=["3", "12"]).update(date_done=long_ago)
+    GroupResult.objects.exclude(group_id="5").update(date_done=long_ago)
+    with django_assert_max_num_queries(60) as queries:
+        backend.cleanup()
+    assert set(TaskResult.objects.values_list("task_id", flat=True)) == {"3", "12"}
+    assert set(GroupResult.objects.values_list("group_id", flat=True)) == {"5"}
+    assert sum("DELETE" in query["sql"] for query in queries) == 6
+
+
+def test_nothing_is_deleted_where_results_never_expire(backend):
+    backend.expires = None
+    TaskResult.objects.create(task_id="a")
+    TaskResult.objects.update(date_done=timezone.now() - timedelta(days=999))
+    backend.cleanup()
+    assert TaskResult.objects.exists()
+
+
+def test_a_stored_response_is_fetched():
+    dispatch_id = uuid.uuid4()
+    assert results.fetch(dispatch_id) is None
+    kept(dispatch_id, sealed=seal_response(RESPONSE, str(dispatch_id)))
+    assert results.fetch(dispatch_id) == RESPONSE
+
+
+def test_the_response_of_another_dispatch_is_refused(caplog):
+    one, other = uuid.uuid4(), uuid.uuid4()
+    kept(one, sealed=seal_response(RESPONSE, str(other)))
+    assert results.fetch(one) is None
+    assert str(one) in caplog.text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps({"sealed": "bm90IHNlYWxlZA=="}),
+        json.dumps({"sealed": "é"}),
+        json.dumps({"sealed": 7}),
+        json.dumps(["sealed"]),
+        "null",
+        "{ not JSON",
+        "",
+    ],
+)
+def test_a_stored_response_that_was_tampered_with_is_refused(text):
+    dispatch_id = uuid.uuid4()
+    kept(dispatch_id, sealed=seal_response(RESPONSE, str(dispatch_id)))
+    TaskResult.objects.update(result=text)
+    assert results.fetch(dispatch_id) is None
+
+
+@pytest.mark.parametrize(
+    ("content_type", "text"),
+    [("application/x-python-serialize", "gASVBQAAAAAAAACMAXiULg=="), ("application/unheard-of", "x")],
+)
+def test_a_stored_response_of_another_type_is_refused(content_type, text):
+    dispatch_id = uuid.uuid4()
+    kept(dispatch_id, sealed=seal_response(RESPONSE, str(dispatch_id)))
+    TaskResult.objects.update(content_type=content_type, result=text)
+    assert results.fetch(dispatch_id) is None

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import re
+import uuid
+
+import pytest
+from django.core.signing import Signer
+from django.test import override_settings
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker_core.errors import DispatchNotFoundError
+from broker_django import tokens
+from broker_django.urls import TokenConverter
+
+
+@given(st.uuids())
+def test_a_token_is_read_as_the_id_it_was_issued_for(dispatch_id):
+    token = tokens.issue(dispatch_id)
+    assert tokens.read(token) == dispatch_id
+    assert re.fullmatch(TokenConverter.regex, token)
+    assert len(token) <= tokens.MAX_LENGTH
+
+
+@given(
+    st.text() | st.text(st.characters(), max_size=40) | st.uuids().map(str) | st.uuids().map(lambda other: other.hex)
+)
+def test_any_other_text_is_of_no_dispatch(text):
+    with pytest.raises(DispatchNotFoundError):
+        tokens.read(text)
+
+
+@given(st.uuids(), st.data())
+def test_a_changed_token_is_of_no_dispatch(dispatch_id, data):
+    token = tokens.issue(dispatch_id)
+    place = data.draw(st.integers(0, len(token) - 1))
+    changed = token[:place] + data.draw(st.characters() | st.just("")) + token[place + 1 :]
+    if changed != token:
+        with pytest.raises(DispatchNotFoundError):
+            tokens.read(changed)
+
+
+@given(st.uuids(), st.uuids())
+def test_the_signature_of_one_dispatch_is_none_for_another(one, other):
+    if one != other:
+        with pytest.raises(DispatchNotFoundError):
+            tokens.read(tokens.issue(one).replace(one.hex, other.hex))
+
+
+def test_a_signature_made_for_something_else_is_none():
+    with pytest.raises(DispatchNotFoundError):
+        tokens.read(Signer(sep=".").sign(uuid.uuid4().hex))
+
+
+def test_something_else_signed_is_no_token():
+    with pytest.raises(DispatchNotFoundError):
+        tokens.read(Signer(sep=".", salt="request_broker.token").sign("not an id"))
+
+
+def test_tokens_survive_a_rotation_of_keys():
+    dispatch_id = uuid.uuid4()
+    with override_settings(SECRET_KEY="old"):
+        token = tokens.issue(dispatch_id)
+    with override_settings(SECRET_KEY="new", SECRET_KEY_FALLBACKS=["old"]):
+        assert tokens.read(token) == dispatch_id
+    with override_settings(SECRET_KEY="new"), pytest.raises(DispatchNotFoundError):
+        tokens.read(token)
