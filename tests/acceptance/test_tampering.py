@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import httpx
+    from pytest_celery import CeleryTestSetup
 
     from tests.acceptance.conftest import Ledger, Site, Worker
     from tests.servers import MessageBroker
@@ -146,12 +147,38 @@ def test_a_task_with_no_uuid_for_an_id_is_refused(wire: Wire, caught, worker: Wo
     worker.assert_log_exists("Task ../etc/passwd on payment is refused")
 
 
-def test_a_task_sent_with_celerys_own_api_is_refused(celery_setup, ledger: Ledger, worker: Worker) -> None:
-    """On every message broker, not only on Redis."""
-    celery_setup.app.amqp.queues.select_add("payment", exchange="payment", routing_key="payment")
-    result = celery_setup.app.send_task(TASK, args=["forged"], queue="payment", ignore_result=True)
-    worker.assert_log_exists(f"Task {result.id} on payment is refused")
-    assert ledger.executions(result.id) == 0
+@pytest.fixture
+def forge(celery_setup: CeleryTestSetup) -> Callable[..., str]:
+    """Publish a replay task as anybody could who knows the message broker's URL. Its id is given back."""
+
+    def send(queue: str, *args: object, **options: object) -> str:
+        celery_setup.app.amqp.queues.select_add(queue, exchange=queue, routing_key=queue)
+        return celery_setup.app.send_task(TASK, args=args, queue=queue, ignore_result=True, **options).id
+
+    return send
+
+
+def test_a_task_sent_with_celerys_own_api_is_refused(forge, ledger: Ledger, worker: Worker) -> None:
+    task_id = forge("payment", "forged")
+    worker.assert_log_exists(f"Task {task_id} on payment is refused")
+    assert ledger.executions(task_id) == 0
+
+
+@pytest.mark.parametrize(
+    ("queue", "options"),
+    [("bulk", {"routing_key": "payment"}), ("bulk", {}), ("payment", {"task_id": str(uuid.uuid4())})],
+    ids=["posing as its queue", "another queue", "another id"],
+)
+def test_a_sealed_request_sent_again_in_another_place_is_refused(
+    forge, unattended: Site, ledger: Ledger, worker: Worker, queue: str, options: dict[str, str]
+) -> None:
+    with unattended.client() as client:
+        dispatch_id = client.post("/pay/").json()["id"]
+    sealed = base64.b64encode(ledger.dispatch(dispatch_id).sealed).decode()
+    task_id = forge(queue, sealed, **{"task_id": dispatch_id, **options})
+    worker.assert_log_exists(f"Task {task_id} on {queue} is refused")
+    assert ledger.dispatch(dispatch_id).state == "queued"
+    assert ledger.executions(dispatch_id) == ledger.executions(task_id) == 0
 
 
 def test_the_worker_serves_on_after_all_that(client: httpx.Client) -> None:
