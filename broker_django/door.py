@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import AnonymousUser
 from django.core.exceptions import ValidationError
 from django.http.request import RawPostDataException
 from django.urls import Resolver404, resolve
+from django.utils.functional import SimpleLazyObject
 
 from broker_core.errors import BrokerError, UserInactiveError
 from broker_django import rest
@@ -72,12 +73,28 @@ def pin(request: HttpRequest, replay: Replay) -> None:
 
     Raises UserInactiveError where that user is gone or may no longer log in.
     """
-    current = getattr(request, "user", None)
-    if current is None or user_key(current) == replay.user:
+    found = _user_without_trace(request)
+    if found is None or user_key(found) == replay.user:
         return
     user = AnonymousUser() if replay.user is None else active_user(replay.user)
     request.user = user  # type: ignore[assignment]
     request._cached_user = request._acached_user = user  # type: ignore[attr-defined]
+
+
+def _user_without_trace(request: HttpRequest) -> Any:
+    """The user, as if nobody had asked: only a view that asks makes its response vary on the session cookie."""
+    user, session = getattr(request, "user", None), getattr(request, "session", None)
+    if user is None or session is None or session.accessed:
+        return user
+
+    def ask() -> Any:
+        session.accessed = True
+        return user
+
+    user_key(user)
+    session.accessed = False
+    request.user = SimpleLazyObject(ask)  # type: ignore[assignment]
+    return user
 
 
 def active_user(key: str) -> AbstractBaseUser:

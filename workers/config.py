@@ -9,7 +9,7 @@ from celery import signals
 from kombu import Exchange, Queue
 
 from broker_django import celery_app
-from broker_django.conf import conf
+from broker_django.conf import conf as broker_conf
 from workers.transport import install
 
 if TYPE_CHECKING:
@@ -31,10 +31,10 @@ SAFE_SETTINGS: dict[str, Any] = {
 GREEN_POOLS = {"gevent", "eventlet"}
 GREEN_SETTINGS: dict[str, Any] = {"worker_disable_prefetch": False, "worker_prefetch_multiplier": 4}
 
+WORKER_SOCKET_TIMEOUT = 30.0
+
 REDIS_OPTIONS: dict[str, Any] = {
     "queue_order_strategy": "workers.scheduling:WeightedCycle",
-    "socket_connect_timeout": 2.0,
-    "socket_timeout": 5.0,
     "socket_keepalive": True,
     "visibility_timeout": 3600,
 }
@@ -61,10 +61,23 @@ def _apply(app: Celery) -> None:
         if not _is_set(app, name):
             app.conf[name] = value
     if _speaks_redis(app):
-        app.conf.broker_transport_options = {**REDIS_OPTIONS, **app.conf.broker_transport_options}
+        app.conf.broker_transport_options = {
+            **REDIS_OPTIONS,
+            "socket_connect_timeout": broker_conf.PUBLISH_TIMEOUT,
+            "socket_timeout": broker_conf.PUBLISH_TIMEOUT,
+            **app.conf.broker_transport_options,
+        }
         signals.celeryd_init.connect(install, dispatch_uid="request_broker.transport", weak=False)
+        signals.celeryd_init.connect(_be_patient, dispatch_uid="request_broker.patience", weak=False)
         signals.celeryd_init.connect(_suit_pool, dispatch_uid="request_broker.pool", weak=False)
     _add_queues(app)
+
+
+def _be_patient(conf: Any, **_: Any) -> None:
+    """A client's request must not hang on Redis; a worker rather waits than drops its connection and what it holds."""
+    options = conf.broker_transport_options
+    if options.get("socket_timeout") == broker_conf.PUBLISH_TIMEOUT:
+        conf.broker_transport_options = {**options, "socket_timeout": WORKER_SOCKET_TIMEOUT}
 
 
 def _suit_pool(instance: Any, conf: Any, **_: Any) -> None:
@@ -90,7 +103,7 @@ def _speaks_redis(app: Celery) -> bool:
 def _add_queues(app: Celery) -> None:
     declared: Any = app.conf.task_queues or [_queue(app.conf.task_default_queue)]
     known = {getattr(queue, "name", queue) for queue in declared}
-    added = [_queue(policy.celery_queue) for policy in conf.queues.values() if policy.celery_queue not in known]
+    added = [_queue(policy.celery_queue) for policy in broker_conf.queues.values() if policy.celery_queue not in known]
     if isinstance(declared, Mapping):
         app.conf.task_queues = {**declared, **{queue.name: queue for queue in added}}
     else:

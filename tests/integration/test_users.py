@@ -194,3 +194,11 @@ def test_drf_throttles_count_once(client: Client, ann: User) -> None:
     assert [answer.status_code for answer in answers] == [202, 202, 429]
     assert [follow(client, answer).json()["user"] for answer in answers[:2]] == ["ann", "ann"]
     assert answers[2]["Retry-After"]
+
+
+@pytest.mark.parametrize(("path", "varies"), [("/teapot/", False), ("/echo/", True)])
+def test_a_response_varies_on_the_cookie_only_where_the_view_asked(
+    client: Client, ann: User, everything_queued: None, path: str, varies: bool
+) -> None:
+    client.force_login(ann)
+    assert ("Cookie" in client.get(path)["Vary"]) is varies

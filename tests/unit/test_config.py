@@ -9,6 +9,8 @@ from broker_django import celery_app
 from broker_django.celery_app import TASK, broker_urls, scheme_of
 from workers.config import REDIS_OPTIONS, SAFE_SETTINGS, configure
 
+OPTIONS = {**REDIS_OPTIONS, "socket_connect_timeout": 2, "socket_timeout": 2}
+
 pytestmark = pytest.mark.usefixtures("own_app")
 
 
@@ -129,7 +131,7 @@ def test_configuring_twice_changes_nothing_more(configured):
 def test_transport_options_are_laid_under_those_of_the_project_on_redis(configured, url):
     options = {"visibility_timeout": 99, "sep": ":"}
     app = configured(from_object({"broker_url": url, "broker_transport_options": options}))
-    assert app.conf.broker_transport_options == {**REDIS_OPTIONS, **options}
+    assert app.conf.broker_transport_options == {**OPTIONS, **options}
 
 
 @pytest.mark.parametrize("url", ["amqp://host", "memory://", "sqs://"])
@@ -140,7 +142,7 @@ def test_other_message_brokers_get_no_options_of_redis(configured, url):
 
 def test_the_url_to_read_from_says_which_message_broker_it_is(configured):
     app = configured(from_object({"broker_read_url": "redis://host", "broker_write_url": "amqp://host"}))
-    assert app.conf.broker_transport_options["visibility_timeout"] == REDIS_OPTIONS["visibility_timeout"]
+    assert app.conf.broker_transport_options["visibility_timeout"] == OPTIONS["visibility_timeout"]
 
 
 def test_the_app_publishes_and_has_the_task(configured):
