@@ -40,7 +40,10 @@ def processes_in(directory: Path) -> list[psutil.Process]:
 
 
 def is_gone(pid: int) -> bool:
-    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def read_until(process: subprocess.Popen[str], text: str) -> str:
