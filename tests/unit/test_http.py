@@ -24,7 +24,7 @@ from django.test import AsyncRequestFactory, RequestFactory
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker_core.errors import BodyTooLargeError, DispatchNotFoundError, ResponseTooLargeError
+from broker_core.errors import BodyTooLargeError, DispatchNotFoundError, ResponseTooLargeError, UnavailableError
 from broker_core.message import RequestMessage, ResponseMessage
 from broker_django import http
 from broker_django.context import REPLAY_KEY, Replay, replay_of
@@ -366,10 +366,12 @@ def test_a_streamed_response_is_stored_whole():
 
 
 def test_an_error_is_a_problem_document():
-    response = problem(DispatchNotFoundError("no such dispatch"), **{"Retry-After": "5"})
+    response = problem(DispatchNotFoundError("no such dispatch"))
     assert isinstance(response, JsonResponse)
     assert (response.status_code, response["Content-Type"]) == (404, "application/problem+json")
-    assert response["Retry-After"] == "5"
+    assert response["Cache-Control"] == "no-store"
+    assert "Retry-After" not in response
+    assert problem(UnavailableError()).headers["Retry-After"] == "5"
     assert b'"detail": "no such dispatch"' in response.content
 
 
