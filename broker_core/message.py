@@ -62,7 +62,8 @@ class RequestMessage:
     """One request as the broker saw it.
 
     `environ` holds the CGI variables (RFC 3875) and header fields, every value text; `body` is raw; `scheme` is
-    `http` or `https`; `user` is the primary key, as text, of the user it was accepted for, None for an anonymous one.
+    `http` or `https`; `user` is the primary key, as text, of the user it was accepted for, None for an anonymous one;
+    `view_user` is the same for the user whom the view itself authenticated, as API frameworks do.
     """
 
     environ: Mapping[str, str]
@@ -70,23 +71,24 @@ class RequestMessage:
     scheme: str = "http"
     user: str | None = None
     protocol: Protocol = "wsgi"
+    view_user: str | None = None
 
     @property
     def method(self) -> str:
         return self.environ.get("REQUEST_METHOD", "GET")
 
     def encode(self) -> bytes:
-        return _pack([self.protocol, self.scheme, self.user, dict(self.environ)], self.body)
+        return _pack([self.protocol, self.scheme, self.user, self.view_user, dict(self.environ)], self.body)
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
         """Raises MessageError for bytes that `encode` did not make."""
-        (protocol, scheme, user, environ), body = _unpack(data, 4)
+        (protocol, scheme, user, view_user, environ), body = _unpack(data, 5)
         _require(valid=protocol in get_args(Protocol), what="the protocol")
         _require(valid=isinstance(scheme, str), what="the scheme")
-        _require(valid=user is None or isinstance(user, str), what="the user")
+        _require(valid=all(key is None or isinstance(key, str) for key in (user, view_user)), what="the user")
         _require(valid=_is_text_map(environ), what="the environ")
-        return cls(environ, body, scheme, user, protocol)
+        return cls(environ, body, scheme, user, protocol, view_user)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from broker_core.errors import UnavailableError
 from broker_django import ledger, rest, sessions
 from broker_django.celery_app import get_app
 from broker_django.conf import conf
+from broker_django.context import user_key
 from broker_django.delivery import publish, run_eagerly, seal_request
 from broker_django.http import raw_body, to_message
 from broker_django.models import DispatchRecord
@@ -56,12 +57,11 @@ class Accepted:
         return min(self.decision.wait, conf.MAX_WAIT) if self.published else 0.0
 
 
-def admit(request: HttpRequest, view: View) -> HttpResponseBase | None:
-    """The response of a view that refuses the request at the door, None where it may come in."""
-    if rest.view_class(view.function) is None:
-        return None
-    _user, refusal = rest.admit(request, view.function, view.args, view.kwargs)
-    return refusal
+def admit(request: HttpRequest, view: View) -> tuple[str | None, HttpResponseBase | None]:
+    """The user whom the view itself authenticates, and its response where it refuses the request at the door."""
+    if not rest.speaks_first(view.function):
+        return None, None
+    return rest.admit(request, view.function, view.args, view.kwargs)
 
 
 def accept(request: HttpRequest, view: View, decision: Decision) -> Accepted | HttpResponseBase | None:
@@ -75,12 +75,13 @@ def accept(request: HttpRequest, view: View, decision: Decision) -> Accepted | H
     except RawPostDataException:
         logger.warning("%s %s runs now: its body was read before it could be queued", request.method, request.path)
         return None
-    refusal = admit(request, view)
+    view_user, refusal = admit(request, view)
     if refusal is not None:
         return refusal
     cookies, carrier = sessions.settle(request)
-    record = _record(request, decision, carrier)
-    message = to_message(request, body, record.user or None, cookies)
+    user = user_key(getattr(request, "user", None))
+    record = _record(request, decision, carrier, view_user or user)
+    message = replace(to_message(request, body, user, cookies), view_user=view_user)
     record.sealed = seal_request(message, str(record.pk), decision.queue)
     try:
         ledger.accept(record)
@@ -89,10 +90,9 @@ def accept(request: HttpRequest, view: View, decision: Decision) -> Accepted | H
     return Accepted(record, decision, carrier)
 
 
-def _record(request: HttpRequest, decision: Decision, carrier: HttpResponse) -> DispatchRecord:
+def _record(request: HttpRequest, decision: Decision, carrier: HttpResponse, owner: str | None) -> DispatchRecord:
     now = timezone.now()
     policy = conf.queues[decision.queue]
-    user = getattr(request, "user", None)
     return DispatchRecord(
         id=uuid.uuid4(),
         queue=decision.queue,
@@ -100,7 +100,7 @@ def _record(request: HttpRequest, decision: Decision, carrier: HttpResponse) -> 
         path=ledger.truncated(request.path),
         route=route_of(request),
         reason=decision.reason,
-        user=str(user.pk) if user is not None and user.is_authenticated else "",
+        user=owner or "",
         credential=next(iter(sessions.credentials(request, carrier.cookies)), ""),
         accepted_at=now,
         expires_at=None if policy.expires is None else now + timedelta(seconds=policy.expires),

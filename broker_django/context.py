@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import uuid
@@ -33,18 +33,25 @@ class RequestContext:
 
 @dataclass(slots=True)
 class Replay:
-    """A replay in progress.
+    """A replay in progress. `user` and `view_user` are those of its message.
 
     The middleware tells the worker through `exception` what the view raised, and through `refusal` why the view was
-    not run at all.
+    not run at all. `admitted` tells the view that its own checks were made at the door.
     """
 
     id: uuid.UUID
     queue: str
     attempt: int
     user: str | None
+    view_user: str | None = None
+    admitted: bool = False
     exception: str = ""
     refusal: str = ""
+
+
+def user_key(user: Any) -> str | None:
+    """The primary key as text, None where there is no user or an anonymous one."""
+    return str(user.pk) if user is not None and user.is_authenticated else None
 
 
 def replay_of(request: HttpRequest) -> Replay | None:

@@ -15,7 +15,7 @@ from broker_core.errors import BrokerError, UserInactiveError
 from broker_django import rest
 from broker_django.classification import decide
 from broker_django.conf import conf
-from broker_django.context import Replay, RequestContext, replay_of
+from broker_django.context import Replay, RequestContext, replay_of, user_key
 from broker_django.http import problem, raw_body
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ def enter(request: HttpRequest) -> HttpResponse | None:
         if replay is not None:
             request.broker = RequestContext(True, replay.id, replay.queue, replay.attempt)  # type: ignore[attr-defined] # noqa: FBT003
             pin(request, replay)
+            if replay.view_user not in {None, replay.user}:
+                active_user(replay.view_user)
         else:
             request.broker = RequestContext()  # type: ignore[attr-defined]
             if request.content_type == MULTIPART:
@@ -71,14 +73,15 @@ def pin(request: HttpRequest, replay: Replay) -> None:
     Raises UserInactiveError where that user is gone or may no longer log in.
     """
     current = getattr(request, "user", None)
-    if current is None or (str(current.pk) if current.is_authenticated else None) == replay.user:
+    if current is None or user_key(current) == replay.user:
         return
-    user = AnonymousUser() if replay.user is None else _active_user(replay.user)
+    user = AnonymousUser() if replay.user is None else active_user(replay.user)
     request.user = user  # type: ignore[assignment]
     request._cached_user = request._acached_user = user  # type: ignore[attr-defined]
 
 
-def _active_user(key: str) -> AbstractBaseUser:
+def active_user(key: str | None) -> AbstractBaseUser:
+    """Raises UserInactiveError."""
     try:
         user = get_user_model()._default_manager.filter(pk=key).first()
     except (ValueError, ValidationError):
@@ -90,6 +93,9 @@ def _active_user(key: str) -> AbstractBaseUser:
 
 def pin_view(request: HttpRequest, view: View, replay: Replay) -> None:
     """The same for views that authenticate on their own."""
-    if rest.view_class(view.function) is not None:
-        user = getattr(request, "user", None) if replay.user is not None else None
-        rest.pin(request, view.function, user, view.args, view.kwargs)
+    if not rest.speaks_first(view.function):
+        return
+    replay.admitted = True
+    found = rest.found_user(request, view.function, view.args, view.kwargs)
+    if replay.view_user is not None and found != replay.view_user:
+        rest.pin(request, active_user(replay.view_user))

@@ -13,7 +13,18 @@ from asgiref.sync import async_to_sync
 from django.core.exceptions import DisallowedRedirect
 from django.core.handlers.asgi import ASGIRequest
 from django.core.handlers.wsgi import WSGIRequest
-from django.http import HttpResponse, HttpResponsePermanentRedirect, HttpResponseRedirect, JsonResponse
+from django.http import (
+    HttpResponse,
+    HttpResponseBadRequest,
+    HttpResponseForbidden,
+    HttpResponseGone,
+    HttpResponseNotFound,
+    HttpResponseNotModified,
+    HttpResponsePermanentRedirect,
+    HttpResponseRedirect,
+    HttpResponseServerError,
+    JsonResponse,
+)
 from django.http.request import RawPostDataException
 
 from broker_core.errors import BodyTooLargeError, BrokerError, ResponseTooLargeError
@@ -73,7 +84,7 @@ def raw_body(request: HttpRequest, limit: int) -> bytes:
 
 def declared_size(request: HttpRequest) -> int:
     """The Content-Length; 0 where there is none, or none that is a number."""
-    length = request.META.get("CONTENT_LENGTH") or "0"
+    length = str(request.META.get("CONTENT_LENGTH") or "0")
     return int(length) if length.isascii() and length.isdigit() and len(length) < 19 else 0
 
 
@@ -246,14 +257,34 @@ class SettledCookies(SimpleCookie):
         return morsel.copy() if key in self._settled else morsel
 
 
+class StoredRedirect(HttpResponse):
+    """A redirect that Django has no class for: another status, or a scheme that only the view's own class allows."""
+
+    @property
+    def url(self) -> str:
+        return self["Location"]
+
+
 _REDIRECTS: dict[int, type[HttpResponseRedirect | HttpResponsePermanentRedirect]] = {
     302: HttpResponseRedirect,
     301: HttpResponsePermanentRedirect,
 }
 
+_PLAIN: dict[int, type[HttpResponse]] = {
+    kind.status_code: kind
+    for kind in (
+        HttpResponseNotModified,
+        HttpResponseBadRequest,
+        HttpResponseForbidden,
+        HttpResponseNotFound,
+        HttpResponseGone,
+        HttpResponseServerError,
+    )
+}
+
 
 def to_response(message: ResponseMessage) -> HttpResponse:
-    """The response, verbatim. Redirects are of Django's own classes, so that `response.url` is there."""
+    """The response, verbatim, and of the class that Django has for its status; a redirect has its `url`."""
     response = _empty_response(message)
     response.content = message.body
     del response["Content-Type"]
@@ -264,12 +295,19 @@ def to_response(message: ResponseMessage) -> HttpResponse:
 
 
 def _empty_response(message: ResponseMessage) -> HttpResponse:
-    redirect = _REDIRECTS.get(message.status)
     location = next((value for name, value in message.headers if name.lower() == "location"), None)
-    if redirect and location:
+    if location and 300 <= message.status < 400:
+        return _redirect(message, location)
+    kind = _PLAIN.get(message.status, HttpResponse)
+    return kind(status=message.status, reason=message.reason)
+
+
+def _redirect(message: ResponseMessage, location: str) -> HttpResponse:
+    redirect = _REDIRECTS.get(message.status)
+    if redirect:
         with contextlib.suppress(DisallowedRedirect, ValueError):
             return redirect(location, reason=message.reason)
-    return HttpResponse(status=message.status, reason=message.reason)
+    return StoredRedirect(status=message.status, reason=message.reason)
 
 
 def problem(error: BrokerError) -> HttpResponse:

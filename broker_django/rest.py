@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from typing import TYPE_CHECKING, Any
 
 from django.apps import apps
 
-from broker_django.context import replay_of
+from broker_django.context import replay_of, user_key
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from django.http import HttpRequest
     from django.http.response import HttpResponseBase
@@ -22,10 +23,48 @@ def view_class(view: Any) -> Any:
     return found if found is not None and hasattr(found, "check_throttles") else None
 
 
+def speaks_first(view: Any) -> bool:
+    """Whether the DRF class behind a view function is the first to see the request.
+
+    Under a decorator of the project's, which may answer otherwise, it must not be asked at the door.
+    """
+    while _module(view) == "django.views.decorators.csrf":
+        view = view.__wrapped__
+    return view_class(view) is not None and _module(view) in _VIEW_MODULES
+
+
+_VIEW_MODULES = frozenset({"django.views.generic.base", "rest_framework.viewsets"})
+
+
+def _module(function: Any) -> str:
+    """Where the function was written. `__module__` is what `functools.wraps` copied."""
+    name: str = getattr(function, "__globals__", {}).get("__name__", "")
+    return name
+
+
+@contextlib.contextmanager
+def _user_kept(request: HttpRequest) -> Iterator[None]:
+    """DRF sets the user whom it finds on Django's request too, where decorators and middleware still look."""
+    missing = object()
+    user = getattr(request, "user", missing)
+    try:
+        yield
+    finally:
+        if user is not missing:
+            request.user = user  # type: ignore[assignment]
+
+
 def admit(
     request: HttpRequest, view: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> tuple[Any, HttpResponseBase | None]:
+) -> tuple[str | None, HttpResponseBase | None]:
     """What DRF says of the request before its handler runs: the user it found, or the response that refuses."""
+    with _user_kept(request):
+        return _ask(request, view, args, kwargs)
+
+
+def _ask(
+    request: HttpRequest, view: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[str | None, HttpResponseBase | None]:
     instance = _instance(view, args, kwargs)
     drf_request = instance.initialize_request(request, *args, **kwargs)
     instance.request = drf_request
@@ -37,7 +76,7 @@ def admit(
         final = instance.finalize_response(drf_request, response, *args, **kwargs)
         return None, final.render()
     _throttle_once(type(instance))
-    return drf_request.user, None
+    return user_key(drf_request.user), None
 
 
 def _instance(view: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -57,23 +96,28 @@ def _throttle_once(cls: Any) -> None:
 
     @functools.wraps(original)
     def check_throttles(self: Any, request: Any) -> None:
-        if replay_of(request) is None:
+        replay = replay_of(request)
+        if replay is None or not replay.admitted:
             original(self, request)
 
     check_throttles.counts_at_the_door = True  # type: ignore[attr-defined]
     cls.check_throttles = check_throttles
 
 
-def pin(request: HttpRequest, view: Any, user: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-    """In a replay, hand DRF the accepted user where its authenticators would find another by now."""
+def found_user(request: HttpRequest, view: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
+    """The user whom DRF's authenticators find in a replay; its throttles counted the request at the door."""
     _throttle_once(view.cls)
     instance = _instance(view, args, kwargs)
-    try:
-        found = instance.initialize_request(request, *args, **kwargs).user
-    except Exception:  # noqa: BLE001 - a credential that has run out since is no longer one
-        found = None
-    if getattr(found, "pk", None) != getattr(user, "pk", None):
-        request._force_auth_user = user  # type: ignore[attr-defined]
+    with _user_kept(request):
+        try:
+            return user_key(instance.initialize_request(request, *args, **kwargs).user)
+        except Exception:  # noqa: BLE001 - a credential that has run out since is no longer one
+            return None
+
+
+def pin(request: HttpRequest, user: Any) -> None:
+    """Hand DRF this user, whatever its authenticators find."""
+    request._force_auth_user = user  # type: ignore[attr-defined]
 
 
 def authenticate(request: HttpRequest) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from django.conf import settings
+from django.contrib.messages.storage import default_storage
 from django.contrib.sessions.middleware import SessionMiddleware
 from django.http import HttpResponse
 from django.utils.crypto import salted_hmac
@@ -21,11 +22,12 @@ if TYPE_CHECKING:
 
 
 def settle(request: HttpRequest) -> tuple[dict[str, str], HttpResponse]:
-    """Save what the outer middleware changed in the session.
+    """Save what the outer middleware changed in the session, and the messages it left for the user.
 
     Gives the cookies that the replay has to see, and a response that carries those that the client has to get.
     """
     carrier = HttpResponse()
+    _settle_messages(request, carrier)
     session = getattr(request, "session", None)
     if session is not None and session.modified:
         SessionMiddleware(lambda _request: carrier).process_response(request, carrier)
@@ -35,6 +37,13 @@ def settle(request: HttpRequest) -> tuple[dict[str, str], HttpResponse]:
     if secret and request.META.get("CSRF_COOKIE_NEEDS_UPDATE") and not settings.CSRF_USE_SESSIONS:
         cookies[settings.CSRF_COOKIE_NAME] = secret
     return cookies, carrier
+
+
+def _settle_messages(request: HttpRequest, carrier: HttpResponse) -> None:
+    storage = getattr(request, "_messages", None)
+    if storage is not None and storage.added_new:
+        storage.update(carrier)
+        storage.added_new = False
 
 
 def detach(request: HttpRequest) -> None:
@@ -52,14 +61,25 @@ def _leave_to_the_replay(must_create: bool = False) -> None:  # noqa: FBT001, FB
 
 
 def adopt(request: HttpRequest, response: HttpResponseBase) -> None:
-    """The replay owns session and CSRF state: the outer chain goes on with the session that the replay left."""
+    """The replay owns session, messages and CSRF state: the outer chain goes on with those that the replay left."""
     session = getattr(request, "session", None)
     if session is not None:
         morsel = response.cookies.get(settings.SESSION_COOKIE_NAME)
         key = session.session_key if morsel is None else morsel.value or None
         request.session = type(session)(key)
+    _adopt_cookies(request, response)
+    if hasattr(request, "_messages"):
+        request._messages = default_storage(request)
     if settings.CSRF_COOKIE_NAME in response.cookies:
         request.META["CSRF_COOKIE_NEEDS_UPDATE"] = False
+
+
+def _adopt_cookies(request: HttpRequest, response: HttpResponseBase) -> None:
+    for name, morsel in response.cookies.items():
+        if morsel["max-age"] == 0:
+            request.COOKIES.pop(name, None)
+        else:
+            request.COOKIES[name] = morsel.value
 
 
 def credentials(request: HttpRequest, extra: SimpleCookie | None = None) -> list[str]:

@@ -7,6 +7,7 @@ import logging
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from asgiref.sync import async_to_sync
 from django.core import signals
 from django.core.handlers.base import BaseHandler
 from django.core.signals import setting_changed
@@ -20,10 +21,11 @@ from broker_django.http import problem, to_request, to_response_message
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from django.http import HttpRequest
     from django.http.response import HttpResponseBase
 
     from broker_core.errors import BrokerError
-    from broker_core.message import RequestMessage, ResponseMessage
+    from broker_core.message import Protocol, RequestMessage, ResponseMessage
     from broker_django.context import Replay
 
 logger = logging.getLogger("workers.replay")
@@ -33,12 +35,21 @@ class ReplayHandler(BaseHandler):
     """Django's own handler, with the project's whole middleware."""
 
 
-@lru_cache(maxsize=1)
-def handler() -> ReplayHandler:
-    """Built once a process, and again when settings change under test."""
+@lru_cache(maxsize=2)
+def handler(protocol: Protocol) -> ReplayHandler:
+    """Built once a process, and again when settings change under test.
+
+    Middleware may act otherwise under ASGI: RemoteUserMiddleware reads another variable there.
+    """
     built = ReplayHandler()
-    built.load_middleware()
+    built.load_middleware(is_async=protocol == "asgi")
     return built
+
+
+def _respond(request: HttpRequest, protocol: Protocol) -> HttpResponseBase:
+    if protocol == "asgi":
+        return async_to_sync(handler(protocol).get_response_async)(request)
+    return handler(protocol).get_response(request)
 
 
 setting_changed.connect(lambda **_: handler.cache_clear(), weak=False, dispatch_uid="request_broker.replay")
@@ -50,7 +61,7 @@ def run(message: RequestMessage, replay: Replay) -> tuple[ResponseMessage, str]:
         request = to_request(message, replay)
         set_script_prefix(request.META.get("SCRIPT_NAME") or "/")
         signals.request_started.send(sender=ReplayHandler, environ=request.META)
-        response = handler().get_response(request)
+        response = _respond(request, message.protocol)
         try:
             return to_response_message(response, conf.MAX_RESPONSE_SIZE), _failure(response, replay)
         except ResponseTooLargeError as error:

@@ -65,7 +65,7 @@ def replay(self: Any, sealed: str) -> dict[str, Any]:
         logger.info("Dispatch %s is dropped: it was delivered before, or nobody wants it any more", task_id)
         raise Ignore
     announce(dispatch_id)
-    response, error = run(message, Replay(dispatch_id, queue, attempt, message.user))
+    response, error = run(message, Replay(dispatch_id, queue, attempt, message.user, message.view_user))
     return {
         "status": response.status,
         "content_type": response.content_type,

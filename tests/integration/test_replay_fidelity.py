@@ -1,0 +1,137 @@
+"""What third-party test suites met: the client, and the chain around the broker, see what they would without it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from asgiref.sync import async_to_sync
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.contrib.auth.models import User
+from django.contrib.messages import get_messages
+from django.db import connection
+from django.http import HttpRequest, HttpResponse, HttpResponseNotModified, HttpResponseRedirect
+from django.test import AsyncClient, Client, override_settings
+from django.urls import include, path
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from broker_django.http import to_response, to_response_message
+from broker_django.models import DispatchRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from django.http.response import HttpResponseBase
+
+pytestmark = [pytest.mark.urls(__name__), pytest.mark.usefixtures("everything_queued")]
+
+
+class WithoutAuthentication(APIView):
+    authentication_classes = ()
+    permission_classes = ()
+
+    def get(self, request: Any) -> Response:
+        return Response({"user": request.user.get_username()})
+
+
+def greet(request: HttpRequest) -> HttpResponse:
+    messages.info(request, "Hello.")
+    return HttpResponse("greeted")
+
+
+def remote_user(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(request.user.get_username())
+
+
+urlpatterns = [
+    path("broker/", include("broker_django.urls")),
+    path("open/", WithoutAuthentication.as_view()),
+    path("behind-login/", login_required(WithoutAuthentication.as_view())),
+    path("greet/", greet),
+    path("remote-user/", remote_user),
+]
+
+
+def greeting_middleware(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
+    def middleware(request: HttpRequest) -> HttpResponse:
+        if "HTTP_X_GREETED" not in request.META:
+            request.META["HTTP_X_GREETED"] = "1"
+            messages.info(request, "From outside.")
+        return get_response(request)
+
+    return middleware
+
+
+def texts(request: HttpRequest) -> list[str]:
+    return [message.message for message in get_messages(request)]
+
+
+def stored(response: HttpResponseBase) -> HttpResponse:
+    return to_response(to_response_message(response, 1000))
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_stored_redirect_has_its_url(status: int) -> None:
+    assert stored(HttpResponse(status=status, headers={"Location": "/there/"})).url == "/there/"
+
+
+def test_a_stored_redirect_keeps_a_scheme_that_only_its_view_allows() -> None:
+    class ToAnApp(HttpResponseRedirect):
+        allowed_schemes = ["myapp"]
+
+    assert stored(ToAnApp("myapp://open")).url == "myapp://open"
+
+
+def test_a_stored_304_is_of_djangos_class() -> None:
+    assert isinstance(stored(HttpResponseNotModified()), HttpResponseNotModified)
+
+
+def test_an_eager_replay_keeps_the_connections_of_the_request_open(client: Client, monkeypatch: Any) -> None:
+    closed = []
+    monkeypatch.setattr(connection, "close", lambda: closed.append(True))
+    assert client.get("/greet/").content == b"greeted"
+    assert not closed
+
+
+def test_a_drf_view_does_not_change_djangos_user(client: Client) -> None:
+    ann = User.objects.create_user("ann")
+    client.force_login(ann)
+    assert client.get("/open/").json() == {"user": ""}
+    assert client.get("/behind-login/").json() == {"user": ""}
+    assert set(DispatchRecord.objects.values_list("user", flat=True)) == {str(ann.pk)}
+
+
+def test_a_decorator_speaks_before_the_drf_view_that_it_wraps(client: Client) -> None:
+    response = client.get("/behind-login/")
+    assert (response.status_code, response.url) == (302, "/accounts/login/?next=/behind-login/")
+
+
+@pytest.mark.parametrize("storage", ["session.SessionStorage", "cookie.CookieStorage", "fallback.FallbackStorage"])
+def test_messages_of_the_replay_reach_the_outer_request_and_the_client(client: Client, storage: str) -> None:
+    with override_settings(MESSAGE_STORAGE=f"django.contrib.messages.storage.{storage}"):
+        assert texts(client.get("/greet/").wsgi_request) == ["Hello."]
+        assert texts(client.get("/open/").wsgi_request) == ["Hello."]
+
+
+def test_messages_of_outer_middleware_are_not_lost(client: Client, settings: Any) -> None:
+    settings.MIDDLEWARE = [*settings.MIDDLEWARE[:-1], f"{__name__}.greeting_middleware", settings.MIDDLEWARE[-1]]
+    assert texts(client.get("/greet/").wsgi_request) == ["From outside.", "Hello."]
+
+
+def test_what_came_over_asgi_meets_the_asynchronous_chain(async_client: AsyncClient, settings: Any) -> None:
+    settings.AUTHENTICATION_BACKENDS = ["django.contrib.auth.backends.RemoteUserBackend"]
+    settings.MIDDLEWARE = [
+        *settings.MIDDLEWARE[:-1],
+        "django.contrib.auth.middleware.RemoteUserMiddleware",
+        settings.MIDDLEWARE[-1],
+    ]
+    response = async_to_sync(async_client.get)("/remote-user/", REMOTE_USER="ann")
+    assert response.content == b"ann"
+    assert "sessionid" in async_client.cookies
+    assert async_client.cookies["sessionid"].value
+
+
+def test_a_content_length_may_be_a_number(client: Client) -> None:
+    assert client.post("/greet/", b"x=1", "application/x-www-form-urlencoded", CONTENT_LENGTH=3).status_code == 200
