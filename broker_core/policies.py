@@ -178,7 +178,7 @@ class Classifier:
         """The decision of the first rule that holds; None where none does."""
         if not self.rules:
             return None
-        compared = values(self._compared)
+        compared = values(self._compared) if self._compared else {}
         variables = None
         for number, rule in enumerate(self.rules):
             if not all(guard.admits(compared) for guard in rule.when.guards):

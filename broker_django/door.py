@@ -34,7 +34,7 @@ def enter(request: HttpRequest) -> HttpResponse | None:
         if replay is not None:
             request.broker = RequestContext(True, replay.id, replay.queue, replay.attempt)  # type: ignore[attr-defined] # noqa: FBT003
             pin(request, replay)
-            if replay.view_user not in {None, replay.user}:
+            if replay.view_user is not None and replay.view_user != replay.user:
                 active_user(replay.view_user)
         else:
             request.broker = RequestContext()  # type: ignore[attr-defined]
@@ -80,7 +80,7 @@ def pin(request: HttpRequest, replay: Replay) -> None:
     request._cached_user = request._acached_user = user  # type: ignore[attr-defined]
 
 
-def active_user(key: str | None) -> AbstractBaseUser:
+def active_user(key: str) -> AbstractBaseUser:
     """Raises UserInactiveError."""
     try:
         user = get_user_model()._default_manager.filter(pk=key).first()

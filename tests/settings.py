@@ -4,8 +4,35 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 BASE_DIR = Path(__file__).resolve().parent
+
+
+def database(environ: Mapping[str, str]) -> dict[str, object]:
+    if "POSTGRES_HOST" in environ:
+        return {
+            "ENGINE": "django.db.backends.postgresql",
+            "HOST": environ["POSTGRES_HOST"],
+            "PORT": environ.get("POSTGRES_PORT", "5432"),
+            "NAME": environ.get("POSTGRES_DB", "broker"),
+            "USER": environ.get("POSTGRES_USER", "broker"),
+            "PASSWORD": environ.get("POSTGRES_PASSWORD", ""),
+        }
+    return {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": environ.get("DATABASE_PATH", str(BASE_DIR / "tests.sqlite3")),
+        "OPTIONS": {
+            "timeout": 20,
+            "transaction_mode": "IMMEDIATE",
+            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL",
+        },
+    }
+
+
 SECRET_KEY = "tests-only-" + "k" * 40
 DEBUG = False
 ALLOWED_HOSTS = ["*"]
@@ -62,29 +89,7 @@ REST_FRAMEWORK = {
 }
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
-if "POSTGRES_HOST" in os.environ:
-    DATABASES: dict[str, dict[str, object]] = {
-        "default": {
-            "ENGINE": "django.db.backends.postgresql",
-            "HOST": os.environ["POSTGRES_HOST"],
-            "PORT": os.environ.get("POSTGRES_PORT", "5432"),
-            "NAME": os.environ.get("POSTGRES_DB", "broker"),
-            "USER": os.environ.get("POSTGRES_USER", "broker"),
-            "PASSWORD": os.environ.get("POSTGRES_PASSWORD", ""),
-        }
-    }
-else:
-    DATABASES = {
-        "default": {
-            "ENGINE": "django.db.backends.sqlite3",
-            "NAME": os.environ.get("DATABASE_PATH", str(BASE_DIR / "tests.sqlite3")),
-            "OPTIONS": {
-                "timeout": 20,
-                "transaction_mode": "IMMEDIATE",
-                "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL",
-            },
-        }
-    }
+DATABASES: dict[str, dict[str, object]] = {"default": database(os.environ)}
 
 CELERY_BROKER_URL = os.environ.get("BROKER_URL", "redis://127.0.0.1:1/0")
 CELERY_TASK_ALWAYS_EAGER = os.environ.get("EAGER", "1") == "1"

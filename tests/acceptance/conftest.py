@@ -1,0 +1,313 @@
+"""The site, its workers and its servers as processes of their own; pytest-celery's nodes drive them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import redis
+from celery import Celery
+from django.db import connections
+from pytest_celery import (
+    CeleryBackendCluster,
+    CeleryBrokerCluster,
+    CeleryTestBroker,
+    CeleryTestWorker,
+    CeleryWorkerCluster,
+)
+
+from broker_django.models import DispatchRecord
+from broker_django.ports import any_port
+from tests import servers
+from tests.acceptance.prepare import PASSWORD
+from tests.containers import ROOT, Process
+from tests.settings import database as database_settings
+from tests.site.models import Execution
+
+ALIAS = "acceptance"
+PATIENCE = 30
+"""Seconds that a test waits for what has to happen; also the longest long-poll."""
+
+
+class WorkerProcess(Process):
+    def worker_name(self) -> str:
+        return self.name
+
+    def worker_queue(self) -> str:
+        return "payment,realtime,bulk"
+
+
+class Worker(CeleryTestWorker):
+    """A worker on this machine."""
+
+    def hostname(self) -> str:
+        return f"{self.worker_name}@{socket.gethostname()}"
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A web server with the test site."""
+
+    url: str
+    process: Process
+
+    def client(self, **options: Any) -> httpx.Client:
+        """A new browser, so to say: with cookies of its own."""
+        return httpx.Client(base_url=self.url, timeout=PATIENCE + 10, trust_env=False, **options)
+
+
+class Ledger:
+    """The tables of the site under test."""
+
+    def dispatch(self, dispatch_id: str) -> DispatchRecord:
+        return DispatchRecord.objects.using(ALIAS).get(pk=dispatch_id)
+
+    def dispatches(self, ids: list[str]) -> list[DispatchRecord]:
+        """In the order in which they were started."""
+        return list(DispatchRecord.objects.using(ALIAS).filter(pk__in=ids).order_by("started_at"))
+
+    def executions(self, dispatch_id: str) -> int:
+        """How often the view ran for this dispatch."""
+        return Execution.objects.using(ALIAS).filter(dispatch=dispatch_id).count()
+
+
+class Gates:
+    """Hold views at /gate/NAME/ until the gate is opened."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def new(self) -> str:
+        return uuid.uuid4().hex
+
+    def open(self, name: str) -> None:
+        (self._directory / name).touch()
+
+
+# Servers
+
+
+@pytest.fixture(scope="session")
+def message_broker() -> Iterator[servers.MessageBroker]:
+    with servers.BROKERS[servers.BROKER]() as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def redis_broker(message_broker: servers.MessageBroker) -> servers.MessageBroker:
+    if not message_broker.is_redis:
+        pytest.skip("the message broker is no Redis")
+    return message_broker
+
+
+@pytest.fixture(scope="session")
+def environment(
+    message_broker: servers.MessageBroker, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, str]]:
+    """The variables of every process of the site; the database is there."""
+    with servers.DATABASES[servers.DATABASE]() as database:
+        variables = {
+            **database,
+            "DJANGO_SETTINGS_MODULE": "tests.acceptance.settings",
+            "BROKER_URL": message_broker.url,
+            "EAGER": "0",
+            "GATES": str(tmp_path_factory.mktemp("gates")),
+            "PYTHONPATH": str(ROOT),
+            "PYTHONUNBUFFERED": "1",
+        }
+        subprocess.run(
+            [sys.executable, "-m", "tests.acceptance.prepare"], check=True, cwd=ROOT, env={**os.environ, **variables}
+        )
+        yield variables
+
+
+@pytest.fixture
+def ledger(environment: dict[str, str], django_db_blocker: Any) -> Iterator[Ledger]:
+    connections.settings[ALIAS] = connections.configure_settings({"default": database_settings(environment)})["default"]
+    with django_db_blocker.unblock():
+        yield Ledger()
+        connections[ALIAS].close()
+    del connections[ALIAS], connections.settings[ALIAS]
+
+
+@pytest.fixture
+def gates(environment: dict[str, str]) -> Gates:
+    return Gates(Path(environment["GATES"]))
+
+
+# The site's processes
+
+StartSite = Callable[..., Site]
+StartWorker = Callable[..., Worker]
+
+
+def _start_site(interface: str, environment: dict[str, str]) -> Site:
+    port = any_port()
+    url = f"http://127.0.0.1:{port}"
+    asgi = [sys.executable, "-m", "uvicorn", "tests.site.asgi:application", "--port", str(port), "--lifespan", "off"]
+    wsgi = [sys.executable, "-m", "django", "runserver", f"127.0.0.1:{port}", "--noreload"]
+
+    def healthy() -> bool:
+        with contextlib.suppress(httpx.TransportError):
+            return httpx.get(f"{url}/broker/health/", trust_env=False).is_success
+        return False
+
+    return Site(url, Process(f"web-{interface}", asgi if interface == "asgi" else wsgi, environment, healthy))
+
+
+@pytest.fixture(scope="session")
+def sites(environment: dict[str, str], message_broker: servers.MessageBroker) -> Iterator[dict[str, Site]]:
+    """One under ASGI, one under WSGI, and one whose dispatches no shared worker is handed."""
+    unattended = {**environment, "BROKER_URL": message_broker.unattended_url}
+    started = {
+        "asgi": _start_site("asgi", environment),
+        "wsgi": _start_site("wsgi", environment),
+        servers.UNATTENDED: _start_site("asgi", unattended),
+    }
+    try:
+        for site in started.values():
+            site.process.ready()
+        yield started
+    finally:
+        for site in started.values():
+            site.process.teardown()
+
+
+@pytest.fixture(scope="session", params=["asgi", "wsgi"])
+def site(request: pytest.FixtureRequest, celery_worker_cluster: CeleryWorkerCluster, sites: dict[str, Site]) -> Site:
+    """The site under either interface, with a worker behind it."""
+    return sites[request.param]
+
+
+@pytest.fixture(scope="session")
+def asgi_site(celery_worker_cluster: CeleryWorkerCluster, sites: dict[str, Site]) -> Site:
+    return sites["asgi"]
+
+
+@pytest.fixture
+def start_site(environment: dict[str, str]) -> Iterator[StartSite]:
+    """Start one more web server, with variables of its own. The caller waits until it is ready."""
+    with contextlib.ExitStack() as started:
+
+        def start(interface: str = "asgi", **variables: str) -> Site:
+            site = _start_site(interface, {**environment, **variables})
+            started.callback(site.process.teardown)
+            return site
+
+        yield start
+
+
+def broker_worker(name: str, *options: str) -> list[str]:
+    command = [sys.executable, "-m", "django", "broker_worker", "--noreload", f"--hostname={name}@%h"]
+    return [*command, *(options or ("--concurrency=2",))]
+
+
+def plain_worker(name: str, *options: str) -> list[str]:
+    command = [sys.executable, "-m", "celery", "-A", "workers.celery", "worker", f"--hostname={name}@%h"]
+    return [*command, "-Q", "payment,realtime,bulk", "--loglevel=INFO", *(options or ("--pool=solo",))]
+
+
+@pytest.fixture
+def start_worker(
+    environment: dict[str, str], message_broker: servers.MessageBroker, celery_setup_app: Celery
+) -> Iterator[StartWorker]:
+    """Start a worker for the unattended site, with variables of its own. The caller waits until it is ready."""
+    unattended = {**environment, "BROKER_URL": message_broker.unattended_url}
+    with contextlib.ExitStack() as started:
+
+        def start(command: Callable[..., list[str]] = plain_worker, *options: str, **variables: str) -> Worker:
+            name = f"extra-{uuid.uuid4().hex[:8]}"
+            process = WorkerProcess(
+                name, command(name, *options), {**unattended, **variables}, " ready.", stop_signal=signal.SIGKILL
+            )
+            started.callback(process.teardown)
+            return Worker(process, celery_setup_app)
+
+        yield start
+
+
+# What pytest-celery is made of
+
+
+@pytest.fixture(scope="session")
+def celery_broker_cluster(message_broker: servers.MessageBroker) -> CeleryBrokerCluster:
+    return CeleryBrokerCluster(CeleryTestBroker(message_broker.process))
+
+
+@pytest.fixture(scope="session")
+def celery_backend_cluster() -> CeleryBackendCluster | None:
+    """Results are in the site's database."""
+    return None
+
+
+@pytest.fixture(scope="session")
+def celery_setup_app(celery_broker_cluster: CeleryBrokerCluster) -> Celery:
+    """An app that only talks to the message broker: it knows none of the site's settings."""
+    app = Celery("acceptance", set_as_current=False)
+    app.conf.update(broker_url=celery_broker_cluster.config()["host_urls"][0], broker_connection_timeout=5)
+    return app
+
+
+@pytest.fixture(scope="session")
+def celery_worker_cluster(environment: dict[str, str], celery_setup_app: Celery) -> Iterator[CeleryWorkerCluster]:
+    """The worker that `broker_worker` starts, with two processes on all queues."""
+    process = WorkerProcess("shared", broker_worker("shared"), environment, " ready.")
+    with servers.serving(process):
+        yield CeleryWorkerCluster(Worker(process, celery_setup_app))
+
+
+@pytest.fixture
+def worker(celery_worker_cluster: CeleryWorkerCluster) -> Worker:
+    """The shared worker."""
+    return celery_worker_cluster[0]
+
+
+# No worker of the above is here
+
+
+@pytest.fixture
+def unattended(sites: dict[str, Site], message_broker: servers.MessageBroker) -> Iterator[Site]:
+    """A site whose dispatches stay on the message broker until the test starts a worker there."""
+    yield sites[servers.UNATTENDED]
+    _purge(message_broker.unattended_url)
+
+
+def _purge(url: str) -> None:
+    if url.startswith("redis"):
+        redis.Redis.from_url(url).flushdb()
+        return
+    with Celery(broker=url, set_as_current=False).connection_for_write() as connection:
+        for name in ("payment", "realtime", "bulk"):
+            with contextlib.suppress(*connection.channel_errors):
+                connection.channel().queue_purge(name)
+
+
+@pytest.fixture
+def client(asgi_site: Site) -> Iterator[httpx.Client]:
+    with asgi_site.client() as client:
+        yield client
+
+
+def log_in(client: httpx.Client, username: str = "ada") -> httpx.Client:
+    """The client as this user, who has logged in on the spot."""
+    client.post("/log-in/", data={"username": username, "password": PASSWORD}).raise_for_status()
+    return client
+
+
+def done(client: httpx.Client, accepted: httpx.Response) -> dict[str, Any]:
+    """The status document of an accepted request once it is done."""
+    assert accepted.status_code == 202, accepted.text
+    document = client.get(accepted.headers["Location"], params={"wait": PATIENCE}).json()
+    assert document["done"], document
+    return document

@@ -1,0 +1,22 @@
+"""The test site as separate processes see it: requests choose their queue by a header field."""
+
+from tests.settings import *  # noqa: F403
+from tests.settings import REQUEST_BROKER
+
+DATA_UPLOAD_MAX_MEMORY_SIZE = 20 * 1024 * 1024
+ROOT_URLCONF = "tests.acceptance.urls"
+
+REQUEST_BROKER = {
+    **REQUEST_BROKER,
+    "RULES": [
+        {"when": f'"x-queue" in request.headers && request.headers["x-queue"] == "{name}"', "queue": name}
+        for name in ("payment", "realtime", "bulk")
+    ],
+}
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "handlers": {"console": {"class": "logging.StreamHandler"}},
+    "loggers": {name: {"handlers": ["console"], "level": "INFO"} for name in ("broker_django", "workers")},
+}

