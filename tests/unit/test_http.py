@@ -249,6 +249,11 @@ def test_a_response_is_stored_verbatim(status, reason, headers, body):
     assert list(again.items()) == list(response.items())
 
 
+@pytest.mark.parametrize("body", [b"", b"not modified"])
+def test_a_304_is_stored_with_the_body_that_the_view_gave_it(body):
+    assert stored(HttpResponse(body, status=304)).content == body
+
+
 def test_a_response_without_a_content_type_gets_none():
     response = HttpResponse(status=204)
     del response["Content-Type"]
