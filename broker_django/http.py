@@ -299,6 +299,8 @@ def _empty_response(message: ResponseMessage) -> HttpResponse:
     if location and 300 <= message.status < 400:
         return _redirect(message, location)
     kind = _PLAIN.get(message.status, HttpResponse)
+    if kind is HttpResponseNotModified and message.body:
+        kind = HttpResponse  # a view may say 304 with a body, which Django's class refuses
     return kind(status=message.status, reason=message.reason)
 
 

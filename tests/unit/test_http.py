@@ -249,6 +249,11 @@ def test_a_response_is_stored_verbatim(status, reason, headers, body):
     assert list(again.items()) == list(response.items())
 
 
+@pytest.mark.parametrize("body", [b"", b"not modified"])
+def test_a_304_is_stored_with_the_body_that_the_view_gave_it(body):
+    assert stored(HttpResponse(body, status=304)).content == body
+
+
 def test_a_response_without_a_content_type_gets_none():
     response = HttpResponse(status=204)
     del response["Content-Type"]
@@ -369,8 +374,9 @@ def test_an_error_is_a_problem_document():
     response = problem(DispatchNotFoundError("no such dispatch"))
     assert isinstance(response, JsonResponse)
     assert (response.status_code, response["Content-Type"]) == (404, "application/problem+json")
+    assert response["Cache-Control"] == "no-store"
     assert "Retry-After" not in response
-    assert problem(UnavailableError("locked"))["Retry-After"] == "5"
+    assert problem(UnavailableError()).headers["Retry-After"] == "5"
     assert b'"detail": "no such dispatch"' in response.content
 
 

@@ -208,6 +208,13 @@ class Dispatches(RuleBasedStateMachine):
             self.state = State.FAILED if error else State.SUCCEEDED
 
     @rule()
+    def give_up(self):
+        may = self.state is State.RUNNING and self.lease > self.now
+        assert ledger.give_up(self.record.pk, "killed", self.now) is may
+        if may:
+            self.state = State.FAILED
+
+    @rule()
     def cancel(self):
         if self.state in (State.QUEUED, State.CANCELLED):
             ledger.cancel(self.record.pk, self.now)

@@ -18,6 +18,7 @@ REQUESTS = st.builds(
     body=st.binary(max_size=200),
     scheme=st.sampled_from(["http", "https"]),
     user=st.none() | TEXT,
+    view_user=st.none() | TEXT,
     protocol=st.sampled_from(["wsgi", "asgi"]),
 )
 RESPONSES = st.builds(
@@ -79,7 +80,7 @@ def test_any_bytes_are_a_message_or_refused(data):
     decoded(ResponseMessage, data)
 
 
-@given(JSON | st.lists(JSON, min_size=4, max_size=4))
+@given(JSON | st.lists(JSON, min_size=4, max_size=5))
 def test_any_head_of_json_is_a_message_or_refused(head):
     data = packed(json.dumps(head).encode())
     for kind in (RequestMessage, ResponseMessage):
@@ -93,14 +94,15 @@ def test_any_head_of_json_is_a_message_or_refused(head):
         b"",
         b"\xff\xfe",
         b"[" * 100_000,
-        b"[" + b"1" * 10_000 + b",2,3,4]",
-        b'["wsgi","http",null,{"A":1}]',
-        b'["wsgi","http",null,["A"]]',
-        b'["wsgi","http",7,{}]',
-        b'["wsgi",null,null,{}]',
-        b'["smtp","http",null,{}]',
-        b'[["wsgi"],"http",null,{}]',
-        b'["wsgi","http",null]',
+        b"[" + b"1" * 10_000 + b",2,3,4,5]",
+        b'["wsgi","http",null,null,{"A":1}]',
+        b'["wsgi","http",null,null,["A"]]',
+        b'["wsgi","http",7,null,{}]',
+        b'["wsgi","http",null,7,{}]',
+        b'["wsgi",null,null,null,{}]',
+        b'["smtp","http",null,null,{}]',
+        b'[["wsgi"],"http",null,null,{}]',
+        b'["wsgi","http",null,{}]',
     ],
 )
 def test_a_malformed_request_is_refused(head):

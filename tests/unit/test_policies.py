@@ -135,11 +135,19 @@ def test_a_rule_without_an_answer_does_not_match():
     assert classified(rules, {"request.headers": {}, "request.size": 1, "request.path": "/"}) is None
 
 
-def test_the_values_are_asked_for_once_and_only_those_that_rules_read():
-    asked = []
-    rules = classifier({"when": "user.is_staff", "queue": "bulk"}, {"when": "request.path == ''", "queue": "bulk"})
-    rules.classify(lambda names: asked.append(names) or {}, NO_PREFERENCES)
-    assert asked == [{"user.is_staff", "request.path"}]
+def test_only_values_that_rules_read_are_asked_for_and_only_once_a_cheap_comparison_holds():
+    rules = classifier(
+        {"when": 'request.path == "/pay" && user.is_staff', "queue": "bulk"},
+        {"when": 'request.path.startsWith("/p") && request.size > 9', "queue": "bulk"},
+    )
+    for path, asked_for in (
+        ("/", [{"request.path"}]),
+        ("/pay", [{"request.path"}, {"request.path", "user.is_staff", "request.size"}]),
+    ):
+        asked = []
+        values = {"request.path": path, "user.is_staff": False, "request.size": 1}
+        assert rules.classify(lambda names, asked=asked, values=values: asked.append(names) or values, ASYNC) is None
+        assert asked == asked_for
     assert rules.reads_user
     assert not classifier({"when": "request.path == 'user.id'", "queue": "bulk"}).reads_user
 
