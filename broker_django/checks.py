@@ -51,7 +51,9 @@ _DURATIONS = ("MAX_WAIT", "PUBLISH_TIMEOUT", "POLL_INTERVAL")
 
 def _bad(key: str) -> bool:
     value = getattr(conf, key)
-    return isinstance(value, bool) or not isinstance(value, int | float) or value <= 0
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return True
+    return value < 0 if key == "MAX_WAIT" else value <= 0
 
 
 def _not_a_number(key: str) -> CheckMessage:

@@ -8,6 +8,7 @@ ROOT_URLCONF = "tests.acceptance.urls"
 
 REQUEST_BROKER = {
     **REQUEST_BROKER,
+    "QUEUES": {**REQUEST_BROKER["QUEUES"], "brief": {"time_limit": 1}},
     "RULES": [
         {"when": f'"x-queue" in request.headers && request.headers["x-queue"] == "{name}"', "queue": name}
         for name in ("payment", "realtime", "bulk")

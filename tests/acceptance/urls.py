@@ -1,6 +1,6 @@
 from django.urls import path
 
-from tests.acceptance.views import gate, note
+from tests.acceptance.views import endless, gate, note
 from tests.site.urls import urlpatterns as site
 
-urlpatterns = [*site, path("gate/<slug:name>/", gate), path("note/<slug:name>/", note)]
+urlpatterns = [*site, path("endless/", endless), path("gate/<slug:name>/", gate), path("note/<slug:name>/", note)]

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.csrf import csrf_exempt
 
+from broker_django.decorators import queue
 from tests.processes import wait_until
 from tests.site.models import Execution
 
@@ -22,3 +24,13 @@ def note(request: HttpRequest, name: str) -> HttpResponse:
     """Leaves a note that it ran."""
     Execution.objects.create(dispatch=str(request.broker.id or ""))
     return HttpResponse(name)
+
+
+@csrf_exempt
+@queue("brief")
+def endless(request: HttpRequest) -> HttpResponse:
+    """Takes no notice of the limit that it could clean up after."""
+    while True:
+        with contextlib.suppress(Exception):
+            while True:
+                pass

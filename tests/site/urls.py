@@ -32,7 +32,6 @@ urlpatterns = [
     path("stream/<int:size>/", views.stream),
     path("async-stream/", views.async_stream),
     path("broken-stream/", views.broken_stream),
-    path("endless/", views.endless),
     path("download/", views.download),
     path("log-in/", views.log_in),
     path("log-out/", views.log_out),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 from io import BytesIO
@@ -244,13 +243,3 @@ def broken_stream(request: HttpRequest) -> StreamingHttpResponse:
         raise RuntimeError("cable cut")
 
     return StreamingHttpResponse(chunks(), content_type="text/plain")
-
-
-@csrf_exempt
-@queue("bulk")
-def endless(request: HttpRequest) -> HttpResponse:
-    """Takes no notice of the limit that it could clean up after."""
-    while True:
-        with contextlib.suppress(Exception):
-            while True:
-                pass
