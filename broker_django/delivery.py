@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-import contextlib
 import logging
 from typing import TYPE_CHECKING
-
-from django.core import signals
-from django.db import close_old_connections
 
 from broker_core.envelope import context
 from broker_core.errors import EnvelopeError
@@ -17,8 +13,6 @@ from broker_django.celery_app import TASK, get_app
 from broker_django.conf import conf
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from celery import Celery
 
     from broker_core.message import RequestMessage, ResponseMessage
@@ -111,25 +105,9 @@ def run_eagerly(app: Celery, record: DispatchRecord, policy: QueuePolicy) -> Non
     """What `task_always_eager` asks for: the replay in this process, now."""
     if TASK not in app.tasks:
         app.loader.import_default_modules()
-    with _connections_kept():
-        app.tasks[TASK].apply(
-            args=(to_text(bytes(record.sealed)),), task_id=str(record.pk), routing_key=policy.celery_queue, throw=False
-        )
-
-
-@contextlib.contextmanager
-def _connections_kept() -> Iterator[None]:
-    """Let the request signals of an eager replay not close the connections of the request that is being answered.
-
-    Django closes them even within a transaction, which every test case holds open.
-    """
-    request_signals = (signals.request_started, signals.request_finished)
-    disconnected = [signal for signal in request_signals if signal.disconnect(close_old_connections)]
-    try:
-        yield
-    finally:
-        for signal in disconnected:
-            signal.connect(close_old_connections)
+    app.tasks[TASK].apply(
+        args=(to_text(bytes(record.sealed)),), task_id=str(record.pk), routing_key=policy.celery_queue, throw=False
+    )
 
 
 def shadow(record: DispatchRecord) -> str:

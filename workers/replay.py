@@ -11,6 +11,7 @@ from asgiref.sync import async_to_sync
 from django.core import signals
 from django.core.handlers.base import BaseHandler
 from django.core.signals import setting_changed
+from django.db import close_old_connections
 from django.urls import get_script_prefix, get_urlconf, set_script_prefix, set_urlconf
 from django.utils import translation
 
@@ -57,7 +58,7 @@ setting_changed.connect(lambda **_: handler.cache_clear(), weak=False, dispatch_
 
 def run(message: RequestMessage, replay: Replay) -> tuple[ResponseMessage, str]:
     """The view's response, and why the dispatch failed; empty where it succeeded."""
-    with _thread_state():
+    with _thread_state(), _connections_kept():
         request = to_request(message, replay)
         set_script_prefix(request.META.get("SCRIPT_NAME") or "/")
         signals.request_started.send(sender=ReplayHandler, environ=request.META)
@@ -81,6 +82,22 @@ def _failure(response: HttpResponseBase, replay: Replay) -> str:
     if response.status_code < 500:
         return replay.refusal
     return replay.exception or f"the view answered {response.status_code}"
+
+
+@contextlib.contextmanager
+def _connections_kept() -> Iterator[None]:
+    """Let the request signals of a replay not close database connections: a worker goes on with them to store the
+    outcome, and in eager mode they are those of the request that is being answered.
+
+    Django closes them even within a transaction, which every test case holds open.
+    """
+    request_signals = (signals.request_started, signals.request_finished)
+    disconnected = [signal for signal in request_signals if signal.disconnect(close_old_connections)]
+    try:
+        yield
+    finally:
+        for signal in disconnected:
+            signal.connect(close_old_connections)
 
 
 @contextlib.contextmanager
