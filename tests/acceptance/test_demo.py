@@ -97,8 +97,8 @@ def test_a_payment_overtakes_a_burst_of_newsletters(front_page, browser):
         browser, lambda: re.search(r"answered in .* ahead of (\d+) waiting", text_of(browser, "overtake"))
     )
     assert int(overtake[1]) > 0
-    assert count(browser, "payment", "done") == 1
-    assert '"replayed": true' in text_of(browser, "http-response")
+    wait_for(browser, lambda: count(browser, "payment", "done") == 1)
+    wait_for(browser, lambda: '"replayed": true' in text_of(browser, "http-response"))
     assert "202" in text_of(browser, "http-accepted")
     wait_for(browser, lambda: count(browser, "bulk", "done") == BURST)
     assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
