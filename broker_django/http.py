@@ -193,6 +193,9 @@ class SettledCookies(SimpleCookie):
         self._settled: frozenset[str] = frozenset()
         for line in lines:
             self.load(line)
+        for morsel in self.values():
+            if str(morsel["max-age"]).isdigit():
+                morsel["max-age"] = int(morsel["max-age"])  # as `set_cookie` has it
         self._settled = frozenset(self)
 
     def __setitem__(self, key: str, value: Any) -> None:
