@@ -59,8 +59,10 @@ class Accepted:
 
 def admit(request: HttpRequest, view: View) -> tuple[str | None, HttpResponseBase | None]:
     """The user whom the view itself authenticates, and its response where it refuses the request at the door."""
-    if not rest.speaks_first(view.function):
+    if rest.view_class(view.function) is None:
         return None, None
+    if not rest.speaks_first(view.function):
+        return rest.found_user(request, view.function, view.args, view.kwargs), None
     return rest.admit(request, view.function, view.args, view.kwargs)
 
 

@@ -110,9 +110,9 @@ def active_user(key: str) -> AbstractBaseUser:
 
 def pin_view(request: HttpRequest, view: View, replay: Replay) -> None:
     """The same for views that authenticate on their own."""
-    if not rest.speaks_first(view.function):
+    if rest.view_class(view.function) is None:
         return
-    replay.admitted = True
+    replay.admitted = rest.speaks_first(view.function)
     found = rest.found_user(request, view.function, view.args, view.kwargs)
     if replay.view_user is not None and found != replay.view_user:
         rest.pin(request, active_user(replay.view_user))

@@ -246,6 +246,8 @@ class SettledCookies(SimpleCookie):
             key, separator, value = attribute.strip().partition("=")
             if morsel.isReservedKey(key):
                 morsel[key] = value if separator else True
+        if str(morsel["max-age"]).isdigit():
+            morsel["max-age"] = int(morsel["max-age"])  # as `set_cookie` has it
         return morsel
 
     def __setitem__(self, key: str, value: Any) -> None:

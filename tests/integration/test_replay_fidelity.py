@@ -135,3 +135,9 @@ def test_what_came_over_asgi_meets_the_asynchronous_chain(async_client: AsyncCli
 
 def test_a_content_length_may_be_a_number(client: Client) -> None:
     assert client.post("/greet/", b"x=1", "application/x-www-form-urlencoded", CONTENT_LENGTH=3).status_code == 200
+
+
+def test_a_stored_cookie_has_its_age_as_a_number() -> None:
+    response = HttpResponse()
+    response.set_cookie("language", "pl", max_age=60)
+    assert stored(response).cookies["language"]["max-age"] == 60
