@@ -32,7 +32,7 @@ from broker_core.message import RequestMessage, ResponseMessage
 from broker_django.context import REPLAY_KEY, Replay
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Iterable
+    from collections.abc import AsyncIterable, AsyncIterator, Iterable
 
     from django.http import HttpRequest
     from django.http.response import HttpResponseBase
@@ -294,6 +294,30 @@ def to_response(message: ResponseMessage) -> HttpResponse:
         response[name] = value
     response.cookies = SettledCookies(message.cookies)
     return response
+
+
+def refill(original: Any, message: ResponseMessage) -> HttpResponseBase:
+    """The view's own response object, which an eager replay has at hand, with all that the client gets as stored.
+
+    So it keeps its class and its attributes, such as `context_data` and DRF's `data`, which tests look at.
+    """
+    if original.streaming:
+        original.streaming_content = _one_chunk(message.body) if original.is_async else [message.body]
+    else:
+        original.content = message.body
+    for name in list(original.headers):
+        del original[name]
+    for name, value in message.headers:
+        original[name] = value
+    original.status_code, original.reason_phrase = message.status, message.reason
+    original.cookies = SettledCookies(message.cookies)
+    if hasattr(original, "render"):
+        original.render = None  # the handler asks `callable(response.render)`: the replay has rendered it
+    return original  # type: ignore[no-any-return]
+
+
+async def _one_chunk(body: bytes) -> AsyncIterator[bytes]:
+    yield body
 
 
 def _empty_response(message: ResponseMessage) -> HttpResponse:

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from asgiref.sync import async_to_sync
 from django.contrib import messages
+from django.contrib.auth import login, logout
 from django.contrib.auth.decorators import login_required
 from django.contrib.auth.models import User
 from django.contrib.messages import get_messages
+from django.core.signals import request_finished, request_started
 from django.db import connection
-from django.http import HttpRequest, HttpResponse, HttpResponseNotModified, HttpResponseRedirect
+from django.http import (
+    FileResponse,
+    HttpRequest,
+    HttpResponse,
+    HttpResponseNotModified,
+    HttpResponseRedirect,
+    StreamingHttpResponse,
+)
+from django.template.response import TemplateResponse
 from django.test import AsyncClient, Client, override_settings
 from django.urls import include, path
+from django.views.generic import TemplateView
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
@@ -21,7 +33,7 @@ from broker_django.http import to_response, to_response_message
 from broker_django.models import DispatchRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
     from django.http.response import HttpResponseBase
 
@@ -41,6 +53,36 @@ def greet(request: HttpRequest) -> HttpResponse:
     return HttpResponse("greeted")
 
 
+class Page(TemplateView):
+    template_name = "page.html"
+
+
+def sign_in(request: HttpRequest) -> HttpResponse:
+    login(request, User.objects.get(username="ann"))
+    return HttpResponse("signed in")
+
+
+def sign_out(request: HttpRequest) -> HttpResponse:
+    logout(request)
+    return HttpResponse("signed out")
+
+
+def lines(_request: HttpRequest) -> StreamingHttpResponse:
+    return StreamingHttpResponse(iter([b"one\n", b"two\n"]), content_type="text/plain")
+
+
+async def async_lines(_request: HttpRequest) -> StreamingHttpResponse:
+    async def each() -> AsyncIterator[bytes]:
+        yield b"one\n"
+        yield b"two\n"
+
+    return StreamingHttpResponse(each(), content_type="text/plain")
+
+
+def download(_request: HttpRequest) -> FileResponse:
+    return FileResponse(BytesIO(b"a,b\n"), as_attachment=True, filename="rows.csv")
+
+
 def remote_user(request: HttpRequest) -> HttpResponse:
     return HttpResponse(request.user.get_username())
 
@@ -51,6 +93,12 @@ urlpatterns = [
     path("behind-login/", login_required(WithoutAuthentication.as_view())),
     path("greet/", greet),
     path("remote-user/", remote_user),
+    path("page/", Page.as_view(extra_context={"color": "green"})),
+    path("sign-in/", sign_in),
+    path("sign-out/", sign_out),
+    path("lines/", lines),
+    path("async-lines/", async_lines),
+    path("download/", download),
 ]
 
 
@@ -141,3 +189,85 @@ def test_a_stored_cookie_has_its_age_as_a_number() -> None:
     response = HttpResponse()
     response.set_cookie("language", "pl", max_age=60)
     assert stored(response).cookies["language"]["max-age"] == 60
+
+
+PAGES = {"OPTIONS": {"loaders": [("django.template.loaders.locmem.Loader", {"page.html": "It is {{ color }}."})]}}
+
+
+def test_an_eager_replay_gives_a_response_of_the_views_own_class(client: Client, settings: Any) -> None:
+    settings.TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", **PAGES}]
+    response = client.get("/page/")
+    assert isinstance(response, TemplateResponse)
+    assert (response.template_name, response.context_data["color"]) == (["page.html"], "green")
+    assert response.content == b"It is green."
+    assert DispatchRecord.objects.get().state == "succeeded"
+
+
+class Appending:
+    """Middleware that touches what a view wants rendered."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        return self.get_response(request)
+
+    def process_template_response(self, _request: HttpRequest, response: TemplateResponse) -> TemplateResponse:
+        response.context_data["color"] += "!"
+        return response
+
+
+def test_what_the_replay_rendered_is_not_rendered_again(client: Client, settings: Any) -> None:
+    settings.TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", **PAGES}]
+    settings.MIDDLEWARE = [f"{__name__}.Appending", *settings.MIDDLEWARE]
+    response = client.get("/page/")
+    assert response.context_data["color"] == "green!"
+    assert response.content == b"It is green!."
+
+
+def test_an_eager_replay_gives_the_data_of_a_drf_response(client: Client) -> None:
+    assert client.get("/open/").data == {"user": ""}
+
+
+def test_a_streamed_response_stays_one(client: Client) -> None:
+    response = client.get("/lines/")
+    assert response.streaming
+    assert b"".join(response.streaming_content) == b"one\ntwo\n"
+
+
+def test_an_asynchronously_streamed_response_stays_one(async_client: AsyncClient) -> None:
+    async def read() -> bytes:
+        response = await async_client.get("/async-lines/")
+        return b"".join([chunk async for chunk in response.streaming_content])
+
+    assert async_to_sync(read)() == b"one\ntwo\n"
+
+
+def test_a_file_stays_one(client: Client) -> None:
+    response = client.get("/download/")
+    assert isinstance(response, FileResponse)
+    assert (response.filename, response.getvalue()) == ("rows.csv", b"a,b\n")
+    assert response["Content-Length"] == "4"
+
+
+def test_the_outer_chain_sees_who_logged_in_and_out(client: Client) -> None:
+    ann = User.objects.create_user("ann")
+    assert client.get("/sign-in/").wsgi_request.user == ann
+    assert client.get("/greet/").wsgi_request.user == ann
+    assert client.get("/sign-out/").wsgi_request.user.is_anonymous
+
+
+def test_an_eager_replay_is_no_second_request_to_the_request_signals(client: Client) -> None:
+    seen = []
+
+    def note(signal: Any, **_: Any) -> None:
+        seen.append("started" if signal is request_started else "finished")
+
+    for signal in (request_started, request_finished):
+        signal.connect(note)
+    try:
+        client.get("/greet/")
+    finally:
+        for signal in (request_started, request_finished):
+            signal.disconnect(note)
+    assert seen == ["started", "finished"]

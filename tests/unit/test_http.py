@@ -302,7 +302,7 @@ def test_cookies_keep_their_attributes_and_deletions():
     response.set_cookie("a", "1", max_age=60, samesite="Strict", httponly=True)
     response.delete_cookie("b", path="/shop", domain="shop.example")
     again = stored(response).cookies
-    assert (again["a"]["max-age"], again["a"]["samesite"], again["a"]["httponly"]) == ("60", "Strict", True)
+    assert (again["a"]["max-age"], again["a"]["samesite"], again["a"]["httponly"]) == (60, "Strict", True)
     assert (again["b"].value, str(again["b"]["max-age"]), again["b"]["path"]) == ("", "0", "/shop")
     assert again.output() == response.cookies.output()
 
