@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from django.http import HttpRequest
     from django.http.response import HttpResponseBase
 
+    from broker_core.message import Csrf
+
 PROCESS_ENVIRONMENT = dict(os.environ)
 """Development servers copy the process's environment into every request. It is no part of the request."""
 
@@ -98,7 +100,16 @@ def to_message(request: HttpRequest, body: bytes, user: str | None, cookies: dic
     if cookies:
         environ["HTTP_COOKIE"] = _with_cookies(environ.get("HTTP_COOKIE", ""), cookies)
     asgi = isinstance(request, ASGIRequest)
-    return RequestMessage(environ, body, request.scheme or "http", user, "asgi" if asgi else "wsgi")
+    return RequestMessage(
+        environ, body, request.scheme or "http", user, "asgi" if asgi else "wsgi", csrf=_csrf_state(request)
+    )
+
+
+def _csrf_state(request: HttpRequest) -> Csrf:
+    """What CsrfViewMiddleware left on the request. A view that it exempts may still check on its own."""
+    if getattr(request, "_dont_enforce_csrf_checks", False):
+        return "waived"
+    return "checked" if getattr(request, "csrf_processing_done", False) else "unchecked"
 
 
 def _with_cookies(field: str, cookies: dict[str, str]) -> str:
@@ -112,7 +123,10 @@ def to_request(message: RequestMessage, replay: Replay) -> HttpRequest:
     """The request again, of the class that it had, marked as a replay."""
     request = _asgi_request(message) if message.protocol == "asgi" else _wsgi_request(message)
     request.META[REPLAY_KEY] = replay
-    request._dont_enforce_csrf_checks = True  # type: ignore[attr-defined] # checked when it was accepted
+    if message.csrf == "checked":
+        request.csrf_processing_done = True  # type: ignore[attr-defined]
+    elif message.csrf == "waived":
+        request._dont_enforce_csrf_checks = True  # type: ignore[attr-defined]
     return request
 
 

@@ -12,6 +12,7 @@ from django.contrib.auth import login, logout
 from django.contrib.auth.decorators import login_required
 from django.contrib.auth.models import User
 from django.contrib.messages import get_messages
+from django.contrib.sessions.backends.db import SessionStore
 from django.core.signals import request_finished, request_started
 from django.db import connection
 from django.http import (
@@ -22,9 +23,12 @@ from django.http import (
     HttpResponseRedirect,
     StreamingHttpResponse,
 )
+from django.middleware.csrf import get_token
 from django.template.response import TemplateResponse
-from django.test import AsyncClient, Client, override_settings
+from django.test import AsyncClient, Client, RequestFactory, override_settings
 from django.urls import include, path
+from django.utils.functional import empty
+from django.views.decorators.csrf import csrf_exempt, csrf_protect
 from django.views.generic import TemplateView
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -87,7 +91,22 @@ def remote_user(request: HttpRequest) -> HttpResponse:
     return HttpResponse(request.user.get_username())
 
 
+@csrf_exempt
+def checks_on_its_own(request: HttpRequest) -> HttpResponseBase:
+    return csrf_protect(greet)(request)
+
+
+def another_user(request: HttpRequest) -> HttpResponse:
+    """API frameworks exchange the session and have the lazy user found anew."""
+    request.session = SessionStore(request.GET["session"])
+    del request._cached_user
+    request.user._wrapped = empty
+    return HttpResponse(request.user.get_username())
+
+
 urlpatterns = [
+    path("checks-on-its-own/", checks_on_its_own),
+    path("another-user/", another_user),
     path("broker/", include("broker_django.urls")),
     path("open/", WithoutAuthentication.as_view()),
     path("behind-login/", login_required(WithoutAuthentication.as_view())),
@@ -271,3 +290,31 @@ def test_an_eager_replay_is_no_second_request_to_the_request_signals(client: Cli
         for signal in (request_started, request_finished):
             signal.disconnect(note)
     assert seen == ["started", "finished"]
+
+
+@pytest.mark.parametrize("path", ["/greet/", "/checks-on-its-own/"])
+def test_a_view_that_checks_csrf_on_its_own_still_does(path: str) -> None:
+    client = Client(enforce_csrf_checks=True)
+    assert client.post(path).status_code == 403
+    token = get_token(RequestFactory().get("/"))
+    client.cookies["csrftoken"] = token
+    assert client.post(path, {"csrfmiddlewaretoken": token}).status_code == 200
+
+
+def test_a_view_may_exchange_the_session_and_ask_for_the_user_again(client: Client) -> None:
+    other = Client()
+    other.force_login(User.objects.create_user("eve"))
+    client.force_login(User.objects.create_user("ann"))
+    assert client.get("/another-user/", {"session": other.session.session_key}).content == b"eve"
+
+
+@pytest.mark.parametrize("path", ["/page/", "/open/"])
+def test_outer_middleware_can_cache_what_an_eager_replay_gave(client: Client, settings: Any, path: str) -> None:
+    settings.TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", **PAGES}]
+    settings.MIDDLEWARE = [
+        "django.middleware.cache.UpdateCacheMiddleware",
+        "django.middleware.cache.FetchFromCacheMiddleware",
+        *settings.MIDDLEWARE,
+    ]
+    first = client.get(path)
+    assert client.get(path).content == first.content

@@ -145,7 +145,15 @@ def test_the_user_and_the_mark_travel(factory):
     assert message.user == "7"
     assert replay_of(request) is None
     assert replay_of(to_request(message, mark)) is mark
-    assert to_request(message, mark)._dont_enforce_csrf_checks
+
+
+@factories
+@pytest.mark.parametrize("attribute", ["csrf_processing_done", "_dont_enforce_csrf_checks"])
+def test_a_csrf_check_that_was_made_or_waived_is_not_made_again(factory, attribute):
+    request = factory.get("/")
+    assert not hasattr(carried(request), attribute)
+    setattr(request, attribute, True)
+    assert getattr(carried(request), attribute)
 
 
 @factories
