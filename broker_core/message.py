@@ -19,6 +19,8 @@ VERSION = 1
 _PREFIX = struct.Struct(">BI")
 
 Protocol = Literal["wsgi", "asgi"]
+Csrf = Literal["unchecked", "checked", "waived"]
+"""What the door knows: the middleware did not check this request, accepted it, or was told not to check any."""
 
 
 def _pack(head: list[object], body: bytes) -> bytes:
@@ -72,23 +74,25 @@ class RequestMessage:
     user: str | None = None
     protocol: Protocol = "wsgi"
     view_user: str | None = None
+    csrf: Csrf = "unchecked"
 
     @property
     def method(self) -> str:
         return self.environ.get("REQUEST_METHOD", "GET")
 
     def encode(self) -> bytes:
-        return _pack([self.protocol, self.scheme, self.user, self.view_user, dict(self.environ)], self.body)
+        return _pack([self.protocol, self.scheme, self.user, self.view_user, self.csrf, dict(self.environ)], self.body)
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
         """Raises MessageError for bytes that `encode` did not make."""
-        (protocol, scheme, user, view_user, environ), body = _unpack(data, 5)
+        (protocol, scheme, user, view_user, csrf, environ), body = _unpack(data, 6)
         _require(valid=protocol in get_args(Protocol), what="the protocol")
+        _require(valid=csrf in get_args(Csrf), what="the CSRF state")
         _require(valid=isinstance(scheme, str), what="the scheme")
         _require(valid=all(key is None or isinstance(key, str) for key in (user, view_user)), what="the user")
         _require(valid=_is_text_map(environ), what="the environ")
-        return cls(environ, body, scheme, user, protocol, view_user)
+        return cls(environ, body, scheme, user, protocol, view_user, csrf)
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,12 +44,16 @@ class View:
 
 @dataclass(slots=True)
 class Accepted:
-    """A dispatch in the ledger, not yet published. `carrier` has the cookies that outer middleware wants to set."""
+    """A dispatch in the ledger, not yet published. `carrier` has the cookies that outer middleware wants to set.
+
+    `replayed` is the view's own response where the replay ran in this process.
+    """
 
     record: DispatchRecord
     decision: Decision
     carrier: HttpResponse
     published: bool = False
+    replayed: HttpResponseBase | None = None
 
     @property
     def wait(self) -> float:
@@ -59,8 +63,10 @@ class Accepted:
 
 def admit(request: HttpRequest, view: View) -> tuple[str | None, HttpResponseBase | None]:
     """The user whom the view itself authenticates, and its response where it refuses the request at the door."""
-    if not rest.speaks_first(view.function):
+    if rest.view_class(view.function) is None:
         return None, None
+    if not rest.speaks_first(view.function):
+        return rest.found_user(request, view.function, view.args, view.kwargs), None
     return rest.admit(request, view.function, view.args, view.kwargs)
 
 
@@ -123,7 +129,7 @@ def hand_over(accepted: Accepted) -> None:
         accepted.published = publish(accepted.record, policy)
 
     if app.conf.task_always_eager:
-        run_eagerly(app, accepted.record, policy)
         accepted.published = True
+        accepted.replayed = run_eagerly(app, accepted.record, policy, held=accepted.wait > 0)
     else:
         transaction.on_commit(send)

@@ -15,7 +15,7 @@ from broker_core.errors import ResponseGoneError
 from broker_django import ledger, results, tokens
 from broker_django.classification import preferences_of
 from broker_django.conf import conf
-from broker_django.http import to_response
+from broker_django.http import refill, to_response
 from broker_django.notifications import AsyncWatch, Watch
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from django.http import HttpRequest
+    from django.http.response import HttpResponseBase
 
     from broker_django.acceptance import Accepted
     from broker_django.models import DispatchRecord
@@ -88,14 +89,17 @@ def _applied(request: HttpRequest, response: HttpResponse) -> HttpResponse:
     return response
 
 
-def stored_response(record: DispatchRecord) -> HttpResponse:
-    """The view's response, verbatim. Raises ResponseGoneError where there is none, or none any more."""
+def stored_response(record: DispatchRecord, original: HttpResponseBase | None = None) -> HttpResponseBase:
+    """The view's response, verbatim, in its original object where there is one.
+
+    Raises ResponseGoneError where there is none, or none any more.
+    """
     if record.response_status is None:
         raise ResponseGoneError(f"the dispatch was {record.state} before it was answered")
     message = None if _kept_long_enough(record) else results.fetch(record.pk)
     if message is None:
         raise ResponseGoneError("the response is not kept any more")
-    return to_response(message)
+    return to_response(message) if original is None else refill(original, message)
 
 
 def _kept_long_enough(record: DispatchRecord) -> bool:
@@ -115,11 +119,11 @@ async def await_for(accepted: Accepted) -> DispatchRecord | None:
     return await await_until_done(accepted.record.pk, accepted.wait)
 
 
-def in_time(record: DispatchRecord | None) -> HttpResponse | None:
+def in_time(record: DispatchRecord | None, original: HttpResponseBase | None) -> HttpResponseBase | None:
     """The view's own response, where it is there by now."""
     if record is None or record.response_status is None:
         return None
-    response = stored_response(record)
+    response = stored_response(record, original)
     response._has_been_logged = True  # type: ignore[attr-defined] # the worker has logged what is to be logged
     return response
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,11 +10,15 @@ if TYPE_CHECKING:
     import uuid
 
     from django.http import HttpRequest
+    from django.http.response import HttpResponseBase
 
     from broker_core.policies import Decision
 
 REPLAY_KEY = "request_broker.replay"
 """The key in `request.META` that marks a replay. It holds an object: no header field can set it."""
+
+WITNESS: ContextVar[list[HttpResponseBase] | None] = ContextVar("request_broker.witness", default=None)
+"""Where an eager replay leaves the response that its view made, for the client that is held for it."""
 
 
 @dataclass(slots=True)

@@ -11,9 +11,11 @@ from broker_core.envelope import context
 from broker_core.errors import EnvelopeError
 from broker_django.celery_app import TASK, get_app
 from broker_django.conf import conf
+from broker_django.context import WITNESS
 
 if TYPE_CHECKING:
     from celery import Celery
+    from django.http.response import HttpResponseBase
 
     from broker_core.message import RequestMessage, ResponseMessage
     from broker_core.policies import QueuePolicy
@@ -101,13 +103,22 @@ def _send(app: Celery, record: DispatchRecord, policy: QueuePolicy) -> None:
         )
 
 
-def run_eagerly(app: Celery, record: DispatchRecord, policy: QueuePolicy) -> None:
-    """What `task_always_eager` asks for: the replay in this process, now."""
+def run_eagerly(app: Celery, record: DispatchRecord, policy: QueuePolicy, *, held: bool) -> HttpResponseBase | None:
+    """What `task_always_eager` asks for: the replay in this process, now.
+
+    Gives the view's own response, not yet closed, where a client is held for it.
+    """
     if TASK not in app.tasks:
         app.loader.import_default_modules()
-    app.tasks[TASK].apply(
-        args=(to_text(bytes(record.sealed)),), task_id=str(record.pk), routing_key=policy.celery_queue, throw=False
-    )
+    seen: list[HttpResponseBase] = []
+    token = WITNESS.set(seen if held else None)
+    try:
+        app.tasks[TASK].apply(
+            args=(to_text(bytes(record.sealed)),), task_id=str(record.pk), routing_key=policy.celery_queue, throw=False
+        )
+    finally:
+        WITNESS.reset(token)
+    return seen[-1] if seen else None
 
 
 def shadow(record: DispatchRecord) -> str:

@@ -87,13 +87,16 @@ def _user_without_trace(request: HttpRequest) -> Any:
     if user is None or session is None or session.accessed:
         return user
 
-    def ask() -> Any:
-        session.accessed = True
-        return user
-
     user_key(user)
     session.accessed = False
-    request.user = SimpleLazyObject(ask)  # type: ignore[assignment]
+    if isinstance(user, SimpleLazyObject):
+        find = user._setupfunc  # a view may empty the lazy user, to have it found anew
+
+        def ask() -> Any:
+            request.session.accessed = True
+            return find()
+
+        request.user = SimpleLazyObject(ask)  # type: ignore[assignment]
     return user
 
 
@@ -110,9 +113,11 @@ def active_user(key: str) -> AbstractBaseUser:
 
 def pin_view(request: HttpRequest, view: View, replay: Replay) -> None:
     """The same for views that authenticate on their own."""
-    if not rest.speaks_first(view.function):
+    if rest.view_class(view.function) is None:
         return
-    replay.admitted = True
+    replay.admitted = rest.speaks_first(view.function)
+    if replay.admitted:
+        request._dont_enforce_csrf_checks = True  # type: ignore[attr-defined] # as its authenticators did at the door
     found = rest.found_user(request, view.function, view.args, view.kwargs)
     if replay.view_user is not None and found != replay.view_user:
         rest.pin(request, active_user(replay.view_user))

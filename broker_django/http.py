@@ -32,10 +32,12 @@ from broker_core.message import RequestMessage, ResponseMessage
 from broker_django.context import REPLAY_KEY, Replay
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Iterable
+    from collections.abc import AsyncIterable, AsyncIterator, Iterable
 
     from django.http import HttpRequest
     from django.http.response import HttpResponseBase
+
+    from broker_core.message import Csrf
 
 PROCESS_ENVIRONMENT = dict(os.environ)
 """Development servers copy the process's environment into every request. It is no part of the request."""
@@ -98,7 +100,16 @@ def to_message(request: HttpRequest, body: bytes, user: str | None, cookies: dic
     if cookies:
         environ["HTTP_COOKIE"] = _with_cookies(environ.get("HTTP_COOKIE", ""), cookies)
     asgi = isinstance(request, ASGIRequest)
-    return RequestMessage(environ, body, request.scheme or "http", user, "asgi" if asgi else "wsgi")
+    return RequestMessage(
+        environ, body, request.scheme or "http", user, "asgi" if asgi else "wsgi", csrf=_csrf_state(request)
+    )
+
+
+def _csrf_state(request: HttpRequest) -> Csrf:
+    """What CsrfViewMiddleware left on the request. A view that it exempts may still check on its own."""
+    if getattr(request, "_dont_enforce_csrf_checks", False):
+        return "waived"
+    return "checked" if getattr(request, "csrf_processing_done", False) else "unchecked"
 
 
 def _with_cookies(field: str, cookies: dict[str, str]) -> str:
@@ -112,7 +123,10 @@ def to_request(message: RequestMessage, replay: Replay) -> HttpRequest:
     """The request again, of the class that it had, marked as a replay."""
     request = _asgi_request(message) if message.protocol == "asgi" else _wsgi_request(message)
     request.META[REPLAY_KEY] = replay
-    request._dont_enforce_csrf_checks = True  # type: ignore[attr-defined] # checked when it was accepted
+    if message.csrf == "checked":
+        request.csrf_processing_done = True  # type: ignore[attr-defined]
+    elif message.csrf == "waived":
+        request._dont_enforce_csrf_checks = True  # type: ignore[attr-defined]
     return request
 
 
@@ -246,6 +260,8 @@ class SettledCookies(SimpleCookie):
             key, separator, value = attribute.strip().partition("=")
             if morsel.isReservedKey(key):
                 morsel[key] = value if separator else True
+        if str(morsel["max-age"]).isdigit():
+            morsel["max-age"] = int(morsel["max-age"])  # as `set_cookie` has it
         return morsel
 
     def __setitem__(self, key: str, value: Any) -> None:
@@ -292,6 +308,30 @@ def to_response(message: ResponseMessage) -> HttpResponse:
         response[name] = value
     response.cookies = SettledCookies(message.cookies)
     return response
+
+
+def refill(original: Any, message: ResponseMessage) -> HttpResponseBase:
+    """The view's own response object, which an eager replay has at hand, with all that the client gets as stored.
+
+    So it keeps its class and its attributes, such as `context_data` and DRF's `data`, which tests look at.
+    """
+    if original.streaming:
+        original.streaming_content = _one_chunk(message.body) if original.is_async else [message.body]
+    else:
+        original.content = message.body
+    for name in list(original.headers):
+        del original[name]
+    for name, value in message.headers:
+        original[name] = value
+    original.status_code, original.reason_phrase = message.status, message.reason
+    original.cookies = SettledCookies(message.cookies)
+    if hasattr(original, "render"):
+        original.render = None  # the handler asks `callable(response.render)`: the replay has rendered it
+    return original  # type: ignore[no-any-return]
+
+
+async def _one_chunk(body: bytes) -> AsyncIterator[bytes]:
+    yield body
 
 
 def _empty_response(message: ResponseMessage) -> HttpResponse:

@@ -17,7 +17,7 @@ from broker_django.http import problem
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from django.http import HttpRequest, HttpResponse
+    from django.http import HttpRequest
     from django.http.response import HttpResponseBase
 
     from broker_core.policies import Decision
@@ -56,7 +56,7 @@ class RequestBrokerMiddleware:
         accepted = take(request, view, decision)
         if not isinstance(accepted, Accepted):
             return accepted
-        return answer(request, accepted, in_time(wait_for(accepted)) if accepted.wait else None)
+        return answer(request, accepted, in_time(wait_for(accepted), accepted.replayed) if accepted.wait else None)
 
     async def _aprocess_view(
         self, request: HttpRequest, function: Any, args: Any, kwargs: Any
@@ -70,7 +70,7 @@ class RequestBrokerMiddleware:
         if not isinstance(accepted, Accepted):
             return accepted
         record = await await_for(accepted) if accepted.wait else None
-        response = await sync_to_async(in_time)(record)
+        response = await sync_to_async(in_time)(record, accepted.replayed)
         return await sync_to_async(answer)(request, accepted, response)
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> None:
@@ -104,7 +104,7 @@ def take(request: HttpRequest, view: View, decision: Decision) -> Accepted | Htt
     return accepted
 
 
-def answer(request: HttpRequest, accepted: Accepted, response: HttpResponse | None) -> HttpResponse:
+def answer(request: HttpRequest, accepted: Accepted, response: HttpResponseBase | None) -> HttpResponseBase:
     """The view's own response where it came in time, else the 202."""
     if response is None:
         sessions.detach(request)

@@ -105,7 +105,7 @@ def _throttle_once(cls: Any) -> None:
 
 
 def found_user(request: HttpRequest, view: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
-    """The user whom DRF's authenticators find in a replay; its throttles counted the request at the door."""
+    """The user whom DRF's authenticators find, None where they find none or refuse."""
     _throttle_once(view.cls)
     instance = _instance(view, args, kwargs)
     with _user_kept(request):

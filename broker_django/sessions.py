@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from django.conf import settings
+from django.contrib.auth import SESSION_KEY
+from django.contrib.auth.middleware import AuthenticationMiddleware
 from django.contrib.messages.storage import default_storage
 from django.contrib.sessions.middleware import SessionMiddleware
 from django.http import HttpResponse
@@ -65,13 +67,29 @@ def adopt(request: HttpRequest, response: HttpResponseBase) -> None:
     session = getattr(request, "session", None)
     if session is not None:
         morsel = response.cookies.get(settings.SESSION_COOKIE_NAME)
-        key = session.session_key if morsel is None else morsel.value or None
-        request.session = type(session)(key)
+        of_session = morsel is not None and _user_is_of_session(request)
+        request.session = type(session)(session.session_key if morsel is None else morsel.value or None)
+        if of_session:
+            _forget_user(request)
     _adopt_cookies(request, response)
     if hasattr(request, "_messages"):
         request._messages = default_storage(request)
     if settings.CSRF_COOKIE_NAME in response.cookies:
         request.META["CSRF_COOKIE_NEEDS_UPDATE"] = False
+
+
+def _user_is_of_session(request: HttpRequest) -> bool:
+    user = getattr(request, "user", None)
+    return (
+        hasattr(request, "auser") and user is not None and (not user.is_authenticated or SESSION_KEY in request.session)
+    )
+
+
+def _forget_user(request: HttpRequest) -> None:
+    """Let the outer chain find who is logged in now: the view may have logged somebody in, or out."""
+    request.__dict__.pop("_cached_user", None)
+    request.__dict__.pop("_acached_user", None)
+    AuthenticationMiddleware(lambda _request: HttpResponse()).process_request(request)
 
 
 def _adopt_cookies(request: HttpRequest, response: HttpResponseBase) -> None:

@@ -17,6 +17,7 @@ from django.utils import translation
 
 from broker_core.errors import ResponseBrokenError, ResponseTooLargeError
 from broker_django.conf import conf
+from broker_django.context import WITNESS
 from broker_django.http import problem, to_request, to_response_message
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ def run(message: RequestMessage, replay: Replay) -> tuple[ResponseMessage, str]:
     with _thread_state(), _connections_kept():
         request = to_request(message, replay)
         set_script_prefix(request.META.get("SCRIPT_NAME") or "/")
-        signals.request_started.send(sender=ReplayHandler, environ=request.META)
+        if WITNESS.get() is None:
+            signals.request_started.send(sender=ReplayHandler, environ=request.META)
         response = _respond(request, message.protocol)
         try:
             return to_response_message(response, conf.MAX_RESPONSE_SIZE), _failure(response, replay)
@@ -71,7 +73,19 @@ def run(message: RequestMessage, replay: Replay) -> tuple[ResponseMessage, str]:
             logger.exception("The response of dispatch %s broke off", replay.id, extra={"dispatch_id": str(replay.id)})
             return _unreadable(ResponseBrokenError("the view's response broke off")), type(error).__name__
         finally:
-            response.close()
+            _let_go(response)
+
+
+def _let_go(response: HttpResponseBase) -> None:
+    """Close it, or leave it to a witness with nothing left to close: the server signals the end of the one request."""
+    witness = WITNESS.get()
+    if witness is None:
+        response.close()
+        return
+    while response._resource_closers:  # type: ignore[attr-defined]
+        with contextlib.suppress(Exception):  # as Django does
+            response._resource_closers.pop(0)()  # type: ignore[attr-defined]
+    witness.append(response)
 
 
 def _unreadable(error: BrokerError) -> ResponseMessage:

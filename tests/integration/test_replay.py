@@ -145,7 +145,7 @@ def test_streams_and_files_are_read_to_the_end(
     response = client.get(path)
     with override_settings(REQUEST_BROKER={}):
         direct = client.get(path)
-    assert response.content == expected
+    assert b"".join(response) == expected
     assert response["Content-Type"] == direct["Content-Type"]
     assert response.get("Content-Disposition") == direct.get("Content-Disposition")
 

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from asgiref.sync import async_to_sync
 from django.contrib import messages
+from django.contrib.auth import login, logout
 from django.contrib.auth.decorators import login_required
 from django.contrib.auth.models import User
 from django.contrib.messages import get_messages
+from django.contrib.sessions.backends.db import SessionStore
+from django.core.signals import request_finished, request_started
 from django.db import connection
-from django.http import HttpRequest, HttpResponse, HttpResponseNotModified, HttpResponseRedirect
-from django.test import AsyncClient, Client, override_settings
+from django.http import (
+    FileResponse,
+    HttpRequest,
+    HttpResponse,
+    HttpResponseNotModified,
+    HttpResponseRedirect,
+    StreamingHttpResponse,
+)
+from django.middleware.csrf import get_token
+from django.template.response import TemplateResponse
+from django.test import AsyncClient, Client, RequestFactory, override_settings
 from django.urls import include, path
+from django.utils.functional import empty
+from django.views.decorators.csrf import csrf_exempt, csrf_protect
+from django.views.generic import TemplateView
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
@@ -21,7 +37,7 @@ from broker_django.http import to_response, to_response_message
 from broker_django.models import DispatchRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
     from django.http.response import HttpResponseBase
 
@@ -41,16 +57,67 @@ def greet(request: HttpRequest) -> HttpResponse:
     return HttpResponse("greeted")
 
 
+class Page(TemplateView):
+    template_name = "page.html"
+
+
+def sign_in(request: HttpRequest) -> HttpResponse:
+    login(request, User.objects.get(username="ann"))
+    return HttpResponse("signed in")
+
+
+def sign_out(request: HttpRequest) -> HttpResponse:
+    logout(request)
+    return HttpResponse("signed out")
+
+
+def lines(_request: HttpRequest) -> StreamingHttpResponse:
+    return StreamingHttpResponse(iter([b"one\n", b"two\n"]), content_type="text/plain")
+
+
+async def async_lines(_request: HttpRequest) -> StreamingHttpResponse:
+    async def each() -> AsyncIterator[bytes]:
+        yield b"one\n"
+        yield b"two\n"
+
+    return StreamingHttpResponse(each(), content_type="text/plain")
+
+
+def download(_request: HttpRequest) -> FileResponse:
+    return FileResponse(BytesIO(b"a,b\n"), as_attachment=True, filename="rows.csv")
+
+
 def remote_user(request: HttpRequest) -> HttpResponse:
     return HttpResponse(request.user.get_username())
 
 
+@csrf_exempt
+def checks_on_its_own(request: HttpRequest) -> HttpResponseBase:
+    return csrf_protect(greet)(request)
+
+
+def another_user(request: HttpRequest) -> HttpResponse:
+    """API frameworks exchange the session and have the lazy user found anew."""
+    request.session = SessionStore(request.GET["session"])
+    del request._cached_user
+    request.user._wrapped = empty
+    return HttpResponse(request.user.get_username())
+
+
 urlpatterns = [
+    path("checks-on-its-own/", checks_on_its_own),
+    path("another-user/", another_user),
     path("broker/", include("broker_django.urls")),
     path("open/", WithoutAuthentication.as_view()),
     path("behind-login/", login_required(WithoutAuthentication.as_view())),
     path("greet/", greet),
     path("remote-user/", remote_user),
+    path("page/", Page.as_view(extra_context={"color": "green"})),
+    path("sign-in/", sign_in),
+    path("sign-out/", sign_out),
+    path("lines/", lines),
+    path("async-lines/", async_lines),
+    path("download/", download),
 ]
 
 
@@ -135,3 +202,119 @@ def test_what_came_over_asgi_meets_the_asynchronous_chain(async_client: AsyncCli
 
 def test_a_content_length_may_be_a_number(client: Client) -> None:
     assert client.post("/greet/", b"x=1", "application/x-www-form-urlencoded", CONTENT_LENGTH=3).status_code == 200
+
+
+def test_a_stored_cookie_has_its_age_as_a_number() -> None:
+    response = HttpResponse()
+    response.set_cookie("language", "pl", max_age=60)
+    assert stored(response).cookies["language"]["max-age"] == 60
+
+
+PAGES = {"OPTIONS": {"loaders": [("django.template.loaders.locmem.Loader", {"page.html": "It is {{ color }}."})]}}
+
+
+def test_an_eager_replay_gives_a_response_of_the_views_own_class(client: Client, settings: Any) -> None:
+    settings.TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", **PAGES}]
+    response = client.get("/page/")
+    assert isinstance(response, TemplateResponse)
+    assert (response.template_name, response.context_data["color"]) == (["page.html"], "green")
+    assert response.content == b"It is green."
+    assert DispatchRecord.objects.get().state == "succeeded"
+
+
+class Appending:
+    """Middleware that touches what a view wants rendered."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        return self.get_response(request)
+
+    def process_template_response(self, _request: HttpRequest, response: TemplateResponse) -> TemplateResponse:
+        response.context_data["color"] += "!"
+        return response
+
+
+def test_what_the_replay_rendered_is_not_rendered_again(client: Client, settings: Any) -> None:
+    settings.TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", **PAGES}]
+    settings.MIDDLEWARE = [f"{__name__}.Appending", *settings.MIDDLEWARE]
+    response = client.get("/page/")
+    assert response.context_data["color"] == "green!"
+    assert response.content == b"It is green!."
+
+
+def test_an_eager_replay_gives_the_data_of_a_drf_response(client: Client) -> None:
+    assert client.get("/open/").data == {"user": ""}
+
+
+def test_a_streamed_response_stays_one(client: Client) -> None:
+    response = client.get("/lines/")
+    assert response.streaming
+    assert b"".join(response.streaming_content) == b"one\ntwo\n"
+
+
+def test_an_asynchronously_streamed_response_stays_one(async_client: AsyncClient) -> None:
+    async def read() -> bytes:
+        response = await async_client.get("/async-lines/")
+        return b"".join([chunk async for chunk in response.streaming_content])
+
+    assert async_to_sync(read)() == b"one\ntwo\n"
+
+
+def test_a_file_stays_one(client: Client) -> None:
+    response = client.get("/download/")
+    assert isinstance(response, FileResponse)
+    assert (response.filename, response.getvalue()) == ("rows.csv", b"a,b\n")
+    assert response["Content-Length"] == "4"
+
+
+def test_the_outer_chain_sees_who_logged_in_and_out(client: Client) -> None:
+    ann = User.objects.create_user("ann")
+    assert client.get("/sign-in/").wsgi_request.user == ann
+    assert client.get("/greet/").wsgi_request.user == ann
+    assert client.get("/sign-out/").wsgi_request.user.is_anonymous
+
+
+def test_an_eager_replay_is_no_second_request_to_the_request_signals(client: Client) -> None:
+    seen = []
+
+    def note(signal: Any, **_: Any) -> None:
+        seen.append("started" if signal is request_started else "finished")
+
+    for signal in (request_started, request_finished):
+        signal.connect(note)
+    try:
+        client.get("/greet/")
+    finally:
+        for signal in (request_started, request_finished):
+            signal.disconnect(note)
+    assert seen == ["started", "finished"]
+
+
+@pytest.mark.parametrize("path", ["/greet/", "/checks-on-its-own/"])
+def test_a_view_that_checks_csrf_on_its_own_still_does(path: str) -> None:
+    client = Client(enforce_csrf_checks=True)
+    assert client.post(path).status_code == 403
+    token = get_token(RequestFactory().get("/"))
+    client.cookies["csrftoken"] = token
+    assert client.post(path, {"csrfmiddlewaretoken": token}).status_code == 200
+
+
+def test_a_view_may_exchange_the_session_and_ask_for_the_user_again(client: Client) -> None:
+    other = Client()
+    other.force_login(User.objects.create_user("eve"))
+    client.force_login(User.objects.create_user("ann"))
+    assert client.get("/another-user/", {"session": other.session.session_key}).content == b"eve"
+
+
+@pytest.mark.parametrize("path", ["/page/", "/open/"])
+def test_outer_middleware_can_cache_what_an_eager_replay_gave(client: Client, settings: Any, path: str) -> None:
+    settings.TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", **PAGES}]
+    settings.MIDDLEWARE = [
+        "django.middleware.cache.UpdateCacheMiddleware",
+        "django.middleware.cache.FetchFromCacheMiddleware",
+        *settings.MIDDLEWARE,
+    ]
+    first = client.get(path)
+    assert client.get(path).content == first.content

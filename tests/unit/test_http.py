@@ -145,7 +145,15 @@ def test_the_user_and_the_mark_travel(factory):
     assert message.user == "7"
     assert replay_of(request) is None
     assert replay_of(to_request(message, mark)) is mark
-    assert to_request(message, mark)._dont_enforce_csrf_checks
+
+
+@factories
+@pytest.mark.parametrize("attribute", ["csrf_processing_done", "_dont_enforce_csrf_checks"])
+def test_a_csrf_check_that_was_made_or_waived_is_not_made_again(factory, attribute):
+    request = factory.get("/")
+    assert not hasattr(carried(request), attribute)
+    setattr(request, attribute, True)
+    assert getattr(carried(request), attribute)
 
 
 @factories
@@ -307,7 +315,7 @@ def test_cookies_keep_their_attributes_and_deletions():
     response.set_cookie("a", "1", max_age=60, samesite="Strict", httponly=True)
     response.delete_cookie("b", path="/shop", domain="shop.example")
     again = stored(response).cookies
-    assert (again["a"]["max-age"], again["a"]["samesite"], again["a"]["httponly"]) == ("60", "Strict", True)
+    assert (again["a"]["max-age"], again["a"]["samesite"], again["a"]["httponly"]) == (60, "Strict", True)
     assert (again["b"].value, str(again["b"]["max-age"]), again["b"]["path"]) == ("", "0", "/shop")
     assert again.output() == response.cookies.output()
 

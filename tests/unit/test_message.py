@@ -18,8 +18,9 @@ REQUESTS = st.builds(
     body=st.binary(max_size=200),
     scheme=st.sampled_from(["http", "https"]),
     user=st.none() | TEXT,
-    view_user=st.none() | TEXT,
     protocol=st.sampled_from(["wsgi", "asgi"]),
+    view_user=st.none() | TEXT,
+    csrf=st.sampled_from(["unchecked", "checked", "waived"]),
 )
 RESPONSES = st.builds(
     ResponseMessage,
@@ -94,15 +95,18 @@ def test_any_head_of_json_is_a_message_or_refused(head):
         b"",
         b"\xff\xfe",
         b"[" * 100_000,
-        b"[" + b"1" * 10_000 + b",2,3,4,5]",
-        b'["wsgi","http",null,null,{"A":1}]',
-        b'["wsgi","http",null,null,["A"]]',
-        b'["wsgi","http",7,null,{}]',
-        b'["wsgi","http",null,7,{}]',
-        b'["wsgi",null,null,null,{}]',
-        b'["smtp","http",null,null,{}]',
-        b'[["wsgi"],"http",null,null,{}]',
-        b'["wsgi","http",null,{}]',
+        b"[" + b"1" * 10_000 + b",2,3,4]",
+        b'["wsgi","http",null,null,"checked",{"A":1}]',
+        b'["wsgi","http",null,null,"checked",["A"]]',
+        b'["wsgi","http",7,null,"checked",{}]',
+        b'["wsgi",null,null,null,"checked",{}]',
+        b'["smtp","http",null,null,"checked",{}]',
+        b'[["wsgi"],"http",null,null,"checked",{}]',
+        b'["wsgi","http",null,null,true,{}]',
+        b'["wsgi","http",null,null,["waived"],{}]',
+        b'["wsgi","http",null]',
+        b'["wsgi","http",null,7,"checked",{}]',
+        b"[" + b"1" * 10_000 + b",2,3,4,5,6]",
     ],
 )
 def test_a_malformed_request_is_refused(head):
@@ -133,11 +137,11 @@ def test_a_malformed_response_is_refused(head):
 
 def test_another_version_is_refused():
     with pytest.raises(MessageError, match="version 2"):
-        RequestMessage.decode(packed(b'["wsgi","http",null,null,{}]', version=2))
+        RequestMessage.decode(packed(b'["wsgi","http",null,null,"unchecked",{}]', version=2))
 
 
 def test_the_body_is_whatever_follows_the_head():
-    assert RequestMessage.decode(packed(b'["wsgi","http",null,null,{}]', b"\x00[{")).body == b"\x00[{"
+    assert RequestMessage.decode(packed(b'["wsgi","http",null,null,"unchecked",{}]', b"\x00[{")).body == b"\x00[{"
 
 
 def test_the_content_type_is_found_whatever_its_case():
