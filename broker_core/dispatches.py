@@ -22,13 +22,13 @@ class State(StrEnum):
 
 FOLLOWERS: dict[State, frozenset[State]] = {
     State.QUEUED: frozenset({State.RUNNING, State.CANCELLED, State.EXPIRED}),
-    State.RUNNING: frozenset({State.RUNNING, State.SUCCEEDED, State.FAILED}),
+    State.RUNNING: frozenset({State.QUEUED, State.RUNNING, State.SUCCEEDED, State.FAILED}),
     State.SUCCEEDED: frozenset(),
     State.FAILED: frozenset(),
     State.CANCELLED: frozenset(),
     State.EXPIRED: frozenset(),
 }
-"""RUNNING follows RUNNING when a lease ran out and another worker claims the dispatch."""
+"""After RUNNING comes QUEUED when the process was lost, and RUNNING when a lease ran out and others claim it."""
 
 
 def sources(state: State) -> tuple[State, ...]:

@@ -109,9 +109,9 @@ class ResponseGoneError(BrokerError):
 
 
 class UnavailableError(BrokerError):
-    """The ledger cannot be read or written, so nothing can be promised."""
+    """The ledger or the result store cannot be read or written, so nothing can be promised or told."""
 
     status = 503
     slug = "unavailable"
-    title = "The ledger is out of reach"
+    title = "What is recorded of dispatches is out of reach"
     retry_after = 5

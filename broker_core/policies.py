@@ -183,9 +183,9 @@ class Classifier:
         for number, rule in enumerate(self.rules):
             if not all(guard.admits(compared) for guard in rule.when.guards):
                 continue
-            if variables is None:
-                variables = context(values(self.names))
             try:
+                if variables is None:
+                    variables = context(values(self.names))
                 holds = rule.when.holds(variables)
             except (ValueError, TypeError, LookupError, RuntimeError, ArithmeticError) as error:
                 logger.debug("Rule %d (%s) has no answer to this request: %s", number, rule.when.text, error)

@@ -9,12 +9,14 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from django.contrib.admindocs.views import simplify_regex
-from django.db import DatabaseError, transaction
+from django.db import Error as DatabaseFailure
+from django.db import transaction
 from django.http.request import RawPostDataException
+from django.urls import NoReverseMatch
 from django.utils import timezone
 
 from broker_core.errors import UnavailableError
-from broker_django import ledger, rest, sessions
+from broker_django import ledger, rest, sessions, tokens
 from broker_django.celery_app import get_app
 from broker_django.conf import conf
 from broker_django.context import user_key
@@ -44,7 +46,8 @@ class View:
 
 @dataclass(slots=True)
 class Accepted:
-    """A dispatch in the ledger, not yet published. `carrier` has the cookies that outer middleware wants to set.
+    """A dispatch in the ledger, not yet published. `carrier` has the cookies that outer middleware wants to set, `here`
+    is the status URL.
 
     `replayed` is the view's own response where the replay ran in this process.
     """
@@ -52,6 +55,7 @@ class Accepted:
     record: DispatchRecord
     decision: Decision
     carrier: HttpResponse
+    here: str
     published: bool = False
     replayed: HttpResponseBase | None = None
 
@@ -74,12 +78,15 @@ def accept(request: HttpRequest, view: View, decision: Decision) -> Accepted | H
     """Write the dispatch into the ledger, sealed.
 
     A response where the view refuses at the door; None where the body was consumed before the broker saw the request,
-    so that only running the view now loses nothing. Raises BodyTooLargeError and UnavailableError.
+    or where nobody could ask for the response, so that only running the view now loses nothing.
+    Raises BodyTooLargeError and UnavailableError.
     """
+    dispatch_id = uuid.uuid4()
     try:
+        here = tokens.status_url(request, dispatch_id)
         body = raw_body(request, conf.MAX_BODY_SIZE)
-    except RawPostDataException:
-        logger.warning("%s %s runs now: its body was read before it could be queued", request.method, request.path)
+    except (RawPostDataException, NoReverseMatch) as error:
+        logger.warning("%s %s runs now instead of in a queue: %s", request.method, request.path, error)
         return None
     view_user, refusal = admit(request, view)
     if refusal is not None:
@@ -87,20 +94,20 @@ def accept(request: HttpRequest, view: View, decision: Decision) -> Accepted | H
     cookies, carrier = sessions.settle(request)
     user = user_key(getattr(request, "user", None))
     record = _record(request, decision, carrier, view_user or user)
+    record.pk = dispatch_id
     message = replace(to_message(request, body, user, cookies), view_user=view_user)
     record.sealed = seal_request(message, str(record.pk), decision.queue)
     try:
         ledger.accept(record)
-    except DatabaseError as error:
+    except DatabaseFailure as error:
         raise UnavailableError("the ledger cannot be written") from error
-    return Accepted(record, decision, carrier)
+    return Accepted(record, decision, carrier, here)
 
 
 def _record(request: HttpRequest, decision: Decision, carrier: HttpResponse, owner: str | None) -> DispatchRecord:
     now = timezone.now()
     policy = conf.queues[decision.queue]
     return DispatchRecord(
-        id=uuid.uuid4(),
         queue=decision.queue,
         method=request.method or "",
         path=ledger.truncated(request.path),
@@ -132,4 +139,4 @@ def hand_over(accepted: Accepted) -> None:
         accepted.published = True
         accepted.replayed = run_eagerly(app, accepted.record, policy, held=accepted.wait > 0)
     else:
-        transaction.on_commit(send)
+        transaction.on_commit(send, using=accepted.record._state.db)

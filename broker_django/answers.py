@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
 from django.http import HttpResponse, JsonResponse
-from django.urls import reverse
 from django.utils import timezone
 
-from broker_core.errors import ResponseGoneError
+from broker_core.errors import BrokerError, ResponseGoneError
 from broker_django import ledger, results, tokens
 from broker_django.classification import preferences_of
 from broker_django.conf import conf
@@ -29,13 +30,11 @@ if TYPE_CHECKING:
     from broker_django.models import DispatchRecord
 
 
-def status_path(dispatch_id: uuid.UUID) -> str:
-    return reverse("request_broker:task", args=[tokens.issue(dispatch_id)])
+logger = logging.getLogger("broker_django.answers")
 
 
-def status_document(request: HttpRequest, record: DispatchRecord) -> dict[str, Any]:
-    """The state of a dispatch as JSON; times are RFC 3339 in UTC, None where they have not come."""
-    here = request.build_absolute_uri(status_path(record.pk))
+def status_document(record: DispatchRecord, here: str) -> dict[str, Any]:
+    """The state of a dispatch, whose status URL is `here`; times are RFC 3339 in UTC, None where they have not come."""
     return {
         "id": str(record.pk),
         "state": record.state,
@@ -61,23 +60,21 @@ def _time(moment: datetime | None) -> str | None:
 
 def status_response(request: HttpRequest, record: DispatchRecord, status: int = 200) -> HttpResponse:
     """The status document, never to be cached, with `Retry-After` while the dispatch is not done."""
-    return _document_response(status_document(request, record), status)
+    return _status_response(record, tokens.status_url(request, record.pk), status)
 
 
-def _document_response(document: dict[str, Any], status: int) -> HttpResponse:
-    response = JsonResponse(document, status=status)
+def _status_response(record: DispatchRecord, here: str, status: int) -> HttpResponse:
+    response = JsonResponse(status_document(record, here), status=status)
     response["Cache-Control"] = "no-store"
-    if not document["done"]:
-        response["Retry-After"] = str(conf.POLL_INTERVAL)
+    if not record.current_state.done:
+        response["Retry-After"] = str(math.ceil(conf.POLL_INTERVAL))
     return response
 
 
 def accepted_response(request: HttpRequest, accepted: Accepted) -> HttpResponse:
     """The 202 (RFC 9110, section 15.3.3) that tells where the answer will be."""
-    record = accepted.record
-    document = status_document(request, record)
-    response = _document_response(document, 202)
-    response["Location"] = document["links"]["self"]
+    response = _status_response(accepted.record, accepted.here, 202)
+    response["Location"] = accepted.here
     response.cookies.update(accepted.carrier.cookies)
     return _applied(request, response)
 
@@ -92,17 +89,17 @@ def _applied(request: HttpRequest, response: HttpResponse) -> HttpResponse:
 def stored_response(record: DispatchRecord, original: HttpResponseBase | None = None) -> HttpResponseBase:
     """The view's response, verbatim, in its original object where there is one.
 
-    Raises ResponseGoneError where there is none, or none any more.
+    Raises ResponseGoneError where there is none, or none any more, and UnavailableError.
     """
     if record.response_status is None:
         raise ResponseGoneError(f"the dispatch was {record.state} before it was answered")
-    message = None if _kept_long_enough(record) else results.fetch(record.pk)
+    message = None if _dropped(record) else results.fetch(record.pk)
     if message is None:
         raise ResponseGoneError("the response is not kept any more")
     return to_response(message) if original is None else refill(original, message)
 
 
-def _kept_long_enough(record: DispatchRecord) -> bool:
+def _dropped(record: DispatchRecord) -> bool:
     policy = conf.queues.get(record.queue)
     if policy is None or record.finished_at is None:
         return False
@@ -120,10 +117,14 @@ async def await_for(accepted: Accepted) -> DispatchRecord | None:
 
 
 def in_time(record: DispatchRecord | None, original: HttpResponseBase | None) -> HttpResponseBase | None:
-    """The view's own response, where it is there by now."""
+    """The view's own response, where it is there by now and can be read."""
     if record is None or record.response_status is None:
         return None
-    response = stored_response(record, original)
+    try:
+        response = stored_response(record, original)
+    except BrokerError as error:
+        logger.warning("Dispatch %s is answered with its status: %s", record.pk, error)
+        return None
     response._has_been_logged = True  # type: ignore[attr-defined] # the worker has logged what is to be logged
     return response
 

@@ -17,6 +17,7 @@ from django.utils import timezone
 
 from broker_core.dispatches import State, sources
 from broker_core.errors import DispatchConflictError
+from broker_django.conf import conf
 from broker_django.models import PATH_LENGTH, DispatchRecord
 
 if TYPE_CHECKING:
@@ -105,6 +106,20 @@ def give_up(dispatch_id: uuid.UUID, error: str, now: datetime | None = None) -> 
     now = now or timezone.now()
     running = DispatchRecord.objects.filter(pk=dispatch_id, state=State.RUNNING, lease_until__gt=now)
     return bool(running.update(state=State.FAILED, finished_at=now, lease_until=None, error=error[:500]))
+
+
+def release(dispatch_id: uuid.UUID, now: datetime | None = None) -> None:
+    """The process that ran the dispatch was lost: let it be claimed again, or fail it where it has no attempt left."""
+    record = DispatchRecord.objects.defer("sealed").filter(pk=dispatch_id, state=State.RUNNING).first()
+    policy = conf.queues.get(record.queue) if record else None
+    if record is None:
+        return
+    if policy is None or record.attempts >= policy.max_attempts:
+        give_up(dispatch_id, "the worker process was lost", now)
+        return
+    DispatchRecord.objects.filter(pk=dispatch_id, state=State.RUNNING, attempts=record.attempts).update(
+        state=State.QUEUED, lease_until=None
+    )
 
 
 def cancel(dispatch_id: uuid.UUID, now: datetime | None = None) -> None:

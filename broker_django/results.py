@@ -11,7 +11,7 @@ from django.utils import timezone
 from django_celery_results.backends.database import DatabaseBackend as ResultsBackend
 from kombu.exceptions import ContentDisallowed, DecodeError
 
-from broker_core.errors import EnvelopeError, MessageError
+from broker_core.errors import EnvelopeError, MessageError, UnavailableError
 from broker_core.message import ResponseMessage
 from broker_django.celery_app import get_app
 from broker_django.delivery import open_response
@@ -27,7 +27,7 @@ CHUNK = 1_000
 
 
 class DatabaseBackend(ResultsBackend):  # type: ignore[misc] # untyped
-    """Keeps a terminal state terminal, in two statements at most, and deletes what expired in chunks."""
+    """Keeps a terminal state terminal, in two statements, and deletes what expired in chunks."""
 
     def _store_result(
         self,
@@ -56,10 +56,9 @@ class DatabaseBackend(ResultsBackend):  # type: ignore[misc] # untyped
         return content
 
     def _write(self, rows: QuerySet[Any], task_id: str, values: dict[str, Any]) -> None:
-        now = timezone.now()
+        rows.bulk_create([self.TaskModel(task_id=task_id, **values)], ignore_conflicts=True)
         unfinished = rows.filter(task_id=task_id).exclude(status__in=states.READY_STATES)
-        if not unfinished.update(**values, date_done=now):
-            rows.bulk_create([self.TaskModel(task_id=task_id, **values)], ignore_conflicts=True)
+        unfinished.update(**values, date_done=timezone.now())
 
     def cleanup(self) -> None:
         """Delete what is older than `result_expires`, a chunk at a time so that no lock is held for long."""
@@ -72,12 +71,25 @@ class DatabaseBackend(ResultsBackend):  # type: ignore[misc] # untyped
 
 
 def fetch(dispatch_id: uuid.UUID) -> ResponseMessage | None:
-    """The stored response of a dispatch; None where there is none any more, or where it was tampered with."""
+    """The stored response of a dispatch; None where there is none any more, or where it was tampered with.
+
+    Raises UnavailableError where the result store does not answer.
+    """
     try:
-        stored = get_app().backend.get_task_meta(str(dispatch_id), cache=False).get("result")
+        stored = _stored(str(dispatch_id))
         if not isinstance(stored, dict) or not isinstance(stored.get("sealed"), str):
             return None
         return ResponseMessage.decode(open_response(stored["sealed"], str(dispatch_id)))
     except (EnvelopeError, MessageError, DecodeError, ContentDisallowed) as error:
         logger.error("The stored response of dispatch %s is refused: %s", dispatch_id, error)
         return None
+
+
+def _stored(task_id: str) -> Any:
+    try:
+        return get_app().backend.get_task_meta(task_id, cache=False).get("result")
+    except (DecodeError, ContentDisallowed):
+        raise
+    except Exception as error:
+        logger.exception("The result store cannot be read")
+        raise UnavailableError("the result store cannot be read") from error

@@ -1,7 +1,7 @@
 """The endpoints of dispatches: status and cancel, response, events; and health.
 
-They are coroutines, so that a client that waits costs no thread under ASGI; under WSGI Django runs them in the
-request's own thread.
+They are coroutines: under ASGI a client that waits holds no thread that other requests need. Under WSGI Django runs
+them in the request's own thread.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 from asgiref.sync import sync_to_async
 from django.contrib.auth.models import AnonymousUser
 from django.core.handlers.asgi import ASGIRequest
-from django.db import DatabaseError, connection
+from django.db import Error as DatabaseFailure
+from django.db import connection
 from django.http import HttpResponse, HttpResponseNotAllowed, JsonResponse, StreamingHttpResponse
+from django.utils.cache import patch_cache_control
 from django.views.decorators.csrf import csrf_exempt
 
 from broker_core.errors import BrokerError, DispatchNotFoundError, UnavailableError
@@ -28,7 +30,7 @@ from broker_django.answers import (
 )
 from broker_django.conf import conf
 from broker_django.http import problem
-from broker_django.notifications import AsyncWatch, Watch
+from broker_django.notifications import AsyncWatch, Watch, announce
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
 
 EVENTS_LIFETIME = 300.0
 """Seconds after which an event stream ends; the client reconnects."""
+KEEP_ALIVE = 15.0
+"""Seconds of silence on an event stream after which a comment is sent. It also finds out that the client has gone."""
 
 
 def owns(request: HttpRequest, record: DispatchRecord) -> bool:
@@ -74,7 +78,7 @@ def endpoint(*methods: str) -> Callable[[Endpoint], View]:
                 return HttpResponseNotAllowed(methods)
             try:
                 return await function(request, await sync_to_async(_owned)(request, token))
-            except DatabaseError:
+            except DatabaseFailure:
                 return problem(UnavailableError("the ledger cannot be read"))
             except BrokerError as error:
                 return problem(error)
@@ -108,6 +112,7 @@ async def task(request: HttpRequest, record: DispatchRecord) -> HttpResponseBase
 
 def _cancel(request: HttpRequest, record: DispatchRecord) -> HttpResponse:
     ledger.cancel(record.pk)
+    announce(record.pk)
     record.refresh_from_db(fields=["state", "finished_at"])
     return status_response(request, record, 202)
 
@@ -120,7 +125,15 @@ async def response(request: HttpRequest, record: DispatchRecord) -> HttpResponse
         record = await await_until_done(record.pk, wait) or record
     if not record.current_state.done:
         return status_response(request, record, 202)
-    return await sync_to_async(stored_response)(record)
+    return await sync_to_async(_owned_response)(record)
+
+
+def _owned_response(record: DispatchRecord) -> HttpResponseBase:
+    """Only its owner may have it: a shared cache must not keep what the view let it keep at its own URL."""
+    answer = stored_response(record)
+    if "public" in answer.get("Cache-Control", "") or "s-maxage" in answer.get("Cache-Control", ""):
+        patch_cache_control(answer, private=True)
+    return answer
 
 
 @endpoint("GET")
@@ -134,7 +147,8 @@ async def events(request: HttpRequest, record: DispatchRecord) -> HttpResponseBa
 
 
 def _event(request: HttpRequest, record: DispatchRecord) -> str:
-    return f"event: state\nid: {record.state}\ndata: {json.dumps(status_document(request, record))}\n\n"
+    document = status_document(record, tokens.status_url(request, record.pk))
+    return f"event: state\nid: {record.state}\ndata: {json.dumps(document)}\n\n"
 
 
 def _events(request: HttpRequest, record: DispatchRecord) -> Iterator[str]:
@@ -145,6 +159,8 @@ def _events(request: HttpRequest, record: DispatchRecord) -> Iterator[str]:
             if changes.over:
                 return
             watch.pause(changes.left)
+            if changes.silent:
+                yield changes.keep_alive()
 
 
 async def _async_events(request: HttpRequest, record: DispatchRecord) -> AsyncIterator[str]:
@@ -156,6 +172,8 @@ async def _async_events(request: HttpRequest, record: DispatchRecord) -> AsyncIt
             if changes.over:
                 return
             await watch.pause(changes.left)
+            if changes.silent:
+                yield changes.keep_alive()
 
 
 class _Changes:
@@ -165,11 +183,21 @@ class _Changes:
         self._dispatch_id = dispatch_id
         self._seen: tuple[str, int] | None = None
         self._deadline = time.monotonic() + EVENTS_LIFETIME
+        self._heard = time.monotonic()
         self.over = False
 
     @property
     def left(self) -> float:
         return self._deadline - time.monotonic()
+
+    @property
+    def silent(self) -> bool:
+        """Whether the client has heard nothing for so long that it, or a proxy, may have gone."""
+        return time.monotonic() - self._heard >= KEEP_ALIVE
+
+    def keep_alive(self) -> str:
+        self._heard = time.monotonic()
+        return ": keep-alive\n\n"
 
     def look(self) -> list[DispatchRecord]:
         record = ledger.find(self._dispatch_id)
@@ -177,6 +205,7 @@ class _Changes:
         if record is None or (record.state, record.attempts) == self._seen:
             return []
         self._seen = (record.state, record.attempts)
+        self._heard = time.monotonic()
         return [record]
 
 
@@ -184,7 +213,7 @@ async def health(_request: HttpRequest) -> HttpResponse:
     """200 while this process answers and its database does, else 503."""
     try:
         await sync_to_async(_ask_database)()
-    except DatabaseError:
+    except DatabaseFailure:
         return _no_store(JsonResponse({"status": "fail", "database": "unreachable"}, status=503))
     return _no_store(JsonResponse({"status": "pass"}))
 

@@ -6,8 +6,9 @@ import logging
 import uuid
 from typing import Any
 
+from billiard.exceptions import TimeLimitExceeded
 from celery import Task, shared_task
-from celery.exceptions import Ignore, Reject
+from celery.exceptions import Ignore
 
 from broker_core.errors import EnvelopeError, MessageError
 from broker_core.message import RequestMessage
@@ -26,6 +27,7 @@ class ReplayTask(Task):  # type: ignore[type-arg]
     """Finishes the dispatch in the ledger: once Celery has stored the response, or when it gave the task up."""
 
     abstract = True
+    Request = "workers.requests:ReplayRequest"
 
     def on_success(self, retval: dict[str, Any], task_id: str, _args: Any, _kwargs: Any) -> None:
         dispatch_id = uuid.UUID(task_id)
@@ -35,10 +37,11 @@ class ReplayTask(Task):  # type: ignore[type-arg]
         announce(dispatch_id)
 
     def on_failure(self, exc: Exception, task_id: str, _args: Any, _kwargs: Any, _einfo: Any) -> None:
-        """The replay was killed at its hard time limit, or its response could not be stored."""
+        """The replay was killed at its hard time limit, or what came after it failed."""
         logger.error("Dispatch %s failed: %r", task_id, exc, extra={"dispatch_id": task_id})
         dispatch_id = uuid.UUID(task_id)
-        if ledger.give_up(dispatch_id, type(exc).__name__):
+        ours = isinstance(exc, TimeLimitExceeded) or getattr(self.request, "claimed", False)
+        if ours and ledger.give_up(dispatch_id, type(exc).__name__):
             announce(dispatch_id)
 
 
@@ -54,7 +57,7 @@ class ReplayTask(Task):  # type: ignore[type-arg]
     resultrepr_maxsize=96,
     max_retries=0,
 )
-def replay(self: Any, sealed: str) -> dict[str, Any]:
+def replay(self: Any, /, sealed: object = None, *_unknown: object, **_unknown_too: object) -> dict[str, Any]:
     """Open, claim, run, and give the sealed response. The response's facts are in clear, for Flower."""
     task_id = self.request.id
     queue, message = _open(task_id, self.request.delivery_info.get("routing_key"), sealed)
@@ -64,6 +67,7 @@ def replay(self: Any, sealed: str) -> dict[str, Any]:
         ledger.expire(dispatch_id)
         logger.info("Dispatch %s is dropped: it was delivered before, or nobody wants it any more", task_id)
         raise Ignore
+    self.request.claimed = True
     announce(dispatch_id)
     response, error = run(message, Replay(dispatch_id, queue, attempt, message.user, message.view_user))
     return {
@@ -76,11 +80,14 @@ def replay(self: Any, sealed: str) -> dict[str, Any]:
     }
 
 
-def _open(task_id: str, celery_queue: str | None, sealed: str) -> tuple[str, RequestMessage]:
-    """The queue and the message. Raises Reject for what was not sealed here, for this id and this queue."""
+def _open(task_id: str, celery_queue: str | None, sealed: object) -> tuple[str, RequestMessage]:
+    """The queue and the message. Raises Ignore for what was not sealed here, for this id and this queue.
+
+    Not Reject: Celery would store a failure under an id that may be another dispatch's.
+    """
     try:
         queue = conf.queue_served_by(celery_queue or "")
-        return queue, RequestMessage.decode(open_request(from_text(sealed), str(uuid.UUID(task_id)), queue))
+        return queue, RequestMessage.decode(open_request(from_text(str(sealed)), str(uuid.UUID(task_id)), queue))
     except (EnvelopeError, MessageError, KeyError, ValueError, TypeError) as error:
         logger.error("Task %s on %s is refused: %s", task_id, celery_queue, error, extra={"dispatch_id": task_id})
-        raise Reject(str(error), requeue=False) from error
+        raise Ignore from error

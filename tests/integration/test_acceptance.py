@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from asgiref.sync import async_to_sync
 from celery import current_app
+from celery.backends.redis import RedisBackend
+from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import OperationalError
 from django.test import AsyncClient, Client, override_settings
@@ -180,3 +182,34 @@ def test_without_a_message_broker_the_row_stays_and_the_client_has_its_202(
 
 def test_the_app_of_the_tests_is_the_configured_one() -> None:
     assert get_app() is current_app._get_current_object()
+
+
+def test_a_response_that_is_gone_before_it_is_read_leaves_the_client_its_202(client: Client) -> None:
+    with override_settings(REQUEST_BROKER={"QUEUES": {"payment": {"wait": 5, "results_ttl": 0}}}):
+        document = accepted(client.post("/pay/", {"amount": "5"}))
+    assert client.get(document["links"]["self"]).json()["state"] == "succeeded"
+
+
+def test_a_request_with_a_urlconf_of_its_own_is_accepted(client: Client) -> None:
+    with override_settings(MIDDLEWARE=["tests.integration.middleware.OwnUrlconf", *settings.MIDDLEWARE]):
+        document = accepted(client.get("/own/"))
+    assert client.get(document["links"]["response"]).content == b"own"
+
+
+def test_a_host_that_is_not_allowed_is_refused_before_anything_is_accepted(client: Client) -> None:
+    middleware = [name for name in settings.MIDDLEWARE if "common" not in name]
+    with override_settings(ALLOWED_HOSTS=["testserver"], MIDDLEWARE=middleware):
+        assert client.post("/pay/", headers={"Host": "evil.example"}).status_code == 400
+    assert not DispatchRecord.objects.exists()
+
+
+def test_a_shared_cache_may_not_keep_a_response_at_its_owners_url(client: Client, everything_accepted: None) -> None:
+    document = accepted(client.get("/public/"))
+    assert client.get(document["links"]["response"])["Cache-Control"] == "max-age=60, private"
+
+
+def test_a_result_store_that_does_not_answer_is_a_503(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    document = accepted(client.post("/pay/", {"amount": "5"}))
+    monkeypatch.setattr(get_app()._local, "backend", RedisBackend(app=get_app(), url="redis://127.0.0.1:1/0"))
+    response = client.get(document["links"]["response"])
+    assert (response.status_code, response["Content-Type"]) == (503, "application/problem+json")

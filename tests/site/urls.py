@@ -28,6 +28,7 @@ urlpatterns = [
     path("moved/", views.moved),
     path("moved-for-good/", views.moved_for_good),
     path("teapot/", views.teapot),
+    path("public/", views.public),
     path("broken/", views.broken),
     path("stream/<int:size>/", views.stream),
     path("async-stream/", views.async_stream),

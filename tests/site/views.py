@@ -243,3 +243,7 @@ def broken_stream(request: HttpRequest) -> StreamingHttpResponse:
         raise RuntimeError("cable cut")
 
     return StreamingHttpResponse(chunks(), content_type="text/plain")
+
+
+def public(request: HttpRequest) -> HttpResponse:
+    return HttpResponse("anybody's", headers={"Cache-Control": "public, max-age=60"})

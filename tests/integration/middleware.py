@@ -1,0 +1,33 @@
+"""Middleware that some projects have."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from django.http import HttpRequest, HttpResponse
+from django.urls import path
+
+from broker_django.decorators import queue
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class OwnUrlconf:
+    """Serves this module's URLs, where those of the broker are not included."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        if request.path == "/own/":
+            request.urlconf = __name__
+        return self.get_response(request)
+
+
+@queue("bulk")
+def own(request: HttpRequest) -> HttpResponse:
+    return HttpResponse("own")
+
+
+urlpatterns = [path("own/", own)]
