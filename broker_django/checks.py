@@ -7,14 +7,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from celery import current_app
 from celery.backends.base import DisabledBackend
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, register
 from django.core.checks import Warning as CheckWarning
 from django.urls import NoReverseMatch, URLPattern, URLResolver, get_resolver, reverse
 
-from broker_django.celery_app import broker_urls, get_app
+from broker_django.celery_app import broker_urls, get_app, project_app
 from broker_django.conf import DEFAULTS, conf
 from broker_django.decorators import annotation_of
 from broker_django.delivery import HARD_LIMIT_MARGIN
@@ -149,13 +148,13 @@ def _views(patterns: list[Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 @register("request_broker")
 def check_celery(**_: Any) -> list[CheckMessage]:
+    current = project_app()  # before the fallback is made, which becomes the current app where there is none
     app = get_app()
-    return [*_check_configured(app), *_check_results(app), *_check_visibility(app), *_check_pool(app)]
+    return [*_check_configured(app, current), *_check_results(app), *_check_visibility(app), *_check_pool(app)]
 
 
-def _check_configured(app: Celery) -> Iterator[CheckMessage]:
-    current: Any = current_app._get_current_object()  # type: ignore[attr-defined]
-    if current is not app and current.main not in {None, "default"}:
+def _check_configured(app: Celery, current: Celery | None) -> Iterator[CheckMessage]:
+    if current is not None and current is not app:
         yield CheckWarning(
             f"The Celery app {current.main!r} was not configured for the request broker.",
             hint="Call workers.config.configure(app) once, after app.config_from_object(...).",
