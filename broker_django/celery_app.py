@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from celery import _state
 
+from broker_django.conf import conf
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from celery import Celery
 
@@ -42,6 +45,25 @@ def project_app() -> Celery | None:
     state: Any = _state
     current: Celery | None = state._tls.current_app
     return current or next((app for app in state._get_active_apps() if app.set_as_current), None)
+
+
+def queue_of_delivery(info: Mapping[str, Any]) -> str:
+    """The queue that a message came on, by the `delivery_info` of its task. Raises KeyError where there is none.
+
+    The routing key is the name of the Celery queue, or, for one that the project declared, the key of its binding.
+    """
+    key = info.get("routing_key") or ""
+    with contextlib.suppress(KeyError):
+        return conf.queue_served_by(key)
+    declared = get_app().amqp.queues
+    bound = {name: declared.get(policy.celery_queue) for name, policy in conf.queues.items()}
+    found = [(name, queue.exchange.name) for name, queue in bound.items() if queue and queue.routing_key == key]
+    for name, exchange in found:
+        if exchange == info.get("exchange"):
+            return name
+    if len(found) != 1:
+        raise KeyError(key)
+    return found[0][0]
 
 
 def broker_urls(setting: str | Sequence[str] | None) -> list[str]:

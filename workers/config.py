@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from celery import signals
-from kombu import Exchange, Queue
 
 from broker_django import celery_app
 from broker_django.conf import conf as broker_conf
@@ -101,14 +100,17 @@ def _speaks_redis(app: Celery) -> bool:
 
 
 def _add_queues(app: Celery) -> None:
-    declared: Any = app.conf.task_queues or [_queue(app.conf.task_default_queue)]
-    known = {getattr(queue, "name", queue) for queue in declared}
-    added = [_queue(policy.celery_queue) for policy in broker_conf.queues.values() if policy.celery_queue not in known]
+    """Beside the project's queues, or the default queue as Celery makes it, and as Celery makes one that is missing."""
+    queues: Any = app.amqp.Queues(app.conf.task_queues, create_missing_queue_type=_queue_type(app))
+    declared: Any = app.conf.task_queues or list(queues.values())
+    names = [policy.celery_queue for policy in broker_conf.queues.values()]
+    added = [queues.new_missing(name) for name in names if name not in queues]
     if isinstance(declared, Mapping):
         app.conf.task_queues = {**declared, **{queue.name: queue for queue in added}}
     else:
         app.conf.task_queues = [*declared, *added]
 
 
-def _queue(name: str) -> Queue:
-    return Queue(name, Exchange(name), routing_key=name)
+def _queue_type(app: Celery) -> str:
+    for_missing = "task_create_missing_queue_type"
+    return str(app.conf[for_missing if _is_set(app, for_missing) else "task_default_queue_type"])

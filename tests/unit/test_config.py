@@ -6,7 +6,7 @@ from django.test import override_settings
 from kombu import Exchange, Queue
 
 from broker_django import celery_app
-from broker_django.celery_app import TASK, broker_urls, scheme_of
+from broker_django.celery_app import TASK, broker_urls, queue_of_delivery, scheme_of
 from workers.config import REDIS_OPTIONS, SAFE_SETTINGS, configure
 
 OPTIONS = {**REDIS_OPTIONS, "socket_connect_timeout": 2, "socket_timeout": 2}
@@ -104,6 +104,54 @@ def test_a_queue_that_the_project_declared_keeps_its_exchange_and_key(configured
 def test_the_default_queue_of_the_project_is_kept(configured):
     app = configured(from_object({"task_default_queue": "emails"}))
     assert names(app) == ["emails", "payment", "realtime", "bulk"]
+
+
+def test_the_default_queue_stays_as_celery_makes_it(configured):
+    values = {
+        "task_default_queue": "emails",
+        "task_default_exchange": "mail",
+        "task_default_exchange_type": "topic",
+        "task_default_routing_key": "mail.any",
+        "task_default_queue_type": "quorum",
+    }
+    default = configured(from_object(values)).amqp.queues["emails"]
+    assert (default.exchange.name, default.exchange.type, default.routing_key) == ("mail", "topic", "mail.any")
+    assert default.queue_arguments == {"x-queue-type": "quorum"}
+
+
+@pytest.mark.parametrize(
+    ("values", "arguments", "exchange_type"),
+    [
+        ({}, None, "direct"),
+        ({"task_default_queue_type": "quorum"}, {"x-queue-type": "quorum"}, "direct"),
+        ({"task_default_queue_type": "quorum", "task_create_missing_queue_type": "classic"}, None, "direct"),
+        ({"task_create_missing_queue_type": "quorum"}, {"x-queue-type": "quorum"}, "direct"),
+        ({"task_create_missing_queue_exchange_type": "topic"}, None, "topic"),
+        ({"task_queue_max_priority": 5}, {"x-max-priority": 5}, "direct"),
+    ],
+)
+def test_queues_are_added_as_celery_makes_missing_ones(configured, values, arguments, exchange_type):
+    queue = configured(from_object(values)).amqp.queues["payment"]
+    assert (queue.exchange.name, queue.exchange.type, queue.routing_key) == ("payment", exchange_type, "payment")
+    assert queue.queue_arguments == arguments
+
+
+def test_a_delivery_belongs_to_the_queue_that_its_routing_key_is_bound_to(configured):
+    mail = Exchange("mail", type="topic")
+    declared = [
+        Queue("payment", Exchange("money", type="topic"), routing_key="any"),
+        Queue("realtime", mail, routing_key="any"),
+        Queue("bulk", mail, routing_key="much"),
+        Queue("emails", mail, routing_key="letter"),
+    ]
+    configured(from_object({"task_queues": declared}))
+    assert queue_of_delivery({"exchange": "money", "routing_key": "any"}) == "payment"
+    assert queue_of_delivery({"exchange": "mail", "routing_key": "any"}) == "realtime"
+    assert queue_of_delivery({"exchange": "", "routing_key": "much"}) == "bulk"
+    assert queue_of_delivery({"routing_key": "payment"}) == "payment"
+    for key in ("any", "letter", "emails", "", None):
+        with pytest.raises(KeyError):
+            queue_of_delivery({"exchange": "", "routing_key": key})
 
 
 def test_queues_go_by_their_celery_names(configured):
