@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from celery import _state
 
 from broker_django.conf import conf
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from celery import Celery
 
@@ -22,7 +23,10 @@ FALLBACK = "workers.celery"
 
 REDIS_SCHEMES = frozenset({"redis", "rediss", "sentinel"})
 
+AMQP_SCHEMES = frozenset({"amqp", "amqps", "pyamqp"})
+
 _configured: list[Celery] = []
+_filled_in: WeakKeyDictionary[Celery, frozenset[str]] = WeakKeyDictionary()
 
 
 def use(app: Celery) -> None:
@@ -45,6 +49,22 @@ def project_app() -> Celery | None:
     state: Any = _state
     current: Celery | None = state._tls.current_app
     return current or next((app for app in state._get_active_apps() if app.set_as_current), None)
+
+
+def note_filled_in(app: Celery, names: Iterable[str]) -> None:
+    """Remember that the project did not set these settings itself. `workers.config.configure` calls it."""
+    _filled_in[app] = filled_in(app).union(names)
+
+
+def filled_in(app: Celery) -> frozenset[str]:
+    """The settings of the app that the project left to the broker."""
+    return _filled_in.get(app, frozenset())
+
+
+def schemes(app: Celery) -> set[str]:
+    """The schemes of the URLs that the app publishes to and reads from; `amqp` is Celery's default."""
+    settings = (app.conf.broker_read_url or app.conf.broker_url, app.conf.broker_write_url or app.conf.broker_url)
+    return {scheme_of(url) for setting in settings for url in broker_urls(setting or "amqp://")}
 
 
 def queue_of_delivery(info: Mapping[str, Any]) -> str:

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
-from celery import Celery
+from celery import Celery, signals
 from django.test import override_settings
 from kombu import Exchange, Queue
+from kombu.transport import TRANSPORT_ALIASES
 
 from broker_django import celery_app
 from broker_django.celery_app import TASK, broker_urls, queue_of_delivery, scheme_of
@@ -182,7 +185,21 @@ def test_transport_options_are_laid_under_those_of_the_project_on_redis(configur
     assert app.conf.broker_transport_options == {**OPTIONS, **options}
 
 
-@pytest.mark.parametrize("url", ["amqp://host", "memory://", "sqs://"])
+@pytest.mark.parametrize("url", [None, "amqp://host", "amqps://host", "pyamqp://one;pyamqp://two"])
+def test_rabbitmq_confirms_what_is_published(configured, url):
+    assert configured(from_object({"broker_url": url})).conf.broker_transport_options == {"confirm_publish": True}
+    for value in (True, False):
+        options = {"confirm_publish": value, "a": 1}
+        app = configured(from_object({"broker_url": url, "broker_transport_options": options}))
+        assert app.conf.broker_transport_options == options
+
+
+def test_rabbitmq_confirms_what_is_published_also_where_only_that_goes_there(configured):
+    app = configured(from_object({"broker_read_url": "redis://host", "broker_write_url": "amqp://host"}))
+    assert app.conf.broker_transport_options["confirm_publish"] is True
+
+
+@pytest.mark.parametrize("url", ["memory://", "sqs://"])
 def test_other_message_brokers_get_no_options_of_redis(configured, url):
     app = configured(from_object({"broker_url": url, "broker_transport_options": {"a": 1}}))
     assert app.conf.broker_transport_options == {"a": 1}
@@ -199,6 +216,37 @@ def test_the_app_publishes_and_has_the_task(configured):
     app.loader.import_default_modules()
     app.finalize()
     assert TASK in app.tasks
+
+
+def start(app, pool_cls):
+    worker = SimpleNamespace(app=app, pool_cls=pool_cls)
+    signals.celeryd_init.send(sender="host", instance=worker, conf=app.conf, options={})
+
+
+@pytest.fixture
+def aliases():
+    before = dict(TRANSPORT_ALIASES)
+    yield
+    TRANSPORT_ALIASES.update(before)
+
+
+@pytest.mark.usefixtures("aliases")
+@pytest.mark.parametrize(
+    ("values", "disabled", "multiplier"),
+    [
+        ({}, False, 4),
+        ({"worker_disable_prefetch": True}, True, 4),
+        ({"worker_disable_prefetch": True, "worker_prefetch_multiplier": 1}, True, 1),
+        ({"worker_prefetch_multiplier": 9}, False, 9),
+    ],
+)
+def test_a_green_pool_gets_messages_in_hand_unless_the_project_says_otherwise(configured, values, disabled, multiplier):
+    app = configured(from_object({"broker_url": "redis://host", **values}))
+    start(app, SimpleNamespace(__module__="celery.concurrency.prefork"))
+    assert celery_app.filled_in(app).isdisjoint(values)
+    assert app.conf.worker_disable_prefetch is True
+    start(app, SimpleNamespace(__module__="celery.concurrency.gevent"))
+    assert (app.conf.worker_disable_prefetch, app.conf.worker_prefetch_multiplier) == (disabled, multiplier)
 
 
 @pytest.mark.parametrize(
