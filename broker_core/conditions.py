@@ -76,6 +76,7 @@ _TEXT = re.compile(
 _USE = re.compile(r"\.\s*[A-Za-z_]\w*|\b(request|user|now)\b(?:\s*\.\s*([A-Za-z_]\w*)\b(?!\s*\())?")
 _MACRO = re.compile(r"\.\s*(all|exists|exists_one|map|filter)\s*\(\s*([A-Za-z_]\w*)\s*,")
 _POSITION = re.compile(r"<input>:\d+:(\d+): (?:Syntax error: )?([^\n]*)")
+_EXPECTING = re.compile(r" expecting \{.*\}$")  # every token that the grammar has there
 
 
 class Condition:
@@ -133,9 +134,8 @@ def _compile(text: str) -> cel.Program:
         return cel.compile(text)
     except ValueError as error:
         match = _POSITION.search(str(error))
-        raise InvalidConditionError(
-            match[2] if match else str(error).splitlines()[0], int(match[1]) if match else 0
-        ) from error
+        reason = match[2] if match else str(error).splitlines()[0]
+        raise InvalidConditionError(_EXPECTING.sub("", reason), int(match[1]) if match else 0) from error
 
 
 def _column(text: str, name: str) -> int:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from celery import _state
+
+from broker_django.conf import conf
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from celery import Celery
 
@@ -17,7 +23,10 @@ FALLBACK = "workers.celery"
 
 REDIS_SCHEMES = frozenset({"redis", "rediss", "sentinel"})
 
+AMQP_SCHEMES = frozenset({"amqp", "amqps", "pyamqp"})
+
 _configured: list[Celery] = []
+_filled_in: WeakKeyDictionary[Celery, frozenset[str]] = WeakKeyDictionary()
 
 
 def use(app: Celery) -> None:
@@ -30,6 +39,51 @@ def get_app() -> Celery:
     if not _configured:
         import_module(FALLBACK)
     return _configured[0]
+
+
+def project_app() -> Celery | None:
+    """The app that Celery takes for the current one, also where another thread made it; None where there is none.
+
+    Unlike `celery.current_app` it makes none.
+    """
+    state: Any = _state
+    current: Celery | None = state._tls.current_app
+    return current or next((app for app in state._get_active_apps() if app.set_as_current), None)
+
+
+def note_filled_in(app: Celery, names: Iterable[str]) -> None:
+    """Remember that the project did not set these settings itself. `workers.config.configure` calls it."""
+    _filled_in[app] = filled_in(app).union(names)
+
+
+def filled_in(app: Celery) -> frozenset[str]:
+    """The settings of the app that the project left to the broker."""
+    return _filled_in.get(app, frozenset())
+
+
+def schemes(app: Celery) -> set[str]:
+    """The schemes of the URLs that the app publishes to and reads from; `amqp` is Celery's default."""
+    settings = (app.conf.broker_read_url or app.conf.broker_url, app.conf.broker_write_url or app.conf.broker_url)
+    return {scheme_of(url) for setting in settings for url in broker_urls(setting or "amqp://")}
+
+
+def queue_of_delivery(info: Mapping[str, Any]) -> str:
+    """The queue that a message came on, by the `delivery_info` of its task. Raises KeyError where there is none.
+
+    The routing key is the name of the Celery queue, or, for one that the project declared, the key of its binding.
+    """
+    key = info.get("routing_key") or ""
+    with contextlib.suppress(KeyError):
+        return conf.queue_served_by(key)
+    declared = get_app().amqp.queues
+    bound = {name: declared.get(policy.celery_queue) for name, policy in conf.queues.items()}
+    found = [(name, queue.exchange.name) for name, queue in bound.items() if queue and queue.routing_key == key]
+    for name, exchange in found:
+        if exchange == info.get("exchange"):
+            return name
+    if len(found) != 1:
+        raise KeyError(key)
+    return found[0][0]
 
 
 def broker_urls(setting: str | Sequence[str] | None) -> list[str]:

@@ -5,20 +5,22 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from celery import current_app
 from celery.backends.base import DisabledBackend
+from celery.backends.rpc import RPCBackend
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, register
 from django.core.checks import Warning as CheckWarning
 from django.urls import NoReverseMatch, URLPattern, URLResolver, get_resolver, reverse
 
-from broker_django.celery_app import broker_urls, get_app
+from broker_core.policies import Mode, QueuePolicy
+from broker_django.celery_app import REDIS_SCHEMES, broker_urls, filled_in, get_app, project_app, schemes
 from broker_django.conf import DEFAULTS, conf
 from broker_django.decorators import annotation_of
-from broker_django.delivery import HARD_LIMIT_MARGIN
 from broker_django.embedded import embedded_url
+from broker_django.ledger import LEASE_MARGIN
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -41,9 +43,20 @@ def check_settings(**_: Any) -> list[CheckMessage]:
         ]
     messages: list[CheckMessage] = [_unknown_key(key) for key in source if key not in DEFAULTS]
     for place, error in conf.compiled.errors:
-        hint = "The shipped queues are used." if place == "QUEUES" else "What is wrong is left out until it is mended."
-        messages.append(Error(f"REQUEST_BROKER, {place}: {error}", hint=hint, id="request_broker.E002"))
+        messages.append(Error(f"REQUEST_BROKER, {place}: {error}", hint=_entry_hint(place), id="request_broker.E002"))
     return messages + [_not_a_number(key) for key in ("MAX_BODY_SIZE", "MAX_RESPONSE_SIZE", *_DURATIONS) if _bad(key)]
+
+
+def _entry_hint(place: str) -> str:
+    if place == "QUEUES":
+        keys = ", ".join(field.name for field in fields(QueuePolicy))
+        return (
+            f"A name -> a dictionary with any of {keys}. Until it is mended, the shipped queues are used as they are."
+        )
+    return (
+        "A rule is a dictionary with 'when', a condition over request, user and now, 'queue', one of "
+        f"{', '.join(conf.queues)}, and optionally 'mode', one of {', '.join(Mode)}. It is left out until it is mended."
+    )
 
 
 _DURATIONS = ("MAX_WAIT", "PUBLISH_TIMEOUT", "POLL_INTERVAL")
@@ -149,13 +162,13 @@ def _views(patterns: list[Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 @register("request_broker")
 def check_celery(**_: Any) -> list[CheckMessage]:
+    current = project_app()  # before the fallback is made, which becomes the current app where there is none
     app = get_app()
-    return [*_check_configured(app), *_check_results(app), *_check_visibility(app), *_check_pool(app)]
+    return [*_check_configured(app, current), *_check_results(app), *_check_visibility(app), *_check_pool(app)]
 
 
-def _check_configured(app: Celery) -> Iterator[CheckMessage]:
-    current: Any = current_app._get_current_object()  # type: ignore[attr-defined]
-    if current is not app and current.main not in {None, "default"}:
+def _check_configured(app: Celery, current: Celery | None) -> Iterator[CheckMessage]:
+    if current is not None and current is not app:
         yield CheckWarning(
             f"The Celery app {current.main!r} was not configured for the request broker.",
             hint="Call workers.config.configure(app) once, after app.config_from_object(...).",
@@ -164,36 +177,58 @@ def _check_configured(app: Celery) -> Iterator[CheckMessage]:
 
 
 def _check_results(app: Celery) -> Iterator[CheckMessage]:
-    if isinstance(app.backend, DisabledBackend):
-        yield Error(
-            "Celery has no result backend: responses would be lost.",
-            hint="Leave result_backend unset for the database, or set it to a Redis URL.",
-            id="request_broker.E008",
-        )
+    trouble = ""
+    try:
+        backend = app.backend
+    except Exception as error:  # noqa: BLE001 - a backend's module may raise anything
+        trouble = f"Celery cannot load its result backend: {error}"
+    else:
+        if isinstance(backend, DisabledBackend):
+            trouble = "Celery has no result backend: responses would be lost."
+        elif isinstance(backend, RPCBackend):
+            trouble = "The rpc:// result backend answers to the process that published: no other could read a response."
+    if trouble:
+        hint = "Leave result_backend unset for the database, or set it to a Redis URL."
+        yield Error(trouble, hint=hint, id="request_broker.E008")
 
 
 def _check_visibility(app: Celery) -> Iterator[CheckMessage]:
     timeout = app.conf.broker_transport_options.get("visibility_timeout")
-    longest = max(conf.queues.items(), key=lambda item: item[1].time_limit)
-    if timeout is not None and timeout <= longest[1].time_limit + HARD_LIMIT_MARGIN:
+    name, policy = max(conf.queues.items(), key=lambda item: item[1].time_limit)
+    lease = policy.time_limit + LEASE_MARGIN.total_seconds()
+    if timeout is not None and timeout <= lease:
         yield Error(
-            f"visibility_timeout ({timeout} s) is not above the time limit of {longest[0]!r} "
-            f"({longest[1].time_limit:g} s): what runs that long would be delivered again.",
+            f"visibility_timeout ({timeout} s) is not above {lease:g} s, the time limit of {name!r} and the margin of "
+            "its lease: what runs that long would be delivered again, and dropped.",
             hint="Raise broker_transport_options['visibility_timeout'], or lower the queue's 'time_limit'.",
             id="request_broker.E009",
         )
 
 
 def _check_pool(app: Celery) -> Iterator[CheckMessage]:
-    if str(app.conf.worker_pool).partition(":")[0] not in GREEN_POOLS:
+    if schemes(app).isdisjoint(REDIS_SCHEMES):
         return
-    if app.conf.worker_disable_prefetch or app.conf.worker_prefetch_multiplier == 1:
+    pool = str(app.conf.worker_pool).partition(":")[0]
+    if pool in GREEN_POOLS and _starves_green_pools(app):
         yield CheckWarning(
             f"With the {app.conf.worker_pool} pool on Redis, worker_disable_prefetch or a prefetch multiplier of 1 "
             "lets a worker fall to a few tasks a second.",
             hint="Set worker_disable_prefetch = False and worker_prefetch_multiplier = 4.",
             id="request_broker.W004",
         )
+    if pool == "threads" and app.conf.worker_disable_prefetch and not app.conf.task_acks_late:
+        yield CheckWarning(
+            "With the threads pool and worker_disable_prefetch, tasks that are acknowledged early fall to about "
+            "worker_concurrency tasks a second. Dispatches are not: they are acknowledged late.",
+            hint="Set task_acks_late = True, or worker_disable_prefetch = False, if the project has tasks of its own.",
+            id="request_broker.W006",
+        )
+
+
+def _starves_green_pools(app: Celery) -> bool:
+    """Whether the project asks for it on purpose: a worker mends what was left to the broker."""
+    asked = {"worker_disable_prefetch": True, "worker_prefetch_multiplier": 1}
+    return any(app.conf[name] == value for name, value in asked.items() if name not in filled_in(app))
 
 
 @register(Tags.security, deploy=True)

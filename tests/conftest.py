@@ -1,11 +1,15 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import pytest
 
+from broker_django.celery_app import get_app
 from tests.servers import require
 
-if TYPE_CHECKING:
-    import pytest
+
+@pytest.fixture(scope="session", autouse=True)
+def current_app() -> None:
+    """pytest-celery makes an app when it is imported; the site's own is the current one."""
+    get_app().set_current()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from celery import signals
-from kombu import Exchange, Queue
 
 from broker_django import celery_app
 from broker_django.conf import conf as broker_conf
@@ -20,7 +19,6 @@ SAFE_SETTINGS: dict[str, Any] = {
     "broker_connection_timeout": 2.0,
     "result_backend": "broker_django.results:DatabaseBackend",
     "task_publish_retry_policy": {"max_retries": 1, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.1},
-    "task_store_eager_result": True,
     "worker_disable_prefetch": True,
     "worker_enable_soft_shutdown_on_idle": True,
     "worker_prefetch_multiplier": 1,
@@ -57,10 +55,12 @@ def configure(app: Celery) -> Celery:
 
 
 def _apply(app: Celery) -> None:
-    for name, value in SAFE_SETTINGS.items():
-        if not _is_set(app, name):
-            app.conf[name] = value
-    if _speaks_redis(app):
+    missing = [name for name in SAFE_SETTINGS if not _is_set(app, name)]
+    app.conf.update({name: SAFE_SETTINGS[name] for name in missing})
+    celery_app.note_filled_in(app, missing)
+    if _speaks(app, celery_app.AMQP_SCHEMES):
+        app.conf.broker_transport_options = {"confirm_publish": True, **app.conf.broker_transport_options}
+    if _speaks(app, celery_app.REDIS_SCHEMES):
         app.conf.broker_transport_options = {
             **REDIS_OPTIONS,
             "socket_connect_timeout": broker_conf.PUBLISH_TIMEOUT,
@@ -84,9 +84,8 @@ def _suit_pool(instance: Any, conf: Any, **_: Any) -> None:
     """Green pools on Redis all but stop with a prefetch of one: give them a few messages in hand instead."""
     if instance.pool_cls.__module__.rpartition(".")[2] not in GREEN_POOLS:
         return
-    for name, value in GREEN_SETTINGS.items():
-        if conf[name] == SAFE_SETTINGS[name]:
-            conf[name] = value
+    for name in celery_app.filled_in(instance.app) & GREEN_SETTINGS.keys():
+        conf[name] = GREEN_SETTINGS[name]
 
 
 def _is_set(app: Celery, name: str) -> bool:
@@ -95,20 +94,22 @@ def _is_set(app: Celery, name: str) -> bool:
     return any(key in layer for layer in layers for key in keys)
 
 
-def _speaks_redis(app: Celery) -> bool:
-    urls = celery_app.broker_urls(app.conf.broker_read_url or app.conf.broker_url)
-    return any(celery_app.scheme_of(url) in celery_app.REDIS_SCHEMES for url in urls)
+def _speaks(app: Celery, schemes: Collection[str]) -> bool:
+    return not celery_app.schemes(app).isdisjoint(schemes)
 
 
 def _add_queues(app: Celery) -> None:
-    declared: Any = app.conf.task_queues or [_queue(app.conf.task_default_queue)]
-    known = {getattr(queue, "name", queue) for queue in declared}
-    added = [_queue(policy.celery_queue) for policy in broker_conf.queues.values() if policy.celery_queue not in known]
+    """Beside the project's queues, or the default queue as Celery makes it, and as Celery makes one that is missing."""
+    queues: Any = app.amqp.Queues(app.conf.task_queues, create_missing_queue_type=_queue_type(app))
+    declared: Any = app.conf.task_queues or list(queues.values())
+    names = [policy.celery_queue for policy in broker_conf.queues.values()]
+    added = [queues.new_missing(name) for name in names if name not in queues]
     if isinstance(declared, Mapping):
         app.conf.task_queues = {**declared, **{queue.name: queue for queue in added}}
     else:
         app.conf.task_queues = [*declared, *added]
 
 
-def _queue(name: str) -> Queue:
-    return Queue(name, Exchange(name), routing_key=name)
+def _queue_type(app: Celery) -> str:
+    for_missing = "task_create_missing_queue_type"
+    return str(app.conf[for_missing if _is_set(app, for_missing) else "task_default_queue_type"])

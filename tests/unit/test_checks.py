@@ -70,6 +70,7 @@ def test_e002_says_where():
     with broker(RULES=[{"when": "true", "queue": "bulk"}, {"when": "x", "queue": "bulk"}]):
         (message,) = checks.check_settings()
     assert "RULES[1]" in message.msg
+    assert "'when'" in message.hint
     assert "unknown variable 'x'" in message.msg
 
 
@@ -151,7 +152,19 @@ def test_e008_a_celery_app_without_results(backend):
     assert "E008" in said(checks.check_celery)
 
 
-@pytest.mark.parametrize(("timeout", "ids"), [(300, ["E009"]), (310, ["E009"]), (311, []), (None, [])])
+@pytest.mark.parametrize("backend", ["nonsense://host", "no.such.module:Backend", "django-bd"])
+def test_e008_a_result_backend_that_celery_cannot_load(backend):
+    celery_app.use(app_with(result_backend=backend))
+    assert "E008" in said(checks.check_celery)
+    assert any("cannot load its result backend: " in message.msg for message in checks.check_celery())
+
+
+def test_e008_a_result_backend_that_another_process_cannot_read():
+    celery_app.use(app_with(result_backend="rpc://"))
+    assert "E008" in said(checks.check_celery)
+
+
+@pytest.mark.parametrize(("timeout", "ids"), [(300, ["E009"]), (330, ["E009"]), (331, []), (None, [])])
 def test_e009_messages_that_would_be_delivered_again_while_they_run(timeout, ids):
     app_with(broker_transport_options={"visibility_timeout": timeout})
     assert [found for found in said(checks.check_celery) if found != "W003"] == ids
@@ -159,10 +172,27 @@ def test_e009_messages_that_would_be_delivered_again_while_they_run(timeout, ids
 
 @pytest.mark.parametrize("pool", ["gevent", "eventlet"])
 def test_w004_a_green_pool_without_messages_in_hand(pool):
-    app_with(worker_pool=pool)
-    assert "W004" in said(checks.check_celery)
-    app_with(worker_pool=pool, worker_disable_prefetch=False, worker_prefetch_multiplier=4)
-    assert "W004" not in said(checks.check_celery)
+    for asked in ({"worker_disable_prefetch": True}, {"worker_prefetch_multiplier": 1}):
+        app_with(worker_pool=pool, **asked)
+        assert "W004" in said(checks.check_celery)
+        app_with(worker_pool=pool, broker_url="amqp://host", **asked)
+        assert "W004" not in said(checks.check_celery)
+    for well in ({}, {"worker_disable_prefetch": False, "worker_prefetch_multiplier": 4}):
+        app_with(worker_pool=pool, **well)
+        assert "W004" not in said(checks.check_celery)
+
+
+def test_w006_threads_that_acknowledge_early():
+    app_with(worker_pool="threads")
+    assert "W006" in said(checks.check_celery)
+    for well in (
+        {"task_acks_late": True},
+        {"worker_disable_prefetch": False},
+        {"worker_pool": "prefork"},
+        {"broker_url": "amqp://host"},
+    ):
+        app_with(**{"worker_pool": "threads", **well})
+        assert "W006" not in said(checks.check_celery)
 
 
 def test_w005_the_embedded_server_in_production(tmp_path):

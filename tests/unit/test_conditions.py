@@ -118,6 +118,20 @@ def test_a_condition_that_cannot_mean_anything_is_refused(text, reason, position
     assert str(caught.value).startswith(f"column {position}: ") == bool(position)
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("true &&", "mismatched input '<EOF>'"),
+        ("1 +* 2", "extraneous input '*'"),
+        ("now now", "extraneous input 'now' expecting <EOF>"),
+    ],
+)
+def test_a_refusal_does_not_list_the_grammar(text, reason):
+    with pytest.raises(InvalidConditionError) as caught:
+        Condition(text)
+    assert caught.value.reason == reason
+
+
 @pytest.mark.parametrize("text", ["(" * 1900, "[" * 900 + "]" * 900, "!" * 1900 + "true", "-" * 1900 + "1 < 0"])
 def test_depth_never_ends_the_process(text):
     with contextlib.suppress(InvalidConditionError, *NEVER):

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
-from celery import Celery
+from celery import Celery, signals
 from django.test import override_settings
 from kombu import Exchange, Queue
+from kombu.transport import TRANSPORT_ALIASES
 
 from broker_django import celery_app
-from broker_django.celery_app import TASK, broker_urls, scheme_of
+from broker_django.celery_app import TASK, broker_urls, queue_of_delivery, scheme_of
 from workers.config import REDIS_OPTIONS, SAFE_SETTINGS, configure
 
 OPTIONS = {**REDIS_OPTIONS, "socket_connect_timeout": 2, "socket_timeout": 2}
@@ -106,6 +109,54 @@ def test_the_default_queue_of_the_project_is_kept(configured):
     assert names(app) == ["emails", "payment", "realtime", "bulk"]
 
 
+def test_the_default_queue_stays_as_celery_makes_it(configured):
+    values = {
+        "task_default_queue": "emails",
+        "task_default_exchange": "mail",
+        "task_default_exchange_type": "topic",
+        "task_default_routing_key": "mail.any",
+        "task_default_queue_type": "quorum",
+    }
+    default = configured(from_object(values)).amqp.queues["emails"]
+    assert (default.exchange.name, default.exchange.type, default.routing_key) == ("mail", "topic", "mail.any")
+    assert default.queue_arguments == {"x-queue-type": "quorum"}
+
+
+@pytest.mark.parametrize(
+    ("values", "arguments", "exchange_type"),
+    [
+        ({}, None, "direct"),
+        ({"task_default_queue_type": "quorum"}, {"x-queue-type": "quorum"}, "direct"),
+        ({"task_default_queue_type": "quorum", "task_create_missing_queue_type": "classic"}, None, "direct"),
+        ({"task_create_missing_queue_type": "quorum"}, {"x-queue-type": "quorum"}, "direct"),
+        ({"task_create_missing_queue_exchange_type": "topic"}, None, "topic"),
+        ({"task_queue_max_priority": 5}, {"x-max-priority": 5}, "direct"),
+    ],
+)
+def test_queues_are_added_as_celery_makes_missing_ones(configured, values, arguments, exchange_type):
+    queue = configured(from_object(values)).amqp.queues["payment"]
+    assert (queue.exchange.name, queue.exchange.type, queue.routing_key) == ("payment", exchange_type, "payment")
+    assert queue.queue_arguments == arguments
+
+
+def test_a_delivery_belongs_to_the_queue_that_its_routing_key_is_bound_to(configured):
+    mail = Exchange("mail", type="topic")
+    declared = [
+        Queue("payment", Exchange("money", type="topic"), routing_key="any"),
+        Queue("realtime", mail, routing_key="any"),
+        Queue("bulk", mail, routing_key="much"),
+        Queue("emails", mail, routing_key="letter"),
+    ]
+    configured(from_object({"task_queues": declared}))
+    assert queue_of_delivery({"exchange": "money", "routing_key": "any"}) == "payment"
+    assert queue_of_delivery({"exchange": "mail", "routing_key": "any"}) == "realtime"
+    assert queue_of_delivery({"exchange": "", "routing_key": "much"}) == "bulk"
+    assert queue_of_delivery({"routing_key": "payment"}) == "payment"
+    for key in ("any", "letter", "emails", "", None):
+        with pytest.raises(KeyError):
+            queue_of_delivery({"exchange": "", "routing_key": key})
+
+
 def test_queues_go_by_their_celery_names(configured):
     with override_settings(REQUEST_BROKER={"QUEUES": {"payment": {"celery_queue": "money"}, "reports": {}}}):
         assert names(configured()) == ["celery", "money", "realtime", "bulk", "reports"]
@@ -134,7 +185,21 @@ def test_transport_options_are_laid_under_those_of_the_project_on_redis(configur
     assert app.conf.broker_transport_options == {**OPTIONS, **options}
 
 
-@pytest.mark.parametrize("url", ["amqp://host", "memory://", "sqs://"])
+@pytest.mark.parametrize("url", [None, "amqp://host", "amqps://host", "pyamqp://one;pyamqp://two"])
+def test_rabbitmq_confirms_what_is_published(configured, url):
+    assert configured(from_object({"broker_url": url})).conf.broker_transport_options == {"confirm_publish": True}
+    for value in (True, False):
+        options = {"confirm_publish": value, "a": 1}
+        app = configured(from_object({"broker_url": url, "broker_transport_options": options}))
+        assert app.conf.broker_transport_options == options
+
+
+def test_rabbitmq_confirms_what_is_published_also_where_only_that_goes_there(configured):
+    app = configured(from_object({"broker_read_url": "redis://host", "broker_write_url": "amqp://host"}))
+    assert app.conf.broker_transport_options["confirm_publish"] is True
+
+
+@pytest.mark.parametrize("url", ["memory://", "sqs://"])
 def test_other_message_brokers_get_no_options_of_redis(configured, url):
     app = configured(from_object({"broker_url": url, "broker_transport_options": {"a": 1}}))
     assert app.conf.broker_transport_options == {"a": 1}
@@ -151,6 +216,37 @@ def test_the_app_publishes_and_has_the_task(configured):
     app.loader.import_default_modules()
     app.finalize()
     assert TASK in app.tasks
+
+
+def start(app, pool_cls):
+    worker = SimpleNamespace(app=app, pool_cls=pool_cls)
+    signals.celeryd_init.send(sender="host", instance=worker, conf=app.conf, options={})
+
+
+@pytest.fixture
+def aliases():
+    before = dict(TRANSPORT_ALIASES)
+    yield
+    TRANSPORT_ALIASES.update(before)
+
+
+@pytest.mark.usefixtures("aliases")
+@pytest.mark.parametrize(
+    ("values", "disabled", "multiplier"),
+    [
+        ({}, False, 4),
+        ({"worker_disable_prefetch": True}, True, 4),
+        ({"worker_disable_prefetch": True, "worker_prefetch_multiplier": 1}, True, 1),
+        ({"worker_prefetch_multiplier": 9}, False, 9),
+    ],
+)
+def test_a_green_pool_gets_messages_in_hand_unless_the_project_says_otherwise(configured, values, disabled, multiplier):
+    app = configured(from_object({"broker_url": "redis://host", **values}))
+    start(app, SimpleNamespace(__module__="celery.concurrency.prefork"))
+    assert celery_app.filled_in(app).isdisjoint(values)
+    assert app.conf.worker_disable_prefetch is True
+    start(app, SimpleNamespace(__module__="celery.concurrency.gevent"))
+    assert (app.conf.worker_disable_prefetch, app.conf.worker_prefetch_multiplier) == (disabled, multiplier)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ class Command(BaseCommand):
         parser.add_argument("--exclude", default="", help="Comma-separated queues to leave to other workers.")
         parser.add_argument("-c", "--concurrency", type=int, default=os.cpu_count() or 1)
         parser.add_argument("-P", "--pool", default="prefork", help="prefork (default), threads, solo, gevent.")
-        parser.add_argument("-n", "--hostname", default="broker@%h")
+        parser.add_argument("-n", "--hostname", help="broker@%%h; with some of the queues, broker-QUEUE-QUEUE@%%h.")
         parser.add_argument("-l", "--loglevel", default="INFO")
         parser.add_argument("--noreload", action="store_true", help="Do not start again when code changes.")
 
@@ -38,25 +38,31 @@ class Command(BaseCommand):
 
     def worker_arguments(self, options: dict[str, Any]) -> list[str]:
         """The arguments of `celery worker`."""
+        names = self._chosen(options)
         return [
             "worker",
-            f"--queues={','.join(self._celery_queues(options))}",
+            f"--queues={','.join(conf.queues[name].celery_queue for name in names)}",
             f"--concurrency={options['concurrency']}",
             f"--pool={options['pool']}",
-            f"--hostname={options['hostname']}",
+            f"--hostname={options['hostname'] or _hostname(names, options)}",
             f"--loglevel={options['loglevel']}",
         ]
 
-    def _celery_queues(self, options: dict[str, Any]) -> list[str]:
+    def _chosen(self, options: dict[str, Any]) -> list[str]:
         chosen = _names(options["queues"]) if options["queues"] else list(conf.queues)
         excluded = _names(options["exclude"])
         unknown = sorted({*chosen, *excluded} - set(conf.queues))
         if unknown:
             raise CommandError(f"There is no queue {unknown[0]!r}; there are {', '.join(conf.queues)}.")
-        names = [conf.queues[name].celery_queue for name in chosen if name not in excluded]
+        names = [name for name in chosen if name not in excluded]
         if not names:
             raise CommandError("No queue is left to serve.")
         return names
+
+
+def _hostname(names: list[str], options: dict[str, Any]) -> str:
+    """Workers of different queues on one host have names of their own, or they would take each other's commands."""
+    return f"broker-{'-'.join(names)}@%h" if options["queues"] or options["exclude"] else "broker@%h"
 
 
 def _names(text: str) -> list[str]:

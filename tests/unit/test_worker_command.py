@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import pytest
+from django.core.management import CommandError, load_command_class
+from django.test import override_settings
+
+
+def arguments(*given):
+    command = load_command_class("broker_django", "broker_worker")
+    options = vars(command.create_parser("manage.py", "broker_worker").parse_args(given))
+    named = [argument.removeprefix("--").split("=", 1) for argument in command.worker_arguments(options)[1:]]
+    return dict(named)
+
+
+def test_all_queues_are_served_by_default():
+    assert arguments()["queues"] == "payment,realtime,bulk"
+
+
+@pytest.mark.parametrize(
+    ("given", "hostname"),
+    [
+        ([], "broker@%h"),
+        (["--queues=payment"], "broker-payment@%h"),
+        (["--queues=payment, bulk"], "broker-payment-bulk@%h"),
+        (["--exclude=bulk"], "broker-payment-realtime@%h"),
+        (["--queues=payment", "--hostname=mine@%h"], "mine@%h"),
+        (["-n", "mine@%h"], "mine@%h"),
+    ],
+)
+def test_workers_of_different_queues_have_different_names(given, hostname):
+    assert arguments(*given)["hostname"] == hostname
+
+
+def test_names_are_those_of_the_broker_and_queues_those_of_celery():
+    with override_settings(REQUEST_BROKER={"QUEUES": {"payment": {"celery_queue": "money"}}}):
+        given = arguments("--queues=payment")
+    assert (given["queues"], given["hostname"]) == ("money", "broker-payment@%h")
+
+
+@pytest.mark.parametrize("given", ["--queues=bluk", "--exclude=bluk", "--exclude=payment,realtime,bulk"])
+def test_queues_that_are_not_there_are_refused(given):
+    with pytest.raises(CommandError):
+        arguments(given)
