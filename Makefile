@@ -20,7 +20,7 @@ help:
 	@echo 'PYTHON=python3.12 picks the interpreter, VENV=.venv the environment,'
 	@echo 'ARGS="..." goes to what is run: make demo ARGS=--asgi, make test ARGS="-k routing".'
 
-# exec: a signal to make then reaches broker_dev itself, which stops what it started.
+# Ctrl-C reaches the whole process group, and SIGTERM to make is passed on; make does not pass on a SIGINT of its own.
 demo: $(VENV)/.demo
 	@exec $(BIN)/python example/manage.py broker_dev --migrate --exit-with-parent $(ARGS)
 

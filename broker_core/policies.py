@@ -141,8 +141,12 @@ class Rule:
     @classmethod
     def from_mapping(cls, entry: object, queues: Mapping[str, QueuePolicy]) -> Self:
         """Raises ConfigurationError for a rule that cannot mean anything."""
-        if not isinstance(entry, Mapping) or not {"when", "queue"} <= set(entry) <= {"when", "queue", "mode"}:
+        if not isinstance(entry, Mapping):
             raise ConfigurationError("a rule is a mapping with 'when' and 'queue', and optionally 'mode'")
+        unknown, missing = set(entry) - {"when", "queue", "mode"}, {"when", "queue"} - set(entry)
+        if unknown or missing:
+            what = f"has the unknown key {min(map(repr, unknown))}" if unknown else f"has no {min(missing)!r}"
+            raise ConfigurationError(f"a rule {what}; it has 'when' and 'queue', and optionally 'mode'")
         when, queue, mode = entry["when"], entry["queue"], entry.get("mode", Mode.QUEUE)
         if not isinstance(when, str):
             raise ConfigurationError("'when' has to be the text of a condition")

@@ -19,17 +19,23 @@ ATTRIBUTE = "request_broker"
 
 def queue(name: str, *, wait: float | None = None) -> Callable[[View], View]:
     """Run the view later, on this queue. The client is held up to `wait` seconds for the answer, then gets a 202."""
-    return _annotate(Annotation(name, Mode.QUEUE, wait))
+    return _annotate(Annotation(_named(name, "queue"), Mode.QUEUE, wait))
 
 
 def priority(name: str) -> Callable[[View], View]:
     """Put the view into this class. It runs now, unless the client sends `Prefer: respond-async` (RFC 7240)."""
-    return _annotate(Annotation(name, Mode.PREFER))
+    return _annotate(Annotation(_named(name, "priority"), Mode.PREFER))
 
 
 def run_now(view: View) -> View:
     """Never queue this view, whatever the rules say."""
     return _annotate(Annotation(None, Mode.SYNC))(view)
+
+
+def _named(name: object, decorator: str) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f'@{decorator} takes the name of a queue: @{decorator}("payment")')
+    return name
 
 
 def _annotate(annotation: Annotation) -> Callable[[View], View]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from celery import states
@@ -86,8 +87,13 @@ def fetch(dispatch_id: uuid.UUID) -> ResponseMessage | None:
 
 
 def _stored(task_id: str) -> Any:
+    app = get_app()
     try:
-        return get_app().backend.get_task_meta(task_id, cache=False).get("result")
+        if not app.conf.task_always_eager:
+            return app.backend.get_task_meta(task_id, cache=False).get("result")
+        with warnings.catch_warnings():  # Celery warns that eager results are not stored, but those of the replay are
+            warnings.simplefilter("ignore", RuntimeWarning)
+            return app.backend.get_task_meta(task_id, cache=False).get("result")
     except (DecodeError, ContentDisallowed):
         raise
     except Exception as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from billiard.exceptions import TimeLimitExceeded
 from celery import Task, shared_task
@@ -13,12 +13,15 @@ from celery.exceptions import Ignore
 from broker_core.errors import EnvelopeError, MessageError
 from broker_core.message import RequestMessage
 from broker_django import ledger
-from broker_django.celery_app import TASK
+from broker_django.celery_app import TASK, queue_of_delivery
 from broker_django.conf import conf
 from broker_django.context import Replay
 from broker_django.delivery import from_text, open_request, seal_response
 from broker_django.notifications import announce
 from workers.replay import run
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 logger = logging.getLogger("workers.tasks")
 
@@ -60,7 +63,7 @@ class ReplayTask(Task):  # type: ignore[type-arg]
 def replay(self: Any, /, sealed: object = None, *_unknown: object, **_unknown_too: object) -> dict[str, Any]:
     """Open, claim, run, and give the sealed response. The response's facts are in clear, for Flower."""
     task_id = self.request.id
-    queue, message = _open(task_id, self.request.delivery_info.get("routing_key"), sealed)
+    queue, message = _open(task_id, self.request.delivery_info, sealed)
     dispatch_id = uuid.UUID(task_id)
     attempt = ledger.claim(dispatch_id, conf.queues[queue], self.request.hostname or "")
     if not attempt:
@@ -80,14 +83,15 @@ def replay(self: Any, /, sealed: object = None, *_unknown: object, **_unknown_to
     }
 
 
-def _open(task_id: str, celery_queue: str | None, sealed: object) -> tuple[str, RequestMessage]:
+def _open(task_id: str, delivery: Mapping[str, Any], sealed: object) -> tuple[str, RequestMessage]:
     """The queue and the message. Raises Ignore for what was not sealed here, for this id and this queue.
 
     Not Reject: Celery would store a failure under an id that may be another dispatch's.
     """
     try:
-        queue = conf.queue_served_by(celery_queue or "")
+        queue = queue_of_delivery(delivery)
         return queue, RequestMessage.decode(open_request(from_text(str(sealed)), str(uuid.UUID(task_id)), queue))
     except (EnvelopeError, MessageError, KeyError, ValueError, TypeError) as error:
-        logger.error("Task %s on %s is refused: %s", task_id, celery_queue, error, extra={"dispatch_id": task_id})
+        came_on = delivery.get("routing_key")
+        logger.error("Task %s on %s is refused: %s", task_id, came_on, error, extra={"dispatch_id": task_id})
         raise Ignore from error
