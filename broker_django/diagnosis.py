@@ -51,6 +51,7 @@ def examine() -> Iterator[Finding]:
     yield _result_store(app)
     yield from _workers(app, broker)
     yield from _waiting(broker)
+    yield from _abandoned()
 
 
 def _ledger() -> Iterator[Finding]:
@@ -136,6 +137,23 @@ def _waiting(broker: Finding) -> Iterator[Finding]:
             f"backlog of {group['queue']}",
             f"{group['count']} dispatches wait, the oldest for {age.total_seconds():.0f} s: {why}",
             "See above for what is down. Dispatches that were never published wait in the ledger.",
+        )
+
+
+def _abandoned() -> Iterator[Finding]:
+    overdue = DispatchRecord.objects.filter(state=State.RUNNING, lease_until__lte=timezone.now())
+    try:
+        groups = list(
+            overdue.values("worker").annotate(count=Count("pk"), oldest=Min("lease_until")).order_by("worker")
+        )
+    except DatabaseError:
+        return
+    for group in groups:
+        age = timezone.now() - group["oldest"]
+        yield Finding(
+            f"dispatches of {group['worker'] or 'a worker without a name'}",
+            f"{group['count']} count as running, {age.total_seconds():.0f} s past their lease: its worker is gone",
+            "They run again when the message broker delivers them again, after visibility_timeout on Redis.",
         )
 
 

@@ -234,6 +234,18 @@ def test_a_program_that_ends_stops_the_rest_and_gives_its_status(project):
         assert nothing_left(project)
 
 
+def test_a_syntax_error_in_a_view_is_waited_out(project):
+    (project / "standin/management/commands/broker_worker.py").unlink()
+    urls = project / "site_settings/urls.py"
+    with running(project, command("--without=flower")) as process:
+        read_until(process, " ready.")
+        urls.write_text(URLS + "def broken(\n")
+        read_until(process, "starts again when code changes")
+        urls.write_text(URLS)
+        assert "stopping the rest" not in read_until(process, " ready.")
+        process.terminate()
+
+
 def test_a_valkey_that_is_killed_stops_the_rest(project):
     with running(project, command("--without=flower,workers")) as process:
         read_until(process, "Ctrl-C")

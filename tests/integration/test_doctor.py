@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import io
+import uuid
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.core.management import call_command
+from django.db import DatabaseError
+from django.utils import timezone
+from kombu import Connection
+
+from broker_core.dispatches import State
+from broker_django import diagnosis
+from broker_django.celery_app import get_app
+from broker_django.models import DispatchRecord
+
+HOST = "broker@host"
+
+
+@pytest.fixture
+def memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message broker that answers, without a server."""
+    app = get_app()
+    monkeypatch.setattr(app, "connection_for_write", lambda *_, **__: Connection("memory://"))
+
+
+@pytest.fixture
+def workers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    replies = {HOST: {"queues": ["payment", "realtime", "bulk"], "skew": 0.0}}
+    monkeypatch.setattr(diagnosis, "_ask_workers", lambda _app: replies)
+    return replies
+
+
+def findings() -> dict[str, diagnosis.Finding]:
+    return {finding.subject: finding for finding in diagnosis.examine()}
+
+
+def wrong() -> dict[str, diagnosis.Finding]:
+    return {subject: finding for subject, finding in findings().items() if not finding.well}
+
+
+def add(state: State, **values: Any) -> DispatchRecord:
+    values = {"accepted_at": timezone.now(), "queue": "bulk", "sealed": b"", **values}
+    return DispatchRecord.objects.create(id=uuid.uuid4(), state=state, **values)
+
+
+def doctor() -> tuple[int, str]:
+    out = io.StringIO()
+    try:
+        call_command("broker_doctor", stdout=out, stderr=out, no_color=True)
+    except SystemExit as end:
+        return int(end.code or 0), out.getvalue()
+    return 0, out.getvalue()
+
+
+def test_all_is_well(memory: None, workers: dict[str, Any]) -> None:
+    add(State.QUEUED)
+    add(State.RUNNING, lease_until=timezone.now() + timedelta(seconds=5))
+    add(State.SUCCEEDED, lease_until=None)
+    status, output = doctor()
+    assert status == 0, output
+    assert "Everything is well." in output
+    for subject in ("ledger", "message broker", "result store", "queue payment", f"clock of {HOST}"):
+        assert f"ok   {subject}: " in output
+
+
+def test_a_queue_without_a_worker(memory: None, workers: dict[str, Any]) -> None:
+    workers[HOST]["queues"].remove("bulk")
+    status, output = doctor()
+    assert status == 1
+    assert "FAIL queue bulk: no worker answers for it" in output
+    assert "broker_worker --queues bulk" in output
+    assert "1 of the above need attention." in output
+
+
+@pytest.mark.parametrize(("skew", "well"), [(2.0, True), (-2.0, True), (2.1, False), (-2.1, False)])
+def test_a_clock_that_is_off(memory: None, workers: dict[str, Any], skew: float, well: bool) -> None:
+    workers[HOST]["skew"] = skew
+    assert findings()[f"clock of {HOST}"].well is well
+
+
+def test_a_message_broker_that_is_down_and_what_waits_for_it() -> None:
+    add(State.QUEUED, accepted_at=timezone.now() - timedelta(minutes=5))
+    found = wrong()
+    assert "Start it, or mend CELERY_BROKER_URL" in found["message broker"].advice
+    assert "1 dispatches wait, the oldest for 300 s: the message broker is down" in found["backlog of bulk"].detail
+    assert {"queue payment", "queue realtime", "queue bulk"} <= set(found)
+
+
+def test_what_waits_for_a_worker(memory: None, workers: dict[str, Any]) -> None:
+    add(State.QUEUED, accepted_at=timezone.now() - timedelta(minutes=5))
+    assert "no worker has come to it" in wrong()["backlog of bulk"].detail
+
+
+def test_dispatches_whose_worker_is_gone(memory: None, workers: dict[str, Any]) -> None:
+    for _ in range(2):
+        add(State.RUNNING, worker="broker@gone", lease_until=timezone.now() - timedelta(seconds=60))
+    (finding,) = wrong().values()
+    assert finding.subject == "dispatches of broker@gone"
+    assert "2 count as running, 60 s past their lease: its worker is gone" in finding.detail
+
+
+def test_a_result_store_that_fails(memory: None, workers: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_args: Any, **_kwargs: Any) -> None:
+        raise DatabaseError("no such table")
+
+    monkeypatch.setattr(type(get_app().backend), "store_result", fail)
+    assert "DatabaseError: no such table" in wrong()["result store"].detail
