@@ -13,7 +13,7 @@ from benchmarks import probe
 from broker_core.dispatches import State
 from broker_django.models import DispatchRecord
 
-BROKER_WORKER = ("django", "broker_worker", "--concurrency=2", "--loglevel=INFO", "--noreload")
+BROKER_WORKER = ("django", "broker_worker", "--concurrency=2", "--loglevel=INFO", "--noreload", "--no-task-events")
 STOCK_WORKER = ("celery", "-A", "benchmarks.stock", "worker", "--concurrency=2", "--loglevel=INFO")
 
 

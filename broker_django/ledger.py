@@ -7,16 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from django.db import connections, router
 from django.db.models import F, Q
-from django.db.models.sql.subqueries import InsertQuery
 from django.utils import timezone
 
 from broker_core.dispatches import State, sources
 from broker_core.errors import DispatchConflictError
+from broker_django import statements
 from broker_django.conf import conf
 from broker_django.models import PATH_LENGTH, DispatchRecord
 
@@ -44,25 +42,7 @@ class Outcome:
 
 
 def accept(record: DispatchRecord) -> None:
-    """Insert the row. Like `bulk_create` it sends no signals: every queued request passes here."""
-    alias = router.db_for_write(DispatchRecord, instance=record)
-    connection = connections[alias]
-    values = [field.get_db_prep_save(getattr(record, field.attname), connection) for field in _FIELDS]
-    with connection.cursor() as cursor:
-        cursor.execute(_insertion(alias), values)
-    record._state.adding, record._state.db = False, alias
-
-
-_FIELDS = DispatchRecord._meta.concrete_fields
-
-
-@lru_cache(maxsize=8)
-def _insertion(alias: str) -> str:
-    """The INSERT statement, compiled by Django once a database rather than once a row."""
-    query = InsertQuery(DispatchRecord)
-    query.insert_values(_FIELDS, [DispatchRecord(accepted_at=timezone.now(), sealed=b"")])
-    [(statement, _parameters)] = query.get_compiler(using=alias).as_sql()
-    return str(statement)
+    statements.insert(record)
 
 
 def claim(dispatch_id: uuid.UUID, policy: QueuePolicy, worker: str, now: datetime | None = None) -> int:
@@ -78,7 +58,8 @@ def claim(dispatch_id: uuid.UUID, policy: QueuePolicy, worker: str, now: datetim
         "started_at": now,
         "lease_until": now + timedelta(seconds=policy.time_limit) + LEASE_MARGIN,
     }
-    if row.filter(state=State.QUEUED, attempts=0).update(attempts=1, **claimed):
+    fresh = {"id": dispatch_id, "state": State.QUEUED, "attempts": 0}
+    if statements.update(DispatchRecord, {**claimed, "attempts": 1}, fresh, wanted_at=now):
         return 1
     free = Q(state=State.QUEUED) | Q(state=State.RUNNING, lease_until__lte=now)
     if not row.filter(free, attempts__lt=policy.max_attempts).update(attempts=F("attempts") + 1, **claimed):
@@ -88,17 +69,17 @@ def claim(dispatch_id: uuid.UUID, policy: QueuePolicy, worker: str, now: datetim
 
 def finish(dispatch_id: uuid.UUID, attempt: int, outcome: Outcome, now: datetime | None = None) -> bool:
     """Record how this attempt ended. False where another attempt has the dispatch by now."""
-    return bool(
-        DispatchRecord.objects.filter(pk=dispatch_id, state=State.RUNNING, attempts=attempt).update(
-            state=outcome.state,
-            finished_at=now or timezone.now(),
-            lease_until=None,
-            response_status=outcome.status,
-            response_type=outcome.content_type[:255],
-            response_size=outcome.size if outcome.status is not None else None,
-            error=outcome.error[:500],
-        )
-    )
+    ended = {
+        "state": outcome.state,
+        "finished_at": now or timezone.now(),
+        "lease_until": None,
+        "response_status": outcome.status,
+        "response_type": outcome.content_type[:255],
+        "response_size": outcome.size if outcome.status is not None else None,
+        "error": outcome.error[:500],
+    }
+    running = {"id": dispatch_id, "state": State.RUNNING, "attempts": attempt}
+    return statements.update(DispatchRecord, ended, running)
 
 
 def give_up(dispatch_id: uuid.UUID, error: str, now: datetime | None = None) -> bool:

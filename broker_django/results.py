@@ -7,13 +7,14 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from celery import states
-from django.db.models.functions import Now
+from django.db.models.constants import OnConflict
 from django.utils import timezone
 from django_celery_results.backends.database import DatabaseBackend as ResultsBackend
 from kombu.exceptions import ContentDisallowed, DecodeError
 
 from broker_core.errors import EnvelopeError, MessageError, UnavailableError
 from broker_core.message import ResponseMessage
+from broker_django import statements
 from broker_django.celery_app import get_app
 from broker_django.delivery import open_response
 
@@ -28,7 +29,7 @@ CHUNK = 1_000
 
 
 class DatabaseBackend(ResultsBackend):  # type: ignore[misc] # untyped
-    """Keeps a terminal state terminal, in two statements, and deletes what expired in chunks."""
+    """Keeps a terminal state terminal, in two statements at most, and deletes what expired in chunks."""
 
     def _store_result(
         self,
@@ -52,14 +53,14 @@ class DatabaseBackend(ResultsBackend):  # type: ignore[misc] # untyped
             "traceback": traceback,
         }
         if status == states.STARTED:
-            values["date_started"] = Now()
+            values["date_started"] = timezone.now()
         self._write(self.TaskModel._default_manager.using(using), task_id, values)
         return content
 
     def _write(self, rows: QuerySet[Any], task_id: str, values: dict[str, Any]) -> None:
-        rows.bulk_create([self.TaskModel(task_id=task_id, **values)], ignore_conflicts=True)
-        unfinished = rows.filter(task_id=task_id).exclude(status__in=states.READY_STATES)
-        unfinished.update(**values, date_done=timezone.now())
+        if not statements.insert(self.TaskModel(task_id=task_id, **values), OnConflict.IGNORE):
+            unfinished = rows.filter(task_id=task_id).exclude(status__in=states.READY_STATES)
+            unfinished.update(**values, date_done=timezone.now())
 
     def cleanup(self) -> None:
         """Delete what is older than `result_expires`, a chunk at a time so that no lock is held for long."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from celery import signals
+from django.db import close_old_connections
 
 from broker_django import celery_app
 from broker_django.conf import conf as broker_conf
@@ -22,7 +24,6 @@ SAFE_SETTINGS: dict[str, Any] = {
     "worker_disable_prefetch": True,
     "worker_enable_soft_shutdown_on_idle": True,
     "worker_prefetch_multiplier": 1,
-    "worker_send_task_events": True,
     "worker_soft_shutdown_timeout": 10.0,
 }
 
@@ -71,6 +72,23 @@ def _apply(app: Celery) -> None:
         signals.celeryd_init.connect(_be_patient, dispatch_uid="request_broker.patience", weak=False)
         signals.celeryd_init.connect(_suit_pool, dispatch_uid="request_broker.pool", weak=False)
     _add_queues(app)
+    signals.celeryd_init.connect(_keep_connections, dispatch_uid="request_broker.connections", weak=False)
+
+
+def _keep_connections(conf: Any, **_: Any) -> None:
+    """Let CONN_MAX_AGE hold in a worker as in a web process: Celery would connect anew for each task.
+
+    CELERY_DB_REUSE_MAX, where the project set it, stays in charge.
+    """
+    if conf.get("CELERY_DB_REUSE_MAX") is None:
+        conf["CELERY_DB_REUSE_MAX"] = sys.maxsize
+        signals.task_prerun.connect(_close_old_connections, dispatch_uid="request_broker.connections", weak=False)
+        signals.task_postrun.connect(_close_old_connections, dispatch_uid="request_broker.connections", weak=False)
+
+
+def _close_old_connections(task: Any, **_: Any) -> None:
+    if not task.request.is_eager:
+        close_old_connections()
 
 
 def _be_patient(conf: Any, **_: Any) -> None:

@@ -71,7 +71,6 @@ def replay(self: Any, /, sealed: object = None, *_unknown: object, **_unknown_to
         logger.info("Dispatch %s is dropped: it was delivered before, or nobody wants it any more", task_id)
         raise Ignore
     self.request.claimed = True
-    announce(dispatch_id)
     response, error = run(message, Replay(dispatch_id, queue, attempt, message.user, message.view_user))
     return {
         "status": response.status,

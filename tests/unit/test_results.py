@@ -65,10 +65,11 @@ def test_whatever_the_order_the_first_terminal_state_stays_else_the_last(reporte
     assert TaskResult.objects.get(task_id=task_id).status == (ready[0] if ready else reported[-1])
 
 
-def test_a_store_is_two_statements(backend, django_assert_num_queries):
-    for status in (states.STARTED, states.SUCCESS):
-        with django_assert_num_queries(2):
-            store(backend, "a", status, 1)
+def test_a_store_is_one_statement_or_two(backend, django_assert_num_queries):
+    with django_assert_num_queries(1):
+        store(backend, "a", states.STARTED, 1)
+    with django_assert_num_queries(2):
+        store(backend, "a", states.SUCCESS, 1)
 
 
 def test_what_expired_is_deleted_in_chunks_and_the_rest_is_kept(backend, monkeypatch, django_assert_max_num_queries):

@@ -8,8 +8,8 @@ from django.test import override_settings
 def arguments(*given):
     command = load_command_class("broker_django", "broker_worker")
     options = vars(command.create_parser("manage.py", "broker_worker").parse_args(given))
-    named = [argument.removeprefix("--").split("=", 1) for argument in command.worker_arguments(options)[1:]]
-    return dict(named)
+    named = [argument.removeprefix("--").partition("=") for argument in command.worker_arguments(options)[1:]]
+    return {name: value for name, _, value in named}
 
 
 def test_all_queues_are_served_by_default():
@@ -29,6 +29,11 @@ def test_all_queues_are_served_by_default():
 )
 def test_workers_of_different_queues_have_different_names(given, hostname):
     assert arguments(*given)["hostname"] == hostname
+
+
+def test_flower_is_told_of_tasks_unless_nobody_wants_to_know():
+    assert "task-events" in arguments()
+    assert "task-events" not in arguments("--no-task-events")
 
 
 def test_names_are_those_of_the_broker_and_queues_those_of_celery():

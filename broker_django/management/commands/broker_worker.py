@@ -28,6 +28,7 @@ class Command(BaseCommand):
         parser.add_argument("-P", "--pool", default="prefork", help="prefork (default), threads, solo, gevent.")
         parser.add_argument("-n", "--hostname", help="broker@%%h; with some of the queues, broker-QUEUE-QUEUE@%%h.")
         parser.add_argument("-l", "--loglevel", default="INFO")
+        parser.add_argument("--no-task-events", action="store_true", help="Send no task events: Flower sees nothing.")
         parser.add_argument("--noreload", action="store_true", help="Do not start again when code changes.")
 
     def handle(self, *_args: Any, **options: Any) -> None:
@@ -46,6 +47,7 @@ class Command(BaseCommand):
             f"--pool={options['pool']}",
             f"--hostname={options['hostname'] or _hostname(names, options)}",
             f"--loglevel={options['loglevel']}",
+            *([] if options["no_task_events"] else ["--task-events"]),
         ]
 
     def _chosen(self, options: dict[str, Any]) -> list[str]:
