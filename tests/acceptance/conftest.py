@@ -215,7 +215,7 @@ def broker_worker(name: str, *options: str) -> list[str]:
 
 def plain_worker(name: str, *options: str) -> list[str]:
     command = [sys.executable, "-m", "celery", "-A", "workers.celery", "worker", f"--hostname={name}@%h"]
-    return [*command, "-Q", "payment,realtime,bulk", "--loglevel=INFO", *(options or ("--pool=solo",))]
+    return [*command, "-Q", "payment,realtime,bulk", "--loglevel=INFO", "--task-events", *(options or ("--pool=solo",))]
 
 
 @pytest.fixture
