@@ -51,7 +51,6 @@ def claim(dispatch_id: uuid.UUID, policy: QueuePolicy, worker: str, now: datetim
     It is there while queued and wanted, and again when the lease of a worker that vanished ran out.
     """
     now = now or timezone.now()
-    row = DispatchRecord.objects.filter(Q(expires_at=None) | Q(expires_at__gt=now), pk=dispatch_id)
     claimed = {
         "state": State.RUNNING,
         "worker": worker[:255],
@@ -61,6 +60,7 @@ def claim(dispatch_id: uuid.UUID, policy: QueuePolicy, worker: str, now: datetim
     fresh = {"id": dispatch_id, "state": State.QUEUED, "attempts": 0}
     if statements.update(DispatchRecord, {**claimed, "attempts": 1}, fresh, wanted_at=now):
         return 1
+    row = DispatchRecord.objects.filter(Q(expires_at=None) | Q(expires_at__gt=now), pk=dispatch_id)
     free = Q(state=State.QUEUED) | Q(state=State.RUNNING, lease_until__lte=now)
     if not row.filter(free, attempts__lt=policy.max_attempts).update(attempts=F("attempts") + 1, **claimed):
         return 0

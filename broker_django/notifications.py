@@ -22,6 +22,8 @@ from broker_django.conf import conf
 if TYPE_CHECKING:
     import uuid
 
+    from celery import Celery
+
 logger = logging.getLogger("broker_django.notifications")
 
 FIRST_STEP = 0.01
@@ -38,8 +40,11 @@ def channel(dispatch_id: uuid.UUID) -> str:
 def redis_url() -> str | None:
     """The Redis that carries announcements, None where neither message broker nor result backend is one."""
     app = get_app()
-    if app.conf.task_always_eager:
-        return None
+    return None if app.conf.task_always_eager else _redis_url(app)
+
+
+@lru_cache(maxsize=4)
+def _redis_url(app: Celery) -> str | None:
     for setting in (app.conf.broker_write_url or app.conf.broker_url, app.conf.result_backend):
         urls = broker_urls(setting)
         if len(urls) == 1 and urls[0].startswith(("redis://", "rediss://")):
