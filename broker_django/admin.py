@@ -31,7 +31,6 @@ class DispatchAdmin(ModelAdmin):
     search_help_text = _("Id, path, route, user or error")
     show_full_result_count = False
     list_per_page = 50
-    date_hierarchy = None
     fieldsets = (
         (None, {"fields": ("summary", "state", "state_history")}),
         (_("Request"), {"fields": ("id", "method", "path", "route", "user", "sealed_size")}),

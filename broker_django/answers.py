@@ -106,16 +106,6 @@ def _dropped(record: DispatchRecord) -> bool:
     return record.finished_at + timedelta(seconds=policy.results_ttl) <= timezone.now()
 
 
-def wait_for(accepted: Accepted) -> DispatchRecord | None:
-    """The dispatch as it is when it is done, or when the client was held for long enough."""
-    return wait_until_done(accepted.record.pk, accepted.wait)
-
-
-async def await_for(accepted: Accepted) -> DispatchRecord | None:
-    """`wait_for` for coroutines."""
-    return await await_until_done(accepted.record.pk, accepted.wait)
-
-
 def in_time(record: DispatchRecord | None, original: HttpResponseBase | None) -> HttpResponseBase | None:
     """The view's own response, where it is there by now and can be read."""
     if record is None or record.response_status is None:

@@ -9,7 +9,7 @@ from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_asy
 from broker_core.errors import BrokerError
 from broker_django import door, sessions
 from broker_django.acceptance import Accepted, View, accept, hand_over
-from broker_django.answers import accepted_response, await_for, in_time, wait_for
+from broker_django.answers import accepted_response, await_until_done, in_time, wait_until_done
 from broker_django.classification import decide, reads_user
 from broker_django.context import replay_of
 from broker_django.http import problem
@@ -56,7 +56,11 @@ class RequestBrokerMiddleware:
         accepted = take(request, view, decision)
         if not isinstance(accepted, Accepted):
             return accepted
-        return answer(request, accepted, in_time(wait_for(accepted), accepted.replayed) if accepted.wait else None)
+        return answer(
+            request,
+            accepted,
+            in_time(wait_until_done(accepted.record.pk, accepted.wait), accepted.replayed) if accepted.wait else None,
+        )
 
     async def _aprocess_view(
         self, request: HttpRequest, function: Any, args: Any, kwargs: Any
@@ -69,7 +73,7 @@ class RequestBrokerMiddleware:
         accepted = await sync_to_async(take)(request, view, decision)
         if not isinstance(accepted, Accepted):
             return accepted
-        record = await await_for(accepted) if accepted.wait else None
+        record = await await_until_done(accepted.record.pk, accepted.wait) if accepted.wait else None
         response = await sync_to_async(in_time)(record, accepted.replayed)
         return await sync_to_async(answer)(request, accepted, response)
 

@@ -7,11 +7,12 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from django.apps import apps
+from django.utils.module_loading import import_string
 
 from broker_django.context import replay_of, user_key
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from django.http import HttpRequest
     from django.http.response import HttpResponseBase
@@ -124,15 +125,8 @@ def authenticate(request: HttpRequest) -> Any:
     """The user that DRF's default authenticators find for a poll; None where DRF is not installed or finds none."""
     if not apps.is_installed("rest_framework"):
         return None
-    framework = _framework()
+    view = import_string("rest_framework.views.APIView")  # an optional dependency
     try:
-        return framework(request).user
+        return view().initialize_request(request).user
     except Exception:  # noqa: BLE001 - whatever is wrong with the credentials, they are nobody's
         return None
-
-
-@functools.cache
-def _framework() -> Callable[[HttpRequest], Any]:
-    from rest_framework.views import APIView  # noqa: PLC0415 - an optional dependency
-
-    return lambda request: APIView().initialize_request(request)

@@ -11,6 +11,7 @@ from django.db import close_old_connections
 
 from broker_django import celery_app
 from broker_django.conf import conf as broker_conf
+from broker_django.delivery import RETRY_POLICY
 from workers.transport import install
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ SAFE_SETTINGS: dict[str, Any] = {
     "broker_connection_retry_on_startup": True,
     "broker_connection_timeout": 2.0,
     "result_backend": "broker_django.results:DatabaseBackend",
-    "task_publish_retry_policy": {"max_retries": 1, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.1},
+    "task_publish_retry_policy": RETRY_POLICY,
     "worker_disable_prefetch": True,
     "worker_enable_soft_shutdown_on_idle": True,
     "worker_prefetch_multiplier": 1,
