@@ -56,11 +56,8 @@ class RequestBrokerMiddleware:
         accepted = take(request, view, decision)
         if not isinstance(accepted, Accepted):
             return accepted
-        return answer(
-            request,
-            accepted,
-            in_time(wait_until_done(accepted.record.pk, accepted.wait), accepted.replayed) if accepted.wait else None,
-        )
+        record = wait_until_done(accepted.record.pk, accepted.wait) if accepted.wait else None
+        return answer(request, accepted, in_time(record, accepted.replayed))
 
     async def _aprocess_view(
         self, request: HttpRequest, function: Any, args: Any, kwargs: Any
