@@ -81,7 +81,9 @@ def percentile(values: list[float], percent: float) -> float:
 def worker(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
     """A worker process that has said it is ready."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "C_FORCE_ROOT": "1"}
-    process = subprocess.Popen([sys.executable, "-m", *arguments], env=environment, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-m", *arguments], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
     try:
         _wait_for_ready(process)
         with subprocess.Popen(["cat"], stdin=process.stderr, stdout=subprocess.DEVNULL) as drain:
@@ -109,5 +111,5 @@ def until(done: Callable[[], bool], timeout: float) -> float:
     while not done():
         if time.perf_counter() - started > timeout:
             raise TimeoutError(f"not done after {timeout} s")
-        time.sleep(0.005)
+        time.sleep(0.02)
     return time.perf_counter() - started

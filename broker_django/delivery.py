@@ -5,17 +5,22 @@ from __future__ import annotations
 import base64
 import binascii
 import logging
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from kombu import pools
 
 from broker_core.envelope import context
 from broker_core.errors import EnvelopeError
-from broker_django.celery_app import TASK, get_app
+from broker_django.celery_app import TASK, broker_urls, get_app, scheme_of
 from broker_django.conf import conf
 from broker_django.context import WITNESS
+from broker_django.transport import TRANSPORTS
 
 if TYPE_CHECKING:
     from celery import Celery
     from django.http.response import HttpResponseBase
+    from kombu import Connection, Queue
 
     from broker_core.message import RequestMessage, ResponseMessage
     from broker_core.policies import QueuePolicy
@@ -90,17 +95,42 @@ def _send(app: Celery, record: DispatchRecord, policy: QueuePolicy) -> None:
         time_limit=policy.time_limit + HARD_LIMIT_MARGIN,
         create_sent_event=app.conf.task_send_sent_event,
     )
-    with app.amqp.producer_pool.acquire(block=True, timeout=conf.PUBLISH_TIMEOUT) as producer:
+    queue = app.amqp.queues[policy.celery_queue]
+    with _producers(app, app.pool).acquire(block=True, timeout=conf.PUBLISH_TIMEOUT) as producer:
         app.amqp.send_task_message(
             producer,
             TASK,
             message,
-            queue=policy.celery_queue,
+            queue=queue,
+            declare=_undeclared(producer.connection, queue),
             serializer="json",
             retry=True,
             retry_policy=RETRY_POLICY,
             timeout=conf.PUBLISH_TIMEOUT,
         )
+
+
+def _undeclared(connection: Connection, queue: Queue) -> list[Queue]:
+    """The queue, or nothing on Redis where this connection has declared it: kombu is slow to find that out.
+
+    Elsewhere kombu has to have it at hand, for another try on a new connection.
+    """
+    known = connection.transport.driver_type == "redis" and hash(queue) in (connection.declared_entities or ())
+    return [] if known else [queue]
+
+
+@lru_cache(maxsize=4)
+def _producers(app: Celery, pool: Any) -> Any:
+    """The app's pool of producers; on Redis, one of as many that keep their client.
+
+    `pool` is the app's pool of connections. It is another one after a fork, and so are these.
+    """
+    schemes = {scheme_of(url) for url in broker_urls(app.conf.broker_write_url)}
+    if app.conf.broker_transport or len(schemes) != 1 or not schemes <= TRANSPORTS.keys():
+        return app.amqp.producer_pool
+    producers = pools.producers[app.connection_for_write(transport=TRANSPORTS[schemes.pop()])]
+    producers.limit = pool.limit
+    return producers
 
 
 def run_eagerly(app: Celery, record: DispatchRecord, policy: QueuePolicy, *, held: bool) -> HttpResponseBase | None:

@@ -2,14 +2,22 @@ from __future__ import annotations
 
 import pytest
 
-from broker_django.celery_app import get_app
+from broker_django import celery_app
 from tests.servers import require
 
 
 @pytest.fixture(scope="session", autouse=True)
 def current_app() -> None:
     """pytest-celery makes an app when it is imported; the site's own is the current one."""
-    get_app().set_current()
+    celery_app.get_app().set_current()
+
+
+@pytest.fixture
+def own_app():
+    """Whatever app is configured during the test is forgotten afterwards."""
+    before = celery_app.get_app()
+    yield before
+    celery_app.use(before)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from celery import signals
-from django.db import close_old_connections
+from django.db import close_old_connections, connections
 
 from broker_django import celery_app
 from broker_django.conf import conf as broker_conf
@@ -32,6 +32,8 @@ GREEN_POOLS = {"gevent", "eventlet"}
 GREEN_SETTINGS: dict[str, Any] = {"worker_disable_prefetch": False, "worker_prefetch_multiplier": 4}
 
 WORKER_SOCKET_TIMEOUT = 30.0
+
+REUSE_MAX = "CELERY_DB_REUSE_MAX"
 
 REDIS_OPTIONS: dict[str, Any] = {
     "queue_order_strategy": "workers.scheduling:WeightedCycle",
@@ -69,22 +71,36 @@ def _apply(app: Celery) -> None:
             "socket_timeout": broker_conf.PUBLISH_TIMEOUT,
             **app.conf.broker_transport_options,
         }
-        signals.celeryd_init.connect(install, dispatch_uid="request_broker.transport", weak=False)
-        signals.celeryd_init.connect(_be_patient, dispatch_uid="request_broker.patience", weak=False)
-        signals.celeryd_init.connect(_suit_pool, dispatch_uid="request_broker.pool", weak=False)
     _add_queues(app)
-    signals.celeryd_init.connect(_keep_connections, dispatch_uid="request_broker.connections", weak=False)
+    _keep_connections(app)
+    signals.celeryd_init.connect(_prepare, dispatch_uid="request_broker.worker", weak=False)
 
 
-def _keep_connections(conf: Any, **_: Any) -> None:
+def _keep_connections(app: Celery) -> None:
     """Let CONN_MAX_AGE hold in a worker as in a web process: Celery would connect anew for each task.
 
-    CELERY_DB_REUSE_MAX, where the project set it, stays in charge.
+    Here each connection is checked before it is used again: a task that meets a cut one could not claim its dispatch.
+    CELERY_DB_REUSE_MAX, where the project set it, stays in charge. A worker looks it up before it sends any signal.
     """
-    if conf.get("CELERY_DB_REUSE_MAX") is None:
-        conf["CELERY_DB_REUSE_MAX"] = sys.maxsize
+    if app.conf.get(REUSE_MAX) is None:
+        app.conf[REUSE_MAX] = sys.maxsize
+        celery_app.note_filled_in(app, [REUSE_MAX])
+
+
+def _prepare(instance: Any, conf: Any, **_: Any) -> None:
+    """Suit this process to a worker that serves the configured app; other apps have theirs as they are."""
+    app = celery_app.get_app()
+    if instance.app != app:
+        return
+    if REUSE_MAX in celery_app.filled_in(app):
+        for alias in connections:
+            connections.settings[alias]["CONN_HEALTH_CHECKS"] = True
         signals.task_prerun.connect(_close_old_connections, dispatch_uid="request_broker.connections", weak=False)
         signals.task_postrun.connect(_close_old_connections, dispatch_uid="request_broker.connections", weak=False)
+    if _speaks(app, celery_app.REDIS_SCHEMES):
+        install()
+        _be_patient(conf)
+        _suit_pool(app, instance.pool_cls, conf)
 
 
 def _close_old_connections(task: Any, **_: Any) -> None:
@@ -92,18 +108,18 @@ def _close_old_connections(task: Any, **_: Any) -> None:
         close_old_connections()
 
 
-def _be_patient(conf: Any, **_: Any) -> None:
+def _be_patient(conf: Any) -> None:
     """A client's request must not hang on Redis; a worker rather waits than drops its connection and what it holds."""
     options = conf.broker_transport_options
     if options.get("socket_timeout") == broker_conf.PUBLISH_TIMEOUT:
         conf.broker_transport_options = {**options, "socket_timeout": WORKER_SOCKET_TIMEOUT}
 
 
-def _suit_pool(instance: Any, conf: Any, **_: Any) -> None:
+def _suit_pool(app: Celery, pool: type[Any], conf: Any) -> None:
     """Green pools on Redis all but stop with a prefetch of one: give them a few messages in hand instead."""
-    if instance.pool_cls.__module__.rpartition(".")[2] not in GREEN_POOLS:
+    if pool.__module__.rpartition(".")[2] not in GREEN_POOLS:
         return
-    for name in celery_app.filled_in(instance.app) & GREEN_SETTINGS.keys():
+    for name in celery_app.filled_in(app) & GREEN_SETTINGS.keys():
         conf[name] = GREEN_SETTINGS[name]
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kombu.transport import TRANSPORT_ALIASES, redis
+from kombu.transport import TRANSPORT_ALIASES
 
+from broker_django import transport
 from broker_django.celery_app import TASK
 
 if TYPE_CHECKING:
@@ -28,23 +29,23 @@ class _TrueQueue:
         return super().basic_consume(queue, no_ack, deliver, *args, **kwargs)  # type: ignore[misc]
 
 
-class Channel(_TrueQueue, redis.Channel):  # type: ignore[misc]
+class Channel(_TrueQueue, transport.Channel):  # type: ignore[misc]
     pass
 
 
-class SentinelChannel(_TrueQueue, redis.SentinelChannel):  # type: ignore[misc]
+class SentinelChannel(_TrueQueue, transport.SentinelChannel):  # type: ignore[misc]
     pass
 
 
-class Transport(redis.Transport):
+class Transport(transport.Transport):
     Channel = Channel
 
 
-class SentinelTransport(redis.SentinelTransport):
+class SentinelTransport(transport.SentinelTransport):
     Channel = SentinelChannel
 
 
-def install(**_signal: Any) -> None:
+def install() -> None:
     """Serve Redis URLs with these transports in this process, which is a worker. URLs and Flower stay as they are."""
     TRANSPORT_ALIASES.update(
         redis=f"{__name__}:{Transport.__name__}",

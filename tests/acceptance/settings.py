@@ -1,9 +1,12 @@
 """The test site as separate processes see it: requests choose their queue by a header field."""
 
+import os
+
 from tests.settings import *  # noqa: F403
-from tests.settings import REQUEST_BROKER
+from tests.settings import DATABASES, REQUEST_BROKER
 
 DATA_UPLOAD_MAX_MEMORY_SIZE = 20 * 1024 * 1024
+DATABASES["default"]["CONN_MAX_AGE"] = int(os.environ.get("CONN_MAX_AGE", "0"))
 ROOT_URLCONF = "tests.acceptance.urls"
 
 REQUEST_BROKER = {

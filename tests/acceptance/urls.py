@@ -1,6 +1,12 @@
 from django.urls import path
 
-from tests.acceptance.views import endless, gate, note
+from tests.acceptance.views import connections_made, endless, gate, note
 from tests.site.urls import urlpatterns as site
 
-urlpatterns = [*site, path("endless/", endless), path("gate/<slug:name>/", gate), path("note/<slug:name>/", note)]
+urlpatterns = [
+    *site,
+    path("connections/", connections_made),
+    path("endless/", endless),
+    path("gate/<slug:name>/", gate),
+    path("note/<slug:name>/", note),
+]

@@ -4,12 +4,22 @@ import contextlib
 import os
 from pathlib import Path
 
+from django.db.backends.signals import connection_created
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.csrf import csrf_exempt
 
 from broker_django.decorators import queue
 from tests.processes import wait_until
 from tests.site.models import Execution
+
+made: list[str] = []
+connection_created.connect(lambda connection, **_: made.append(connection.alias), weak=False)
+
+
+@csrf_exempt
+def connections_made(_request: HttpRequest) -> HttpResponse:
+    """How often this process has connected to the database."""
+    return HttpResponse(str(len(made)))
 
 
 @csrf_exempt

@@ -5,8 +5,6 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import HealthCheck, settings
 
-from broker_django import celery_app
-
 settings.register_profile(
     "unit",
     max_examples=60,
@@ -19,11 +17,3 @@ settings.load_profile("unit")
 @pytest.fixture
 def now() -> datetime:
     return datetime(2030, 5, 17, 12, 0, tzinfo=UTC)
-
-
-@pytest.fixture
-def own_app():
-    """Whatever app is configured during the test is forgotten afterwards."""
-    before = celery_app.get_app()
-    yield before
-    celery_app.use(before)

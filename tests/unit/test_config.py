@@ -249,6 +249,17 @@ def test_a_green_pool_gets_messages_in_hand_unless_the_project_says_otherwise(co
     assert (app.conf.worker_disable_prefetch, app.conf.worker_prefetch_multiplier) == (disabled, multiplier)
 
 
+@pytest.mark.usefixtures("aliases")
+def test_the_worker_of_another_app_is_left_as_it_is(configured):
+    before = dict(TRANSPORT_ALIASES)
+    configured(from_object({"broker_url": "redis://host"}))
+    other = Celery("other", set_as_current=False, broker="redis://host")
+    start(other, SimpleNamespace(__module__="celery.concurrency.gevent"))
+    assert before == TRANSPORT_ALIASES
+    assert other.conf.worker_prefetch_multiplier == 4
+    assert "socket_timeout" not in other.conf.broker_transport_options
+
+
 @pytest.mark.parametrize(
     ("setting", "urls"),
     [

@@ -54,7 +54,7 @@ def test_the_tasks_of_the_project_keep_their_routing_keys(received):
 def test_redis_urls_are_served_with_the_transports_once_installed(monkeypatch):
     for scheme in ("redis", "rediss", "sentinel"):
         monkeypatch.setitem(TRANSPORT_ALIASES, scheme, TRANSPORT_ALIASES[scheme])
-    install(signal=None)
+    install()
     assert resolve_transport("redis") is resolve_transport("rediss") is transport.Transport
     assert resolve_transport("sentinel") is transport.SentinelTransport
     assert issubclass(transport.Transport, redis.Transport)

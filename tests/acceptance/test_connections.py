@@ -1,0 +1,45 @@
+"""The database connections of a worker."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from django.db import connections
+
+from tests import servers
+from tests.acceptance.conftest import ALIAS, broker_worker, done
+
+if TYPE_CHECKING:
+    import httpx
+
+    from tests.acceptance.conftest import Ledger, Site, StartWorker
+
+
+def connections_made(client: httpx.Client) -> int:
+    """How often the process that answers has connected by now."""
+    document = done(client, client.post("/connections/", headers={"X-Queue": "bulk"}))
+    assert document["state"] == "succeeded", document
+    return int(client.get(document["links"]["response"]).text)
+
+
+@pytest.mark.parametrize(("max_age", "kept"), [("60", True), ("0", False)])
+def test_connections_are_kept_as_long_as_the_project_says(
+    unattended: Site, start_worker: StartWorker, max_age: str, *, kept: bool
+) -> None:
+    start_worker(broker_worker, "--concurrency=1", CONN_MAX_AGE=max_age)
+    with unattended.client() as client:
+        made = [connections_made(client) for _ in range(3)]
+    assert made == ([made[0]] * 3 if kept else sorted(set(made)))
+
+
+@pytest.mark.skipif(servers.DATABASE != "postgres", reason="there is no server that could cut a connection")
+def test_a_kept_connection_that_was_cut_costs_no_dispatch(
+    unattended: Site, start_worker: StartWorker, ledger: Ledger
+) -> None:
+    start_worker(broker_worker, "--concurrency=1", CONN_MAX_AGE="60")
+    with unattended.client() as client:
+        made = connections_made(client)
+        with connections[ALIAS].cursor() as cursor:
+            cursor.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+        assert connections_made(client) > made

@@ -1,0 +1,98 @@
+"""Publishing to a real Redis server, through the app's own pool or through one that keeps its client."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+import redis
+from celery import Celery
+from kombu import Exchange, Queue
+
+from broker_django import transport
+from broker_django.conf import conf
+from broker_django.delivery import _producers, publish
+from broker_django.models import DispatchRecord
+from tests import servers
+from workers.config import configure
+
+pytestmark = pytest.mark.usefixtures("own_app")
+
+
+@pytest.fixture
+def server():
+    """A server of its own for each test: kombu shares pools, and what was declared, by URL."""
+    with servers.valkey() as broker:
+        yield broker.url
+
+
+@pytest.fixture
+def client(server):
+    with redis.Redis.from_url(server) as client:
+        yield client
+
+
+@pytest.fixture
+def make_app(server):
+    made = []
+
+    def make(**values):
+        app = Celery("project", set_as_current=False)
+        app.config_from_object({"broker_url": server, **values})
+        made.append(app)
+        return configure(app)
+
+    yield make
+    for app in made:
+        app.close()
+
+
+def publish_one(queue="payment"):
+    record = DispatchRecord(pk=uuid.uuid4(), queue=queue, method="POST", route="/", sealed=b"sealed")
+    return publish(record, conf.queues[queue])
+
+
+def publishers(client):
+    """The connections that this process publishes with, by the server's own ids."""
+    return {entry["id"] for entry in client.client_list() if entry["cmd"] == "lpush"}
+
+
+def test_dispatches_are_published_over_one_connection(client, make_app):
+    make_app()
+    assert all(publish_one() for _ in range(3))
+    before = publishers(client)
+    assert len(before) == 1
+    assert all(publish_one("bulk") for _ in range(3))
+    assert publishers(client) == before
+    assert (client.llen("payment"), client.llen("bulk")) == (3, 3)
+
+
+def test_a_cut_connection_costs_no_dispatch(client, make_app):
+    make_app()
+    assert publish_one()
+    client.client_kill_filter(_type="normal", skipme=True)
+    assert publish_one()
+    assert client.llen("payment") == 2
+
+
+def test_an_exchange_that_the_project_declared_is_there_to_route_by(client, make_app):
+    make_app(task_queues=[Queue("payment", Exchange("shop", type="topic"), routing_key="pay.now")])
+    assert all(publish_one() for _ in range(2))
+    assert client.llen("payment") == 2
+
+
+@pytest.mark.parametrize("url", ["memory://", ["memory://", "redis://127.0.0.1:1/0"]])
+def test_other_message_brokers_are_published_to_through_the_pool_of_the_app(make_app, url):
+    app = make_app(broker_url=url)
+    assert _producers(app, app.pool) is app.amqp.producer_pool
+
+
+def test_a_closed_channel_lets_its_client_go(make_app):
+    with make_app().connection_for_write(transport=transport.TRANSPORTS["redis"]) as connection:
+        channel = connection.default_channel
+        with channel.conn_or_acquire() as first, channel.conn_or_acquire() as second:
+            assert first is second
+        channel._after_fork()
+        with channel.conn_or_acquire() as third:
+            assert third is not first
+            assert third.ping()
