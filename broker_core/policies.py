@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, get_args, get_origin, get_
 
 from broker_core.conditions import Condition, context, names_of
 from broker_core.errors import ConfigurationError
+from broker_core.guards import ruled_out
 
 if TYPE_CHECKING:
     from broker_core.preferences import Preferences
@@ -185,7 +186,7 @@ class Classifier:
         compared = values(self._compared) if self._compared else {}
         variables = None
         for number, rule in enumerate(self.rules):
-            if not all(guard.admits(compared) for guard in rule.when.guards):
+            if ruled_out(rule.when.guards, compared):
                 continue
             try:
                 if variables is None:

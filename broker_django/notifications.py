@@ -57,13 +57,31 @@ def _client(url: str, timeout: float) -> redis.Redis:
     return redis.Redis.from_url(url, socket_timeout=timeout, socket_connect_timeout=timeout)
 
 
+@lru_cache(maxsize=4)
+def _announcers(url: str, timeout: float) -> Any:
+    """Connections to announce on. Redis does not answer on them: nobody would wait for it to say how many it woke."""
+
+    def mute(connection: redis.Connection) -> None:
+        connection.on_connect()  # type: ignore[no-untyped-call]
+        connection.send_command("CLIENT", "REPLY", "OFF")  # type: ignore[no-untyped-call]
+
+    return redis.ConnectionPool.from_url(
+        url, socket_timeout=timeout, socket_connect_timeout=timeout, redis_connect_func=mute
+    )
+
+
 def announce(dispatch_id: uuid.UUID) -> None:
     """Wake whoever waits for this dispatch. Without Redis, they look for themselves."""
-    url = redis_url()
+    url = _redis_url(get_app())
     if url is None:
         return
+    announcers = _announcers(url, conf.PUBLISH_TIMEOUT)
     try:
-        _client(url, conf.PUBLISH_TIMEOUT).publish(channel(dispatch_id), b"")
+        connection = announcers.get_connection()
+        try:
+            connection.send_command("PUBLISH", channel(dispatch_id), b"")
+        finally:
+            announcers.release(connection)
     except redis.RedisError as error:
         logger.warning("Nobody was told that dispatch %s changed: %s", dispatch_id, error)
 

@@ -9,11 +9,13 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from django.db import connections, router
+from django.db.models import CharField, TextField
 from django.db.models.sql.subqueries import InsertQuery
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from django.db.backends.base.base import BaseDatabaseWrapper
     from django.db.models import Model
     from django.db.models.constants import OnConflict
 
@@ -23,12 +25,19 @@ def insert(instance: Model, on_conflict: OnConflict | None = None) -> bool:
     model, alias = type(instance), router.db_for_write(type(instance), instance=instance)
     connection = connections[alias]
     fields = _fields(model, with_key=instance.pk is not None)
-    values = [field.get_db_prep_save(field.pre_save(instance, add=True), connection) for field in fields]
+    values = [_prepared(field, field.pre_save(instance, add=True), connection) for field in fields]
     with connection.cursor() as cursor:
         cursor.execute(_insertion(model, alias, instance.pk is not None, on_conflict), values)
         inserted = bool(cursor.rowcount == 1)
     instance._state.adding, instance._state.db = False, alias
     return inserted
+
+
+def _prepared(field: Any, value: Any, connection: BaseDatabaseWrapper) -> Any:
+    """The value as the database takes it; text and nothing are taken as they are."""
+    if value is None or (type(value) is str and isinstance(field, CharField | TextField)):
+        return value
+    return field.get_db_prep_save(value, connection)
 
 
 @lru_cache(maxsize=16)
@@ -53,7 +62,7 @@ def update(model: type[Model], values: Mapping[str, Any], where: Mapping[str, An
     connection = connections[alias]
     statement = _update(model, alias, tuple(values), tuple(where), wanted_at is not None)
     given = [*values.items(), *where.items(), *([("expires_at", wanted_at)] if wanted_at is not None else [])]
-    prepared = [model._meta.get_field(name).get_db_prep_save(value, connection) for name, value in given]  # type: ignore[union-attr]
+    prepared = [_prepared(model._meta.get_field(name), value, connection) for name, value in given]
     with connection.cursor() as cursor:
         cursor.execute(statement, prepared)
         return bool(cursor.rowcount == 1)

@@ -37,7 +37,7 @@ class ReplayTask(Task):  # type: ignore[type-arg]
         outcome = ledger.Outcome(retval["status"], retval["content_type"], retval["size"], retval["error"])
         if not ledger.finish(dispatch_id, retval["attempt"], outcome):
             logger.warning("Dispatch %s was taken over before attempt %d ended", task_id, retval["attempt"])
-        announce(dispatch_id)
+        self._tell(dispatch_id)
 
     def on_failure(self, exc: Exception, task_id: str, _args: Any, _kwargs: Any, _einfo: Any) -> None:
         """The replay was killed at its hard time limit, or what came after it failed."""
@@ -45,6 +45,10 @@ class ReplayTask(Task):  # type: ignore[type-arg]
         dispatch_id = uuid.UUID(task_id)
         ours = isinstance(exc, TimeLimitExceeded) or getattr(self.request, "claimed", False)
         if ours and ledger.give_up(dispatch_id, type(exc).__name__):
+            self._tell(dispatch_id)
+
+    def _tell(self, dispatch_id: uuid.UUID) -> None:
+        if not self.request.is_eager:
             announce(dispatch_id)
 
 

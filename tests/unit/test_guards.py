@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from broker_core.conditions import Condition, context
 from broker_core.errors import InvalidConditionError
-from broker_core.guards import Guard
+from broker_core.guards import Guard, ruled_out
 
 VALUES = {
     "request.path": "/pay",
@@ -57,7 +57,7 @@ def test_a_condition_that_a_guard_rules_out_never_holds(text):
         condition = Condition(text)
     except InvalidConditionError:
         return
-    if not all(guard.admits(VALUES) for guard in condition.guards):
+    if ruled_out(condition.guards, VALUES):
         try:
             assert not condition.holds(context(VALUES))
         except (ValueError, TypeError, LookupError, RuntimeError, ArithmeticError):
