@@ -58,18 +58,23 @@ def call(application: WSGIHandler, request: dict[str, Any], expected: int) -> No
         raise RuntimeError(f"{request['PATH_INFO']} answered {seen[0]}, not {expected}")
 
 
-def paired(first: Callable[[], None], second: Callable[[], None], rounds: int, each: int) -> tuple[float, float]:
-    """Seconds per call of both: the best of blocks that take turns, which is what disturbs the machine least."""
-    blocks: tuple[list[float], list[float]] = ([], [])
-    for number in range(rounds):
-        order = (0, 1) if number % 2 else (1, 0)
-        for index in order:
-            function = (first, second)[index]
-            started = time.perf_counter()
-            for _ in range(each):
-                function()
-            blocks[index].append((time.perf_counter() - started) / each)
-    return min(blocks[0]), min(blocks[1])
+def paired(first: Callable[[], None], second: Callable[[], None], rounds: int, each: int) -> list[tuple[float, float]]:
+    """Seconds per call of both, block by block. They take turns, so that a slow moment of the machine hits both."""
+    pairs = []
+    for number in range(rounds + 1):
+        if number % 2:
+            one, other = _block(first, each), _block(second, each)
+        else:
+            other, one = _block(second, each), _block(first, each)
+        pairs.append((one, other))
+    return pairs[1:]  # the first warms up
+
+
+def _block(function: Callable[[], None], calls: int) -> float:
+    started = time.perf_counter()
+    for _ in range(calls):
+        function()
+    return (time.perf_counter() - started) / calls
 
 
 def percentile(values: list[float], percent: float) -> float:
