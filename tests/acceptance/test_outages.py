@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 
     from tests.acceptance.conftest import Gates, Ledger, Site, StartSite, StartWorker
 
-SCHEMES = {"rabbitmq": "amqp://guest:guest@127.0.0.1:{port}//"}
+RABBITMQ = "amqp://guest:guest@127.0.0.1:{port}//"
+REDIS = "redis://127.0.0.1:{port}/0"
 AT_MOST = 8.0
 """Seconds that a client may be held by a message broker that does not answer."""
 
 
 def url_of(port: int) -> str:
-    return SCHEMES.get(servers.BROKER, "redis://127.0.0.1:{port}/0").format(port=port)
+    return (RABBITMQ if servers.BROKER.endswith("rabbitmq") else REDIS).format(port=port)
 
 
 @contextlib.contextmanager
