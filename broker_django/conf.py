@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from django.conf import settings
 
 from broker_core.envelope import Keyring
 from broker_core.errors import ConfigurationError
 from broker_core.policies import Classifier, QueuePolicy, Rule, policies_from
+
+T = TypeVar("T")
 
 logger = logging.getLogger("broker_django")
 
@@ -58,16 +60,28 @@ def _compile(source: object) -> Compiled:
     return Compiled(source, queues, Classifier(rules, queues), tuple(errors))
 
 
+class Setting(Generic[T]):
+    """One key of the setting, read on access."""
+
+    def __set_name__(self, _owner: type[Conf], name: str) -> None:
+        self._name, self._default = name, DEFAULTS[name]
+
+    def __get__(self, instance: Conf, _owner: type[Conf]) -> T:
+        value: T = instance.source.get(self._name, self._default)
+        return value
+
+
 class Conf:
-    """The settings. An attribute named like a key of `DEFAULTS` gives its value; the rest is derived from them."""
+    """The settings: each key as the project has it or by default, and what is derived from them."""
+
+    MAX_BODY_SIZE = Setting[int]()
+    MAX_RESPONSE_SIZE = Setting[int]()
+    MAX_WAIT = Setting[float]()
+    PUBLISH_TIMEOUT = Setting[float]()
+    POLL_INTERVAL = Setting[float]()
 
     def __init__(self) -> None:
         self._compiled: Compiled | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in DEFAULTS:
-            raise AttributeError(name)
-        return self.source.get(name, DEFAULTS[name])
 
     @property
     def source(self) -> Mapping[str, Any]:

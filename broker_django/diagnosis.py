@@ -70,7 +70,8 @@ def _message_broker(app: Celery) -> Finding:
     started = time.perf_counter()
     try:
         with app.connection_for_write(connect_timeout=conf.PUBLISH_TIMEOUT) as connection:
-            connection.ensure_connection(max_retries=1, interval_start=0, timeout=conf.PUBLISH_TIMEOUT)
+            timeout: Any = conf.PUBLISH_TIMEOUT  # kombu takes fractions too
+            connection.ensure_connection(max_retries=1, interval_start=0, timeout=timeout)
             with connection.SimpleBuffer(name, queue_opts={"expires": 60}) as queue:
                 queue.put(name)
                 queue.get(timeout=conf.PUBLISH_TIMEOUT).ack()

@@ -1,0 +1,25 @@
+"""HttpRequest <-> RequestMessage, and HttpResponse <-> ResponseMessage."""
+
+from broker_django.http.requests import PROCESS_ENVIRONMENT, declared_size, raw_body, to_message, to_request
+from broker_django.http.responses import (
+    SettledCookies,
+    StoredRedirect,
+    problem,
+    refill,
+    to_response,
+    to_response_message,
+)
+
+__all__ = [
+    "PROCESS_ENVIRONMENT",
+    "SettledCookies",
+    "StoredRedirect",
+    "declared_size",
+    "problem",
+    "raw_body",
+    "refill",
+    "to_message",
+    "to_request",
+    "to_response",
+    "to_response_message",
+]

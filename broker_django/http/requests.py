@@ -1,0 +1,173 @@
+"""HttpRequest <-> RequestMessage."""
+
+from __future__ import annotations
+
+import os
+import sys
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+from django.core.handlers.asgi import ASGIRequest
+from django.core.handlers.wsgi import WSGIRequest
+from django.http.request import RawPostDataException
+
+from broker_core.errors import BodyTooLargeError
+from broker_core.message import RequestMessage
+from broker_django.context import REPLAY_KEY, Replay
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from django.http import HttpRequest
+
+    from broker_core.message import Csrf
+
+PROCESS_ENVIRONMENT = dict(os.environ)
+"""Development servers copy the process's environment into every request. It is no part of the request."""
+
+CGI_VARIABLES = frozenset(
+    {
+        "CONTENT_LENGTH",
+        "CONTENT_TYPE",
+        "PATH_INFO",
+        "QUERY_STRING",
+        "REMOTE_ADDR",
+        "REMOTE_HOST",
+        "REMOTE_USER",
+        "REQUEST_METHOD",
+        "SCRIPT_NAME",
+        "SERVER_NAME",
+        "SERVER_PORT",
+        "SERVER_PROTOCOL",
+    }
+)
+"""What describes the request (RFC 3875, section 4.1), though the process's environment may happen to say the same."""
+
+
+def raw_body(request: HttpRequest, limit: int) -> bytes:
+    """The body as it came, at most `limit` bytes of it, left readable for whoever asks next.
+
+    Raises BodyTooLargeError above the limit, and RawPostDataException where somebody has read the stream already.
+    """
+    if hasattr(request, "_body"):
+        body = request.body
+        if len(body) > limit:
+            raise BodyTooLargeError(f"the body has {len(body)} bytes, at most {limit} are accepted")
+        return body
+    if request._read_started:  # type: ignore[attr-defined]
+        raise RawPostDataException("the body was read before it could be queued")
+    declared = declared_size(request)
+    if declared > limit:
+        raise BodyTooLargeError(f"the body has {declared} bytes, at most {limit} are accepted")
+    body = request.read(limit + 1)
+    request._body = body
+    request._stream = BytesIO(body)
+    if len(body) > limit:
+        raise BodyTooLargeError(f"the body has more than the {limit} bytes that are accepted")
+    return body
+
+
+def declared_size(request: HttpRequest) -> int:
+    """The Content-Length; 0 where there is none, or none that is a number."""
+    length = str(request.META.get("CONTENT_LENGTH") or "0")
+    return int(length) if length.isascii() and length.isdigit() and len(length) < 19 else 0
+
+
+def to_message(request: HttpRequest, body: bytes, user: str | None, cookies: dict[str, str]) -> RequestMessage:
+    """The request as the broker sees it. `cookies` replace those that the client sent."""
+    environ = {
+        key: value
+        for key, value in request.META.items()
+        if type(value) is str and (key in CGI_VARIABLES or PROCESS_ENVIRONMENT.get(key) != value)
+    }
+    if cookies:
+        environ["HTTP_COOKIE"] = _with_cookies(environ.get("HTTP_COOKIE", ""), cookies)
+    asgi = isinstance(request, ASGIRequest)
+    return RequestMessage(
+        environ, body, request.scheme or "http", user, "asgi" if asgi else "wsgi", csrf=_csrf_state(request)
+    )
+
+
+def _csrf_state(request: HttpRequest) -> Csrf:
+    """What CsrfViewMiddleware left on the request. A view that it exempts may still check on its own."""
+    if getattr(request, "_dont_enforce_csrf_checks", False):
+        return "waived"
+    return "checked" if getattr(request, "csrf_processing_done", False) else "unchecked"
+
+
+def _with_cookies(field: str, cookies: dict[str, str]) -> str:
+    """The header field with these cookies in place of those of the same names; the others stay as they were sent."""
+    sent = [pair.strip() for pair in field.split(";")]
+    kept = [pair for pair in sent if pair and pair.partition("=")[0].strip() not in cookies]
+    return "; ".join([*kept, *(f"{name}={value}" for name, value in cookies.items())])
+
+
+def to_request(message: RequestMessage, replay: Replay) -> HttpRequest:
+    """The request again, of the class that it had, marked as a replay."""
+    request = _asgi_request(message) if message.protocol == "asgi" else _wsgi_request(message)
+    request.META[REPLAY_KEY] = replay
+    if message.csrf == "checked":
+        request.csrf_processing_done = True  # type: ignore[attr-defined]
+    elif message.csrf == "waived":
+        request._dont_enforce_csrf_checks = True  # type: ignore[attr-defined]
+    return request
+
+
+def _wsgi_text(text: str) -> str:
+    """PEP 3333 has the bytes of the path as latin-1, and WSGIRequest has decoded them."""
+    return text.encode("utf-8", "surrogateescape").decode("latin-1")
+
+
+def _wsgi_request(message: RequestMessage) -> HttpRequest:
+    environ: dict[str, Any] = {
+        **message.environ,
+        "PATH_INFO": _wsgi_text(message.environ.get("PATH_INFO", "/")),
+        "SCRIPT_NAME": _wsgi_text(message.environ.get("SCRIPT_NAME", "")),
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": message.scheme,
+        "wsgi.input": BytesIO(message.body),
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": True,
+        "wsgi.run_once": False,
+    }
+    if message.body:
+        environ["CONTENT_LENGTH"] = str(len(message.body))
+    return WSGIRequest(environ)
+
+
+def _asgi_request(message: RequestMessage) -> HttpRequest:
+    environ = message.environ
+    script_name = environ.get("SCRIPT_NAME", "")
+    scope: dict[str, Any] = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": message.method,
+        "scheme": message.scheme,
+        "path": script_name.rstrip("/") + environ.get("PATH_INFO", "/"),
+        "root_path": script_name,
+        "query_string": environ.get("QUERY_STRING", "").encode(),
+        "headers": [
+            (name.lower().encode(), value.encode("latin-1", "replace")) for name, value in _header_fields(environ)
+        ],
+    }
+    if environ.get("SERVER_NAME"):
+        scope["server"] = (environ["SERVER_NAME"], _port(environ.get("SERVER_PORT", "")))
+    if environ.get("REMOTE_ADDR"):
+        scope["client"] = (environ["REMOTE_ADDR"], _port(environ.get("REMOTE_PORT", "")))
+    request = ASGIRequest(scope, BytesIO(message.body))
+    request.META.update(environ)
+    return request
+
+
+def _port(text: str) -> int:
+    return int(text) if text.isdigit() else 0
+
+
+def _header_fields(environ: Any) -> Iterable[tuple[str, str]]:
+    for key, value in environ.items():
+        if key.startswith("HTTP_"):
+            yield key[5:].replace("_", "-"), value
+        elif key in {"CONTENT_TYPE", "CONTENT_LENGTH"} and value:
+            yield key.replace("_", "-"), value
