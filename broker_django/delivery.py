@@ -120,17 +120,17 @@ def _undeclared(connection: Connection, queue: Queue) -> list[Queue]:
 
 
 @lru_cache(maxsize=4)
-def _producers(app: Celery, pool: Any) -> Any:
+def _producers(app: Celery, _connections: Any) -> Any:
     """The app's pool of producers; on Redis, one of as many that keep their client.
 
-    `pool` is the app's pool of connections. It is another one after a fork, and so are these.
+    `_connections` is the app's pool of connections. Celery makes another after a fork by multiprocessing, and so are
+    these; after any other fork redis-py itself connects anew.
     """
     schemes = {scheme_of(url) for url in broker_urls(app.conf.broker_write_url)}
     if app.conf.broker_transport or len(schemes) != 1 or not schemes <= TRANSPORTS.keys():
         return app.amqp.producer_pool
-    producers = pools.producers[app.connection_for_write(transport=TRANSPORTS[schemes.pop()])]
-    producers.limit = pool.limit
-    return producers
+    tls = app.connection_for_write().ssl  # kombu goes by the name `rediss`
+    return pools.producers[app.connection_for_write(transport=TRANSPORTS[schemes.pop()], ssl=tls)]
 
 
 def run_eagerly(app: Celery, record: DispatchRecord, policy: QueuePolicy, *, held: bool) -> HttpResponseBase | None:

@@ -52,21 +52,30 @@ def _redis_url(app: Celery) -> str | None:
     return None
 
 
+def _for_redis_py(url: str) -> str:
+    """The URL with redis-py's names for how certificates are checked; Celery takes those of the ssl module."""
+    for name in ("none", "optional", "required"):
+        url = url.replace(f"ssl_cert_reqs=CERT_{name.upper()}", f"ssl_cert_reqs={name}")
+    return url
+
+
 @lru_cache(maxsize=4)
 def _client(url: str, timeout: float) -> redis.Redis:
-    return redis.Redis.from_url(url, socket_timeout=timeout, socket_connect_timeout=timeout)
+    return redis.Redis.from_url(_for_redis_py(url), socket_timeout=timeout, socket_connect_timeout=timeout)
 
 
 @lru_cache(maxsize=4)
 def _announcers(url: str, timeout: float) -> Any:
     """Connections to announce on. Redis does not answer on them: nobody would wait for it to say how many it woke."""
 
-    def mute(connection: redis.Connection) -> None:
-        connection.on_connect()  # type: ignore[no-untyped-call]
-        connection.send_command("CLIENT", "REPLY", "OFF")  # type: ignore[no-untyped-call]
+    def mute(connection: Any) -> None:
+        connection.on_connect()
+        connection.send_command("CLIENT", "REPLY", "ON", check_health=False)
+        connection.read_response()  # raises where this user may not
+        connection.send_command("CLIENT", "REPLY", "OFF", check_health=False)
 
     return redis.ConnectionPool.from_url(
-        url, socket_timeout=timeout, socket_connect_timeout=timeout, redis_connect_func=mute
+        _for_redis_py(url), socket_timeout=timeout, socket_connect_timeout=timeout, redis_connect_func=mute
     )
 
 
@@ -79,7 +88,7 @@ def announce(dispatch_id: uuid.UUID) -> None:
     try:
         connection = announcers.get_connection()
         try:
-            connection.send_command("PUBLISH", channel(dispatch_id), b"")
+            connection.send_command("PUBLISH", channel(dispatch_id), b"", check_health=False)
         finally:
             announcers.release(connection)
     except redis.RedisError as error:
@@ -149,7 +158,9 @@ class AsyncWatch:
         url = redis_url()
         if url is not None:
             timeout = conf.PUBLISH_TIMEOUT
-            self._client = redis.asyncio.Redis.from_url(url, socket_timeout=timeout, socket_connect_timeout=timeout)
+            self._client = redis.asyncio.Redis.from_url(
+                _for_redis_py(url), socket_timeout=timeout, socket_connect_timeout=timeout
+            )
             self._pubsub = self._client.pubsub(ignore_subscribe_messages=True)
             async with self._or_without():
                 await self._pubsub.subscribe(channel(self._dispatch_id))

@@ -80,14 +80,14 @@ def _keep_connections(app: Celery) -> None:
     """Let CONN_MAX_AGE hold in a worker as in a web process: Celery would connect anew for each task.
 
     Here each connection is checked before it is used again: a task that meets a cut one could not claim its dispatch.
-    CELERY_DB_REUSE_MAX, where the project set it, stays in charge. A worker looks it up before it sends any signal.
+    CELERY_DB_REUSE_MAX, where the project set it, stays in charge. A worker looks it up before `celeryd_init`.
     """
     if app.conf.get(REUSE_MAX) is None:
         app.conf[REUSE_MAX] = sys.maxsize
         celery_app.note_filled_in(app, [REUSE_MAX])
 
 
-def _prepare(instance: Any, conf: Any, **_: Any) -> None:
+def _prepare(instance: Any, conf: Any, options: Any, **_: Any) -> None:
     """Suit this process to a worker that serves the configured app; other apps have theirs as they are."""
     app = celery_app.get_app()
     if instance.app != app:
@@ -100,7 +100,7 @@ def _prepare(instance: Any, conf: Any, **_: Any) -> None:
     if _speaks(app, celery_app.REDIS_SCHEMES):
         install()
         _be_patient(conf)
-        _suit_pool(app, instance.pool_cls, conf)
+        _suit_pool(app, options.get("pool_cls") or options.get("pool") or conf.worker_pool, conf)
 
 
 def _close_old_connections(task: Any, **_: Any) -> None:
@@ -115,9 +115,10 @@ def _be_patient(conf: Any) -> None:
         conf.broker_transport_options = {**options, "socket_timeout": WORKER_SOCKET_TIMEOUT}
 
 
-def _suit_pool(app: Celery, pool: type[Any], conf: Any) -> None:
+def _suit_pool(app: Celery, pool: str | type[Any], conf: Any) -> None:
     """Green pools on Redis all but stop with a prefetch of one: give them a few messages in hand instead."""
-    if pool.__module__.rpartition(".")[2] not in GREEN_POOLS:
+    module = pool.partition(":")[0] if isinstance(pool, str) else pool.__module__
+    if module.rpartition(".")[2] not in GREEN_POOLS:
         return
     for name in celery_app.filled_in(app) & GREEN_SETTINGS.keys():
         conf[name] = GREEN_SETTINGS[name]

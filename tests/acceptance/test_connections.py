@@ -41,5 +41,8 @@ def test_a_kept_connection_that_was_cut_costs_no_dispatch(
     with unattended.client() as client:
         made = connections_made(client)
         with connections[ALIAS].cursor() as cursor:
-            cursor.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+            cursor.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+                " AND datname = current_database() AND backend_type = 'client backend'"
+            )
         assert connections_made(client) > made

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import ssl
 import uuid
 
 import pytest
 import redis
 from celery import Celery
+from django.test import override_settings
 from kombu import Exchange, Queue
 
 from broker_django import transport
 from broker_django.conf import conf
 from broker_django.delivery import _producers, publish
 from broker_django.models import DispatchRecord
+from broker_django.notifications import _announcers
 from tests import servers
 from workers.config import configure
 
@@ -57,8 +60,10 @@ def publishers(client):
     return {entry["id"] for entry in client.client_list() if entry["cmd"] == "lpush"}
 
 
-def test_dispatches_are_published_over_one_connection(client, make_app):
-    make_app()
+def test_dispatches_are_published_over_one_connection_that_keeps_its_client(client, make_app):
+    app = make_app()
+    with _producers(app, app.pool).acquire() as producer:
+        assert isinstance(producer.channel, transport.Channel)
     assert all(publish_one() for _ in range(3))
     before = publishers(client)
     assert len(before) == 1
@@ -85,6 +90,46 @@ def test_an_exchange_that_the_project_declared_is_there_to_route_by(client, make
 def test_other_message_brokers_are_published_to_through_the_pool_of_the_app(make_app, url):
     app = make_app(broker_url=url)
     assert _producers(app, app.pool) is app.amqp.producer_pool
+
+
+@pytest.mark.parametrize(
+    ("url", "values"),
+    [
+        ("rediss://host/0", {}),
+        ("rediss://checked/0?ssl_cert_reqs=CERT_REQUIRED", {}),
+        ("redis://set/0", {"broker_use_ssl": {"ssl_cert_reqs": "required"}}),
+        ("redis://plain/0", {}),
+    ],
+)
+def test_what_is_encrypted_on_the_way_is_so_here_too(make_app, url, values):
+    app = make_app(broker_url=url, **values)
+    stock, ours = app.connection_for_write(), _producers(app, app.pool).connections.connection
+    assert ours.ssl == stock.ssl
+    assert bool(ours.ssl) is (url.startswith("rediss") or bool(values))
+
+
+def test_a_publisher_waits_for_a_producer_no_longer_than_it_may(make_app):
+    app = make_app(broker_pool_limit=1)
+    with _producers(app, app.pool).acquire(), override_settings(REQUEST_BROKER={"PUBLISH_TIMEOUT": 0.2}):
+        assert publish_one() is False
+
+
+@pytest.mark.parametrize("requirement", ["CERT_NONE", "CERT_REQUIRED", "none"])
+def test_certificates_are_checked_as_the_url_says(requirement):
+    pool = _announcers(f"rediss://host/0?ssl_cert_reqs={requirement}", 1.0)
+    assert pool.make_connection().cert_reqs == ssl.VerifyMode[f"CERT_{requirement.removeprefix('CERT_').upper()}"]
+
+
+def test_an_announcement_is_heard_and_costs_no_answer(server, client):
+    pool = _announcers(f"{server}?health_check_interval=1", 1.0)
+    connection = pool.get_connection()
+    heard = client.pubsub()
+    heard.subscribe("news")
+    assert heard.get_message(timeout=1)["type"] == "subscribe"
+    connection.next_health_check = 0.0
+    connection.send_command("PUBLISH", "news", b"", check_health=False)
+    assert heard.get_message(timeout=1)["type"] == "message"
+    assert not connection.can_read()
 
 
 def test_a_closed_channel_lets_its_client_go(make_app):

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
-from types import SimpleNamespace
+import json
+import os
+import subprocess
+import sys
 
 import pytest
-from celery import Celery, signals
+from celery import Celery
 from django.test import override_settings
 from kombu import Exchange, Queue
-from kombu.transport import TRANSPORT_ALIASES
 
 from broker_django import celery_app
 from broker_django.celery_app import TASK, broker_urls, queue_of_delivery, scheme_of
@@ -218,19 +220,41 @@ def test_the_app_publishes_and_has_the_task(configured):
     assert TASK in app.tasks
 
 
-def start(app, pool_cls):
-    worker = SimpleNamespace(app=app, pool_cls=pool_cls)
-    signals.celeryd_init.send(sender="host", instance=worker, conf=app.conf, options={})
+WORKER = """
+import sys, django, celery, json
+django.setup()
+from kombu.transport import TRANSPORT_ALIASES
+from workers.config import configure
+
+values, pool, serves = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3]
+project = celery.Celery("project", set_as_current=False)
+project.config_from_object({"broker_url": "redis://host", **values})
+configure(project)
+other = celery.Celery("other", set_as_current=False, broker="redis://host")
+app = {"project": project, "other": other}[serves]
+app.Worker(pool_cls=pool)
+options = app.conf.broker_transport_options
+seen = [app.conf.worker_disable_prefetch, app.conf.worker_prefetch_multiplier, options.get("socket_timeout")]
+print(json.dumps([*seen, "workers" in str(TRANSPORT_ALIASES["redis"])]))
+"""
 
 
 @pytest.fixture
-def aliases():
-    before = dict(TRANSPORT_ALIASES)
-    yield
-    TRANSPORT_ALIASES.update(before)
+def worker(tmp_path):
+    """Makes a worker with a pool of this name in another process; gives its settings, and whether Redis is ours."""
+    (tmp_path / "pools").mkdir()
+    for name in ("gevent", "prefork"):
+        (tmp_path / "pools" / f"{name}.py").write_text("from celery.concurrency.solo import TaskPool")
+
+    def make(pool, values=(), serves="project"):
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+        environment["DJANGO_SETTINGS_MODULE"] = "tests.settings"
+        command = [sys.executable, "-c", WORKER, json.dumps(dict(values)), f"pools.{pool}:TaskPool", serves]
+        return json.loads(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
+
+    return make
 
 
-@pytest.mark.usefixtures("aliases")
 @pytest.mark.parametrize(
     ("values", "disabled", "multiplier"),
     [
@@ -240,24 +264,16 @@ def aliases():
         ({"worker_prefetch_multiplier": 9}, False, 9),
     ],
 )
-def test_a_green_pool_gets_messages_in_hand_unless_the_project_says_otherwise(configured, values, disabled, multiplier):
-    app = configured(from_object({"broker_url": "redis://host", **values}))
-    start(app, SimpleNamespace(__module__="celery.concurrency.prefork"))
-    assert celery_app.filled_in(app).isdisjoint(values)
-    assert app.conf.worker_disable_prefetch is True
-    start(app, SimpleNamespace(__module__="celery.concurrency.gevent"))
-    assert (app.conf.worker_disable_prefetch, app.conf.worker_prefetch_multiplier) == (disabled, multiplier)
+def test_a_green_pool_gets_messages_in_hand_unless_the_project_says_otherwise(worker, values, disabled, multiplier):
+    assert worker("gevent", values) == [disabled, multiplier, 30, True]
 
 
-@pytest.mark.usefixtures("aliases")
-def test_the_worker_of_another_app_is_left_as_it_is(configured):
-    before = dict(TRANSPORT_ALIASES)
-    configured(from_object({"broker_url": "redis://host"}))
-    other = Celery("other", set_as_current=False, broker="redis://host")
-    start(other, SimpleNamespace(__module__="celery.concurrency.gevent"))
-    assert before == TRANSPORT_ALIASES
-    assert other.conf.worker_prefetch_multiplier == 4
-    assert "socket_timeout" not in other.conf.broker_transport_options
+def test_any_other_pool_takes_one_message_at_a_time_and_waits_for_redis(worker):
+    assert worker("prefork") == [True, 1, 30, True]
+
+
+def test_the_worker_of_another_app_is_left_as_it_is(worker):
+    assert worker("gevent", serves="other") == [False, 4, None, False]
 
 
 @pytest.mark.parametrize(
