@@ -74,6 +74,7 @@ _TEXT = re.compile(
 )
 """Comments and strings; in a raw string a backslash escapes nothing."""
 _USE = re.compile(r"\.\s*[A-Za-z_]\w*|\b(request|user|now)\b(?:\s*\.\s*([A-Za-z_]\w*)\b(?!\s*\())?")
+_LIKE_A_FLAT_NAME = re.compile(r"\b(?:request|user)_")
 _MACRO = re.compile(r"\.\s*(all|exists|exists_one|map|filter)\s*\(\s*([A-Za-z_]\w*)\s*,")
 _POSITION = re.compile(r"<input>:\d+:(\d+): (?:Syntax error: )?([^\n]*)")
 _EXPECTING = re.compile(r" expecting \{.*\}$")  # every token that the grammar has there
@@ -86,24 +87,27 @@ class Condition:
     or could run long (nested comprehensions, more than `MAX_LENGTH` characters).
     """
 
-    __slots__ = ("_program", "guards", "names", "text")
+    __slots__ = ("_program", "guards", "names", "nested", "text")
 
     def __init__(self, text: str) -> None:
         if len(text) > MAX_LENGTH:
             raise InvalidConditionError(f"a condition has at most {MAX_LENGTH} characters, this one has {len(text)}")
         self.text = text
-        self._program = _compile(text)
+        program = _compile(text)
         bare = _TEXT.sub(lambda match: " " * len(match[0]), text)
         bound = _comprehension_variables(bare)
         self.names = frozenset(_uses(bare))
-        _require_known_functions(self._program, bare)
+        _require_known_functions(program, bare)
         self.guards = guards_of(text, bare)
-        unknown = set(self._program.variables()) - set(VARIABLES) - bound
+        unknown = set(program.variables()) - set(VARIABLES) - bound
         if unknown:
             name = min(unknown)
             raise InvalidConditionError(
                 f"unknown variable {name!r}; there are {', '.join(VARIABLES)}", _column(bare, name)
             )
+        flat = _flattened(text, bare)
+        self.nested = flat is None
+        self._program = flat or program
 
     def holds(self, context: cel.Context) -> bool:
         """Whether the condition is true. Raises ValueError, TypeError or RuntimeError where it cannot be evaluated."""
@@ -113,15 +117,17 @@ class Condition:
         return f"Condition({self.text!r})"
 
 
-def context(values: Mapping[str, Any]) -> cel.Context:
-    """A context from values by name, such as `{"request.path": "/", "now": datetime(...)}`."""
-    variables: dict[str, Any] = {}
-    for name, value in values.items():
-        head, _, member = name.partition(".")
-        if member:
-            variables.setdefault(head, {})[member] = value
-        else:
-            variables[head] = value
+def context(values: Mapping[str, Any], *, nested: bool = True) -> cel.Context:
+    """A context from values by name, such as `{"request.path": "/", "now": datetime(...)}`.
+
+    `nested` is for conditions that say so; the others read plain variables, which are much cheaper to make and to read.
+    """
+    variables: dict[str, Any] = {name.replace(".", "_"): value for name, value in values.items()}
+    if nested:
+        for name, value in values.items():
+            head, _, member = name.partition(".")
+            if member:
+                variables.setdefault(head, {})[member] = value
     return cel.Context(variables)
 
 
@@ -136,6 +142,24 @@ def _compile(text: str) -> cel.Program:
         match = _POSITION.search(str(error))
         reason = match[2] if match else str(error).splitlines()[0]
         raise InvalidConditionError(_EXPECTING.sub("", reason), int(match[1]) if match else 0) from error
+
+
+def _flattened(text: str, bare: str) -> cel.Program | None:
+    """The condition over plain variables, `request_path` for `request.path`.
+
+    None where CEL wants the member as such, or where a name of the condition's own could be mistaken for one.
+    """
+    if _LIKE_A_FLAT_NAME.search(bare):
+        return None
+    flat = list(text)
+    for match in _USE.finditer(bare):
+        if match[2]:
+            name = f"{match[1]}_{match[2]}"
+            flat[match.start(1) : match.end(2)] = name.ljust(match.end(2) - match.start(1))
+    try:
+        return cel.compile("".join(flat))
+    except ValueError:
+        return None
 
 
 def _column(text: str, name: str) -> int:

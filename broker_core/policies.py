@@ -169,6 +169,7 @@ class Classifier:
         self.queues = queues
         self.names = names_of(rule.when for rule in rules)
         self._compared = frozenset(guard.name for rule in rules for guard in rule.when.guards)
+        self._nested = any(rule.when.nested for rule in rules)
         self.reads_user = any(name.startswith("user.") for name in self.names)
 
     def annotated(self, annotation: Annotation, preferences: Preferences) -> Decision | None:
@@ -190,7 +191,7 @@ class Classifier:
                 continue
             try:
                 if variables is None:
-                    variables = context(values(self.names))
+                    variables = context(values(self.names), nested=self._nested)
                 holds = rule.when.holds(variables)
             except (ValueError, TypeError, LookupError, RuntimeError, ArithmeticError) as error:
                 logger.debug("Rule %d (%s) has no answer to this request: %s", number, rule.when.text, error)

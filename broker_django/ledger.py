@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from django.db.models import F, Q
 from django.utils import timezone
@@ -20,6 +20,7 @@ from broker_django.models import PATH_LENGTH, DispatchRecord
 
 if TYPE_CHECKING:
     import uuid
+    from collections.abc import Mapping
 
     from broker_core.policies import QueuePolicy
 
@@ -35,6 +36,11 @@ class Outcome:
     content_type: str = ""
     size: int = 0
     error: str = ""
+
+    @classmethod
+    def of(cls, result: Mapping[str, Any]) -> Outcome:
+        """The outcome that a replay's result tells of."""
+        return cls(result["status"], result["content_type"], result["size"], result["error"])
 
     @property
     def state(self) -> State:

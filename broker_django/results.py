@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import uuid
 import warnings
 from typing import TYPE_CHECKING, Any
 
 from celery import states
+from django.db import router, transaction
 from django.db.models.constants import OnConflict
 from django.utils import timezone
 from django_celery_results.backends.database import DatabaseBackend as ResultsBackend
@@ -14,13 +16,12 @@ from kombu.exceptions import ContentDisallowed, DecodeError
 
 from broker_core.errors import EnvelopeError, MessageError, UnavailableError
 from broker_core.message import ResponseMessage
-from broker_django import statements
-from broker_django.celery_app import get_app
+from broker_django import ledger, statements
+from broker_django.celery_app import TASK, get_app
 from broker_django.delivery import open_response
+from broker_django.models import DispatchRecord
 
 if TYPE_CHECKING:
-    import uuid
-
     from django.db.models import QuerySet
 
 logger = logging.getLogger("broker_django.results")
@@ -29,7 +30,10 @@ CHUNK = 1_000
 
 
 class DatabaseBackend(ResultsBackend):  # type: ignore[misc] # untyped
-    """Keeps a terminal state terminal, in two statements at most, and deletes what expired in chunks."""
+    """Keeps a terminal state terminal, in two statements at most, and deletes what expired in chunks.
+
+    A dispatch is finished in the ledger in the transaction that stores its response, where both are in one database.
+    """
 
     def _store_result(
         self,
@@ -54,7 +58,15 @@ class DatabaseBackend(ResultsBackend):  # type: ignore[misc] # untyped
         }
         if status == states.STARTED:
             values["date_started"] = timezone.now()
-        self._write(self.TaskModel._default_manager.using(using), task_id, values)
+        rows = self.TaskModel._default_manager.using(using)
+        alias = using or router.db_for_write(self.TaskModel)
+        ends_a_dispatch = status == states.SUCCESS and getattr(request, "task", None) == TASK
+        if not ends_a_dispatch or alias != router.db_for_write(DispatchRecord):
+            self._write(rows, task_id, values)
+        else:
+            with transaction.atomic(alias):
+                self._write(rows, task_id, values)
+                request.finished = ledger.finish(uuid.UUID(task_id), result["attempt"], ledger.Outcome.of(result))
         return content
 
     def _write(self, rows: QuerySet[Any], task_id: str, values: dict[str, Any]) -> None:

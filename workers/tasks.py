@@ -34,8 +34,10 @@ class ReplayTask(Task):  # type: ignore[type-arg]
 
     def on_success(self, retval: dict[str, Any], task_id: str, _args: Any, _kwargs: Any) -> None:
         dispatch_id = uuid.UUID(task_id)
-        outcome = ledger.Outcome(retval["status"], retval["content_type"], retval["size"], retval["error"])
-        if not ledger.finish(dispatch_id, retval["attempt"], outcome):
+        finished = getattr(self.request, "finished", None)  # by the result backend, in the transaction of the result
+        if finished is None:
+            finished = ledger.finish(dispatch_id, retval["attempt"], ledger.Outcome.of(retval))
+        if not finished:
             logger.warning("Dispatch %s was taken over before attempt %d ended", task_id, retval["attempt"])
         self._tell(dispatch_id)
 

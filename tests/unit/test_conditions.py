@@ -41,6 +41,24 @@ def test_any_text_compiles_or_is_refused_and_then_is_true_false_or_without_answe
 
 
 @pytest.mark.parametrize(
+    ("text", "nested", "expected"),
+    [
+        ('request.path == "/pay" && request . method == "POST"', False, True),
+        ('"request.path" == "request.path" && user.groups == ["staff"]', False, True),
+        ('"request.path" == "request_path"', False, False),
+        ('has(request.headers.a) || request.path == "/"', False, False),
+        ("has(request.headers)", True, True),
+        ('["/pay", "/b"].exists(request_path, request.path != request_path)', True, True),
+        ('["/pay"].exists(request_path, request.path != request_path)', True, False),
+    ],
+)
+def test_plain_variables_stand_for_members_where_that_changes_nothing(text, nested, expected):
+    condition = Condition(text)
+    assert condition.nested is nested
+    assert condition.holds(context(VALUES, nested=nested)) is expected
+
+
+@pytest.mark.parametrize(
     ("text", "names"),
     [
         ("true", set()),
