@@ -115,3 +115,11 @@ class UnavailableError(BrokerError):
     slug = "unavailable"
     title = "What is recorded of dispatches is out of reach"
     retry_after = 5
+
+
+class LoopDetectedError(BrokerError):
+    """Routers that lead back to where the request has been."""
+
+    status = 508
+    slug = "loop-detected"
+    title = "The routers lead in a circle"

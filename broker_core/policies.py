@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from types import UnionType
@@ -15,10 +15,13 @@ from broker_core.guards import ruled_out
 
 if TYPE_CHECKING:
     from broker_core.preferences import Preferences
+    from broker_core.routing import Route
 
 logger = logging.getLogger("broker_core.policies")
 
 DAY = 86_400.0
+
+FALSE = "its condition is false"
 
 
 class Mode(StrEnum):
@@ -119,12 +122,16 @@ class Annotation:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What classification said about one request: its queue, when it runs, how long the client is held, and why."""
+    """What classification said about one request: its queue, when it runs, how long the client is held, and why.
+
+    `priority` is the class whose policy says how long the answer is waited for and wanted: mostly the queue's own.
+    """
 
     queue: str
     mode: Mode
     wait: float
     reason: str
+    priority: str
 
     @property
     def queued(self) -> bool:
@@ -178,32 +185,42 @@ class Classifier:
             return None
         return self._decide(annotation.queue, annotation.mode, annotation.wait, preferences, "decorator")
 
+    def routed(self, route: Route, preferences: Preferences) -> Decision | None:
+        """The decision of a router for a queue, in the class that it names."""
+        return self._decide(
+            route.destination.url, Mode.QUEUE, None, preferences, f"router {route.router.code}", route.router.queue
+        )
+
     def classify(
         self, values: Callable[[frozenset[str]], Mapping[str, Any]], preferences: Preferences
     ) -> Decision | None:
         """The decision of the first rule that holds; None where none does."""
-        if not self.rules:
-            return None
+        for number, why_not in self.verdicts(values):
+            if not why_not:
+                rule = self.rules[number]
+                return self._decide(rule.queue, rule.mode, None, preferences, f"rule {number}")
+        return None
+
+    def verdicts(self, values: Callable[[frozenset[str]], Mapping[str, Any]]) -> Iterator[tuple[int, str]]:
+        """The number of each rule, with the reason why it does not hold; an empty one where it does."""
         compared = values(self._compared) if self._compared else {}
         variables = None
         for number, rule in enumerate(self.rules):
             if ruled_out(rule.when.guards, compared):
+                yield number, FALSE
                 continue
             try:
                 if variables is None:
                     variables = context(values(self.names), nested=self._nested)
-                holds = rule.when.holds(variables)
+                yield number, "" if rule.when.holds(variables) else FALSE
             except (ValueError, TypeError, LookupError, RuntimeError, ArithmeticError) as error:
                 logger.debug("Rule %d (%s) has no answer to this request: %s", number, rule.when.text, error)
-                continue
-            if holds:
-                return self._decide(rule.queue, rule.mode, None, preferences, f"rule {number}")
-        return None
+                yield number, f"its condition has no answer: {error}"
 
     def _decide(
-        self, queue: str, mode: Mode, wait: float | None, preferences: Preferences, reason: str
+        self, queue: str, mode: Mode, wait: float | None, preferences: Preferences, reason: str, priority: str = ""
     ) -> Decision | None:
-        policy = self.queues.get(queue)
+        policy = self.queues.get(priority or queue) if queue in self.queues else None
         if policy is None:
             logger.error("The %s names the queue %r, which is not configured: the view runs now", reason, queue)
             return None
@@ -213,4 +230,4 @@ class Classifier:
             wait = preferences.wait
         elif wait is None:
             wait = policy.wait
-        return Decision(queue, mode, wait, reason)
+        return Decision(queue, mode, wait, reason, priority or queue)

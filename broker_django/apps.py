@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from django.apps import AppConfig, apps
 from django.core.exceptions import ImproperlyConfigured
+from django.db.models import signals
 from django.utils.translation import gettext_lazy as _
 
 
@@ -14,4 +15,8 @@ class BrokerConfig(AppConfig):
     def ready(self) -> None:
         if not apps.is_installed("django_celery_results"):
             raise ImproperlyConfigured('Add "django_celery_results" to INSTALLED_APPS: the request broker needs it.')
-        from broker_django import checks  # noqa: F401, PLC0415 - checks register themselves once the apps are loaded
+        from broker_django import checks, models, table  # noqa: F401, PLC0415 - which need the apps to be loaded
+
+        for changed in (signals.post_save, signals.post_delete, models.rows_changed):
+            changed.connect(table.keep_watch, dispatch_uid="request_broker.table")
+        signals.post_migrate.connect(table.after_migrate, sender=self, dispatch_uid="request_broker.table")

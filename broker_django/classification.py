@@ -8,7 +8,9 @@ from django.core.exceptions import DisallowedHost, SuspiciousOperation
 from django.utils import timezone
 
 from broker_core.preferences import NO_PREFERENCES, Preferences, parse_preferences
+from broker_core.routing import Action
 from broker_django.conf import conf
+from broker_django.context import RequestContext
 from broker_django.decorators import annotation_of
 from broker_django.http import declared_size
 
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from django.http import HttpRequest
 
     from broker_core.policies import Decision
+
+
+NOWHERE = RequestContext()
 
 
 def preferences_of(request: HttpRequest) -> Preferences:
@@ -30,8 +35,11 @@ def decide(request: HttpRequest, view: Any) -> Decision | None:
 
     It asks the database only where a rule reads the user.
     """
-    annotation = annotation_of(view, request.method or "")
     classifier = conf.classifier
+    route = getattr(request, "broker", NOWHERE).route
+    if route is not None and route.router.action is Action.QUEUE:
+        return classifier.routed(route, preferences_of(request))
+    annotation = annotation_of(view, request.method or "")
     if annotation is not None:
         return classifier.annotated(annotation, preferences_of(request))
     if not classifier.rules:

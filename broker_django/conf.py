@@ -25,6 +25,9 @@ DEFAULTS: Mapping[str, Any] = {
     "MAX_WAIT": 30,
     "PUBLISH_TIMEOUT": 2,
     "POLL_INTERVAL": 1,
+    "ROUTING_ENABLED": True,
+    "ENABLE_PROXY_ROUTING": False,
+    "ALLOWED_REDIRECT_HOSTS": [],
 }
 
 
@@ -79,6 +82,9 @@ class Conf:
     MAX_WAIT = Setting[float]()
     PUBLISH_TIMEOUT = Setting[float]()
     POLL_INTERVAL = Setting[float]()
+    ROUTING_ENABLED = Setting[bool]()
+    ENABLE_PROXY_ROUTING = Setting[bool]()
+    ALLOWED_REDIRECT_HOSTS = Setting[list[str]]()
 
     def __init__(self) -> None:
         self._compiled: Compiled | None = None

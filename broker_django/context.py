@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from django.http.response import HttpResponseBase
 
     from broker_core.policies import Decision
+    from broker_core.routing import Route
 
 REPLAY_KEY = "request_broker.replay"
 """The key in `request.META` that marks a replay. It holds an object: no header field can set it."""
@@ -27,6 +28,8 @@ class RequestContext:
 
     replayed: whether a worker runs it. id, queue, attempt (from 1): of the dispatch, when replayed.
     decision: what classification said, when it was asked; None where the view is left alone.
+    routed: whether routers were asked. route: where one of them sends the request. new_visitor: whom a router wants to
+    know again by a cookie.
     """
 
     replayed: bool = False
@@ -34,6 +37,9 @@ class RequestContext:
     queue: str | None = None
     attempt: int = 0
     decision: Decision | None = None
+    routed: bool = False
+    route: Route | None = None
+    new_visitor: str = ""
 
 
 @dataclass(slots=True)

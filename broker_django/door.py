@@ -18,6 +18,7 @@ from broker_django.classification import decide
 from broker_django.conf import conf
 from broker_django.context import Replay, RequestContext, replay_of, user_key
 from broker_django.http import problem, raw_body
+from broker_django.routing import route
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AbstractBaseUser
@@ -62,6 +63,7 @@ def keep_body(request: HttpRequest) -> None:
         match = resolve(request.path_info, getattr(request, "urlconf", None))
     except Resolver404:
         return
+    route(request)
     decision = decide(request, match.func)
     if decision is not None and decision.queued:
         with contextlib.suppress(RawPostDataException):

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
 
 from broker_core.errors import BrokerError
-from broker_django import door, sessions
+from broker_core.routing import Action
+from broker_django import door, routing, sessions
 from broker_django.acceptance import Accepted, View, accept, hand_over
 from broker_django.answers import accepted_response, await_until_done, in_time, wait_until_done
 from broker_django.classification import decide, reads_user
 from broker_django.context import replay_of
 from broker_django.http import problem
+from broker_django.proxy import aproxy, proxy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,8 +23,6 @@ if TYPE_CHECKING:
     from django.http.response import HttpResponseBase
 
     from broker_core.policies import Decision
-
-OWN_NAMESPACE = "request_broker"
 
 
 class RequestBrokerMiddleware:
@@ -41,12 +41,14 @@ class RequestBrokerMiddleware:
     def __call__(self, request: HttpRequest) -> Any:
         if self.is_async:
             return self.__acall__(request)
-        return door.enter(request) or self.get_response(request)
+        response = door.enter(request) or routed(request) or self.get_response(request)
+        return routing.remembered(request, response)
 
     async def __acall__(self, request: HttpRequest) -> HttpResponseBase:
         enter = sync_to_async(door.enter) if door.may_block(request) else None
         refusal = await enter(request) if enter else door.enter(request)
-        return refusal or await self.get_response(request)
+        response: HttpResponseBase = refusal or await arouted(request) or await self.get_response(request)
+        return routing.remembered(request, response)
 
     def _process_view(self, request: HttpRequest, function: Any, args: Any, kwargs: Any) -> HttpResponseBase | None:
         view = View(function, args, kwargs)
@@ -80,6 +82,31 @@ class RequestBrokerMiddleware:
             replay.exception = type(exception).__name__
 
 
+def routed(request: HttpRequest) -> HttpResponseBase | None:
+    """The response that a router makes; None where the view is asked."""
+    try:
+        route = routing.route(request)
+        if route is None or route.router.action is Action.QUEUE:
+            return None
+        return proxy(request, route) if route.router.action is Action.PROXY else routing.redirect(request, route)
+    except BrokerError as error:
+        return problem(error)
+
+
+async def arouted(request: HttpRequest) -> HttpResponseBase | None:
+    """`routed` for coroutines."""
+    try:
+        find = sync_to_async(routing.route) if routing.may_block(request) else None
+        route = await find(request) if find else routing.route(request)
+        if route is None or route.router.action is Action.QUEUE:
+            return None
+        if route.router.action is Action.PROXY:
+            return await aproxy(request, route)
+        return await sync_to_async(routing.redirect)(request, route)
+    except BrokerError as error:
+        return problem(error)
+
+
 def classify(request: HttpRequest, view: View) -> Decision | None:
     """The decision for a request that is to be queued; None where the view runs now."""
     replay = replay_of(request)
@@ -87,7 +114,7 @@ def classify(request: HttpRequest, view: View) -> Decision | None:
         door.pin_view(request, view, replay)
         return None
     match = request.resolver_match
-    if match is not None and OWN_NAMESPACE in match.app_names:
+    if match is not None and routing.OWN_NAMESPACE in match.app_names:
         return None
     decision = decide(request, view.function)
     request.broker.decision = decision  # type: ignore[attr-defined]

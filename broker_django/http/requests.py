@@ -81,7 +81,7 @@ def to_message(request: HttpRequest, body: bytes, user: str | None, cookies: dic
         if type(value) is str and (key in CGI_VARIABLES or PROCESS_ENVIRONMENT.get(key) != value)
     }
     if cookies:
-        environ["HTTP_COOKIE"] = _with_cookies(environ.get("HTTP_COOKIE", ""), cookies)
+        environ["HTTP_COOKIE"] = with_cookies(environ.get("HTTP_COOKIE", ""), cookies)
     asgi = isinstance(request, ASGIRequest)
     return RequestMessage(
         environ, body, request.scheme or "http", user, "asgi" if asgi else "wsgi", csrf=_csrf_state(request)
@@ -95,7 +95,7 @@ def _csrf_state(request: HttpRequest) -> Csrf:
     return "checked" if getattr(request, "csrf_processing_done", False) else "unchecked"
 
 
-def _with_cookies(field: str, cookies: dict[str, str]) -> str:
+def with_cookies(field: str, cookies: dict[str, str]) -> str:
     """The header field with these cookies in place of those of the same names; the others stay as they were sent."""
     sent = [pair.strip() for pair in field.split(";")]
     kept = [pair for pair in sent if pair and pair.partition("=")[0].strip() not in cookies]
@@ -113,7 +113,7 @@ def to_request(message: RequestMessage, replay: Replay) -> HttpRequest:
     return request
 
 
-def _wsgi_text(text: str) -> str:
+def to_wsgi_text(text: str) -> str:
     """PEP 3333 has the bytes of the path as latin-1, and WSGIRequest has decoded them."""
     return text.encode("utf-8", "surrogateescape").decode("latin-1")
 
@@ -121,8 +121,8 @@ def _wsgi_text(text: str) -> str:
 def _wsgi_request(message: RequestMessage) -> HttpRequest:
     environ: dict[str, Any] = {
         **message.environ,
-        "PATH_INFO": _wsgi_text(message.environ.get("PATH_INFO", "/")),
-        "SCRIPT_NAME": _wsgi_text(message.environ.get("SCRIPT_NAME", "")),
+        "PATH_INFO": to_wsgi_text(message.environ.get("PATH_INFO", "/")),
+        "SCRIPT_NAME": to_wsgi_text(message.environ.get("SCRIPT_NAME", "")),
         "wsgi.version": (1, 0),
         "wsgi.url_scheme": message.scheme,
         "wsgi.input": BytesIO(message.body),

@@ -1,0 +1,155 @@
+"""Routers and their destinations in the admin, and "Try a request"."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.contrib.auth import get_user_model
+from django.core.exceptions import PermissionDenied
+from django.template.response import TemplateResponse
+from django.urls import path
+from django.utils.html import format_html, format_html_join
+from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext
+
+from broker_core.balancing import shares
+from broker_django.explanation import explain
+from broker_django.models import Destination, Router
+from broker_django.routers import broken
+
+if TYPE_CHECKING:
+    from django.db.models import QuerySet
+    from django.http import HttpRequest, HttpResponse
+
+    ModelAdmin = admin.ModelAdmin[Router]
+    TabularInline = admin.TabularInline[Destination, Router]
+else:
+    ModelAdmin, TabularInline = admin.ModelAdmin, admin.TabularInline
+
+
+class DestinationInline(TabularInline):
+    model = Destination
+    extra = 1
+    fields = ("url", "weight", "share", "carry_params", "append_params", "is_active")
+    readonly_fields = ("share",)
+
+    @admin.display(description=_("share"))
+    def share(self, destination: Destination) -> str:
+        found = {} if destination._state.adding else _shares(destination.router)
+        return f"{found[destination.pk]:.1%}" if destination.pk in found else ""
+
+
+class TrialForm(forms.Form):
+    method = forms.CharField(initial="GET", max_length=20)
+    path = forms.CharField(initial="/", max_length=2_000)
+    headers = forms.CharField(required=False, widget=forms.Textarea(attrs={"rows": 3, "cols": 60}))
+    user = forms.CharField(required=False, help_text=_("The name that the user logs in with; nothing: anonymous."))
+
+    def clean_path(self) -> str:
+        text = str(self.cleaned_data["path"])
+        if not text.startswith("/"):
+            raise forms.ValidationError(_("A path begins with a slash."))
+        return text
+
+    def clean_headers(self) -> dict[str, str]:
+        fields = {}
+        for line in filter(None, map(str.strip, self.cleaned_data["headers"].splitlines())):
+            name, separator, value = line.partition(":")
+            if not separator:
+                raise forms.ValidationError(_("Each line is written as Name: value"))
+            fields[name.strip()] = value.strip()
+        return fields
+
+    def clean_user(self) -> Any:
+        name, model = self.cleaned_data["user"], get_user_model()
+        if not name:
+            return None
+        try:
+            return model._default_manager.get_by_natural_key(name)
+        except model.DoesNotExist as error:
+            raise forms.ValidationError(_("There is no such user.")) from error
+
+
+@admin.register(Router)
+class RouterAdmin(ModelAdmin):
+    """Live: what is saved here decides within a second, in every process."""
+
+    inlines = (DestinationInline,)
+    list_display = ("code", "source", "rank", "action", "leads_to", "shown_condition", "is_active", "works")
+    list_editable = ("rank", "is_active")
+    list_filter = ("is_active", "action", "sticky_by")
+    search_fields = ("code", "source", "description", "destinations__url")
+    actions = ("activate", "deactivate", "drain")
+    save_on_top = True
+    change_list_template = "admin/broker_django/router/change_list.html"
+    fieldsets = (
+        (
+            None,
+            {"fields": (("code", "is_active"), ("source", "rank"), ("action", "queue"), "condition")},
+        ),
+        (_("More"), {"fields": ("description", "methods", ("sticky_by", "sticky_name")), "classes": ("collapse",)}),
+    )
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Router]:
+        return super().get_queryset(request).prefetch_related("destinations")
+
+    @admin.display(description=_("destinations"))
+    def leads_to(self, router: Router) -> str:
+        found = _shares(router)
+        rows = ((each.url, f"{found.get(each.pk, 0):.0%}") for each in router.destinations.all() if each.is_active)
+        return format_html_join("", "<div>{} <strong>{}</strong></div>", rows)
+
+    @admin.display(description=_("condition"), ordering="condition")
+    def shown_condition(self, router: Router) -> str:
+        text = router.condition.strip()
+        return "" if text in {"*", '"*"'} else text[:80]
+
+    @admin.display(description=_("works"))
+    def works(self, router: Router) -> str:
+        reason = broken(router)
+        return format_html('<strong style="color: #c62828">{}</strong>', reason) if reason else "✓"
+
+    @admin.action(description=_("Activate the selected routers"), permissions=["change"])
+    def activate(self, request: HttpRequest, routers: QuerySet[Router]) -> None:
+        self._tell(request, routers.update(is_active=True))
+
+    @admin.action(description=_("Deactivate the selected routers"), permissions=["change"])
+    def deactivate(self, request: HttpRequest, routers: QuerySet[Router]) -> None:
+        self._tell(request, routers.update(is_active=False))
+
+    @admin.action(description=_("Drain the selected routers: weight 0"), permissions=["change"])
+    def drain(self, request: HttpRequest, routers: QuerySet[Router]) -> None:
+        Destination.objects.filter(router__in=routers).update(weight=0)
+        self._tell(request, routers.count())
+
+    def _tell(self, request: HttpRequest, changed: int) -> None:
+        text = ngettext("%(count)d router was changed.", "%(count)d routers were changed.", changed)
+        self.message_user(request, text % {"count": changed}, messages.SUCCESS)
+
+    def get_urls(self) -> list[Any]:
+        try_it = path("try/", self.admin_site.admin_view(self.try_view), name="broker_django_router_try")
+        return [try_it, *super().get_urls()]
+
+    def try_view(self, request: HttpRequest) -> HttpResponse:
+        """Tell what would happen to a request."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        form = TrialForm(request.GET or None)
+        told = None
+        if form.is_valid():
+            given = form.cleaned_data
+            told = explain(given["method"], given["path"], given["headers"], given["user"])
+        context = {
+            **self.admin_site.each_context(request),
+            "title": _("Try a request"),
+            "opts": self.model._meta,
+            "form": form,
+            "told": told,
+        }
+        return TemplateResponse(request, "admin/broker_django/router/try.html", context)
+
+
+def _shares(router: Router) -> dict[Any, float]:
+    return shares({each.pk: each.weight for each in router.destinations.all() if each.is_active})

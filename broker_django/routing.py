@@ -1,0 +1,210 @@
+"""Routers at work on a request: redirects and proxies before the view is resolved, queues once it is."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import secrets
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from django.http import HttpResponse
+from django.urls import Resolver404, resolve
+from django.utils.cache import patch_vary_headers
+from django.utils.encoding import iri_to_uri
+
+from broker_core.errors import LoopDetectedError
+from broker_core.routing import Action, Match, Route, Router, StickyBy, same_url
+from broker_django.classification import values
+from broker_django.conf import conf
+from broker_django.context import RequestContext, user_key
+from broker_django.table import tables
+
+if TYPE_CHECKING:
+    from django.http import HttpRequest
+    from django.http.response import HttpResponseBase
+
+logger = logging.getLogger("broker_django.routing")
+
+OWN_NAMESPACE = "request_broker"
+
+VISITOR_COOKIE = "request_broker_visitor"
+VISITOR_COOKIE_AGE = 365 * 86_400
+"""Seconds."""
+
+MAX_HOPS = 16
+"""How far a redirect is followed ahead, to see whether it leads back."""
+
+PROXIED_KEY = "request_broker.proxied"
+"""The key in `request.META` under which a proxied request has the codes of its routers: no header field can set it."""
+
+
+def route(request: HttpRequest) -> Route | None:
+    """Where a router sends this request; None where its own view is asked. Costs no query unless a condition reads
+    the user.
+    """
+    context: RequestContext = request.broker  # type: ignore[attr-defined]
+    if context.routed or context.replayed:
+        return context.route
+    context.routed = True
+    match = _match(request)
+    if match is not None and not _is_ours(request):
+        context.route = route_of(request, match)
+    return context.route
+
+
+def may_block(request: HttpRequest) -> bool:
+    """Whether `route` could ask the database."""
+    if not tables.at_hand:
+        return True
+    table = tables.current()
+    return table.reads_user and bool(table.candidates(request.path_info))
+
+
+def _match(request: HttpRequest) -> Match | None:
+    table = tables.current()
+    if not table:
+        return None
+    return table.find(request.path_info, request.method or "", lambda names: values(request, names))
+
+
+def _is_ours(request: HttpRequest) -> bool:
+    """Whether it asks for a dispatch: no prefix may stand before the status URLs."""
+    try:
+        found = resolve(request.path_info, getattr(request, "urlconf", None))
+    except Resolver404:
+        return False
+    return OWN_NAMESPACE in found.app_names
+
+
+def route_of(request: HttpRequest, match: Match) -> Route | None:
+    """The destination for this visitor; None where proxies are switched off."""
+    router = match.router
+    if router.action is Action.PROXY and not conf.ENABLE_PROXY_ROUTING:
+        return None
+    visitor = _visitor(request, router) if len(router.weights) > 1 else ""
+    return Route(match, router.pick(visitor or secrets.token_hex(8)))
+
+
+def _visitor(request: HttpRequest, router: Router) -> str | None:
+    """What is the same at each request of this visitor; None where nothing is."""
+    match router.sticky_by:
+        case StickyBy.SESSION:
+            return _session_key(request)
+        case StickyBy.USER:
+            return user_key(getattr(request, "user", None)) or _session_key(request)
+        case StickyBy.CLIENT_ADDRESS:
+            return request.META.get("REMOTE_ADDR")
+        case StickyBy.HEADER:
+            return request.headers.get(router.sticky_name)
+        case StickyBy.COOKIE if router.sticky_name:
+            return request.COOKIES.get(router.sticky_name)
+        case StickyBy.COOKIE:
+            return _own_cookie(request)
+    return None
+
+
+def _session_key(request: HttpRequest) -> str | None:
+    session = getattr(request, "session", None)
+    return None if session is None else session.session_key
+
+
+def _own_cookie(request: HttpRequest) -> str:
+    known = request.get_signed_cookie(VISITOR_COOKIE, default=None, salt=VISITOR_COOKIE)
+    if known:
+        return known
+    context: RequestContext = request.broker  # type: ignore[attr-defined]
+    context.new_visitor = context.new_visitor or secrets.token_hex(16)
+    return context.new_visitor
+
+
+def remembered(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+    """The response, with the signed cookie that a router asked for where the visitor is new."""
+    visitor = request.broker.new_visitor  # type: ignore[attr-defined]
+    if visitor:
+        response.set_signed_cookie(
+            VISITOR_COOKIE,
+            visitor,
+            salt=VISITOR_COOKIE,
+            max_age=VISITOR_COOKIE_AGE,
+            secure=request.is_secure(),
+            httponly=True,
+            samesite="Lax",
+        )
+    return response
+
+
+# Redirects
+
+
+def redirect(request: HttpRequest, route: Route) -> HttpResponse | None:
+    """The redirect; None where it would lead to the very same URL. Raises LoopDetectedError for a circle."""
+    target = target_of(request, route)
+    if same_url(target, request.get_full_path()):
+        return None
+    _follow(request, route, target)
+    response = HttpResponse(status=int(route.router.action))
+    response["Location"] = iri_to_uri(target)
+    _say_how_to_cache(response, route.router)
+    return response
+
+
+def target_of(request: HttpRequest, route: Route) -> str:
+    """The URL that the route leads to, below the SCRIPT_NAME where it is one of this site."""
+    url = route.url(request.META.get("QUERY_STRING", ""))
+    return _script_name(request) + url if url.startswith("/") else url
+
+
+def _script_name(request: HttpRequest) -> str:
+    return str(request.META.get("SCRIPT_NAME") or "").rstrip("/")
+
+
+def _say_how_to_cache(response: HttpResponse, router: Router) -> None:
+    """What depends on the visitor must not be kept for another; the rest only so long that an edit is soon seen."""
+    if router.condition is not None or len(router.weights) > 1:
+        response["Cache-Control"] = "private, no-store"
+    elif router.action.permanent:
+        response["Cache-Control"] = "max-age=3600"
+    else:
+        response["Cache-Control"] = "no-cache"
+    patch_vary_headers(response, [router.sticky_name] if router.sticky_by is StickyBy.HEADER else [])
+
+
+def _follow(request: HttpRequest, route: Route, target: str) -> None:
+    """Look ahead where redirects lead. Raises LoopDetectedError where that is back to a URL on the way."""
+    seen, codes = [request.get_full_path(), target], [route.router.code]
+    while len(seen) < MAX_HOPS:
+        following = _next(request, route, seen[-1])
+        if following is None:
+            return
+        request, route = following
+        codes.append(route.router.code)
+        target = target_of(request, route)
+        if same_url(target, seen[-1]):
+            return
+        if any(same_url(target, url) for url in seen):
+            break
+        seen.append(target)
+    logger.error("Routers lead in a circle: %s", " -> ".join(codes), extra={"routers": codes})
+    raise LoopDetectedError(f"the routers {', '.join(codes)} lead from {seen[0]} back to where the request has been")
+
+
+def _next(request: HttpRequest, route: Route, url: str) -> tuple[HttpRequest, Route] | None:
+    """The request that a client would make there, and where a redirect would send it for certain."""
+    parts, prefix = urlsplit(url), f"{_script_name(request)}/"
+    path = unquote(parts.path)
+    if parts.netloc or not path.startswith(prefix):
+        return None
+    imagined = copy.copy(request)
+    imagined.path, imagined.path_info = path, "/" + path[len(prefix) :]
+    imagined.META = {**request.META, "QUERY_STRING": parts.query}
+    imagined.__dict__.pop("GET", None)
+    if route.router.action in {Action.MOVED_PERMANENTLY, Action.FOUND} and request.method != "HEAD":
+        imagined.method = "GET"
+    match = _match(imagined)
+    if match is None or not match.router.action.redirects:
+        return None
+    visitor = _visitor(request, match.router) if len(match.router.weights) > 1 else ""
+    if visitor is None:
+        return None
+    return imagined, Route(match, match.router.pick(visitor))

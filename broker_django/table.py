@@ -1,0 +1,182 @@
+"""The routing table of this process: compiled once, and again when rows change.
+
+A request never waits for it and never asks the database. A thread of its own looks every half second at a number that
+triggers raise (see `triggers`), and at once after a change by this very process. Django's test environment has no such
+thread: there a change is seen by the next request, and undone when its transaction is rolled back.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+from django.db import Error as DatabaseFailure
+from django.db import connections, router, transaction
+from django.test import utils as test_utils
+
+from broker_core.errors import ConfigurationError
+from broker_core.routing import RoutingTable
+from broker_django import triggers
+from broker_django.conf import conf
+from broker_django.models import Destination, Router, RoutingVersion
+from broker_django.routers import compiled
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+logger = logging.getLogger("broker_django.table")
+
+LOOK_EVERY = 0.5
+"""Seconds between looks at the number."""
+
+NONE = RoutingTable(())
+
+
+class Tables:
+    """The current table, and what keeps it current. One a process."""
+
+    def __init__(self) -> None:
+        self._table: RoutingTable | None = NONE if _testing() else None
+        self._version: int | None = None
+        self._undo: list[tuple[_Mark, RoutingTable | None]] = []
+        self._lock = threading.Lock()
+        self._changed = threading.Event()
+        self._watcher: threading.Thread | None = None
+
+    def current(self) -> RoutingTable:
+        """The table. The first call in a process loads it."""
+        if not conf.ROUTING_ENABLED:
+            return NONE
+        if self._watcher is None:
+            self._look()
+        return self._table or NONE
+
+    @property
+    def at_hand(self) -> bool:
+        """Whether `current` would not ask the database."""
+        return self._watcher is not None or not conf.ROUTING_ENABLED or (self._table is not None and not self._undo)
+
+    def changed(self) -> None:
+        """Rows were changed by this process."""
+        if self._watcher is not None:
+            transaction.on_commit(self._changed.set, using=_alias())
+            return
+        if connections[_alias()].in_atomic_block:
+            mark = _Mark()
+            transaction.on_commit(mark.note, using=_alias())
+            self._undo.append((mark, self._table))
+        self._table = None
+
+    def emptied(self) -> None:
+        """Nothing is left of the rows: the database was flushed."""
+        if self._watcher is None:
+            self._table, self._undo = NONE, []
+
+    def forget(self) -> None:
+        """Start afresh, in a process that was forked."""
+        self.__init__()  # type: ignore[misc]
+
+    def _look(self) -> None:
+        with self._lock:
+            if self._watcher is not None:
+                return
+            self._undo_what_was_rolled_back()
+            if self._table is None:
+                self._reload()
+            if not _testing():
+                self._watcher = threading.Thread(target=self._keep_current, name="request-broker-routing", daemon=True)
+                self._watcher.start()
+
+    def _undo_what_was_rolled_back(self) -> None:
+        if not self._undo:
+            return
+        pending = {entry[1] for entry in connections[_alias()].run_on_commit}
+        while self._undo and self._undo[-1][0].note not in pending:
+            mark, before = self._undo.pop()
+            self._table = None if mark.committed else before
+
+    def _keep_current(self) -> None:
+        while True:
+            self._changed.wait(LOOK_EVERY)
+            self._changed.clear()
+            try:
+                if version() != self._version:
+                    self._reload()
+            except DatabaseFailure as error:
+                logger.warning("Nobody looks after the routing table: %s", error)
+                connections[_alias()].close()
+
+    def _reload(self) -> None:
+        """Load until nothing changes meanwhile. Where that fails the table stays as it is: it never costs a request."""
+        try:
+            before = None
+            while before is None or before != self._version:
+                self._version = before = version()
+                self._table = load()
+                self._version = version()
+        except Exception as error:  # noqa: BLE001 - also that a test forbids the database
+            logger.warning("The routing table cannot be read: %s", error)
+
+
+class _Mark:
+    """Tells whether the transaction in which it was made was committed."""
+
+    def __init__(self) -> None:
+        self.committed = False
+
+    def note(self) -> None:
+        self.committed = True
+
+
+def _testing() -> bool:
+    """Whether this is Django's test environment, which rolls back what it writes."""
+    return hasattr(test_utils._TestState, "saved_data")
+
+
+def load() -> RoutingTable:
+    """The table as the rows are now. A row that can decide nothing is left out and logged."""
+    destinations: dict[Any, list[Destination]] = {}
+    rows = list(Router._base_manager.using(_alias()).filter(is_active=True))
+    for destination in Destination._base_manager.using(_alias()).filter(is_active=True, router__is_active=True):
+        destinations.setdefault(destination.router_id, []).append(destination)
+    return RoutingTable(_compiled(rows, destinations))
+
+
+def _compiled(rows: Iterable[Router], destinations: dict[Any, list[Destination]]) -> Iterable[Any]:
+    for row in rows:
+        try:
+            yield compiled(row, destinations.get(row.pk, ()))
+        except ConfigurationError as error:
+            logger.error("Router %s is left out: %s", row.code, error, extra={"router": row.code})
+
+
+def version() -> int:
+    """The number that every change raises; 0 before the first."""
+    return RoutingVersion._base_manager.using(_alias()).values_list("number", flat=True).filter(pk=1).first() or 0
+
+
+def _alias() -> str:
+    return router.db_for_read(Router)
+
+
+tables = Tables()
+os.register_at_fork(after_in_child=tables.forget)
+
+
+def keep_watch(sender: Any, **_: Any) -> None:
+    """A receiver of the signals of rows."""
+    if sender in {Router, Destination}:
+        tables.changed()
+
+
+def after_migrate(using: str, plan: Any = None, **_: Any) -> None:
+    """A receiver of `post_migrate`, which `flush` sends too, without a plan."""
+    if plan is None:
+        tables.emptied()
+        return
+    if all(router.allow_migrate_model(using, model) for model in (Router, Destination, RoutingVersion)):
+        rows = [Router._meta.db_table, Destination._meta.db_table]
+        triggers.install(using, rows, RoutingVersion._meta.db_table)
+        tables.changed()

@@ -1,0 +1,126 @@
+"""Routers in the admin, "Try a request", and `broker_explain`."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from broker_django.models import Router
+
+CHANGE_LIST = "/admin/broker_django/router/"
+TRY = f"{CHANGE_LIST}try/"
+
+
+@pytest.fixture
+def router():
+    row = Router.objects.create(code="blue-green", source="/old/", action="302", condition='request.method == "GET"')
+    row.destinations.create(url="/echo/", weight=3)
+    row.destinations.create(url="/pay/", weight=1)
+    return row
+
+
+def form(row, **changes):
+    destinations = list(row.destinations.all())
+    data = {
+        **{name: getattr(row, name) for name in ("code", "source", "rank", "action", "condition", "sticky_by")},
+        "is_active": "on",
+        "destinations-TOTAL_FORMS": len(destinations),
+        "destinations-INITIAL_FORMS": len(destinations),
+    }
+    for number, each in enumerate(destinations):
+        prefix = f"destinations-{number}"
+        data |= {f"{prefix}-id": each.pk, f"{prefix}-router": row.pk, f"{prefix}-url": each.url}
+        data |= {f"{prefix}-weight": each.weight, f"{prefix}-carry_params": "on", f"{prefix}-is_active": "on"}
+    return data | changes
+
+
+def test_the_list_shows_the_live_shares(admin_client, router):
+    page = admin_client.get(CHANGE_LIST).content.decode()
+    assert "/echo/ <strong>75%</strong>" in page
+    assert "/pay/ <strong>25%</strong>" in page
+
+
+def test_the_list_flags_a_broken_row(admin_client, router):
+    Router.objects.update(condition="request.path ===")
+    assert "token recognition error" in admin_client.get(CHANGE_LIST).content.decode()
+
+
+def test_an_edited_weight_decides_at_once(admin_client, client, router):
+    answer = admin_client.post(f"{CHANGE_LIST}{router.pk}/change/", form(router, **{"destinations-0-weight": 0}))
+    assert answer.status_code == 302, answer.context["errors"]
+    assert {client.get("/old/")["Location"] for _ in range(20)} == {"/pay/"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"condition": "request.path ==="}, "Column 16"),
+        ({"source": "old/"}, "begins with a slash"),
+        ({"destinations-0-url": "javascript:alert(1)"}, "http or https"),
+        ({"action": "queue"}, "There is no queue"),
+        ({"destinations-0-weight": "-1"}, "greater than or equal to 0"),
+    ],
+)
+def test_what_cannot_work_is_refused_at_its_field(admin_client, router, changes, message):
+    answer = admin_client.post(f"{CHANGE_LIST}{router.pk}/change/", form(router, **changes))
+    assert answer.status_code == 200
+    assert message in answer.content.decode()
+
+
+@pytest.mark.parametrize(("action", "status"), [("deactivate", 404), ("drain", 404), ("activate", 302)])
+def test_routers_are_switched_in_bulk(admin_client, client, router, action, status):
+    admin_client.post(CHANGE_LIST, {"action": action, "_selected_action": [router.pk]})
+    assert client.get("/old/").status_code == status
+
+
+def test_trying_a_request_tells_why(admin_client, router):
+    Router.objects.create(code="drained", source="/*", action="302")
+    page = admin_client.get(TRY, {"method": "GET", "path": "/old/?x=1", "headers": "X-A: b"}).content.decode()
+    assert "Router blue-green answers: 302 to" in page
+    assert "router blue-green comes first" in page
+    assert "Of 1,000 visitors" in page
+    assert "its condition is false" in admin_client.get(TRY, {"method": "HEAD", "path": "/old/"}).content.decode()
+
+
+@pytest.mark.parametrize(
+    "data", [{"path": "old/"}, {"path": "/", "headers": "nonsense"}, {"path": "/", "user": "nobody"}]
+)
+def test_trying_nonsense_is_refused(admin_client, data):
+    answer = admin_client.get(TRY, {"method": "GET", **data})
+    assert answer.context["form"].errors
+    assert answer.context["told"] is None
+
+
+def test_only_who_may_see_routers_may_try(client, django_user_model):
+    client.force_login(django_user_model.objects.create_user("clerk", is_staff=True))
+    assert client.get(TRY).status_code == 403
+
+
+def explained(*arguments):
+    out = io.StringIO()
+    call_command("broker_explain", *arguments, stdout=out, no_color=True)
+    return out.getvalue()
+
+
+def test_broker_explain_tells_the_same(router, settings):
+    settings.REQUEST_BROKER = {"RULES": [{"when": 'request.path == "/a/"', "queue": "bulk"}]}
+    told = explained("get", "/old/?x=1")
+    assert "blue-green (/old/ -> 302, rank 1): takes it" in told
+    assert "of 1,000 visitors:" in told
+    assert "Router blue-green answers: 302 to" in told
+    told = explained("POST", "/echo/")
+    assert "rule 0" in told
+    assert "its condition is false" in told
+    assert "as if the broker were not there" in told
+    assert "Queued on payment (decorator)" in explained("POST", "/pay/")
+    assert "404" in explained("GET", "/nowhere/")
+
+
+@pytest.mark.parametrize(
+    "arguments", [("GET", "old/"), ("GET", "/", "--header", "nonsense"), ("GET", "/", "--user", "nobody")]
+)
+def test_broker_explain_refuses_nonsense(arguments):
+    with pytest.raises(CommandError):
+        explained(*arguments)

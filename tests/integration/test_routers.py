@@ -1,0 +1,364 @@
+"""Routers and destinations at work, through Django's test clients."""
+
+from __future__ import annotations
+
+import pytest
+from asgiref.sync import async_to_sync
+from django.core.exceptions import ValidationError
+from django.core.files.uploadedfile import SimpleUploadedFile
+from django.db import connection, transaction
+from django.test import Client, override_settings
+
+from broker_django.models import DispatchRecord, Router
+from broker_django.table import tables, version
+
+SETTINGS = {"ENABLE_PROXY_ROUTING": True, "ALLOWED_REDIRECT_HOSTS": ["friend.example"]}
+
+
+@pytest.fixture(autouse=True)
+def proxies():
+    with override_settings(REQUEST_BROKER=SETTINGS):
+        yield
+
+
+def route(source="/old/", *urls, action="302", **fields):
+    row = Router(code=fields.pop("code", f"r{Router.objects.count()}"), source=source, action=action, **fields)
+    row.full_clean()
+    row.save()
+    for entry in urls or ("/echo/",):
+        url, weight, *rest = entry if isinstance(entry, tuple) else (entry, 1)
+        destination = row.destinations.model(router=row, url=url, weight=weight, **(rest[0] if rest else {}))
+        destination.full_clean()
+        destination.save()
+    return row
+
+
+@pytest.mark.parametrize("action", ["301", "302", "307", "308"])
+def test_a_redirect(client, action):
+    route(action=action)
+    response = client.get("/old/?x=1")
+    assert response.status_code == int(action)
+    assert response["Location"] == "/echo/?x=1"
+
+
+def test_redirects_are_for_safe_methods_unless_the_router_says_otherwise(client):
+    route()
+    assert client.post("/old/").status_code == 404
+    Router.objects.update(methods="POST")
+    assert client.post("/old/").status_code == 302
+    assert client.get("/old/").status_code == 404
+
+
+def test_captured_values_are_filled_in(client):
+    route("/orders/<int:pk>/", "/echo/{pk}/?from={router_code}", code="orders")
+    assert client.get("/orders/42/")["Location"] == "/echo/42/?from=orders"
+    assert client.get("/orders/x/").status_code == 404
+
+
+def test_redirects_stay_below_the_script_name(client):
+    route()
+    assert client.get("/old/", SCRIPT_NAME="/shop")["Location"] == "/shop/echo/"
+
+
+def test_a_redirect_may_leave_the_site_where_that_is_allowed(client):
+    route("/old/", "https://friend.example/new/")
+    assert client.get("/old/")["Location"] == "https://friend.example/new/"
+
+
+@pytest.mark.parametrize(
+    ("fields", "urls", "expected"),
+    [
+        ({"action": "301"}, ["/echo/"], "max-age=3600"),
+        ({}, ["/echo/"], "no-cache"),
+        ({"condition": "!user.is_staff"}, ["/echo/"], "private, no-store"),
+        ({}, ["/echo/", "/pay/"], "private, no-store"),
+    ],
+)
+def test_redirects_say_how_they_may_be_cached(client, fields, urls, expected):
+    route("/old/", *urls, **fields)
+    assert client.get("/old/")["Cache-Control"] == expected
+
+
+def test_conditions_see_the_user(client, django_user_model):
+    route(condition="user.is_staff")
+    assert client.get("/old/").status_code == 404
+    client.force_login(django_user_model.objects.create_user("ada", is_staff=True))
+    assert client.get("/old/").status_code == 302
+
+
+def test_a_destination_that_is_the_very_same_url_is_not_followed(client):
+    route("/echo/", "/echo/")
+    assert client.get("/echo/?x=1").status_code == 200
+
+
+def test_one_that_adds_to_the_query_is_followed_once(client):
+    route("/echo/", ("/echo/", 1, {"append_params": "utm={router_code}"}), code="tagged")
+    assert client.get("/echo/?x=1")["Location"] == "/echo/?x=1&utm=tagged"
+    assert client.get("/echo/?x=1&utm=tagged").status_code == 200
+
+
+def test_a_circle_of_redirects_is_cut(client, caplog):
+    route("/old/", "/older/", code="a")
+    route("/older/", "/oldest/", code="b")
+    route("/oldest/", "/old/", code="c")
+    response = client.get("/old/")
+    assert response.status_code == 508
+    assert response["Content-Type"] == "application/problem+json"
+    assert "a -> b -> c" in caplog.text
+    assert client.post("/old/").status_code == 404
+
+
+def test_the_status_of_a_dispatch_is_never_routed(client):
+    route("/*", "/echo/")
+    assert client.get("/anything/").status_code == 302
+    assert client.get("/broker/health/").status_code == 200
+
+
+def test_without_a_session_nobody_is_given_one(client):
+    route("/old/", "/echo/", "/pay/")
+    response = client.get("/old/")
+    assert response.status_code == 302
+    assert not response.cookies
+
+
+def test_a_session_is_sticky(client):
+    session = client.session
+    session["known"] = True
+    session.save()
+    route("/old/", "/echo/", "/pay/", "/slow/")
+    assert len({client.get("/old/")["Location"] for _ in range(20)}) == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "same", "other"),
+    [
+        ({"sticky_by": "client_address"}, {"REMOTE_ADDR": "10.0.0.1"}, "REMOTE_ADDR"),
+        ({"sticky_by": "header", "sticky_name": "X-Tenant"}, {"HTTP_X_TENANT": "a"}, "HTTP_X_TENANT"),
+        ({"sticky_by": "cookie", "sticky_name": "tenant"}, {"HTTP_COOKIE": "tenant=a"}, "HTTP_COOKIE"),
+    ],
+)
+def test_what_is_sticky(fields, same, other):
+    route("/old/", "/echo/", "/pay/", **fields)
+    assert len({Client().get("/old/", **same)["Location"] for _ in range(20)}) == 1
+    values = [f"tenant={number}" if other == "HTTP_COOKIE" else f"10.0.0.{number}" for number in range(40)]
+    assert len({Client().get("/old/", **{other: value})["Location"] for value in values}) == 2
+
+
+def test_a_new_visitor_is_known_again_by_a_signed_cookie_where_the_router_asks_for_it(client):
+    route("/old/", "/echo/", "/pay/", sticky_by="cookie")
+    first = client.get("/old/")
+    assert first.cookies["request_broker_visitor"]["httponly"]
+    for _ in range(20):
+        response = client.get("/old/")
+        assert response["Location"] == first["Location"]
+        assert not response.cookies
+    client.cookies["request_broker_visitor"] = "forged:x"
+    assert client.get("/old/").cookies["request_broker_visitor"].value != "forged:x"
+
+
+@pytest.mark.parametrize("method", ["get", "post", "put", "delete", "patch"])
+def test_a_proxy_carries_every_method_with_its_body(client, method):
+    route("/old/<str:name>/", "/echo/{name}/", action="proxy")
+    arguments = {} if method == "get" else {"data": "y=2", "content_type": "application/x-www-form-urlencoded"}
+    response = getattr(client, method)("/old/ü/?x=1", **arguments)
+    assert response.status_code == 200
+    seen = response.json()
+    assert (seen["method"], seen["path"], seen["query"]) == (method.upper(), "/echo/ü/", {"x": ["1"]})
+    assert seen["post"] == ({"y": ["2"]} if method == "post" else {})
+
+
+@pytest.mark.parametrize("size", [0, 10, 2_000_000])
+def test_a_proxied_body_arrives_byte_for_byte(client, size):
+    route("/old/", "/body/", action="proxy")
+    body = bytes(range(256)) * (size // 256)
+    assert client.post("/old/", body, content_type="application/octet-stream").content == body
+
+
+def test_a_proxied_upload_is_not_lost(client):
+    route("/old/", "/echo/", action="proxy")
+    upload = SimpleUploadedFile("a.txt", b"content")
+    [[name, size, _]] = client.post("/old/", {"file": upload}).json()["files"]["file"]
+    assert (name, size) == ("a.txt", 7)
+
+
+def test_a_proxy_under_asgi(async_client):
+    route("/old/<str:name>/", "/echo/{name}/", action="proxy")
+    seen = async_to_sync(async_client.post)("/old/a/?x=1", {"y": "2"}).json()
+    assert (seen["method"], seen["path"], seen["query"], seen["post"]) == (
+        "POST",
+        "/echo/a/",
+        {"x": ["1"]},
+        {"y": ["2"]},
+    )
+
+
+def test_a_redirect_under_asgi(async_client):
+    route(condition="!user.is_staff")
+    assert async_to_sync(async_client.get)("/old/")["Location"] == "/echo/"
+
+
+def test_a_circle_of_proxies_is_cut(client):
+    route("/old/", "/older/", action="proxy")
+    route("/older/", "/old/", action="proxy")
+    assert client.get("/old/").status_code == 508
+
+
+def test_proxies_are_followed_only_where_they_are_enabled(client):
+    route("/old/", "/echo/", action="proxy")
+    with override_settings(REQUEST_BROKER={}):
+        assert client.get("/old/").status_code == 404
+
+
+def test_the_session_that_a_proxied_view_writes_is_the_clients(client):
+    route("/old/", "/count/", action="proxy")
+    counts = [int(client.get("/old/").content) for _ in range(3)]
+    assert counts == [counts[0], counts[0] + 1, counts[0] + 2]
+
+
+def test_a_router_puts_requests_into_a_queue(client):
+    route("/echo/*", "bulk", action="queue", code="echoes")
+    response = client.post("/echo/name/", {"x": "1"})
+    assert response.status_code == 202
+    record = DispatchRecord.objects.get()
+    assert (record.queue, record.reason) == ("bulk", "router echoes")
+    assert client.post("/echo/missing/page/").status_code == 404
+
+
+def test_a_router_overrides_decorators(client):
+    route("/pay/", "bulk", action="queue")
+    assert client.post("/pay/").json()["queue"] == "bulk"
+    route("/immediately/", "realtime", action="queue")
+    assert client.get("/immediately/").status_code == 202
+
+
+def test_an_upload_is_queued_whole(client):
+    route("/echo/", "bulk", action="queue")
+    assert client.post("/echo/", {"file": SimpleUploadedFile("a.txt", b"content")}).status_code == 202
+
+
+def test_a_router_is_switched_off(client):
+    route()
+    with override_settings(REQUEST_BROKER={"ROUTING_ENABLED": False}):
+        assert client.get("/old/").status_code == 404
+
+
+# Rows and the table
+
+
+def test_a_request_costs_no_query(client, django_assert_num_queries):
+    route()
+    client.get("/old/")
+    with django_assert_num_queries(0):
+        assert client.get("/old/").status_code == 302
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda row: row.delete(),
+        lambda row: Router.objects.update(is_active=False),
+        lambda row: Router.objects.all().delete(),
+        lambda row: row.destinations.update(weight=0),
+        lambda row: row.destinations.all().delete(),
+        lambda row: row.destinations.first().delete(),
+    ],
+)
+def test_a_change_is_seen_at_once(client, change):
+    row = route()
+    assert client.get("/old/").status_code == 302
+    change(row)
+    assert client.get("/old/").status_code == 404
+
+
+def test_rows_that_are_rolled_back_are_forgotten_without_a_query(client, django_assert_num_queries):
+    assert client.get("/old/").status_code == 404
+    with transaction.atomic():
+        route()
+        assert client.get("/old/").status_code == 302
+        transaction.set_rollback(True)
+    with django_assert_num_queries(0):
+        assert client.get("/old/").status_code == 404
+
+
+def test_every_change_raises_the_number(client):
+    numbers = [version()]
+    row = route()
+    numbers.append(version())
+    with connection.cursor() as cursor:
+        for statement in (
+            f"UPDATE broker_django_router SET rank = 7 WHERE id = {row.pk}",
+            "UPDATE broker_django_destination SET weight = 3",
+            "DELETE FROM broker_django_destination",
+        ):
+            cursor.execute(statement)
+            numbers.append(version())
+    assert numbers == sorted(set(numbers))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"condition": "request.path ==="},
+        {"condition": "x" * 3_000},
+        {"source": "no-slash"},
+        {"action": "teleport"},
+        {"methods": "G:T"},
+        {"queue": "nowhere"},
+        {"sticky_by": "horoscope"},
+        {"rank": 0},
+    ],
+)
+def test_a_broken_row_is_left_out_and_the_rest_serve(client, caplog, fields):
+    route("/fine/")
+    broken = route("/old/", code="broken")
+    Router.objects.filter(pk=broken.pk).update(**fields)
+    assert client.get("/fine/").status_code == 302
+    assert client.get("/old/").status_code == 404
+    assert "Router broken is left out" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"condition": "request.path ==="}, "condition"),
+        ({"condition": "request.body"}, "condition"),
+        ({"condition": " || ".join(["user.is_staff"] * 500)}, "condition"),
+        ({"source": "old/"}, "source"),
+        ({"source": "/<x:y>/"}, "source"),
+        ({"methods": "G:T"}, "methods"),
+        ({"queue": "nowhere", "action": "queue"}, "queue"),
+        ({"rank": 0}, "rank"),
+        ({"sticky_by": "header"}, "sticky_name"),
+        ({"action": "teleport"}, "action"),
+    ],
+)
+def test_a_bad_router_is_refused_at_its_field(fields, field):
+    with pytest.raises(ValidationError) as caught:
+        Router(**{"code": "bad", "source": "/old/", "action": "302", **fields}).full_clean()
+    assert field in caught.value.message_dict
+
+
+@pytest.mark.parametrize(
+    ("action", "fields", "field"),
+    [
+        ("302", {"url": "javascript:alert(1)"}, "url"),
+        ("302", {"url": "/a\x00/"}, "url"),
+        ("302", {"url": "https://evil.example/"}, "url"),
+        ("302", {"url": "/a/", "weight": -1}, "weight"),
+        ("proxy", {"url": "https://friend.example/"}, "url"),
+        ("queue", {"url": "nowhere"}, "url"),
+    ],
+)
+def test_a_bad_destination_is_refused_at_its_field(action, fields, field):
+    row = route("/old/", "bulk" if action == "queue" else "/a/", action=action)
+    with pytest.raises(ValidationError) as caught:
+        row.destinations.model(router=row, **fields).full_clean()
+    assert field in caught.value.message_dict
+
+
+def test_two_active_routers_of_the_same_source_and_rank_are_refused():
+    route()
+    with pytest.raises(ValidationError, match="source and rank"):
+        Router(code="other", source="/old/", action="301").full_clean()
+    Router(code="other", source="/old/", action="301", is_active=False).full_clean()
+    assert tables.current().routers

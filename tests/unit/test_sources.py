@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker_core.errors import ConfigurationError
+from broker_core.sources import CONVERTERS, Kind, Source, SourceIndex
+
+
+def index(*texts, converters=CONVERTERS):
+    built = SourceIndex()
+    for text in texts:
+        built.add(Source.parse(text, converters), text)
+    return built
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "names"),
+    [
+        ("/", Kind.EXACT, ()),
+        ("/orders/", Kind.EXACT, ()),
+        ("/größe/100%/v1.2/", Kind.EXACT, ()),
+        ("/a*", Kind.EXACT, ()),
+        ("/*", Kind.PREFIX, ("rest",)),
+        ("/api/*", Kind.PREFIX, ("rest",)),
+        ("/orders/<int:pk>/", Kind.PATTERN, ("pk",)),
+        ("/<year>-<slug:name>/", Kind.PATTERN, ("year", "name")),
+        ("/files/<path:file>", Kind.PATTERN, ("file",)),
+    ],
+)
+def test_the_kinds_of_sources(text, kind, names):
+    source = Source.parse(text)
+    assert (source.text, source.kind, source.names) == (text, kind, names)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "begins with a slash"),
+        ("orders/", "begins with a slash"),
+        ("/" + "a" * 255, "at most 255"),
+        ("/a\nb/", "control"),
+        ("/<int:pk/", "is written"),
+        ("/<number:pk>/", "no path converter 'number'"),
+        ("/<int:1>/", "no name"),
+        ("/<int:>/", "no name"),
+        ("/<a>/<int:a>/", "twice"),
+        ("/<path:a>/<a>/", "twice"),
+        ("/<int:pk>/*", "path:name"),
+    ],
+)
+def test_what_is_no_source(text, reason):
+    with pytest.raises(ConfigurationError, match=reason):
+        Source.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "captured"),
+    [
+        ("/orders/", "/orders/", {}),
+        ("/orders/", "/orders", None),
+        ("/orders/", "/orders/1/", None),
+        ("/größe/", "/größe/", {}),
+        ("/100%/", "/100%/", {}),
+        ("/v1.2/", "/v1x2/", None),
+        ("/api/*", "/api/", {"rest": ""}),
+        ("/api/*", "/api/v1/users/", {"rest": "v1/users/"}),
+        ("/api/*", "/api", None),
+        ("/api/*", "/apis/", None),
+        ("/*", "/anything", {"rest": "anything"}),
+        ("/orders/<int:pk>/", "/orders/42/", {"pk": "42"}),
+        ("/orders/<int:pk>/", "/orders/x/", None),
+        ("/orders/<int:pk>/", "/orders/42/items/", None),
+        ("/orders/<int:pk>/", "/orders//", None),
+        ("/<int:year>-<slug:name>/", "/2026-my-post/", {"year": "2026", "name": "my-post"}),
+        ("/files/<path:file>", "/files/a/b.txt", {"file": "a/b.txt"}),
+        ("/files/<path:file>/raw", "/files/a/b.txt/raw", {"file": "a/b.txt"}),
+        ("/files/<path:file>/raw", "/files/a/b.txt", None),
+        ("/<int:a>/<path:b>/<int:c>/", "/1/x/y/2/", {"a": "1", "b": "x/y", "c": "2"}),
+        ("/<slug:a>.html", "/a-b.html", {"a": "a-b"}),
+        ("/<slug:a>.html", "/a-bxhtml", None),
+    ],
+)
+def test_what_a_source_matches(text, path, captured):
+    assert index(text).find(path) == ([] if captured is None else [(text, captured)])
+
+
+def test_every_source_that_matches_is_found():
+    texts = ["/shop/new/", "/shop/<slug:name>/", "/shop/<int:pk>/", "/shop/*", "/*", "/<path:all>", "/other/"]
+    found = index(*texts).find("/shop/new/")
+    assert {text for text, _ in found} == {"/shop/new/", "/shop/<slug:name>/", "/shop/*", "/*", "/<path:all>"}
+
+
+def test_converters_of_the_project_may_match_slashes_and_have_groups():
+    built = index("/<pair:both>/end/", converters={**CONVERTERS, "pair": "(a|b)/([(]c)"})
+    assert built.find("/b/(c/end/") == [("/<pair:both>/end/", {"both": "b/(c"})]
+
+
+segments = st.sampled_from(["a", "b", "<int:x>", "<slug:y>", "1", "22"])
+sources = st.lists(segments, min_size=1, max_size=4).map(lambda parts: "/" + "/".join(parts))
+paths = st.lists(st.sampled_from(["a", "b", "1", "22", "c-d"]), min_size=1, max_size=4).map(lambda p: "/" + "/".join(p))
+
+
+@given(st.lists(sources, max_size=12, unique=True), paths)
+def test_the_index_finds_what_one_expression_each_would(texts, path):
+    def matches(text):
+        return re.fullmatch(text.replace("<int:x>", "[0-9]+").replace("<slug:y>", "[-a-zA-Z0-9_]+"), path)
+
+    valid = [text for text in texts if text.count("<int:x>") < 2 and text.count("<slug:y>") < 2]
+    assert sorted(text for text, _ in index(*valid).find(path)) == sorted(filter(matches, valid))
+
+
+@given(st.text(max_size=40), st.text(max_size=40))
+def test_no_text_breaks_it(text, path):
+    try:
+        built = index(text)
+    except ConfigurationError:
+        return
+    built.find(path)
