@@ -7,36 +7,63 @@ false in CEL, whatever its other operands are, so that a cheap comparison spares
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 _LITERAL = r'"([^"\\\n]*)"'
 _PREFIX = re.compile(rf"(request\.(?:path|full_path))\.startsWith\(\s*{_LITERAL}\s*\)")
 _EQUAL = re.compile(rf"(request\.(?:path|full_path|method|scheme|host|content_type))\s*==\s*{_LITERAL}")
 
 
-@dataclass(frozen=True, slots=True)
-class Guard:
+class Guard(NamedTuple):
     """`name` begins with `text`, or is equal to it."""
 
     name: str
     text: str
     prefix: bool
 
-    def admits(self, values: Mapping[str, str]) -> bool:
-        value = values[self.name]
-        return value.startswith(self.text) if self.prefix else value == self.text
-
 
 def ruled_out(guards: tuple[Guard, ...], values: Mapping[str, str]) -> bool:
-    """Whether a condition with these guards is false, whatever else it says."""
-    for guard in guards:  # noqa: SIM110 - every rule asks at every request, and a generator would double the cost
-        if not guard.admits(values):
+    """Whether a condition with these guards is false, whatever else it says. Every rule asks at every request."""
+    for name, text, prefix in guards:  # noqa: SIM110 - a generator would double the cost
+        if not values[name].startswith(text) if prefix else values[name] != text:
             return True
     return False
+
+
+class Sieve:
+    """Tells at once that none of many conditions is true, where each of them has a guard: a few look-ups for all."""
+
+    def __init__(self, conditions: Iterable[tuple[Guard, ...]]) -> None:
+        self._groups: list[tuple[str, tuple[str, ...], frozenset[str]]] | None = None
+        chosen = [max(guards, key=_telling, default=None) for guards in conditions]
+        if chosen and None not in chosen:
+            kept = [guard for guard in chosen if guard]
+            self._groups = [
+                (
+                    name,
+                    tuple(guard.text for guard in kept if guard.name == name and guard.prefix),
+                    frozenset(guard.text for guard in kept if guard.name == name and not guard.prefix),
+                )
+                for name in dict.fromkeys(guard.name for guard in kept)
+            ]
+
+    def holds_back(self, values: Mapping[str, str]) -> bool:
+        """Whether all of the conditions are false."""
+        if self._groups is None:
+            return False
+        for name, prefixes, texts in self._groups:
+            value = values[name]
+            if value in texts or value.startswith(prefixes):
+                return False
+        return True
+
+
+def _telling(guard: Guard) -> tuple[bool, int]:
+    """The guard that rules out most: a path rather than a method, and a long one."""
+    return guard.name != "request.method", len(guard.text)
 
 
 def guards_of(text: str, bare: str) -> tuple[Guard, ...]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, get_args, get_origin, get_
 
 from broker_core.conditions import Condition, context, names_of
 from broker_core.errors import ConfigurationError
-from broker_core.guards import ruled_out
+from broker_core.guards import Sieve, ruled_out
 
 if TYPE_CHECKING:
     from broker_core.preferences import Preferences
@@ -176,6 +176,7 @@ class Classifier:
         self.queues = queues
         self.names = names_of(rule.when for rule in rules)
         self._compared = frozenset(guard.name for rule in rules for guard in rule.when.guards)
+        self._sieve = Sieve(rule.when.guards for rule in rules)
         self._nested = any(rule.when.nested for rule in rules)
         self.reads_user = any(name.startswith("user.") for name in self.names)
 
@@ -195,15 +196,24 @@ class Classifier:
         self, values: Callable[[frozenset[str]], Mapping[str, Any]], preferences: Preferences
     ) -> Decision | None:
         """The decision of the first rule that holds; None where none does."""
-        for number, why_not in self.verdicts(values):
+        compared = values(self._compared) if self._compared else {}
+        if self._sieve.holds_back(compared):
+            return None
+        for number, why_not in self.verdicts(values, compared):
             if not why_not:
                 rule = self.rules[number]
                 return self._decide(rule.queue, rule.mode, None, preferences, f"rule {number}")
         return None
 
-    def verdicts(self, values: Callable[[frozenset[str]], Mapping[str, Any]]) -> Iterator[tuple[int, str]]:
-        """The number of each rule, with the reason why it does not hold; an empty one where it does."""
-        compared = values(self._compared) if self._compared else {}
+    def verdicts(
+        self, values: Callable[[frozenset[str]], Mapping[str, Any]], compared: Mapping[str, Any] | None = None
+    ) -> Iterator[tuple[int, str]]:
+        """The number of each rule, with the reason why it does not hold; an empty one where it does.
+
+        `compared` are the values that guards compare, where they are at hand.
+        """
+        if compared is None:
+            compared = values(self._compared)
         variables = None
         for number, rule in enumerate(self.rules):
             if ruled_out(rule.when.guards, compared):

@@ -92,7 +92,7 @@ class Conf:
     @property
     def source(self) -> Mapping[str, Any]:
         source = getattr(settings, "REQUEST_BROKER", None)
-        return source if isinstance(source, Mapping) else {}
+        return source if type(source) is dict or isinstance(source, Mapping) else {}
 
     @property
     def compiled(self) -> Compiled:

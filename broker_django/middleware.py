@@ -51,11 +51,10 @@ class RequestBrokerMiddleware:
         return routing.remembered(request, response)
 
     def _process_view(self, request: HttpRequest, function: Any, args: Any, kwargs: Any) -> HttpResponseBase | None:
-        view = View(function, args, kwargs)
-        decision = classify(request, view)
+        decision = classify(request, function, args, kwargs)
         if decision is None:
             return None
-        accepted = take(request, view, decision)
+        accepted = take(request, View(function, args, kwargs), decision)
         if not isinstance(accepted, Accepted):
             return accepted
         record = wait_until_done(accepted.record.pk, accepted.wait) if accepted.wait else None
@@ -64,12 +63,12 @@ class RequestBrokerMiddleware:
     async def _aprocess_view(
         self, request: HttpRequest, function: Any, args: Any, kwargs: Any
     ) -> HttpResponseBase | None:
-        view = View(function, args, kwargs)
         blocking = replay_of(request) or reads_user(request, function)
-        decision = await sync_to_async(classify)(request, view) if blocking else classify(request, view)
+        find = sync_to_async(classify) if blocking else None
+        decision = await find(request, function, args, kwargs) if find else classify(request, function, args, kwargs)
         if decision is None:
             return None
-        accepted = await sync_to_async(take)(request, view, decision)
+        accepted = await sync_to_async(take)(request, View(function, args, kwargs), decision)
         if not isinstance(accepted, Accepted):
             return accepted
         record = await await_until_done(accepted.record.pk, accepted.wait) if accepted.wait else None
@@ -107,16 +106,16 @@ async def arouted(request: HttpRequest) -> HttpResponseBase | None:
         return problem(error)
 
 
-def classify(request: HttpRequest, view: View) -> Decision | None:
+def classify(request: HttpRequest, function: Any, args: Any, kwargs: Any) -> Decision | None:
     """The decision for a request that is to be queued; None where the view runs now."""
     replay = replay_of(request)
     if replay is not None:
-        door.pin_view(request, view, replay)
+        door.pin_view(request, View(function, args, kwargs), replay)
         return None
     match = request.resolver_match
     if match is not None and routing.OWN_NAMESPACE in match.app_names:
         return None
-    decision = decide(request, view.function)
+    decision = decide(request, function)
     request.broker.decision = decision  # type: ignore[attr-defined]
     return decision if decision is not None and decision.queued else None
 

@@ -47,11 +47,10 @@ class Tables:
 
     def current(self) -> RoutingTable:
         """The table. The first call in a process loads it."""
-        if not conf.ROUTING_ENABLED:
-            return NONE
-        if self._watcher is None:
+        if self._watcher is None and conf.ROUTING_ENABLED:
             self._look()
-        return self._table or NONE
+        table = self._table
+        return table if table and conf.ROUTING_ENABLED else NONE
 
     @property
     def at_hand(self) -> bool:
@@ -98,14 +97,18 @@ class Tables:
             self._table = None if mark.committed else before
 
     def _keep_current(self) -> None:
+        looks = True
         while True:
             self._changed.wait(LOOK_EVERY)
             self._changed.clear()
             try:
                 if version() != self._version:
                     self._reload()
+                looks = True
             except DatabaseFailure as error:
-                logger.warning("Nobody looks after the routing table: %s", error)
+                if looks:
+                    logger.warning("The routing table stays as it is until the database answers: %s", error)
+                looks = False
                 connections[_alias()].close()
 
     def _reload(self) -> None:

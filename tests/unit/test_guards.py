@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from broker_core.conditions import Condition, context
 from broker_core.errors import InvalidConditionError
-from broker_core.guards import Guard, ruled_out
+from broker_core.guards import Guard, Sieve, ruled_out
 
 VALUES = {
     "request.path": "/pay",
@@ -83,3 +83,21 @@ def test_a_condition_that_a_guard_rules_out_never_holds(text):
 )
 def test_the_guards_of_a_condition(text, guards):
     assert list(Condition(text).guards) == guards
+
+
+@given(st.lists(CONDITIONS, max_size=5))
+def test_a_sieve_holds_back_only_what_no_condition_lets_through(texts):
+    try:
+        conditions = [Condition(text) for text in texts]
+    except InvalidConditionError:
+        return
+    sieve = Sieve(condition.guards for condition in conditions)
+    if sieve.holds_back(VALUES):
+        assert all(ruled_out(condition.guards, VALUES) for condition in conditions)
+
+
+def test_a_sieve_tells_at_once():
+    out = Condition('request.path.startsWith("/nowhere/") && request.method == "POST"').guards
+    assert Sieve([out, out]).holds_back(VALUES)
+    assert not Sieve([out, ()]).holds_back(VALUES)
+    assert not Sieve([]).holds_back(VALUES)
