@@ -58,12 +58,12 @@ def claim(dispatch_id: uuid.UUID, policy: QueuePolicy, worker: str, now: datetim
     """
     now = now or timezone.now()
     claimed = {
-        "state": State.RUNNING,
+        "state": State.RUNNING.value,
         "worker": worker[:255],
         "started_at": now,
         "lease_until": now + timedelta(seconds=policy.time_limit) + LEASE_MARGIN,
     }
-    fresh = {"id": dispatch_id, "state": State.QUEUED, "attempts": 0}
+    fresh = {"id": dispatch_id, "state": State.QUEUED.value, "attempts": 0}
     if statements.update(DispatchRecord, {**claimed, "attempts": 1}, fresh, wanted_at=now):
         return 1
     row = DispatchRecord.objects.filter(Q(expires_at=None) | Q(expires_at__gt=now), pk=dispatch_id)
@@ -76,7 +76,7 @@ def claim(dispatch_id: uuid.UUID, policy: QueuePolicy, worker: str, now: datetim
 def finish(dispatch_id: uuid.UUID, attempt: int, outcome: Outcome, now: datetime | None = None) -> bool:
     """Record how this attempt ended. False where another attempt has the dispatch by now."""
     ended = {
-        "state": outcome.state,
+        "state": outcome.state.value,
         "finished_at": now or timezone.now(),
         "lease_until": None,
         "response_status": outcome.status,
@@ -84,7 +84,7 @@ def finish(dispatch_id: uuid.UUID, attempt: int, outcome: Outcome, now: datetime
         "response_size": outcome.size if outcome.status is not None else None,
         "error": outcome.error[:500],
     }
-    running = {"id": dispatch_id, "state": State.RUNNING, "attempts": attempt}
+    running = {"id": dispatch_id, "state": State.RUNNING.value, "attempts": attempt}
     return statements.update(DispatchRecord, ended, running)
 
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from django.db import connections, router
-from django.db.models import CharField, TextField
+from django.db.models import CharField, IntegerField, TextField
 from django.db.models.sql.subqueries import InsertQuery
 
 if TYPE_CHECKING:
@@ -33,9 +33,13 @@ def insert(instance: Model, on_conflict: OnConflict | None = None) -> bool:
     return inserted
 
 
+_AS_IT_IS: dict[type, tuple[type, ...]] = {str: (CharField, TextField), int: (IntegerField,)}
+
+
 def _prepared(field: Any, value: Any, connection: BaseDatabaseWrapper) -> Any:
-    """The value as the database takes it; text and nothing are taken as they are."""
-    if value is None or (type(value) is str and isinstance(field, CharField | TextField)):
+    """The value as the database takes it; nothing, text and small numbers are taken as they are."""
+    kind = _AS_IT_IS.get(type(value))
+    if value is None or (kind and isinstance(field, kind)):
         return value
     return field.get_db_prep_save(value, connection)
 

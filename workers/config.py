@@ -77,9 +77,8 @@ def _apply(app: Celery) -> None:
 
 
 def _keep_connections(app: Celery) -> None:
-    """Let CONN_MAX_AGE hold in a worker as in a web process: Celery would connect anew for each task.
+    """Let a worker keep its database connections: Celery would connect anew for each task.
 
-    Here each connection is checked before it is used again: a task that meets a cut one could not claim its dispatch.
     CELERY_DB_REUSE_MAX, where the project set it, stays in charge. A worker looks it up before `celeryd_init`.
     """
     if app.conf.get(REUSE_MAX) is None:
@@ -92,20 +91,42 @@ def _prepare(instance: Any, conf: Any, options: Any, **_: Any) -> None:
     app = celery_app.get_app()
     if instance.app != app:
         return
+    pool = options.get("pool_cls") or options.get("pool") or conf.worker_pool
     if REUSE_MAX in celery_app.filled_in(app):
+        close = _close_connections if _is_green(pool) else _close_old_connections
+        signals.task_prerun.connect(close, dispatch_uid="request_broker.connections", weak=False)
+        signals.task_postrun.connect(close, dispatch_uid="request_broker.connections", weak=False)
         for alias in connections:
-            connections.settings[alias]["CONN_HEALTH_CHECKS"] = True
-        signals.task_prerun.connect(_close_old_connections, dispatch_uid="request_broker.connections", weak=False)
-        signals.task_postrun.connect(_close_old_connections, dispatch_uid="request_broker.connections", weak=False)
+            _keep(connections.settings[alias])
     if _speaks(app, celery_app.REDIS_SCHEMES):
         install()
         _be_patient(conf)
-        _suit_pool(app, options.get("pool_cls") or options.get("pool") or conf.worker_pool, conf)
+        if _is_green(pool):
+            _give_messages_in_hand(app, conf)
+
+
+def _keep(database: dict[str, Any]) -> None:
+    """As long as CONN_MAX_AGE says where it does, else for good; and checked before it is used again, for a task that
+    meets a cut connection could not claim its dispatch.
+    """
+    database["CONN_MAX_AGE"] = database["CONN_MAX_AGE"] or None
+    database["CONN_HEALTH_CHECKS"] = True
 
 
 def _close_old_connections(task: Any, **_: Any) -> None:
     if not task.request.is_eager:
         close_old_connections()
+
+
+def _close_connections(task: Any, **_: Any) -> None:
+    """Each green thread has connections of its own, and ends with its task."""
+    if not task.request.is_eager:
+        connections.close_all()
+
+
+def _is_green(pool: str | type[Any]) -> bool:
+    module = pool.partition(":")[0] if isinstance(pool, str) else pool.__module__
+    return module.rpartition(".")[2] in GREEN_POOLS
 
 
 def _be_patient(conf: Any) -> None:
@@ -115,11 +136,8 @@ def _be_patient(conf: Any) -> None:
         conf.broker_transport_options = {**options, "socket_timeout": WORKER_SOCKET_TIMEOUT}
 
 
-def _suit_pool(app: Celery, pool: str | type[Any], conf: Any) -> None:
-    """Green pools on Redis all but stop with a prefetch of one: give them a few messages in hand instead."""
-    module = pool.partition(":")[0] if isinstance(pool, str) else pool.__module__
-    if module.rpartition(".")[2] not in GREEN_POOLS:
-        return
+def _give_messages_in_hand(app: Celery, conf: Any) -> None:
+    """Green pools on Redis all but stop with a prefetch of one."""
     for name in celery_app.filled_in(app) & GREEN_SETTINGS.keys():
         conf[name] = GREEN_SETTINGS[name]
 

@@ -7,6 +7,8 @@ from tests.settings import DATABASES, REQUEST_BROKER
 
 DATA_UPLOAD_MAX_MEMORY_SIZE = 20 * 1024 * 1024
 DATABASES["default"]["CONN_MAX_AGE"] = int(os.environ.get("CONN_MAX_AGE", "0"))
+if "REUSE_MAX" in os.environ:
+    CELERY_DB_REUSE_MAX = int(os.environ["REUSE_MAX"])
 ROOT_URLCONF = "tests.acceptance.urls"
 
 REQUEST_BROKER = {

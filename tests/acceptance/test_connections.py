@@ -23,11 +23,13 @@ def connections_made(client: httpx.Client) -> int:
     return int(client.get(document["links"]["response"]).text)
 
 
-@pytest.mark.parametrize(("max_age", "kept"), [("60", True), ("0", False)])
-def test_connections_are_kept_as_long_as_the_project_says(
-    unattended: Site, start_worker: StartWorker, max_age: str, *, kept: bool
+@pytest.mark.parametrize(
+    ("variables", "kept"), [({"CONN_MAX_AGE": "60"}, True), ({}, True), ({"REUSE_MAX": "1"}, False)]
+)
+def test_connections_are_kept_unless_the_project_says_otherwise(
+    unattended: Site, start_worker: StartWorker, variables: dict[str, str], *, kept: bool
 ) -> None:
-    start_worker(broker_worker, "--concurrency=1", CONN_MAX_AGE=max_age)
+    start_worker(broker_worker, "--concurrency=1", **variables)
     with unattended.client() as client:
         made = [connections_made(client) for _ in range(3)]
     assert made == ([made[0]] * 3 if kept else sorted(set(made)))
@@ -37,7 +39,7 @@ def test_connections_are_kept_as_long_as_the_project_says(
 def test_a_kept_connection_that_was_cut_costs_no_dispatch(
     unattended: Site, start_worker: StartWorker, ledger: Ledger
 ) -> None:
-    start_worker(broker_worker, "--concurrency=1", CONN_MAX_AGE="60")
+    start_worker(broker_worker, "--concurrency=1")
     with unattended.client() as client:
         made = connections_made(client)
         with connections[ALIAS].cursor() as cursor:
