@@ -1,0 +1,103 @@
+"""`manage.py import_django_route`: take over the rows of django-route in this database."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django.core.exceptions import ValidationError
+from django.core.management.base import BaseCommand, CommandError
+from django.db import connections, transaction
+
+from broker_core.routing import condition_of
+from broker_django.models import Destination, Router
+from broker_django.template_conditions import UntranslatableError, to_cel
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser
+
+ROUTERS, DESTINATIONS = "django_route_router", "django_route_destination"
+
+
+class Command(BaseCommand):
+    help = (
+        "Copies django-route's routers and destinations, with their conditions in CEL. What has no counterpart comes "
+        "inactive, with its condition as it was. A router whose code is there already is left alone."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--database", default="default")
+        parser.add_argument("--dry-run", action="store_true", help="tell what would be done, and do nothing")
+
+    def handle(self, *_args: Any, database: str, dry_run: bool, **_options: Any) -> None:
+        present = connections[database].introspection.table_names()
+        if not {ROUTERS, DESTINATIONS} <= set(present):
+            raise CommandError(f"The database {database!r} has no tables of django-route.")
+        taken = set(Router.objects.using(database).values_list("code", flat=True))
+        destinations: dict[int, list[dict[str, Any]]] = {}
+        for row in _rows(database, DESTINATIONS):
+            destinations.setdefault(row["router_id"], []).append(row)
+        with transaction.atomic(using=database):
+            for row in _rows(database, ROUTERS):
+                if row["code"] in taken:
+                    self.stdout.write(f"{row['code']}: is there already, left alone")
+                else:
+                    self._take(database, row, destinations.get(row["id"], []))
+            transaction.set_rollback(dry_run, using=database)
+
+    def _take(self, database: str, row: dict[str, Any], targets: list[dict[str, Any]]) -> None:
+        condition, reason = _translated(row["condition"])
+        router = Router(
+            code=row["code"],
+            source=row["source"],
+            rank=row["rank"],
+            action=row["action"],
+            condition=condition,
+            description=row.get("description") or "",
+            is_active=bool(row["is_active"]) and not reason,
+        )
+        reason = reason or _refused(router)
+        router.is_active = router.is_active and not reason
+        router.save(using=database)
+        Destination.objects.using(database).bulk_create(
+            Destination(
+                router=router,
+                weight=each["weight"],
+                url=each["url"],
+                carry_params=bool(each["carry_params"]),
+                append_params=each["append_params"],
+                is_active=bool(each["is_active"]),
+            )
+            for each in targets
+        )
+        if reason:
+            self.stdout.write(self.style.WARNING(f"{router.code}: inactive, {reason}"))
+        else:
+            self.stdout.write(f"{router.code}: {len(targets)} destinations, condition {condition}")
+
+
+def _rows(database: str, table: str) -> list[dict[str, Any]]:
+    connection = connections[database]
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT * FROM {connection.ops.quote_name(table)} ORDER BY id")  # noqa: S608 - a name of our own
+        names = [column[0] for column in cursor.description]
+        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+
+def _translated(text: str) -> tuple[str, str]:
+    """The condition in CEL; or as it was, and why."""
+    if text.strip() in {'"*"', "'*'", "True"}:
+        return '"*"', ""
+    try:
+        translated = to_cel(text)
+        condition_of(translated)
+    except UntranslatableError as error:
+        return text, f"its condition stays as it is: {error}"
+    return translated, ""
+
+
+def _refused(router: Router) -> str:
+    try:
+        router.full_clean(validate_unique=False, validate_constraints=False)
+    except ValidationError as error:
+        return "; ".join(f"{field}: {' '.join(texts)}" for field, texts in error.message_dict.items())
+    return ""
