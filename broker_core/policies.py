@@ -124,14 +124,14 @@ class Annotation:
 class Decision:
     """What classification said about one request: its queue, when it runs, how long the client is held, and why.
 
-    `priority` is the class whose policy says how long the answer is waited for and wanted: mostly the queue's own.
+    `priority` is the class whose policy says how long the answer is wanted, where it is not the queue's own.
     """
 
     queue: str
-    mode: Mode
-    wait: float
-    reason: str
-    priority: str
+    mode: Mode = Mode.QUEUE
+    wait: float = 0.0
+    reason: str = ""
+    priority: str = ""
 
     @property
     def queued(self) -> bool:
@@ -240,4 +240,4 @@ class Classifier:
             wait = preferences.wait
         elif wait is None:
             wait = policy.wait
-        return Decision(queue, mode, wait, reason, priority or queue)
+        return Decision(queue, mode, wait, reason, priority)

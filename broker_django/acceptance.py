@@ -106,7 +106,7 @@ def accept(request: HttpRequest, view: View, decision: Decision) -> Accepted | H
 
 def _record(request: HttpRequest, decision: Decision, carrier: HttpResponse, owner: str | None) -> DispatchRecord:
     now = timezone.now()
-    policy = conf.queues[decision.priority]
+    policy = conf.queues[decision.priority or decision.queue]
     return DispatchRecord(
         queue=decision.queue,
         method=request.method or "",

@@ -84,6 +84,20 @@ def _unknown_key(key: object) -> CheckMessage:
 
 
 @register("request_broker")
+def check_dispatcher(**_: Any) -> list[CheckMessage]:
+    try:
+        made = conf.dispatcher
+    except Exception as error:  # noqa: BLE001 - whatever its module raises
+        reason = str(error)
+    else:
+        missing = [name for name in ("route", "classify") if not callable(getattr(made, name, None))]
+        reason = f"it has no method {missing[0]!r}" if missing else ""
+    hint = "Name a subclass of 'broker_django.dispatcher.Dispatcher', or leave it out."
+    text = f"REQUEST_BROKER['DISPATCHER'] cannot be used: {reason}."
+    return [Error(text, hint=hint, id="request_broker.E010")] if reason else []
+
+
+@register("request_broker")
 def check_names(**_: Any) -> list[CheckMessage]:
     names = Counter(policy.celery_queue for policy in conf.queues.values())
     return [

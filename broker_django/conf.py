@@ -5,13 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from django.conf import settings
+from django.utils.module_loading import import_string
 
 from broker_core.envelope import Keyring
 from broker_core.errors import ConfigurationError
 from broker_core.policies import Classifier, QueuePolicy, Rule, policies_from
+
+if TYPE_CHECKING:
+    from broker_django.dispatcher import Dispatcher
 
 T = TypeVar("T")
 
@@ -25,6 +30,7 @@ DEFAULTS: Mapping[str, Any] = {
     "MAX_WAIT": 30,
     "PUBLISH_TIMEOUT": 2,
     "POLL_INTERVAL": 1,
+    "DISPATCHER": "broker_django.dispatcher.Dispatcher",
     "ROUTING_ENABLED": True,
     "ENABLE_PROXY_ROUTING": False,
     "ALLOWED_REDIRECT_HOSTS": [],
@@ -74,6 +80,12 @@ class Setting(Generic[T]):
         return value
 
 
+@lru_cache(maxsize=8)
+def _dispatcher(path: str) -> Dispatcher:
+    made: Dispatcher = import_string(path)()
+    return made
+
+
 class Conf:
     """The settings: each key as the project has it or by default, and what is derived from them."""
 
@@ -82,6 +94,7 @@ class Conf:
     MAX_WAIT = Setting[float]()
     PUBLISH_TIMEOUT = Setting[float]()
     POLL_INTERVAL = Setting[float]()
+    DISPATCHER = Setting[str]()
     ROUTING_ENABLED = Setting[bool]()
     ENABLE_PROXY_ROUTING = Setting[bool]()
     ALLOWED_REDIRECT_HOSTS = Setting[list[str]]()
@@ -109,6 +122,11 @@ class Conf:
     @property
     def classifier(self) -> Classifier:
         return self.compiled.classifier
+
+    @property
+    def dispatcher(self) -> Dispatcher:
+        """The one that decides. Raises ImportError for a DISPATCHER that is not there."""
+        return _dispatcher(self.DISPATCHER)
 
     @property
     def keyring(self) -> Keyring:

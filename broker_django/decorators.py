@@ -5,12 +5,18 @@ They only leave a note on the view, so they cost nothing when it is called and k
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from asgiref.sync import iscoroutinefunction
 
 from broker_core.policies import Annotation, Mode
+from broker_django.context import RequestContext
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from django.http import HttpRequest
 
 View = TypeVar("View", bound="Callable[..., Any]")
 
@@ -30,6 +36,27 @@ def priority(name: str) -> Callable[[View], View]:
 def run_now(view: View) -> View:
     """Never queue this view, whatever the rules say."""
     return _annotate(Annotation(None, Mode.SYNC))(view)
+
+
+def enable_routing(view: View) -> View:
+    """Let routers redirect or proxy this view's requests, in a project that leaves the middleware out."""
+    from broker_django.middleware import arouted, routed  # noqa: PLC0415 - which imports the rules of decorators
+
+    @wraps(view)
+    def wrapped(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        return routed(_known(request)) or view(request, *args, **kwargs)
+
+    @wraps(view)
+    async def awrapped(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        return await arouted(_known(request)) or await view(request, *args, **kwargs)
+
+    return cast("View", awrapped if iscoroutinefunction(view) else wrapped)
+
+
+def _known(request: HttpRequest) -> HttpRequest:
+    if not hasattr(request, "broker"):
+        request.broker = RequestContext()  # type: ignore[attr-defined]
+    return request
 
 
 def _named(name: object, decorator: str) -> str:

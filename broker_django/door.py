@@ -14,7 +14,6 @@ from django.utils.functional import SimpleLazyObject
 
 from broker_core.errors import BrokerError, UserInactiveError
 from broker_django import rest
-from broker_django.classification import decide
 from broker_django.conf import conf
 from broker_django.context import Replay, RequestContext, replay_of, user_key
 from broker_django.http import problem, raw_body
@@ -64,7 +63,7 @@ def keep_body(request: HttpRequest) -> None:
     except Resolver404:
         return
     route(request)
-    decision = decide(request, match.func)
+    decision = conf.dispatcher.classify(request, match.func)
     if decision is not None and decision.queued:
         with contextlib.suppress(RawPostDataException):
             raw_body(request, conf.MAX_BODY_SIZE)

@@ -10,7 +10,7 @@ from django.test import RequestFactory
 from django.urls import Resolver404, resolve
 
 from broker_core.routing import Action, Match, Route, Router, verdicts
-from broker_django.classification import decide, values
+from broker_django.classification import values
 from broker_django.conf import conf
 from broker_django.context import RequestContext
 from broker_django.decorators import annotation_of
@@ -72,7 +72,7 @@ def explain(method: str, path: str, headers: Mapping[str, str], user: Any = None
         told.decorator = f"{annotation.mode} {annotation.queue or ''}".strip()
     elif route is None:
         _rules(request, told)
-    told.decision = decide(request, found.func)
+    told.decision = conf.dispatcher.classify(request, found.func)
     told.outcome = _outcome(told.decision)
     return told
 

@@ -47,10 +47,14 @@ def route(request: HttpRequest) -> Route | None:
     if context.routed or context.replayed:
         return context.route
     context.routed = True
-    match = _match(request)
-    if match is not None and not _is_ours(request):
-        context.route = route_of(request, match)
+    context.route = conf.dispatcher.route(request)
     return context.route
+
+
+def find(request: HttpRequest) -> Route | None:
+    """Where the routers' rows send this request."""
+    match = _match(request)
+    return None if match is None or _is_ours(request) else route_of(request, match)
 
 
 def may_block(request: HttpRequest) -> bool:

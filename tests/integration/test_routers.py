@@ -7,8 +7,15 @@ from asgiref.sync import async_to_sync
 from django.core.exceptions import ValidationError
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.db import connection, transaction
+from django.http import HttpResponse
 from django.test import Client, override_settings
 
+from broker_core import routing
+from broker_core.policies import Decision
+from broker_core.routing import Destination, Match, Route
+from broker_core.sources import Source
+from broker_django.decorators import enable_routing
+from broker_django.dispatcher import Dispatcher
 from broker_django.models import DispatchRecord, Router
 from broker_django.table import tables, version
 
@@ -362,3 +369,47 @@ def test_two_active_routers_of_the_same_source_and_rank_are_refused():
         Router(code="other", source="/old/", action="301").full_clean()
     Router(code="other", source="/old/", action="301", is_active=False).full_clean()
     assert tables.current().routers
+
+
+# Deciding in code
+
+
+class ByTenant(Dispatcher):
+    """What a project writes: tenants have queues, and /beta/ is where beta testers go."""
+
+    def route(self, request):
+        if request.headers.get("X-Beta") and request.path_info == "/old/":
+            beta = Destination("beta", "/echo/")
+            return Route(Match(routing.Router("beta", Source.parse("/old/"), routing.Action.FOUND, (beta,))), beta)
+        return super().route(request)
+
+    def classify(self, request, view):
+        tenant = request.headers.get("X-Tenant")
+        return Decision(tenant) if tenant else super().classify(request, view)
+
+
+def test_a_project_decides_in_code(client):
+    with override_settings(REQUEST_BROKER={"DISPATCHER": f"{__name__}.ByTenant"}):
+        assert client.get("/old/", headers={"X-Beta": "1"})["Location"] == "/echo/"
+        assert client.get("/old/").status_code == 404
+        assert client.post("/echo/", headers={"X-Tenant": "bulk"}).json()["queue"] == "bulk"
+        assert client.post("/echo/", headers={"X-Tenant": "nowhere"}).status_code == 200
+        assert client.post("/pay/").json()["queue"] == "payment"
+
+
+def test_routing_for_one_view_without_the_middleware(rf):
+    view = enable_routing(lambda request: HttpResponse("the view"))
+    assert view(rf.get("/old/")).content == b"the view"
+    route()
+    assert view(rf.get("/old/"))["Location"] == "/echo/"
+    assert view(rf.post("/old/")).content == b"the view"
+
+
+def test_routing_for_one_coroutine_without_the_middleware(rf):
+    async def respond(request):
+        return HttpResponse("the view")
+
+    view = enable_routing(respond)
+    assert async_to_sync(view)(rf.get("/old/")).content == b"the view"
+    route()
+    assert async_to_sync(view)(rf.get("/old/"))["Location"] == "/echo/"

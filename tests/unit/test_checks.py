@@ -204,6 +204,13 @@ def test_w005_the_embedded_server_in_production(tmp_path):
         assert said(checks.check_embedded) == []
 
 
+@pytest.mark.parametrize("path", ["no.such.module", "broker_django.conf.Conf", 3])
+def test_e010_a_dispatcher_that_cannot_be_used(path):
+    with broker(DISPATCHER=path):
+        assert said(checks.check_dispatcher) == ["E010"]
+    assert said(checks.check_dispatcher) == []
+
+
 def test_every_id_has_a_test():
     source = checks.__loader__.get_source(checks.__name__)
     ids = {part.split('"')[0].lower() for part in source.split('"request_broker.')[1:]}
