@@ -37,7 +37,7 @@ def run(chosen: list[str]) -> int:
     call_command("migrate", verbosity=0)
     print(machine())
     results = []
-    for name in chosen or ["alone", "acceptance", "end_to_end", "overtaking"]:
+    for name in chosen or ["alone", "unmatched", "reload", "acceptance", "end_to_end", "overtaking"]:
         measure = getattr(measures, name)()
         results.append({**asdict(measure), "met": measure.met})
         print(line(measure), flush=True)

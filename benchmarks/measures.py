@@ -13,8 +13,12 @@ from django.utils import timezone
 from django_celery_results.models import TaskResult
 
 from benchmarks import probe
+from broker_core import routing
 from broker_core.dispatches import State
-from broker_django.models import DispatchRecord
+from broker_core.routing import RoutingTable
+from broker_core.sources import Source
+from broker_django.models import Destination, DispatchRecord, Router
+from broker_django.table import NONE, load, tables
 
 if TYPE_CHECKING:
     from django.core.handlers.wsgi import WSGIHandler
@@ -72,6 +76,64 @@ def alone() -> Measure:
             "with_us": statistics.median(with_broker for _, with_broker in quiet) * 1e6,
         },
     )
+
+
+ROUTERS = (10, 1_000, 10_000)
+
+
+def unmatched() -> Measure:
+    """(e) A request that no router takes, with thousands of them, against none."""
+    application, extra = probe.handler(), {}
+    for number in ROUTERS:
+        table = RoutingTable(_routers(number))
+        pairs = probe.paired(
+            lambda: _with_table(NONE, application), lambda t=table: _with_table(t, application), rounds=200, each=25
+        )
+        quiet = sorted(pairs, key=sum)[: len(pairs) // 4]
+        extra[number] = statistics.median(routed - plain for plain, routed in quiet) * 1e6
+    return Measure(
+        f"no router takes the request, {max(ROUTERS):,} routers",
+        extra[max(ROUTERS)],
+        5.0,
+        "lower",
+        "us more a request than none",
+        {f"with_{number}_us": microseconds for number, microseconds in extra.items()},
+    )
+
+
+def _with_table(table: RoutingTable, application: WSGIHandler) -> None:
+    tables._table = table
+    probe.call(application, probe.environ("GET", "/plain/"), 200)
+
+
+def _routers(number: int) -> list[routing.Router]:
+    sources = ("/old-{}/", "/shop-{}/<int:pk>/", "/<slug:name>/page-{}/", "/api-{}/*", "/plain/{}/")
+    return [
+        routing.Router(
+            code=f"r{each}",
+            source=Source.parse(sources[each % len(sources)].format(each)),
+            action=routing.Action.FOUND,
+            destinations=(routing.Destination(str(each), "/plain/"),),
+        )
+        for each in range(number)
+    ]
+
+
+def reload() -> Measure:
+    """(f) Compiling the table of 10,000 rows anew, which happens beside the requests."""
+    rows = [
+        Router(code=router.code, source=router.source.text, action=router.action, condition=f"user.is_staff || {n} < 0")
+        for n, router in enumerate(_routers(max(ROUTERS)))
+    ]
+    Router.objects.bulk_create(rows)
+    Destination.objects.bulk_create(Destination(router=row, url="/plain/") for row in rows)
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        assert len(load().routers) == len(rows)
+        seconds.append(time.perf_counter() - started)
+    Router.objects.all().delete()
+    return Measure(f"table of {len(rows):,} routers compiled anew", min(seconds), 1.0, "lower", "s", {})
 
 
 def acceptance() -> Measure:

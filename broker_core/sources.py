@@ -8,12 +8,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from broker_core.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
 T = TypeVar("T")
 
@@ -134,6 +134,12 @@ class _Node(Generic[T]):
     tails: dict[str, tuple[re.Pattern[str], list[T]]] = field(default_factory=dict)
     here: list[T] = field(default_factory=list)
 
+    def goes_on(self, segments: list[str], at: int) -> bool:
+        """Whether anything below can match the segments from this one on, as far as can be told at once."""
+        if at == len(segments):
+            return bool(self.here)
+        return segments[at] in self.literals or bool(self.dynamic) or bool(self.tails)
+
 
 class SourceIndex(Generic[T]):
     """Values by source. Build it, then only ask."""
@@ -168,32 +174,29 @@ class SourceIndex(Generic[T]):
         """Each value whose source matches the path, with what the source captured."""
         found: list[tuple[T, Captures]] = [(value, {}) for value in self._exact.get(path, ())]
         if self._prefixes:
-            found += self._by_prefix(path)
+            end = path.find("/") + 1
+            while end:
+                found += [(value, {REST: path[end:]}) for value in self._prefixes.get(path[:end], ())]
+                end = path.find("/", end) + 1
         if self._patterns and path.startswith("/"):
-            found += _walk(self._root, path[1:].split("/"), {})
+            _walk(self._root, path.split("/"), 1, {}, found)
         return found
 
-    def _by_prefix(self, path: str) -> Iterator[tuple[T, Captures]]:
-        end = path.find("/") + 1
-        while end:
-            for value in self._prefixes.get(path[:end], ()):
-                yield value, {REST: path[end:]}
-            end = path.find("/", end) + 1
 
-
-def _walk(node: _Node[Any], segments: list[str], captured: Captures) -> Iterator[tuple[Any, Captures]]:
-    if not segments:
-        for value in node.here:
-            yield value, captured
+def _walk(node: _Node[T], segments: list[str], at: int, captured: Captures, found: list[tuple[T, Captures]]) -> None:
+    """Add what matches the segments from this one on."""
+    if at == len(segments):
+        found += [(value, captured) for value in node.here]
         return
-    if segments[0] in node.literals:
-        yield from _walk(node.literals[segments[0]], segments[1:], captured)
+    segment = segments[at]
+    if segment in node.literals:
+        _walk(node.literals[segment], segments, at + 1, captured, found)
     for expression, below in node.dynamic.values():
-        match = expression.fullmatch(segments[0])
-        if match:
-            yield from _walk(below, segments[1:], {**captured, **match.groupdict()})
+        if below.goes_on(segments, at + 1):
+            match = expression.fullmatch(segment)
+            if match:
+                _walk(below, segments, at + 1, {**captured, **match.groupdict()}, found)
     for expression, values in node.tails.values():
-        match = expression.fullmatch("/".join(segments))
+        match = expression.fullmatch("/".join(segments[at:]))
         if match:
-            for value in values:
-                yield value, {**captured, **match.groupdict()}
+            found += [(value, {**captured, **match.groupdict()}) for value in values]
