@@ -100,6 +100,7 @@ def accept(request: HttpRequest, view: View, decision: Decision) -> Accepted | H
     try:
         ledger.accept(record)
     except DatabaseFailure as error:
+        logger.error("%s %s is refused, the ledger cannot be written: %s", request.method, request.path, error)
         raise UnavailableError("the ledger cannot be written") from error
     return Accepted(record, decision, carrier, here)
 

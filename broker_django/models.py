@@ -131,7 +131,7 @@ class Router(models.Model):
         max_length=255, unique=True, help_text=_("Names the router; it is {router_code} in urls and parameters.")
     )
     source = models.CharField(
-        max_length=255, help_text=_("A path, a pattern such as /orders/<int:pk>/, or a prefix such as /api/*")
+        max_length=255, help_text=_("A path, a pattern as for Django's path(), or a prefix such as /api/*")
     )
     rank = models.PositiveSmallIntegerField(
         default=1, validators=[MinValueValidator(1)], help_text=_("The lowest is asked first.")

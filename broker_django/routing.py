@@ -163,6 +163,10 @@ def _script_name(request: HttpRequest) -> str:
     return str(request.META.get("SCRIPT_NAME") or "").rstrip("/")
 
 
+_VARIES = {StickyBy.SESSION: "Cookie", StickyBy.USER: "Cookie", StickyBy.COOKIE: "Cookie", StickyBy.HEADER: ""}
+"""The header field by which a visitor is known; an empty one is named by the router."""
+
+
 def _say_how_to_cache(response: HttpResponse, router: Router) -> None:
     """What depends on the visitor must not be kept for another; the rest only so long that an edit is soon seen."""
     if router.condition is not None or len(router.weights) > 1:
@@ -171,7 +175,8 @@ def _say_how_to_cache(response: HttpResponse, router: Router) -> None:
         response["Cache-Control"] = "max-age=3600"
     else:
         response["Cache-Control"] = "no-cache"
-    patch_vary_headers(response, [router.sticky_name] if router.sticky_by is StickyBy.HEADER else [])
+    if len(router.weights) > 1 and router.sticky_by in _VARIES:
+        patch_vary_headers(response, [_VARIES[router.sticky_by] or router.sticky_name])
 
 
 def _follow(request: HttpRequest, route: Route, target: str) -> None:

@@ -11,8 +11,8 @@ from django.core.exceptions import PermissionDenied
 from django.template.response import TemplateResponse
 from django.urls import path
 from django.utils.html import format_html, format_html_join
+from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
-from django.utils.translation import ngettext
 
 from broker_core.balancing import shares
 from broker_django.explanation import explain
@@ -44,7 +44,9 @@ class DestinationInline(TabularInline):
 class TrialForm(forms.Form):
     method = forms.CharField(initial="GET", max_length=20)
     path = forms.CharField(initial="/", max_length=2_000)
-    headers = forms.CharField(required=False, widget=forms.Textarea(attrs={"rows": 3, "cols": 60}))
+    headers = forms.CharField(
+        required=False, help_text=_("Each line as Name: value"), widget=forms.Textarea(attrs={"rows": 3, "cols": 60})
+    )
     user = forms.CharField(required=False, help_text=_("The name that the user logs in with; nothing: anonymous."))
 
     def clean_path(self) -> str:
@@ -109,6 +111,8 @@ class RouterAdmin(ModelAdmin):
     @admin.display(description=_("works"))
     def works(self, router: Router) -> str:
         reason = broken(router)
+        if not reason and not any(_shares(router).values()):
+            reason = gettext("drained: passed over")
         return format_html('<strong style="color: #c62828">{}</strong>', reason) if reason else "✓"
 
     @admin.action(description=_("Activate the selected routers"), permissions=["change"])

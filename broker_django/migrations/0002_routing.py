@@ -29,7 +29,7 @@ class Migration(migrations.Migration):
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
                 ('code', models.SlugField(help_text='Names the router; it is {router_code} in urls and parameters.', max_length=255, unique=True)),
-                ('source', models.CharField(help_text='A path, a pattern such as /orders/<int:pk>/, or a prefix such as /api/*', max_length=255)),
+                ('source', models.CharField(help_text="A path, a pattern as for Django's path(), or a prefix such as /api/*", max_length=255)),
                 ('rank', models.PositiveSmallIntegerField(default=1, help_text='The lowest is asked first.', validators=[django.core.validators.MinValueValidator(1)])),
                 ('action', models.CharField(choices=[('301', '301 permanent redirect'), ('302', '302 temporary redirect'), ('307', '307 temporary redirect, same method'), ('308', '308 permanent redirect, same method'), ('proxy', 'proxy to the destination'), ('queue', 'queue')], max_length=20)),
                 ('condition', models.TextField(blank=True, default='"*"', help_text='In CEL, such as user.is_staff. "*" or nothing: always.')),

@@ -112,3 +112,37 @@ def test_a_chat_message_and_the_catalogue(front_page, browser):
     wait_for(browser, lambda: "Is the kettle hot?" in text_of(browser, "chat-messages"))
     browser.find_element("id", "catalogue").click()
     wait_for(browser, lambda: text_of(browser, "catalogue-result").strip())
+
+
+def fill(browser, **values: str) -> None:
+    for name, value in values.items():
+        entry = browser.find_element("name", name.replace("__", "-"))
+        if entry.tag_name != "select":
+            entry.clear()
+        entry.send_keys(value)
+
+
+@pytest.mark.server("chromium", "chromedriver")
+def test_a_weight_that_is_edited_in_the_admin_shows_its_new_share(front_page, browser):
+    browser.get(f"{front_page}admin/broker_django/router/add/")
+    fill(browser, username="demo", password="demo")
+    browser.find_element("css selector", "[type=submit]").click()
+    browser.find_element("link text", "Add another Destination").click()
+    fill(browser, code="try-out", source="/try-out/", action="302")
+    fill(browser, destinations__0__url="/products/", destinations__0__weight="3")
+    fill(browser, destinations__1__url="/", destinations__1__weight="1")
+    browser.find_element("name", "_save").click()
+    assert "/products/ 75%" in text_of(browser, "result_list")
+
+    browser.find_element("link text", "try-out").click()
+    fill(browser, destinations__1__weight="9")
+    browser.find_element("name", "_save").click()
+    assert "/products/ 25%" in text_of(browser, "result_list")
+
+    browser.find_element("css selector", ".object-tools [href$='/try/']").click()
+    fill(browser, path="/try-out/")
+    browser.find_element("css selector", "[value=Try]").click()
+    assert "Router try-out answers: 302 to" in text_of(browser, "outcome")
+
+    browser.get(f"{front_page}try-out/")
+    assert "/try-out/" not in browser.current_url

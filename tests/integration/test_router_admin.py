@@ -47,6 +47,11 @@ def test_the_list_flags_a_broken_row(admin_client, router):
     assert "token recognition error" in admin_client.get(CHANGE_LIST).content.decode()
 
 
+def test_the_list_says_what_is_drained(admin_client, router):
+    router.destinations.update(weight=0)
+    assert "drained: passed over" in admin_client.get(CHANGE_LIST).content.decode()
+
+
 def test_an_edited_weight_decides_at_once(admin_client, client, router):
     answer = admin_client.post(f"{CHANGE_LIST}{router.pk}/change/", form(router, **{"destinations-0-weight": 0}))
     assert answer.status_code == 302, answer.context["errors"]

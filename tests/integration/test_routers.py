@@ -83,7 +83,9 @@ def test_a_redirect_may_leave_the_site_where_that_is_allowed(client):
 )
 def test_redirects_say_how_they_may_be_cached(client, fields, urls, expected):
     route("/old/", *urls, **fields)
-    assert client.get("/old/")["Cache-Control"] == expected
+    response = client.get("/old/")
+    assert response["Cache-Control"] == expected
+    assert ("Cookie" in response["Vary"]) is (expected == "private, no-store")
 
 
 def test_conditions_see_the_user(client, django_user_model):
