@@ -215,7 +215,8 @@ def broker_worker(name: str, *options: str) -> list[str]:
 
 def plain_worker(name: str, *options: str) -> list[str]:
     command = [sys.executable, "-m", "celery", "-A", "workers.celery", "worker", f"--hostname={name}@%h"]
-    return [*command, "-Q", "payment,realtime,bulk", "--loglevel=INFO", "--task-events", *(options or ("--pool=solo",))]
+    command += ["-Q", "payment,realtime,bulk", "--loglevel=INFO", "--task-events", "--without-mingle"]
+    return [*command, *(options or ("--pool=solo",))]
 
 
 @pytest.fixture

@@ -45,10 +45,10 @@ CHANGES: dict[str, Callable[[Router], object]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_a_change_by_another_process_is_seen_by_all(
-    site: Site, router: Router, change: Callable[[Router], object]
+def test_a_change_by_another_process_is_seen(
+    asgi_site: Site, router: Router, change: Callable[[Router], object]
 ) -> None:
-    with site.client() as client:
+    with asgi_site.client() as client:
 
         def locations() -> set[str]:
             return {client.get("/moving/").headers.get("Location", "") for _ in range(10)}

@@ -19,9 +19,7 @@ def chosen(entries, visitors=SOME, salt="checkout"):
     return [choose(entries, visitor, salt) for visitor in visitors]
 
 
-@pytest.mark.parametrize(
-    "entries", [{"a": 1, "b": 1}, {"a": 3, "b": 1}, {"a": 70, "b": 20, "c": 10}, {1: 6, 2: 3, 3: 1}]
-)
+@pytest.mark.parametrize("entries", [{"a": 3, "b": 1}, {1: 6, 2: 3, 3: 1}])
 def test_shares_follow_weights(entries):
     found = chosen(entries, VISITORS)
     for name, share in shares(entries).items():
