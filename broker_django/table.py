@@ -12,7 +12,6 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any
 
-from django.db import Error as DatabaseFailure
 from django.db import connections, router, transaction
 from django.test import utils as test_utils
 
@@ -83,7 +82,10 @@ class Tables:
                 return
             self._undo_what_was_rolled_back()
             if self._table is None:
-                self._reload()
+                try:
+                    self._reload()
+                except Exception as error:  # noqa: BLE001 - also that a test forbids the database
+                    logger.warning("The routing table cannot be read: %s", error)
             if not _testing():
                 self._watcher = threading.Thread(target=self._keep_current, name="request-broker-routing", daemon=True)
                 self._watcher.start()
@@ -105,22 +107,17 @@ class Tables:
                 if version() != self._version:
                     self._reload()
                 looks = True
-            except DatabaseFailure as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, the table has to be looked after
                 if looks:
-                    logger.warning("The routing table stays as it is until the database answers: %s", error)
+                    logger.warning("The routing table stays as it is until it can be read: %s", error)
                 looks = False
                 connections[_alias()].close()
 
     def _reload(self) -> None:
-        """Load until nothing changes meanwhile. Where that fails the table stays as it is: it never costs a request."""
-        try:
-            before = None
-            while before is None or before != self._version:
-                self._version = before = version()
-                self._table = load()
-                self._version = version()
-        except Exception as error:  # noqa: BLE001 - also that a test forbids the database
-            logger.warning("The routing table cannot be read: %s", error)
+        """Load. What changes meanwhile raises the number, which was taken first, and is loaded after the next look."""
+        before = version()
+        self._table = load()
+        self._version = before
 
 
 class _Mark:

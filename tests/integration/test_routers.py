@@ -6,7 +6,7 @@ import pytest
 from asgiref.sync import async_to_sync
 from django.core.exceptions import ValidationError
 from django.core.files.uploadedfile import SimpleUploadedFile
-from django.db import connection, transaction
+from django.db import OperationalError, connection, transaction
 from django.http import HttpResponse
 from django.test import Client, override_settings
 
@@ -302,6 +302,23 @@ def test_every_change_raises_the_number(client):
             cursor.execute(statement)
             numbers.append(version())
     assert numbers == sorted(set(numbers))
+
+
+def test_a_table_that_could_not_be_loaded_is_loaded_at_the_next_look(client, caplog):
+    route()
+    with connection.execute_wrapper(refuse("broker_django_destination")):
+        assert client.get("/old/").status_code == 404
+    assert "cannot be read" in caplog.text
+    assert client.get("/old/").status_code == 302
+
+
+def refuse(table):
+    def wrapper(execute, sql, *arguments):
+        if table in sql:
+            raise OperationalError("out of order")
+        return execute(sql, *arguments)
+
+    return wrapper
 
 
 @pytest.mark.parametrize(
