@@ -67,6 +67,10 @@ class Tables:
             self._undo.append((mark, self._table))
         self._table = None
 
+    def look(self) -> None:
+        """Have the thread look at once: another process says that rows were changed."""
+        self._changed.set()
+
     def emptied(self) -> None:
         """Nothing is left of the rows: the database was flushed."""
         if self._watcher is None:

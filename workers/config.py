@@ -12,7 +12,7 @@ from django.db import close_old_connections, connections
 from broker_django import celery_app
 from broker_django.conf import conf as broker_conf
 from broker_django.delivery import RETRY_POLICY
-from workers.transport import install
+from workers import amqp, transport
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -51,6 +51,7 @@ def configure(app: Celery) -> Celery:
     celery_app.use(app)
     app.autodiscover_tasks(["workers"])
     app.autodiscover_tasks(["workers"], related_name="inspection")
+    app.steps["consumer"].add("workers.pools:PoolsStep")
     if app.configured:  # type: ignore[attr-defined]
         _apply(app)
     else:
@@ -98,8 +99,10 @@ def _prepare(instance: Any, conf: Any, options: Any, **_: Any) -> None:
         signals.task_postrun.connect(close, dispatch_uid="request_broker.connections", weak=False)
         for alias in connections:
             _keep(connections.settings[alias])
+    if _speaks(app, celery_app.AMQP_SCHEMES):
+        amqp.install()
     if _speaks(app, celery_app.REDIS_SCHEMES):
-        install()
+        transport.install()
         _be_patient(conf)
         if _is_green(pool):
             _give_messages_in_hand(app, conf)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from broker_django.conf import conf
+from workers.pools import pools
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 
 class WeightedCycle:
-    """Smooth weighted round robin over queues, as a kombu `queue_order_strategy`.
+    """Smooth weighted round robin over queues, as a kombu `queue_order_strategy`. It follows the worker's plan.
 
     Each queue has a credit. The fullest comes first; whoever is served pays the total of the weights, and every queue
     earns its own weight. A queue that is found empty sits out: it neither earns nor makes the others pay for it, so it
@@ -19,19 +19,22 @@ class WeightedCycle:
     """
 
     def __init__(self, queues: Iterable[str] | None = None) -> None:
-        self._credits: dict[str, int] = {}
-        self._weights: dict[str, int] = {}
+        self._credits: dict[str, float] = {}
+        self._weights: dict[str, float] = {}
+        self._by_name: Mapping[str, float] = {}
         self.update(queues or ())
 
     def update(self, queues: Iterable[str]) -> None:
         """Serve these queues from now on; those that were served before keep their credit, up to a round of it."""
-        by_name = {policy.celery_queue: policy.weight for policy in conf.queues.values()}
-        self._weights = {name: by_name.get(name, 1) for name in queues}
+        self._by_name = pools.weights()
+        self._weights = {name: self._by_name.get(name, 1) for name in queues}
         total = sum(self._weights.values())
         self._credits = {name: max(-total, min(self._credits.get(name, 0), total)) for name in self._weights}
 
     def consume(self, n: int) -> list[str]:
         """The first `n` queues in the order to try them."""
+        if pools.plan is not None and pools.plan.weights is not self._by_name:
+            self.update(self._weights)
         due = sorted(self._weights, key=lambda name: self._credits[name] + self._weights[name], reverse=True)
         return due[:n]
 

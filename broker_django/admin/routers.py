@@ -17,6 +17,7 @@ from django.utils.translation import gettext_lazy as _
 from broker_core.balancing import shares
 from broker_django.explanation import explain
 from broker_django.models import Destination, Router
+from broker_django.pools import tell_workers
 from broker_django.routers import broken
 
 if TYPE_CHECKING:
@@ -97,6 +98,18 @@ class RouterAdmin(ModelAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Router]:
         return super().get_queryset(request).prefetch_related("destinations")
 
+    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:  # noqa: FBT001
+        super().save_related(request, form, formsets, change)
+        tell_workers()
+
+    def delete_model(self, request: HttpRequest, obj: Router) -> None:
+        super().delete_model(request, obj)
+        tell_workers()
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Router]) -> None:
+        super().delete_queryset(request, queryset)
+        tell_workers()
+
     @admin.display(description=_("destinations"))
     def leads_to(self, router: Router) -> str:
         found = _shares(router)
@@ -129,6 +142,7 @@ class RouterAdmin(ModelAdmin):
         self._tell(request, routers.count())
 
     def _tell(self, request: HttpRequest, changed: int) -> None:
+        tell_workers()
         text = ngettext("%(count)d router was changed.", "%(count)d routers were changed.", changed)
         self.message_user(request, text % {"count": changed}, messages.SUCCESS)
 

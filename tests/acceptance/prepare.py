@@ -3,6 +3,7 @@
 import django
 
 USERS = ("ada", "grace")
+STAFF = "root"
 PASSWORD = "correct horse"
 
 if __name__ == "__main__":
@@ -14,3 +15,4 @@ if __name__ == "__main__":
     call_command("migrate", run_syncdb=True, verbosity=0)
     for name in USERS:
         User.objects.create_user(name, password=PASSWORD)
+    User.objects.create_superuser(STAFF, password=PASSWORD)

@@ -13,10 +13,15 @@ ROOT_URLCONF = "tests.acceptance.urls"
 
 REQUEST_BROKER = {
     **REQUEST_BROKER,
-    "QUEUES": {**REQUEST_BROKER["QUEUES"], "brief": {"time_limit": 1}},
+    "QUEUES": {
+        "payment": {**REQUEST_BROKER["QUEUES"]["payment"], "reserve": int(os.environ.get("PAYMENT_RESERVE", "0"))},
+        "brief": {"time_limit": 1},
+        "bulk-eu": {},
+        "bulk-us": {},
+    },
     "RULES": [
         {"when": f'"x-queue" in request.headers && request.headers["x-queue"] == "{name}"', "queue": name}
-        for name in ("payment", "realtime", "bulk")
+        for name in ("payment", "realtime", "bulk", "bulk-eu", "bulk-us")
     ],
 }
 

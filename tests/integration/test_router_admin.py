@@ -8,6 +8,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from broker_django.models import Router
+from tests.forms import router_form
 
 CHANGE_LIST = "/admin/broker_django/router/"
 TRY = f"{CHANGE_LIST}try/"
@@ -19,21 +20,6 @@ def router():
     row.destinations.create(url="/echo/", weight=3)
     row.destinations.create(url="/pay/", weight=1)
     return row
-
-
-def form(row, **changes):
-    destinations = list(row.destinations.all())
-    data = {
-        **{name: getattr(row, name) for name in ("code", "source", "rank", "action", "condition", "sticky_by")},
-        "is_active": "on",
-        "destinations-TOTAL_FORMS": len(destinations),
-        "destinations-INITIAL_FORMS": len(destinations),
-    }
-    for number, each in enumerate(destinations):
-        prefix = f"destinations-{number}"
-        data |= {f"{prefix}-id": each.pk, f"{prefix}-router": row.pk, f"{prefix}-url": each.url}
-        data |= {f"{prefix}-weight": each.weight, f"{prefix}-carry_params": "on", f"{prefix}-is_active": "on"}
-    return data | changes
 
 
 def test_the_list_shows_the_live_shares(admin_client, router):
@@ -53,7 +39,7 @@ def test_the_list_says_what_is_drained(admin_client, router):
 
 
 def test_an_edited_weight_decides_at_once(admin_client, client, router):
-    answer = admin_client.post(f"{CHANGE_LIST}{router.pk}/change/", form(router, **{"destinations-0-weight": 0}))
+    answer = admin_client.post(f"{CHANGE_LIST}{router.pk}/change/", router_form(router, **{"destinations-0-weight": 0}))
     assert answer.status_code == 302, answer.context["errors"]
     assert {client.get("/old/")["Location"] for _ in range(20)} == {"/pay/"}
 
@@ -69,7 +55,7 @@ def test_an_edited_weight_decides_at_once(admin_client, client, router):
     ],
 )
 def test_what_cannot_work_is_refused_at_its_field(admin_client, router, changes, message):
-    answer = admin_client.post(f"{CHANGE_LIST}{router.pk}/change/", form(router, **changes))
+    answer = admin_client.post(f"{CHANGE_LIST}{router.pk}/change/", router_form(router, **changes))
     assert answer.status_code == 200
     assert message in answer.content.decode()
 

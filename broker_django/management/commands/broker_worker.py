@@ -11,6 +11,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from broker_django.celery_app import get_app
 from broker_django.conf import conf
+from broker_django.pools import current_plan
 from broker_django.reloading import supervise
 
 if TYPE_CHECKING:
@@ -24,15 +25,21 @@ class Command(BaseCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--queues", help="Comma-separated queues to serve; all of them by default.")
         parser.add_argument("--exclude", default="", help="Comma-separated queues to leave to other workers.")
-        parser.add_argument("-c", "--concurrency", type=int, default=os.cpu_count() or 1)
+        parser.add_argument(
+            "-c", "--processes", "--concurrency", type=int, default=os.cpu_count() or 1, help="The cores by default."
+        )
         parser.add_argument("-P", "--pool", default="prefork", help="prefork (default), threads, solo, gevent.")
         parser.add_argument("-n", "--hostname", help="broker@%%h; with some of the queues, broker-QUEUE-QUEUE@%%h.")
         parser.add_argument("-l", "--loglevel", default="INFO")
         parser.add_argument("--no-task-events", action="store_true", help="Send no task events: Flower sees nothing.")
+        parser.add_argument("--show", action="store_true", help="Print which process serves what, and end.")
         parser.add_argument("--noreload", action="store_true", help="Do not start again when code changes.")
 
     def handle(self, *_args: Any, **options: Any) -> None:
         arguments = self.worker_arguments(options)
+        if options["show"]:
+            self.stdout.write(self._plan(options))
+            return
         if settings.DEBUG and not options["noreload"]:
             sys.exit(supervise([sys.executable, *_own_command(), *sys.argv[2:], "--noreload"]))
         get_app().worker_main(arguments)
@@ -43,12 +50,25 @@ class Command(BaseCommand):
         return [
             "worker",
             f"--queues={','.join(conf.queues[name].celery_queue for name in names)}",
-            f"--concurrency={options['concurrency']}",
+            f"--concurrency={options['processes']}",
             f"--pool={options['pool']}",
             f"--hostname={options['hostname'] or _hostname(names, options)}",
             f"--loglevel={options['loglevel']}",
             *([] if options["no_task_events"] else ["--task-events"]),
         ]
+
+    def _plan(self, options: dict[str, Any]) -> str:
+        names = self._chosen(options)
+        plan = current_plan(names, options["processes"])
+        total = sum(plan.weights.values())
+        rows = [("queue", "processes of its own", "reserved", "weight among the shared")]
+        for name in names:
+            queue = conf.queues[name].celery_queue
+            share = f"{plan.weights[queue]:g} ({plan.weights[queue] / total:.0%})" if plan.shared else "-"
+            rows.append((name, str(plan.dedicated.get(queue, 0)), str(plan.reserved.get(queue, 0)), share))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        return "\n".join([*lines, f"{plan.processes} processes, {plan.shared} of them shared by all queues"])
 
     def _chosen(self, options: dict[str, Any]) -> list[str]:
         chosen = _names(options["queues"]) if options["queues"] else list(conf.queues)

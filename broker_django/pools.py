@@ -1,0 +1,48 @@
+"""The plan of a worker, as settings and rows are now."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from django.db import router, transaction
+
+from broker_core.pools import Plan, plan_for, pool_factors
+from broker_django import celery_app
+from broker_django.conf import conf
+from broker_django.models import Router
+from broker_django.table import tables
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+logger = logging.getLogger("broker_django.pools")
+
+ROUTING_CHANGED = "broker_routing_changed"
+"""The name of the remote control command; the workers have it."""
+
+
+def current_plan(names: Iterable[str], processes: int) -> Plan:
+    """The plan for a worker of these queues, by the names of their Celery queues. It waits for no database."""
+    policies = {conf.queues[name].celery_queue: conf.queues[name] for name in names}
+    factors = pool_factors(tables.current().routers, conf.queues)
+    served = {conf.queues[name].celery_queue: factor for name, factor in factors.items()}
+    ordered = not celery_app.schemes(celery_app.get_app()).isdisjoint(celery_app.REDIS_SCHEMES)
+    return plan_for(policies, served, processes, ordered=ordered)
+
+
+def tell_workers() -> None:
+    """Have running workers look at the rows once they are committed. Without it they look every half second."""
+    transaction.on_commit(_broadcast, using=router.db_for_write(Router))
+
+
+def _broadcast() -> None:
+    app = celery_app.get_app()
+    if app.conf.task_always_eager:
+        return
+    try:
+        with app.connection_for_write() as connection:
+            connection.ensure_connection(max_retries=0)
+            app.control.broadcast(ROUTING_CHANGED, connection=connection)
+    except Exception as error:  # noqa: BLE001 - the rows are saved, and workers look at them anyway
+        logger.info("Workers were not told that routers have changed, they look for themselves: %r", error)

@@ -1,0 +1,196 @@
+"""Workers whose processes are shared out by the weights of destinations."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from math import sqrt
+from typing import TYPE_CHECKING
+
+import pytest
+from celery import Celery
+
+from broker_django.models import Destination, DispatchRecord, Router
+from tests.acceptance.conftest import ALIAS, broker_worker, log_in
+from tests.acceptance.prepare import STAFF
+from tests.acceptance.test_order import send, wait_for_all
+from tests.forms import router_form
+from tests.processes import finished, wait_until
+from tests.site.models import Execution
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import httpx
+
+    from tests.acceptance.conftest import Gates, Ledger, Site, StartWorker, Worker
+    from tests.servers import MessageBroker
+
+POOLS = "--queues=bulk-eu,bulk-us"
+SOON = 3.0
+"""Seconds in which running workers follow the admin."""
+
+CLIENTS = 6
+
+DISPATCHES = int(os.environ.get("TEST_DISPATCHES", "600"))
+"""How many dispatches have to show the weights: 4,000 show them within 2 per cent."""
+
+
+def about(share: float, number: int) -> object:
+    """This share of so many visitors, within three standard deviations."""
+    return pytest.approx(share, abs=1.3 / sqrt(number))
+
+
+@pytest.fixture
+def router(ledger: Ledger) -> Iterator[Router]:
+    by_visitor = {"sticky_by": "header", "sticky_name": "X-Visitor"}
+    row = Router.objects.using(ALIAS).create(code="regions", source="/note/*", action="queue", **by_visitor)
+    row.destinations.create(url="bulk-eu", weight=3)
+    row.destinations.create(url="bulk-us", weight=1)
+    yield row
+    Router.objects.using(ALIAS).filter(code="regions").delete()
+
+
+def processes(worker: Worker, message_broker: MessageBroker) -> dict[str, int]:
+    """How many processes serve each queue alone, as the worker tells."""
+    with Celery(broker=message_broker.unattended_url, set_as_current=False) as app:
+        inspect = app.control.inspect(destination=[worker.hostname()], timeout=2)
+        told = inspect._request("broker_status") or {}
+    return dict(told.get(worker.hostname(), {}).get("processes", {}).get("dedicated", {}))
+
+
+def weigh_in_the_admin(client: httpx.Client, row: Router, *weights: int) -> None:
+    """Save the form of the router with these weights for its destinations, in their order."""
+    page = f"/admin/broker_django/router/{row.pk}/change/"
+    client.get(page).raise_for_status()
+    changes = {f"destinations-{number}-weight": weight for number, weight in enumerate(weights)}
+    token = {"X-CSRFToken": client.cookies["csrftoken"]}
+    response = client.post(page, data=router_form(row, **changes), headers=token)
+    assert response.status_code == 302, response.text
+
+
+class Traffic:
+    """Requests of many visitors, one after the other on a few connections, for as long as it is open."""
+
+    def __init__(self, site: Site) -> None:
+        self.ids: list[str] = []
+        self._site = site
+        self._visitors = count()
+        self._ended = threading.Event()
+        self._threads = ThreadPoolExecutor(CLIENTS)
+        self._runs = [self._threads.submit(self._run) for _ in range(CLIENTS)]
+
+    def _run(self) -> None:
+        with self._site.client() as client:
+            while not self._ended.is_set():
+                response = client.get("/note/pooled/", headers={"X-Visitor": str(next(self._visitors))})
+                assert response.status_code == 202, response.text
+                self.ids.append(response.json()["id"])
+
+    def wait_for(self, number: int) -> list[str]:
+        """The next so many ids."""
+        start = len(self.ids)
+        wait_until(lambda: len(self.ids) >= start + number or any(run.done() for run in self._runs), 120)
+        assert len(self.ids) >= start + number, "the traffic has ended"
+        return self.ids[start : start + number]
+
+    def end(self) -> None:
+        self._ended.set()
+        for run in self._runs:
+            run.result()
+        self._threads.shutdown()
+
+
+@pytest.fixture
+def traffic(unattended: Site, router: Router) -> Iterator[Traffic]:
+    with unattended.client() as client:
+        wait_until(lambda: client.get("/note/pooled/").status_code == 202, SOON)
+    flowing = Traffic(unattended)
+    yield flowing
+    flowing.end()
+
+
+def share(ids: list[str], queue: str) -> float:
+    """What part of these dispatches went to this queue."""
+    rows = DispatchRecord.objects.using(ALIAS).filter(pk__in=ids)
+    queues = Counter(rows.values_list("queue", flat=True))
+    assert sum(queues.values()) == len(ids)
+    return queues[queue] / len(ids)
+
+
+@pytest.mark.timeout(400)
+def test_pools_get_their_shares_and_follow_the_admin_while_work_flows(
+    message_broker: MessageBroker, router: Router, traffic: Traffic, unattended: Site, start_worker: StartWorker
+) -> None:
+    worker = start_worker(broker_worker, POOLS, "--processes=4")
+    wait_until(lambda: processes(worker, message_broker) == {"bulk-eu": 3, "bulk-us": 1})
+    assert share(traffic.wait_for(DISPATCHES), "bulk-eu") == about(0.75, DISPATCHES)
+    with unattended.client() as client:
+        weigh_in_the_admin(log_in(client, STAFF), router, 1, 3)
+    wait_until(lambda: processes(worker, message_broker) == {"bulk-eu": 1, "bulk-us": 3}, SOON)
+    assert "Routers have changed" in worker.container.logs()
+    assert share(traffic.wait_for(DISPATCHES // 4), "bulk-eu") == about(0.25, DISPATCHES // 4)
+    traffic.end()
+    sent = DispatchRecord.objects.using(ALIAS).filter(pk__in=traffic.ids)
+    wait_until(lambda: sent.exclude(state="succeeded").count() == 0, 120)
+    assert sent.count() == len(traffic.ids)
+    executions = Execution.objects.using(ALIAS).values_list("dispatch", flat=True)
+    assert Counter(executions) & Counter(traffic.ids * 2) == Counter(traffic.ids)
+
+
+def hold(site: Site, queue: str, gate: str, number: int) -> list[str]:
+    """Ids of so many dispatches that run until the gate is open."""
+    with site.client() as client:
+        return [client.get(f"/gate/{gate}/", headers={"X-Queue": queue}).json()["id"] for _ in range(number)]
+
+
+def running(ledger: Ledger, ids: list[str]) -> int:
+    return [row.state for row in ledger.dispatches(ids)].count("running")
+
+
+def test_a_pool_has_its_own_processes_and_a_change_stops_no_task(
+    message_broker: MessageBroker,
+    router: Router,
+    unattended: Site,
+    ledger: Ledger,
+    gates: Gates,
+    start_worker: StartWorker,
+) -> None:
+    gate = gates.new()
+    held = hold(unattended, "bulk-eu", gate, 6)
+    worker = start_worker(broker_worker, POOLS, "--processes=4")
+    wait_until(lambda: running(ledger, held) == 3)
+    with unattended.client() as client:
+        wait_for_all(ledger, send(client, "bulk-us", 10))
+        assert running(ledger, held) == 3
+        Destination.objects.using(ALIAS).filter(url="bulk-us").update(weight=9)
+        wait_until(lambda: processes(worker, message_broker) == {"bulk-eu": 1, "bulk-us": 3}, SOON)
+        wait_for_all(ledger, send(client, "bulk-us", 10))
+    assert running(ledger, held) == 3
+    gates.open(gate)
+    wait_for_all(ledger, held)
+    assert {row.attempts for row in ledger.dispatches(held)} == {1}
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_reserved_process_is_kept_from_slower_queues(
+    message_broker: MessageBroker, unattended: Site, ledger: Ledger, gates: Gates, start_worker: StartWorker, pool: str
+) -> None:
+    gate = gates.new()
+    held = hold(unattended, "bulk", gate, 5)
+    start_worker(broker_worker, "--queues=payment,bulk", "--processes=3", f"--pool={pool}", PAYMENT_RESERVE="1")
+    left = 2 if message_broker.is_redis else 1  # RabbitMQ gives each queue processes by weight
+    wait_until(lambda: running(ledger, held) == left)
+    with unattended.client() as client:
+        wait_for_all(ledger, send(client, "payment", 20))
+    assert running(ledger, held) == left
+    gates.open(gate)
+    wait_for_all(ledger, held)
+
+
+def test_a_worker_shows_its_plan(message_broker: MessageBroker, environment: dict[str, str], router: Router) -> None:
+    shown = finished([*broker_worker("unused", POOLS, "--processes=8", "--show")], {**os.environ, **environment})
+    assert [line.split()[:2] for line in shown.stdout.splitlines()[1:3]] == [["bulk-eu", "6"], ["bulk-us", "2"]]
