@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import re
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import cel
 
 from broker_core.errors import InvalidConditionError
-from broker_core.guards import guards_of
+from broker_core.guards import guards_of, ruled_out
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
+
+logger = logging.getLogger("broker_core.conditions")
+
+Values = Callable[[frozenset[str]], Mapping[str, Any]]
+"""Gives the values of these names for one request, such as `{"request.path": "/"}`."""
+
+FALSE = "its condition is false"
 
 MAX_LENGTH = 2_000
 
@@ -131,8 +140,38 @@ def context(values: Mapping[str, Any], *, nested: bool = True) -> cel.Context:
     return cel.Context(variables)
 
 
-def names_of(conditions: Iterable[Condition]) -> frozenset[str]:
-    return frozenset[str]().union(*(condition.names for condition in conditions))
+class Conditions:
+    """Conditions that are asked together. `names` are all the values that they read, `compared` what guards compare."""
+
+    def __init__(self, conditions: Iterable[Condition]) -> None:
+        asked = list(conditions)
+        self.names = frozenset[str]().union(*(condition.names for condition in asked))
+        self.compared = frozenset(guard.name for condition in asked for guard in condition.guards)
+        self.nested = any(condition.nested for condition in asked)
+
+
+class Answers:
+    """What conditions say to one request, whose values are got once for all of them, and only if one reads them."""
+
+    __slots__ = ("_conditions", "_context", "_values", "compared")
+
+    def __init__(self, conditions: Conditions, values: Values) -> None:
+        self._conditions = conditions
+        self._values = values
+        self._context: cel.Context | None = None
+        self.compared = values(conditions.compared) if conditions.compared else {}
+
+    def why_not(self, condition: Condition) -> str:
+        """Why the condition does not hold; empty where it does. One that has no answer does not."""
+        if condition.guards and ruled_out(condition.guards, self.compared):
+            return FALSE
+        try:
+            if self._context is None:
+                self._context = context(self._values(self._conditions.names), nested=self._conditions.nested)
+            return "" if condition.holds(self._context) else FALSE
+        except (ValueError, TypeError, LookupError, RuntimeError, ArithmeticError) as error:
+            logger.debug("The condition %s has no answer to this request: %s", condition.text, error)
+            return f"its condition has no answer: {error}"
 
 
 def _compile(text: str) -> cel.Program:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args, get_origin, get_type_hints
 
-from broker_core.conditions import Condition, context, names_of
+from broker_core.conditions import Answers, Condition, Conditions, Values
 from broker_core.errors import ConfigurationError
-from broker_core.guards import Sieve, ruled_out
+from broker_core.guards import Sieve
 
 if TYPE_CHECKING:
     from broker_core.preferences import Preferences
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("broker_core.policies")
 
 DAY = 86_400.0
-
-FALSE = "its condition is false"
 
 
 class Mode(StrEnum):
@@ -174,11 +172,9 @@ class Classifier:
     def __init__(self, rules: Sequence[Rule], queues: Mapping[str, QueuePolicy]) -> None:
         self.rules = tuple(rules)
         self.queues = queues
-        self.names = names_of(rule.when for rule in rules)
-        self._compared = frozenset(guard.name for rule in rules for guard in rule.when.guards)
+        self._conditions = Conditions(rule.when for rule in rules)
         self._sieve = Sieve(rule.when.guards for rule in rules)
-        self._nested = any(rule.when.nested for rule in rules)
-        self.reads_user = any(name.startswith("user.") for name in self.names)
+        self.reads_user = any(name.startswith("user.") for name in self._conditions.names)
 
     def annotated(self, annotation: Annotation, preferences: Preferences) -> Decision | None:
         """The decision for a view with a decorator; None where it was marked to run as if the broker were not there."""
@@ -192,40 +188,22 @@ class Classifier:
             route.destination.url, Mode.QUEUE, None, preferences, f"router {route.router.code}", route.router.queue
         )
 
-    def classify(
-        self, values: Callable[[frozenset[str]], Mapping[str, Any]], preferences: Preferences
-    ) -> Decision | None:
+    def classify(self, values: Values, preferences: Preferences) -> Decision | None:
         """The decision of the first rule that holds; None where none does."""
-        compared = values(self._compared) if self._compared else {}
-        if self._sieve.holds_back(compared):
+        answers = Answers(self._conditions, values)
+        if self._sieve.holds_back(answers.compared):
             return None
-        for number, why_not in self.verdicts(values, compared):
+        for number, (rule, why_not) in enumerate(self._verdicts(answers)):
             if not why_not:
-                rule = self.rules[number]
                 return self._decide(rule.queue, rule.mode, None, preferences, f"rule {number}")
         return None
 
-    def verdicts(
-        self, values: Callable[[frozenset[str]], Mapping[str, Any]], compared: Mapping[str, Any] | None = None
-    ) -> Iterator[tuple[int, str]]:
-        """The number of each rule, with the reason why it does not hold; an empty one where it does.
+    def verdicts(self, values: Values) -> Iterator[tuple[Rule, str]]:
+        """Each rule with the reason why it does not hold; an empty one where it does."""
+        return self._verdicts(Answers(self._conditions, values))
 
-        `compared` are the values that guards compare, where they are at hand.
-        """
-        if compared is None:
-            compared = values(self._compared)
-        variables = None
-        for number, rule in enumerate(self.rules):
-            if ruled_out(rule.when.guards, compared):
-                yield number, FALSE
-                continue
-            try:
-                if variables is None:
-                    variables = context(values(self.names), nested=self._nested)
-                yield number, "" if rule.when.holds(variables) else FALSE
-            except (ValueError, TypeError, LookupError, RuntimeError, ArithmeticError) as error:
-                logger.debug("Rule %d (%s) has no answer to this request: %s", number, rule.when.text, error)
-                yield number, f"its condition has no answer: {error}"
+    def _verdicts(self, answers: Answers) -> Iterator[tuple[Rule, str]]:
+        return ((rule, answers.why_not(rule.when)) for rule in self.rules)
 
     def _decide(
         self, queue: str, mode: Mode, wait: float | None, preferences: Preferences, reason: str, priority: str = ""

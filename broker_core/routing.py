@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import re
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -12,16 +10,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, quote_plus, unquote, unquote_plus, urlsplit, urlunsplit
 
 from broker_core.balancing import choose, shares
-from broker_core.conditions import Condition, context, names_of
+from broker_core.conditions import Answers, Condition, Conditions, Values
 from broker_core.errors import ConfigurationError
-from broker_core.guards import ruled_out
-from broker_core.policies import FALSE
 from broker_core.sources import Captures, Kind, Source, SourceIndex
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Iterator, Sequence
-
-logger = logging.getLogger("broker_core.routing")
+    from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 
 ALWAYS = frozenset({"", "*", '"*"', "'*'"})
 """The conditions that hold for every request; the quoted ones are django-route's."""
@@ -145,9 +139,6 @@ class Route:
         return destination_url(self.match, self.destination, query)
 
 
-Values = Callable[[frozenset[str]], Mapping[str, Any]]
-"""The values of these names, as conditions read them; see `broker_core.conditions`."""
-
 _SPECIFIC = {kind: number for number, kind in enumerate(Kind)}
 
 
@@ -174,12 +165,15 @@ class RoutingTable:
             found.sort(key=lambda entry: entry[0][0])
         return [Match(router, captures) for (_, router), captures in found]
 
-    def find(self, path: str, method: str, values: Values) -> Match | None:
+    def find(
+        self, path: str, method: str, values: Values, switched_off: Container[Action] = frozenset()
+    ) -> Match | None:
         """The first router that takes this request. `values` is asked only for what conditions read."""
         candidates = self.candidates(path)
         if not candidates:
             return None
-        return next((match for match, why_not in verdicts(candidates, method, values) if not why_not), None)
+        told = verdicts(candidates, method, values, switched_off)
+        return next((match for match, why_not in told if not why_not), None)
 
 
 def _order(router: Router) -> tuple[Any, ...]:
@@ -190,45 +184,22 @@ def _names(router: Router) -> frozenset[str]:
     return router.condition.names if router.condition else frozenset()
 
 
-def verdicts(candidates: Sequence[Match], method: str, values: Values) -> Iterator[tuple[Match, str]]:
+def verdicts(
+    candidates: Sequence[Match], method: str, values: Values, switched_off: Container[Action] = frozenset()
+) -> Iterator[tuple[Match, str]]:
     """Each candidate with the reason why it does not take the request; an empty one where it does."""
-    seen = _Seen(candidates, values)
+    conditions = Conditions(match.router.condition for match in candidates if match.router.condition)
+    answers = Answers(conditions, values)
     for match in candidates:
         router = match.router
-        if not router.allows(method):
+        if router.action in switched_off:
+            yield match, f"{router.action} is switched off"
+        elif not router.allows(method):
             yield match, f"{method} is not among its methods"
         elif not router.weights:
             yield match, "it has no active destination with a weight"
-        elif router.condition is None:
-            yield match, ""
         else:
-            yield match, seen.why_not(router, router.condition)
-
-
-class _Seen:
-    """The values of one request, got at most once for all candidates."""
-
-    def __init__(self, candidates: Sequence[Match], values: Values) -> None:
-        self._conditions = [match.router.condition for match in candidates if match.router.condition]
-        self._values = values
-
-    @cached_property
-    def _compared(self) -> Mapping[str, Any]:
-        return self._values(frozenset(guard.name for condition in self._conditions for guard in condition.guards))
-
-    @cached_property
-    def _context(self) -> Any:
-        nested = any(condition.nested for condition in self._conditions)
-        return context(self._values(names_of(self._conditions)), nested=nested)
-
-    def why_not(self, router: Router, condition: Condition) -> str:
-        if condition.guards and ruled_out(condition.guards, self._compared):
-            return FALSE
-        try:
-            return "" if condition.holds(self._context) else FALSE
-        except (ValueError, TypeError, LookupError, RuntimeError, ArithmeticError) as error:
-            logger.debug("The condition of router %s has no answer to this request: %s", router.code, error)
-            return f"its condition has no answer: {error}"
+            yield match, answers.why_not(router.condition) if router.condition else ""
 
 
 def condition_of(text: str) -> Condition | None:

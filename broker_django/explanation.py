@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from django.contrib.auth.models import AnonymousUser
 from django.test import RequestFactory
 from django.urls import Resolver404, resolve
 
-from broker_core.routing import Action, Match, Route, Router, verdicts
+from broker_core.errors import LoopDetectedError
+from broker_core.routing import Action, Router, verdicts
+from broker_django import routing
 from broker_django.classification import values
 from broker_django.conf import conf
 from broker_django.context import RequestContext
 from broker_django.decorators import annotation_of
-from broker_django.routing import route_of, target_of
 from broker_django.table import tables
 
 if TYPE_CHECKING:
@@ -54,27 +56,42 @@ def explain(method: str, path: str, headers: Mapping[str, str], user: Any = None
     """What would happen to this request; `path` may have a query. Nothing is run, queued or written."""
     request = _request(method, path, headers, user)
     told = Explanation()
-    match = _routers(request, told)
-    route = route_of(request, match) if match else None
-    if route is not None and route.router.action is not Action.QUEUE:
-        target = target_of(request, route)
-        told.outcome = f"Router {route.router.code} answers: {_answer(route)} {target}"
+    _routers(request, told)
+    told.outcome = _routed(request)
+    if told.outcome:
         return told
-    request.broker.routed, request.broker.route = True, route  # type: ignore[attr-defined]
     try:
         found = resolve(request.path_info)
     except Resolver404:
         told.outcome = "No view has this URL: 404."
         return told
     told.view = f"{getattr(found.func, '__module__', '')}.{getattr(found.func, '__qualname__', found.func)}"
+    if routing.is_ours(request):
+        told.outcome = "The broker answers: its own URLs are neither routed nor queued."
+        return told
     annotation = annotation_of(found.func, request.method or "")
     if annotation is not None:
         told.decorator = f"{annotation.mode} {annotation.queue or ''}".strip()
-    elif route is None:
+    elif routing.route(request) is None:
         _rules(request, told)
     told.decision = conf.dispatcher.classify(request, found.func)
     told.outcome = _outcome(told.decision)
     return told
+
+
+def _routed(request: HttpRequest) -> str:
+    """What the router answers that takes the request; empty where its view is asked."""
+    route = routing.route(request)
+    if route is None or route.router.action is Action.QUEUE:
+        return ""
+    code = route.router.code
+    if route.router.action is Action.PROXY:
+        return f"Router {code} answers: a proxy to {routing.target_of(request, route)}"
+    try:
+        response = routing.redirect(request, route)
+    except LoopDetectedError as error:
+        return f"Router {code} answers: {error.status}, {error}"
+    return f"Router {code} answers: {response.status_code} to {response['Location']}" if response is not None else ""
 
 
 def _request(method: str, path: str, headers: Mapping[str, str], user: Any) -> HttpRequest:
@@ -84,20 +101,18 @@ def _request(method: str, path: str, headers: Mapping[str, str], user: Any) -> H
     return request
 
 
-def _routers(request: HttpRequest, told: Explanation) -> Match | None:
-    taken = None
+def _routers(request: HttpRequest, told: Explanation) -> None:
+    """The rows that are asked, whatever a DISPATCHER of the project makes of them."""
+    taken = ""
     candidates = tables.current().candidates(request.path_info)
-    for match, why_not in verdicts(candidates, request.method or "", lambda names: values(request, names)):
+    read = partial(values, request)
+    for match, why_not in verdicts(candidates, request.method or "", read, routing.switched_off()):
         router = match.router
-        if taken is not None:
-            why_not = f"router {taken.router.code} comes first"  # noqa: PLW2901 - the better reason
-        elif router.action is Action.PROXY and not conf.ENABLE_PROXY_ROUTING:
-            why_not = "proxies are switched off: see ENABLE_PROXY_ROUTING"  # noqa: PLW2901
-        told.routers.append(Asked(router.code, f"{router.source.text} -> {router.action}, rank {router.rank}", why_not))
-        if not why_not:
-            taken = match
+        reason = f"router {taken} comes first" if taken else why_not
+        told.routers.append(Asked(router.code, f"{router.source.text} -> {router.action}, rank {router.rank}", reason))
+        if not reason:
+            taken = router.code
             told.shares = _shares(router)
-    return taken
 
 
 def _shares(router: Router) -> dict[str, int]:
@@ -107,15 +122,10 @@ def _shares(router: Router) -> dict[str, int]:
 
 def _rules(request: HttpRequest, told: Explanation) -> None:
     classifier = conf.classifier
-    for number, why_not in classifier.verdicts(lambda names: values(request, names)):
-        rule = classifier.rules[number]
+    for number, (rule, why_not) in enumerate(classifier.verdicts(partial(values, request))):
         told.rules.append(Asked(f"rule {number}", f"{rule.when.text} -> {rule.mode} {rule.queue}", why_not))
         if not why_not:
             return
-
-
-def _answer(route: Route) -> str:
-    return "a proxy to" if route.router.action is Action.PROXY else f"{route.router.action} to"
 
 
 def _outcome(decision: Decision | None) -> str:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import logging
-from functools import lru_cache
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from asgiref.sync import sync_to_async
 from django.core.handlers.asgi import ASGIRequest
-from django.core.handlers.base import BaseHandler
 from django.core.handlers.wsgi import WSGIRequest
-from django.core.signals import setting_changed
-from django.urls import get_urlconf, set_urlconf
 
 from broker_core.errors import LoopDetectedError
 from broker_django import sessions
+from broker_django.handler import handler, thread_state
 from broker_django.http.requests import to_wsgi_text, with_cookies
 from broker_django.routing import PROXIED_KEY
 
@@ -29,39 +26,19 @@ if TYPE_CHECKING:
 logger = logging.getLogger("broker_django.proxy")
 
 
-class ProxyHandler(BaseHandler):
-    """Django's own handler, with the project's whole middleware."""
-
-
-@lru_cache(maxsize=2)
-def _handler(is_async: bool) -> ProxyHandler:  # noqa: FBT001
-    built = ProxyHandler()
-    built.load_middleware(is_async=is_async)
-    return built
-
-
-setting_changed.connect(lambda **_: _handler.cache_clear(), weak=False, dispatch_uid="request_broker.proxy")
-
-
 def proxy(request: HttpRequest, route: Route) -> HttpResponseBase:
     """The response of the destination. Raises LoopDetectedError where the request has met this router before."""
     proxied, cookies = _proxied(request, route)
-    urlconf = get_urlconf()
-    try:
-        response = _handler(is_async=False).get_response(proxied)
-    finally:
-        set_urlconf(urlconf)
+    with thread_state():
+        response = handler(is_async=False).get_response(proxied)
     return _adopted(request, response, cookies)
 
 
 async def aproxy(request: HttpRequest, route: Route) -> HttpResponseBase:
     """`proxy` for coroutines."""
     proxied, cookies = await sync_to_async(_proxied)(request, route)
-    urlconf = get_urlconf()
-    try:
-        response = await _handler(is_async=True).get_response_async(proxied)
-    finally:
-        set_urlconf(urlconf)
+    with thread_state():
+        response = await handler(is_async=True).get_response_async(proxied)
     return await sync_to_async(_adopted)(request, response, cookies)
 
 

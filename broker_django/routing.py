@@ -32,6 +32,8 @@ VISITOR_COOKIE = "request_broker_visitor"
 VISITOR_COOKIE_AGE = 365 * 86_400
 """Seconds."""
 
+_NONE, _PROXY = frozenset[Action](), frozenset({Action.PROXY})
+
 MAX_HOPS = 16
 """How far a redirect is followed ahead, to see whether it leads back."""
 
@@ -54,7 +56,7 @@ def route(request: HttpRequest) -> Route | None:
 def find(request: HttpRequest) -> Route | None:
     """Where the routers' rows send this request."""
     match = _match(request)
-    return None if match is None or _is_ours(request) else route_of(request, match)
+    return None if match is None or is_ours(request) else _route_of(request, match)
 
 
 def may_block(request: HttpRequest) -> bool:
@@ -69,10 +71,15 @@ def _match(request: HttpRequest) -> Match | None:
     table = tables.current()
     if not table:
         return None
-    return table.find(request.path_info, request.method or "", lambda names: values(request, names))
+    return table.find(request.path_info, request.method or "", lambda names: values(request, names), switched_off())
 
 
-def _is_ours(request: HttpRequest) -> bool:
+def switched_off() -> frozenset[Action]:
+    """The actions whose routers are passed over."""
+    return _NONE if conf.ENABLE_PROXY_ROUTING else _PROXY
+
+
+def is_ours(request: HttpRequest) -> bool:
     """Whether it asks for a dispatch: no prefix may stand before the status URLs."""
     try:
         found = resolve(request.path_info, getattr(request, "urlconf", None))
@@ -81,11 +88,9 @@ def _is_ours(request: HttpRequest) -> bool:
     return OWN_NAMESPACE in found.app_names
 
 
-def route_of(request: HttpRequest, match: Match) -> Route | None:
-    """The destination for this visitor; None where proxies are switched off."""
+def _route_of(request: HttpRequest, match: Match) -> Route:
+    """The destination for this visitor."""
     router = match.router
-    if router.action is Action.PROXY and not conf.ENABLE_PROXY_ROUTING:
-        return None
     visitor = _visitor(request, router) if len(router.weights) > 1 else ""
     return Route(match, router.pick(visitor or secrets.token_hex(8)))
 

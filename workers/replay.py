@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from asgiref.sync import async_to_sync
 from django.core import signals
-from django.core.handlers.base import BaseHandler
-from django.core.signals import setting_changed
 from django.db import close_old_connections
-from django.urls import get_script_prefix, get_urlconf, set_script_prefix, set_urlconf
-from django.utils import translation
+from django.urls import set_script_prefix
 
 from broker_core.errors import ResponseBrokenError, ResponseTooLargeError
 from broker_django.conf import conf
 from broker_django.context import WITNESS
+from broker_django.handler import Handler, handler, thread_state
 from broker_django.http import problem, to_request, to_response_message
 
 if TYPE_CHECKING:
@@ -33,37 +30,19 @@ if TYPE_CHECKING:
 logger = logging.getLogger("workers.replay")
 
 
-class ReplayHandler(BaseHandler):
-    """Django's own handler, with the project's whole middleware."""
-
-
-@lru_cache(maxsize=2)
-def handler(protocol: Protocol) -> ReplayHandler:
-    """Built once a process, and again when settings change under test.
-
-    Middleware may act otherwise under ASGI: RemoteUserMiddleware reads another variable there.
-    """
-    built = ReplayHandler()
-    built.load_middleware(is_async=protocol == "asgi")
-    return built
-
-
 def _respond(request: HttpRequest, protocol: Protocol) -> HttpResponseBase:
     if protocol == "asgi":
-        return async_to_sync(handler(protocol).get_response_async)(request)
-    return handler(protocol).get_response(request)
-
-
-setting_changed.connect(lambda **_: handler.cache_clear(), weak=False, dispatch_uid="request_broker.replay")
+        return async_to_sync(handler(is_async=True).get_response_async)(request)
+    return handler(is_async=False).get_response(request)
 
 
 def run(message: RequestMessage, replay: Replay) -> tuple[ResponseMessage, str]:
     """The view's response, and why the dispatch failed; empty where it succeeded."""
-    with _thread_state(), _connections_kept():
+    with thread_state(), _connections_kept():
         request = to_request(message, replay)
         set_script_prefix(request.META.get("SCRIPT_NAME") or "/")
         if WITNESS.get() is None:
-            signals.request_started.send(sender=ReplayHandler, environ=request.META)
+            signals.request_started.send(sender=Handler, environ=request.META)
         response = _respond(request, message.protocol)
         try:
             return to_response_message(response, conf.MAX_RESPONSE_SIZE), _failure(response, replay)
@@ -112,15 +91,3 @@ def _connections_kept() -> Iterator[None]:
     finally:
         for signal in disconnected:
             signal.connect(close_old_connections)
-
-
-@contextlib.contextmanager
-def _thread_state() -> Iterator[None]:
-    """Give the thread back as it was: in eager mode it is the thread of the request that is being answered."""
-    prefix, urlconf = get_script_prefix(), get_urlconf()
-    try:
-        with translation.override(translation.get_language()):
-            yield
-    finally:
-        set_script_prefix(prefix)
-        set_urlconf(urlconf)

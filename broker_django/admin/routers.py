@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from django import forms
 from django.contrib import admin, messages
-from django.contrib.auth import get_user_model
 from django.core.exceptions import PermissionDenied
 from django.template.response import TemplateResponse
 from django.urls import path
@@ -15,7 +13,9 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from broker_core.balancing import shares
+from broker_core.routing import ALWAYS
 from broker_django.explanation import explain
+from broker_django.forms import TrialForm
 from broker_django.models import Destination, Router
 from broker_django.pools import tell_workers
 from broker_django.routers import broken
@@ -40,39 +40,6 @@ class DestinationInline(TabularInline):
     def share(self, destination: Destination) -> str:
         found = {} if destination._state.adding else _shares(destination.router)
         return f"{found[destination.pk]:.1%}" if destination.pk in found else ""
-
-
-class TrialForm(forms.Form):
-    method = forms.CharField(initial="GET", max_length=20)
-    path = forms.CharField(initial="/", max_length=2_000)
-    headers = forms.CharField(
-        required=False, help_text=_("Each line as Name: value"), widget=forms.Textarea(attrs={"rows": 3, "cols": 60})
-    )
-    user = forms.CharField(required=False, help_text=_("The name that the user logs in with; nothing: anonymous."))
-
-    def clean_path(self) -> str:
-        text = str(self.cleaned_data["path"])
-        if not text.startswith("/"):
-            raise forms.ValidationError(_("A path begins with a slash."))
-        return text
-
-    def clean_headers(self) -> dict[str, str]:
-        fields = {}
-        for line in filter(None, map(str.strip, self.cleaned_data["headers"].splitlines())):
-            name, separator, value = line.partition(":")
-            if not separator:
-                raise forms.ValidationError(_("Each line is written as Name: value"))
-            fields[name.strip()] = value.strip()
-        return fields
-
-    def clean_user(self) -> Any:
-        name, model = self.cleaned_data["user"], get_user_model()
-        if not name:
-            return None
-        try:
-            return model._default_manager.get_by_natural_key(name)
-        except model.DoesNotExist as error:
-            raise forms.ValidationError(_("There is no such user.")) from error
 
 
 @admin.register(Router)
@@ -119,7 +86,7 @@ class RouterAdmin(ModelAdmin):
     @admin.display(description=_("condition"), ordering="condition")
     def shown_condition(self, router: Router) -> str:
         text = router.condition.strip()
-        return "" if text in {"*", '"*"'} else text[:80]
+        return "" if text in ALWAYS else text[:80]
 
     @admin.display(description=_("works"))
     def works(self, router: Router) -> str:

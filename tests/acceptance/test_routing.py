@@ -63,3 +63,18 @@ def test_a_removed_router_is_forgotten(site: Site, router: Router) -> None:
         wait_until(lambda: client.get("/moving/").status_code == 302)
         Router.objects.using(ALIAS).all().delete()
         wait_until(lambda: client.get("/moving/").status_code == 404, SOON)
+
+
+def test_a_table_that_could_not_be_loaded_is_loaded_as_soon_as_it_can_be(asgi_site: Site, router: Router) -> None:
+    rename = by_sql("ALTER TABLE broker_django_destination RENAME TO moved_away")
+    rename_back = by_sql("ALTER TABLE moved_away RENAME TO broker_django_destination")
+    with asgi_site.client() as client:
+        wait_until(lambda: client.get("/moving/").status_code == 302)
+        rename(router)
+        try:
+            by_sql("UPDATE moved_away SET url = '/second/'")(router)
+            wait_until(lambda: "stays as it is until it can be read" in asgi_site.process.logs())
+            assert client.get("/moving/").headers["Location"] == "/first/"
+        finally:
+            rename_back(router)
+        wait_until(lambda: client.get("/moving/").headers["Location"] == "/second/", SOON)

@@ -7,6 +7,10 @@ import io
 import pytest
 from django.core.management import CommandError, call_command
 
+from broker_core import routing
+from broker_core.routing import Destination, Match, Route
+from broker_core.sources import Source
+from broker_django.dispatcher import Dispatcher
 from broker_django.models import Router
 from tests.forms import router_form
 
@@ -107,6 +111,37 @@ def test_broker_explain_tells_the_same(router, settings):
     assert "as if the broker were not there" in told
     assert "Queued on payment (decorator)" in explained("POST", "/pay/")
     assert "404" in explained("GET", "/nowhere/")
+
+
+def test_broker_explain_knows_what_is_not_followed(settings):
+    settings.REQUEST_BROKER = {"ENABLE_PROXY_ROUTING": False}
+    for code, source, action, url in (
+        ("here", "/echo/", "302", "/echo/"),
+        ("there", "/there/", "302", "/back/"),
+        ("back", "/back/", "302", "/there/"),
+        ("off", "/switched/", "proxy", "/echo/"),
+        ("next", "/switched/*", "302", "/pay/"),
+        ("all", "/broker/*", "302", "/echo/"),
+    ):
+        Router.objects.create(code=code, source=source, action=action).destinations.create(url=url)
+    assert "as if the broker were not there" in explained("GET", "/echo/")
+    assert "508, the routers there, back lead" in explained("GET", "/there/")
+    told = explained("GET", "/switched/")
+    assert "proxy is switched off" in told
+    assert "Router next answers: 302 to /pay/" in told
+    assert "neither routed nor queued" in explained("GET", "/broker/health/")
+
+
+class Elsewhere(Dispatcher):
+    def route(self, request):
+        destination = Destination("code", "/elsewhere/")
+        router = routing.Router("in-code", Source.parse("/old/"), routing.Action.FOUND, (destination,))
+        return Route(Match(router), destination)
+
+
+def test_broker_explain_asks_the_dispatcher_of_the_project(settings):
+    settings.REQUEST_BROKER = {"DISPATCHER": f"{__name__}.Elsewhere"}
+    assert "Router in-code answers: 302 to /elsewhere/" in explained("GET", "/old/")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from asgiref.sync import async_to_sync
 from django.core.exceptions import ValidationError
 from django.core.files.uploadedfile import SimpleUploadedFile
-from django.db import OperationalError, connection, transaction
+from django.db import connection, transaction
 from django.http import HttpResponse
 from django.test import Client, override_settings
 
@@ -17,6 +17,7 @@ from broker_core.sources import Source
 from broker_django.decorators import enable_routing
 from broker_django.dispatcher import Dispatcher
 from broker_django.models import DispatchRecord, Router
+from broker_django.routing import VISITOR_COOKIE
 from broker_django.table import tables, version
 
 SETTINGS = {"ENABLE_PROXY_ROUTING": True, "ALLOWED_REDIRECT_HOSTS": ["friend.example"]}
@@ -304,23 +305,6 @@ def test_every_change_raises_the_number(client):
     assert numbers == sorted(set(numbers))
 
 
-def test_a_table_that_could_not_be_loaded_is_loaded_at_the_next_look(client, caplog):
-    route()
-    with connection.execute_wrapper(refuse("broker_django_destination")):
-        assert client.get("/old/").status_code == 404
-    assert "cannot be read" in caplog.text
-    assert client.get("/old/").status_code == 302
-
-
-def refuse(table):
-    def wrapper(execute, sql, *arguments):
-        if table in sql:
-            raise OperationalError("out of order")
-        return execute(sql, *arguments)
-
-    return wrapper
-
-
 @pytest.mark.parametrize(
     "fields",
     [
@@ -432,3 +416,17 @@ def test_routing_for_one_coroutine_without_the_middleware(rf):
     assert async_to_sync(view)(rf.get("/old/")).content == b"the view"
     route()
     assert async_to_sync(view)(rf.get("/old/"))["Location"] == "/echo/"
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_visitor_is_known_again_without_the_middleware(rf, is_async):
+    async def respond(request):
+        return HttpResponse("the view")
+
+    view = async_to_sync(enable_routing(respond)) if is_async else enable_routing(lambda request: HttpResponse("view"))
+    route("/old/", "/echo/", "/pay/", sticky_by="cookie")
+    first = view(rf.get("/old/"))
+    rf.cookies[VISITOR_COOKIE] = first.cookies[VISITOR_COOKIE].value
+    again = [view(rf.get("/old/")) for _ in range(10)]
+    assert {response["Location"] for response in again} == {first["Location"]}
+    assert not any(response.cookies for response in again)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker_core.conditions import FUNCTIONS, MAX_LENGTH, VARIABLES, Condition, context, names_of
+from broker_core.conditions import FUNCTIONS, MAX_LENGTH, VARIABLES, Condition, Conditions, context
 from broker_core.errors import InvalidConditionError
 
 WORDS = """request user now . path headers groups == && ! ? : ( ) [ ] { } , " ' r" b' // 1 1u x all( map( has( in \\"""
@@ -188,5 +188,6 @@ def test_every_function_that_is_known_is_there(text):
 
 
 def test_the_names_of_several_conditions_are_joined():
-    assert names_of([Condition("user.is_staff"), Condition("request.path == ''")]) == {"user.is_staff", "request.path"}
-    assert names_of([]) == frozenset()
+    joined = Conditions([Condition("user.is_staff"), Condition("request.path == ''")])
+    assert joined.names == {"user.is_staff", "request.path"}
+    assert Conditions([]).names == frozenset()

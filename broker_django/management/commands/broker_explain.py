@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from django.contrib.auth import get_user_model
 from django.core.management.base import BaseCommand, CommandError
 
 from broker_django.explanation import Asked, explain
+from broker_django.forms import TrialForm
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
@@ -23,10 +23,11 @@ class Command(BaseCommand):
         parser.add_argument("--user", help="the name that the user logs in with")
 
     def handle(self, *_args: Any, **options: Any) -> None:
-        path = options["path"]
-        if not path.startswith("/"):
-            raise CommandError("A path begins with a slash.")
-        told = explain(options["method"], path, dict(map(_header, options["header"])), _user(options["user"]))
+        form = TrialForm({**options, "headers": "\n".join(options["header"])})
+        if not form.is_valid():
+            raise CommandError(" ".join(str(error) for errors in form.errors.values() for error in errors))
+        given = form.cleaned_data
+        told = explain(given["method"], given["path"], given["headers"], given["user"])
         for asked in (*told.routers, *told.rules):
             self.stdout.write(_line(asked))
         if told.shares:
@@ -34,23 +35,6 @@ class Command(BaseCommand):
         if told.view:
             self.stdout.write(f"view {told.view}" + (f", decorated: {told.decorator}" if told.decorator else ""))
         self.stdout.write(self.style.SUCCESS(told.outcome))
-
-
-def _header(text: str) -> tuple[str, str]:
-    name, separator, value = text.partition(":")
-    if not separator:
-        raise CommandError(f"A header field is written 'Name: value', not {text!r}.")
-    return name.strip(), value.strip()
-
-
-def _user(name: str | None) -> Any:
-    if name is None:
-        return None
-    model = get_user_model()
-    try:
-        return model._default_manager.get_by_natural_key(name)
-    except model.DoesNotExist as error:
-        raise CommandError(f"There is no user {name!r}.") from error
 
 
 def _line(asked: Asked) -> str:

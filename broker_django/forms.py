@@ -1,0 +1,44 @@
+"""A request to be tried."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.contrib.auth import get_user_model
+from django.utils.translation import gettext_lazy as _
+
+
+class TrialForm(forms.Form):
+    """A request, as it is typed into the admin or on the command line."""
+
+    method = forms.CharField(initial="GET", max_length=20)
+    path = forms.CharField(initial="/", max_length=2_000)
+    headers = forms.CharField(
+        required=False, help_text=_("Each line as Name: value"), widget=forms.Textarea(attrs={"rows": 3, "cols": 60})
+    )
+    user = forms.CharField(required=False, help_text=_("The name that the user logs in with; nothing: anonymous."))
+
+    def clean_path(self) -> str:
+        text = str(self.cleaned_data["path"])
+        if not text.startswith("/"):
+            raise forms.ValidationError(_("A path begins with a slash."))
+        return text
+
+    def clean_headers(self) -> dict[str, str]:
+        fields = {}
+        for line in filter(None, map(str.strip, self.cleaned_data["headers"].splitlines())):
+            name, separator, value = line.partition(":")
+            if not separator:
+                raise forms.ValidationError(_("Each line is written as Name: value"))
+            fields[name.strip()] = value.strip()
+        return fields
+
+    def clean_user(self) -> Any:
+        name, model = self.cleaned_data["user"], get_user_model()
+        if not name:
+            return None
+        try:
+            return model._default_manager.get_by_natural_key(name)
+        except model.DoesNotExist as error:
+            raise forms.ValidationError(_("There is no such user.")) from error
