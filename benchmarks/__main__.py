@@ -37,7 +37,7 @@ def run(chosen: list[str]) -> int:
     call_command("migrate", verbosity=0)
     print(machine())
     results = []
-    for name in chosen or ["alone", "unmatched", "reload", "acceptance", "end_to_end", "overtaking"]:
+    for name in chosen or measures.ALL:
         measure = getattr(measures, name)()
         results.append({**asdict(measure), "met": measure.met})
         print(line(measure), flush=True)
@@ -52,7 +52,9 @@ def machine() -> str:
 
 
 def line(measure: object) -> str:
-    figures = ", ".join(f"{name} {value:.1f}" for name, value in measure.figures.items())
+    figures = ", ".join(
+        f"{name} {value:.3g}" if value < 10 else f"{name} {value:.1f}" for name, value in measure.figures.items()
+    )
     mark = "met" if measure.met else "NOT MET"
     sign = "<=" if measure.better == "lower" else ">="
     return f"{measure.name}: {measure.value:.2f} {measure.unit} ({sign} {measure.bar:g}: {mark})\n    {figures}"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import statistics
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import redis
 from django.conf import settings
@@ -13,6 +14,7 @@ from django.utils import timezone
 from django_celery_results.models import TaskResult
 
 from benchmarks import probe
+from benchmarks.probe import Contender
 from broker_core import routing
 from broker_core.dispatches import State
 from broker_core.routing import RoutingTable
@@ -21,11 +23,25 @@ from broker_django.models import Destination, DispatchRecord, Router
 from broker_django.table import NONE, load, tables
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from django.core.handlers.wsgi import WSGIHandler
 
 BROKER_WORKER = ("django", "broker_worker", "--concurrency=2", "--loglevel=INFO", "--noreload", "--no-task-events")
 STOCK_WORKER = ("celery", "-A", "benchmarks.stock", "worker", "--concurrency=2", "--loglevel=INFO")
 WARM_UP = 20
+
+ALL = (
+    "alone",
+    "unmatched",
+    "redirected",
+    "queued",
+    "reload",
+    "acceptance",
+    "end_to_end",
+    "overtaking",
+    "reserved",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,53 +73,125 @@ def without_broker() -> WSGIHandler:
 
 def alone() -> Measure:
     """(a) A view that the broker leaves alone, ten rules and none matching, against no middleware at all."""
-    bare, brokered = without_broker(), probe.handler()
-    pairs = probe.paired(
-        lambda: probe.call(bare, probe.environ("GET", "/plain/"), 200),
-        lambda: probe.call(brokered, probe.environ("GET", "/plain/"), 200),
-        rounds=400,
-        each=25,
-    )
-    quiet = sorted(pairs, key=sum)[: len(pairs) // 4]  # a bar in microseconds needs the machine for itself
+    contenders = {"without": _plain(without_broker()), "with": _plain(probe.handler())}
+    rounds = probe.Rounds(contenders, 4_000)
     return Measure(
         "a view left alone, 10 rules",
-        statistics.median(with_broker - without for without, with_broker in quiet) * 1e6,
+        rounds.more("with", "without") * 1e6,
         25.0,
         "lower",
         "us more a request",
-        {
-            "without_us": statistics.median(without for without, _ in quiet) * 1e6,
-            "with_us": statistics.median(with_broker for _, with_broker in quiet) * 1e6,
-        },
+        rounds.microseconds(),
     )
+
+
+def _plain(application: WSGIHandler, prepare: Callable[[], None] = lambda: None) -> Contender:
+    return Contender(lambda: probe.call(application, probe.environ("GET", "/plain/"), 200), prepare)
 
 
 ROUTERS = (10, 1_000, 10_000)
 
 
 def unmatched() -> Measure:
-    """(e) A request that no router takes, with thousands of them, against none."""
-    application, extra = probe.handler(), {}
+    """(e) A request that no router takes, with thousands of them, against none; and django-route with one."""
+    application = probe.handler()
+    contenders = {"none": _plain(application, partial(_use, NONE))}
     for number in ROUTERS:
-        table = RoutingTable(_routers(number))
-        pairs = probe.paired(
-            lambda: _with_table(NONE, application), lambda t=table: _with_table(t, application), rounds=200, each=25
-        )
-        quiet = sorted(pairs, key=sum)[: len(pairs) // 4]
-        extra[number] = statistics.median(routed - plain for plain, routed in quiet) * 1e6
+        contenders[f"{number}_routers"] = _plain(application, partial(_use, RoutingTable(_routers(number))))
+    rounds = probe.Rounds(contenders, 2_000)
+    _use(NONE)
+    others = probe.Rounds({"without": _plain(without_broker())} | _django_route(_plain), 1_000)
     return Measure(
         f"no router takes the request, {max(ROUTERS):,} routers",
-        extra[max(ROUTERS)],
+        rounds.more(f"{max(ROUTERS)}_routers", "none") * 1e6,
         5.0,
         "lower",
         "us more a request than none",
-        {f"with_{number}_us": microseconds for number, microseconds in extra.items()},
+        rounds.microseconds() | others.microseconds(),
     )
 
 
-def _with_table(table: RoutingTable, application: WSGIHandler) -> None:
+def _use(table: RoutingTable) -> None:
     tables._table = table
-    probe.call(application, probe.environ("GET", "/plain/"), 200)
+
+
+def _django_route(contender: Callable[[WSGIHandler, Callable[[], None]], Contender]) -> dict[str, Contender]:
+    """The same of django-route, where it is installed, with its cache and without."""
+    if "django_route" not in settings.INSTALLED_APPS:
+        return {}
+    application = probe.handler(MIDDLEWARE=settings.DJANGO_ROUTE_MIDDLEWARE)
+    return {
+        "django_route": contender(application, partial(setattr, settings, "ROUTING_CACHE", False)),
+        "django_route_cached": contender(application, partial(setattr, settings, "ROUTING_CACHE", True)),
+    }
+
+
+def redirected() -> Measure:
+    """(g) A redirect to one of two destinations, among 1,000 routers; django-route with that one router alone."""
+    application = probe.handler()
+    rows = [Router(code="moved", source="/moved/", action="302")]
+    theirs = _rows_of_django_route()
+    targets = [("/plain/", 3), ("/pay/", 1)]
+    Router.objects.bulk_create(rows)
+    Destination.objects.bulk_create(Destination(router=rows[0], url=url, weight=weight) for url, weight in targets)
+    table = RoutingTable([*load().routers, *_routers(1_000)])
+    contenders = {"broker": _moved(application, partial(_use, table))} | _django_route(_moved)
+    rounds = probe.Rounds({"view": _plain(without_broker())} | contenders, 1_000)
+    _use(NONE)
+    Router.objects.all().delete()
+    for model in theirs:
+        model.objects.all().delete()
+    return Measure(
+        "a redirect by weight",
+        rounds.times("broker", "django_route_cached" if theirs else "broker"),
+        1.0,
+        "lower",
+        "times django-route, cached",
+        rounds.microseconds(),
+    )
+
+
+def _moved(application: WSGIHandler, prepare: Callable[[], None]) -> Contender:
+    """A visitor with a session: django-route would make one at each request without."""
+    cookie = {"HTTP_COOKIE": "sessionid=0123456789abcdef0123456789abcdef"}
+    return Contender(lambda: probe.call(application, probe.environ("GET", "/moved/") | cookie, 302), prepare)
+
+
+def _rows_of_django_route() -> list[Any]:
+    """Its models, with the same router."""
+    if "django_route" not in settings.INSTALLED_APPS:
+        return []
+    from django_route import models
+
+    row = models.Router.objects.create(code="moved", source="/moved/", action="302")
+    row.destinations.create(url="/plain/", weight=3)
+    row.destinations.create(url="/pay/", weight=1)
+    return [models.Router]
+
+
+def queued() -> Measure:
+    """(h) Accept to 202 by a router among 1,000, against a decorator."""
+    application = probe.handler()
+    source, target = Source.parse("/work/"), routing.Destination("bulk", "bulk")
+    router = routing.Router("queued", source, routing.Action.QUEUE, (target,))
+    _use(RoutingTable([router, *_routers(1_000)]))
+    contenders = {
+        name: _accepted(application, f"/{path}/") for name, path in (("decorator", "report"), ("router", "work"))
+    }
+    rounds = probe.Rounds(contenders, 400)
+    _use(NONE)
+    return Measure(
+        "accepted by a router",
+        rounds.times("router", "decorator"),
+        1.05,
+        "lower",
+        "times by a decorator",
+        rounds.microseconds(),
+    )
+
+
+def _accepted(application: WSGIHandler, path: str) -> Contender:
+    return Contender(lambda: probe.call(application, probe.environ("POST", path, amount="5.00"), 202))
 
 
 def _routers(number: int) -> list[routing.Router]:
@@ -120,7 +208,10 @@ def _routers(number: int) -> list[routing.Router]:
 
 
 def reload() -> Measure:
-    """(f) Compiling the table of 10,000 rows anew, which happens beside the requests."""
+    """(f) Loading the table of 10,000 rows, each with a condition of its own, which happens beside the requests.
+
+    Conditions and sources that have not changed are not compiled again.
+    """
     rows = [
         Router(code=router.code, source=router.source.text, action=router.action, condition=f"user.is_staff || {n} < 0")
         for n, router in enumerate(_routers(max(ROUTERS)))
@@ -128,12 +219,13 @@ def reload() -> Measure:
     Router.objects.bulk_create(rows)
     Destination.objects.bulk_create(Destination(router=row, url="/plain/") for row in rows)
     seconds = []
-    for _ in range(3):
+    for _ in range(4):
         started = time.perf_counter()
         assert len(load().routers) == len(rows)
         seconds.append(time.perf_counter() - started)
     Router.objects.all().delete()
-    return Measure(f"table of {len(rows):,} routers compiled anew", min(seconds), 1.0, "lower", "s", {})
+    figures = {"first_s": seconds[0], "again_s": min(seconds[1:])}
+    return Measure(f"table of {len(rows):,} routers loaded again", min(seconds[1:]), 1.0, "lower", "s", figures)
 
 
 def acceptance() -> Measure:
@@ -235,3 +327,20 @@ def _payment_waits(application: WSGIHandler, payments: int) -> list[float]:
         _post(application, "/pay/", 1)
         probe.until(lambda expected=number: mine.filter(state=State.SUCCEEDED).count() == expected, 30)  # type: ignore[misc]
     return [(record.started_at - record.accepted_at).total_seconds() for record in mine if record.started_at]
+
+
+def reserved(payments: int = 200) -> Measure:
+    """(i) How long a payment waits while bulk tasks of one second fill every process but the one it has reserved."""
+    _clear()
+    application = probe.handler()
+    with probe.worker(*BROKER_WORKER, "--processes=4"):
+        _post(application, "/second/", 600)
+        probe.until(lambda: DispatchRecord.objects.filter(state=State.RUNNING).count() == 3, 30)
+        waits = _payment_waits(application, payments)
+        left = DispatchRecord.objects.filter(queue="bulk", state=State.QUEUED).count()
+    if not left:
+        raise RuntimeError("the bulk tasks were gone before the payments were")
+    p50, p99 = (probe.percentile(waits, percent) * 1e3 for percent in (50, 99))
+    return Measure(
+        "a payment with a process reserved, p99", p99, 100.0, "lower", "ms", {"p50_ms": p50, "bulk_left": float(left)}
+    )

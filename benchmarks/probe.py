@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 import os
+import statistics
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
+from functools import cached_property
 from io import BytesIO
+from random import Random
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
@@ -15,9 +20,17 @@ from django.core.handlers.wsgi import WSGIHandler
 from django.test.utils import override_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 START_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """What is measured, and what has to be done before each call of it."""
+
+    call: Callable[[], None]
+    prepare: Callable[[], None] = lambda: None
 
 
 def handler(**settings: Any) -> WSGIHandler:
@@ -75,6 +88,44 @@ def _block(function: Callable[[], None], calls: int) -> float:
     for _ in range(calls):
         function()
     return (time.perf_counter() - started) / calls
+
+
+class Rounds:
+    """Seconds of a call of each contender, round by round.
+
+    They take turns call by call, so that a slow moment of the machine hits all; in an order that changes, since each
+    leaves the caches of the processor to the next.
+    """
+
+    def __init__(self, contenders: Mapping[str, Contender], rounds: int) -> None:
+        self._seen: dict[str, list[float]] = {name: [] for name in contenders}
+        order, random = list(contenders.items()), Random(1)
+        for number in range(-rounds // 10, rounds):
+            random.shuffle(order)
+            for name, contender in order:
+                contender.prepare()
+                started = time.perf_counter()
+                contender.call()
+                if number >= 0:  # what was before warmed up
+                    self._seen[name].append(time.perf_counter() - started)
+
+    @cached_property
+    def _quiet(self) -> dict[str, list[float]]:
+        """The quickest quarter of the rounds: a bar in microseconds needs the machine for itself."""
+        rounds = sorted(zip(*self._seen.values(), strict=True), key=sum)
+        columns = zip(*rounds[: len(rounds) // 4], strict=True)
+        return dict(zip(self._seen, map(list, columns), strict=True))
+
+    def more(self, name: str, than: str) -> float:
+        """How many seconds more it takes in the median."""
+        return statistics.median(map(operator.sub, self._quiet[name], self._quiet[than]))
+
+    def times(self, name: str, than: str) -> float:
+        """How many times as long it takes in the median."""
+        return statistics.median(map(operator.truediv, self._quiet[name], self._quiet[than]))
+
+    def microseconds(self) -> dict[str, float]:
+        return {f"{name}_us": statistics.median(values) * 1e6 for name, values in self._quiet.items()}
 
 
 def percentile(values: list[float], percent: float) -> float:

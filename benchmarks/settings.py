@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 
 SECRET_KEY = "benchmarks-only-" + "k" * 40
 ALLOWED_HOSTS = ["*"]
@@ -17,6 +18,8 @@ INSTALLED_APPS = [
     "django_celery_results",
     "broker_django",
 ]
+if find_spec("django_route"):
+    INSTALLED_APPS.append("django_route")
 
 OTHER_MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
@@ -27,6 +30,9 @@ OTHER_MIDDLEWARE = [
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
 MIDDLEWARE = [*OTHER_MIDDLEWARE, "broker_django.middleware.RequestBrokerMiddleware"]
+DJANGO_ROUTE_MIDDLEWARE = [*OTHER_MIDDLEWARE, "django_route.middlewares.RoutingRequestMiddleware"]
+
+TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates"}]
 
 DATABASES = {
     "default": {
@@ -49,4 +55,4 @@ RULES = [
     {"when": f'request.path.startsWith("/partners/{number}/") && request.method == "POST"', "queue": "bulk"}
     for number in range(10)
 ]
-REQUEST_BROKER = {"RULES": RULES}
+REQUEST_BROKER = {"RULES": RULES, "QUEUES": {"payment": {"reserve": 1}}}

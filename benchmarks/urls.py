@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.urls import include, path
 from django.views.decorators.csrf import csrf_exempt
@@ -26,6 +28,18 @@ def report(request: HttpRequest) -> JsonResponse:
 
 
 @csrf_exempt
+@queue("bulk")
+def second(_request: HttpRequest) -> HttpResponse:
+    time.sleep(1)
+    return HttpResponse("a second later")
+
+
+@csrf_exempt
+def work(request: HttpRequest) -> JsonResponse:
+    return JsonResponse(receipt(request.POST["amount"]))
+
+
+@csrf_exempt
 def pay_by_hand(request: HttpRequest) -> JsonResponse:
     """The view that people write without the broker."""
     result = stock.pay.delay(request.POST["amount"])
@@ -37,5 +51,7 @@ urlpatterns = [
     path("plain/", plain),
     path("pay/", pay),
     path("report/", report),
+    path("work/", work),
+    path("second/", second),
     path("by-hand/", pay_by_hand),
 ]

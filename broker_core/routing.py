@@ -161,19 +161,14 @@ class RoutingTable:
     def candidates(self, path: str) -> list[Match]:
         """The routers whose source matches this decoded path, in the order in which they are asked."""
         found = self._index.find(path)
-        if len(found) > 1:
-            found.sort(key=lambda entry: entry[0][0])
+        if not found:
+            return []
+        found.sort(key=lambda entry: entry[0][0])
         return [Match(router, captures) for (_, router), captures in found]
 
-    def find(
-        self, path: str, method: str, values: Values, switched_off: Container[Action] = frozenset()
-    ) -> Match | None:
+    def find(self, path: str, method: str, values: Values) -> Match | None:
         """The first router that takes this request. `values` is asked only for what conditions read."""
-        candidates = self.candidates(path)
-        if not candidates:
-            return None
-        told = verdicts(candidates, method, values, switched_off)
-        return next((match for match, why_not in told if not why_not), None)
+        return first(self.candidates(path), method, values)
 
 
 def _order(router: Router) -> tuple[Any, ...]:
@@ -182,6 +177,14 @@ def _order(router: Router) -> tuple[Any, ...]:
 
 def _names(router: Router) -> frozenset[str]:
     return router.condition.names if router.condition else frozenset()
+
+
+def first(
+    candidates: Sequence[Match], method: str, values: Values, switched_off: Container[Action] = frozenset()
+) -> Match | None:
+    """The candidate that takes the request; None where none does."""
+    told = verdicts(candidates, method, values, switched_off)
+    return next((match for match, why_not in told if not why_not), None)
 
 
 def verdicts(

@@ -61,7 +61,7 @@ class Source:
     names: tuple[str, ...] = ()
     """The names of what it captures, in order."""
     _segments: tuple[tuple[str, bool], ...] = field(default=(), repr=False)
-    """Of a pattern: literal text, or a regular expression (True)."""
+    """Of a pattern or prefix: literal text, or a regular expression (True)."""
     _tail: str | None = field(default=None, repr=False)
     """The regular expression of what follows the segments, from the first that may match a slash."""
 
@@ -76,7 +76,8 @@ class Source:
         if text.endswith("/*"):
             if "<" in text:
                 raise ConfigurationError("a prefix has no parameters: use <path:name> at the end of a pattern")
-            return cls(text, Kind.PREFIX, (REST,))
+            segments = tuple((segment, False) for segment in text[1:-1].split("/")[:-1])
+            return cls(text, Kind.PREFIX, (REST,), segments)
         if "<" in text or ">" in text:
             return cls._pattern(text, converters)
         return cls(text, Kind.EXACT)
@@ -132,13 +133,9 @@ class _Node(Generic[T]):
     literals: dict[str, _Node[T]] = field(default_factory=dict)
     dynamic: dict[str, tuple[re.Pattern[str], _Node[T]]] = field(default_factory=dict)
     tails: dict[str, tuple[re.Pattern[str], list[T]]] = field(default_factory=dict)
+    rest: list[T] = field(default_factory=list)
+    """What takes all below."""
     here: list[T] = field(default_factory=list)
-
-    def goes_on(self, segments: list[str], at: int) -> bool:
-        """Whether anything below can match the segments from this one on, as far as can be told at once."""
-        if at == len(segments):
-            return bool(self.here)
-        return segments[at] in self.literals or bool(self.dynamic) or bool(self.tails)
 
 
 class SourceIndex(Generic[T]):
@@ -146,57 +143,68 @@ class SourceIndex(Generic[T]):
 
     def __init__(self) -> None:
         self._exact: dict[str, list[T]] = {}
-        self._prefixes: dict[str, list[T]] = {}
         self._root: _Node[T] = _Node()
-        self._patterns = False
 
     def add(self, source: Source, value: T) -> None:
         if source.kind is Kind.EXACT:
             self._exact.setdefault(source.text, []).append(value)
-        elif source.kind is Kind.PREFIX:
-            self._prefixes.setdefault(source.text[:-1], []).append(value)
         else:
-            self._patterns = True
-            self._node(source).append(value)
+            self._place(source).append(value)
 
-    def _node(self, source: Source) -> list[T]:
+    def _place(self, source: Source) -> list[T]:
         node = self._root
         for text, dynamic in source._segments:
             if dynamic:
                 node = node.dynamic.setdefault(text, (re.compile(text), _Node()))[1]
             else:
                 node = node.literals.setdefault(text, _Node())
+        if source.kind is Kind.PREFIX:
+            return node.rest
         if source._tail is None:
             return node.here
         return node.tails.setdefault(source._tail, (re.compile(source._tail, re.DOTALL), []))[1]
 
     def find(self, path: str) -> list[tuple[T, Captures]]:
         """Each value whose source matches the path, with what the source captured."""
-        found: list[tuple[T, Captures]] = [(value, {}) for value in self._exact.get(path, ())]
-        if self._prefixes:
-            end = path.find("/") + 1
-            while end:
-                found += [(value, {REST: path[end:]}) for value in self._prefixes.get(path[:end], ())]
-                end = path.find("/", end) + 1
-        if self._patterns and path.startswith("/"):
+        exact = self._exact.get(path)
+        found: list[tuple[T, Captures]] = [(value, {}) for value in exact] if exact else []
+        if path.startswith("/"):
             _walk(self._root, path.split("/"), 1, {}, found)
         return found
 
 
 def _walk(node: _Node[T], segments: list[str], at: int, captured: Captures, found: list[tuple[T, Captures]]) -> None:
     """Add what matches the segments from this one on."""
-    if at == len(segments):
-        found += [(value, captured) for value in node.here]
-        return
-    segment = segments[at]
-    if segment in node.literals:
-        _walk(node.literals[segment], segments, at + 1, captured, found)
-    for expression, below in node.dynamic.values():
-        if below.goes_on(segments, at + 1):
-            match = expression.fullmatch(segment)
-            if match:
-                _walk(below, segments, at + 1, {**captured, **match.groupdict()}, found)
+    last = len(segments)
+    while at < last:
+        if node.rest:
+            below = "/".join(segments[at:])
+            found += [(value, {**captured, REST: below}) for value in node.rest]
+        if node.tails:
+            _add_tails(node, "/".join(segments[at:]), captured, found)
+        if node.dynamic:
+            _walk_dynamic(node, segments, at, captured, found)
+        following = node.literals.get(segments[at])
+        if following is None:
+            return
+        node, at = following, at + 1
+    found += [(value, captured) for value in node.here]
+
+
+def _add_tails(node: _Node[T], text: str, captured: Captures, found: list[tuple[T, Captures]]) -> None:
     for expression, values in node.tails.values():
-        match = expression.fullmatch("/".join(segments[at:]))
+        match = expression.fullmatch(text)
         if match:
             found += [(value, {**captured, **match.groupdict()}) for value in values]
+
+
+def _walk_dynamic(
+    node: _Node[T], segments: list[str], at: int, captured: Captures, found: list[tuple[T, Captures]]
+) -> None:
+    following = segments[at + 1] if at + 1 < len(segments) else None
+    for expression, below in node.dynamic.values():
+        goes_on = below.here if following is None else following in below.literals or below.dynamic or below.tails
+        if goes_on:  # else the regular expression need not be asked
+            match = expression.fullmatch(segments[at])
+            if match:
+                _walk(below, segments, at + 1, {**captured, **match.groupdict()}, found)

@@ -76,7 +76,10 @@ class Setting(Generic[T]):
         self._name, self._default = name, DEFAULTS[name]
 
     def __get__(self, instance: Conf, _owner: type[Conf]) -> T:
-        value: T = instance.source.get(self._name, self._default)
+        source = _setting()
+        if type(source) is not dict:
+            source = instance.source
+        value: T = source.get(self._name, self._default)
         return value
 
 
@@ -84,6 +87,16 @@ class Setting(Generic[T]):
 def _dispatcher(path: str) -> Dispatcher:
     made: Dispatcher = import_string(path)()
     return made
+
+
+def _setting() -> object:
+    """The setting as it is now. Django keeps what was read of its settings as plain attributes of a lazy object, whose
+    own way to read them takes ten times as long; several are read at each request.
+    """
+    try:
+        return object.__getattribute__(settings, "REQUEST_BROKER")
+    except AttributeError:
+        return getattr(settings, "REQUEST_BROKER", None)
 
 
 class Conf:
@@ -104,12 +117,12 @@ class Conf:
 
     @property
     def source(self) -> Mapping[str, Any]:
-        source = getattr(settings, "REQUEST_BROKER", None)
+        source = _setting()
         return source if type(source) is dict or isinstance(source, Mapping) else {}
 
     @property
     def compiled(self) -> Compiled:
-        source = getattr(settings, "REQUEST_BROKER", None)
+        source = _setting()
         compiled = self._compiled
         if compiled is None or compiled.source is not source:
             self._compiled = compiled = _compile(source)

@@ -53,6 +53,11 @@ def compiled(row: Router, destinations: Iterable[Destination]) -> routing.Router
 
 def source_of(text: str) -> Source:
     """The source, with the converters that the project registered. Raises ConfigurationError."""
+    return _source_of(text, tuple(get_converters()))
+
+
+@lru_cache(maxsize=20_000)
+def _source_of(text: str, _converters: tuple[str, ...]) -> Source:
     return Source.parse(text, {name: converter.regex for name, converter in get_converters().items()})
 
 

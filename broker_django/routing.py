@@ -5,20 +5,23 @@ from __future__ import annotations
 import copy
 import logging
 import secrets
-from typing import TYPE_CHECKING
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
+from django.conf import settings
 from django.http import HttpResponse
-from django.urls import Resolver404, resolve
+from django.urls import NoReverseMatch, get_script_prefix, reverse
 from django.utils.cache import patch_vary_headers
 from django.utils.encoding import iri_to_uri
+from django.utils.translation import get_language
 
 from broker_core.errors import LoopDetectedError
-from broker_core.routing import Action, Match, Route, Router, StickyBy, same_url
+from broker_core.routing import Action, Match, Route, Router, StickyBy, first, same_url
 from broker_django.classification import values
 from broker_django.conf import conf
 from broker_django.context import RequestContext, user_key
-from broker_django.table import tables
+from broker_django.table import NONE, tables
 
 if TYPE_CHECKING:
     from django.http import HttpRequest
@@ -32,7 +35,7 @@ VISITOR_COOKIE = "request_broker_visitor"
 VISITOR_COOKIE_AGE = 365 * 86_400
 """Seconds."""
 
-_NONE, _PROXY = frozenset[Action](), frozenset({Action.PROXY})
+_NONE, _PROXY, _ALL = frozenset[Action](), frozenset({Action.PROXY}), frozenset(Action)
 
 MAX_HOPS = 16
 """How far a redirect is followed ahead, to see whether it leads back."""
@@ -69,23 +72,37 @@ def may_block(request: HttpRequest) -> bool:
 
 def _match(request: HttpRequest) -> Match | None:
     table = tables.current()
-    if not table:
+    candidates = table.candidates(request.path_info) if table is not NONE else None
+    if not candidates:
         return None
-    return table.find(request.path_info, request.method or "", lambda names: values(request, names), switched_off())
+    return first(candidates, request.method or "", partial(values, request), switched_off())
 
 
 def switched_off() -> frozenset[Action]:
     """The actions whose routers are passed over."""
+    if not conf.ROUTING_ENABLED:
+        return _ALL
     return _NONE if conf.ENABLE_PROXY_ROUTING else _PROXY
 
 
 def is_ours(request: HttpRequest) -> bool:
     """Whether it asks for a dispatch: no prefix may stand before the status URLs."""
+    urlconf = getattr(request, "urlconf", None) or settings.ROOT_URLCONF
+    prefix = _own_prefix(urlconf, get_language())
+    return prefix is not None and request.path_info.startswith(prefix)
+
+
+@lru_cache(maxsize=64)
+def _own_prefix(urlconf: Any, _language: str | None) -> str | None:
+    """Where the project has included the status URLs, which may depend on the language; None where nowhere.
+
+    To resolve each path instead would cost a walk through all URLs of the project.
+    """
     try:
-        found = resolve(request.path_info, getattr(request, "urlconf", None))
-    except Resolver404:
-        return False
-    return OWN_NAMESPACE in found.app_names
+        health = reverse(f"{OWN_NAMESPACE}:health", urlconf)
+    except NoReverseMatch:
+        return None
+    return unquote(health[len(get_script_prefix()) - 1 : -len("health/")])
 
 
 def _route_of(request: HttpRequest, match: Match) -> Route:

@@ -49,7 +49,7 @@ class Tables:
         if self._watcher is None and conf.ROUTING_ENABLED:
             self._look()
         table = self._table
-        return table if table and conf.ROUTING_ENABLED else NONE
+        return NONE if table is None else table
 
     @property
     def at_hand(self) -> bool:
@@ -145,7 +145,7 @@ def load() -> RoutingTable:
     rows = list(Router._base_manager.using(_alias()).filter(is_active=True))
     for destination in Destination._base_manager.using(_alias()).filter(is_active=True, router__is_active=True):
         destinations.setdefault(destination.router_id, []).append(destination)
-    return RoutingTable(_compiled(rows, destinations))
+    return RoutingTable(_compiled(rows, destinations)) or NONE
 
 
 def _compiled(rows: Iterable[Router], destinations: dict[Any, list[Destination]]) -> Iterable[Any]:
