@@ -1,4 +1,4 @@
-"""A request to be tried."""
+"""What the admin asks for beside rows: a request to be tried, a file of routers."""
 
 from __future__ import annotations
 
@@ -42,3 +42,14 @@ class TrialForm(forms.Form):
             return model._default_manager.get_by_natural_key(name)
         except model.DoesNotExist as error:
             raise forms.ValidationError(_("There is no such user.")) from error
+
+
+class ImportForm(forms.Form):
+    file = forms.FileField(help_text=_("JSON of routers and destinations, as the export and `dumpdata` write it."))
+
+    def clean_file(self) -> str:
+        """Its text."""
+        try:
+            return str(self.cleaned_data["file"].read().decode())
+        except UnicodeDecodeError as error:
+            raise forms.ValidationError(_("The file is not UTF-8.")) from error

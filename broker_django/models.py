@@ -101,6 +101,22 @@ class RoutingQuerySet(models.QuerySet[Any]):
         return created
 
 
+class RouterQuerySet(RoutingQuerySet):
+    def get_by_natural_key(self, code: str) -> Router:
+        found: Router = self.get(code=code)
+        return found
+
+
+class DestinationQuerySet(RoutingQuerySet):
+    def get_by_natural_key(self, code: str, url: str, append_params: str) -> Destination:
+        """Of several, which can only be inactive ones, any."""
+        same = self.filter(router__code=code, url=url, append_params=append_params).order_by("-is_active", "pk")
+        found: Destination | None = same.first()
+        if found is None:
+            raise self.model.DoesNotExist
+        return found
+
+
 rows_changed = Signal()
 """Routers or destinations were changed by this process, in one of the ways that send no signal of Django's own."""
 
@@ -158,7 +174,7 @@ class Router(models.Model):
         max_length=100, blank=True, help_text=_("Of the header field or cookie. No cookie named: one is set, signed.")
     )
 
-    objects = RoutingQuerySet.as_manager()
+    objects = RouterQuerySet.as_manager()
 
     class Meta:
         ordering = ["source", "rank"]
@@ -175,6 +191,9 @@ class Router(models.Model):
 
     def __str__(self) -> str:
         return f"{self.code} | {self.source} -> {self.action}"
+
+    def natural_key(self) -> tuple[str]:
+        return (self.code,)
 
     def clean(self) -> None:
         check_router(self)
@@ -194,7 +213,7 @@ class Destination(models.Model):
     )
     is_active = models.BooleanField(_("active"), default=True)
 
-    objects = RoutingQuerySet.as_manager()
+    objects = DestinationQuerySet.as_manager()
 
     class Meta:
         verbose_name = _("destination")
@@ -210,6 +229,11 @@ class Destination(models.Model):
 
     def __str__(self) -> str:
         return f"{self.weight} - {self.url}"
+
+    def natural_key(self) -> tuple[str, str, str]:
+        return (*self.router.natural_key(), self.url, self.append_params)
+
+    natural_key.dependencies = ["broker_django.router"]  # type: ignore[attr-defined]
 
     def clean(self) -> None:
         check_destination(self)

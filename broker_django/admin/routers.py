@@ -5,24 +5,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.http import HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
-from django.urls import path
+from django.urls import path, reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from broker_core.balancing import shares
 from broker_core.routing import ALWAYS
+from broker_django import promotion
 from broker_django.explanation import explain
-from broker_django.forms import TrialForm
+from broker_django.forms import ImportForm, TrialForm
 from broker_django.models import Destination, Router
 from broker_django.pools import tell_workers
 from broker_django.routers import broken
 
 if TYPE_CHECKING:
     from django.db.models import QuerySet
-    from django.http import HttpRequest, HttpResponse
+    from django.http import HttpRequest
 
     ModelAdmin = admin.ModelAdmin[Router]
     TabularInline = admin.TabularInline[Destination, Router]
@@ -51,7 +53,7 @@ class RouterAdmin(ModelAdmin):
     list_editable = ("rank", "is_active")
     list_filter = ("is_active", "action", "sticky_by")
     search_fields = ("code", "source", "description", "destinations__url")
-    actions = ("activate", "deactivate", "drain")
+    actions = ("activate", "deactivate", "drain", "export")
     save_on_top = True
     change_list_template = "admin/broker_django/router/change_list.html"
     fieldsets = (
@@ -108,14 +110,40 @@ class RouterAdmin(ModelAdmin):
         Destination.objects.filter(router__in=routers).update(weight=0)
         self._tell(request, routers.count())
 
+    @admin.action(description=_("Export the selected routers as JSON"), permissions=["view"])
+    def export(self, request: HttpRequest, routers: QuerySet[Router]) -> HttpResponse:  # noqa: ARG002 - Django's signature
+        disposition = {"Content-Disposition": 'attachment; filename="routers.json"'}
+        return HttpResponse(promotion.export(routers), content_type="application/json", headers=disposition)
+
     def _tell(self, request: HttpRequest, changed: int) -> None:
         tell_workers()
         text = ngettext("%(count)d router was changed.", "%(count)d routers were changed.", changed)
         self.message_user(request, text % {"count": changed}, messages.SUCCESS)
 
     def get_urls(self) -> list[Any]:
-        try_it = path("try/", self.admin_site.admin_view(self.try_view), name="broker_django_router_try")
-        return [try_it, *super().get_urls()]
+        own = [
+            path(f"{name}/", self.admin_site.admin_view(view), name=f"broker_django_router_{name}")
+            for name, view in (("try", self.try_view), ("import", self.import_view))
+        ]
+        return [*own, *super().get_urls()]
+
+    def import_view(self, request: HttpRequest) -> HttpResponse:
+        """Take in routers that another site exported."""
+        if not (self.has_add_permission(request) and self.has_change_permission(request)):
+            raise PermissionDenied
+        form = ImportForm(request.POST or None, request.FILES or None)
+        if form.is_valid():
+            try:
+                counts = promotion.take_in(form.cleaned_data["file"])
+            except ValidationError as error:
+                form.add_error("file", error)
+            else:
+                tell_workers()
+                text = gettext("Routers created: %(created)d, changed: %(changed)d.")
+                counted = {name: counts[name] for name in ("created", "changed")}
+                self.message_user(request, text % counted, messages.SUCCESS)
+                return HttpResponseRedirect(reverse("admin:broker_django_router_changelist"))
+        return self._page(request, "import.html", _("Import routers"), form=form)
 
     def try_view(self, request: HttpRequest) -> HttpResponse:
         """Tell what would happen to a request."""
@@ -126,14 +154,11 @@ class RouterAdmin(ModelAdmin):
         if form.is_valid():
             given = form.cleaned_data
             told = explain(given["method"], given["path"], given["headers"], given["user"])
-        context = {
-            **self.admin_site.each_context(request),
-            "title": _("Try a request"),
-            "opts": self.model._meta,
-            "form": form,
-            "told": told,
-        }
-        return TemplateResponse(request, "admin/broker_django/router/try.html", context)
+        return self._page(request, "try.html", _("Try a request"), form=form, told=told)
+
+    def _page(self, request: HttpRequest, template: str, title: Any, **context: Any) -> HttpResponse:
+        shared = {**self.admin_site.each_context(request), "title": title, "opts": self.model._meta}
+        return TemplateResponse(request, f"admin/broker_django/router/{template}", {**shared, **context})
 
 
 def _shares(router: Router) -> dict[Any, float]:

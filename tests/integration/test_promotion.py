@@ -1,0 +1,157 @@
+"""Routers that are taken from one site to another."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from django.core.exceptions import ValidationError
+from django.core.files.uploadedfile import SimpleUploadedFile
+from django.core.management import call_command
+
+from broker_django.models import Destination, Router
+from broker_django.promotion import export, take_in
+
+CHANGE_LIST = "/admin/broker_django/router/"
+
+
+@pytest.fixture
+def staged():
+    """The JSON of two routers; this site then has other rows, and one of those routers in an older version."""
+    Router.objects.create(code="unrelated", source="/x/", action="302")
+    Router.objects.create(code="moved", source="/old/", action="302").destinations.create(url="/echo/", weight=3)
+    bulk = Router.objects.create(code="bulk", source="/work/*", action="queue", condition="user.is_staff")
+    bulk.destinations.create(url="bulk")
+    text = export(Router.objects.exclude(code="unrelated"))
+    Router.objects.all().delete()
+    older = Router.objects.create(code="moved", source="/old/", action="301", rank=7)
+    older.destinations.create(url="/gone/")
+    Router.objects.create(code="here", source="/here/", action="302")
+    return text
+
+
+def rows():
+    return {
+        (router.code, router.action, router.rank): {each.url: each.weight for each in router.destinations.all()}
+        for router in Router.objects.all()
+    }
+
+
+EXPECTED = {("moved", "302", 1): {"/echo/": 3}, ("bulk", "queue", 1): {"bulk": 1}, ("here", "302", 1): {}}
+
+
+def test_routers_are_made_as_the_text_has_them_and_others_stay(staged):
+    before = Router.objects.get(code="moved").pk
+    assert take_in(staged) == {"created": 1, "changed": 1}
+    assert rows() == EXPECTED
+    assert Router.objects.get(code="moved").pk == before
+
+
+def test_taking_in_the_same_again_changes_nothing(staged):
+    take_in(staged)
+    keys = set(Destination.objects.values_list("pk", flat=True))
+    assert take_in(staged) == {"changed": 2}
+    assert rows() == EXPECTED
+    assert set(Destination.objects.values_list("pk", flat=True)) == keys
+
+
+def test_ranks_are_swapped():
+    for rank, code in enumerate("ab", 1):
+        Router.objects.create(code=code, source="/a/", action="302", rank=rank)
+    text = export(Router.objects.all()).replace('"rank": 1', '"rank": 0').replace('"rank": 2', '"rank": 1')
+    take_in(text.replace('"rank": 0', '"rank": 2'))
+    assert dict(Router.objects.values_list("code", "rank")) == {"a": 2, "b": 1}
+
+
+def test_keys_of_another_database_mean_nothing(staged):
+    """As `dumpdata` without --natural-foreign writes it."""
+    entries = json.loads(staged)
+    keys = {entry["fields"]["code"]: 1_000 + n for n, entry in enumerate(entries) if "code" in entry["fields"]}
+    for number, entry in enumerate(entries):
+        entry["pk"] = keys.get(entry["fields"].get("code"), number)
+        if "router" in entry["fields"]:
+            entry["fields"]["router"] = keys[entry["fields"]["router"][0]]
+    take_in(json.dumps(entries))
+    assert rows() == EXPECTED
+
+
+def test_loaddata_takes_in_the_export_too(staged, tmp_path):
+    file = tmp_path / "routers.json"
+    file.write_text(staged)
+    call_command("loaddata", file, verbosity=0)
+    assert rows() == {**EXPECTED, ("moved", "302", 1): {"/echo/": 3, "/gone/": 1}}
+
+
+def test_what_dumpdata_writes_is_the_export(staged):
+    take_in(staged)
+    out = io.StringIO()
+    call_command(
+        "dumpdata",
+        "broker_django.router",
+        "broker_django.destination",
+        natural_primary=True,
+        natural_foreign=True,
+        stdout=out,
+    )
+    assert json.loads(out.getvalue()) == json.loads(export(Router.objects.order_by("pk")))
+
+
+def entry(model="broker_django.router", **fields):
+    return {"model": model, "fields": {"code": "a", "source": "/a/", "action": "302", **fields}}
+
+
+def destination(code, url):
+    return {"model": "broker_django.destination", "fields": {"router": [code], "url": url}}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("nonsense", "no JSON of routers"),
+        ({"a": 1}, "no JSON of routers"),
+        ([1], "no JSON of routers"),
+        ([{"model": "auth.user", "fields": {"is_superuser": True}}], "neither a router nor a destination"),
+        ([entry(source="no-slash")], "source: A source begins with a slash."),
+        ([entry(condition="request.path ===")], "condition: "),
+        ([entry(action="queue", surprise=1)], "surprise"),
+        ([entry(rank="first")], "Entry 1"),
+        ([entry("broker_django.destination")], "Entry 1"),
+        ([destination("nobody", "/a/")], "Entry 1"),
+        (
+            [entry(), {"model": "broker_django.destination", "fields": {"router": ["a"], "url": "javascript:1"}}],
+            "url: ",
+        ),
+    ],
+)
+def test_bad_input_is_refused_and_nothing_is_changed(staged, given, message):
+    before = rows()
+    with pytest.raises(ValidationError) as refused:
+        take_in(given if isinstance(given, str) else json.dumps(given))
+    assert message in " ".join(refused.value.messages)
+    assert rows() == before
+
+
+def test_the_admin_exports_and_imports(admin_client, staged):
+    page = admin_client.get(CHANGE_LIST).content.decode()
+    assert f"{CHANGE_LIST}import/" in page
+    file = SimpleUploadedFile("routers.json", staged.encode())
+    answer = admin_client.post(f"{CHANGE_LIST}import/", {"file": file}, follow=True)
+    assert "Routers created: 1, changed: 1." in answer.content.decode()
+    assert rows() == EXPECTED
+    chosen = Router.objects.exclude(code="here")
+    selected = list(chosen.values_list("pk", flat=True))
+    exported = admin_client.post(CHANGE_LIST, {"action": "export", "_selected_action": selected})
+    assert json.loads(exported.content) == json.loads(export(chosen))
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"[1]"])
+def test_the_admin_shows_what_is_wrong_with_a_file(admin_client, content):
+    answer = admin_client.post(f"{CHANGE_LIST}import/", {"file": SimpleUploadedFile("routers.json", content)})
+    assert answer.status_code == 200
+    assert answer.context["form"].errors["file"]
+
+
+def test_only_who_may_add_and_change_may_import(client, django_user_model):
+    client.force_login(django_user_model.objects.create_user("clerk", is_staff=True))
+    assert client.get(f"{CHANGE_LIST}import/").status_code == 403
