@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING, Any
 
+from django.core.exceptions import ValidationError
 from django.core.validators import MinValueValidator
 from django.db import models
 from django.dispatch import Signal
@@ -197,6 +198,9 @@ class Router(models.Model):
 
     def clean(self) -> None:
         check_router(self)
+        same = Router.objects.filter(source=self.source, rank=self.rank, is_active=True).exclude(pk=self.pk)
+        if self.is_active and same.exists():  # the constraint would say so at no field
+            raise ValidationError({"rank": _("There is an active router of this source and rank already.")})
 
 
 class Destination(models.Model):
