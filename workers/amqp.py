@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kombu.transport import TRANSPORT_ALIASES, pyamqp
+from kombu.transport import pyamqp
 
 from workers.in_hand import InHand
 from workers.pools import pools
@@ -51,12 +51,3 @@ class Transport(pyamqp.Transport):
 
 class SSLTransport(pyamqp.SSLTransport):
     Connection = Connection
-
-
-def install() -> None:
-    """Serve RabbitMQ's URLs with these transports in this process, which is a worker."""
-    TRANSPORT_ALIASES.update(
-        amqp=f"{__name__}:{Transport.__name__}",
-        pyamqp=f"{__name__}:{Transport.__name__}",
-        amqps=f"{__name__}:{SSLTransport.__name__}",
-    )

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from celery import signals
 from django.db import close_old_connections, connections
+from kombu.transport import TRANSPORT_ALIASES
 
 from broker_django import celery_app
 from broker_django.conf import conf as broker_conf
 from broker_django.delivery import RETRY_POLICY
-from workers import amqp, transport
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -30,6 +30,18 @@ SAFE_SETTINGS: dict[str, Any] = {
 
 GREEN_POOLS = {"gevent", "eventlet"}
 GREEN_SETTINGS: dict[str, Any] = {"worker_disable_prefetch": False, "worker_prefetch_multiplier": 4}
+
+WORKER_TRANSPORTS = {
+    "redis": "workers.transport:Transport",
+    "rediss": "workers.transport:Transport",
+    "sentinel": "workers.transport:SentinelTransport",
+    "amqp": "workers.amqp:Transport",
+    "pyamqp": "workers.amqp:Transport",
+    "amqps": "workers.amqp:SSLTransport",
+}
+"""What serves the URLs in a worker, which stay as they are, for Flower too. They are loaded when they are used: a
+project configures its app before Django is set up.
+"""
 
 WORKER_SOCKET_TIMEOUT = 30.0
 
@@ -99,10 +111,8 @@ def _prepare(instance: Any, conf: Any, options: Any, **_: Any) -> None:
         signals.task_postrun.connect(close, dispatch_uid="request_broker.connections", weak=False)
         for alias in connections:
             _keep(connections.settings[alias])
-    if _speaks(app, celery_app.AMQP_SCHEMES):
-        amqp.install()
+    TRANSPORT_ALIASES.update(WORKER_TRANSPORTS)
     if _speaks(app, celery_app.REDIS_SCHEMES):
-        transport.install()
         _be_patient(conf)
         if _is_green(pool):
             _give_messages_in_hand(app, conf)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from kombu.transport import TRANSPORT_ALIASES, redis
+from kombu.transport import redis
 from redis.exceptions import ResponseError
 
 from broker_django import transport
@@ -125,10 +125,3 @@ class Transport(_OwnPoller, transport.Transport):
 
 class SentinelTransport(_OwnPoller, transport.SentinelTransport):
     Channel = SentinelChannel
-
-
-def install() -> None:
-    """Serve Redis URLs with these transports in this process, which is a worker. URLs and Flower stay as they are."""
-    TRANSPORT_ALIASES.update(
-        {scheme: f"{__name__}:{path.rpartition(':')[2]}" for scheme, path in transport.TRANSPORTS.items()}
-    )

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import pytest
 from kombu import Connection, Consumer, Exchange, Producer, Queue
-from kombu.transport import TRANSPORT_ALIASES, memory, redis, resolve_transport
+from kombu.transport import TRANSPORT_ALIASES, memory, resolve_transport
 
 from broker_django.celery_app import TASK
-from workers import transport
-from workers.transport import _TrueQueue, install
+from workers import amqp, transport
+from workers.config import WORKER_TRANSPORTS
+from workers.transport import _TrueQueue
 
 
 class Channel(_TrueQueue, memory.Channel):
@@ -51,13 +52,10 @@ def test_the_tasks_of_the_project_keep_their_routing_keys(received):
     assert received(task="shop.tasks.send_receipt") == "mail.urgent"
 
 
-def test_redis_urls_are_served_with_the_transports_once_installed(monkeypatch):
-    for scheme in ("redis", "rediss", "sentinel"):
-        monkeypatch.setitem(TRANSPORT_ALIASES, scheme, TRANSPORT_ALIASES[scheme])
-    install()
-    assert resolve_transport("redis") is resolve_transport("rediss") is transport.Transport
-    assert resolve_transport("sentinel") is transport.SentinelTransport
-    assert issubclass(transport.Transport, redis.Transport)
-    assert issubclass(transport.SentinelTransport, redis.SentinelTransport)
-    assert issubclass(transport.SentinelTransport.Channel, (_TrueQueue, redis.SentinelChannel))
-    assert issubclass(transport.Transport.Channel, _TrueQueue)
+def test_urls_are_served_with_transports_that_are_theirs(monkeypatch):
+    for scheme, path in WORKER_TRANSPORTS.items():
+        theirs = resolve_transport(scheme)
+        monkeypatch.setitem(TRANSPORT_ALIASES, scheme, path)
+        ours = resolve_transport(scheme)
+        assert issubclass(ours, theirs)
+        assert issubclass(ours, (transport.Transport, transport.SentinelTransport, amqp.Transport, amqp.SSLTransport))
