@@ -25,9 +25,9 @@ demo: $(VENV)/.demo
 	@exec $(BIN)/python example/manage.py broker_dev --migrate --exit-with-parent $(ARGS)
 
 test: $(VENV)/.test
-	@exec $(BIN)/python -m pytest $(ARGS)
+	@exec $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile $(ARGS)
 
-bench: $(VENV)/.test
+bench: $(VENV)/.bench
 	@exec $(BIN)/python -m benchmarks $(ARGS)
 
 lint: $(VENV)/.dev
@@ -52,6 +52,11 @@ $(VENV)/.test: $(VENV)/.created pyproject.toml $(CONSTRAINTS)
 	@echo 'Installing what the tests need into $(VENV), this once ...'
 	@$(PIP_INSTALL) $(CONSTRAINTS:%=-c %) -e '.[test]'
 	@touch $(VENV)/.demo $@
+
+$(VENV)/.bench: $(VENV)/.created pyproject.toml $(CONSTRAINTS)
+	@echo 'Installing what the measurements need into $(VENV), this once ...'
+	@$(PIP_INSTALL) $(CONSTRAINTS:%=-c %) -e '.[bench]'
+	@touch $(VENV)/.demo $(VENV)/.test $@
 
 $(VENV)/.dev: $(VENV)/.created pyproject.toml $(CONSTRAINTS)
 	@echo 'Installing the development tools into $(VENV), this once ...'

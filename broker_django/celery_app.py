@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 TASK = "request_broker.replay"
 """The name of the task that replays a dispatch. The broker names it; the workers have it."""
 
+ROUTING_CHANGED = "broker_routing_changed"
+"""The name of the remote control command that has workers look at the rows of routers. The workers have it too."""
+
 FALLBACK = "workers.celery"
 
 REDIS_SCHEMES = frozenset({"redis", "rediss", "sentinel"})

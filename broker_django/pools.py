@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("broker_django.pools")
 
-ROUTING_CHANGED = "broker_routing_changed"
-"""The name of the remote control command; the workers have it."""
-
 
 def current_plan(names: Iterable[str], processes: int) -> Plan:
     """The plan for a worker of these queues, by the names of their Celery queues. It waits for no database."""
@@ -43,6 +40,6 @@ def _broadcast() -> None:
     try:
         with app.connection_for_write() as connection:
             connection.ensure_connection(max_retries=0)
-            app.control.broadcast(ROUTING_CHANGED, connection=connection)
+            app.control.broadcast(celery_app.ROUTING_CHANGED, connection=connection)
     except Exception as error:  # noqa: BLE001 - the rows are saved, and workers look at them anyway
         logger.info("Workers were not told that routers have changed, they look for themselves: %r", error)

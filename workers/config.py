@@ -63,7 +63,7 @@ def configure(app: Celery) -> Celery:
     celery_app.use(app)
     app.autodiscover_tasks(["workers"])
     app.autodiscover_tasks(["workers"], related_name="inspection")
-    app.steps["consumer"].add("workers.pools:PoolsStep")
+    app.steps["consumer"].add("workers.planning:Planning")
     if app.configured:  # type: ignore[attr-defined]
         _apply(app)
     else:

@@ -1,4 +1,7 @@
-"""What a worker tells of itself over Celery's remote control."""
+"""What a worker tells of itself, and is told, over Celery's remote control.
+
+`celery inspect` imports it before Django is set up.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,7 @@ from typing import Any
 
 from celery.worker.control import control_command, inspect_command
 
-from broker_django.pools import ROUTING_CHANGED
-from broker_django.table import tables
-from workers.pools import pools
+from broker_django.celery_app import ROUTING_CHANGED
 
 logger = logging.getLogger("workers.inspection")
 
@@ -18,7 +19,7 @@ logger = logging.getLogger("workers.inspection")
 @inspect_command(name="broker_status")
 def broker_status(state: Any) -> dict[str, Any]:
     """The worker's clock (seconds since the epoch), the Celery queues that it consumes, and its processes."""
-    plan = pools.plan
+    plan = state.consumer.broker_planning.plan
     return {
         "time": time.time(),
         "queues": sorted(queue.name for queue in state.consumer.task_consumer.queues),
@@ -29,8 +30,8 @@ def broker_status(state: Any) -> dict[str, Any]:
 
 
 @control_command(name=ROUTING_CHANGED)
-def routing_changed(state: Any) -> dict[str, str]:  # noqa: ARG001 - Celery's signature
+def routing_changed(state: Any) -> dict[str, str]:
     """Look at the rows of routers and destinations now."""
     logger.info("Routers have changed")
-    tables.look()
+    state.consumer.broker_planning.hurry()
     return {"ok": "looking"}

@@ -12,6 +12,8 @@ from kombu import Exchange, Queue
 
 from broker_django import celery_app
 from broker_django.celery_app import TASK, broker_urls, queue_of_delivery, scheme_of
+from tests.containers import ROOT
+from tests.processes import finished
 from workers.config import REDIS_OPTIONS, SAFE_SETTINGS, configure
 
 OPTIONS = {**REDIS_OPTIONS, "socket_connect_timeout": 2, "socket_timeout": 2}
@@ -295,3 +297,9 @@ def test_the_alternatives_of_a_broker_url(setting, urls):
 )
 def test_the_scheme_of_a_url(url, scheme):
     assert scheme_of(url) == scheme
+
+
+def test_it_is_imported_before_django_is_set_up():
+    """A project imports its Celery app in its package, and Celery's own commands what its settings name."""
+    program = "import workers.config, workers.inspection, workers.scheduling, workers.transport, workers.amqp"
+    assert finished([sys.executable, "-c", program], {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}).stderr == ""
