@@ -113,7 +113,7 @@ def plan_for(
     dedicated = _dedicated(weights, pools, processes)
     if not ordered:
         dedicated = _at_least(dedicated, {name: policies[name].reserve for name in dedicated})
-    reserved = _reserved(policies, dedicated, processes - sum(dedicated.values()))
+    reserved = _reserved(policies, dedicated, processes - sum(dedicated.values())) if ordered else {}
     return Plan(processes, weights, dedicated, reserved, policies)
 
 

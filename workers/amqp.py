@@ -2,41 +2,77 @@
 
 The order between queues is RabbitMQ's own, so a shared process could not choose. The limit is the prefetch count of the
 queue's consumer (basic.qos that is not global), which holds for a consumer from its start: another limit takes another
-consumer. What the one before it has delivered stays in hand until it is acknowledged, and counts.
+consumer. What an older one has delivered stays in hand until it is acknowledged, and counts.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kombu.transport import pyamqp
 
-from workers.in_hand import InHand
+from workers.in_hand import Marked, running
 from workers.pools import pools
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
-class Channel(InHand, pyamqp.Channel):
+    from kombu import Queue
+
+
+class Channel(Marked, pyamqp.Channel):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._unacknowledged: dict[int, str] = {}
+        """The consumer of each message, by delivery tag."""
+        self._consumed: dict[str, str] = {}
+        """The queue of each consumer."""
         self._limits: dict[str, int] = {}
+        """What the consumer of each queue was started with."""
         super().__init__(*args, **kwargs)
 
-    def basic_consume(self, queue: str, **options: Any) -> Any:  # type: ignore[override]
-        limit = pools.limit(queue)
-        if limit:
-            self._limits[queue] = limit - self.in_hand()[queue]
-            self.basic_qos(0, self._limits[queue], False)  # noqa: FBT003 - for the consumers that follow
-        return super().basic_consume(queue, **options)
+    def basic_consume(  # type: ignore[override]
+        self, queue: str, *, callback: Callable[[Any], Any], consumer_tag: str, no_ack: bool, **options: Any
+    ) -> Any:
+        def deliver(message: Any) -> Any:
+            if not no_ack:
+                self._unacknowledged[message.delivery_tag] = consumer_tag
+            return callback(message)
 
-    def follow_limits(self, consumer: Any, queues: Any) -> None:
-        """Give each of these queues, which the consumer reads, the limit that it has now."""
+        if pools.plan is not None:
+            limit = max(self._limit(queue), 1) if pools.limit(queue) else pools.all_in_hand
+            self.basic_qos(0, limit, False)  # noqa: FBT003 - not global: for the consumers that follow
+            self._limits[queue] = limit
+        self._consumed[consumer_tag] = queue
+        return super().basic_consume(queue=queue, callback=deliver, consumer_tag=consumer_tag, no_ack=no_ack, **options)
+
+    def basic_cancel(self, consumer_tag: str, *args: Any, **kwargs: Any) -> Any:
+        self._limits.pop(self._consumed.pop(consumer_tag, ""), None)
+        return super().basic_cancel(consumer_tag, *args, **kwargs)
+
+    def basic_ack(self, delivery_tag: int, *args: Any, **kwargs: Any) -> Any:
+        self._unacknowledged.pop(delivery_tag, None)
+        return super().basic_ack(delivery_tag, *args, **kwargs)
+
+    def basic_reject(self, delivery_tag: int, *args: Any, **kwargs: Any) -> Any:
+        self._unacknowledged.pop(delivery_tag, None)
+        return super().basic_reject(delivery_tag, *args, **kwargs)
+
+    def _limit(self, queue: str, consumer_tag: str = "") -> int:
+        """How many messages the consumer of this queue may hold, which is this one, or a new one.
+
+        Those whose time has not come take no process; those of older consumers, or of a lost connection, do.
+        """
+        held = list(self._unacknowledged.values()).count(consumer_tag)
+        return pools.limit(queue) - running(unacknowledged=True)[queue] + held
+
+    def follow_limits(self, consumer: Any, queues: Iterable[Queue]) -> None:
+        """Give each of these queues, which this consumer of kombu's reads, the limit that it has now."""
         for queue in list(queues):
-            limit = pools.limit(queue.name)
-            left = limit - self.in_hand(but_by=consumer._active_tags.get(queue.name, ""))[queue.name]
-            if not limit or left == self._limits.get(queue.name):
+            limit = self._limit(queue.name, consumer._active_tags.get(queue.name, ""))
+            if not pools.limit(queue.name) or limit == self._limits.get(queue.name):
                 continue
             consumer.cancel_by_queue(queue)
-            self._limits[queue.name] = limit - self.in_hand()[queue.name]
-            if self._limits[queue.name] > 0:
+            if self._limit(queue.name) > 0:  # else at another look, when some of what it has is done
                 consumer.add_queue(queue)
         consumer.consume()
 

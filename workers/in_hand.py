@@ -1,41 +1,46 @@
-"""What a worker holds of each queue."""
+"""What a worker is at, by queue."""
 
 from __future__ import annotations
 
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from celery.worker import state
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+QUEUE = "broker_queue"
+"""The key in a message's `delivery_info` of the queue that it was read from; its routing key may be another."""
 
-class InHand:
-    """Lets a channel of any transport know which messages it has delivered and not yet acknowledged."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._in_hand: dict[Any, tuple[str, str]] = {}
-        super().__init__(*args, **kwargs)
+class Marked:
+    """Lets a channel of any transport say of each message which queue it was read from."""
 
-    def in_hand(self, but_by: str = "") -> Counter[str]:
-        """How many messages of each queue; `but_by` leaves out those of this consumer, by its tag."""
-        return Counter(queue for queue, consumer in list(self._in_hand.values()) if not but_by or consumer != but_by)
-
-    def basic_consume(
-        self, queue: str, *, no_ack: bool, callback: Callable[[Any], Any], consumer_tag: str, **options: Any
-    ) -> Any:
+    def basic_consume(self, queue: str, *, callback: Callable[[Any], Any], **options: Any) -> Any:
         def deliver(message: Any) -> Any:
-            if not no_ack:
-                self._in_hand[message.delivery_tag] = queue, consumer_tag
+            message.delivery_info[QUEUE] = queue
             return callback(message)
 
-        return super().basic_consume(  # type: ignore[misc]
-            queue=queue, no_ack=no_ack, callback=deliver, consumer_tag=consumer_tag, **options
-        )
+        return super().basic_consume(queue=queue, callback=deliver, **options)  # type: ignore[misc]
 
-    def basic_ack(self, delivery_tag: Any, *args: Any, **kwargs: Any) -> Any:
-        self._in_hand.pop(delivery_tag, None)
-        return super().basic_ack(delivery_tag, *args, **kwargs)  # type: ignore[misc]
 
-    def basic_reject(self, delivery_tag: Any, *args: Any, **kwargs: Any) -> Any:
-        self._in_hand.pop(delivery_tag, None)
-        return super().basic_reject(delivery_tag, *args, **kwargs)  # type: ignore[misc]
+def running(*, unacknowledged: bool = False) -> Counter[str]:
+    """How many tasks of each queue have a process, or wait for one that is free; also those from before a reconnect.
+
+    Tasks whose time has not come are not among them. With `unacknowledged` neither are those that were acknowledged
+    before they began.
+    """
+    return Counter(
+        request.message.delivery_info.get(QUEUE, "")
+        for request in _reserved()
+        if not unacknowledged or request.task.acks_late
+    )
+
+
+def _reserved() -> list[Any]:
+    while True:
+        try:
+            return list(state.reserved_requests)
+        except RuntimeError:  # a thread of the pool has just ended one
+            continue

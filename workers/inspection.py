@@ -22,7 +22,7 @@ def broker_status(state: Any) -> dict[str, Any]:
     plan = state.consumer.broker_planning.plan
     return {
         "time": time.time(),
-        "queues": sorted(queue.name for queue in state.consumer.task_consumer.queues),
+        "queues": sorted(state.app.amqp.queues.consume_from),
         "pool": state.consumer.pool.__class__.__module__,
         "processes": plan and {"shared": plan.shared, "dedicated": plan.dedicated, "reserved": plan.reserved},
         "weights": plan and plan.weights,

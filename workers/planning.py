@@ -55,15 +55,15 @@ class Planning(bootsteps.StartStopStep):
         served = [name for name, policy in conf.queues.items() if policy.celery_queue in consumed]
         if not served:
             return
-        plan = current_plan(served, parent.pool.num_processes)
+        processes = getattr(parent.controller, "max_concurrency", None) or parent.pool.num_processes  # as Celery counts
+        plan = current_plan(served, processes)
         if plan != pools.plan:
             logger.info("Processes: %s", plan)
             pools.plan, pools.in_hand = plan, parent.app.conf.worker_prefetch_multiplier
-        if parent.connection.transport.driver_type == "amqp":
-            parent.call_soon(_follow_limits, parent)
+        parent.call_soon(_follow_limits, parent)
 
 
 def _follow_limits(parent: Any) -> None:
     consumer = parent.task_consumer
-    if consumer is not None:
+    if consumer is not None and hasattr(consumer.channel, "follow_limits"):
         consumer.channel.follow_limits(consumer, parent.app.amqp.queues.consume_from.values())

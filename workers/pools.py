@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from broker_django.conf import conf
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from broker_core.pools import Plan
 
@@ -34,15 +34,20 @@ class Pools:
         """Whether any queue has processes for itself."""
         return self.plan is not None and bool(self.plan.held)
 
+    @property
+    def all_in_hand(self) -> int:
+        """How many messages the worker may hold; 0 where there is no limit."""
+        return self.plan.processes * self.in_hand if self.plan is not None else 0
+
     def limit(self, queue: str) -> int:
         """How many messages of this queue the worker may hold; 0 where there is no limit."""
         if self.plan is None or queue not in self.plan.weights:
             return 0
         return (self.plan.dedicated.get(queue) or self.plan.processes) * self.in_hand
 
-    def has_room(self, queue: str, running: Mapping[str, int]) -> bool:
-        """Whether a task of this queue may start while each queue has that many running."""
-        return self.plan is None or self.plan.has_room(queue, running)
+    def open(self, queues: Iterable[str], running: Mapping[str, int]) -> list[str]:
+        """Those of which another task may start while each queue has that many running."""
+        return [queue for queue in queues if self.plan is None or self.plan.has_room(queue, running)]
 
 
 pools = Pools()

@@ -10,7 +10,7 @@ from redis.exceptions import ResponseError
 
 from broker_django import transport
 from broker_django.celery_app import TASK
-from workers.in_hand import InHand
+from workers.in_hand import Marked, running
 from workers.pools import pools
 
 if TYPE_CHECKING:
@@ -35,43 +35,41 @@ class _TrueQueue:
         return super().basic_consume(queue=queue, callback=deliver, **options)  # type: ignore[misc]
 
 
+def open_queues(queues: Iterable[str]) -> list[str]:
+    """Those of which another task may start."""
+    return pools.open(queues, running()) if pools.limited else list(queues)
+
+
 class OpenQueues:
     """The order of queues that the project chose, without those that have no process free."""
 
-    def __init__(self, order: Any, has_room: Callable[[str], bool]) -> None:
+    def __init__(self, order: Any) -> None:
         self._order = order
-        self._has_room = has_room
 
     def update(self, queues: Iterable[str]) -> None:
         self._order.update(queues)
 
     def consume(self, n: int) -> list[str]:
-        return [queue for queue in self._order.consume(n) if self._has_room(queue)]
+        return open_queues(self._order.consume(n))
 
     def rotate(self, last_used: str) -> None:
         self._order.rotate(last_used)
 
 
-class _Slots(InHand):
-    """Reads only queues that may have another message in hand."""
+class _Slots(Marked):
+    """Reads only queues of which another task may start."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._waits_on: frozenset[str] = frozenset()
         self._reader: tuple[Any, int | None] = (None, None)
-        self._queue_cycle = OpenQueues(self._queue_cycle, self._has_room)  # type: ignore[has-type]
-
-    def _has_room(self, queue: str) -> bool:
-        return not pools.limited or pools.has_room(queue, self.in_hand())
+        self._queue_cycle = OpenQueues(self._queue_cycle)  # type: ignore[has-type]
 
     def _brpop_start(self, timeout: float | None = None) -> Any:
         if pools.limited:
-            self._waits_on = self._open()
+            self._waits_on = frozenset(open_queues(self.active_queues))  # type: ignore[attr-defined]
             self._note_reader(self.client.connection)  # type: ignore[attr-defined]
         return super()._brpop_start(timeout)  # type: ignore[misc]
-
-    def _open(self) -> frozenset[str]:
-        return frozenset(queue for queue in self.active_queues if self._has_room(queue))  # type: ignore[attr-defined]
 
     def _note_reader(self, connection: Any) -> None:
         """Ask Redis what it calls the connection that is about to wait, once for each socket."""
@@ -81,17 +79,26 @@ class _Slots(InHand):
         try:
             self._reader = connection._sock, connection.read_response()
         except ResponseError as error:
-            logger.warning("Redis tells no CLIENT ID, so free processes may wait up to a second: %s", error)
-            self._reader = connection._sock, None
+            self._cannot_wake(connection._sock, error)
+
+    def _cannot_wake(self, socket: Any, error: ResponseError) -> None:
+        logger.warning("Redis refuses CLIENT ID or UNBLOCK, so free processes may wait up to a second: %s", error)
+        self._reader = socket, None
 
     def wake(self) -> None:
-        """Read anew where queues have room that are not being waited on: a task ended, or weights have changed."""
-        if not pools.limited or not self._in_poll or self._reader[1] is None:  # type: ignore[attr-defined]
+        """Read anew where queues may be read that are not being waited on: a task ended, or weights have changed."""
+        socket, reader = self._reader
+        if not pools.limited or not self._in_poll or reader is None:  # type: ignore[attr-defined]
             return
-        if not self._open() <= self._waits_on:
-            self._waits_on |= self._open()
+        opened = frozenset(open_queues(self.active_queues))  # type: ignore[attr-defined]
+        if opened <= self._waits_on:
+            return
+        self._waits_on |= opened
+        try:
             with self.conn_or_acquire() as client:  # type: ignore[attr-defined]
-                client.client_unblock(self._reader[1])
+                client.client_unblock(reader)
+        except ResponseError as error:
+            self._cannot_wake(socket, error)
 
 
 class Poller(redis.MultiChannelPoller):

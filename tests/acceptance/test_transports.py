@@ -1,0 +1,237 @@
+"""What a worker's transports read from a real message broker while tasks run. No worker: the tests say what runs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import redis
+from celery.worker import state
+from kombu import Connection, Consumer, Exchange, Producer, Queue
+
+from broker_core.policies import QueuePolicy
+from broker_core.pools import plan_for
+from tests.acceptance.conftest import _purge
+from workers.config import WORKER_TRANSPORTS
+from workers.pools import pools
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.servers import MessageBroker
+
+QUIET = 1.5
+"""Seconds without a message after which none will come: Redis is asked again every second."""
+
+
+class Reader:
+    """A consumer of some queues, as the main process of a worker is one."""
+
+    def __init__(self, url: str, connection: Connection, *names: str) -> None:
+        self.queues = [Queue(name, Exchange(name), routing_key=name) for name in names]
+        self.consumer = Consumer(connection, self.queues, on_message=self._take, prefetch_count=100)
+        self.tasks: list[Any] = []
+        self._url, self._connection = url, connection
+
+    def _take(self, message: Any) -> None:
+        request = SimpleRequest(message=message, task=SimpleNamespace(acks_late=True))
+        self.tasks.append(request)
+        state.reserved_requests.add(request)
+
+    def send(self, name: str, number: int) -> None:
+        with Connection(self._url) as connection:
+            [queue] = [queue for queue in self.queues if queue.name == name]
+            for each in range(number):
+                Producer(connection).publish({"n": each}, exchange=queue.exchange, routing_key=name, declare=[queue])
+
+    def begin(self) -> None:
+        """Wait for a message, and come back before Redis does."""
+        with contextlib.suppress(socket.timeout):
+            self._connection.drain_events(timeout=0.1)
+
+    def read(self) -> Counter[str]:
+        """How many messages of each queue are in hand, once no more come."""
+        while True:
+            try:
+                self._connection.drain_events(timeout=QUIET)
+            except TimeoutError:
+                return Counter(request.message.delivery_info["broker_queue"] for request in self.tasks)
+
+    def end(self, name: str, number: int) -> None:
+        """So many tasks of this queue are done."""
+        ended = [task for task in self.tasks if task.message.delivery_info["broker_queue"] == name][:number]
+        for task in ended:
+            self.tasks.remove(task)
+            state.reserved_requests.discard(task)
+            task.message.ack()
+
+    def postpone(self, name: str) -> None:
+        """The time of the tasks in hand has not come."""
+        for task in self.tasks:
+            if task.message.delivery_info["broker_queue"] == name:
+                state.reserved_requests.discard(task)
+
+
+class SimpleRequest(SimpleNamespace):
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
+
+
+@pytest.fixture
+def reader(message_broker: MessageBroker, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Make a reader, for a worker with a plan."""
+    _purge(message_broker.unattended_url)
+    scheme = message_broker.unattended_url.partition(":")[0]
+    monkeypatch.setattr(pools, "plan", None)
+    with Connection(message_broker.unattended_url, transport=WORKER_TRANSPORTS[scheme]) as connection:
+        yield partial(Reader, message_broker.unattended_url, connection)
+    state.reserved_requests.clear()
+    with Connection(message_broker.unattended_url) as connection:
+        for name in ("eu", "us", "payment", "bulk", "project"):
+            connection.default_channel.queue_delete(name)
+
+
+def planned(processes: int, *, ordered: bool, factors: dict[str, float] | None = None, **entries: Any) -> None:
+    policies = {name: QueuePolicy.from_mapping(name, entry) for name, entry in entries.items()}
+    pools.plan = plan_for(policies, factors or {}, processes, ordered=ordered)
+
+
+@pytest.fixture
+def rabbitmq(message_broker: MessageBroker) -> None:
+    if message_broker.is_redis:
+        pytest.skip("the message broker is no RabbitMQ")
+
+
+def test_rabbitmq_hands_out_as_many_as_a_queue_has_processes(rabbitmq: None, reader: Any) -> None:
+    planned(4, ordered=False, eu={"weight": 3}, us={})
+    reading = reader("eu", "project", "us")
+    for name in ("eu", "us", "project"):
+        reading.send(name, 9)
+    reading.consumer.consume()
+    assert reading.read() == {"eu": 3, "us": 1, "project": 4}
+
+
+def test_rabbitmq_follows_a_plan_and_counts_what_runs_still(rabbitmq: None, reader: Any) -> None:
+    planned(4, ordered=False, eu={"weight": 3}, us={})
+    reading = reader("eu", "us")
+    channel = reading.consumer.channel
+    for name in ("eu", "us"):
+        reading.send(name, 9)
+    reading.consumer.consume()
+    assert reading.read() == {"eu": 3, "us": 1}
+    planned(4, ordered=False, eu={}, us={"weight": 3})
+    channel.follow_limits(reading.consumer, reading.queues)
+    assert reading.read() == {"eu": 3, "us": 3}
+    reading.end("eu", 2)
+    channel.follow_limits(reading.consumer, reading.queues)
+    assert reading.read() == {"eu": 1, "us": 3}
+    reading.end("eu", 1)
+    channel.follow_limits(reading.consumer, reading.queues)
+    assert reading.read() == {"eu": 1, "us": 3}
+
+
+def test_a_queue_that_is_consumed_again_on_rabbitmq_has_the_limit_that_it_had(rabbitmq: None, reader: Any) -> None:
+    planned(4, ordered=False, eu={"weight": 3}, us={})
+    reading = reader("eu", "us")
+    [eu, us] = reading.queues
+    reading.send("us", 9)
+    reading.consumer.consume()
+    assert reading.read() == {"us": 1}
+    reading.consumer.cancel_by_queue("us")
+    reading.consumer.add_queue(us)
+    reading.consumer.consume()  # while one is in hand, which leaves none
+    reading.consumer.channel.follow_limits(reading.consumer, [eu, us])
+    reading.end("us", 9)
+    reading.consumer.channel.follow_limits(reading.consumer, [eu, us])
+    assert reading.read() == {"us": 1}
+
+
+def test_tasks_whose_time_has_not_come_take_no_process_on_rabbitmq(rabbitmq: None, reader: Any) -> None:
+    planned(4, ordered=False, eu={"weight": 3}, us={})
+    reading = reader("eu", "us")
+    reading.send("us", 9)
+    reading.consumer.consume()
+    assert reading.read() == {"us": 1}
+    reading.postpone("us")
+    reading.consumer.channel.follow_limits(reading.consumer, reading.queues)
+    assert reading.read() == {"us": 2}
+
+
+def test_redis_is_asked_only_for_queues_with_a_process_free(redis_broker: MessageBroker, reader: Any) -> None:
+    planned(3, ordered=True, payment={"weight": 6, "reserve": 1}, bulk={})
+    reading = reader("payment", "bulk", "project")
+    for name in ("bulk", "project"):
+        reading.send(name, 4)
+    reading.consumer.consume()
+    assert reading.read().total() == 2
+    reading.send("payment", 4)
+    assert reading.read()["payment"] == 1
+    reading.end("payment", 1)
+    assert reading.read()["payment"] == 1
+    reading.end("bulk", 2)
+    reading.end("project", 2)
+    assert reading.read().total() == 3
+
+
+def test_tasks_whose_time_has_not_come_take_no_process_on_redis(redis_broker: MessageBroker, reader: Any) -> None:
+    planned(3, ordered=True, payment={"weight": 6, "reserve": 1}, bulk={})
+    reading = reader("payment", "bulk")
+    reading.send("bulk", 9)
+    reading.consumer.consume()
+    assert reading.read() == {"bulk": 2}
+    reading.postpone("bulk")
+    assert reading.read() == {"bulk": 4}
+
+
+def test_tasks_from_before_a_reconnect_still_run(redis_broker: MessageBroker, reader: Any) -> None:
+    planned(3, ordered=True, payment={"weight": 6, "reserve": 1}, bulk={})
+    first, second = reader("payment", "bulk"), reader("payment", "bulk")
+    first.send("bulk", 9)
+    first.consumer.consume()
+    assert first.read() == {"bulk": 2}
+    first.consumer.cancel()
+    second.consumer.consume()
+    assert second.read() == {}
+
+
+def test_a_reader_is_woken_for_a_queue_that_has_a_process_again(redis_broker: MessageBroker, reader: Any) -> None:
+    planned(3, ordered=True, payment={"weight": 6, "reserve": 1}, bulk={})
+    reading = reader("payment", "bulk")
+    reading.send("bulk", 9)
+    reading.consumer.consume()
+    assert reading.read() == {"bulk": 2}
+    server = redis.Redis.from_url(redis_broker.unattended_url)
+    reading.begin()
+    before = server.info("commandstats")
+    reading.end("bulk", 1)
+    reading.begin()
+    after = server.info("commandstats")
+    assert "cmdstat_client|unblock" not in before
+    assert after["cmdstat_client|unblock"]["calls"] == 1
+    assert reading.read() == {"bulk": 2}
+
+
+def test_a_redis_that_refuses_to_wake_a_reader_is_read_all_the_same(redis_broker: MessageBroker, caplog: Any) -> None:
+    server = redis.Redis.from_url(redis_broker.unattended_url)
+    server.flushdb()
+    allowed = {"keys": ["*"], "channels": ["*"], "categories": ["+@all", "-@dangerous"]}
+    server.acl_setuser("limited", enabled=True, passwords=["+secret"], **allowed)
+    url = redis_broker.unattended_url.replace("redis://", "redis://limited:secret@")
+    try:
+        planned(3, ordered=True, payment={"weight": 6, "reserve": 1}, bulk={})
+        with Connection(url, transport=WORKER_TRANSPORTS["redis"]) as connection:
+            reading = Reader(url, connection, "payment", "bulk")
+            reading.send("bulk", 9)
+            reading.consumer.consume()
+            assert reading.read() == {"bulk": 2}
+            reading.begin()
+            reading.end("bulk", 1)
+            assert reading.read() == {"bulk": 2}
+        assert "Redis refuses CLIENT ID or UNBLOCK" in caplog.text
+    finally:
+        server.acl_deluser("limited")
+        pools.plan = None
+        state.reserved_requests.clear()
