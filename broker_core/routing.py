@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -117,10 +117,14 @@ class Router:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A router whose source matches, and what the source captured."""
+    """A router whose source matches, and what the source captured.
+
+    conditional: whether a condition was asked before it took the request, its own or that of another router.
+    """
 
     router: Router
     captures: Captures = field(default_factory=dict)
+    conditional: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,8 +187,12 @@ def first(
     candidates: Sequence[Match], method: str, values: Values, switched_off: Container[Action] = frozenset()
 ) -> Match | None:
     """The candidate that takes the request; None where none does."""
-    told = verdicts(candidates, method, values, switched_off)
-    return next((match for match, why_not in told if not why_not), None)
+    conditional = False
+    for match, why_not in verdicts(candidates, method, values, switched_off):
+        conditional = conditional or match.router.condition is not None
+        if not why_not:
+            return replace(match, conditional=conditional)
+    return None
 
 
 def verdicts(

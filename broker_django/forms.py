@@ -21,8 +21,8 @@ class TrialForm(forms.Form):
 
     def clean_path(self) -> str:
         text = str(self.cleaned_data["path"])
-        if not text.startswith("/"):
-            raise forms.ValidationError(_("A path begins with a slash."))
+        if not text.startswith("/") or text.startswith("//"):
+            raise forms.ValidationError(_("A path begins with one slash."))
         return text
 
     def clean_headers(self) -> dict[str, str]:

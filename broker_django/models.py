@@ -16,6 +16,7 @@ from broker_core.routing import Action, StickyBy
 from broker_django.routers import check_destination, check_router
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from datetime import datetime
 
 PATH_LENGTH = 2_000
@@ -198,9 +199,13 @@ class Router(models.Model):
 
     def clean(self) -> None:
         check_router(self)
-        same = Router.objects.filter(source=self.source, rank=self.rank, is_active=True).exclude(pk=self.pk)
-        if self.is_active and same.exists():  # the constraint would say so at no field
-            raise ValidationError({"rank": _("There is an active router of this source and rank already.")})
+
+    def validate_constraints(self, exclude: Collection[str] | None = None) -> None:
+        """With the message at a field: that of a constraint on active rows would be at none."""
+        try:
+            super().validate_constraints(exclude)
+        except ValidationError as error:
+            raise ValidationError({"rank": error.messages}) from error
 
 
 class Destination(models.Model):

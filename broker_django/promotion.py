@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from django.core import serializers
-from django.core.exceptions import FieldDoesNotExist, ValidationError
-from django.core.serializers.base import DeserializationError
+from django.core.exceptions import ValidationError
 from django.db import router, transaction
 from django.utils.translation import gettext as _
 
@@ -18,6 +17,28 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 MODELS = {model._meta.label_lower: model for model in (Router, Destination)}
+
+
+def _fields(model: type[Router | Destination]) -> frozenset[str]:
+    return frozenset(column.name for column in model._meta.concrete_fields if not column.primary_key)
+
+
+FIELDS = {model: _fields(model) for model in MODELS.values()}
+
+
+@dataclass(slots=True)
+class TakenIn:
+    """The routers that were made, and those that were there already."""
+
+    created: list[Router] = field(default_factory=list)
+    changed: list[Router] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    number: int
+    model: type[Router | Destination]
+    fields: dict[str, Any]
 
 
 def export(routers: Iterable[Router]) -> str:
@@ -30,53 +51,93 @@ def export(routers: Iterable[Router]) -> str:
     return text
 
 
-def take_in(text: str) -> Counter[str]:
-    """Make these routers as the text has them, by their codes: how many were `created` and `changed`.
+def take_in(text: str) -> TakenIn:
+    """Make these routers as the text has them, by their codes.
 
-    A router gets the destinations of the text and loses others; routers that the text does not have stay. All is
-    checked as when it is saved in the admin, and all or nothing is done. Raises ValidationError.
+    A router gets the destinations of the text and loses others, so there is none without its router; routers that the
+    text does not have stay. All is checked as when it is saved in the admin, and all or nothing is done. Raises
+    ValidationError.
     """
     entries = _entries(text)
-    counts: Counter[str] = Counter()
-    kept: dict[Any, set[Any]] = {}
+    taken = TakenIn()
     with transaction.atomic(using=router.db_for_write(Router)):
-        _deactivate([entry["fields"].get("code") for entry in entries])
-        for number, entry in enumerate(entries, 1):
-            row = _read(entry, number)
-            row._state.adding = row.pk is None
-            created = row._state.adding
-            _check(row, number)
-            row.save()
-            if isinstance(row, Router):
-                counts["created" if created else "changed"] += 1
-                kept.setdefault(row.pk, set())
+        codes = [entry.fields["code"] for entry in entries if entry.model is Router]
+        there = {row.code: row for row in Router.objects.filter(code__in=codes)}
+        spare = list(Destination.objects.filter(router__in=there.values()).order_by("pk"))
+        # Until each is as it should be, what is unique among active rows must not stand in the way of another.
+        Router.objects.filter(code__in=codes).update(is_active=False)
+        Destination.objects.filter(router__code__in=codes).update(is_active=False)
+        rows: dict[str, Router] = {}
+        for entry in entries:
+            if entry.model is Router:
+                row = rows[entry.fields["code"]] = _router(entry, there)
+                (taken.changed if row.code in there else taken.created).append(row)
             else:
-                kept.setdefault(row.router_id, set()).add(row.pk)
-        for pk, destinations in kept.items():
-            Destination.objects.filter(router=pk).exclude(pk__in=destinations).delete()
-    return counts
+                _destination(entry, rows, spare)
+        Destination.objects.filter(pk__in=[row.pk for row in spare]).delete()
+    return taken
 
 
-def _entries(text: str) -> list[dict[str, Any]]:
-    """The routers and then the destinations, each without its key, and with the code of a router for its key."""
+def _router(entry: _Entry, there: dict[str, Router]) -> Router:
+    row = Router(**entry.fields)
+    _save(entry, row, there.get(row.code))
+    return row
+
+
+def _destination(entry: _Entry, rows: dict[str, Router], spare: list[Destination]) -> None:
+    """Saved in place of a spare one that leads there too: a visitor stays where the destination is the same."""
+    code = entry.fields.pop("router")
+    if code not in rows:
+        raise _refused(entry, _("its router is not in the text"))
+    row = Destination(router=rows[code], **entry.fields)
+    alike = [
+        each
+        for each in spare
+        if (each.router_id, each.url, each.append_params) == (row.router_id, row.url, row.append_params)
+    ]
+    same = min(alike, key=lambda each: (each.is_active != row.is_active, each.pk), default=None)
+    if same is not None:
+        spare.remove(same)
+    _save(entry, row, same)
+
+
+def _save(entry: _Entry, row: Router | Destination, same: Router | Destination | None) -> None:
+    if same is not None:
+        row.pk, row._state.adding = same.pk, False
+    try:
+        row.full_clean()
+    except ValidationError as error:
+        told = [f"{name}: {' '.join(texts)}" for name, texts in error.message_dict.items()]
+        raise ValidationError([_refused(entry, f"{row}: {text}") for text in told]) from error
+    row.save()
+
+
+def _refused(entry: _Entry, text: str) -> ValidationError:
+    return ValidationError(_("Entry %(number)d, %(text)s") % {"number": entry.number, "text": text})
+
+
+def _entries(text: str) -> list[_Entry]:
+    """The routers and then the destinations, each with the code of its router."""
     try:
         given = json.loads(text)
-        codes = {entry.get("pk"): entry["fields"]["code"] for entry in given if _model(entry) is Router}
-        entries = [{"model": entry["model"], "fields": dict(entry["fields"])} for entry in given]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        codes = {each.get("pk"): each["fields"]["code"] for each in given if _model(each) is Router}
+        entries = [_entry(number, each, codes) for number, each in enumerate(given, 1)]
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValidationError(_("This is no JSON of routers, as `dumpdata` writes it: %s") % error) from error
-    for entry in entries:
-        fields = entry["fields"]
-        if "router" in fields and not isinstance(fields["router"], list):
-            fields["router"] = [codes.get(fields["router"])]
-    return sorted(entries, key=lambda entry: _model(entry) is Destination)
+    return sorted(entries, key=lambda entry: entry.model is Destination)
 
 
-def _deactivate(codes: Iterable[Any]) -> None:
-    """Until each is as it should be, what is unique among active rows must not stand in the way of another."""
-    known = [code for code in codes if isinstance(code, str)]
-    Destination.objects.filter(router__code__in=known).update(is_active=False)
-    Router.objects.filter(code__in=known).update(is_active=False)
+def _entry(number: int, given: dict[str, Any], codes: dict[Any, str]) -> _Entry:
+    model, fields = _model(given), dict(given["fields"])
+    unknown = sorted(fields.keys() - FIELDS[model])
+    if unknown:
+        raise ValueError(f"entry {number} has the unknown field {unknown[0]!r}")
+    if model is Destination:
+        named = fields["router"]
+        fields["router"] = named[0] if isinstance(named, list) and named else codes.get(named)
+    elif not isinstance(fields["code"], str):
+        raise ValueError(f"the code of entry {number} is no text")
+    return _Entry(number, model, fields)
 
 
 def _model(entry: dict[str, Any]) -> type[Router | Destination]:
@@ -84,21 +145,3 @@ def _model(entry: dict[str, Any]) -> type[Router | Destination]:
     if model is None:
         raise ValueError(f"{entry['model']} is neither a router nor a destination")
     return model
-
-
-def _read(entry: dict[str, Any], number: int) -> Router | Destination:
-    try:
-        [read] = serializers.deserialize("python", [entry])
-    except (DeserializationError, FieldDoesNotExist, ValidationError, TypeError, ValueError) as error:
-        raise ValidationError(_("Entry %(number)d: %(error)s") % {"number": number, "error": error}) from error
-    row: Any = read.object
-    return cast("Router | Destination", row)
-
-
-def _check(row: Router | Destination, number: int) -> None:
-    try:
-        row.full_clean()
-    except ValidationError as error:
-        told = [f"{field}: {' '.join(texts)}" for field, texts in error.message_dict.items()]
-        where = _("Entry %(number)d, %(row)s") % {"number": number, "row": row}
-        raise ValidationError([f"{where}: {text}" for text in told]) from error

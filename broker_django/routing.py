@@ -171,7 +171,7 @@ def redirect(request: HttpRequest, route: Route) -> HttpResponse | None:
     _follow(request, route, target)
     response = HttpResponse(status=int(route.router.action))
     response["Location"] = iri_to_uri(target)
-    _say_how_to_cache(response, route.router)
+    _say_how_to_cache(response, route.match)
     return response
 
 
@@ -189,9 +189,10 @@ _VARIES = {StickyBy.SESSION: "Cookie", StickyBy.USER: "Cookie", StickyBy.COOKIE:
 """The header field by which a visitor is known; an empty one is named by the router."""
 
 
-def _say_how_to_cache(response: HttpResponse, router: Router) -> None:
+def _say_how_to_cache(response: HttpResponse, match: Match) -> None:
     """What depends on the visitor must not be kept for another; the rest only so long that an edit is soon seen."""
-    if router.condition is not None or len(router.weights) > 1:
+    router = match.router
+    if match.conditional or len(router.weights) > 1:
         response["Cache-Control"] = "private, no-store"
     elif router.action.permanent:
         response["Cache-Control"] = "max-age=3600"

@@ -30,6 +30,8 @@ logger = logging.getLogger("broker_django.table")
 LOOK_EVERY = 0.5
 """Seconds between looks at the number."""
 
+ATTEMPTS = 3
+
 NONE = RoutingTable(())
 
 
@@ -118,10 +120,16 @@ class Tables:
                 connections[_alias()].close()
 
     def _reload(self) -> None:
-        """Load. What changes meanwhile raises the number, which was taken first, and is loaded after the next look."""
-        before = version()
-        self._table = load()
-        self._version = before
+        """Load the rows of one moment: again where some changed meanwhile, which raises the number.
+
+        Where they never rest the last table counts until the next look.
+        """
+        for _attempt in range(ATTEMPTS):
+            before = version()
+            table = load()
+            if version() == before:
+                break
+        self._table, self._version = table, before
 
 
 class _Mark:

@@ -99,24 +99,29 @@ class RouterAdmin(ModelAdmin):
 
     @admin.action(description=_("Activate the selected routers"), permissions=["change"])
     def activate(self, request: HttpRequest, routers: QuerySet[Router]) -> None:
-        self._tell(request, routers.update(is_active=True))
+        routers.update(is_active=True)
+        self._tell(request, routers, gettext("Activated."))
 
     @admin.action(description=_("Deactivate the selected routers"), permissions=["change"])
     def deactivate(self, request: HttpRequest, routers: QuerySet[Router]) -> None:
-        self._tell(request, routers.update(is_active=False))
+        routers.update(is_active=False)
+        self._tell(request, routers, gettext("Deactivated."))
 
-    @admin.action(description=_("Drain the selected routers: weight 0"), permissions=["change"])
+    @admin.action(description=_("Drain the selected routers: weight 0"), permissions=["drain"])
     def drain(self, request: HttpRequest, routers: QuerySet[Router]) -> None:
         Destination.objects.filter(router__in=routers).update(weight=0)
-        self._tell(request, routers.count())
+        self._tell(request, routers, gettext("Drained."))
 
     @admin.action(description=_("Export the selected routers as JSON"), permissions=["view"])
     def export(self, request: HttpRequest, routers: QuerySet[Router]) -> HttpResponse:  # noqa: ARG002 - Django's signature
         disposition = {"Content-Disposition": 'attachment; filename="routers.json"'}
         return HttpResponse(promotion.export(routers), content_type="application/json", headers=disposition)
 
-    def _tell(self, request: HttpRequest, changed: int) -> None:
+    def _tell(self, request: HttpRequest, routers: QuerySet[Router], message: str) -> None:
         tell_workers()
+        for router in routers:
+            self.log_change(request, router, message)
+        changed = len(routers)
         text = ngettext("%(count)d router was changed.", "%(count)d routers were changed.", changed)
         self.message_user(request, text % {"count": changed}, messages.SUCCESS)
 
@@ -129,19 +134,16 @@ class RouterAdmin(ModelAdmin):
 
     def import_view(self, request: HttpRequest) -> HttpResponse:
         """Take in routers that another site exported."""
-        if not (self.has_add_permission(request) and self.has_change_permission(request)):
+        if not self._may_import(request):
             raise PermissionDenied
         form = ImportForm(request.POST or None, request.FILES or None)
         if form.is_valid():
             try:
-                counts = promotion.take_in(form.cleaned_data["file"])
+                taken = promotion.take_in(form.cleaned_data["file"])
             except ValidationError as error:
                 form.add_error("file", error)
             else:
-                tell_workers()
-                text = gettext("Routers created: %(created)d, changed: %(changed)d.")
-                counted = {name: counts[name] for name in ("created", "changed")}
-                self.message_user(request, text % counted, messages.SUCCESS)
+                self._note_import(request, taken)
                 return HttpResponseRedirect(reverse("admin:broker_django_router_changelist"))
         return self._page(request, "import.html", _("Import routers"), form=form)
 
@@ -156,9 +158,39 @@ class RouterAdmin(ModelAdmin):
             told = explain(given["method"], given["path"], given["headers"], given["user"])
         return self._page(request, "try.html", _("Try a request"), form=form, told=told)
 
+    def _may_import(self, request: HttpRequest) -> bool:
+        """It makes, changes and deletes rows."""
+        permissions = [
+            ("add", Router),
+            ("change", Router),
+            *((verb, Destination) for verb in ("add", "change", "delete")),
+        ]
+        return all(_may(request, verb, model) for verb, model in permissions)
+
+    def _note_import(self, request: HttpRequest, taken: promotion.TakenIn) -> None:
+        for router in taken.created:
+            self.log_addition(request, router, gettext("Imported."))
+        for router in taken.changed:
+            self.log_change(request, router, gettext("Imported."))
+        tell_workers()
+        text = gettext("Routers created: %(created)d, changed: %(changed)d.")
+        counted = {"created": len(taken.created), "changed": len(taken.changed)}
+        self.message_user(request, text % counted, messages.SUCCESS)
+
+    def has_drain_permission(self, request: HttpRequest) -> bool:
+        return self.has_change_permission(request) and _may(request, "change", Destination)
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        shown = {"has_import_permission": self._may_import(request), **(extra_context or {})}
+        return super().changelist_view(request, shown)
+
     def _page(self, request: HttpRequest, template: str, title: Any, **context: Any) -> HttpResponse:
         shared = {**self.admin_site.each_context(request), "title": title, "opts": self.model._meta}
         return TemplateResponse(request, f"admin/broker_django/router/{template}", {**shared, **context})
+
+
+def _may(request: HttpRequest, verb: str, model: Any) -> bool:
+    return request.user.has_perm(f"broker_django.{verb}_{model._meta.model_name}")
 
 
 def _shares(router: Router) -> dict[Any, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from functools import partial
 from types import SimpleNamespace
@@ -49,7 +50,7 @@ class Reader:
 
     def begin(self) -> None:
         """Wait for a message, and come back before Redis does."""
-        with contextlib.suppress(socket.timeout):
+        with contextlib.suppress(TimeoutError):
             self._connection.drain_events(timeout=0.1)
 
     def read(self) -> Counter[str]:

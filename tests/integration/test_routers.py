@@ -18,7 +18,7 @@ from broker_django.decorators import enable_routing
 from broker_django.dispatcher import Dispatcher
 from broker_django.models import DispatchRecord, Router
 from broker_django.routing import VISITOR_COOKIE
-from broker_django.table import tables, version
+from broker_django.table import Tables, tables, version
 
 SETTINGS = {"ENABLE_PROXY_ROUTING": True, "ALLOWED_REDIRECT_HOSTS": ["friend.example"]}
 
@@ -87,6 +87,12 @@ def test_redirects_say_how_they_may_be_cached(client, fields, urls, expected):
     response = client.get("/old/")
     assert response["Cache-Control"] == expected
     assert ("Cookie" in response["Vary"]) is (expected == "private, no-store")
+
+
+def test_what_the_condition_of_another_router_decided_is_private_too(client):
+    route("/old/", "/pay/", rank=1, condition='request.remote_addr.startsWith("10.")', code="inside")
+    route("/old/", "/echo/", rank=2, action="301", code="outside")
+    assert client.get("/old/")["Cache-Control"] == "private, no-store"
 
 
 def test_conditions_see_the_user(client, django_user_model):
@@ -288,6 +294,24 @@ def test_rows_that_are_rolled_back_are_forgotten_without_a_query(client, django_
         transaction.set_rollback(True)
     with django_assert_num_queries(0):
         assert client.get("/old/").status_code == 404
+
+
+def test_a_table_has_the_rows_of_one_moment():
+    """What another process changes between the queries for routers and for destinations."""
+    row = route("/old/", "bulk", action="queue", code="moving")
+
+    def change_meanwhile(execute, sql, *arguments):
+        if "broker_django_destination" in sql and row.action == "queue":
+            row.action = "302"
+            Router.objects.filter(pk=row.pk).update(action="302")
+            row.destinations.update(url="/new/")
+        return execute(sql, *arguments)
+
+    watched = Tables()
+    with connection.execute_wrapper(change_meanwhile):
+        watched._reload()
+    [loaded] = watched._table.routers
+    assert (loaded.action, loaded.destinations[0].url) == ("302", "/new/")
 
 
 def test_every_change_raises_the_number(client):

@@ -97,7 +97,7 @@ def _translated(text: str) -> tuple[str, str]:
 
 def _refused(router: Router) -> str:
     try:
-        router.full_clean(validate_unique=False, validate_constraints=False)
+        router.full_clean(validate_unique=False)
     except ValidationError as error:
         return "; ".join(f"{field}: {' '.join(texts)}" for field, texts in error.message_dict.items())
     return ""
