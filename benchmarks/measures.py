@@ -23,7 +23,7 @@ from broker_django.models import Destination, DispatchRecord, Router
 from broker_django.table import NONE, load, tables
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from django.core.handlers.wsgi import WSGIHandler
 
@@ -98,6 +98,8 @@ def unmatched() -> Measure:
     contenders = {"none": _plain(application, partial(_use, NONE))}
     for number in ROUTERS:
         contenders[f"{number}_routers"] = _plain(application, partial(_use, RoutingTable(_routers(number))))
+    awkward = RoutingTable(_routers(max(ROUTERS), AWKWARD))
+    contenders["awkward_routers"] = _plain(application, partial(_use, awkward))
     rounds = probe.Rounds(contenders, 2_000)
     _use(NONE)
     others = probe.Rounds({"without": _plain(without_broker())} | _django_route(_plain), 1_000)
@@ -194,8 +196,12 @@ def _accepted(application: WSGIHandler, path: str) -> Contender:
     return Contender(lambda: probe.call(application, probe.environ("POST", path, amount="5.00"), 202))
 
 
-def _routers(number: int) -> list[routing.Router]:
-    sources = ("/old-{}/", "/shop-{}/<int:pk>/", "/<slug:name>/page-{}/", "/api-{}/*", "/plain/{}/")
+USUAL = ("/old-{}/", "/shop-{}/<int:pk>/", "/<slug:name>/page-{}/", "/api-{}/*", "/plain/{}/")
+AWKWARD = ("/p{}-<int:pk>/", "/<slug:name>-{}/", "/<path:file>/t{}")
+"""Patterns that differ only beside their parameters."""
+
+
+def _routers(number: int, sources: Sequence[str] = USUAL) -> list[routing.Router]:
     return [
         routing.Router(
             code=f"r{each}",

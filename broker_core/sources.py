@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from broker_core.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
 T = TypeVar("T")
 
@@ -21,6 +21,11 @@ Captures = dict[str, str]
 """What a source captured of a path, by name."""
 
 MAX_LENGTH = 255
+
+MAX_PARAMETERS = 2
+
+MAX_MATCHED = 1_000
+"""How many characters a regular expression is asked about: those of a path that a pattern's parameters stand for."""
 
 CONVERTERS: Mapping[str, str] = {
     "int": "[0-9]+",
@@ -60,10 +65,10 @@ class Source:
     kind: Kind
     names: tuple[str, ...] = ()
     """The names of what it captures, in order."""
-    _segments: tuple[tuple[str, bool], ...] = field(default=(), repr=False)
-    """Of a pattern or prefix: literal text, or a regular expression (True)."""
-    _tail: str | None = field(default=None, repr=False)
-    """The regular expression of what follows the segments, from the first that may match a slash."""
+    _segments: tuple[str | _Template, ...] = field(default=(), repr=False)
+    """Of a pattern or prefix; those without parameters as they are."""
+    _tail: _Template | None = field(default=None, repr=False)
+    """What follows the segments, from the first that may match a slash."""
 
     @classmethod
     def parse(cls, text: str, converters: Mapping[str, str] = CONVERTERS) -> Source:
@@ -76,8 +81,7 @@ class Source:
         if text.endswith("/*"):
             if "<" in text:
                 raise ConfigurationError("a prefix has no parameters: use <path:name> at the end of a pattern")
-            segments = tuple((segment, False) for segment in text[1:-1].split("/")[:-1])
-            return cls(text, Kind.PREFIX, (REST,), segments)
+            return cls(text, Kind.PREFIX, (REST,), tuple(text[1:-1].split("/")[:-1]))
         if "<" in text or ">" in text:
             return cls._pattern(text, converters)
         return cls(text, Kind.EXACT)
@@ -85,15 +89,15 @@ class Source:
     @classmethod
     def _pattern(cls, text: str, converters: Mapping[str, str]) -> Source:
         names: list[str] = []
-        segments: list[tuple[str, bool]] = []
+        segments: list[str | _Template] = []
         pieces = text[1:].split("/")
         for number, piece in enumerate(pieces):
-            expression, found, spans = _expression(piece, converters)
-            if spans:
-                rest, others, _ = _expression("/".join(pieces[number:]), converters)
-                return cls(text, Kind.PATTERN, _distinct([*names, *others]), tuple(segments), rest)
-            names += found
-            segments.append((expression, True) if found else (piece, False))
+            template = _Template.parse(piece, converters)
+            if template.spans:
+                rest = _Template.parse("/".join(pieces[number:]), converters)
+                return cls(text, Kind.PATTERN, _distinct([*names, *rest.names]), tuple(segments), rest)
+            names += template.names
+            segments.append(template if template.names else piece)
         return cls(text, Kind.PATTERN, _distinct(names), tuple(segments))
 
 
@@ -104,20 +108,38 @@ def _distinct(names: list[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _expression(text: str, converters: Mapping[str, str]) -> tuple[str, list[str], bool]:
-    """The regular expression of a part of a pattern, the names it captures, and whether it may match a slash."""
-    expression, names, spans, end = "", list[str](), False, 0
-    for match in _PARAMETER.finditer(text):
-        literal, converter, name = text[end : match.start()], match["converter"] or "str", match["name"]
-        if not name.isidentifier():
-            raise ConfigurationError(f"{name!r} is no name for a parameter")
-        if converter not in converters:
-            raise ConfigurationError(f"there is no path converter {converter!r}; there are {', '.join(converters)}")
-        expression += f"{_literal(literal)}(?P<{name}>{converters[converter]})"
-        names.append(name)
-        spans = spans or converter not in WITHIN_A_SEGMENT
-        end = match.end()
-    return expression + _literal(text[end:]), names, spans
+@dataclass(frozen=True, slots=True)
+class _Template:
+    """A part of a pattern: the regular expression for it, what it captures, and the literal text at its ends.
+
+    spans: whether it may match a slash.
+    """
+
+    expression: str
+    names: tuple[str, ...] = ()
+    ends: tuple[str, str] = ("", "")
+    spans: bool = False
+
+    @classmethod
+    def parse(cls, text: str, converters: Mapping[str, str]) -> _Template:
+        expression, names, spans, literals, end = "", list[str](), False, list[str](), 0
+        for match in _PARAMETER.finditer(text):
+            literals.append(text[end : match.start()])
+            converter, name = match["converter"] or "str", match["name"]
+            if not name.isidentifier():
+                raise ConfigurationError(f"{name!r} is no name for a parameter")
+            if converter not in converters:
+                raise ConfigurationError(f"there is no path converter {converter!r}; there are {', '.join(converters)}")
+            expression += f"{_literal(literals[-1])}(?P<{name}>{converters[converter]})"
+            names.append(name)
+            spans = spans or converter not in WITHIN_A_SEGMENT
+            end = match.end()
+        if len(names) > MAX_PARAMETERS:  # to match them takes time that grows with a power of their number
+            raise ConfigurationError(
+                f"at most {MAX_PARAMETERS} parameters stand between two slashes, or from a path parameter on"
+            )
+        literals.append(text[end:])
+        return cls(expression + _literal(literals[-1]), tuple(names), (literals[0], literals[-1]), spans)
 
 
 def _literal(text: str) -> str:
@@ -126,13 +148,51 @@ def _literal(text: str) -> str:
     return re.escape(text)
 
 
+_NO_ENDS = [(0, 0)]
+
+
+class _Templates(Generic[T]):
+    """Values by template; those whose ends do not fit a text are not looked at."""
+
+    def __init__(self) -> None:
+        self._by_ends: dict[tuple[str, str], dict[str, tuple[re.Pattern[str], T]]] = {}
+        self._lengths: list[tuple[int, int]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._by_ends)
+
+    def setdefault(self, template: _Template, value: T) -> T:
+        """The value of the template, which is this one where it has none."""
+        found = self._by_ends.setdefault(template.ends, {})
+        lengths = len(template.ends[0]), len(template.ends[1])
+        if lengths not in self._lengths:
+            self._lengths.append(lengths)
+        compiled = re.compile(template.expression, re.DOTALL)
+        return found.setdefault(template.expression, (compiled, value))[1]
+
+    def fitting(self, text: str) -> Collection[tuple[re.Pattern[str], T]]:
+        """The expressions that may match this text, with their values."""
+        size = len(text)
+        if size > MAX_MATCHED:
+            return ()
+        if self._lengths == _NO_ENDS:
+            return self._by_ends["", ""].values()
+        found: list[tuple[re.Pattern[str], T]] = []
+        for begin, end in self._lengths:
+            if begin + end <= size:
+                alike = self._by_ends.get((text[:begin], text[size - end :]))
+                if alike:
+                    found += alike.values()
+        return found
+
+
 @dataclass(slots=True)
 class _Node(Generic[T]):
     """One step of a path below another."""
 
     literals: dict[str, _Node[T]] = field(default_factory=dict)
-    dynamic: dict[str, tuple[re.Pattern[str], _Node[T]]] = field(default_factory=dict)
-    tails: dict[str, tuple[re.Pattern[str], list[T]]] = field(default_factory=dict)
+    dynamic: _Templates[_Node[T]] = field(default_factory=_Templates)
+    tails: _Templates[list[T]] = field(default_factory=_Templates)
     rest: list[T] = field(default_factory=list)
     """What takes all below."""
     here: list[T] = field(default_factory=list)
@@ -153,16 +213,14 @@ class SourceIndex(Generic[T]):
 
     def _place(self, source: Source) -> list[T]:
         node = self._root
-        for text, dynamic in source._segments:
-            if dynamic:
-                node = node.dynamic.setdefault(text, (re.compile(text), _Node()))[1]
+        for segment in source._segments:
+            if isinstance(segment, str):
+                node = node.literals.setdefault(segment, _Node())
             else:
-                node = node.literals.setdefault(text, _Node())
+                node = node.dynamic.setdefault(segment, _Node())
         if source.kind is Kind.PREFIX:
             return node.rest
-        if source._tail is None:
-            return node.here
-        return node.tails.setdefault(source._tail, (re.compile(source._tail, re.DOTALL), []))[1]
+        return node.here if source._tail is None else node.tails.setdefault(source._tail, [])
 
     def find(self, path: str) -> list[tuple[T, Captures]]:
         """Each value whose source matches the path, with what the source captured."""
@@ -192,7 +250,7 @@ def _walk(node: _Node[T], segments: list[str], at: int, captured: Captures, foun
 
 
 def _add_tails(node: _Node[T], text: str, captured: Captures, found: list[tuple[T, Captures]]) -> None:
-    for expression, values in node.tails.values():
+    for expression, values in node.tails.fitting(text):
         match = expression.fullmatch(text)
         if match:
             found += [(value, {**captured, **match.groupdict()}) for value in values]
@@ -202,8 +260,11 @@ def _walk_dynamic(
     node: _Node[T], segments: list[str], at: int, captured: Captures, found: list[tuple[T, Captures]]
 ) -> None:
     following = segments[at + 1] if at + 1 < len(segments) else None
-    for expression, below in node.dynamic.values():
-        goes_on = below.here if following is None else following in below.literals or below.dynamic or below.tails
+    for expression, below in node.dynamic.fitting(segments[at]):
+        if following is None:
+            goes_on: object = below.here
+        else:
+            goes_on = following in below.literals or below.dynamic or below.tails or below.rest
         if goes_on:  # else the regular expression need not be asked
             match = expression.fullmatch(segments[at])
             if match:

@@ -88,6 +88,29 @@ def test_what_a_source_matches(text, path, captured):
     assert index(text).find(path) == ([] if captured is None else [(text, captured)])
 
 
+@pytest.mark.parametrize(
+    "text", ["/<slug:a>-<slug:b>-<slug:c>/", "/f/<path:a>-<path:b>-<slug:c>.x", "/<path:a>/<int:b>/<int:c>/"]
+)
+def test_parameters_that_could_take_long_to_match_are_refused(text):
+    with pytest.raises(ConfigurationError, match="at most 2 parameters"):
+        Source.parse(text)
+
+
+def test_regular_expressions_are_not_asked_about_endless_text():
+    built = index("/<slug:a>-<slug:b>.x", "/f/<path:a>-<path:b>.x", "/f/*")
+    assert built.find("/" + "-" * 1_001) == []
+    assert [text for text, _ in built.find("/f/" + "-" * 100_000)] == ["/f/*"]
+
+
+def test_literal_text_at_both_ends_tells_patterns_apart():
+    texts = ["/shop/p<int:id>/", "/shop/q<int:id>/", "/shop/<int:id>p/", "/files/<path:p>/raw", "/files/<path:p>/text"]
+    built = index(*texts)
+    assert built.find("/shop/p1/") == [("/shop/p<int:id>/", {"id": "1"})]
+    assert built.find("/shop/1p/") == [("/shop/<int:id>p/", {"id": "1"})]
+    assert built.find("/shop/p/") == []
+    assert built.find("/files/a/b/text") == [("/files/<path:p>/text", {"p": "a/b"})]
+
+
 def test_every_source_that_matches_is_found():
     texts = ["/shop/new/", "/shop/<slug:name>/", "/shop/<int:pk>/", "/shop/*", "/*", "/<path:all>", "/other/"]
     found = index(*texts).find("/shop/new/")
@@ -99,11 +122,13 @@ def test_converters_of_the_project_may_match_slashes_and_have_groups():
     assert built.find("/b/(c/end/") == [("/<pair:both>/end/", {"both": "b/(c"})]
 
 
-segments = st.sampled_from(["a", "b", "<int:x>", "<slug:y>", "1", "22"])
+segments = st.sampled_from(["a", "b", "<int:x>", "a<int:x>", "<slug:y>", "<slug:y>b", "1", "22"])
 sources = st.builds(
     lambda parts, end: "/" + "/".join(parts) + end, st.lists(segments, max_size=4), st.sampled_from(["", "/", "/*"])
 )
-paths = st.lists(st.sampled_from(["a", "b", "1", "22", "c-d", ""]), max_size=5).map(lambda p: "/" + "/".join(p))
+paths = st.lists(st.sampled_from(["a", "b", "1", "22", "a1", "c-d", "db", ""]), max_size=5).map(
+    lambda p: "/" + "/".join(p)
+)
 
 
 @given(st.lists(sources, max_size=12, unique=True), paths)
