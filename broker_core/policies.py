@@ -122,12 +122,13 @@ class Annotation:
 class Decision:
     """What classification said about one request: its queue, when it runs, how long the client is held, and why.
 
+    wait: seconds; None is what the client prefers, or else its class's policy says.
     `priority` is the class whose policy says how long the answer is wanted, where it is not the queue's own.
     """
 
     queue: str
     mode: Mode = Mode.QUEUE
-    wait: float = 0.0
+    wait: float | None = None
     reason: str = ""
     priority: str = ""
 

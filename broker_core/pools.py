@@ -32,6 +32,12 @@ class Plan:
     reserved: Mapping[str, int] = field(default_factory=dict)
     policies: Mapping[str, QueuePolicy] = field(default_factory=dict, repr=False)
 
+    def __str__(self) -> str:
+        own = [f"{number} for {name}" for name, number in self.dedicated.items()]
+        kept = [f"{number} of them reserved for {name}" for name, number in self.reserved.items()]
+        shared = [f"{self.shared} shared" + "".join(f", {text}" for text in kept)] if self.shared else []
+        return f"{self.processes} processes: {'; '.join([*own, *shared])}"
+
     @property
     def shared(self) -> int:
         """How many processes serve all queues."""
@@ -104,37 +110,40 @@ def plan_for(
 ) -> Plan:
     """The plan for a worker of these queues.
 
-    The processes are apportioned to the pools and to all other queues together, by weight, one at least for each; with
-    too few for that, all are shared. `ordered` says whether a shared process can choose between queues; where it
-    cannot, each queue has processes of its own.
+    The processes are apportioned to the pools and to all other queues together, by weight, one at least for each and
+    for each reserve; with too few for that, all are shared. `ordered` says whether a shared process can choose between
+    queues; where it cannot, each queue has processes of its own.
     """
     weights = {name: policy.weight * factors.get(name, 1.0) for name, policy in policies.items()}
     pools = [name for name in policies if name in factors or not ordered]
-    dedicated = _dedicated(weights, pools, processes)
-    if not ordered:
-        dedicated = _at_least(dedicated, {name: policies[name].reserve for name in dedicated})
+    dedicated = _dedicated(weights, pools, {name: policy.reserve for name, policy in policies.items()}, processes)
     reserved = _reserved(policies, dedicated, processes - sum(dedicated.values())) if ordered else {}
     return Plan(processes, weights, dedicated, reserved, policies)
 
 
-def _dedicated(weights: Mapping[str, float], pools: list[str], processes: int) -> dict[str, int]:
+def _dedicated(
+    weights: Mapping[str, float], pools: list[str], reserves: Mapping[str, int], processes: int
+) -> dict[str, int]:
+    """The processes of each pool; none where that would leave too few for one each, for the rest, or for a reserve."""
     entries = {name: weights[name] for name in pools}
-    rest = sum(weight for name, weight in weights.items() if name not in entries)
-    if rest:
-        entries[_SHARED] = rest
-    if not pools or processes < len(entries):
+    least = {name: max(reserves[name], 1) for name in pools}
+    others = [name for name in weights if name not in entries]
+    if others:
+        entries[_SHARED] = sum(weights[name] for name in others)
+        least[_SHARED] = 1 + sum(reserves[name] for name in others)
+    if not pools or processes < len(entries) or (others and processes < sum(least.values())):
         return {}
-    seats = apportion(entries, processes)
+    seats = _at_least(apportion(entries, processes), least)
     return {name: seats[name] for name in pools}
 
 
 def _at_least(seats: Mapping[str, int], least: Mapping[str, int]) -> dict[str, int]:
-    """The seats, moved to who has too few from who has the most, as far as that one keeps enough."""
+    """The seats, moved to who has too few from who has the most to spare, as long as somebody has."""
     moved = dict(seats)
     for name, number in least.items():
         while moved[name] < number:
-            richest = max(moved, key=lambda other: moved[other] - max(least[other], 1))
-            if moved[richest] <= max(least[richest], 1):
+            richest = max(moved, key=lambda other: moved[other] - least[other])
+            if moved[richest] <= least[richest]:
                 break
             moved[richest] -= 1
             moved[name] += 1

@@ -62,7 +62,7 @@ class Accepted:
     @property
     def wait(self) -> float:
         """Seconds to hold the client; none where there is nobody to wait for."""
-        return min(self.decision.wait, conf.MAX_WAIT) if self.published else 0.0
+        return min(self.decision.wait or 0.0, conf.MAX_WAIT) if self.published else 0.0
 
 
 def admit(request: HttpRequest, view: View) -> tuple[str | None, HttpResponseBase | None]:

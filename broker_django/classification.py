@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import DisallowedHost, SuspiciousOperation
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
     from broker_core.policies import Decision
 
+
+logger = logging.getLogger("broker_django.classification")
 
 NOWHERE = RequestContext()
 
@@ -45,6 +49,20 @@ def decide(request: HttpRequest, view: Any) -> Decision | None:
     if not classifier.rules:
         return None
     return classifier.classify(lambda names: values(request, names), preferences_of(request))
+
+
+def settled(request: HttpRequest, decision: Decision | None) -> Decision | None:
+    """What a project decided in code, completed; None, and logged, for a queue that is not configured."""
+    if decision is None:
+        return None
+    policy = conf.queues.get(decision.priority or decision.queue)
+    if policy is None or decision.queue not in conf.queues:
+        logger.error("The queue %r is not configured: the view runs now", decision.queue)
+        return None
+    if decision.wait is not None:
+        return decision
+    wait = preferences_of(request).wait
+    return replace(decision, wait=policy.wait if wait is None else wait, reason=decision.reason or "dispatcher")
 
 
 def reads_user(request: HttpRequest, view: Any) -> bool:

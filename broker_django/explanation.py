@@ -13,7 +13,7 @@ from django.urls import Resolver404, resolve
 from broker_core.errors import LoopDetectedError
 from broker_core.routing import Action, Router, verdicts
 from broker_django import routing
-from broker_django.classification import values
+from broker_django.classification import settled, values
 from broker_django.conf import conf
 from broker_django.context import RequestContext
 from broker_django.decorators import annotation_of
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from django.http import HttpRequest
 
     from broker_core.policies import Decision
+    from broker_core.routing import Route
 
 VISITORS = 1_000
 
@@ -74,8 +75,12 @@ def explain(method: str, path: str, headers: Mapping[str, str], user: Any = None
         told.decorator = f"{annotation.mode} {annotation.queue or ''}".strip()
     elif routing.route(request) is None:
         _rules(request, told)
-    told.decision = conf.dispatcher.classify(request, found.func)
-    told.outcome = _outcome(told.decision)
+    decided = conf.dispatcher.classify(request, found.func)
+    told.decision = settled(request, decided)
+    if told.decision is None and decided is not None:
+        told.outcome = f"The view runs now: there is no queue {decided.queue!r}."
+    else:
+        told.outcome = _outcome(told.decision) + _one_of(routing.route(request))
     return told
 
 
@@ -86,12 +91,20 @@ def _routed(request: HttpRequest) -> str:
         return ""
     code = route.router.code
     if route.router.action is Action.PROXY:
-        return f"Router {code} answers: a proxy to {routing.target_of(request, route)}"
+        return f"Router {code} answers: a proxy to {routing.target_of(request, route)}{_one_of(route)}"
     try:
         response = routing.redirect(request, route)
     except LoopDetectedError as error:
         return f"Router {code} answers: {error.status}, {error}"
-    return f"Router {code} answers: {response.status_code} to {response['Location']}" if response is not None else ""
+    if response is None:
+        return ""
+    return f"Router {code} answers: {response.status_code} to {response['Location']}{_one_of(route)}"
+
+
+def _one_of(route: Route | None) -> str:
+    """Another visitor may go elsewhere."""
+    number = len(route.router.weights) if route is not None else 1
+    return f" (one of {number}, by weight)" if number > 1 else ""
 
 
 def _request(method: str, path: str, headers: Mapping[str, str], user: Any) -> HttpRequest:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
 
 from broker_core.errors import BrokerError
 from broker_core.routing import Action
-from broker_django import door, routing, sessions
+from broker_django import classification, door, routing, sessions
 from broker_django.acceptance import Accepted, View, accept, hand_over
 from broker_django.answers import accepted_response, await_until_done, in_time, wait_until_done
-from broker_django.classification import reads_user
 from broker_django.conf import conf
 from broker_django.context import replay_of
 from broker_django.http import problem
@@ -25,9 +23,6 @@ if TYPE_CHECKING:
     from django.http.response import HttpResponseBase
 
     from broker_core.policies import Decision
-
-
-logger = logging.getLogger("broker_django.middleware")
 
 
 class RequestBrokerMiddleware:
@@ -68,7 +63,7 @@ class RequestBrokerMiddleware:
     async def _aprocess_view(
         self, request: HttpRequest, function: Any, args: Any, kwargs: Any
     ) -> HttpResponseBase | None:
-        blocking = replay_of(request) or reads_user(request, function)
+        blocking = replay_of(request) or classification.reads_user(request, function)
         find = sync_to_async(classify) if blocking else None
         decision = await find(request, function, args, kwargs) if find else classify(request, function, args, kwargs)
         if decision is None:
@@ -120,10 +115,7 @@ def classify(request: HttpRequest, function: Any, args: Any, kwargs: Any) -> Dec
     match = request.resolver_match
     if match is not None and routing.OWN_NAMESPACE in match.app_names:
         return None
-    decision = conf.dispatcher.classify(request, function)
-    if decision is not None and decision.queue not in conf.queues:
-        logger.error("The queue %r is not configured: the view runs now", decision.queue)
-        decision = None
+    decision = classification.settled(request, conf.dispatcher.classify(request, function))
     request.broker.decision = decision  # type: ignore[attr-defined]
     return decision if decision is not None and decision.queued else None
 

@@ -24,8 +24,12 @@ def current_plan(names: Iterable[str], processes: int) -> Plan:
     policies = {conf.queues[name].celery_queue: conf.queues[name] for name in names}
     factors = pool_factors(tables.current().routers, conf.queues)
     served = {conf.queues[name].celery_queue: factor for name, factor in factors.items()}
-    ordered = not celery_app.schemes(celery_app.get_app()).isdisjoint(celery_app.REDIS_SCHEMES)
-    return plan_for(policies, served, processes, ordered=ordered)
+    return plan_for(policies, served, processes, ordered=is_ordered())
+
+
+def is_ordered() -> bool:
+    """Whether workers can choose the order of queues: on Redis."""
+    return not celery_app.schemes(celery_app.get_app()).isdisjoint(celery_app.REDIS_SCHEMES)
 
 
 def tell_workers() -> None:

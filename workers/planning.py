@@ -58,7 +58,7 @@ class Planning(bootsteps.StartStopStep):
         processes = getattr(parent.controller, "max_concurrency", None) or parent.pool.num_processes  # as Celery counts
         plan = current_plan(served, processes)
         if plan != pools.plan:
-            logger.info("Processes: %s", plan)
+            logger.info("%s", plan)
             pools.plan, pools.in_hand = plan, parent.app.conf.worker_prefetch_multiplier
         parent.call_soon(_follow_limits, parent)
 

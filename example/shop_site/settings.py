@@ -99,6 +99,7 @@ CELERY_BROKER_URL = os.environ.get("CELERY_BROKER_URL", "redis://127.0.0.1:6379/
 CELERY_WORKER_SEND_TASK_EVENTS = True
 
 REQUEST_BROKER = {
+    "QUEUES": {"bulk-eu": {}, "bulk-us": {}},  # for a router to spread over: worker pools
     "RULES": [
         {"when": 'request.path.startsWith("/webhooks/")', "queue": "payment"},
         {"when": 'request.method == "POST" && request.size > 1000000', "queue": "bulk"},

@@ -9,6 +9,7 @@ from django.contrib.auth.models import Permission
 from django.core.management import CommandError, call_command
 
 from broker_core import routing
+from broker_core.policies import Decision
 from broker_core.routing import Destination, Match, Route
 from broker_core.sources import Source
 from broker_django.dispatcher import Dispatcher
@@ -114,6 +115,7 @@ def test_broker_explain_tells_the_same(router, settings):
     assert "blue-green (/old/ -> 302, rank 1): takes it" in told
     assert "of 1,000 visitors:" in told
     assert "Router blue-green answers: 302 to" in told
+    assert "(one of 2, by weight)" in told
     told = explained("POST", "/echo/")
     assert "rule 0" in told
     assert "its condition is false" in told
@@ -139,6 +141,16 @@ def test_broker_explain_knows_what_is_not_followed(settings):
     assert "proxy is switched off" in told
     assert "Router next answers: 302 to /pay/" in told
     assert "neither routed nor queued" in explained("GET", "/broker/health/")
+
+
+class Nowhere(Dispatcher):
+    def classify(self, request, view):
+        return Decision("nowhere")
+
+
+def test_broker_explain_tells_of_a_queue_that_is_not_there(settings):
+    settings.REQUEST_BROKER = {"DISPATCHER": f"{__name__}.Nowhere"}
+    assert "The view runs now: there is no queue 'nowhere'." in explained("GET", "/echo/")
 
 
 class Elsewhere(Dispatcher):

@@ -425,6 +425,13 @@ def test_a_project_decides_in_code(client):
         assert client.post("/pay/").json()["queue"] == "payment"
 
 
+@pytest.mark.parametrize(("policy", "prefer", "status"), [(0, "wait=2", 200), (2, "", 200), (2, "wait=0", 202)])
+def test_what_is_decided_in_code_waits_as_others_do(client, policy, prefer, status):
+    queues = {"bulk": {"wait": policy}}
+    with override_settings(REQUEST_BROKER={"QUEUES": queues, "DISPATCHER": f"{__name__}.ByTenant"}):
+        assert client.post("/echo/", headers={"X-Tenant": "bulk", "Prefer": prefer}).status_code == status
+
+
 def test_routing_for_one_view_without_the_middleware(rf):
     view = enable_routing(lambda request: HttpResponse("the view"))
     assert view(rf.get("/old/")).content == b"the view"

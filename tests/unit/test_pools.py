@@ -95,6 +95,21 @@ def test_where_nothing_can_choose_a_reserve_is_taken_from_the_richest():
     assert made.dedicated == {"payment": 3, "bulk": 3}
 
 
+def test_a_reserve_comes_before_pools():
+    entries = {"payment": {"weight": 6, "reserve": 1}, "eu": {}, "us": {}, "asia": {}}
+    three = queue_router(eu=1, us=1, asia=1)
+    few = plan(entries, 4, three)
+    assert (few.dedicated, few.reserved) == ({}, {"payment": 1})
+    enough = plan(entries | {name: {"weight": 20} for name in ("eu", "us", "asia")}, 5, three)
+    assert (enough.dedicated, enough.reserved) == ({"eu": 1, "us": 1, "asia": 1}, {"payment": 1})
+
+
+def test_a_plan_says_what_it_is():
+    made = plan({"payment": {"weight": 6, "reserve": 1}, "eu": {}, "us": {}}, 8, queue_router(**REGIONS))
+    assert str(made) == "8 processes: 1 for eu; 1 for us; 6 shared, 1 of them reserved for payment"
+    assert str(plan({"eu": {}, "us": {}}, 4, queue_router(**REGIONS))) == "4 processes: 3 for eu; 1 for us"
+
+
 # What may start
 
 

@@ -11,7 +11,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from broker_django.celery_app import get_app
 from broker_django.conf import conf
-from broker_django.pools import current_plan
+from broker_django.pools import current_plan, is_ordered
 from broker_django.reloading import supervise
 
 if TYPE_CHECKING:
@@ -68,7 +68,12 @@ class Command(BaseCommand):
             rows.append((name, str(plan.dedicated.get(queue, 0)), str(plan.reserved.get(queue, 0)), share))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-        return "\n".join([*lines, f"{plan.processes} processes, {plan.shared} of them shared by all queues"])
+        lines.append(str(plan))
+        if not is_ordered() and not plan.dedicated:
+            lines.append(
+                f"{len(names)} queues need as many processes on this message broker, or one can hold up another."
+            )
+        return "\n".join(lines)
 
     def _chosen(self, options: dict[str, Any]) -> list[str]:
         chosen = _names(options["queues"]) if options["queues"] else list(conf.queues)
@@ -76,6 +81,8 @@ class Command(BaseCommand):
         unknown = sorted({*chosen, *excluded} - set(conf.queues))
         if unknown:
             raise CommandError(f"There is no queue {unknown[0]!r}; there are {', '.join(conf.queues)}.")
+        if options["processes"] < 1:
+            raise CommandError("A worker has one process at least.")
         names = [name for name in chosen if name not in excluded]
         if not names:
             raise CommandError("No queue is left to serve.")
