@@ -35,6 +35,7 @@ def run(chosen: list[str]) -> int:
     from benchmarks import measures
 
     call_command("migrate", verbosity=0)
+    measures.settle()
     print(machine())
     results = []
     for name in chosen or measures.ALL:

@@ -95,13 +95,13 @@ ROUTERS = (10, 1_000, 10_000)
 def unmatched() -> Measure:
     """(e) A request that no router takes, with thousands of them, against none; and django-route with one."""
     application = probe.handler()
-    contenders = {"none": _plain(application, partial(_use, NONE))}
+    contenders = {"none": _plain(application, partial(use, NONE))}
     for number in ROUTERS:
-        contenders[f"{number}_routers"] = _plain(application, partial(_use, RoutingTable(_routers(number))))
+        contenders[f"{number}_routers"] = _plain(application, partial(use, RoutingTable(_routers(number))))
     awkward = RoutingTable(_routers(max(ROUTERS), AWKWARD))
-    contenders["awkward_routers"] = _plain(application, partial(_use, awkward))
+    contenders["awkward_routers"] = _plain(application, partial(use, awkward))
     rounds = probe.Rounds(contenders, 2_000)
-    _use(NONE)
+    use(NONE)
     others = probe.Rounds({"without": _plain(without_broker())} | _django_route(_plain), 1_000)
     return Measure(
         f"no router takes the request, {max(ROUTERS):,} routers",
@@ -113,8 +113,15 @@ def unmatched() -> Measure:
     )
 
 
-def _use(table: RoutingTable) -> None:
+def use(table: RoutingTable) -> None:
+    """Have this table count, until rows change."""
     tables._table = table
+
+
+def settle() -> None:
+    """Wait until the thread that looks at the rows has loaded them: it would put its table in the place of another."""
+    tables.current()
+    probe.until(lambda: tables._version is not None, 10)
 
 
 def _django_route(contender: Callable[[WSGIHandler, Callable[[], None]], Contender]) -> dict[str, Contender]:
@@ -137,9 +144,9 @@ def redirected() -> Measure:
     Router.objects.bulk_create(rows)
     Destination.objects.bulk_create(Destination(router=rows[0], url=url, weight=weight) for url, weight in targets)
     table = RoutingTable([*load().routers, *_routers(1_000)])
-    contenders = {"broker": _moved(application, partial(_use, table))} | _django_route(_moved)
+    contenders = {"broker": _moved(application, partial(use, table))} | _django_route(_moved)
     rounds = probe.Rounds({"view": _plain(without_broker())} | contenders, 1_000)
-    _use(NONE)
+    use(NONE)
     Router.objects.all().delete()
     for model in theirs:
         model.objects.all().delete()
@@ -176,12 +183,13 @@ def queued() -> Measure:
     application = probe.handler()
     source, target = Source.parse("/work/"), routing.Destination("bulk", "bulk")
     router = routing.Router("queued", source, routing.Action.QUEUE, (target,))
-    _use(RoutingTable([router, *_routers(1_000)]))
+    table = RoutingTable([router, *_routers(1_000)])
     contenders = {
-        name: _accepted(application, f"/{path}/") for name, path in (("decorator", "report"), ("router", "work"))
+        name: _accepted(application, f"/{path}/", partial(use, table))
+        for name, path in (("decorator", "report"), ("router", "work"))
     }
     rounds = probe.Rounds(contenders, 400)
-    _use(NONE)
+    use(NONE)
     return Measure(
         "accepted by a router",
         rounds.times("router", "decorator"),
@@ -192,8 +200,8 @@ def queued() -> Measure:
     )
 
 
-def _accepted(application: WSGIHandler, path: str) -> Contender:
-    return Contender(lambda: probe.call(application, probe.environ("POST", path, amount="5.00"), 202))
+def _accepted(application: WSGIHandler, path: str, prepare: Callable[[], None]) -> Contender:
+    return Contender(lambda: probe.call(application, probe.environ("POST", path, amount="5.00"), 202), prepare)
 
 
 USUAL = ("/old-{}/", "/shop-{}/<int:pk>/", "/<slug:name>/page-{}/", "/api-{}/*", "/plain/{}/")

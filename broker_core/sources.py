@@ -148,25 +148,22 @@ def _literal(text: str) -> str:
     return re.escape(text)
 
 
-_NO_ENDS = [(0, 0)]
-
-
 class _Templates(Generic[T]):
     """Values by template; those whose ends do not fit a text are not looked at."""
 
     def __init__(self) -> None:
-        self._by_ends: dict[tuple[str, str], dict[str, tuple[re.Pattern[str], T]]] = {}
+        self.by_ends: dict[tuple[str, str], dict[str, tuple[re.Pattern[str], T]]] = {}
         self._lengths: list[tuple[int, int]] = []
-
-    def __bool__(self) -> bool:
-        return bool(self._by_ends)
+        self._without_ends: dict[str, tuple[re.Pattern[str], T]] | None = None
+        """All, where none has literal text at an end."""
 
     def setdefault(self, template: _Template, value: T) -> T:
         """The value of the template, which is this one where it has none."""
-        found = self._by_ends.setdefault(template.ends, {})
+        found = self.by_ends.setdefault(template.ends, {})
         lengths = len(template.ends[0]), len(template.ends[1])
         if lengths not in self._lengths:
             self._lengths.append(lengths)
+            self._without_ends = found if self._lengths == [(0, 0)] else None
         compiled = re.compile(template.expression, re.DOTALL)
         return found.setdefault(template.expression, (compiled, value))[1]
 
@@ -175,12 +172,12 @@ class _Templates(Generic[T]):
         size = len(text)
         if size > MAX_MATCHED:
             return ()
-        if self._lengths == _NO_ENDS:
-            return self._by_ends["", ""].values()
+        if self._without_ends is not None:
+            return self._without_ends.values()
         found: list[tuple[re.Pattern[str], T]] = []
         for begin, end in self._lengths:
             if begin + end <= size:
-                alike = self._by_ends.get((text[:begin], text[size - end :]))
+                alike = self.by_ends.get((text[:begin], text[size - end :]))
                 if alike:
                     found += alike.values()
         return found
@@ -238,9 +235,9 @@ def _walk(node: _Node[T], segments: list[str], at: int, captured: Captures, foun
         if node.rest:
             below = "/".join(segments[at:])
             found += [(value, {**captured, REST: below}) for value in node.rest]
-        if node.tails:
+        if node.tails.by_ends:
             _add_tails(node, "/".join(segments[at:]), captured, found)
-        if node.dynamic:
+        if node.dynamic.by_ends:
             _walk_dynamic(node, segments, at, captured, found)
         following = node.literals.get(segments[at])
         if following is None:
@@ -264,7 +261,7 @@ def _walk_dynamic(
         if following is None:
             goes_on: object = below.here
         else:
-            goes_on = following in below.literals or below.dynamic or below.tails or below.rest
+            goes_on = following in below.literals or below.dynamic.by_ends or below.tails.by_ends or below.rest
         if goes_on:  # else the regular expression need not be asked
             match = expression.fullmatch(segments[at])
             if match:
