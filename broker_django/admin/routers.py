@@ -38,6 +38,9 @@ class DestinationInline(TabularInline):
     fields = ("url", "weight", "share", "carry_params", "append_params", "is_active")
     readonly_fields = ("share",)
 
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Destination]:
+        return super().get_queryset(request).prefetch_related("router__destinations")
+
     @admin.display(description=_("share"))
     def share(self, destination: Destination) -> str:
         found = {} if destination._state.adding else _shares(destination.router)

@@ -7,13 +7,15 @@ import io
 import pytest
 from django.contrib.auth.models import Permission
 from django.core.management import CommandError, call_command
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from broker_core import routing
 from broker_core.policies import Decision
-from broker_core.routing import Destination, Match, Route
+from broker_core.routing import Match, Route
 from broker_core.sources import Source
 from broker_django.dispatcher import Dispatcher
-from broker_django.models import Router
+from broker_django.models import Destination, Router
 from tests.forms import router_form
 
 CHANGE_LIST = "/admin/broker_django/router/"
@@ -32,6 +34,18 @@ def test_the_list_shows_the_live_shares(admin_client, router):
     page = admin_client.get(CHANGE_LIST).content.decode()
     assert "/echo/ <strong>75%</strong>" in page
     assert "/pay/ <strong>25%</strong>" in page
+
+
+def test_many_destinations_cost_no_more_queries_than_few(admin_client, router, django_assert_max_num_queries):
+    page = f"{CHANGE_LIST}{router.pk}/change/"
+    admin_client.get(page)
+    with CaptureQueriesContext(connection) as few:
+        admin_client.get(page)
+    number = len(few)
+    Destination.objects.bulk_create(Destination(router=router, url=f"/{each}/") for each in range(20))
+    admin_client.get(page)  # which loads the routing table, as the first did
+    with django_assert_max_num_queries(number):
+        admin_client.get(page)
 
 
 def test_the_list_flags_a_broken_row(admin_client, router):
@@ -155,7 +169,7 @@ def test_broker_explain_tells_of_a_queue_that_is_not_there(settings):
 
 class Elsewhere(Dispatcher):
     def route(self, request):
-        destination = Destination("code", "/elsewhere/")
+        destination = routing.Destination("code", "/elsewhere/")
         router = routing.Router("in-code", Source.parse("/old/"), routing.Action.FOUND, (destination,))
         return Route(Match(router), destination)
 
