@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from django.conf import settings
 from django.http import HttpResponse
-from django.urls import NoReverseMatch, get_script_prefix, reverse
+from django.urls import NoReverseMatch, Resolver404, get_script_prefix, resolve, reverse
 from django.utils.cache import patch_vary_headers
 from django.utils.encoding import iri_to_uri
 from django.utils.translation import get_language
@@ -87,21 +87,25 @@ def switched_off() -> frozenset[Action]:
 
 def is_ours(request: HttpRequest) -> bool:
     """Whether it asks for a dispatch: no prefix may stand before the status URLs."""
-    urlconf = getattr(request, "urlconf", None) or settings.ROOT_URLCONF
-    prefix = _own_prefix(urlconf, get_language())
-    return prefix is not None and request.path_info.startswith(prefix)
+    urlconf = getattr(request, "urlconf", None)
+    if not request.path_info.startswith(_own_prefix(urlconf or settings.ROOT_URLCONF, get_language())):
+        return False
+    try:
+        return OWN_NAMESPACE in resolve(request.path_info, urlconf).app_names
+    except Resolver404:
+        return False
 
 
 @lru_cache(maxsize=64)
-def _own_prefix(urlconf: Any, _language: str | None) -> str | None:
-    """Where the project has included the status URLs, which may depend on the language; None where nowhere.
+def _own_prefix(urlconf: Any, _language: str | None) -> str:
+    """What the status URLs begin with, which may depend on the language; nothing where that cannot be told.
 
-    To resolve each path instead would cost a walk through all URLs of the project.
+    It spares other paths a walk through all URLs of the project.
     """
     try:
         health = reverse(f"{OWN_NAMESPACE}:health", urlconf)
     except NoReverseMatch:
-        return None
+        return ""
     return unquote(health[len(get_script_prefix()) - 1 : -len("health/")])
 
 

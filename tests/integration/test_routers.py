@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 from asgiref.sync import async_to_sync
+from django.conf.urls.i18n import i18n_patterns
 from django.core.exceptions import ValidationError
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.db import connection, transaction
 from django.http import HttpResponse
 from django.test import Client, override_settings
+from django.urls import include, path
 
 from broker_core import routing
 from broker_core.policies import Decision
@@ -128,6 +130,22 @@ def test_the_status_of_a_dispatch_is_never_routed(client):
     route("/*", "/echo/")
     assert client.get("/anything/").status_code == 302
     assert client.get("/broker/health/").status_code == 200
+
+
+class AtTheRoot:
+    urlpatterns = [path("", include("broker_django.urls"))]
+
+
+class BelowALanguage:
+    urlpatterns = i18n_patterns(path("broker/", include("broker_django.urls")))
+
+
+@pytest.mark.parametrize(("urls", "health"), [(AtTheRoot, "/health/"), (BelowALanguage, "/de/broker/health/")])
+def test_only_the_status_urls_are_kept_from_routers_wherever_they_are(client, urls, health):
+    route("/*", "/echo/")
+    with override_settings(ROOT_URLCONF=urls):
+        assert client.get("/anything/").status_code == 302
+        assert client.get(health).status_code == 200
 
 
 def test_without_a_session_nobody_is_given_one(client):
