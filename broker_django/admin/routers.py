@@ -102,31 +102,33 @@ class RouterAdmin(ModelAdmin):
 
     @admin.action(description=_("Activate the selected routers"), permissions=["change"])
     def activate(self, request: HttpRequest, routers: QuerySet[Router]) -> None:
+        chosen = list(routers)
         routers.update(is_active=True)
-        self._tell(request, routers, gettext("Activated."))
+        self._tell(request, chosen, gettext("Activated."))
 
     @admin.action(description=_("Deactivate the selected routers"), permissions=["change"])
     def deactivate(self, request: HttpRequest, routers: QuerySet[Router]) -> None:
+        chosen = list(routers)  # before the filters of the list no longer find them
         routers.update(is_active=False)
-        self._tell(request, routers, gettext("Deactivated."))
+        self._tell(request, chosen, gettext("Deactivated."))
 
     @admin.action(description=_("Drain the selected routers: weight 0"), permissions=["drain"])
     def drain(self, request: HttpRequest, routers: QuerySet[Router]) -> None:
-        Destination.objects.filter(router__in=routers).update(weight=0)
-        self._tell(request, routers, gettext("Drained."))
+        chosen = list(routers)
+        Destination.objects.filter(router__in=chosen).update(weight=0)
+        self._tell(request, chosen, gettext("Drained."))
 
     @admin.action(description=_("Export the selected routers as JSON"), permissions=["view"])
     def export(self, request: HttpRequest, routers: QuerySet[Router]) -> HttpResponse:  # noqa: ARG002 - Django's signature
         disposition = {"Content-Disposition": 'attachment; filename="routers.json"'}
         return HttpResponse(promotion.export(routers), content_type="application/json", headers=disposition)
 
-    def _tell(self, request: HttpRequest, routers: QuerySet[Router], message: str) -> None:
+    def _tell(self, request: HttpRequest, changed: list[Router], message: str) -> None:
         tell_workers()
-        for router in routers:
+        for router in changed:
             self.log_change(request, router, message)
-        changed = len(routers)
-        text = ngettext("%(count)d router was changed.", "%(count)d routers were changed.", changed)
-        self.message_user(request, text % {"count": changed}, messages.SUCCESS)
+        text = ngettext("%(count)d router was changed.", "%(count)d routers were changed.", len(changed))
+        self.message_user(request, text % {"count": len(changed)}, messages.SUCCESS)
 
     def get_urls(self) -> list[Any]:
         own = [

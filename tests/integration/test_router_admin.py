@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 
 import pytest
+from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission
 from django.core.management import CommandError, call_command
 from django.db import connection
@@ -84,6 +85,13 @@ def test_what_cannot_work_is_refused_at_its_field(admin_client, router, changes,
 def test_routers_are_switched_in_bulk(admin_client, client, router, action, status):
     admin_client.post(CHANGE_LIST, {"action": action, "_selected_action": [router.pk]})
     assert client.get("/old/").status_code == status
+
+
+def test_what_a_filter_of_the_list_hides_afterwards_is_counted_and_logged(admin_client, router):
+    chosen = {"action": "deactivate", "_selected_action": [router.pk]}
+    answer = admin_client.post(f"{CHANGE_LIST}?is_active__exact=1", chosen, follow=True)
+    assert "1 router was changed." in answer.content.decode()
+    assert LogEntry.objects.get(change_message="Deactivated.").object_id == str(router.pk)
 
 
 def test_only_who_may_change_destinations_may_drain(client, router, django_user_model):
