@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -83,12 +82,17 @@ class SimpleRequest(SimpleNamespace):
 
 @pytest.fixture
 def reader(message_broker: MessageBroker, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Make a reader, for a worker with a plan."""
+    """Make a reader with a connection of its own, for a worker with a plan."""
     _purge(message_broker.unattended_url)
     scheme = message_broker.unattended_url.partition(":")[0]
     monkeypatch.setattr(pools, "plan", None)
-    with Connection(message_broker.unattended_url, transport=WORKER_TRANSPORTS[scheme]) as connection:
-        yield partial(Reader, message_broker.unattended_url, connection)
+    with contextlib.ExitStack() as connections:
+
+        def make(*names: str) -> Reader:
+            connection = Connection(message_broker.unattended_url, transport=WORKER_TRANSPORTS[scheme])
+            return Reader(message_broker.unattended_url, connections.enter_context(connection), *names)
+
+        yield make
     state.reserved_requests.clear()
     with Connection(message_broker.unattended_url) as connection:
         for name in ("eu", "us", "payment", "bulk", "project"):
@@ -161,6 +165,15 @@ def test_tasks_whose_time_has_not_come_take_no_process_on_rabbitmq(rabbitmq: Non
     assert reading.read() == {"us": 2}
 
 
+def filled(reading: Reader) -> Reader:
+    """The reader, whose worker of three processes runs bulk on all but the one that is reserved for payments."""
+    planned(3, ordered=True, payment={"weight": 6, "reserve": 1}, bulk={})
+    reading.send("bulk", 9)
+    reading.consumer.consume()
+    assert reading.read() == {"bulk": 2}
+    return reading
+
+
 def test_redis_is_asked_only_for_queues_with_a_process_free(redis_broker: MessageBroker, reader: Any) -> None:
     planned(3, ordered=True, payment={"weight": 6, "reserve": 1}, bulk={})
     reading = reader("payment", "bulk", "project")
@@ -178,40 +191,30 @@ def test_redis_is_asked_only_for_queues_with_a_process_free(redis_broker: Messag
 
 
 def test_tasks_whose_time_has_not_come_take_no_process_on_redis(redis_broker: MessageBroker, reader: Any) -> None:
-    planned(3, ordered=True, payment={"weight": 6, "reserve": 1}, bulk={})
-    reading = reader("payment", "bulk")
-    reading.send("bulk", 9)
-    reading.consumer.consume()
-    assert reading.read() == {"bulk": 2}
+    reading = filled(reader("payment", "bulk"))
     reading.postpone("bulk")
     assert reading.read() == {"bulk": 4}
 
 
 def test_tasks_from_before_a_reconnect_still_run(redis_broker: MessageBroker, reader: Any) -> None:
-    planned(3, ordered=True, payment={"weight": 6, "reserve": 1}, bulk={})
-    first, second = reader("payment", "bulk"), reader("payment", "bulk")
-    first.send("bulk", 9)
-    first.consumer.consume()
-    assert first.read() == {"bulk": 2}
-    first.consumer.cancel()
-    second.consumer.consume()
-    assert second.read() == {}
+    filled(reader("payment", "bulk")).consumer.cancel()
+    again = reader("payment", "bulk")
+    again.consumer.consume()
+    assert again.read() == {}
+
+
+def unblocked(server: redis.Redis) -> int:
+    return int(server.info("commandstats").get("cmdstat_client|unblock", {}).get("calls", 0))
 
 
 def test_a_reader_is_woken_for_a_queue_that_has_a_process_again(redis_broker: MessageBroker, reader: Any) -> None:
-    planned(3, ordered=True, payment={"weight": 6, "reserve": 1}, bulk={})
-    reading = reader("payment", "bulk")
-    reading.send("bulk", 9)
-    reading.consumer.consume()
-    assert reading.read() == {"bulk": 2}
+    reading = filled(reader("payment", "bulk"))
     server = redis.Redis.from_url(redis_broker.unattended_url)
     reading.begin()
-    before = server.info("commandstats")
+    before = unblocked(server)
     reading.end("bulk", 1)
     reading.begin()
-    after = server.info("commandstats")
-    assert "cmdstat_client|unblock" not in before
-    assert after["cmdstat_client|unblock"]["calls"] == 1
+    assert unblocked(server) == before + 1
     assert reading.read() == {"bulk": 2}
 
 
@@ -222,12 +225,8 @@ def test_a_redis_that_refuses_to_wake_a_reader_is_read_all_the_same(redis_broker
     server.acl_setuser("limited", enabled=True, passwords=["+secret"], **allowed)
     url = redis_broker.unattended_url.replace("redis://", "redis://limited:secret@")
     try:
-        planned(3, ordered=True, payment={"weight": 6, "reserve": 1}, bulk={})
         with Connection(url, transport=WORKER_TRANSPORTS["redis"]) as connection:
-            reading = Reader(url, connection, "payment", "bulk")
-            reading.send("bulk", 9)
-            reading.consumer.consume()
-            assert reading.read() == {"bulk": 2}
+            reading = filled(Reader(url, connection, "payment", "bulk"))
             reading.begin()
             reading.end("bulk", 1)
             assert reading.read() == {"bulk": 2}
