@@ -49,10 +49,6 @@ class Plan:
         names = {**self.dedicated, **self.reserved}
         return {name: self.dedicated.get(name, 0) + self.reserved.get(name, 0) for name in names}
 
-    @cached_property
-    def _left_to_others(self) -> dict[str, dict[str, int]]:
-        return {name: self._left_by(name) for name in self.weights}
-
     def _left_by(self, queue: str) -> dict[str, int]:
         """How many processes this queue has to leave to each other one."""
         return {
@@ -73,10 +69,7 @@ class Plan:
         free = self.processes - sum(running.values())
         if running.get(queue, 0) < self.held.get(queue, 0):
             return free > 0
-        left = self._left_to_others.get(queue)
-        if left is None:
-            left = self._left_by(queue)
-        return free > sum(max(0, number - running.get(other, 0)) for other, number in left.items())
+        return free > sum(max(0, number - running.get(other, 0)) for other, number in self._left_by(queue).items())
 
 
 def pool_factors(routers: Iterable[Router], policies: Mapping[str, QueuePolicy]) -> dict[str, float]:
@@ -88,11 +81,13 @@ def pool_factors(routers: Iterable[Router], policies: Mapping[str, QueuePolicy])
     """
     said: dict[str, list[float]] = {}
     for router in routers:
+        if router.action is not Action.QUEUE:
+            continue
         weights: dict[str, int] = {}
         for destination in router.destinations:
             weights[destination.url] = weights.get(destination.url, 0) + max(destination.weight, 0)
         total = sum(weights.values())
-        if router.action is not Action.QUEUE or not total or not _is_one_class(weights, policies):
+        if not total or not _is_one_class(weights, policies):
             continue
         for name, weight in weights.items():
             said.setdefault(name, []).append(weight * len(weights) / total)

@@ -40,18 +40,17 @@ def run_now(view: View) -> View:
 
 def enable_routing(view: View) -> View:
     """Let routers redirect or proxy this view's requests, in a project that leaves the middleware out."""
-    from broker_django.middleware import arouted, routed  # noqa: PLC0415 - which imports the rules of decorators
-    from broker_django.routing import remembered  # noqa: PLC0415
+    from broker_django import middleware, routing  # noqa: PLC0415 - which import the rules of decorators
 
     @wraps(view)
     def wrapped(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
-        response = routed(_known(request)) or view(request, *args, **kwargs)
-        return remembered(request, response)
+        response = middleware.routed(_known(request)) or view(request, *args, **kwargs)
+        return routing.remembered(request, response)
 
     @wraps(view)
     async def awrapped(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
-        response = await arouted(_known(request)) or await view(request, *args, **kwargs)
-        return remembered(request, response)
+        response = await middleware.arouted(_known(request)) or await view(request, *args, **kwargs)
+        return routing.remembered(request, response)
 
     return cast("View", awrapped if iscoroutinefunction(view) else wrapped)
 
