@@ -22,13 +22,16 @@ class State(StrEnum):
 
 FOLLOWERS: dict[State, frozenset[State]] = {
     State.QUEUED: frozenset({State.RUNNING, State.CANCELLED, State.EXPIRED}),
-    State.RUNNING: frozenset({State.QUEUED, State.RUNNING, State.SUCCEEDED, State.FAILED}),
+    State.RUNNING: frozenset({State.QUEUED, State.SUCCEEDED, State.FAILED, State.CANCELLED}),
     State.SUCCEEDED: frozenset(),
     State.FAILED: frozenset(),
     State.CANCELLED: frozenset(),
     State.EXPIRED: frozenset(),
 }
-"""After RUNNING comes QUEUED when the process was lost, and RUNNING when a lease ran out and others claim it."""
+"""After RUNNING comes QUEUED when the attempt failed and is to be repeated, or when its worker was lost."""
+
+REVIVABLE = frozenset({State.FAILED, State.EXPIRED})
+"""The states from which somebody in charge may have a dispatch run again; nothing else leaves a state that is done."""
 
 
 def sources(state: State) -> tuple[State, ...]:

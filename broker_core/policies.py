@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args, get_origin, get_type_hints
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("broker_core.policies")
 
 DAY = 86_400.0
+
+RETENTION: Mapping[str, float] = {"succeeded": 7 * DAY, "cancelled": 7 * DAY, "expired": 30 * DAY, "failed": 30 * DAY}
+"""Seconds that a dispatch is kept once it is done: what failed waits for somebody to look at it."""
 
 
 class Mode(StrEnum):
@@ -39,8 +42,13 @@ class QueuePolicy:
 
     weight: share of the workers' attention. wait: how long a client is held for the answer before it gets a 202.
     expires: after which nobody wants the answer (None: never). time_limit: how long a replay may run.
-    max_attempts: how often a dispatch may be started. results_ttl: how long a response is kept.
-    celery_queue: the name of the Celery queue where it differs. The rest belongs to retries and backpressure.
+    max_attempts: how often a dispatch may be started. delivery: whether it is started again after its worker was lost
+    or its view failed, or never twice. retry_backoff: the longest pause before the second attempt; it doubles with
+    each, up to retry_backoff_max. max_depth, max_age: how many dispatches may wait, and for how long the oldest, before
+    new ones are refused. on_outage: what happens to a request while the ledger cannot be written.
+    cancel_running: whether a client may stop what runs. require_idempotency_key: whether requests without one are
+    refused. results_ttl: how long a response is kept. retention: how long a dispatch is kept once it is done, by its
+    state. celery_queue: the name of the Celery queue where it differs.
     """
 
     weight: int = 1
@@ -49,28 +57,51 @@ class QueuePolicy:
     time_limit: float = 300.0
     max_attempts: int = 3
     delivery: Literal["at_least_once", "at_most_once"] = "at_least_once"
+    retry_backoff: float = 1.0
+    retry_backoff_max: float = 600.0
     max_depth: int | None = None
     max_age: float | None = None
     reserve: int = 0
     on_outage: Literal["refuse", "run_now"] = "refuse"
+    cancel_running: bool = False
+    require_idempotency_key: bool = False
     results_ttl: float = DAY
+    retention: Mapping[str, float] = field(default_factory=lambda: RETENTION)
     celery_queue: str = ""
+
+    @property
+    def starts(self) -> int:
+        """How often a dispatch may be started at most."""
+        return 1 if self.delivery == "at_most_once" else self.max_attempts
 
     @classmethod
     def from_mapping(cls, name: str, values: Mapping[str, Any], base: Self | None = None) -> Self:
         """Raises ConfigurationError for an unknown key or a value of the wrong type or range."""
-        unknown = sorted(map(str, set(values) - {field.name for field in fields(cls)}))
+        unknown = sorted(map(str, set(values) - {each.name for each in fields(cls)}))
         if unknown:
             raise ConfigurationError(f"queue {name!r} has the unknown key {unknown[0]!r}")
-        hints = get_type_hints(cls)
+        hints = {**get_type_hints(cls), "retention": float | dict}
         for key, value in values.items():
             if not _fits(value, hints[key]):
                 raise ConfigurationError(f"queue {name!r}: {key} cannot be {value!r}")
-        policy = replace(base or cls(), **values)
+        policy = replace(base or cls(), **{**values, "retention": _retention(name, values.get("retention", {}))})
         return replace(policy, celery_queue=policy.celery_queue or name)
 
 
 _POSITIVE = {"weight", "time_limit", "max_attempts"}
+
+
+def _retention(name: str, given: float | Mapping[str, float]) -> Mapping[str, float]:
+    """Seconds for each state that is done: those given laid over the default ones, or one number for all."""
+    if not isinstance(given, Mapping):
+        return dict.fromkeys(RETENTION, given)
+    for state, seconds in given.items():
+        if state not in RETENTION or not _fits(seconds, float):
+            raise ConfigurationError(
+                f"queue {name!r}: retention cannot be {given!r}; it is a number of seconds, or one for each of some of "
+                f"the states {', '.join(RETENTION)}"
+            )
+    return {**RETENTION, **given}
 
 
 def _fits(value: object, hint: Any) -> bool:
@@ -78,6 +109,8 @@ def _fits(value: object, hint: Any) -> bool:
         return any(_fits(value, option) for option in get_args(hint))
     if get_origin(hint) is Literal:
         return value in get_args(hint)
+    if hint in (bool, dict):
+        return isinstance(value, hint)
     if hint is type(None) or hint is str:
         return value is None if hint is type(None) else isinstance(value, str)
     accepted = (int,) if hint is int else (int, float)

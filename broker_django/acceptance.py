@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import uuid
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -20,7 +21,7 @@ from broker_django import ledger, rest, sessions, tokens
 from broker_django.celery_app import get_app
 from broker_django.conf import conf
 from broker_django.context import user_key
-from broker_django.delivery import publish, run_eagerly, seal_request
+from broker_django.delivery import breaker, publish, run_eagerly, seal_request
 from broker_django.http import raw_body, to_message
 from broker_django.models import DispatchRecord
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from django.http import HttpRequest, HttpResponse
     from django.http.response import HttpResponseBase
 
-    from broker_core.policies import Decision
+    from broker_core.policies import Decision, QueuePolicy
 
 logger = logging.getLogger("broker_django.acceptance")
 
@@ -100,6 +101,9 @@ def accept(request: HttpRequest, view: View, decision: Decision) -> Accepted | H
     try:
         ledger.accept(record)
     except DatabaseFailure as error:
+        if conf.queues[decision.queue].on_outage == "run_now":
+            logger.error("%s %s runs now, the ledger cannot be written: %s", request.method, request.path, error)
+            return None
         logger.error("%s %s is refused, the ledger cannot be written: %s", request.method, request.path, error)
         raise UnavailableError("the ledger cannot be written") from error
     return Accepted(record, decision, carrier, here)
@@ -108,6 +112,7 @@ def accept(request: HttpRequest, view: View, decision: Decision) -> Accepted | H
 def _record(request: HttpRequest, decision: Decision, carrier: HttpResponse, owner: str | None) -> DispatchRecord:
     now = timezone.now()
     policy = conf.queues[decision.priority or decision.queue]
+    waits = breaker.is_open
     return DispatchRecord(
         queue=decision.queue,
         method=request.method or "",
@@ -116,7 +121,10 @@ def _record(request: HttpRequest, decision: Decision, carrier: HttpResponse, own
         reason=decision.reason,
         user=owner or "",
         credential=next(iter(sessions.credentials(request, carrier.cookies)), ""),
+        trace_id=trace_of(request),
         accepted_at=now,
+        published_at=None if waits else now,
+        due_at=now if waits else None,
         expires_at=None if policy.expires is None else now + timedelta(seconds=policy.expires),
     )
 
@@ -129,15 +137,37 @@ def route_of(request: HttpRequest) -> str:
     return plain[:500]
 
 
+TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
+
+
+def trace_of(request: HttpRequest) -> str:
+    """The trace id of the request (W3C Trace Context, section 3.2); empty where it has none."""
+    found = TRACEPARENT.fullmatch(request.META.get("HTTP_TRACEPARENT", "").strip())
+    return found[1] if found and found[1].strip("0") else ""
+
+
 def hand_over(accepted: Accepted) -> None:
     """Publish when the transaction that the row was written in, if any, is committed."""
     app, policy = get_app(), conf.queues[accepted.decision.queue]
 
     def send() -> None:
-        accepted.published = publish(accepted.record, policy)
+        accepted.published = hand_to_message_broker(accepted.record, policy)
 
     if app.conf.task_always_eager:
         accepted.published = True
         accepted.replayed = run_eagerly(app, accepted.record, policy, held=accepted.wait > 0)
     else:
         transaction.on_commit(send, using=accepted.record._state.db)
+
+
+def hand_to_message_broker(record: DispatchRecord, policy: QueuePolicy) -> bool:
+    """Publish what was just written; whether the message broker has it. If not, the reaper publishes it later."""
+    if record.due_at is not None:
+        return False
+    if publish(record, policy):
+        return True
+    try:
+        ledger.put_off(record.pk, timezone.now())
+    except DatabaseFailure as error:
+        logger.warning("Dispatch %s counts as published until the reaper misses it: %s", record.pk, error)
+    return False

@@ -93,7 +93,7 @@ def stored_response(record: DispatchRecord, original: HttpResponseBase | None = 
     """
     if record.response_status is None:
         raise ResponseGoneError(f"the dispatch was {record.state} before it was answered")
-    message = None if _dropped(record) else results.fetch(record.pk)
+    message = None if _dropped(record) else results.fetch(record)
     if message is None:
         raise ResponseGoneError("the response is not kept any more")
     return to_response(message) if original is None else refill(original, message)

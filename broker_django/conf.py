@@ -29,6 +29,12 @@ DEFAULTS: Mapping[str, Any] = {
     "MAX_RESPONSE_SIZE": 10 * 1024 * 1024,
     "MAX_WAIT": 30,
     "PUBLISH_TIMEOUT": 2,
+    "LEASE": 30,
+    "REAPER_INTERVAL": 1,
+    "REPUBLISH_AFTER": 30,
+    "MAX_INLINE_SIZE": 256 * 1024,
+    "STORAGE": "default",
+    "TOKEN_MAX_AGE": 30 * 86_400,
     "POLL_INTERVAL": 1,
     "DISPATCHER": "broker_django.dispatcher.Dispatcher",
     "ROUTING_ENABLED": True,
@@ -107,6 +113,12 @@ class Conf:
     MAX_WAIT = Setting[float]()
     PUBLISH_TIMEOUT = Setting[float]()
     POLL_INTERVAL = Setting[float]()
+    LEASE = Setting[float]()
+    REAPER_INTERVAL = Setting[float]()
+    REPUBLISH_AFTER = Setting[float]()
+    MAX_INLINE_SIZE = Setting[int]()
+    STORAGE = Setting[str]()
+    TOKEN_MAX_AGE = Setting[float]()
     DISPATCHER = Setting[str]()
     ROUTING_ENABLED = Setting[bool]()
     ENABLE_PROXY_ROUTING = Setting[bool]()

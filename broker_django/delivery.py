@@ -1,4 +1,4 @@
-"""Delivery to a queue: publish a sealed dispatch with bounded patience."""
+"""Delivery to a queue: publish a sealed dispatch with bounded patience, and none while the message broker is down."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from kombu import pools
+from kombu.exceptions import OperationalError
 
+from broker_core.breakers import CircuitBreaker
 from broker_core.envelope import context
 from broker_core.errors import EnvelopeError
 from broker_django.celery_app import TASK, broker_urls, get_app, scheme_of
@@ -30,6 +32,17 @@ logger = logging.getLogger("broker_django.delivery")
 
 RETRY_POLICY = {"max_retries": 1, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.1}
 """One more try, on a new connection: the pooled one may have been cut while it was idle."""
+
+SHARE_OF_A_TRY = 0.4
+"""The part of PUBLISH_TIMEOUT that each of the two tries has."""
+
+PUBLISHED = "broker_published"
+"""The header of a message that says when it was published, as the ledger does: what a worker is handed tells it that
+whatever was published to the same queue before has left it.
+"""
+
+breaker = CircuitBreaker(reset_after=5.0)
+"""Opens when the message broker does not take a dispatch: the next ones wait in the ledger at once."""
 
 HARD_LIMIT_MARGIN = 10
 """Seconds between the limit that a view can still clean up after and the one that ends its process."""
@@ -67,10 +80,13 @@ def from_text(text: str) -> bytes:
 
 def publish(record: DispatchRecord, policy: QueuePolicy) -> bool:
     """Hand the dispatch to the message broker: whether it took it. If not, the row stays and waits."""
+    if not breaker.allows():
+        return False
     dispatch_id = str(record.pk)
     try:
         _send(get_app(), record, policy)
     except Exception as error:  # noqa: BLE001 - whatever went wrong, the row is there and the client gets its 202
+        breaker.failed()
         logger.warning(
             "Dispatch %s waits in the ledger, the message broker did not take it: %r",
             dispatch_id,
@@ -78,6 +94,7 @@ def publish(record: DispatchRecord, policy: QueuePolicy) -> bool:
             extra={"dispatch_id": dispatch_id, "queue": record.queue},
         )
         return False
+    breaker.succeeded()
     return True
 
 
@@ -94,9 +111,14 @@ def _send(app: Celery, record: DispatchRecord, policy: QueuePolicy) -> None:
         soft_time_limit=policy.time_limit,
         time_limit=policy.time_limit + HARD_LIMIT_MARGIN,
         create_sent_event=app.conf.task_send_sent_event,
+        ignore_result=True,
     )
+    if record.published_at is not None:
+        message.headers[PUBLISHED] = record.published_at.timestamp()
     queue = app.amqp.queues[policy.celery_queue]
     with _producers(app, app.pool).acquire(block=True, timeout=conf.PUBLISH_TIMEOUT) as producer:
+        if breaker.is_open:
+            raise OperationalError("somebody else has found the message broker down meanwhile")
         app.amqp.send_task_message(
             producer,
             TASK,
@@ -106,8 +128,24 @@ def _send(app: Celery, record: DispatchRecord, policy: QueuePolicy) -> None:
             serializer="json",
             retry=True,
             retry_policy=RETRY_POLICY,
-            timeout=conf.PUBLISH_TIMEOUT,
+            timeout=conf.PUBLISH_TIMEOUT * SHARE_OF_A_TRY,
         )
+
+
+def waiting_messages(policy: QueuePolicy) -> int | None:
+    """How many messages wait in the Celery queue; None where the message broker does not tell."""
+    app = get_app()
+    try:
+        queue = app.amqp.queues[policy.celery_queue]
+        with (
+            _producers(app, app.pool).acquire(block=True, timeout=conf.PUBLISH_TIMEOUT) as producer,
+            producer.connection.channel() as channel,
+        ):
+            declared: Any = queue.bind(channel).queue_declare(passive=True)
+            return int(declared.message_count)
+    except Exception as error:  # noqa: BLE001 - every transport has errors of its own
+        logger.info("The message broker does not tell how long %s is: %r", policy.celery_queue, error)
+        return None
 
 
 def _undeclared(connection: Connection, queue: Queue) -> list[Queue]:

@@ -142,11 +142,9 @@ def _waiting(broker: Finding) -> Iterator[Finding]:
 
 
 def _abandoned() -> Iterator[Finding]:
-    overdue = DispatchRecord.objects.filter(state=State.RUNNING, lease_until__lte=timezone.now())
+    overdue = DispatchRecord.objects.filter(state=State.RUNNING, due_at__lte=timezone.now())
     try:
-        groups = list(
-            overdue.values("worker").annotate(count=Count("pk"), oldest=Min("lease_until")).order_by("worker")
-        )
+        groups = list(overdue.values("worker").annotate(count=Count("pk"), oldest=Min("due_at")).order_by("worker"))
     except DatabaseError:
         return
     for group in groups:

@@ -1,45 +1,59 @@
 """The ledger on the database: every accepted request is a row before it is published.
 
 A transition is one compare-and-set UPDATE: of two workers that were handed the same dispatch, one claims it.
+
+`due_at` says when the reaper takes a row up. A queued one without it is on the message broker since `published_at`.
 """
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from django.db import router, transaction
 from django.db.models import F, Q
 from django.utils import timezone
 
-from broker_core.dispatches import State, sources
+from broker_core.dispatches import REVIVABLE, State, sources
 from broker_core.errors import DispatchConflictError
+from broker_core.retries import pause
 from broker_django import statements
 from broker_django.conf import conf
-from broker_django.models import PATH_LENGTH, DispatchRecord
+from broker_django.models import PATH_LENGTH, ActionRecord, AttemptRecord, DispatchRecord
 
 if TYPE_CHECKING:
     import uuid
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from broker_core.policies import QueuePolicy
 
+logger = logging.getLogger("broker_django.ledger")
+
 LEASE_MARGIN = timedelta(seconds=30)
-"""How much longer than its time limit a replay holds its claim: the time to stop it and to store its outcome."""
+"""For how much longer than its time limit a replay holds its lease: the time to stop it and to store its outcome."""
+
+ERROR_LENGTH = 500
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a replay ended. `status` is None where there is no response; `error` is empty for a success."""
+    """How an attempt ended. `status` is None where there is no response; `error` is empty for a success.
+
+    retriable: whether another attempt may end otherwise, in `retry_after` seconds at the earliest.
+    """
 
     status: int | None = None
     content_type: str = ""
     size: int = 0
     error: str = ""
+    retriable: bool = False
+    retry_after: float | None = None
 
     @classmethod
     def of(cls, result: Mapping[str, Any]) -> Outcome:
-        """The outcome that a replay's result tells of."""
+        """The outcome that a stored result tells of."""
         return cls(result["status"], result["content_type"], result["size"], result["error"])
 
     @property
@@ -51,82 +65,259 @@ def accept(record: DispatchRecord) -> None:
     statements.insert(record)
 
 
+def put_off(dispatch_id: uuid.UUID, until: datetime, due_at: datetime | None = None) -> None:
+    """Let the reaper publish what the message broker did not take, where it is still due when it was seen to be."""
+    unclaimed = DispatchRecord.objects.filter(pk=dispatch_id, state=State.QUEUED, due_at=due_at)
+    unclaimed.update(published_at=None, due_at=until)
+
+
 def claim(dispatch_id: uuid.UUID, policy: QueuePolicy, worker: str, now: datetime | None = None) -> int:
     """Take the dispatch to run it: the number of this attempt, or 0 where it is not to be had.
 
-    It is there while queued and wanted, and again when the lease of a worker that vanished ran out.
+    It is there while queued and wanted. One that waits in the ledger for another attempt is not.
     """
     now = now or timezone.now()
     claimed = {
         "state": State.RUNNING.value,
         "worker": worker[:255],
         "started_at": now,
-        "lease_until": now + timedelta(seconds=policy.time_limit) + LEASE_MARGIN,
+        "due_at": now + lease(),
     }
     fresh = {"id": dispatch_id, "state": State.QUEUED.value, "attempts": 0}
     if statements.update(DispatchRecord, {**claimed, "attempts": 1}, fresh, wanted_at=now):
         return 1
     row = DispatchRecord.objects.filter(Q(expires_at=None) | Q(expires_at__gt=now), pk=dispatch_id)
-    free = Q(state=State.QUEUED) | Q(state=State.RUNNING, lease_until__lte=now)
-    if not row.filter(free, attempts__lt=policy.max_attempts).update(attempts=F("attempts") + 1, **claimed):
+    free = row.filter(state=State.QUEUED, due_at=None, attempts__lt=F("attempts_before") + policy.starts)
+    if not free.update(attempts=F("attempts") + 1, **claimed):
         return 0
     return row.values_list("attempts", flat=True).get()
 
 
-def finish(dispatch_id: uuid.UUID, attempt: int, outcome: Outcome, now: datetime | None = None) -> bool:
-    """Record how this attempt ended. False where another attempt has the dispatch by now."""
+def lease() -> timedelta:
+    """How long a claim holds unless it is renewed."""
+    return timedelta(seconds=conf.LEASE)
+
+
+def renew(claims: Iterable[tuple[uuid.UUID, int]], now: datetime | None = None) -> int:
+    """Hold these claims, by id and attempt, for another lease; how many there were to hold."""
+    held = Q(pk__in=[])
+    for dispatch_id, attempt in claims:
+        held |= Q(pk=dispatch_id, attempts=attempt)
+    return DispatchRecord.objects.filter(held, state=State.RUNNING).update(due_at=(now or timezone.now()) + lease())
+
+
+def holds(dispatch_id: uuid.UUID, attempt: int) -> bool:
+    """Whether this attempt still has the dispatch."""
+    return DispatchRecord.objects.filter(pk=dispatch_id, state=State.RUNNING, attempts=attempt).exists()
+
+
+def finish(
+    dispatch_id: uuid.UUID,
+    attempt: int,
+    outcome: Outcome,
+    now: datetime | None = None,
+    *,
+    results_ttl: float | None = None,
+    kept_response: bytes | None = None,
+) -> bool:
+    """Record how this attempt ended, for good. False where another attempt has the dispatch by now.
+
+    The response is to be dropped after `results_ttl` seconds. `kept_response` is the sealed one that the result store
+    did not take: the reaper hands it over as soon as it does.
+    """
+    now = now or timezone.now()
     ended = {
         "state": outcome.state.value,
-        "finished_at": now or timezone.now(),
-        "lease_until": None,
+        "finished_at": now,
+        "due_at": now if kept_response else _drop_at(outcome, now, results_ttl),
         "response_status": outcome.status,
         "response_type": outcome.content_type[:255],
         "response_size": outcome.size if outcome.status is not None else None,
-        "error": outcome.error[:500],
+        "error": outcome.error[:ERROR_LENGTH],
+        "kept_response": kept_response,
+        **({} if outcome.error else {"sealed": b""}),
     }
     running = {"id": dispatch_id, "state": State.RUNNING.value, "attempts": attempt}
     return statements.update(DispatchRecord, ended, running)
 
 
-def give_up(dispatch_id: uuid.UUID, error: str, now: datetime | None = None) -> bool:
-    """Record that what runs will not be answered, while its lease lasts. False where it does not run any more."""
+def _drop_at(outcome: Outcome, now: datetime, results_ttl: float | None) -> datetime | None:
+    return None if results_ttl is None or outcome.status is None else now + timedelta(seconds=results_ttl)
+
+
+def retry(
+    dispatch_id: uuid.UUID, attempt: int, policy: QueuePolicy, outcome: Outcome, now: datetime | None = None
+) -> datetime | None:
+    """Have the reaper publish a failed attempt's dispatch again, later: when, or None where this was the last attempt.
+
+    It was, too, where nobody would want the answer any more by then, or another attempt has the dispatch.
+    """
+    if not outcome.retriable:
+        return None
+    record = _running(dispatch_id, attempt)
+    seconds = pause(policy, attempt - record.attempts_before, outcome.retry_after) if record else None
+    if record is None or seconds is None:
+        return None
     now = now or timezone.now()
-    running = DispatchRecord.objects.filter(pk=dispatch_id, state=State.RUNNING, lease_until__gt=now)
-    return bool(running.update(state=State.FAILED, finished_at=now, lease_until=None, error=error[:500]))
+    due = now + timedelta(seconds=seconds)
+    if record.expires_at is not None and record.expires_at <= due:
+        return None
+    return due if _requeue(record, outcome, now, due_at=due, published_at=None) else None
 
 
-def release(dispatch_id: uuid.UUID, now: datetime | None = None) -> None:
-    """The process that ran the dispatch was lost: let it be claimed again, or fail it where it has no attempt left."""
-    record = DispatchRecord.objects.defer("sealed").filter(pk=dispatch_id, state=State.RUNNING).first()
-    policy = conf.queues.get(record.queue) if record else None
+def give_up(dispatch_id: uuid.UUID, worker: str, error: str, now: datetime | None = None) -> State | None:
+    """The attempt that runs on this worker was stopped without an answer. The state that follows; None where it does
+    not run there any more.
+    """
+    record = _running(dispatch_id)
+    if record is None or record.worker != worker[:255]:
+        return None
+    outcome = Outcome(error=error, retriable=True)
+    policy = conf.queues.get(record.queue)
+    if policy and retry(dispatch_id, record.attempts, policy, outcome, now):
+        return State.QUEUED
+    return State.FAILED if finish(dispatch_id, record.attempts, outcome, now) else None
+
+
+def lose(
+    dispatch_id: uuid.UUID, reason: str, *, redelivered: bool = False, now: datetime | None = None
+) -> State | None:
+    """The attempt that runs will not end: its worker was lost, and `reason` says how. The state that follows.
+
+    The dispatch is queued again, due at once unless the message broker delivers it again itself; or it fails, where
+    its queue promises `at_most_once` or it has no attempt left. None where it does not run any more.
+    """
+    now = now or timezone.now()
+    record = _running(dispatch_id)
     if record is None:
-        return
-    if policy is None or record.attempts >= policy.max_attempts:
-        give_up(dispatch_id, "the worker process was lost", now)
-        return
-    DispatchRecord.objects.filter(pk=dispatch_id, state=State.RUNNING, attempts=record.attempts).update(
-        state=State.QUEUED, lease_until=None
+        return None
+    policy = conf.queues.get(record.queue)
+    starts = policy.starts if policy else 1
+    if record.attempts - record.attempts_before < starts:
+        due_at, published_at = (None, F("published_at")) if redelivered else (now, None)
+        queued = _requeue(record, Outcome(error=reason), now, due_at=due_at, published_at=published_at)
+        return State.QUEUED if queued else None
+    if policy and policy.delivery == "at_most_once":
+        reason = f"{reason}; it is not run again, for the queue delivers at most once"
+    return State.FAILED if finish(dispatch_id, record.attempts, Outcome(error=reason), now) else None
+
+
+def _running(dispatch_id: uuid.UUID, attempt: int | None = None) -> DispatchRecord | None:
+    rows = DispatchRecord.objects.defer("sealed", "kept_response").filter(pk=dispatch_id, state=State.RUNNING)
+    return (rows if attempt is None else rows.filter(attempts=attempt)).first()
+
+
+def _requeue(record: DispatchRecord, outcome: Outcome, now: datetime, **changes: Any) -> bool:
+    """End the running attempt and queue the dispatch again."""
+    running = DispatchRecord.objects.filter(
+        pk=record.pk, state=State.RUNNING, attempts=record.attempts, due_at=record.due_at
     )
+    with transaction.atomic(using=router.db_for_write(DispatchRecord)):
+        if not running.update(state=State.QUEUED, **changes):
+            return False
+        AttemptRecord.objects.create(
+            dispatch_id=record.pk,
+            number=record.attempts,
+            worker=record.worker,
+            started_at=record.started_at or now,
+            ended_at=now,
+            response_status=outcome.status,
+            error=outcome.error[:ERROR_LENGTH],
+        )
+    return True
 
 
 def cancel(dispatch_id: uuid.UUID, now: datetime | None = None) -> None:
     """Cancel what has not begun; once cancelled it stays so. Raises DispatchConflictError for any other state."""
-    if _end(dispatch_id, State.CANCELLED, now or timezone.now()):
+    queued = DispatchRecord.objects.filter(pk=dispatch_id, state=State.QUEUED)
+    if queued.update(state=State.CANCELLED, finished_at=now or timezone.now(), due_at=None):
         return
     state = DispatchRecord.objects.values_list("state", flat=True).filter(pk=dispatch_id).first()
     if state != State.CANCELLED:
         raise DispatchConflictError(f"the dispatch is {state}")
 
 
+def stop(dispatch_id: uuid.UUID, worker: str, now: datetime | None = None) -> bool:
+    """Cancel what runs on this worker, which is about to stop it. False where it does not run there any more."""
+    running = DispatchRecord.objects.filter(pk=dispatch_id, state=State.RUNNING, worker=worker)
+    return bool(running.update(state=State.CANCELLED, finished_at=now or timezone.now(), due_at=None))
+
+
 def expire(dispatch_id: uuid.UUID, now: datetime | None = None) -> bool:
     """Mark as expired what nobody waits for any more."""
     now = now or timezone.now()
-    return _end(dispatch_id, State.EXPIRED, now, Q(expires_at__lte=now))
+    waiting = DispatchRecord.objects.filter(pk=dispatch_id, state__in=sources(State.EXPIRED), expires_at__lte=now)
+    return bool(waiting.update(state=State.EXPIRED, finished_at=now, due_at=None))
 
 
-def _end(dispatch_id: uuid.UUID, state: State, now: datetime, *conditions: Q) -> bool:
-    waiting = DispatchRecord.objects.filter(*conditions, pk=dispatch_id, state__in=sources(state))
-    return bool(waiting.update(state=state, finished_at=now))
+def revive(dispatch_id: uuid.UUID, actor: str, now: datetime | None = None) -> bool:
+    """Have a dead letter run again, under the same id, with all its attempts anew. False where it is none."""
+    now = now or timezone.now()
+    dead = DispatchRecord.objects.filter(dead_letters(), pk=dispatch_id)
+    record = dead.defer("sealed", "kept_response").first()
+    if record is None:
+        return False
+    with transaction.atomic(using=router.db_for_write(DispatchRecord)):
+        revived = dead.filter(attempts=record.attempts).update(
+            state=State.QUEUED,
+            attempts_before=record.attempts,
+            due_at=now,
+            published_at=None,
+            expires_at=_wanted_for(record, now),
+            finished_at=None,
+            response_status=None,
+            response_type="",
+            response_size=None,
+            kept_response=None,
+            error="",
+        )
+        if not revived:
+            return False
+        if record.attempts and record.started_at:
+            AttemptRecord.objects.get_or_create(
+                dispatch_id=record.pk,
+                number=record.attempts,
+                defaults={
+                    "worker": record.worker,
+                    "started_at": record.started_at,
+                    "ended_at": record.finished_at or now,
+                    "response_status": record.response_status,
+                    "error": record.error,
+                },
+            )
+        note_action(record.pk, "retry", actor, record.error, now)
+    return True
+
+
+def _wanted_for(record: DispatchRecord, now: datetime) -> datetime | None:
+    """As long as it was wanted at first."""
+    return None if record.expires_at is None else now + (record.expires_at - record.accepted_at)
+
+
+def discard(dispatch_id: uuid.UUID, actor: str, now: datetime | None = None) -> bool:
+    """Drop the sealed request of a dead letter, so that it can never run again. False where it is none."""
+    with transaction.atomic(using=router.db_for_write(DispatchRecord)):
+        if not DispatchRecord.objects.filter(dead_letters(), pk=dispatch_id).update(sealed=b"", sealed_file=""):
+            return False
+        note_action(dispatch_id, "discard", actor, "", now)
+    return True
+
+
+def dead_letters() -> Q:
+    """What failed for good, or expired, and can be run again."""
+    return Q(state__in=REVIVABLE) & (~Q(sealed=b"") | ~Q(sealed_file=""))
+
+
+def note_action(dispatch_id: uuid.UUID, action: str, actor: str, detail: str = "", now: datetime | None = None) -> None:
+    """Write down who did what to a dispatch."""
+    logger.info("Dispatch %s: %s by %s", dispatch_id, action, actor, extra={"dispatch_id": str(dispatch_id)})
+    ActionRecord.objects.create(
+        dispatch_id=dispatch_id,
+        at=now or timezone.now(),
+        action=action,
+        actor=actor[:255],
+        detail=detail[:ERROR_LENGTH],
+    )
 
 
 def find(dispatch_id: uuid.UUID) -> DispatchRecord | None:

@@ -43,26 +43,59 @@ class DispatchRecord(models.Model):
     reason = models.CharField(max_length=100, blank=True, help_text=_("What decided that the request is queued."))
     user = models.CharField(max_length=255, blank=True, help_text=_("Primary key of the user who made the request."))
     credential = models.CharField(max_length=64, blank=True, help_text=_("Digest of what the client identified with."))
+    trace_id = models.CharField(max_length=32, blank=True, help_text=_("Trace of the request (W3C Trace Context)."))
+    idempotency_key = models.CharField(  # noqa: DJ001 - many have none, and none of these conflict
+        max_length=64,
+        null=True,
+        unique=True,
+        editable=False,
+        help_text=_("Digest of the key, its user and its route."),
+    )
+    fingerprint = models.CharField(max_length=64, blank=True, help_text=_("Digest of the request that the key is for."))
     attempts = models.PositiveIntegerField(default=0)
+    attempts_before = models.PositiveIntegerField(
+        default=0, help_text=_("Attempts before somebody in charge had it run again.")
+    )
     worker = models.CharField(max_length=255, blank=True)
     accepted_at = models.DateTimeField()
+    published_at = models.DateTimeField(
+        null=True, blank=True, help_text=_("When it was last handed to the message broker; empty while it is to be.")
+    )
     started_at = models.DateTimeField(null=True, blank=True)
     finished_at = models.DateTimeField(null=True, blank=True)
     expires_at = models.DateTimeField(null=True, blank=True, help_text=_("When nobody wants the answer any more."))
-    lease_until = models.DateTimeField(null=True, blank=True)
+    due_at = models.DateTimeField(
+        null=True,
+        blank=True,
+        help_text=_(
+            "When the reaper takes it up: while queued, the moment to publish it; while running, the end of the lease; "
+            "when done, the moment to drop the stored response."
+        ),
+    )
     response_status = models.PositiveSmallIntegerField(null=True, blank=True)
     response_type = models.CharField(max_length=255, blank=True)
     response_size = models.PositiveBigIntegerField(null=True, blank=True)
     error = models.CharField(max_length=500, blank=True)
+    kept_response = models.BinaryField(
+        null=True, blank=True, help_text=_("The sealed response, until the result store takes it.")
+    )
     sealed = models.BinaryField(help_text=_("The sealed request, kept so that it can be published again."))
+    sealed_file = models.CharField(
+        max_length=255, blank=True, help_text=_("Where the sealed request is in the storage, when it is large.")
+    )
 
     class Meta:
         verbose_name = _("dispatch")
         verbose_name_plural = _("dispatches")
         ordering = ["-accepted_at"]
         indexes = [
-            models.Index(fields=["state", "accepted_at"], name="dispatch_state_accepted"),
+            models.Index(fields=["state", "queue", "accepted_at"], name="dispatch_state_queue_accepted"),
+            models.Index(fields=["state", "due_at"], name="dispatch_state_due"),
             models.Index(fields=["accepted_at"], name="dispatch_accepted"),
+        ]
+        permissions = [
+            ("retry_dispatchrecord", "Can have dispatches run again"),
+            ("discard_dispatchrecord", "Can discard dead letters"),
         ]
 
     def __str__(self) -> str:
@@ -72,10 +105,18 @@ class DispatchRecord(models.Model):
     def current_state(self) -> State:
         return State(self.state)
 
+    @property
+    def trace(self) -> str:
+        """The id of the trace: the client's, or else the dispatch's own, which is one too."""
+        return self.trace_id or self.pk.hex
+
     def history(self) -> list[tuple[State, datetime, str]]:
         """What happened when: the state entered, the moment, and a detail."""
         events = [(State.QUEUED, self.accepted_at, f"on {self.queue}, by {self.reason or 'request'}")]
-        if self.started_at:
+        for ended in self.ended_attempts.order_by("pk"):
+            events.append((State.RUNNING, ended.started_at, f"attempt {ended.number} on {ended.worker}"))
+            events.append((State.QUEUED, ended.ended_at, ended.error))
+        if self.started_at and self.attempts:
             events.append((State.RUNNING, self.started_at, f"attempt {self.attempts} on {self.worker}"))
         if self.finished_at:
             answered = f"answered {self.response_status}" if self.response_status else ""
@@ -87,6 +128,43 @@ class DispatchRecord(models.Model):
         if self.response_status is None:
             return None
         return {"status": self.response_status, "content_type": self.response_type, "size": self.response_size}
+
+
+class AttemptRecord(models.Model):
+    """An attempt that ended and was not the last. The latest is told by the dispatch itself."""
+
+    dispatch = models.ForeignKey(DispatchRecord, on_delete=models.CASCADE, related_name="ended_attempts")
+    number = models.PositiveIntegerField()
+    worker = models.CharField(max_length=255, blank=True)
+    started_at = models.DateTimeField()
+    ended_at = models.DateTimeField()
+    response_status = models.PositiveSmallIntegerField(null=True, blank=True)
+    error = models.CharField(max_length=500)
+
+    class Meta:
+        verbose_name = _("ended attempt")
+        verbose_name_plural = _("ended attempts")
+        constraints = [models.UniqueConstraint(fields=["dispatch", "number"], name="attempt_number")]
+
+    def __str__(self) -> str:
+        return f"{self.number}: {self.error}"
+
+
+class ActionRecord(models.Model):
+    """What somebody in charge did to a dispatch."""
+
+    dispatch = models.ForeignKey(DispatchRecord, on_delete=models.CASCADE, related_name="actions")
+    at = models.DateTimeField()
+    action = models.CharField(max_length=20)
+    actor = models.CharField(max_length=255, help_text=_("Who: a user of the admin, or of the machine."))
+    detail = models.CharField(max_length=500, blank=True)
+
+    class Meta:
+        verbose_name = _("action")
+        verbose_name_plural = _("actions")
+
+    def __str__(self) -> str:
+        return f"{self.action} by {self.actor}"
 
 
 class RoutingQuerySet(models.QuerySet[Any]):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import uuid
 import warnings
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from celery import states
@@ -17,12 +17,17 @@ from kombu.exceptions import ContentDisallowed, DecodeError
 from broker_core.errors import EnvelopeError, MessageError, UnavailableError
 from broker_core.message import ResponseMessage
 from broker_django import ledger, statements
-from broker_django.celery_app import TASK, get_app
+from broker_django.celery_app import get_app
+from broker_django.conf import conf
 from broker_django.delivery import open_response
+from broker_django.ledger import Outcome
 from broker_django.models import DispatchRecord
 
 if TYPE_CHECKING:
-    from django.db.models import QuerySet
+    import uuid
+    from collections.abc import Collection
+
+    from broker_core.policies import QueuePolicy
 
 logger = logging.getLogger("broker_django.results")
 
@@ -30,10 +35,7 @@ CHUNK = 1_000
 
 
 class DatabaseBackend(ResultsBackend):  # type: ignore[misc] # untyped
-    """Keeps a terminal state terminal, in two statements at most, and deletes what expired in chunks.
-
-    A dispatch is finished in the ledger in the transaction that stores its response, where both are in one database.
-    """
+    """Keeps a terminal state terminal, in two statements at most, and deletes what expired in chunks."""
 
     def _store_result(
         self,
@@ -58,19 +60,8 @@ class DatabaseBackend(ResultsBackend):  # type: ignore[misc] # untyped
         }
         if status == states.STARTED:
             values["date_started"] = timezone.now()
-        rows = self.TaskModel._default_manager.using(using)
-        alias = using or router.db_for_write(self.TaskModel)
-        ends_a_dispatch = status == states.SUCCESS and getattr(request, "task", None) == TASK
-        if not ends_a_dispatch or alias != router.db_for_write(DispatchRecord):
-            self._write(rows, task_id, values)
-        else:
-            with transaction.atomic(alias):
-                self._write(rows, task_id, values)
-                request.finished = ledger.finish(uuid.UUID(task_id), result["attempt"], ledger.Outcome.of(result))
-        return content
-
-    def _write(self, rows: QuerySet[Any], task_id: str, values: dict[str, Any]) -> None:
         if not statements.insert(self.TaskModel(task_id=task_id, **values), OnConflict.IGNORE):
+            rows = self.TaskModel._default_manager.using(using)
             unfinished = rows.filter(task_id=task_id).exclude(status__in=states.READY_STATES)
             unfinished.update(**values, date_done=timezone.now())
 
@@ -84,12 +75,78 @@ class DatabaseBackend(ResultsBackend):  # type: ignore[misc] # untyped
                 model._default_manager.filter(pk__in=chunk).delete()
 
 
-def fetch(dispatch_id: uuid.UUID) -> ResponseMessage | None:
+def conclude(
+    dispatch_id: uuid.UUID, attempt: int, policy: QueuePolicy, outcome: Outcome, sealed: str, request: Any
+) -> bool:
+    """Store the sealed response and finish the dispatch; False where another attempt has it by now.
+
+    Both in one transaction where both are in one database. Where the result store does not take the response, the
+    ledger keeps it. Raises DatabaseError where the ledger itself does not answer; then nothing is stored.
+    """
+    backend, result = get_app().backend, _result(attempt, outcome, sealed)
+    ttl = policy.results_ttl
+    alias = router.db_for_write(DispatchRecord)
+    if isinstance(backend, DatabaseBackend) and router.db_for_write(backend.TaskModel) == alias:
+        with transaction.atomic(using=alias):
+            finished = ledger.finish(dispatch_id, attempt, outcome, results_ttl=ttl)
+            if finished:
+                backend.store_result(str(dispatch_id), result, states.SUCCESS, request=request)
+        return finished
+    if not ledger.holds(dispatch_id, attempt):
+        return False
+    kept = None if _store(backend, dispatch_id, result, request) else sealed.encode()
+    return ledger.finish(dispatch_id, attempt, outcome, results_ttl=ttl, kept_response=kept)
+
+
+def _result(attempt: int, outcome: Outcome, sealed: str) -> dict[str, Any]:
+    """What is stored. The response's facts are in clear, for whoever looks at results."""
+    facts = {"status": outcome.status, "content_type": outcome.content_type, "size": outcome.size}
+    return {**facts, "error": outcome.error, "attempt": attempt, "sealed": sealed}
+
+
+def _store(backend: Any, dispatch_id: uuid.UUID, result: dict[str, Any], request: Any = None) -> bool:
+    try:
+        backend.store_result(str(dispatch_id), result, states.SUCCESS, request=request)
+    except Exception as error:  # noqa: BLE001 - every result backend has errors of its own
+        logger.warning("The result store did not take the response of dispatch %s: %r", dispatch_id, error)
+        return False
+    return True
+
+
+def hand_over(record: DispatchRecord) -> bool:
+    """Store the response that the ledger kept; whether the result store took it."""
+    outcome = Outcome(record.response_status, record.response_type, record.response_size or 0, record.error)
+    sealed = bytes(record.kept_response or b"").decode()
+    if not _store(get_app().backend, record.pk, _result(record.attempts, outcome, sealed)):
+        return False
+    policy = conf.queues.get(record.queue)
+    drop_at = timezone.now() + timedelta(seconds=policy.results_ttl) if policy else None
+    DispatchRecord.objects.filter(pk=record.pk, due_at=record.due_at).update(kept_response=None, due_at=drop_at)
+    return True
+
+
+def forget(dispatch_ids: Collection[uuid.UUID]) -> None:
+    """Drop the stored responses of these dispatches. What the result store refuses, it drops when it expires."""
+    backend, ids = get_app().backend, [str(dispatch_id) for dispatch_id in dispatch_ids]
+    if isinstance(backend, DatabaseBackend):
+        backend.TaskModel._default_manager.filter(task_id__in=ids).delete()
+        return
+    try:
+        for task_id in ids:
+            backend.forget(task_id)
+    except Exception as error:  # noqa: BLE001 - every result backend has errors of its own
+        logger.warning("The result store did not drop %d responses: %r", len(ids), error)
+
+
+def fetch(record: DispatchRecord) -> ResponseMessage | None:
     """The stored response of a dispatch; None where there is none any more, or where it was tampered with.
 
     Raises UnavailableError where the result store does not answer.
     """
+    dispatch_id = record.pk
     try:
+        if record.kept_response:
+            return ResponseMessage.decode(open_response(bytes(record.kept_response).decode(), str(dispatch_id)))
         stored = _stored(str(dispatch_id))
         if not isinstance(stored, dict) or not isinstance(stored.get("sealed"), str):
             return None

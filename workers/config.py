@@ -12,14 +12,13 @@ from kombu.transport import TRANSPORT_ALIASES
 
 from broker_django import celery_app
 from broker_django.conf import conf as broker_conf
-from broker_django.delivery import RETRY_POLICY
+from broker_django.delivery import RETRY_POLICY, SHARE_OF_A_TRY
 
 if TYPE_CHECKING:
     from celery import Celery
 
 SAFE_SETTINGS: dict[str, Any] = {
     "broker_connection_retry_on_startup": True,
-    "broker_connection_timeout": 2.0,
     "result_backend": "broker_django.results:DatabaseBackend",
     "task_publish_retry_policy": RETRY_POLICY,
     "worker_disable_prefetch": True,
@@ -64,6 +63,7 @@ def configure(app: Celery) -> Celery:
     app.autodiscover_tasks(["workers"])
     app.autodiscover_tasks(["workers"], related_name="inspection")
     app.steps["consumer"].add("workers.planning:Planning")
+    app.steps["worker"].add("workers.reaper:Reaping")
     if app.configured:  # type: ignore[attr-defined]
         _apply(app)
     else:
@@ -72,21 +72,27 @@ def configure(app: Celery) -> Celery:
 
 
 def _apply(app: Celery) -> None:
-    missing = [name for name in SAFE_SETTINGS if not _is_set(app, name)]
-    app.conf.update({name: SAFE_SETTINGS[name] for name in missing})
+    safe = {**SAFE_SETTINGS, "broker_connection_timeout": _try_timeout()}
+    missing = [name for name in safe if not _is_set(app, name)]
+    app.conf.update({name: safe[name] for name in missing})
     celery_app.note_filled_in(app, missing)
     if _speaks(app, celery_app.AMQP_SCHEMES):
         app.conf.broker_transport_options = {"confirm_publish": True, **app.conf.broker_transport_options}
     if _speaks(app, celery_app.REDIS_SCHEMES):
         app.conf.broker_transport_options = {
             **REDIS_OPTIONS,
-            "socket_connect_timeout": broker_conf.PUBLISH_TIMEOUT,
-            "socket_timeout": broker_conf.PUBLISH_TIMEOUT,
+            "socket_connect_timeout": _try_timeout(),
+            "socket_timeout": _try_timeout(),
             **app.conf.broker_transport_options,
         }
     _add_queues(app)
     _keep_connections(app)
     signals.celeryd_init.connect(_prepare, dispatch_uid="request_broker.worker", weak=False)
+
+
+def _try_timeout() -> float:
+    """Seconds that one try to publish has."""
+    return broker_conf.PUBLISH_TIMEOUT * SHARE_OF_A_TRY
 
 
 def _keep_connections(app: Celery) -> None:
@@ -145,7 +151,7 @@ def _is_green(pool: str | type[Any]) -> bool:
 def _be_patient(conf: Any) -> None:
     """A client's request must not hang on Redis; a worker rather waits than drops its connection and what it holds."""
     options = conf.broker_transport_options
-    if options.get("socket_timeout") == broker_conf.PUBLISH_TIMEOUT:
+    if options.get("socket_timeout") == _try_timeout():
         conf.broker_transport_options = {**options, "socket_timeout": WORKER_SOCKET_TIMEOUT}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from asgiref.sync import async_to_sync
@@ -12,10 +13,12 @@ from django.db import close_old_connections
 from django.urls import set_script_prefix
 
 from broker_core.errors import ResponseBrokenError, ResponseTooLargeError
+from broker_core.retries import is_failure, parse_retry_after
 from broker_django.conf import conf
 from broker_django.context import WITNESS
 from broker_django.handler import Handler, handler, thread_state
 from broker_django.http import problem, to_request, to_response_message
+from broker_django.ledger import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,8 +39,28 @@ def _respond(request: HttpRequest, protocol: Protocol) -> HttpResponseBase:
     return handler(is_async=False).get_response(request)
 
 
-def run(message: RequestMessage, replay: Replay) -> tuple[ResponseMessage, str]:
-    """The view's response, and why the dispatch failed; empty where it succeeded."""
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of a replay: the response, and why it failed; empty where it succeeded.
+
+    retriable: whether another attempt may end otherwise, in `retry_after` seconds at the earliest.
+    """
+
+    response: ResponseMessage
+    error: str = ""
+    retriable: bool = False
+    retry_after: float | None = None
+
+    @property
+    def outcome(self) -> Outcome:
+        response = self.response
+        return Outcome(
+            response.status, response.content_type, len(response.body), self.error, self.retriable, self.retry_after
+        )
+
+
+def run(message: RequestMessage, replay: Replay) -> Answer:
+    """Run the request through Django. Whatever the view does, there is an answer."""
     with thread_state(), _connections_kept():
         request = to_request(message, replay)
         set_script_prefix(request.META.get("SCRIPT_NAME") or "/")
@@ -45,12 +68,13 @@ def run(message: RequestMessage, replay: Replay) -> tuple[ResponseMessage, str]:
             signals.request_started.send(sender=Handler, environ=request.META)
         response = _respond(request, message.protocol)
         try:
-            return to_response_message(response, conf.MAX_RESPONSE_SIZE), _failure(response, replay)
+            return _answer(to_response_message(response, conf.MAX_RESPONSE_SIZE), replay)
         except ResponseTooLargeError as error:
-            return _unreadable(error), str(error)
+            return Answer(_unreadable(error), str(error))
         except Exception as error:
             logger.exception("The response of dispatch %s broke off", replay.id, extra={"dispatch_id": str(replay.id)})
-            return _unreadable(ResponseBrokenError("the view's response broke off")), type(error).__name__
+            broken = ResponseBrokenError("the view's response broke off")
+            return Answer(_unreadable(broken), type(error).__name__, retriable=True)
         finally:
             _let_go(response)
 
@@ -71,10 +95,12 @@ def _unreadable(error: BrokerError) -> ResponseMessage:
     return to_response_message(problem(error), conf.MAX_RESPONSE_SIZE)
 
 
-def _failure(response: HttpResponseBase, replay: Replay) -> str:
-    if response.status_code < 500:
-        return replay.refusal
-    return replay.exception or f"the view answered {response.status_code}"
+def _answer(response: ResponseMessage, replay: Replay) -> Answer:
+    if replay.refusal or not is_failure(response.status):
+        return Answer(response, replay.refusal)
+    field = next((value for name, value in response.headers if name.lower() == "retry-after"), "")
+    error = replay.exception or f"the view answered {response.status}"
+    return Answer(response, error, retriable=True, retry_after=parse_retry_after(field))
 
 
 @contextlib.contextmanager

@@ -3,55 +3,51 @@
 from __future__ import annotations
 
 import logging
+import time
 import uuid
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from billiard.exceptions import TimeLimitExceeded
 from celery import Task, shared_task
-from celery.exceptions import Ignore
+from celery.exceptions import Ignore, Retry
+from django.db import InterfaceError, OperationalError, connections
 
 from broker_core.errors import EnvelopeError, MessageError
 from broker_core.message import RequestMessage
-from broker_django import ledger
+from broker_django import ledger, results
 from broker_django.celery_app import TASK, queue_of_delivery
 from broker_django.conf import conf
 from broker_django.context import Replay
 from broker_django.delivery import from_text, open_request, seal_response
 from broker_django.notifications import announce
+from workers.leases import leases
 from workers.replay import run
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+
+    from broker_core.policies import QueuePolicy
+    from workers.replay import Answer
+
+T = TypeVar("T")
 
 logger = logging.getLogger("workers.tasks")
 
+PATIENCE = 120.0
+"""Seconds for which a worker tries to tell the ledger something while the database does not answer."""
+LONGEST_PAUSE = 2.0
+
 
 class ReplayTask(Task):  # type: ignore[type-arg]
-    """Finishes the dispatch in the ledger: once Celery has stored the response, or when it gave the task up."""
+    """Tells the ledger when something else than the view failed."""
 
     abstract = True
     Request = "workers.requests:ReplayRequest"
 
-    def on_success(self, retval: dict[str, Any], task_id: str, _args: Any, _kwargs: Any) -> None:
-        dispatch_id = uuid.UUID(task_id)
-        finished = getattr(self.request, "finished", None)  # by the result backend, in the transaction of the result
-        if finished is None:
-            finished = ledger.finish(dispatch_id, retval["attempt"], ledger.Outcome.of(retval))
-        if not finished:
-            logger.warning("Dispatch %s was taken over before attempt %d ended", task_id, retval["attempt"])
-        self._tell(dispatch_id)
-
     def on_failure(self, exc: Exception, task_id: str, _args: Any, _kwargs: Any, _einfo: Any) -> None:
-        """The replay was killed at its hard time limit, or what came after it failed."""
         logger.error("Dispatch %s failed: %r", task_id, exc, extra={"dispatch_id": task_id})
-        dispatch_id = uuid.UUID(task_id)
-        ours = isinstance(exc, TimeLimitExceeded) or getattr(self.request, "claimed", False)
-        if ours and ledger.give_up(dispatch_id, type(exc).__name__):
-            self._tell(dispatch_id)
-
-    def _tell(self, dispatch_id: uuid.UUID) -> None:
-        if not self.request.is_eager:
-            announce(dispatch_id)
+        claimed = getattr(self.request, "claimed", False)
+        if claimed and ledger.give_up(uuid.UUID(task_id), self.request.hostname or "", type(exc).__name__):
+            announce(uuid.UUID(task_id))
 
 
 @shared_task(
@@ -60,32 +56,62 @@ class ReplayTask(Task):  # type: ignore[type-arg]
     name=TASK,
     acks_late=True,
     reject_on_worker_lost=True,
-    ignore_result=False,
-    store_eager_result=True,
+    ignore_result=True,
     track_started=False,
     resultrepr_maxsize=96,
-    max_retries=0,
+    max_retries=None,
 )
 def replay(self: Any, /, sealed: object = None, *_unknown: object, **_unknown_too: object) -> dict[str, Any]:
-    """Open, claim, run, and give the sealed response. The response's facts are in clear, for Flower."""
+    """Open, claim, run, and store the sealed response. Gives what Flower shows of it.
+
+    Celery itself stores no result: the response and the state in the ledger are stored together, or neither is.
+    """
     task_id = self.request.id
     queue, message = _open(task_id, self.request.delivery_info, sealed)
-    dispatch_id = uuid.UUID(task_id)
-    attempt = ledger.claim(dispatch_id, conf.queues[queue], self.request.hostname or "")
+    dispatch_id, policy = uuid.UUID(task_id), conf.queues[queue]
+    attempt = _persistently(lambda: ledger.claim(dispatch_id, policy, self.request.hostname or ""), self.request)
     if not attempt:
         ledger.expire(dispatch_id)
         logger.info("Dispatch %s is dropped: it was delivered before, or nobody wants it any more", task_id)
         raise Ignore
     self.request.claimed = True
-    response, error = run(message, Replay(dispatch_id, queue, attempt, message.user, message.view_user))
-    return {
-        "status": response.status,
-        "content_type": response.content_type,
-        "size": len(response.body),
-        "error": error,
-        "attempt": attempt,
-        "sealed": seal_response(response, task_id),
-    }
+    with leases.held(dispatch_id, attempt, policy):
+        answer = run(message, Replay(dispatch_id, queue, attempt, message.user, message.view_user))
+        return _conclude(self.request, dispatch_id, attempt, policy, answer)
+
+
+def _conclude(
+    request: Any, dispatch_id: uuid.UUID, attempt: int, policy: QueuePolicy, answer: Answer
+) -> dict[str, Any]:
+    """Record how the attempt ended. Raises Celery's Retry where there is to be another."""
+    outcome = answer.outcome
+    if not request.is_eager:
+        due = _persistently(lambda: ledger.retry(dispatch_id, attempt, policy, outcome), request)
+        if due is not None:
+            logger.info("Dispatch %s: attempt %d failed, the next is due at %s", dispatch_id, attempt, due.isoformat())
+            announce(dispatch_id)
+            raise Retry(outcome.error, when=due)
+    sealed = seal_response(answer.response, str(dispatch_id))
+    if not _persistently(lambda: results.conclude(dispatch_id, attempt, policy, outcome, sealed, request), request):
+        logger.warning("Dispatch %s was taken over or cancelled before attempt %d ended", dispatch_id, attempt)
+    if not request.is_eager:
+        announce(dispatch_id)
+    return {"status": outcome.status, "size": outcome.size, "error": outcome.error, "attempt": attempt}
+
+
+def _persistently(tell: Callable[[], T], request: Any) -> T:
+    """What the ledger says, even if the database has to come back first."""
+    deadline, pause = time.monotonic() + PATIENCE, 0.1
+    while True:
+        try:
+            return tell()
+        except (OperationalError, InterfaceError) as error:
+            if request.is_eager or time.monotonic() + pause > deadline:
+                raise
+            logger.warning("The ledger does not answer, dispatch %s waits for it: %s", request.id, error)
+            connections.close_all()
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
 
 
 def _open(task_id: str, delivery: Mapping[str, Any], sealed: object) -> tuple[str, RequestMessage]:

@@ -34,7 +34,7 @@ class DispatchAdmin(ModelAdmin):
     fieldsets = (
         (None, {"fields": ("summary", "state", "state_history")}),
         (_("Request"), {"fields": ("id", "method", "path", "route", "user", "sealed_size")}),
-        (_("Queue"), {"fields": ("queue", "reason", "attempts", "worker", "expires_at", "lease_until")}),
+        (_("Queue"), {"fields": ("queue", "reason", "attempts", "worker", "expires_at", "due_at")}),
         (_("Response"), {"fields": ("answered", "response_type", "response_size", "error")}),
     )
 

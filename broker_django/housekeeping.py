@@ -1,0 +1,88 @@
+"""Housekeeping: what nobody needs any more is deleted, a chunk at a time, so that no lock is held for long."""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from django.db import connections, router, transaction
+from django.db.models import Q
+from django.utils import timezone
+
+from broker_core.dispatches import State
+from broker_core.policies import RETENTION
+from broker_django import results
+from broker_django.conf import conf
+from broker_django.models import ActionRecord, AttemptRecord, DispatchRecord
+
+if TYPE_CHECKING:
+    from django.db.models import QuerySet
+
+logger = logging.getLogger("broker_django.housekeeping")
+
+CHUNK = 500
+"""Rows in one transaction."""
+
+DONE = tuple(state for state in State if state.done)
+
+
+def keep_house(now: datetime | None = None) -> int:
+    """Hand over kept responses, drop those that are not to be had any more, and delete old dispatches: how many."""
+    now = now or timezone.now()
+    while _settle_responses(now) == CHUNK:
+        pass
+    return delete_old(now)
+
+
+def _settle_responses(now: datetime) -> int:
+    """How many responses were settled, of those that are due."""
+    rows = DispatchRecord.objects.defer("sealed").filter(state__in=DONE, due_at__lte=now)
+    due = list(rows.order_by("due_at")[:CHUNK])
+    dropped = [record.pk for record in due if not record.kept_response]
+    results.forget(dropped)
+    DispatchRecord.objects.filter(pk__in=dropped, state__in=DONE).update(due_at=None)
+    handed_over = [results.hand_over(record) for record in due if record.kept_response]
+    return len(dropped) + sum(handed_over)
+
+
+def delete_old(now: datetime | None = None, *, of_former_queues: bool = False) -> int:
+    """Delete the dispatches whose queue does not keep them any more, with all that belongs to them: how many.
+
+    With `of_former_queues` also those of queues that are not configured any more, which no index finds.
+    """
+    now = now or timezone.now()
+    deleted = 0
+    for queue, policy in conf.queues.items():
+        for state in DONE:
+            deleted += _delete(Q(state=state, queue=queue), now - timedelta(seconds=policy.retention[state]))
+    if of_former_queues:
+        for state in DONE:
+            former = Q(state=state) & ~Q(queue__in=list(conf.queues))
+            deleted += _delete(former, now - timedelta(seconds=RETENTION[state]))
+    if deleted:
+        logger.info("%d dispatches were deleted, their time was over", deleted)
+    return deleted
+
+
+def _delete(which: Q, before: datetime) -> int:
+    old = DispatchRecord.objects.filter(which, accepted_at__lt=before, finished_at__lt=before).order_by("accepted_at")
+    deleted = 0
+    while chunk := _delete_chunk(old):
+        deleted += chunk
+    return deleted
+
+
+def _delete_chunk(old: QuerySet[DispatchRecord]) -> int:
+    """Another process that keeps house at the same time takes other rows."""
+    alias = router.db_for_write(DispatchRecord)
+    skip = connections[alias].features.has_select_for_update_skip_locked
+    with transaction.atomic(using=alias):
+        locked = old.using(alias).select_for_update(skip_locked=skip)
+        files = dict(locked.values_list("pk", "sealed_file")[:CHUNK])
+        if files:
+            AttemptRecord.objects.filter(dispatch__in=list(files)).delete()
+            ActionRecord.objects.filter(dispatch__in=list(files)).delete()
+            DispatchRecord.objects.filter(pk__in=list(files))._raw_delete(alias)
+    results.forget(list(files))
+    return len(files)

@@ -1,0 +1,208 @@
+"""The reaper: takes up what fell by the way, in every worker, from the ledger alone.
+
+It publishes again what the message broker never took, what waits for another attempt, what was lost on its way, and
+what ran in a worker that was lost. Any number of reapers may run: each row is taken by compare-and-set.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from celery import bootsteps
+from django.db import DatabaseError, close_old_connections, connections
+from django.utils import timezone
+
+from broker_core.dispatches import State
+from broker_django import housekeeping, ledger
+from broker_django.conf import conf
+from broker_django.delivery import breaker, publish, waiting_messages
+from broker_django.models import DispatchRecord
+from broker_django.notifications import announce
+from workers.in_hand import handed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from django.db.models import QuerySet
+
+    from broker_core.policies import QueuePolicy
+
+logger = logging.getLogger("workers.reaper")
+
+BATCH = 100
+"""Rows that are taken up at a time."""
+LOOKS_AT_LOST = 3
+"""How often it looks for lost messages in the time after which one may count as lost."""
+HOUSEKEEPING_EVERY = 30.0
+HESITATION = timedelta(seconds=60)
+"""How long a dispatch waits whose queue is not configured any more."""
+
+
+class Reaper:
+    """One pass after the other; `now` is the clock."""
+
+    def __init__(self, now: Callable[[], datetime] = timezone.now) -> None:
+        self._now = now
+        self._last_pass: datetime | None = None
+        self._steady_since: datetime | None = None
+        self._next: dict[str, datetime] = {}
+
+    def look(self) -> None:
+        """One pass over what is due. Raises DatabaseError."""
+        now = self._now()
+        if self._is_steady(now):
+            self._lapsed(now)
+        self._due(now)
+        if self._is_time("lost", now, conf.REPUBLISH_AFTER / LOOKS_AT_LOST):
+            self._expired(now)
+            self._lost(now)
+        if self._is_time("housekeeping", now, HOUSEKEEPING_EVERY):
+            housekeeping.keep_house(now)
+
+    def stumbled(self) -> None:
+        """The database did not answer: nobody could renew a lease meanwhile."""
+        self._steady_since = None
+
+    def _is_steady(self, now: datetime) -> bool:
+        """Whether workers have had the time to renew their leases since the database last failed, or since we slept."""
+        slept = self._last_pass is not None and now - self._last_pass > ledger.lease() / 2
+        if self._steady_since is None or slept:
+            self._steady_since = now
+        self._last_pass = now
+        return now - self._steady_since >= ledger.lease() / 2
+
+    def _is_time(self, what: str, now: datetime, every: float) -> bool:
+        if now < self._next.get(what, now):
+            return False
+        self._next[what] = now + timedelta(seconds=every * random.uniform(0.8, 1.2))  # noqa: S311 - so that not all look at once
+        return True
+
+    def _lapsed(self, now: datetime) -> None:
+        for record in _batch(State.RUNNING, due_at__lte=now):
+            reason = f"the lease of {record.worker or 'its worker'} ran out"
+            state = ledger.lose(record.pk, reason, now=now)
+            if state is not None:
+                _tell(record, f"{reason} in attempt {record.attempts}: {state}")
+                announce(record.pk)
+
+    def _due(self, now: datetime) -> None:
+        while not breaker.is_open:
+            batch = _batch(State.QUEUED, due_at__lte=now)
+            random.shuffle(batch)  # another reaper has the same ones before it
+            for record in batch:
+                if not self._publish(record, now):
+                    return
+            if len(batch) < BATCH:
+                return
+
+    def _publish(self, record: DispatchRecord, now: datetime) -> bool:
+        """Whether the next one is worth a try."""
+        policy = conf.queues.get(record.queue)
+        if policy is None:
+            logger.error("Dispatch %s waits: the queue %r is not configured any more", record.pk, record.queue)
+            ledger.put_off(record.pk, now + HESITATION, due_at=record.due_at)
+            return True
+        if record.expires_at is not None and record.expires_at <= now:
+            ledger.expire(record.pk, now)
+            return True
+        return _publish_again(record, policy, now)
+
+    def _expired(self, now: datetime) -> None:
+        for record in _batch(State.QUEUED, expires_at__lte=now):
+            ledger.expire(record.pk, now)
+            announce(record.pk)
+
+    def _lost(self, now: datetime) -> None:
+        for name, policy in conf.queues.items():
+            late = now - timedelta(seconds=conf.REPUBLISH_AFTER)
+            waiting = {"queue": name, "due_at": None, "accepted_at__lte": late, "published_at__lte": late}
+            if _rows(State.QUEUED, **waiting).exists():
+                before = self._overtaken(policy, late)
+                lost = [] if before is None else _batch(State.QUEUED, **{**waiting, "published_at__lte": before})
+                for record in lost:
+                    if _publish_again(record, policy, now):
+                        _tell(record, "its message was lost, it is published again")
+
+    def _overtaken(self, policy: QueuePolicy, late: datetime) -> datetime | None:
+        """Whatever was published before has left its queue, so it is lost, or in the hand of a worker, where another
+        copy does no harm. None where nothing is known.
+        """
+        if waiting_messages(policy) == 0:
+            return late
+        latest = handed.get(policy.celery_queue)
+        if latest is None:
+            return None
+        return datetime.fromtimestamp(latest, UTC) - timedelta(seconds=conf.REPUBLISH_AFTER)
+
+
+def _rows(state: State, **conditions: Any) -> QuerySet[DispatchRecord]:
+    return DispatchRecord.objects.filter(state=state, **conditions)
+
+
+def _batch(state: State, **conditions: Any) -> list[DispatchRecord]:
+    order = "due_at" if "due_at__lte" in conditions else "accepted_at"
+    return list(_rows(state, **conditions).defer("kept_response").order_by(order)[:BATCH])
+
+
+def _publish_again(record: DispatchRecord, policy: QueuePolicy, now: datetime) -> bool:
+    """Take the row and hand it to the message broker; whether that took it, or another reaper the row."""
+    seen = {"state": State.QUEUED, "due_at": record.due_at, "published_at": record.published_at}
+    taken = DispatchRecord.objects.filter(pk=record.pk, attempts=record.attempts, **seen)
+    if not taken.update(due_at=None, published_at=now):
+        return True
+    record.due_at, record.published_at = None, now
+    if publish(record, policy):
+        return True
+    ledger.put_off(record.pk, now + timedelta(seconds=conf.REAPER_INTERVAL))
+    return False
+
+
+def _tell(record: DispatchRecord, what: str) -> None:
+    logger.warning("Dispatch %s: %s", record.pk, what, extra={"dispatch_id": str(record.pk), "queue": record.queue})
+
+
+class Reaping(bootsteps.StartStopStep):
+    """Runs a reaper beside the worker, also while that looks for its message broker."""
+
+    requires = ("celery.worker.components:Pool",)
+
+    def __init__(self, parent: Any, **options: Any) -> None:
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+        super().__init__(parent, **options)
+
+    def start(self, parent: Any) -> None:  # noqa: ARG002 - Celery's signature
+        self._thread = threading.Thread(target=self._run, name="broker-reaper", daemon=True)
+        self._thread.start()
+
+    def stop(self, parent: Any) -> None:  # noqa: ARG002 - Celery's signature
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join(timeout=conf.PUBLISH_TIMEOUT)
+
+    terminate = stop
+
+    def _run(self) -> None:
+        reaper = Reaper()
+        while not self._over.wait(conf.REAPER_INTERVAL * random.uniform(0.5, 1.5)):  # noqa: S311 - no secret
+            _look(reaper)
+        connections.close_all()
+
+
+def _look(reaper: Reaper) -> None:
+    """One pass, whatever happens: the next one may go better."""
+    started = time.monotonic()
+    try:
+        close_old_connections()
+        reaper.look()
+    except DatabaseError as error:
+        reaper.stumbled()
+        connections.close_all()
+        logger.warning("The reaper cannot read the ledger: %s", error)
+    except Exception:
+        logger.exception("The reaper stumbled after %.1f s", time.monotonic() - started)
