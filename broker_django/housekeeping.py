@@ -17,6 +17,8 @@ from broker_django.conf import conf
 from broker_django.models import ActionRecord, AttemptRecord, DispatchRecord
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from django.db.models import QuerySet
 
 logger = logging.getLogger("broker_django.housekeeping")
@@ -27,12 +29,21 @@ CHUNK = 500
 DONE = tuple(state for state in State if state.done)
 
 
-def keep_house(now: datetime | None = None) -> int:
-    """Hand over kept responses, drop those that are not to be had any more, and delete old dispatches: how many."""
+def keep_house(now: datetime | None = None, *, of_former_queues: bool = False) -> Iterator[int]:
+    """Hand over kept responses, drop those that are not to be had any more, and delete dispatches whose queue does not
+    keep them any more, with all that belongs to them: after each chunk, how many dispatches it deleted.
+
+    With `of_former_queues` also those of queues that are not configured any more, which no index finds.
+    """
     now = now or timezone.now()
     while _settle_responses(now) == CHUNK:
-        pass
-    return delete_old(now)
+        yield 0
+    for which, retention in _retentions(of_former_queues=of_former_queues):
+        before = now - timedelta(seconds=retention)
+        old = DispatchRecord.objects.filter(which, accepted_at__lt=before, finished_at__lt=before)
+        while deleted := _delete_chunk(old.order_by("accepted_at")):
+            logger.info("%d dispatches were deleted, their time was over", deleted)
+            yield deleted
 
 
 def _settle_responses(now: datetime) -> int:
@@ -46,31 +57,13 @@ def _settle_responses(now: datetime) -> int:
     return len(dropped) + sum(handed_over)
 
 
-def delete_old(now: datetime | None = None, *, of_former_queues: bool = False) -> int:
-    """Delete the dispatches whose queue does not keep them any more, with all that belongs to them: how many.
-
-    With `of_former_queues` also those of queues that are not configured any more, which no index finds.
-    """
-    now = now or timezone.now()
-    deleted = 0
-    for queue, policy in conf.queues.items():
-        for state in DONE:
-            deleted += _delete(Q(state=state, queue=queue), now - timedelta(seconds=policy.retention[state]))
-    if of_former_queues:
-        for state in DONE:
-            former = Q(state=state) & ~Q(queue__in=list(conf.queues))
-            deleted += _delete(former, now - timedelta(seconds=RETENTION[state]))
-    if deleted:
-        logger.info("%d dispatches were deleted, their time was over", deleted)
-    return deleted
-
-
-def _delete(which: Q, before: datetime) -> int:
-    old = DispatchRecord.objects.filter(which, accepted_at__lt=before, finished_at__lt=before).order_by("accepted_at")
-    deleted = 0
-    while chunk := _delete_chunk(old):
-        deleted += chunk
-    return deleted
+def _retentions(*, of_former_queues: bool) -> Iterator[tuple[Q, float]]:
+    """Which dispatches are kept for how many seconds."""
+    for state in DONE:
+        for queue, policy in conf.queues.items():
+            yield Q(state=state, queue=queue), policy.retention[state]
+        if of_former_queues:
+            yield Q(state=state) & ~Q(queue__in=list(conf.queues)), RETENTION[state]
 
 
 def _delete_chunk(old: QuerySet[DispatchRecord]) -> int:

@@ -180,21 +180,22 @@ def give_up(dispatch_id: uuid.UUID, worker: str, error: str, now: datetime | Non
 
 
 def lose(
-    dispatch_id: uuid.UUID, reason: str, *, redelivered: bool = False, now: datetime | None = None
+    dispatch_id: uuid.UUID, reason: str, *, lapsed_at: datetime | None = None, now: datetime | None = None
 ) -> State | None:
     """The attempt that runs will not end: its worker was lost, and `reason` says how. The state that follows.
 
-    The dispatch is queued again, due at once unless the message broker delivers it again itself; or it fails, where
-    its queue promises `at_most_once` or it has no attempt left. None where it does not run any more.
+    The dispatch is queued again, or it fails, where its queue promises `at_most_once` or it has no attempt left. With
+    `lapsed_at`, the reaper publishes it; without, the message broker itself delivers it again. None where it does not
+    run any more, or its lease was renewed since.
     """
     now = now or timezone.now()
     record = _running(dispatch_id)
-    if record is None:
+    if record is None or (lapsed_at and (record.due_at is None or record.due_at > lapsed_at)):
         return None
     policy = conf.queues.get(record.queue)
     starts = policy.starts if policy else 1
     if record.attempts - record.attempts_before < starts:
-        due_at, published_at = (None, F("published_at")) if redelivered else (now, None)
+        due_at, published_at = (now, None) if lapsed_at else (None, F("published_at"))
         queued = _requeue(record, Outcome(error=reason), now, due_at=due_at, published_at=published_at)
         return State.QUEUED if queued else None
     if policy and policy.delivery == "at_most_once":

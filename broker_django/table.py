@@ -19,6 +19,7 @@ from broker_core.errors import ConfigurationError
 from broker_core.routing import RoutingTable
 from broker_django import triggers
 from broker_django.conf import conf
+from broker_django.forking import undisturbed
 from broker_django.models import Destination, Router, RoutingVersion
 from broker_django.routers import compiled
 
@@ -110,8 +111,9 @@ class Tables:
             self._changed.wait(LOOK_EVERY)
             self._changed.clear()
             try:
-                if version() != self._version:
-                    self._reload()
+                with undisturbed:
+                    if version() != self._version:
+                        self._reload()
                 looks = True
             except Exception as error:  # noqa: BLE001 - whatever it is, the table has to be looked after
                 if looks:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import random
 import threading
-import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +20,13 @@ from broker_core.dispatches import State
 from broker_django import housekeeping, ledger
 from broker_django.conf import conf
 from broker_django.delivery import breaker, publish, waiting_messages
+from broker_django.forking import undisturbed
 from broker_django.models import DispatchRecord
 from broker_django.notifications import announce
 from workers.in_hand import handed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from django.db.models import QuerySet
 
@@ -52,17 +52,18 @@ class Reaper:
         self._steady_since: datetime | None = None
         self._next: dict[str, datetime] = {}
 
-    def look(self) -> None:
-        """One pass over what is due. Raises DatabaseError."""
+    def look(self) -> Iterator[None]:
+        """One pass over what is due, in small steps. Raises DatabaseError."""
         now = self._now()
         if self._is_steady(now):
-            self._lapsed(now)
-        self._due(now)
+            yield from self._lapsed(now)
+        yield from self._due(now)
         if self._is_time("lost", now, conf.REPUBLISH_AFTER / LOOKS_AT_LOST):
-            self._expired(now)
-            self._lost(now)
+            yield from self._expired(now)
+            yield from self._lost(now)
         if self._is_time("housekeeping", now, HOUSEKEEPING_EVERY):
-            housekeeping.keep_house(now)
+            for _deleted in housekeeping.keep_house(now):
+                yield
 
     def stumbled(self) -> None:
         """The database did not answer: nobody could renew a lease meanwhile."""
@@ -82,21 +83,23 @@ class Reaper:
         self._next[what] = now + timedelta(seconds=every * random.uniform(0.8, 1.2))  # noqa: S311 - so that not all look at once
         return True
 
-    def _lapsed(self, now: datetime) -> None:
+    def _lapsed(self, now: datetime) -> Iterator[None]:
         for record in _batch(State.RUNNING, due_at__lte=now):
             reason = f"the lease of {record.worker or 'its worker'} ran out"
-            state = ledger.lose(record.pk, reason, now=now)
+            state = ledger.lose(record.pk, reason, lapsed_at=now, now=now)
             if state is not None:
                 _tell(record, f"{reason} in attempt {record.attempts}: {state}")
                 announce(record.pk)
+            yield
 
-    def _due(self, now: datetime) -> None:
+    def _due(self, now: datetime) -> Iterator[None]:
         while not breaker.is_open:
             batch = _batch(State.QUEUED, due_at__lte=now)
             random.shuffle(batch)  # another reaper has the same ones before it
             for record in batch:
                 if not self._publish(record, now):
                     return
+                yield
             if len(batch) < BATCH:
                 return
 
@@ -112,21 +115,24 @@ class Reaper:
             return True
         return _publish_again(record, policy, now)
 
-    def _expired(self, now: datetime) -> None:
+    def _expired(self, now: datetime) -> Iterator[None]:
         for record in _batch(State.QUEUED, expires_at__lte=now):
             ledger.expire(record.pk, now)
             announce(record.pk)
+            yield
 
-    def _lost(self, now: datetime) -> None:
+    def _lost(self, now: datetime) -> Iterator[None]:
+        late = now - timedelta(seconds=conf.REPUBLISH_AFTER)
         for name, policy in conf.queues.items():
-            late = now - timedelta(seconds=conf.REPUBLISH_AFTER)
             waiting = {"queue": name, "due_at": None, "accepted_at__lte": late, "published_at__lte": late}
-            if _rows(State.QUEUED, **waiting).exists():
-                before = self._overtaken(policy, late)
-                lost = [] if before is None else _batch(State.QUEUED, **{**waiting, "published_at__lte": before})
-                for record in lost:
-                    if _publish_again(record, policy, now):
-                        _tell(record, "its message was lost, it is published again")
+            if not _rows(State.QUEUED, **waiting).exists():
+                continue
+            before = self._overtaken(policy, late)
+            lost = [] if before is None else _batch(State.QUEUED, **{**waiting, "published_at__lte": before})
+            for record in lost:
+                if _publish_again(record, policy, now):
+                    _tell(record, "its message was lost, it is published again")
+                yield
 
     def _overtaken(self, policy: QueuePolicy, late: datetime) -> datetime | None:
         """Whatever was published before has left its queue, so it is lost, or in the hand of a worker, where another
@@ -195,14 +201,18 @@ class Reaping(bootsteps.StartStopStep):
 
 
 def _look(reaper: Reaper) -> None:
-    """One pass, whatever happens: the next one may go better."""
-    started = time.monotonic()
+    """One pass, whatever happens: the next one may go better. Between its steps this process may be forked."""
     try:
-        close_old_connections()
-        reaper.look()
+        with undisturbed:
+            close_old_connections()
+        steps = reaper.look()
+        more = True
+        while more:
+            with undisturbed:
+                more = next(steps, steps) is None
     except DatabaseError as error:
         reaper.stumbled()
         connections.close_all()
         logger.warning("The reaper cannot read the ledger: %s", error)
     except Exception:
-        logger.exception("The reaper stumbled after %.1f s", time.monotonic() - started)
+        logger.exception("The reaper stumbled")

@@ -48,7 +48,7 @@ class ReplayRequest(Request):
             result = stored["result"]
             ledger.finish(dispatch_id, result["attempt"], ledger.Outcome.of(result))
             return
-        state = ledger.lose(dispatch_id, "the worker process was lost", redelivered=True)
+        state = ledger.lose(dispatch_id, "the worker process was lost")
         if state is not None:
             logger.warning(
                 "Dispatch %s: the worker process was lost: %s", self.id, state, extra={"dispatch_id": self.id}
