@@ -57,8 +57,8 @@ def doctor() -> tuple[int, str]:
 
 def test_all_is_well(memory: None, workers: dict[str, Any]) -> None:
     add(State.QUEUED)
-    add(State.RUNNING, lease_until=timezone.now() + timedelta(seconds=5))
-    add(State.SUCCEEDED, lease_until=None)
+    add(State.RUNNING, due_at=timezone.now() + timedelta(seconds=5))
+    add(State.SUCCEEDED, due_at=None)
     status, output = doctor()
     assert status == 0, output
     assert "Everything is well." in output
@@ -96,7 +96,7 @@ def test_what_waits_for_a_worker(memory: None, workers: dict[str, Any]) -> None:
 
 def test_dispatches_whose_worker_is_gone(memory: None, workers: dict[str, Any]) -> None:
     for _ in range(2):
-        add(State.RUNNING, worker="broker@gone", lease_until=timezone.now() - timedelta(seconds=60))
+        add(State.RUNNING, worker="broker@gone", due_at=timezone.now() - timedelta(seconds=60))
     (finding,) = wrong().values()
     assert finding.subject == "dispatches of broker@gone"
     assert "2 count as running, 60 s past their lease: its worker is gone" in finding.detail

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from broker_core.dispatches import FOLLOWERS, State, sources
+from broker_core.dispatches import FOLLOWERS, REVIVABLE, State, sources
 
 
 def test_every_state_has_followers_or_is_done():
@@ -28,5 +28,10 @@ def test_sources_and_followers_say_the_same(state):
     assert not any(before.done for before in sources(state))
 
 
-def test_nothing_is_cancelled_or_expired_once_it_runs():
-    assert sources(State.CANCELLED) == sources(State.EXPIRED) == (State.QUEUED,)
+def test_what_runs_is_cancelled_but_does_not_expire():
+    assert sources(State.CANCELLED) == (State.QUEUED, State.RUNNING)
+    assert sources(State.EXPIRED) == (State.QUEUED,)
+
+
+def test_only_what_is_done_can_be_revived():
+    assert all(state.done for state in REVIVABLE)

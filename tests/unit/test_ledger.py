@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import uuid
-from datetime import datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from django.db import IntegrityError, transaction
+from django.test import override_settings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -20,14 +22,17 @@ from broker_core.dispatches import FOLLOWERS, State
 from broker_core.errors import DispatchConflictError
 from broker_core.policies import QueuePolicy
 from broker_django import ledger
-from broker_django.ledger import LEASE_MARGIN, Outcome
-from broker_django.models import PATH_LENGTH, DispatchRecord
+from broker_django.conf import conf
+from broker_django.ledger import Outcome
+from broker_django.models import PATH_LENGTH, AttemptRecord, DispatchRecord
 
 pytestmark = pytest.mark.django_db
 
 POLICY = QueuePolicy(time_limit=60, max_attempts=2)
-LEASE = timedelta(seconds=60) + LEASE_MARGIN
+LEASE = timedelta(seconds=30)
 DONE = Outcome(200, "text/plain", 5)
+BROKEN = Outcome(503, "text/plain", 5, "the view answered 503", retriable=True)
+MOMENT = timedelta(microseconds=1)
 
 
 def accepted(now: datetime, expires: float | None = None) -> DispatchRecord:
@@ -53,22 +58,176 @@ def test_one_claim_wins(now):
     assert [ledger.claim(record.pk, POLICY, f"worker {number}", now) for number in range(3)] == [1, 0, 0]
     record.refresh_from_db()
     assert (record.state, record.worker, record.started_at) == (State.RUNNING, "worker 0", now)
-    assert record.lease_until == now + LEASE
+    assert record.due_at == now + LEASE
 
 
-def test_a_claim_can_be_taken_over_when_its_lease_ran_out(now):
+def lost(record: DispatchRecord, now: datetime) -> State | None:
+    return ledger.lose(record.pk, "the lease ran out", lapsed_at=now, now=now)
+
+
+def published(record: DispatchRecord) -> None:
+    DispatchRecord.objects.filter(pk=record.pk).update(due_at=None)
+
+
+def test_a_lease_that_ran_out_is_lost_and_the_next_attempt_has_the_dispatch(now):
     record = accepted(now)
     ledger.claim(record.pk, POLICY, "first", now)
-    assert ledger.claim(record.pk, POLICY, "second", now + LEASE - timedelta(microseconds=1)) == 0
+    assert lost(record, now + LEASE - MOMENT) is None
+    assert lost(record, now + LEASE) is State.QUEUED
+    assert ledger.claim(record.pk, POLICY, "second", now + LEASE) == 0, "it waits for the reaper to publish it"
+    published(record)
     assert ledger.claim(record.pk, POLICY, "second", now + LEASE) == 2
     assert not ledger.finish(record.pk, 1, DONE, now + LEASE)
     assert state_of(record) is State.RUNNING
     assert ledger.finish(record.pk, 2, DONE, now + LEASE)
+    [attempt] = AttemptRecord.objects.all()
+    assert (attempt.number, attempt.worker, attempt.started_at, attempt.error) == (1, "first", now, "the lease ran out")
+
+
+def test_a_lease_that_is_renewed_holds(now):
+    records = [accepted(now), accepted(now)]
+    claims = [(record.pk, ledger.claim(record.pk, POLICY, "", now)) for record in records]
+    later = now + LEASE - MOMENT
+    assert ledger.renew([*claims, (uuid.uuid4(), 1), (records[0].pk, 7)], later) == 2
+    assert [lost(record, now + LEASE) for record in records] == [None, None]
+    assert ledger.renew([], later) == 0
+    assert lost(records[0], later + LEASE) is State.QUEUED
 
 
 def test_a_dispatch_is_started_as_often_as_its_policy_says(now):
     record = accepted(now)
-    assert [ledger.claim(record.pk, POLICY, "", now + number * LEASE) for number in range(4)] == [1, 2, 0, 0]
+    for attempt in (1, 2):
+        assert ledger.claim(record.pk, POLICY, "", now) == attempt
+        assert ledger.lose(record.pk, "the worker process was lost", now=now) is State.QUEUED
+    assert ledger.claim(record.pk, POLICY, "", now) == 0
+
+
+@pytest.mark.parametrize(
+    ("policy", "told"),
+    [
+        ({"max_attempts": 1}, "the lease ran out"),
+        (
+            {"delivery": "at_most_once"},
+            "the lease ran out; it is not run again, for the queue delivers at most once",
+        ),
+    ],
+)
+def test_what_is_lost_and_may_not_run_again_fails(now, settings, policy, told):
+    settings.REQUEST_BROKER = {"QUEUES": {"bulk": policy}}
+    record = accepted(now)
+    ledger.claim(record.pk, conf.queues["bulk"], "", now)
+    assert lost(record, now + LEASE) is State.FAILED
+    record.refresh_from_db()
+    assert (record.error, record.due_at, bytes(record.sealed)) == (told, None, b"sealed")
+
+
+def test_a_failed_attempt_waits_for_its_next(now):
+    record = accepted(now)
+    ledger.claim(record.pk, POLICY, "first", now)
+    due = ledger.retry(record.pk, 1, POLICY, replace(BROKEN, retry_after=20.0), now)
+    assert due == now + timedelta(seconds=20)
+    record.refresh_from_db()
+    assert (record.state, record.due_at, record.published_at, record.attempts) == (State.QUEUED, due, None, 1)
+    assert [(each.number, each.response_status) for each in record.ended_attempts.all()] == [(1, 503)]
+    assert ledger.claim(record.pk, POLICY, "", due) == 0, "it is the reaper's to publish"
+    published(record)
+    assert ledger.claim(record.pk, POLICY, "", due) == 2
+    assert ledger.retry(record.pk, 2, POLICY, BROKEN, due) is None, "that was the last"
+
+
+@pytest.mark.parametrize("outcome", [DONE, replace(BROKEN, retriable=False), replace(BROKEN, retry_after=11.0)])
+def test_what_would_end_the_same_or_too_late_is_not_tried_again(now, outcome):
+    record = accepted(now, expires=10)
+    ledger.claim(record.pk, POLICY, "", now)
+    assert ledger.retry(record.pk, 1, POLICY, outcome, now) is None
+    assert state_of(record) is State.RUNNING
+
+
+def test_an_attempt_that_was_taken_over_is_not_tried_again(now):
+    record = accepted(now)
+    ledger.claim(record.pk, POLICY, "", now)
+    ledger.lose(record.pk, "the worker process was lost", now=now)
+    ledger.claim(record.pk, POLICY, "", now)
+    assert ledger.retry(record.pk, 1, POLICY, BROKEN, now) is None
+
+
+def test_a_dispatch_that_the_message_broker_did_not_take_waits_in_the_ledger(now):
+    record = accepted(now)
+    ledger.put_off(record.pk, now + LEASE)
+    record.refresh_from_db()
+    assert (record.due_at, record.published_at) == (now + LEASE, None)
+    ledger.claim(record.pk, POLICY, "", now)
+    ledger.put_off(record.pk, now)
+    record.refresh_from_db()
+    assert record.due_at == now + LEASE, "it runs: the message broker had taken it after all"
+
+
+def test_the_response_of_a_finished_dispatch_is_due_to_be_dropped(now):
+    records = [accepted(now), accepted(now)]
+    for record in records:
+        ledger.claim(record.pk, POLICY, "", now)
+    ledger.finish(records[0].pk, 1, DONE, now, results_ttl=60.0)
+    ledger.finish(records[1].pk, 1, DONE, now, results_ttl=60.0, kept_response=b"sealed")
+    for record in records:
+        record.refresh_from_db()
+    assert [record.due_at - now for record in records] == [timedelta(seconds=60), timedelta(0)]
+    assert [record.kept_response and bytes(record.kept_response) for record in records] == [None, b"sealed"]
+
+
+def test_a_success_keeps_no_request_and_a_failure_does(now):
+    records = [accepted(now), accepted(now)]
+    for record, outcome in zip(records, [DONE, BROKEN], strict=True):
+        ledger.claim(record.pk, POLICY, "", now)
+        ledger.finish(record.pk, 1, outcome, now)
+        record.refresh_from_db()
+    assert [bytes(record.sealed) for record in records] == [b"", b"sealed"]
+
+
+def test_a_dead_letter_runs_again_with_all_its_attempts(now):
+    record = accepted(now, expires=100)
+    ledger.claim(record.pk, POLICY, "", now)
+    ledger.finish(record.pk, 1, BROKEN, now)
+    later = now + timedelta(days=1)
+    assert ledger.revive(record.pk, "root", later)
+    assert not ledger.revive(record.pk, "root", later), "it is none any more"
+    record.refresh_from_db()
+    assert (record.state, record.due_at, record.error, record.outcome()) == (State.QUEUED, later, "", None)
+    assert record.expires_at == later + timedelta(seconds=100)
+    assert [(each.number, each.error) for each in record.ended_attempts.all()] == [(1, BROKEN.error)]
+    assert [(each.action, each.actor, each.detail) for each in record.actions.all()] == [
+        ("retry", "root", BROKEN.error)
+    ]
+    for attempt in (2, 3):
+        published(record)
+        assert ledger.claim(record.pk, POLICY, "", later) == attempt
+        lost(record, later + LEASE)
+    published(record)
+    assert ledger.claim(record.pk, POLICY, "", later) == 0
+
+
+def test_only_dead_letters_run_again_or_are_discarded(now):
+    queued, done, cancelled, dead = (accepted(now) for _ in range(4))
+    for record, outcome in ((done, DONE), (dead, BROKEN)):
+        ledger.claim(record.pk, POLICY, "", now)
+        ledger.finish(record.pk, 1, outcome, now)
+    ledger.cancel(cancelled.pk, now)
+    for record in (queued, done, cancelled):
+        assert not ledger.revive(record.pk, "root", now)
+        assert not ledger.discard(record.pk, "root", now)
+    assert ledger.discard(dead.pk, "root", now)
+    assert not ledger.revive(dead.pk, "root", now), "its request is gone"
+    assert not ledger.discard(dead.pk, "root", now)
+    assert [each.action for each in dead.actions.all()] == ["discard"]
+
+
+def test_what_runs_is_stopped_on_its_worker(now):
+    record = accepted(now)
+    assert not ledger.stop(record.pk, "here", now)
+    ledger.claim(record.pk, POLICY, "here", now)
+    assert not ledger.stop(record.pk, "there", now)
+    assert ledger.stop(record.pk, "here", now)
+    assert not ledger.finish(record.pk, 1, DONE, now)
+    assert state_of(record) is State.CANCELLED
 
 
 def test_what_expired_is_not_run_and_what_has_not_is_not_expired(now):
@@ -113,7 +272,7 @@ def test_an_outcome_is_recorded_once(now):
     assert not ledger.finish(record.pk, 1, DONE, now)
     record.refresh_from_db()
     assert (record.state, record.response_status, record.response_size) == (State.FAILED, 502, 7)
-    assert (record.lease_until, record.finished_at) == (None, now)
+    assert (record.due_at, record.finished_at) == (None, now)
     assert record.outcome() == {"status": 502, "content_type": ("text/html" * 100)[:255], "size": 7}
 
 
@@ -155,12 +314,13 @@ def test_the_sealed_request_is_not_read_for_a_look(now, django_assert_num_querie
     assert bytes(found.sealed) == b"sealed"
 
 
-@pytest.mark.parametrize("attempts", [1, 2])
-def test_a_first_claim_is_one_statement_and_a_later_one_at_most_three(now, attempts, django_assert_max_num_queries):
+def test_a_first_claim_is_one_statement_and_a_later_one_at_most_three(now, django_assert_max_num_queries):
     record = accepted(now)
-    for attempt in range(attempts):
-        with django_assert_max_num_queries(3 if attempt else 1):
-            assert ledger.claim(record.pk, POLICY, "", now + attempt * LEASE) == attempt + 1
+    with django_assert_max_num_queries(1):
+        assert ledger.claim(record.pk, POLICY, "", now) == 1
+    ledger.lose(record.pk, "the worker process was lost", now=now)
+    with django_assert_max_num_queries(3):
+        assert ledger.claim(record.pk, POLICY, "", now) == 2
 
 
 @given(st.text(max_size=10), st.integers(0, PATH_LENGTH + 5))
@@ -174,13 +334,29 @@ def test_a_path_of_any_length_is_kept_as_far_as_there_is_room(end, length):
 class Dispatches(RuleBasedStateMachine):
     """Workers, clients and the clock act on one dispatch in any order; a small model says what each may see."""
 
-    @initialize(expires=st.sampled_from([None, 40.0, 400.0]), attempts=st.integers(1, 3), year=st.just(2030))
-    def accept(self, expires, attempts, year):
-        self.now = datetime.fromisoformat(f"{year}-01-01T00:00:00+00:00")
-        self.policy = QueuePolicy(time_limit=60, max_attempts=attempts)
+    @initialize(
+        expires=st.sampled_from([None, 40.0, 400.0]),
+        attempts=st.integers(1, 3),
+        delivery=st.sampled_from(["at_least_once", "at_most_once"]),
+    )
+    def accept(self, expires, attempts, delivery):
+        self.now = datetime(2030, 1, 1, tzinfo=UTC)
+        self.settings = override_settings(
+            REQUEST_BROKER={"QUEUES": {"bulk": {"max_attempts": attempts, "delivery": delivery, "retry_backoff": 0}}}
+        )
+        self.settings.enable()
+        self.policy = conf.queues["bulk"]
         self.record = accepted(self.now, expires)
         self.end = self.record.expires_at
-        self.state, self.attempts, self.lease = State.QUEUED, 0, None
+        self.state, self.attempts, self.ended, self.lease, self.waits = State.QUEUED, 0, 0, None, False
+
+    def teardown(self):
+        if hasattr(self, "settings"):
+            self.settings.disable()
+
+    @property
+    def left(self):
+        return self.attempts < self.policy.starts
 
     @property
     def over(self):
@@ -192,11 +368,45 @@ class Dispatches(RuleBasedStateMachine):
 
     @rule()
     def claim(self):
-        free = self.state is State.QUEUED or (self.state is State.RUNNING and self.lease <= self.now)
-        may = free and not self.over and self.attempts < self.policy.max_attempts
+        may = self.state is State.QUEUED and not self.waits and not self.over and self.left
         assert ledger.claim(self.record.pk, self.policy, "worker", self.now) == (self.attempts + 1 if may else 0)
         if may:
             self.state, self.attempts, self.lease = State.RUNNING, self.attempts + 1, self.now + LEASE
+
+    @precondition(lambda self: self.waits)
+    @rule()
+    def publish(self):
+        published(self.record)
+        self.waits = False
+
+    @precondition(lambda self: self.attempts)
+    @rule()
+    def renew(self):
+        running = self.state is State.RUNNING
+        assert ledger.renew([(self.record.pk, self.attempts)], self.now) == running
+        if running:
+            self.lease = self.now + LEASE
+
+    @rule(told=st.booleans())
+    def lose(self, told):
+        """By the reaper, or as the worker itself tells."""
+        may = self.state is State.RUNNING and (told or self.lease <= self.now)
+        expected = (State.QUEUED if self.left else State.FAILED) if may else None
+        moment = None if told else self.now
+        assert ledger.lose(self.record.pk, "lost", lapsed_at=moment, now=self.now) is expected
+        self.state = expected or self.state
+        self.waits = self.waits or (expected is State.QUEUED and not told)
+        self.ended += expected is State.QUEUED
+
+    @precondition(lambda self: self.attempts)
+    @rule(data=st.data())
+    def retry(self, data):
+        attempt = data.draw(st.integers(1, self.attempts))
+        may = self.state is State.RUNNING and attempt == self.attempts and self.left and not self.over
+        due = ledger.retry(self.record.pk, attempt, self.policy, BROKEN, self.now)
+        assert due == (self.now if may else None)
+        if may:
+            self.state, self.waits, self.ended = State.QUEUED, True, attempt
 
     @precondition(lambda self: self.attempts)
     @rule(data=st.data(), error=st.sampled_from(["", "broken"]))
@@ -209,16 +419,18 @@ class Dispatches(RuleBasedStateMachine):
 
     @rule()
     def give_up(self):
-        may = self.state is State.RUNNING and self.lease > self.now
-        assert ledger.give_up(self.record.pk, "killed", self.now) is may
-        if may:
-            self.state = State.FAILED
+        running = self.state is State.RUNNING
+        expected = (State.QUEUED if self.left and not self.over else State.FAILED) if running else None
+        assert ledger.give_up(self.record.pk, "worker", "killed", self.now) is expected
+        self.state = expected or self.state
+        self.waits = self.waits or expected is State.QUEUED
+        self.ended += expected is State.QUEUED
 
     @rule()
     def cancel(self):
         if self.state in (State.QUEUED, State.CANCELLED):
             ledger.cancel(self.record.pk, self.now)
-            self.state = State.CANCELLED
+            self.state, self.waits = State.CANCELLED, False
         else:
             with pytest.raises(DispatchConflictError):
                 ledger.cancel(self.record.pk, self.now)
@@ -228,7 +440,7 @@ class Dispatches(RuleBasedStateMachine):
         may = self.state is State.QUEUED and self.over
         assert ledger.expire(self.record.pk, self.now) is may
         if may:
-            self.state = State.EXPIRED
+            self.state, self.waits = State.EXPIRED, False
 
     @invariant()
     def the_ledger_says_what_the_model_says(self):
@@ -237,10 +449,11 @@ class Dispatches(RuleBasedStateMachine):
         after = self.record.current_state
         assert after is self.state
         assert after is before or after in FOLLOWERS[before]
-        assert self.record.attempts == self.attempts <= self.policy.max_attempts
+        assert self.record.attempts == self.attempts <= self.policy.starts
+        assert self.record.ended_attempts.count() == self.ended
         assert (self.record.finished_at is not None) == after.done
-        assert (self.record.lease_until is not None) == (after is State.RUNNING)
+        assert (self.record.due_at is not None) == (after is State.RUNNING or self.waits)
 
 
 def test_any_order_of_events_follows_the_states():
-    run_state_machine_as_test(Dispatches, settings=settings(max_examples=40, stateful_step_count=15, deadline=None))
+    run_state_machine_as_test(Dispatches, settings=settings(max_examples=30, stateful_step_count=12, deadline=None))

@@ -15,6 +15,7 @@ from broker_core.message import ResponseMessage
 from broker_django import results
 from broker_django.celery_app import get_app
 from broker_django.delivery import seal_response
+from broker_django.models import DispatchRecord
 from broker_django.results import DatabaseBackend
 
 pytestmark = pytest.mark.django_db
@@ -98,15 +99,15 @@ def test_nothing_is_deleted_where_results_never_expire(backend):
 
 def test_a_stored_response_is_fetched():
     dispatch_id = uuid.uuid4()
-    assert results.fetch(dispatch_id) is None
+    assert results.fetch(DispatchRecord(pk=dispatch_id)) is None
     kept(dispatch_id, sealed=seal_response(RESPONSE, str(dispatch_id)))
-    assert results.fetch(dispatch_id) == RESPONSE
+    assert results.fetch(DispatchRecord(pk=dispatch_id)) == RESPONSE
 
 
 def test_the_response_of_another_dispatch_is_refused(caplog):
     one, other = uuid.uuid4(), uuid.uuid4()
     kept(one, sealed=seal_response(RESPONSE, str(other)))
-    assert results.fetch(one) is None
+    assert results.fetch(DispatchRecord(pk=one)) is None
     assert str(one) in caplog.text
 
 
@@ -126,7 +127,7 @@ def test_a_stored_response_that_was_tampered_with_is_refused(text):
     dispatch_id = uuid.uuid4()
     kept(dispatch_id, sealed=seal_response(RESPONSE, str(dispatch_id)))
     TaskResult.objects.update(result=text)
-    assert results.fetch(dispatch_id) is None
+    assert results.fetch(DispatchRecord(pk=dispatch_id)) is None
 
 
 @pytest.mark.parametrize(
@@ -137,4 +138,4 @@ def test_a_stored_response_of_another_type_is_refused(content_type, text):
     dispatch_id = uuid.uuid4()
     kept(dispatch_id, sealed=seal_response(RESPONSE, str(dispatch_id)))
     TaskResult.objects.update(content_type=content_type, result=text)
-    assert results.fetch(dispatch_id) is None
+    assert results.fetch(DispatchRecord(pk=dispatch_id)) is None
