@@ -22,6 +22,9 @@ TASK = "request_broker.replay"
 ROUTING_CHANGED = "broker_routing_changed"
 """The name of the remote control command that has workers look at the rows of routers. The workers have it too."""
 
+STOP = "broker_stop"
+"""The name of the remote control command that has a worker stop a dispatch. The workers have it too."""
+
 FALLBACK = "workers.celery"
 
 REDIS_SCHEMES = frozenset({"redis", "rediss", "sentinel"})

@@ -137,15 +137,20 @@ def waiting_messages(policy: QueuePolicy) -> int | None:
     app = get_app()
     try:
         queue = app.amqp.queues[policy.celery_queue]
-        with (
-            _producers(app, app.pool).acquire(block=True, timeout=conf.PUBLISH_TIMEOUT) as producer,
-            producer.connection.channel() as channel,
-        ):
-            declared: Any = queue.bind(channel).queue_declare(passive=True)
-            return int(declared.message_count)
+        with _producers(app, app.pool).acquire(block=True, timeout=conf.PUBLISH_TIMEOUT) as producer:
+            return _message_count(producer.connection, queue)
     except Exception as error:  # noqa: BLE001 - every transport has errors of its own
         logger.info("The message broker does not tell how long %s is: %r", policy.celery_queue, error)
         return None
+
+
+def _message_count(connection: Any, queue: Queue) -> int:
+    with connection.channel() as channel:
+        try:
+            declared: Any = queue.bind(channel).queue_declare(passive=True)
+            return int(declared.message_count)
+        except connection.channel_errors:  # there is no such queue; on Redis, an empty one is none
+            return 0
 
 
 def _undeclared(connection: Connection, queue: Queue) -> list[Queue]:

@@ -28,9 +28,10 @@ from broker_django.answers import (
     status_response,
     stored_response,
 )
+from broker_django.cancellation import cancel
 from broker_django.conf import conf
 from broker_django.http import problem
-from broker_django.notifications import AsyncWatch, Watch, announce
+from broker_django.notifications import AsyncWatch, Watch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -111,8 +112,7 @@ async def task(request: HttpRequest, record: DispatchRecord) -> HttpResponseBase
 
 
 def _cancel(request: HttpRequest, record: DispatchRecord) -> HttpResponse:
-    ledger.cancel(record.pk)
-    announce(record.pk)
+    cancel(record)
     record.refresh_from_db(fields=["state", "finished_at"])
     return status_response(request, record, 202)
 

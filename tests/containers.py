@@ -95,6 +95,11 @@ class Process:
         self.signal(signal)
         self._popen.wait(STOPPED_WITHIN)
 
+    def kill_all(self) -> None:
+        """Kill it with all that it started, at once, and wait for its end."""
+        os.killpg(self.pid, signals.SIGKILL)
+        self._popen.wait(STOPPED_WITHIN)
+
     def reload(self) -> None:
         """Containers read their state again; a process has it at hand."""
 

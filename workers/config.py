@@ -24,6 +24,7 @@ SAFE_SETTINGS: dict[str, Any] = {
     "worker_disable_prefetch": True,
     "worker_enable_soft_shutdown_on_idle": True,
     "worker_prefetch_multiplier": 1,
+    "worker_proc_alive_timeout": 60.0,
     "worker_soft_shutdown_timeout": 10.0,
 }
 

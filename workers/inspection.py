@@ -9,9 +9,11 @@ import logging
 import time
 from typing import Any
 
+from celery.concurrency.base import BasePool
 from celery.worker.control import control_command, inspect_command
+from celery.worker.state import active_requests
 
-from broker_django.celery_app import ROUTING_CHANGED
+from broker_django.celery_app import ROUTING_CHANGED, STOP
 
 logger = logging.getLogger("workers.inspection")
 
@@ -35,3 +37,18 @@ def routing_changed(state: Any) -> dict[str, str]:
     logger.info("Routers have changed")
     state.consumer.broker_planning.hurry()
     return {"ok": "looking"}
+
+
+@control_command(name=STOP, args=[("dispatch_id", str)], signature="<dispatch id>")
+def stop(state: Any, dispatch_id: str) -> dict[str, str]:
+    """Cancel a dispatch that runs here, where its queue allows it, and stop the process that runs it."""
+    from workers import stopping  # noqa: PLC0415 - which needs Django to be set up
+
+    pool = state.consumer.pool
+    if getattr(pool.terminate_job, "__func__", None) is BasePool.terminate_job:
+        return {"error": f"{type(pool).__module__} cannot stop a task"}
+    request = next((each for each in active_requests if each.id == dispatch_id), None)
+    if request is None or not stopping.cancel(dispatch_id, state.hostname):
+        return {"error": "it does not run here, or may not be stopped"}
+    request.terminate(pool)
+    return {"ok": "stopped"}

@@ -261,11 +261,30 @@ def celery_setup_app(celery_broker_cluster: CeleryBrokerCluster) -> Celery:
 
 
 @pytest.fixture(scope="session")
-def celery_worker_cluster(environment: dict[str, str], celery_setup_app: Celery) -> Iterator[CeleryWorkerCluster]:
+def shared() -> list[WorkerProcess]:
+    """The shared worker, once it is started."""
+    return []
+
+
+@pytest.fixture(scope="session")
+def celery_worker_cluster(
+    environment: dict[str, str], celery_setup_app: Celery, shared: list[WorkerProcess]
+) -> Iterator[CeleryWorkerCluster]:
     """The worker that `broker_worker` starts, with two processes on all queues."""
     process = WorkerProcess("shared", broker_worker("shared"), environment, " ready.")
     with servers.serving(process):
+        shared.append(process)
         yield CeleryWorkerCluster(Worker(process, celery_setup_app))
+
+
+@pytest.fixture
+def alone(shared: list[WorkerProcess]) -> Iterator[None]:
+    """The shared worker sleeps: its reaper reads the same ledger, and would publish where no worker of the test is."""
+    for process in shared:
+        os.killpg(process.pid, signal.SIGSTOP)
+    yield
+    for process in shared:
+        os.killpg(process.pid, signal.SIGCONT)
 
 
 @pytest.fixture
@@ -278,7 +297,7 @@ def worker(celery_worker_cluster: CeleryWorkerCluster) -> Worker:
 
 
 @pytest.fixture
-def unattended(sites: dict[str, Site], message_broker: servers.MessageBroker) -> Iterator[Site]:
+def unattended(sites: dict[str, Site], message_broker: servers.MessageBroker, alone: None) -> Iterator[Site]:
     """A site whose dispatches stay on the message broker until the test starts a worker there."""
     yield sites[servers.UNATTENDED]
     _purge(message_broker.unattended_url)

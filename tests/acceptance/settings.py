@@ -15,14 +15,20 @@ REQUEST_BROKER = {
     **REQUEST_BROKER,
     "QUEUES": {
         "payment": {**REQUEST_BROKER["QUEUES"]["payment"], "reserve": int(os.environ.get("PAYMENT_RESERVE", "0"))},
-        "brief": {"time_limit": 1},
+        "brief": {"time_limit": 1, "max_attempts": 2, "retry_backoff": 0},
+        "bulk": {"retry_backoff": 0},
+        "once": {"delivery": "at_most_once"},
+        "stoppable": {"cancel_running": True},
         "bulk-eu": {},
         "bulk-us": {},
     },
     "RULES": [
         {"when": f'"x-queue" in request.headers && request.headers["x-queue"] == "{name}"', "queue": name}
-        for name in ("payment", "realtime", "bulk", "bulk-eu", "bulk-us")
+        for name in ("payment", "realtime", "bulk", "bulk-eu", "bulk-us", "once", "stoppable")
     ],
+    "LEASE": 4,
+    "REPUBLISH_AFTER": 4,
+    "REAPER_INTERVAL": 0.2,
 }
 
 LOGGING = {

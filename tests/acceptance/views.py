@@ -30,6 +30,17 @@ def gate(request: HttpRequest, name: str) -> HttpResponse:
 
 
 @csrf_exempt
+def flaky(request: HttpRequest, failures: int) -> HttpResponse:
+    """Fails so many times: it raises, and in between asks to be left alone for a second."""
+    note(request, "flaky")
+    if request.broker.attempt > failures:
+        return HttpResponse(f"attempt {request.broker.attempt}")
+    if request.broker.attempt % 2:
+        return HttpResponse("later", status=503, headers={"Retry-After": "1"})
+    raise RuntimeError("flaky")
+
+
+@csrf_exempt
 def note(request: HttpRequest, name: str) -> HttpResponse:
     """Leaves a note that it ran."""
     Execution.objects.create(dispatch=str(request.broker.id or ""))

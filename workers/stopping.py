@@ -1,0 +1,20 @@
+"""Cancelling what runs: the ledger is told before the process is stopped, so that no outcome can be recorded."""
+
+from __future__ import annotations
+
+import uuid
+
+from django.db import connections
+
+from broker_django import ledger
+from broker_django.conf import conf
+
+
+def cancel(dispatch_id: str, worker: str) -> bool:
+    """Whether the dispatch ran on this worker, on a queue that allows it, and is cancelled now."""
+    try:
+        record = ledger.find(uuid.UUID(dispatch_id))
+        policy = conf.queues.get(record.queue) if record else None
+        return bool(policy and policy.cancel_running and ledger.stop(uuid.UUID(dispatch_id), worker))
+    finally:
+        connections.close_all()  # the process that takes the stopped one's place must not inherit them
