@@ -9,15 +9,16 @@ class BrokerError(Exception):
     """Anything the broker itself refuses or fails at."""
 
     status: ClassVar[int] = 500
+    namespace: ClassVar[str] = "urn:request-broker:problem:"
     slug: ClassVar[str] = "internal-error"
     title: ClassVar[str] = "The request broker failed"
-    retry_after: ClassVar[int | None] = None
-    """Seconds after which it is worth another try, None where it is not."""
+    retry_after: int | None = None
+    """Seconds after which it is worth another try, None where it is not. An instance may know better than its class."""
 
     def problem(self) -> dict[str, object]:
         """The members of an RFC 9457 problem document."""
         return {
-            "type": f"urn:request-broker:problem:{self.slug}",
+            "type": f"{self.namespace}{self.slug}",
             "title": self.title,
             "status": self.status,
             "detail": str(self),
@@ -115,6 +116,19 @@ class UnavailableError(BrokerError):
     slug = "unavailable"
     title = "What is recorded of dispatches is out of reach"
     retry_after = 5
+
+
+class ReducedCapacityError(BrokerError):
+    """A queue takes no more for now. The problem type is that of draft-ietf-httpapi-ratelimit-headers, section 5.2."""
+
+    status = 503
+    namespace = "https://iana.org/assignments/http-problem-types#"
+    slug = "temporary-reduced-capacity"
+    title = "There is no room for this request at the moment"
+
+    def __init__(self, detail: str, retry_after: int) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
 
 
 class LoopDetectedError(BrokerError):

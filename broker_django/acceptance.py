@@ -17,7 +17,7 @@ from django.urls import NoReverseMatch
 from django.utils import timezone
 
 from broker_core.errors import UnavailableError
-from broker_django import ledger, rest, sessions, tokens
+from broker_django import ledger, load, rest, sessions, tokens
 from broker_django.celery_app import get_app
 from broker_django.conf import conf
 from broker_django.context import user_key
@@ -80,7 +80,7 @@ def accept(request: HttpRequest, view: View, decision: Decision) -> Accepted | H
 
     A response where the view refuses at the door; None where the body was consumed before the broker saw the request,
     or where nobody could ask for the response, so that only running the view now loses nothing.
-    Raises BodyTooLargeError and UnavailableError.
+    Raises BodyTooLargeError, ReducedCapacityError and UnavailableError.
     """
     dispatch_id = uuid.uuid4()
     try:
@@ -89,6 +89,7 @@ def accept(request: HttpRequest, view: View, decision: Decision) -> Accepted | H
     except (RawPostDataException, NoReverseMatch) as error:
         logger.warning("%s %s runs now instead of in a queue: %s", request.method, request.path, error)
         return None
+    load.gauges.check(decision.queue)
     view_user, refusal = admit(request, view)
     if refusal is not None:
         return refusal
@@ -106,6 +107,7 @@ def accept(request: HttpRequest, view: View, decision: Decision) -> Accepted | H
             return None
         logger.error("%s %s is refused, the ledger cannot be written: %s", request.method, request.path, error)
         raise UnavailableError("the ledger cannot be written") from error
+    load.gauges.note(decision.queue)
     return Accepted(record, decision, carrier, here)
 
 

@@ -13,9 +13,11 @@ from django.db import DatabaseError
 from django.db.models import Count, Min
 from django.utils import timezone
 
+from broker_core.backpressure import is_limited, pressure
 from broker_core.dispatches import State
 from broker_django.celery_app import get_app
 from broker_django.conf import conf
+from broker_django.load import measure
 from broker_django.models import DispatchRecord
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ def examine() -> Iterator[Finding]:
     yield _result_store(app)
     yield from _workers(app, broker)
     yield from _waiting(broker)
+    yield from _limits()
     yield from _abandoned()
 
 
@@ -139,6 +142,22 @@ def _waiting(broker: Finding) -> Iterator[Finding]:
             f"{group['count']} dispatches wait, the oldest for {age.total_seconds():.0f} s: {why}",
             "See above for what is down. Dispatches that were never published wait in the ledger.",
         )
+
+
+def _limits() -> Iterator[Finding]:
+    for name, policy in conf.queues.items():
+        if not is_limited(policy):
+            continue
+        try:
+            load = measure(name, policy, timezone.now())
+        except DatabaseError:
+            return
+        if pressure(policy, load) >= 1:
+            yield Finding(
+                f"limit of {name}",
+                f"{load.depth} dispatches wait, the oldest for {load.age:.0f} s: new requests are refused",
+                "Start more workers, or raise max_depth or max_age of the queue.",
+            )
 
 
 def _abandoned() -> Iterator[Finding]:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from django.core.management import call_command
 from django.db import DatabaseError
+from django.test import override_settings
 from django.utils import timezone
 from kombu import Connection
 
@@ -108,3 +109,11 @@ def test_a_result_store_that_fails(memory: None, workers: dict[str, Any], monkey
 
     monkeypatch.setattr(type(get_app().backend), "store_result", fail)
     assert "DatabaseError: no such table" in wrong()["result store"].detail
+
+
+def test_a_queue_at_its_limit(memory: None, workers: dict[str, Any]) -> None:
+    with override_settings(REQUEST_BROKER={"QUEUES": {"bulk": {"max_depth": 2}}}):
+        add(State.QUEUED)
+        assert not wrong()
+        add(State.QUEUED)
+        assert "2 dispatches wait, the oldest for 0 s: new requests are refused" in wrong()["limit of bulk"].detail

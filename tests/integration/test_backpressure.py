@@ -1,0 +1,240 @@
+"""A queue at its limit refuses, and says when to come back."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from asgiref.sync import async_to_sync
+from django.db import OperationalError
+from django.test import AsyncClient, Client, override_settings
+from django.utils import timezone
+
+from broker_core.backpressure import NOTHING_DRAINS
+from broker_core.policies import QueuePolicy
+from broker_django import load
+from broker_django.celery_app import get_app
+from broker_django.models import DispatchRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = timezone.now()
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def forward(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of a process that has just begun to measure."""
+    clock = Clock()
+    monkeypatch.setattr(load, "gauges", load.Gauges(clock))
+    return clock
+
+
+@pytest.fixture(autouse=True)
+def queued() -> Iterator[None]:
+    """Celery is not eager, and no test commits, so that nothing is published: what is accepted waits."""
+    app = get_app()
+    app.conf.task_always_eager = False
+    yield
+    app.conf.task_always_eager = True
+
+
+def wait_on(queue: str, count: int, clock: Clock, age: float = 0.0, **values: Any) -> list[DispatchRecord]:
+    accepted = clock.now - timedelta(seconds=age)
+    common = {"method": "GET", "path": "/", "route": "/", "sealed": b"sealed"}
+    rows = [
+        DispatchRecord(**{"queue": queue, "accepted_at": accepted, "id": uuid.uuid4(), **common, **values})
+        for _ in range(count)
+    ]
+    return DispatchRecord.objects.bulk_create(rows)
+
+
+def limits(**queues: dict[str, Any]) -> Any:
+    rules = [{"when": f"request.headers['x-queue'] == '{name}'", "queue": name} for name in ("realtime", "bulk")]
+    return override_settings(REQUEST_BROKER={"QUEUES": queues, "RULES": rules})
+
+
+def post(client: Client, queue: str = "payment") -> Any:
+    return client.get("/echo/", headers={"X-Queue": queue}) if queue != "payment" else client.post("/pay/")
+
+
+def test_a_queue_at_its_limit_refuses_and_says_when_to_come_back(client: Client, clock: Clock) -> None:
+    wait_on("payment", 3, clock)
+    with limits(payment={"max_depth": 3}):
+        response = post(client)
+    assert (response.status_code, response["Content-Type"]) == (503, "application/problem+json")
+    assert response.json() == {
+        "type": "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity",
+        "title": "There is no room for this request at the moment",
+        "status": 503,
+        "detail": "the queue payment takes no more for now",
+    }
+    assert response["Retry-After"] == str(NOTHING_DRAINS)
+    assert response["Cache-Control"] == "no-store"
+    assert DispatchRecord.objects.count() == 3
+
+
+def test_below_its_limit_it_takes_what_there_is_room_for_within_one_sample(client: Client, clock: Clock) -> None:
+    wait_on("payment", 1, clock)
+    with limits(payment={"max_depth": 3}):
+        assert [post(client).status_code for _ in range(4)] == [202, 202, 503, 503]
+
+
+def test_the_same_under_asgi(async_client: AsyncClient, clock: Clock) -> None:
+    with limits(payment={"max_depth": 1}):
+        assert [async_to_sync(async_client.post)("/pay/").status_code for _ in range(2)] == [202, 503]
+
+
+def test_what_runs_or_is_done_does_not_wait(client: Client, clock: Clock) -> None:
+    wait_on("payment", 5, clock, state="running")
+    wait_on("payment", 5, clock, state="succeeded")
+    wait_on("bulk", 5, clock)
+    with limits(payment={"max_depth": 1}):
+        assert post(client).status_code == 202
+
+
+def test_a_queue_whose_oldest_waits_too_long_refuses(client: Client, clock: Clock) -> None:
+    with limits(payment={"max_age": 60}):
+        wait_on("payment", 1, clock, age=59)
+        assert post(client).status_code == 202
+        clock.forward(1)
+        assert post(client).status_code == 503
+
+
+def test_what_waits_for_another_attempt_is_not_too_old(client: Client, clock: Clock) -> None:
+    wait_on("payment", 1, clock, age=600, attempts=1, due_at=clock.now + timedelta(hours=1))
+    with limits(payment={"max_age": 60}):
+        assert post(client).status_code == 202
+
+
+def test_lower_classes_are_refused_before_higher_ones(client: Client, clock: Clock) -> None:
+    with limits(payment={"max_depth": 10}):
+        wait_on("payment", 7, clock)
+        assert [post(client, queue).status_code for queue in ("bulk", "realtime")] == [202, 202]
+        wait_on("payment", 1, clock)
+        clock.forward(1)
+        assert [post(client, queue).status_code for queue in ("bulk", "realtime", "payment")] == [503, 503, 202]
+
+
+def test_a_retry_after_tells_the_time_that_the_queue_needs(client: Client, clock: Clock) -> None:
+    rows = wait_on("payment", 100, clock)
+    with limits(payment={"max_depth": 50}):
+        assert post(client)["Retry-After"] == str(NOTHING_DRAINS)
+        clock.forward(10)
+        for row in rows[:20]:
+            row.state = "succeeded"
+        DispatchRecord.objects.bulk_update(rows[:20], ["state"])
+        response = post(client)
+        assert response["Retry-After"] == "16", "31 too many, 2 a second leave"
+        clock.forward(16)
+        for row in rows[20:52]:
+            row.state = "succeeded"
+        DispatchRecord.objects.bulk_update(rows[20:52], ["state"])
+        assert post(client).status_code == 202
+
+
+def test_arrivals_count_as_drained_where_the_queue_did_not_grow(client: Client, clock: Clock) -> None:
+    wait_on("payment", 20, clock)
+    with limits(payment={"max_depth": 20}):
+        post(client)
+        clock.forward(100)
+        wait_on("payment", 5, clock, age=50, state="succeeded")
+        assert post(client)["Retry-After"] == "20", "one too many, 5 have left in 100 s"
+
+
+def test_the_first_sample_tells_by_littles_law(client: Client, clock: Clock) -> None:
+    wait_on("payment", 20, clock, age=10)
+    with limits(payment={"max_depth": 11}):
+        assert post(client)["Retry-After"] == "5"
+
+
+def test_a_queue_that_no_limit_concerns_costs_no_query(
+    client: Client, clock: Clock, django_assert_num_queries: Any
+) -> None:
+    with limits(bulk={"max_depth": 10}):
+        for queue in ("payment", "realtime"):
+            with django_assert_num_queries(1):
+                assert post(client, queue).status_code == 202
+
+
+def test_a_load_is_measured_once_a_second(client: Client, clock: Clock, django_assert_num_queries: Any) -> None:
+    wait_on("payment", 1, clock)
+    with limits(payment={"max_depth": 100}):
+        for queries in (2 + 1, 1, 1):
+            with django_assert_num_queries(queries):
+                post(client)
+        clock.forward(1)
+        with django_assert_num_queries(3 + 1):
+            post(client)
+
+
+def test_whoever_comes_while_another_measures_goes_by_the_sample_before(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gauge, begun, go_on = load.Gauge("payment", clock), threading.Event(), threading.Event()
+    policy = QueuePolicy(max_depth=5)
+    first = gauge.read(policy)
+
+    def measure(*_: Any) -> load.Load:
+        begun.set()
+        go_on.wait(10)
+        return load.Load(5, 0.0, clock.now)
+
+    clock.forward(1)
+    monkeypatch.setattr(load, "measure", measure)
+    monkeypatch.setattr(load, "arrivals", lambda *_: 0)
+    measuring = threading.Thread(target=gauge.read, args=[policy])
+    measuring.start()
+    assert begun.wait(10)
+    assert gauge.read(policy) == first
+    go_on.set()
+    measuring.join()
+    found = gauge.read(policy)
+    assert found is not None and found.depth == 5
+
+
+def test_a_ledger_that_does_not_answer_has_no_verdict(
+    client: Client, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OperationalError("gone")
+
+    monkeypatch.setattr(load, "measure", fail)
+    with limits(payment={"max_depth": 1}):
+        assert post(client).status_code == 202
+
+
+def test_in_eager_mode_nothing_queues_and_no_limit_counts(client: Client, clock: Clock) -> None:
+    wait_on("payment", 3, clock)
+    get_app().conf.task_always_eager = True
+    with limits(payment={"max_depth": 3}):
+        assert post(client).status_code == 202
+
+
+def test_a_refusal_is_logged_when_it_begins_and_ends(
+    client: Client, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = wait_on("payment", 3, clock, age=7)
+    with limits(payment={"max_depth": 3}):
+        post(client)
+        post(client)
+        rows[0].delete()
+        clock.forward(1)
+        post(client)
+    told = [record.getMessage() for record in caplog.records if record.name == "broker_django.load"]
+    assert told == [
+        "The queue payment takes no more (payment: 3 wait, 7 s)",
+        "The queue payment takes requests again (payment: 2 wait, 8 s)",
+    ]
