@@ -131,6 +131,20 @@ class ReducedCapacityError(BrokerError):
         self.retry_after = retry_after
 
 
+class StorageError(UnavailableError):
+    """The storage of large requests does not answer."""
+
+    slug = "storage-unavailable"
+    title = "The storage of large requests is out of reach"
+
+
+class StoredRequestError(BrokerError):
+    """What was stored of a large request is gone, or is not what was stored."""
+
+    slug = "stored-request"
+    title = "The stored request cannot be read"
+
+
 class LoopDetectedError(BrokerError):
     """Routers that lead back to where the request has been."""
 

@@ -16,8 +16,8 @@ from django.http.request import RawPostDataException
 from django.urls import NoReverseMatch
 from django.utils import timezone
 
-from broker_core.errors import UnavailableError
-from broker_django import ledger, load, rest, sessions, tokens
+from broker_core.errors import StorageError, UnavailableError
+from broker_django import ledger, load, rest, sealed_storage, sessions, tokens
 from broker_django.celery_app import get_app
 from broker_django.conf import conf
 from broker_django.context import user_key
@@ -100,13 +100,14 @@ def accept(request: HttpRequest, view: View, decision: Decision) -> Accepted | H
     message = replace(to_message(request, body, user, cookies), view_user=view_user)
     record.sealed = seal_request(message, str(record.pk), decision.queue)
     try:
-        ledger.accept(record)
-    except DatabaseFailure as error:
+        with sealed_storage.set_aside(record):
+            ledger.accept(record)
+    except (DatabaseFailure, StorageError) as error:
         if conf.queues[decision.queue].on_outage == "run_now":
-            logger.error("%s %s runs now, the ledger cannot be written: %s", request.method, request.path, error)
+            logger.error("%s %s runs now, it cannot be recorded: %s", request.method, request.path, error)
             return None
-        logger.error("%s %s is refused, the ledger cannot be written: %s", request.method, request.path, error)
-        raise UnavailableError("the ledger cannot be written") from error
+        logger.error("%s %s is refused, it cannot be recorded: %s", request.method, request.path, error)
+        raise UnavailableError("the request cannot be recorded") from error
     load.gauges.note(decision.queue)
     return Accepted(record, decision, carrier, here)
 

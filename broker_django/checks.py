@@ -13,6 +13,7 @@ from celery.backends.rpc import RPCBackend
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, register
 from django.core.checks import Warning as CheckWarning
+from django.core.files.storage import InvalidStorageError, storages
 from django.urls import NoReverseMatch, URLPattern, URLResolver, get_resolver, reverse
 
 from broker_core.policies import Mode, QueuePolicy
@@ -44,7 +45,11 @@ def check_settings(**_: Any) -> list[CheckMessage]:
     messages: list[CheckMessage] = [_unknown_key(key) for key in source if key not in DEFAULTS]
     for place, error in conf.compiled.errors:
         messages.append(Error(f"REQUEST_BROKER, {place}: {error}", hint=_entry_hint(place), id="request_broker.E002"))
-    return messages + [_not_a_number(key) for key in ("MAX_BODY_SIZE", "MAX_RESPONSE_SIZE", *_DURATIONS) if _bad(key)]
+    return messages + [
+        _not_a_number(key)
+        for key in ("MAX_BODY_SIZE", "MAX_RESPONSE_SIZE", "MAX_INLINE_SIZE", *_DURATIONS)
+        if _bad(key)
+    ]
 
 
 def _entry_hint(place: str) -> str:
@@ -95,6 +100,17 @@ def check_dispatcher(**_: Any) -> list[CheckMessage]:
     hint = "Name a subclass of 'broker_django.dispatcher.Dispatcher', or leave it out."
     text = f"REQUEST_BROKER['DISPATCHER'] cannot be used: {reason}."
     return [Error(text, hint=hint, id="request_broker.E010")] if reason else []
+
+
+@register("request_broker")
+def check_storage(**_: Any) -> list[CheckMessage]:
+    try:
+        storages[conf.STORAGE]
+    except InvalidStorageError as error:
+        text = f"REQUEST_BROKER['STORAGE'] cannot be used: {error}"
+        hint = "Name an alias of STORAGES; large requests are put there."
+        return [Error(text, hint=hint, id="request_broker.E011")]
+    return []
 
 
 @register("request_broker")

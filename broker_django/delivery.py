@@ -57,6 +57,16 @@ def open_request(sealed: bytes, dispatch_id: str, queue: str) -> bytes:
     return conf.keyring.open(sealed, context("request", dispatch_id, queue))
 
 
+def seal_reference(name: str, dispatch_id: str, queue: str) -> bytes:
+    """What travels instead of a request that lies in a file."""
+    return conf.keyring.seal(name.encode(), context("reference", dispatch_id, queue))
+
+
+def open_reference(sealed: bytes, dispatch_id: str, queue: str) -> str:
+    """The name of the file. Raises EnvelopeError."""
+    return conf.keyring.open(sealed, context("reference", dispatch_id, queue)).decode()
+
+
 def seal_response(message: ResponseMessage, dispatch_id: str) -> str:
     return to_text(conf.keyring.seal(message.encode(), context("response", dispatch_id)))
 
@@ -76,6 +86,17 @@ def from_text(text: str) -> bytes:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError, TypeError) as error:
         raise EnvelopeError("the envelope is not base64") from error
+
+
+def argument(record: DispatchRecord) -> str:
+    """What the task is given: the sealed request, or the sealed name of the file that it lies in."""
+    if record.sealed_file:
+        return to_text(seal_reference(record.sealed_file, str(record.pk), record.queue))
+    return to_text(bytes(record.sealed))
+
+
+def _argument_shown(record: DispatchRecord) -> str:
+    return "<sealed request, in a file>" if record.sealed_file else f"<sealed request, {len(record.sealed)} bytes>"
 
 
 def publish(record: DispatchRecord, policy: QueuePolicy) -> bool:
@@ -103,9 +124,9 @@ def _send(app: Celery, record: DispatchRecord, policy: QueuePolicy) -> None:
     message = app.amqp.create_task_message(
         dispatch_id,
         TASK,
-        args=(to_text(bytes(record.sealed)),),
+        args=(argument(record),),
         kwargs={},
-        argsrepr=f"('<sealed request, {len(record.sealed)} bytes>',)",
+        argsrepr=f"('{_argument_shown(record)}',)",
         kwargsrepr="{}",
         shadow=shadow(record),
         soft_time_limit=policy.time_limit,
@@ -187,7 +208,7 @@ def run_eagerly(app: Celery, record: DispatchRecord, policy: QueuePolicy, *, hel
     token = WITNESS.set(seen if held else None)
     try:
         app.tasks[TASK].apply(
-            args=(to_text(bytes(record.sealed)),), task_id=str(record.pk), routing_key=policy.celery_queue, throw=False
+            args=(argument(record),), task_id=str(record.pk), routing_key=policy.celery_queue, throw=False
         )
     finally:
         WITNESS.reset(token)

@@ -12,11 +12,12 @@ from django.utils import timezone
 
 from broker_core.dispatches import State
 from broker_core.policies import RETENTION
-from broker_django import results
+from broker_django import results, sealed_storage
 from broker_django.conf import conf
 from broker_django.models import ActionRecord, AttemptRecord, DispatchRecord
 
 if TYPE_CHECKING:
+    import uuid
     from collections.abc import Iterator
 
     from django.db.models import QuerySet
@@ -26,12 +27,15 @@ logger = logging.getLogger("broker_django.housekeeping")
 CHUNK = 500
 """Rows in one transaction."""
 
+NO_ORPHAN = timedelta(days=1)
+"""How young a file is that may belong to a dispatch which is still being written."""
+
 DONE = tuple(state for state in State if state.done)
 
 
 def keep_house(now: datetime | None = None, *, of_former_queues: bool = False) -> Iterator[int]:
     """Hand over kept responses, drop those that are not to be had any more, and delete dispatches whose queue does not
-    keep them any more, with all that belongs to them: after each chunk, how many dispatches it deleted.
+    keep them any more, with all that belongs to them: after each step, how many dispatches it deleted.
 
     With `of_former_queues` also those of queues that are not configured any more, which no index finds.
     """
@@ -42,8 +46,11 @@ def keep_house(now: datetime | None = None, *, of_former_queues: bool = False) -
         before = now - timedelta(seconds=retention)
         old = DispatchRecord.objects.filter(which, accepted_at__lt=before, finished_at__lt=before)
         while deleted := _delete_chunk(old.order_by("accepted_at")):
-            logger.info("%d dispatches were deleted, their time was over", deleted)
-            yield deleted
+            logger.info("%d dispatches were deleted, their time was over", len(deleted))
+            yield len(deleted)
+            for file in filter(None, deleted.values()):
+                sealed_storage.delete([file])
+                yield 0
 
 
 def _settle_responses(now: datetime) -> int:
@@ -66,8 +73,8 @@ def _retentions(*, of_former_queues: bool) -> Iterator[tuple[Q, float]]:
             yield Q(state=state) & ~Q(queue__in=list(conf.queues)), RETENTION[state]
 
 
-def _delete_chunk(old: QuerySet[DispatchRecord]) -> int:
-    """Another process that keeps house at the same time takes other rows."""
+def _delete_chunk(old: QuerySet[DispatchRecord]) -> dict[uuid.UUID, str]:
+    """The ids, with the files that are not deleted yet. Another process that keeps house takes other rows."""
     alias = router.db_for_write(DispatchRecord)
     skip = connections[alias].features.has_select_for_update_skip_locked
     with transaction.atomic(using=alias):
@@ -78,4 +85,26 @@ def _delete_chunk(old: QuerySet[DispatchRecord]) -> int:
             ActionRecord.objects.filter(dispatch__in=list(files)).delete()
             DispatchRecord.objects.filter(pk__in=list(files))._raw_delete(alias)
     results.forget(list(files))
-    return len(files)
+    return files
+
+
+def sweep(now: datetime | None = None) -> int:
+    """Delete the files of large requests that no dispatch has, where the storage lists its files: how many.
+
+    A process that ends in between leaves them behind. Raises StorageError.
+    """
+    try:
+        old = sealed_storage.older_than((now or timezone.now()) - NO_ORPHAN)
+    except NotImplementedError:
+        logger.info("The storage %r does not list its files", conf.STORAGE)
+        return 0
+    orphans: list[str] = []
+    for chunk in _chunks(list(old)):
+        rows = DispatchRecord.objects.filter(pk__in=[old[name] for name in chunk])
+        orphans += set(chunk).difference(rows.values_list("sealed_file", flat=True))
+    sealed_storage.delete(orphans)
+    return len(orphans)
+
+
+def _chunks(names: list[str]) -> Iterator[list[str]]:
+    return (names[start : start + CHUNK] for start in range(0, len(names), CHUNK))

@@ -19,7 +19,7 @@ from django.utils import timezone
 from broker_core.dispatches import REVIVABLE, State, sources
 from broker_core.errors import DispatchConflictError
 from broker_core.retries import pause
-from broker_django import statements
+from broker_django import sealed_storage, statements
 from broker_django.conf import conf
 from broker_django.models import PATH_LENGTH, ActionRecord, AttemptRecord, DispatchRecord
 
@@ -135,7 +135,7 @@ def finish(
         "response_size": outcome.size if outcome.status is not None else None,
         "error": outcome.error[:ERROR_LENGTH],
         "kept_response": kept_response,
-        **({} if outcome.error else {"sealed": b""}),
+        **({} if outcome.error else {"sealed": b"", "sealed_file": ""}),
     }
     running = {"id": dispatch_id, "state": State.RUNNING.value, "attempts": attempt}
     return statements.update(DispatchRecord, ended, running)
@@ -298,8 +298,11 @@ def _wanted_for(record: DispatchRecord, now: datetime) -> datetime | None:
 def discard(dispatch_id: uuid.UUID, actor: str, now: datetime | None = None) -> bool:
     """Drop the sealed request of a dead letter, so that it can never run again. False where it is none."""
     with transaction.atomic(using=router.db_for_write(DispatchRecord)):
-        if not DispatchRecord.objects.filter(dead_letters(), pk=dispatch_id).update(sealed=b"", sealed_file=""):
+        dead = DispatchRecord.objects.filter(dead_letters(), pk=dispatch_id)
+        files = list(dead.exclude(sealed_file="").values_list("sealed_file", flat=True))
+        if not dead.update(sealed=b"", sealed_file=""):
             return False
+        sealed_storage.delete_on_commit(files)
         note_action(dispatch_id, "discard", actor, "", now)
     return True
 

@@ -91,6 +91,11 @@ def _let_go(response: HttpResponseBase) -> None:
     witness.append(response)
 
 
+def unanswered(error: BrokerError, *, retriable: bool) -> Answer:
+    """What is told where the view could not be run."""
+    return Answer(_unreadable(error), str(error), retriable=retriable)
+
+
 def _unreadable(error: BrokerError) -> ResponseMessage:
     return to_response_message(problem(error), conf.MAX_RESPONSE_SIZE)
 

@@ -11,16 +11,16 @@ from celery import Task, shared_task
 from celery.exceptions import Ignore, Retry
 from django.db import InterfaceError, OperationalError, connections
 
-from broker_core.errors import EnvelopeError, MessageError
+from broker_core.errors import EnvelopeError, MessageError, StorageError, StoredRequestError
 from broker_core.message import RequestMessage
-from broker_django import ledger, results
+from broker_django import ledger, results, sealed_storage
 from broker_django.celery_app import TASK, queue_of_delivery
 from broker_django.conf import conf
 from broker_django.context import Replay
-from broker_django.delivery import from_text, open_request, seal_response
+from broker_django.delivery import from_text, open_reference, open_request, seal_response
 from broker_django.notifications import announce
 from workers.leases import leases
-from workers.replay import run
+from workers.replay import run, unanswered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -67,7 +67,8 @@ def replay(self: Any, /, sealed: object = None, *_unknown: object, **_unknown_to
     Celery itself stores no result: the response and the state in the ledger are stored together, or neither is.
     """
     task_id = self.request.id
-    queue, message = _open(task_id, self.request.delivery_info, sealed)
+    queue, request = _open(task_id, self.request.delivery_info, sealed)
+    file = request if isinstance(request, str) else ""
     dispatch_id, policy = uuid.UUID(task_id), conf.queues[queue]
     attempt = _persistently(lambda: ledger.claim(dispatch_id, policy, self.request.hostname or ""), self.request)
     if not attempt:
@@ -76,14 +77,34 @@ def replay(self: Any, /, sealed: object = None, *_unknown: object, **_unknown_to
         raise Ignore
     self.request.claimed = True
     with leases.held(dispatch_id, attempt, policy):
-        answer = run(message, Replay(dispatch_id, queue, attempt, message.user, message.view_user))
-        return _conclude(self.request, dispatch_id, attempt, policy, answer)
+        answer = _answer(request, dispatch_id, queue, attempt)
+        return _conclude(self.request, dispatch_id, attempt, policy, answer, file)
+
+
+def _answer(request: RequestMessage | str, dispatch_id: uuid.UUID, queue: str, attempt: int) -> Answer:
+    """Of the view; or why it could not be run, where the request lies in a file of this name."""
+    try:
+        message = _read(request, str(dispatch_id), queue) if isinstance(request, str) else request
+    except (StoredRequestError, StorageError) as error:
+        logger.error("Dispatch %s is not run: %s", dispatch_id, error, extra={"dispatch_id": str(dispatch_id)})
+        return unanswered(error, retriable=isinstance(error, StorageError))
+    return run(message, Replay(dispatch_id, queue, attempt, message.user, message.view_user))
+
+
+def _read(file: str, dispatch_id: str, queue: str) -> RequestMessage:
+    """Raises StoredRequestError and StorageError."""
+    try:
+        return RequestMessage.decode(open_request(sealed_storage.read(file), dispatch_id, queue))
+    except (EnvelopeError, MessageError) as error:
+        raise StoredRequestError("the stored request body was altered") from error
 
 
 def _conclude(
-    request: Any, dispatch_id: uuid.UUID, attempt: int, policy: QueuePolicy, answer: Answer
+    request: Any, dispatch_id: uuid.UUID, attempt: int, policy: QueuePolicy, answer: Answer, file: str
 ) -> dict[str, Any]:
-    """Record how the attempt ended. Raises Celery's Retry where there is to be another."""
+    """Record how the attempt ended; the file of a request that succeeded goes. Raises Celery's Retry where there is to
+    be another attempt.
+    """
     outcome = answer.outcome
     if not request.is_eager:
         due = _persistently(lambda: ledger.retry(dispatch_id, attempt, policy, outcome), request)
@@ -94,6 +115,8 @@ def _conclude(
     sealed = seal_response(answer.response, str(dispatch_id))
     if not _persistently(lambda: results.conclude(dispatch_id, attempt, policy, outcome, sealed, request), request):
         logger.warning("Dispatch %s was taken over or cancelled before attempt %d ended", dispatch_id, attempt)
+    elif file and not outcome.error:
+        sealed_storage.delete_on_commit([file])
     if not request.is_eager:
         announce(dispatch_id)
     return {"status": outcome.status, "size": outcome.size, "error": outcome.error, "attempt": attempt}
@@ -114,14 +137,20 @@ def _persistently(tell: Callable[[], T], request: Any) -> T:
             pause = min(2 * pause, LONGEST_PAUSE)
 
 
-def _open(task_id: str, delivery: Mapping[str, Any], sealed: object) -> tuple[str, RequestMessage]:
-    """The queue and the message. Raises Ignore for what was not sealed here, for this id and this queue.
+def _open(task_id: str, delivery: Mapping[str, Any], sealed: object) -> tuple[str, RequestMessage | str]:
+    """The queue, and the message or the name of the file that it lies in.
+
+    Raises Ignore for what was not sealed here, for this id and this queue.
 
     Not Reject: Celery would store a failure under an id that may be another dispatch's.
     """
     try:
         queue = queue_of_delivery(delivery)
-        return queue, RequestMessage.decode(open_request(from_text(str(sealed)), str(uuid.UUID(task_id)), queue))
+        envelope, dispatch_id = from_text(str(sealed)), str(uuid.UUID(task_id))
+        try:
+            return queue, RequestMessage.decode(open_request(envelope, dispatch_id, queue))
+        except EnvelopeError:
+            return queue, open_reference(envelope, dispatch_id, queue)
     except (EnvelopeError, MessageError, KeyError, ValueError, TypeError) as error:
         came_on = delivery.get("routing_key")
         logger.error("Task %s on %s is refused: %s", task_id, came_on, error, extra={"dispatch_id": task_id})

@@ -19,6 +19,7 @@ import pytest
 import redis
 from celery import Celery
 from django.db import connections
+from django.utils import timezone
 from pytest_celery import (
     CeleryBackendCluster,
     CeleryBrokerCluster,
@@ -81,6 +82,11 @@ class Ledger:
         """How often the view ran for this dispatch."""
         return Execution.objects.using(ALIAS).filter(dispatch=dispatch_id).count()
 
+    def forget_what_waits(self, queue: str) -> None:
+        """Other tests may have left something behind that counts for a limit."""
+        waiting = DispatchRecord.objects.using(ALIAS).filter(queue=queue, state="queued")
+        waiting.update(state="cancelled", finished_at=timezone.now())
+
 
 class Gates:
     """Hold views at /gate/NAME/ until the gate is opened."""
@@ -123,6 +129,7 @@ def environment(
             "BROKER_URL": message_broker.url,
             "EAGER": "0",
             "GATES": str(tmp_path_factory.mktemp("gates")),
+            "MEDIA": str(tmp_path_factory.mktemp("media")),
             "PYTHONPATH": str(ROOT),
             "PYTHONUNBUFFERED": "1",
         }

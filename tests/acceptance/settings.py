@@ -10,13 +10,20 @@ DATABASES["default"]["CONN_MAX_AGE"] = int(os.environ.get("CONN_MAX_AGE", "0"))
 if "REUSE_MAX" in os.environ:
     CELERY_DB_REUSE_MAX = int(os.environ["REUSE_MAX"])
 ROOT_URLCONF = "tests.acceptance.urls"
+if "MEDIA" in os.environ:
+    MEDIA_ROOT = os.environ["MEDIA"]
 
 REQUEST_BROKER = {
     **REQUEST_BROKER,
     "QUEUES": {
-        "payment": {**REQUEST_BROKER["QUEUES"]["payment"], "reserve": int(os.environ.get("PAYMENT_RESERVE", "0"))},
+        "payment": {
+            **REQUEST_BROKER["QUEUES"]["payment"],
+            "reserve": int(os.environ.get("PAYMENT_RESERVE", "0")),
+            "max_depth": int(os.environ["PAYMENT_DEPTH"]) if "PAYMENT_DEPTH" in os.environ else None,
+        },
         "brief": {"time_limit": 1, "max_attempts": 2, "retry_backoff": 0},
         "bulk": {"retry_backoff": 0},
+        "fleeting": {"expires": 1.5},
         "once": {"delivery": "at_most_once"},
         "stoppable": {"cancel_running": True},
         "bulk-eu": {},
@@ -24,7 +31,7 @@ REQUEST_BROKER = {
     },
     "RULES": [
         {"when": f'"x-queue" in request.headers && request.headers["x-queue"] == "{name}"', "queue": name}
-        for name in ("payment", "realtime", "bulk", "bulk-eu", "bulk-us", "once", "stoppable")
+        for name in ("payment", "realtime", "bulk", "fleeting", "bulk-eu", "bulk-us", "once", "stoppable")
     ],
     "LEASE": 4,
     "REPUBLISH_AFTER": 4,

@@ -211,6 +211,13 @@ def test_e010_a_dispatcher_that_cannot_be_used(path):
     assert said(checks.check_dispatcher) == []
 
 
+@pytest.mark.parametrize("storages", [{}, {"attic": {"BACKEND": "no.such.Storage"}}])
+def test_e011_a_storage_that_cannot_be_used(storages):
+    with broker(STORAGE="attic"), override_settings(STORAGES=storages):
+        assert said(checks.check_storage) == ["E011"]
+    assert said(checks.check_storage) == []
+
+
 def test_every_id_has_a_test():
     source = checks.__loader__.get_source(checks.__name__)
     ids = {part.split('"')[0].lower() for part in source.split('"request_broker.')[1:]}

@@ -1,0 +1,118 @@
+"""Sealed requests that are too large for a message: files in a Django storage, which sees only ciphertext."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import uuid
+from typing import TYPE_CHECKING
+
+from django.core.files.base import ContentFile
+from django.core.files.storage import storages
+from django.db import router, transaction
+
+from broker_core.errors import StorageError, StoredRequestError
+from broker_django.conf import conf
+from broker_django.models import DispatchRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+    from datetime import datetime
+
+    from django.core.files.storage import Storage
+
+logger = logging.getLogger("broker_django.sealed_storage")
+
+DIRECTORY = "request_broker"
+
+
+def _storage() -> Storage:
+    return storages[conf.STORAGE]
+
+
+@contextlib.contextmanager
+def set_aside(record: DispatchRecord) -> Iterator[None]:
+    """Move a sealed request that is too large for a message into a file. Where the block raises, the file goes again.
+
+    Raises StorageError.
+    """
+    if len(record.sealed) <= conf.MAX_INLINE_SIZE:
+        yield
+        return
+    record.sealed_file = save(record.pk, bytes(record.sealed))
+    record.sealed = b""
+    try:
+        yield
+    except BaseException:
+        delete([record.sealed_file])
+        raise
+
+
+def save(dispatch_id: uuid.UUID, sealed: bytes) -> str:
+    """The name of the file in the storage. Raises StorageError."""
+    longest = DispatchRecord._meta.get_field("sealed_file").max_length
+    try:
+        return _storage().save(f"{DIRECTORY}/{dispatch_id}", ContentFile(sealed), max_length=longest)
+    except Exception as error:
+        raise StorageError(f"the storage does not take the request: {type(error).__name__}") from error
+
+
+def read(name: str) -> bytes:
+    """Raises StoredRequestError where there is no such file, and StorageError where the storage does not answer."""
+    try:
+        with _storage().open(name) as file:
+            sealed: bytes = file.read()
+            return sealed
+    except Exception as error:
+        if _is_missing(name, error):
+            raise StoredRequestError("the stored request body is missing") from error
+        raise StorageError(f"the stored request body cannot be read: {type(error).__name__}") from error
+
+
+def _is_missing(name: str, error: Exception) -> bool:
+    """Not every storage says so in the same way."""
+    if isinstance(error, FileNotFoundError):
+        return True
+    try:
+        return not _storage().exists(name)
+    except Exception:  # noqa: BLE001 - every storage has errors of its own
+        return False
+
+
+def delete(names: Collection[str]) -> None:
+    """What the storage does not delete now, `housekeeping.sweep` does later."""
+    for name in names:
+        try:
+            _storage().delete(name)
+        except Exception as error:  # noqa: BLE001 - every storage has errors of its own
+            logger.warning("The file %s is left behind: %r", name, error)
+
+
+def delete_on_commit(names: Collection[str]) -> None:
+    """Delete them when the transaction of the ledger, if there is one, is committed."""
+    transaction.on_commit(lambda: delete(names), using=router.db_for_write(DispatchRecord))
+
+
+def older_than(moment: datetime) -> dict[str, uuid.UUID]:
+    """The files of the broker that were written before, each with the id of its dispatch.
+
+    Raises StorageError where the storage does not answer, and NotImplementedError where it cannot list its files.
+    """
+    storage = _storage()
+    try:
+        named = {f"{DIRECTORY}/{name}": _dispatch_id(name) for name in storage.listdir(DIRECTORY)[1]}
+        return {name: key for name, key in named.items() if key and storage.get_modified_time(name) < moment}
+    except FileNotFoundError:
+        return {}
+    except NotImplementedError:
+        raise
+    except Exception as error:
+        raise StorageError(f"the storage cannot be listed: {type(error).__name__}") from error
+
+
+def _dispatch_id(name: str) -> uuid.UUID | None:
+    """The storage may have added something to the id that the file was named after."""
+    try:
+        return uuid.UUID(name[:36])
+    except ValueError:
+        return None

@@ -1,0 +1,278 @@
+"""A request that is too large for a message lies in a file; its reference travels."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from asgiref.sync import async_to_sync
+from django.core.files.base import ContentFile
+from django.core.files.storage import Storage, storages
+from django.db import OperationalError
+from django.test import AsyncClient, Client, override_settings
+from django.utils import timezone
+
+from broker_core.dispatches import State
+from broker_django import delivery, housekeeping, ledger, results, sealed_storage
+from broker_django.celery_app import TASK, get_app
+from broker_django.models import DispatchRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from broker_django.ledger import Outcome
+
+LIMIT = 4_000
+LARGE = bytes(range(256)) * 40
+OCTETS = "application/octet-stream"
+BROKER = {
+    "MAX_INLINE_SIZE": LIMIT,
+    "STORAGE": "sealed",
+    "QUEUES": {"bulk": {"wait": 5}},
+    "RULES": [{"when": "true", "queue": "bulk"}],
+}
+
+
+class Silent(Storage):
+    """Does not answer."""
+
+    def _fail(self, *_: Any, **__: Any) -> Any:
+        raise TimeoutError("no answer")
+
+    save = open = delete = exists = listdir = _fail
+
+
+@pytest.fixture(params=["django.core.files.storage.FileSystemStorage", "django.core.files.storage.InMemoryStorage"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
+    options = {"location": str(tmp_path)} if "FileSystem" in request.param else {}
+    with override_settings(STORAGES={"sealed": {"BACKEND": request.param, "OPTIONS": options}}, REQUEST_BROKER=BROKER):
+        yield storages["sealed"]
+
+
+@pytest.fixture
+def not_eager() -> Iterator[None]:
+    """What is accepted waits: no test commits."""
+    get_app().conf.task_always_eager = False
+    yield
+    get_app().conf.task_always_eager = True
+
+
+def files(storage: Storage) -> list[str]:
+    try:
+        return storage.listdir(sealed_storage.DIRECTORY)[1]
+    except FileNotFoundError:
+        return []
+
+
+def post(client: Client, body: bytes = LARGE, path: str = "/body/") -> Any:
+    return client.post(path, body, content_type=OCTETS)
+
+
+def accepted(client: Client, **options: Any) -> DispatchRecord:
+    assert post(client, **options).status_code == 202
+    return DispatchRecord.objects.latest("accepted_at")
+
+
+def replay(record: DispatchRecord, argument: str | None = None) -> DispatchRecord:
+    """What the worker does with the message."""
+    task = get_app().tasks[TASK]
+    args = (delivery.argument(record) if argument is None else argument,)
+    task.apply(args=args, task_id=str(record.pk), routing_key=record.queue, throw=False)
+    record.refresh_from_db()
+    return record
+
+
+def test_a_large_body_arrives_byte_for_byte_and_its_file_goes(
+    client: Client, storage: Storage, django_capture_on_commit_callbacks: Any
+) -> None:
+    with django_capture_on_commit_callbacks(execute=True):
+        response = post(client)
+        assert len(files(storage)) == 1
+    assert response.content == LARGE
+    record = DispatchRecord.objects.get()
+    assert (record.state, bytes(record.sealed), record.sealed_file) == (State.SUCCEEDED, b"", "")
+    assert files(storage) == []
+
+
+def test_the_same_under_asgi(async_client: AsyncClient, storage: Storage) -> None:
+    response = async_to_sync(async_client.post)("/body/", LARGE, content_type=OCTETS)
+    assert response.content == LARGE
+    assert len(files(storage)) == 1
+
+
+def test_a_small_body_lies_in_no_file(client: Client, storage: Storage) -> None:
+    assert post(client, b"small").content == b"small"
+    assert files(storage) == []
+
+
+def test_the_row_and_the_message_are_small_and_the_storage_sees_only_ciphertext(
+    client: Client, storage: Storage, not_eager: None
+) -> None:
+    record = accepted(client)
+    assert bytes(record.sealed) == b""
+    assert record.sealed_file == f"request_broker/{record.pk}"
+    argument = delivery.argument(record)
+    assert len(argument) < 200
+    assert str(record.pk).encode() not in delivery.from_text(argument), "the name is sealed, too"
+    with storage.open(record.sealed_file) as file:
+        sealed = file.read()
+    assert len(sealed) > len(LARGE)
+    assert LARGE[:32] not in sealed
+    assert LARGE in delivery.open_request(sealed, str(record.pk), "bulk")
+
+
+def test_a_missing_file_fails_the_dispatch_for_good(
+    client: Client, storage: Storage, not_eager: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    record = accepted(client)
+    storage.delete(record.sealed_file)
+    record = replay(record)
+    assert (record.state, record.error, record.attempts) == ("failed", "the stored request body is missing", 1)
+    assert (record.response_status, record.response_type) == (500, "application/problem+json")
+    assert record.sealed_file, "it stays a dead letter"
+    assert f"Dispatch {record.pk} is not run: the stored request body is missing" in caplog.text
+
+
+def test_an_altered_file_fails_the_dispatch_for_good(client: Client, storage: Storage, not_eager: None) -> None:
+    record, other = accepted(client), accepted(client)
+    with storage.open(other.sealed_file) as file:
+        of_another = file.read()
+    for sealed in (of_another, b"", b"nonsense"):
+        with storage.open(record.sealed_file, "wb") as file:
+            file.write(sealed)
+        DispatchRecord.objects.filter(pk=record.pk).update(state="queued", attempts=0, finished_at=None)
+        assert (replay(record).state, record.error) == ("failed", "the stored request body was altered")
+
+
+def test_a_storage_that_does_not_answer_is_asked_again(
+    client: Client, storage: Storage, not_eager: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = accepted(client)
+    ended: list[Outcome] = []
+    conclude = results.conclude
+    monkeypatch.setattr(results, "conclude", lambda *args: ended.append(args[3]) or conclude(*args))
+    with override_settings(STORAGES={"sealed": {"BACKEND": f"{__name__}.Silent"}}):
+        assert replay(record).state == "failed", "an eager replay is not repeated"
+    assert record.error == "the stored request body cannot be read: TimeoutError"
+    assert [(outcome.status, outcome.retriable) for outcome in ended] == [(503, True)]
+
+
+def test_a_reference_is_good_for_its_dispatch_and_queue_alone(
+    client: Client, storage: Storage, not_eager: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    record, other = accepted(client), accepted(client)
+    forged = [
+        delivery.argument(other),
+        delivery.to_text(delivery.seal_reference(other.sealed_file, str(record.pk), "payment")),
+        delivery.to_text(record.sealed_file.encode()),
+        delivery.to_text(delivery.conf.keyring.seal(b"/etc/passwd", b"")),
+    ]
+    for argument in forged:
+        assert replay(record, argument).state == "queued"
+    assert caplog.text.count("is refused") == len(forged)
+    assert len(files(storage)) == 2
+
+
+@pytest.mark.parametrize("error", [OperationalError("database is locked"), KeyboardInterrupt()])
+def test_where_the_row_cannot_be_written_the_file_goes_again(
+    client: Client, storage: Storage, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def fail(_record: DispatchRecord) -> None:
+        assert len(files(storage)) == 1
+        raise error
+
+    monkeypatch.setattr(ledger, "accept", fail)
+    if isinstance(error, KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt):
+            post(client)
+    else:
+        assert post(client).status_code == 503
+    assert files(storage) == []
+
+
+def test_a_storage_that_takes_nothing_is_a_503(client: Client) -> None:
+    with override_settings(STORAGES={"sealed": {"BACKEND": f"{__name__}.Silent"}}, REQUEST_BROKER=BROKER):
+        response = post(client)
+        assert (response.status_code, response["Retry-After"]) == (503, "5")
+        assert not DispatchRecord.objects.exists()
+        assert post(client, b"small").status_code == 200
+
+
+def test_on_outage_says_what_happens_while_the_storage_takes_nothing(client: Client) -> None:
+    broker = {**BROKER, "QUEUES": {"bulk": {"on_outage": "run_now"}}}
+    with override_settings(STORAGES={"sealed": {"BACKEND": f"{__name__}.Silent"}}, REQUEST_BROKER=broker):
+        assert post(client).content == LARGE
+
+
+def test_max_body_size_bounds_what_is_stored(client: Client, storage: Storage) -> None:
+    with override_settings(REQUEST_BROKER={**BROKER, "MAX_BODY_SIZE": len(LARGE) - 1}):
+        assert post(client).status_code == 413
+    assert files(storage) == []
+
+
+def test_a_failed_dispatch_keeps_its_file_until_somebody_discards_it(
+    client: Client, storage: Storage, not_eager: None, django_capture_on_commit_callbacks: Any
+) -> None:
+    client.raise_request_exception = False
+    record = replay(accepted(client, path="/broken/"))
+    assert (record.state, len(files(storage))) == ("failed", 1)
+    with django_capture_on_commit_callbacks(execute=True):
+        assert ledger.discard(record.pk, "ann")
+        assert len(files(storage)) == 1
+    assert files(storage) == []
+
+
+def test_the_file_goes_with_the_dispatch(client: Client, storage: Storage, not_eager: None) -> None:
+    record = accepted(client)
+    ledger.cancel(record.pk)
+    later = timezone.now() + timedelta(days=6)
+    assert (sum(housekeeping.keep_house(later)), len(files(storage))) == (0, 1)
+    assert (sum(housekeeping.keep_house(later + timedelta(days=2))), files(storage)) == (1, [])
+
+
+def test_what_is_deleted_from_the_ledger_is_so_though_the_storage_does_not_answer(
+    client: Client, storage: Storage, not_eager: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    record = accepted(client)
+    ledger.cancel(record.pk)
+    with override_settings(STORAGES={"sealed": {"BACKEND": f"{__name__}.Silent"}}):
+        assert sum(housekeeping.keep_house(timezone.now() + timedelta(days=8))) == 1
+    assert f"{record.sealed_file} is left behind" in caplog.text
+
+
+def test_a_dispatch_that_is_run_again_by_somebody_still_has_its_file(
+    client: Client, storage: Storage, not_eager: None
+) -> None:
+    client.raise_request_exception = False
+    record = replay(accepted(client, path="/broken/"))
+    assert ledger.revive(record.pk, "ann")
+    record.refresh_from_db()
+    DispatchRecord.objects.filter(pk=record.pk).update(due_at=None)
+    assert (replay(record).state, record.error) == ("failed", "RuntimeError")
+
+
+def test_orphans_are_swept_a_day_later(client: Client, storage: Storage, not_eager: None) -> None:
+    kept = accepted(client)
+    orphan = sealed_storage.save(uuid.uuid4(), b"orphan")
+    twin = sealed_storage.save(kept.pk, b"of a second try")
+    storage.save("request_broker/somebody-elses", ContentFile(b"else"))
+    assert twin != kept.sealed_file
+    now = timezone.now()
+    assert housekeeping.sweep(now + timedelta(hours=23)) == 0
+    assert housekeeping.sweep(now + timedelta(hours=25)) == 2
+    assert not storage.exists(orphan) and not storage.exists(twin)
+    assert sorted(files(storage)) == sorted([str(kept.pk), "somebody-elses"])
+
+
+def test_where_nothing_was_ever_stored_there_is_nothing_to_sweep(storage: Storage) -> None:
+    assert housekeeping.sweep() == 0
+
+
+def test_a_storage_that_does_not_list_its_files_is_not_swept(monkeypatch: pytest.MonkeyPatch) -> None:
+    with override_settings(
+        STORAGES={"sealed": {"BACKEND": "django.core.files.storage.Storage"}}, REQUEST_BROKER=BROKER
+    ):
+        assert housekeeping.sweep() == 0
