@@ -2,7 +2,7 @@
 FROM python:3.13-slim
 
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_NO_CACHE_DIR=1
-RUN useradd --create-home --uid 10001 shop
+RUN useradd --create-home --uid 10001 shop && install --directory --owner shop /media
 
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -13,7 +14,7 @@ from celery.backends.rpc import RPCBackend
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, register
 from django.core.checks import Warning as CheckWarning
-from django.core.files.storage import InvalidStorageError, storages
+from django.core.files.storage import FileSystemStorage, InvalidStorageError, storages
 from django.urls import NoReverseMatch, URLPattern, URLResolver, get_resolver, reverse
 
 from broker_core.policies import Mode, QueuePolicy
@@ -110,6 +111,22 @@ def check_storage(**_: Any) -> list[CheckMessage]:
         text = f"REQUEST_BROKER['STORAGE'] cannot be used: {error}"
         hint = "Name an alias of STORAGES; large requests are put there."
         return [Error(text, hint=hint, id="request_broker.E011")]
+    return []
+
+
+@register("request_broker", deploy=True)
+def check_shared_storage(**_: Any) -> list[CheckMessage]:
+    with contextlib.suppress(InvalidStorageError):
+        storage = storages[conf.STORAGE]
+        if isinstance(storage, FileSystemStorage) and not storage.base_location:
+            return [
+                CheckWarning(
+                    "Large requests lie in whatever directory a process was started in.",
+                    hint="Set MEDIA_ROOT, or name one of STORAGES as REQUEST_BROKER['STORAGE'], to a place that web "
+                    "processes and workers share.",
+                    id="request_broker.W007",
+                )
+            ]
     return []
 
 

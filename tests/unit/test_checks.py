@@ -218,6 +218,14 @@ def test_e011_a_storage_that_cannot_be_used(storages):
     assert said(checks.check_storage) == []
 
 
+def test_w007_a_storage_without_a_place(tmp_path):
+    assert said(checks.check_shared_storage) == ["W007"]
+    with override_settings(MEDIA_ROOT=tmp_path):
+        assert said(checks.check_shared_storage) == []
+    with broker(STORAGE="nowhere"):
+        assert said(checks.check_shared_storage) == []
+
+
 def test_every_id_has_a_test():
     source = checks.__loader__.get_source(checks.__name__)
     ids = {part.split('"')[0].lower() for part in source.split('"request_broker.')[1:]}
