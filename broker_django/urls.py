@@ -25,4 +25,5 @@ urlpatterns = [  # the response and the events of a dispatch are below its statu
     path("tasks/<broker_token:token>/response/", views.response, name="task-response"),
     path("tasks/<broker_token:token>/events/", views.events, name="task-events"),
     path("health/", views.health, name="health"),
+    path("openapi.json", views.openapi, name="openapi"),
 ]

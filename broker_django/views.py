@@ -1,4 +1,4 @@
-"""The endpoints of dispatches: status and cancel, response, events; and health.
+"""The endpoints of dispatches: status and cancel, response, events; health, and what describes them all.
 
 They are coroutines: under ASGI a client that waits holds no thread that other requests need. Under WSGI Django runs
 them in the request's own thread.
@@ -9,6 +9,8 @@ from __future__ import annotations
 import functools
 import json
 import time
+from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
@@ -221,3 +223,16 @@ async def health(_request: HttpRequest) -> HttpResponse:
 def _ask_database() -> None:
     with connection.cursor() as cursor:
         cursor.execute("SELECT 1")
+
+
+async def openapi(request: HttpRequest) -> HttpResponse:
+    """The OpenAPI document of these endpoints, for where they are mounted."""
+    prefix = request.path.removesuffix("openapi.json")
+    document = {**_document(), "servers": [{"url": prefix.rstrip("/") or "/"}]}
+    return JsonResponse(document, content_type="application/vnd.oai.openapi+json")
+
+
+@lru_cache(maxsize=1)
+def _document() -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(Path(__file__).with_name("openapi.json").read_bytes())
+    return document
