@@ -1,0 +1,39 @@
+"""Property tests whose number of examples the environment sets."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from hypothesis import HealthCheck, given, settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hypothesis.strategies import SearchStrategy
+
+EXAMPLES = settings(
+    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "200")),
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+AT_LEAST = int(os.environ.get("FUZZ_AT_LEAST", "0"))
+
+tried: Counter[str] = Counter()
+"""How many examples each test has tried."""
+
+
+def fuzz(**strategies: SearchStrategy[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """`given`, with as many examples as are asked for, counted."""
+
+    def decorate(test: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(test)
+        def counted(*args: Any, **kwargs: Any) -> None:
+            tried[test.__qualname__] += 1
+            test(*args, **kwargs)
+
+        return EXAMPLES(given(**strategies)(counted))
+
+    return decorate
