@@ -146,7 +146,7 @@ def _open(task_id: str, delivery: Mapping[str, Any], sealed: object) -> tuple[st
     """
     try:
         queue = queue_of_delivery(delivery)
-        envelope, dispatch_id = from_text(str(sealed)), str(uuid.UUID(task_id))
+        envelope, dispatch_id = from_text(sealed if isinstance(sealed, str) else ""), str(task_id)
         try:
             return queue, RequestMessage.decode(open_request(envelope, dispatch_id, queue))
         except EnvelopeError:
