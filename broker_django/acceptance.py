@@ -118,10 +118,10 @@ def _record(request: HttpRequest, decision: Decision, carrier: HttpResponse, own
     waits = breaker.is_open
     return DispatchRecord(
         queue=decision.queue,
-        method=request.method or "",
+        method=(request.method or "")[:20],
         path=ledger.truncated(request.path),
         route=route_of(request),
-        reason=decision.reason,
+        reason=decision.reason[:100],
         user=owner or "",
         credential=next(iter(sessions.credentials(request, carrier.cookies)), ""),
         trace_id=trace_of(request),

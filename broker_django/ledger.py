@@ -334,5 +334,6 @@ def find(dispatch_id: uuid.UUID) -> DispatchRecord | None:
 
 
 def truncated(path: str) -> str:
-    """The path as far as the ledger keeps it."""
+    """The path as far as the ledger keeps it. PostgreSQL keeps no NUL."""
+    path = path.replace("\0", "\N{REPLACEMENT CHARACTER}")
     return path if len(path) <= PATH_LENGTH else path[: PATH_LENGTH - 1] + "…"

@@ -15,7 +15,7 @@ from django.test import AsyncClient, Client, override_settings
 
 from broker_django import ledger
 from broker_django.celery_app import get_app
-from broker_django.models import DispatchRecord
+from broker_django.models import DispatchRecord, Router
 
 
 def accepted(response: Any) -> dict[str, Any]:
@@ -213,3 +213,22 @@ def test_a_result_store_that_does_not_answer_is_a_503(client: Client, monkeypatc
     monkeypatch.setattr(get_app()._local, "backend", RedisBackend(app=get_app(), url="redis://127.0.0.1:1/0"))
     response = client.get(document["links"]["response"])
     assert (response.status_code, response["Content-Type"]) == (503, "application/problem+json")
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", "/echo/%00/"), ("POST", f"/echo/{'x' * 3000}/"), ("A" * 30, "/echo/")]
+)
+def test_what_a_client_asks_for_fits_into_the_ledger(client: Client, method: str, path: str) -> None:
+    with override_settings(REQUEST_BROKER={"RULES": [{"when": "true", "queue": "bulk"}]}):
+        document = accepted(client.generic(method, path))
+    record = DispatchRecord.objects.get(pk=document["id"])
+    record.full_clean(exclude=["sealed"])
+    assert "\0" not in record.path
+    assert client.get(document["links"]["response"]).json()["method"] == method
+
+
+def test_the_code_of_a_router_fits_into_the_ledger(client: Client) -> None:
+    router = Router.objects.create(code="x" * 255, source="/echo/", action="queue", methods="POST")
+    router.destinations.create(url="bulk")
+    record = DispatchRecord.objects.get(pk=accepted(client.post("/echo/"))["id"])
+    record.full_clean(exclude=["sealed"])
