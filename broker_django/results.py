@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from celery import states
+from celery.exceptions import SecurityError
 from django.db import router, transaction
 from django.db.models.constants import OnConflict
 from django.utils import timezone
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("broker_django.results")
 
 CHUNK = 1_000
+
+UNREADABLE = (DecodeError, ContentDisallowed, SecurityError, ValueError, TypeError, LookupError, AttributeError)
+"""What reading a result raises that is there, but is none that the broker stored."""
 
 
 class DatabaseBackend(ResultsBackend):  # type: ignore[misc] # untyped
@@ -116,7 +120,7 @@ def _store(backend: Any, dispatch_id: uuid.UUID, result: dict[str, Any], request
 def hand_over(record: DispatchRecord) -> bool:
     """Store the response that the ledger kept; whether the result store took it."""
     outcome = Outcome(record.response_status, record.response_type, record.response_size or 0, record.error)
-    sealed = bytes(record.kept_response or b"").decode()
+    sealed = bytes(record.kept_response or b"").decode("ascii", "replace")
     if not _store(get_app().backend, record.pk, _result(record.attempts, outcome, sealed)):
         return False
     policy = conf.queues.get(record.queue)
@@ -151,7 +155,7 @@ def fetch(record: DispatchRecord) -> ResponseMessage | None:
         if not isinstance(stored, dict) or not isinstance(stored.get("sealed"), str):
             return None
         return ResponseMessage.decode(open_response(stored["sealed"], str(dispatch_id)))
-    except (EnvelopeError, MessageError, DecodeError, ContentDisallowed) as error:
+    except (EnvelopeError, MessageError, *UNREADABLE) as error:
         logger.error("The stored response of dispatch %s is refused: %s", dispatch_id, error)
         return None
 
@@ -164,7 +168,7 @@ def _stored(task_id: str) -> Any:
         with warnings.catch_warnings():  # Celery warns that eager results are not stored, but those of the replay are
             warnings.simplefilter("ignore", RuntimeWarning)
             return app.backend.get_task_meta(task_id, cache=False).get("result")
-    except (DecodeError, ContentDisallowed):
+    except UNREADABLE:
         raise
     except Exception as error:
         logger.exception("The result store cannot be read")
