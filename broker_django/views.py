@@ -141,23 +141,23 @@ def _owned_response(record: DispatchRecord) -> HttpResponseBase:
 @endpoint("GET")
 async def events(request: HttpRequest, record: DispatchRecord) -> HttpResponseBase:
     """State changes as server-sent events, until the dispatch is done."""
-    stream = _async_events(request, record) if isinstance(request, ASGIRequest) else _events(request, record)
+    here = tokens.status_url(request, record.pk)
+    stream = _async_events(record, here) if isinstance(request, ASGIRequest) else _events(record, here)
     answer = StreamingHttpResponse(stream, content_type="text/event-stream")
     answer["Cache-Control"] = "no-store"
     answer["X-Accel-Buffering"] = "no"
     return answer
 
 
-def _event(request: HttpRequest, record: DispatchRecord) -> str:
-    document = status_document(record, tokens.status_url(request, record.pk))
-    return f"event: state\nid: {record.state}\ndata: {json.dumps(document)}\n\n"
+def _event(record: DispatchRecord, here: str) -> str:
+    return f"event: state\nid: {record.state}\ndata: {json.dumps(status_document(record, here))}\n\n"
 
 
-def _events(request: HttpRequest, record: DispatchRecord) -> Iterator[str]:
+def _events(record: DispatchRecord, here: str) -> Iterator[str]:
     changes = _Changes(record.pk)
     with Watch(record.pk) as watch:
         while changes.left > 0:
-            yield from (_event(request, current) for current in changes.look())
+            yield from (_event(current, here) for current in changes.look())
             if changes.over:
                 return
             watch.pause(changes.left)
@@ -165,12 +165,12 @@ def _events(request: HttpRequest, record: DispatchRecord) -> Iterator[str]:
                 yield changes.keep_alive()
 
 
-async def _async_events(request: HttpRequest, record: DispatchRecord) -> AsyncIterator[str]:
+async def _async_events(record: DispatchRecord, here: str) -> AsyncIterator[str]:
     changes = _Changes(record.pk)
     async with AsyncWatch(record.pk) as watch:
         while changes.left > 0:
             for current in await sync_to_async(changes.look)():
-                yield _event(request, current)
+                yield _event(current, here)
             if changes.over:
                 return
             await watch.pause(changes.left)
@@ -190,7 +190,7 @@ class _Changes:
 
     @property
     def left(self) -> float:
-        return self._deadline - time.monotonic()
+        return max(0.0, self._deadline - time.monotonic())
 
     @property
     def silent(self) -> bool:

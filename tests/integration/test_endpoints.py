@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from django.test import AsyncClient, Client, override_settings
 from django.utils import timezone
 from django_celery_results.models import TaskResult
 
-from broker_django import tokens
+from broker_django import tokens, views
 from broker_django.models import DispatchRecord
 
 
@@ -141,6 +142,23 @@ def test_events_under_asgi(async_client: AsyncClient, answered: DispatchRecord) 
         return b"".join([chunk async for chunk in response.streaming_content])
 
     assert states(async_to_sync(read)()) == ["succeeded"]
+
+
+def test_events_end_with_their_lifetime_even_where_a_look_outlasts_it(
+    client: Client, waiting: DispatchRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 0.0, 0.0])
+    monkeypatch.setattr(views, "time", SimpleNamespace(monotonic=lambda: next(clock, 1_000.0)))
+    response: Any = client.get(path_of(waiting, "events/"))
+    assert states(b"".join(response.streaming_content)) == ["queued"]
+
+
+@override_settings(ALLOWED_HOSTS=["testserver"], MIDDLEWARE=["broker_django.middleware.RequestBrokerMiddleware"])
+@pytest.mark.parametrize("what", ["", "events/"])
+def test_a_host_that_is_not_served_is_a_400_before_anything_is_sent(
+    client: Client, waiting: DispatchRecord, what: str
+) -> None:
+    assert client.get(path_of(waiting, what), headers={"Host": "another.example"}).status_code == 400
 
 
 @pytest.mark.parametrize("method", ["post", "put", "patch"])
