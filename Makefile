@@ -8,11 +8,12 @@ BIN = $(VENV)/bin
 CONSTRAINTS = $(wildcard constraints.txt)
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test bench lint clean
+.PHONY: help demo test fuzz bench lint clean
 
 help:
 	@echo 'make demo    the example shop with workers, Flower and Valkey, at http://127.0.0.1:8000/'
 	@echo 'make test    the tests'
+	@echo 'make fuzz    100,000 mutated inputs, and as many again for each parser (that needs Linux on x86-64)'
 	@echo 'make bench   the measurements, side by side'
 	@echo 'make lint    ruff, mypy and import-linter'
 	@echo 'make clean   remove the environment, the caches and the data of the example'
@@ -26,6 +27,13 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.test
 	@exec $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile $(ARGS)
+
+fuzz: $(VENV)/.fuzz
+	FUZZ_EXAMPLES=2000 FUZZ_AT_LEAST=100000 \
+	  $(BIN)/python -m pytest --timeout 0 tests/fuzz --ignore tests/fuzz/test_openapi.py $(ARGS)
+	@if $(BIN)/python -c 'import atheris' 2>/dev/null; then $(BIN)/python -m tests.fuzz.atheris; \
+	  else echo 'atheris has no wheel for this platform: its part is skipped.'; fi
+	FUZZ_EXAMPLES=1000 REQUIRE_SERVERS=1 $(BIN)/python -m pytest --timeout 0 tests/fuzz/test_openapi.py $(ARGS)
 
 bench: $(VENV)/.bench
 	@exec $(BIN)/python -m benchmarks $(ARGS)
@@ -52,6 +60,11 @@ $(VENV)/.test: $(VENV)/.created pyproject.toml $(CONSTRAINTS)
 	@echo 'Installing what the tests need into $(VENV), this once ...'
 	@$(PIP_INSTALL) $(CONSTRAINTS:%=-c %) -e '.[test]'
 	@touch $(VENV)/.demo $@
+
+$(VENV)/.fuzz: $(VENV)/.created pyproject.toml $(CONSTRAINTS)
+	@echo 'Installing what the fuzzing needs into $(VENV), this once ...'
+	@$(PIP_INSTALL) $(CONSTRAINTS:%=-c %) -e '.[fuzz]'
+	@touch $(VENV)/.demo $(VENV)/.test $@
 
 $(VENV)/.bench: $(VENV)/.created pyproject.toml $(CONSTRAINTS)
 	@echo 'Installing what the measurements need into $(VENV), this once ...'

@@ -14,19 +14,18 @@ if TYPE_CHECKING:
 
     from hypothesis.strategies import SearchStrategy
 
-EXAMPLES = settings(
-    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "200")),
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
+CHEAP = 5
+"""How many times as many examples are tried where nothing is read or written."""
 AT_LEAST = int(os.environ.get("FUZZ_AT_LEAST", "0"))
 
 tried: Counter[str] = Counter()
 """How many examples each test has tried."""
 
 
-def fuzz(**strategies: SearchStrategy[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """`given`, with as many examples as are asked for, counted."""
+def fuzz(times: int = 1, /, **strategies: SearchStrategy[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """`given`, with `times` as many examples as are asked for, counted."""
+    examples = settings(max_examples=times * EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 
     def decorate(test: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(test)
@@ -34,6 +33,6 @@ def fuzz(**strategies: SearchStrategy[Any]) -> Callable[[Callable[..., None]], C
             tried[test.__qualname__] += 1
             test(*args, **kwargs)
 
-        return EXAMPLES(given(**strategies)(counted))
+        return examples(given(**strategies)(counted))
 
     return decorate

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from broker_core.errors import MessageError
 from broker_core.message import RequestMessage, ResponseMessage
-from tests.fuzz.examples import fuzz
+from tests.fuzz.examples import CHEAP, fuzz
 from tests.fuzz.mutations import BYTES, Step, mutated
 
 REQUEST = RequestMessage(
@@ -52,25 +52,25 @@ def is_message_or_refused(kind: type[RequestMessage | ResponseMessage], data: by
     assert kind.decode(message.encode()) == message
 
 
-@fuzz(kind=KINDS, data=st.binary(max_size=300) | st.binary(max_size=100).map(packed))
+@fuzz(CHEAP, kind=KINDS, data=st.binary(max_size=300) | st.binary(max_size=100).map(packed))
 def test_any_bytes(kind: Any, data: bytes) -> None:
     is_message_or_refused(kind, data)
 
 
-@fuzz(kind=KINDS, changes=BYTES)
+@fuzz(CHEAP, kind=KINDS, changes=BYTES)
 def test_a_mutated_message(kind: Any, changes: list[Step]) -> None:
     one, other = REQUEST.encode(), RESPONSE.encode()
     is_message_or_refused(kind, mutated(one, changes, other))
     is_message_or_refused(kind, mutated(other, changes, one))
 
 
-@fuzz(kind=KINDS, changes=BYTES, body=st.binary(max_size=20))
+@fuzz(CHEAP, kind=KINDS, changes=BYTES, body=st.binary(max_size=20))
 def test_a_mutated_head_of_its_right_length(kind: Any, changes: list[Step], body: bytes) -> None:
     for message in (REQUEST, RESPONSE):
         is_message_or_refused(kind, packed(mutated(head_of(message.encode()), changes), body))
 
 
-@fuzz(kind=KINDS, data=st.data())
+@fuzz(CHEAP, kind=KINDS, data=st.data())
 def test_a_head_with_other_values(kind: Any, data: st.DataObject) -> None:
     head = json.loads(head_of((REQUEST if kind is RequestMessage else RESPONSE).encode()))
     for place in data.draw(st.lists(st.integers(0, len(head) - 1), max_size=3)):
