@@ -8,13 +8,14 @@ BIN = $(VENV)/bin
 CONSTRAINTS = $(wildcard constraints.txt)
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test fuzz bench lint clean
+.PHONY: help demo test fuzz bench chaos lint clean
 
 help:
 	@echo 'make demo    the example shop with workers, Flower and Valkey, at http://127.0.0.1:8000/'
 	@echo 'make test    the tests'
 	@echo 'make fuzz    100,000 mutated inputs, and as many again for each parser (that needs Linux on x86-64)'
 	@echo 'make bench   the measurements, side by side'
+	@echo 'make chaos   requests while workers, web processes, servers and the network fail; nothing may be lost'
 	@echo 'make lint    ruff, mypy and import-linter'
 	@echo 'make clean   remove the environment, the caches and the data of the example'
 	@echo
@@ -37,6 +38,9 @@ fuzz: $(VENV)/.fuzz
 
 bench: $(VENV)/.bench
 	@exec $(BIN)/python -m benchmarks $(ARGS)
+
+chaos: $(VENV)/.test
+	@exec $(BIN)/python -m tests.chaos $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

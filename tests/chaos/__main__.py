@@ -1,0 +1,102 @@
+"""Requests while everything around them fails, and what became of each: `python -m tests.chaos`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.chaos.faults import OTHERS, Track, WorkerKilled
+from tests.chaos.installation import Installation, install, missing
+from tests.chaos.load import Load
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+WEBS, WORKERS = 2, 3
+AT_ONCE = 32
+KILL_EVERY = (2.0, 4.0)
+PAUSE = (2.0, 5.0)
+"""Seconds between a fault that was put right and the next."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    absent = missing(options.broker, options.database)
+    if absent:
+        print(f"Not installed: {', '.join(absent)}", file=sys.stderr)
+        return 2
+    with install(options.broker, options.database, webs=WEBS, workers=WORKERS) as installation:
+        return run(installation, options)
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    made.add_argument("--requests", type=int, default=10_000)
+    made.add_argument("--seconds", type=float, default=120, help="over which the requests are spread, at least")
+    made.add_argument("--broker", choices=("valkey", "redis", "rabbitmq"), default="valkey")
+    made.add_argument("--database", choices=("sqlite", "postgres"), default="sqlite")
+    made.add_argument("--seed", type=int, help="of what is chosen by chance; printed, to be used again")
+    made.add_argument("--settle", type=float, default=180, help="seconds for what is left to be done afterwards")
+    made.add_argument("--json", type=Path, help="a file for the result")
+    made.add_argument("--logs", type=Path, help="a directory for the logs of web and worker processes")
+    return made
+
+
+def run(installation: Installation, options: argparse.Namespace) -> int:
+    from tests.chaos import report
+
+    seed = random.randrange(1_000_000) if options.seed is None else options.seed
+    print(f"seed {seed}, {options.broker}, {options.database}", flush=True)
+    load = Load(installation.urls, options.requests, options.requests / options.seconds, seed, AT_ONCE)
+    load.start()
+    faults = torment(installation, load, random.Random(seed))
+    took = time.monotonic() - load.began
+    mend(installation)
+    settled = report.settle(installation, options.settle)
+    result = report.Result.of(installation, load, faults, took, settled)
+    print(result.text(), flush=True)
+    if options.json:
+        options.json.write_text(json.dumps(result.document(), indent=2) + "\n")
+    if options.logs:
+        installation.keep_logs(options.logs)
+    return 0 if result.verdict.kept else 1
+
+
+def torment(installation: Installation, load: Load, chance: random.Random) -> dict[str, int]:
+    """Let faults happen until the load ends: how often each did."""
+
+    def say(text: str) -> None:
+        print(f"{time.monotonic() - load.began:6.1f} s  {text}", flush=True)
+
+    tracks = [
+        Track([WorkerKilled(installation, chance)], KILL_EVERY, chance, say),
+        Track([kind(installation, chance) for kind in OTHERS], PAUSE, chance, say),
+    ]
+    try:
+        while not load.done:
+            for track in tracks:
+                track.tick()
+            for service in installation.services:
+                if service.look_after():
+                    say(f"{service.name} had ended by itself with status {service.ended[-1]}")
+            time.sleep(0.05)
+    finally:
+        for track in tracks:
+            track.put_right()
+    return {name: times for track in tracks for name, times in track.done.items()}
+
+
+def mend(installation: Installation) -> None:
+    """Wait until all is up."""
+    installation.broker.process.ready()
+    for service in installation.services:
+        service.look_after()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

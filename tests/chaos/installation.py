@@ -1,0 +1,200 @@
+"""The site, its workers and its servers as processes, with a network that can be cut between them and the queue."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Self
+from urllib.parse import urlsplit
+
+import httpx
+import psutil
+
+from broker_django.ports import any_port
+from tests import servers
+from tests.chaos.network import Proxy
+from tests.containers import ROOT, Process
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+PROGRAMS = {"redis": "redis-server", "rabbitmq": "rabbitmq-server", "valkey": "valkey", "postgres": "postgres"}
+"""What has to be installed for it; SQLite needs nothing."""
+ORPHANS_LIVE = 5.0
+"""Seconds for which processes outlive the one that started them, as under a supervisor that cleans up."""
+
+
+class Service:
+    """A process of the site under a supervisor: it can be killed, and is started again. Its log goes on."""
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+        self.name = process.name
+        self.expected = True
+        """Whether it should be running."""
+        self.ended: list[int | None] = []
+        """The statuses with which it ended though nobody killed it."""
+        self._orphaned: list[tuple[float, int]] = []
+
+    @property
+    def running(self) -> bool:
+        return self.process.status == "running"
+
+    def stop(self, signal_: signal.Signals, *, group: bool = False) -> None:
+        """Send a signal that ends it, alone or with all that it started. It is expected to be down until `start`."""
+        self.expected = False
+        pid = self.process.pid
+        if group:
+            _kill_group(pid)
+        else:
+            self._orphaned.append((time.monotonic() + ORPHANS_LIVE, pid))
+            self.process.signal(signal_)
+
+    def start(self) -> None:
+        """Start it again. One that is not down yet is killed."""
+        if self.running:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process._popen.wait(5)
+        if self.running:
+            self.process.kill()
+        self.process.start()
+        self.expected = True
+
+    def look_after(self) -> bool:
+        """Start it where it ended by itself, and end what outlived it. Whether it had ended."""
+        now = time.monotonic()
+        for _, pid in [orphan for orphan in self._orphaned if orphan[0] <= now]:
+            _kill_group(pid)
+        self._orphaned = [orphan for orphan in self._orphaned if orphan[0] > now]
+        if not self.expected or self.running:
+            return False
+        self.ended.append(self.process._popen.returncode)
+        self.start()
+        return True
+
+    def end(self) -> None:
+        for _, pid in self._orphaned:
+            _kill_group(pid)
+        self.process.teardown()
+
+
+def _kill_group(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+class Installation:
+    """Everything that runs. Faults are done to its parts."""
+
+    def __init__(
+        self, broker: servers.MessageBroker, proxy: Proxy, variables: dict[str, str], webs: int, workers: int
+    ) -> None:
+        self.broker, self.proxy, self.variables = broker, proxy, variables
+        self.urls: list[str] = []
+        self.webs = [self._web(number) for number in range(webs)]
+        self.workers = [self._worker(number) for number in range(workers)]
+
+    @property
+    def services(self) -> list[Service]:
+        return [*self.webs, *self.workers]
+
+    def _web(self, number: int) -> Service:
+        """Under ASGI and WSGI by turns."""
+        port = any_port()
+        url = f"http://127.0.0.1:{port}"
+        asgi = [sys.executable, "-m", "uvicorn", "tests.site.asgi:application", "--port", str(port)]
+        asgi += ["--lifespan", "off", "--no-access-log", "--timeout-graceful-shutdown", "5"]
+        wsgi = [sys.executable, "-m", "django", "runserver", f"127.0.0.1:{port}", "--noreload", "-v", "0"]
+        self.urls.append(url)
+        return Service(Process(f"web-{number}", wsgi if number % 2 else asgi, self.variables, lambda: healthy(url)))
+
+    def _worker(self, number: int) -> Service:
+        name = f"worker-{number}"
+        command = [sys.executable, "-m", "django", "broker_worker", "--noreload", "--concurrency=2"]
+        return Service(Process(name, [*command, f"--hostname={name}@%h"], self.variables, " ready."))
+
+    def ready(self) -> Self:
+        for service in self.services:
+            service.process.ready()
+        return self
+
+    def logs(self) -> dict[str, list[str]]:
+        return {service.name: service.process.logs().splitlines() for service in self.services}
+
+    def databases(self) -> list[psutil.Process]:
+        """The processes of PostgreSQL, the first of them first; none where the database is a file."""
+        family = psutil.Process().children(recursive=True)
+        return [process for process in family if process.name() in {"postgres", "postmaster"}]
+
+    def keep_logs(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, lines in self.logs().items():
+            (directory / f"{name}.log").write_text("\n".join(lines) + "\n")
+
+    def end(self) -> None:
+        for service in self.services:
+            service.end()
+
+
+def healthy(url: str) -> bool:
+    with contextlib.suppress(httpx.TransportError):
+        return httpx.get(f"{url}/broker/health/", trust_env=False).is_success
+    return False
+
+
+def missing(broker: str, database: str) -> list[str]:
+    """The programs that are needed and not installed."""
+    needed = [PROGRAMS[name] for name in (broker, database) if name in PROGRAMS]
+    return [program for program in needed if servers.find(program) is None]
+
+
+@contextlib.contextmanager
+def install(broker: str, database: str, *, webs: int, workers: int) -> Iterator[Installation]:
+    """Start it all, and use its database in this process too. Everything ends with the context."""
+    with servers.BROKERS[broker]() as server, servers.DATABASES[database]() as where, _network(server) as proxy:
+        port = urlsplit(server.url).port
+        variables = {
+            **where,
+            "DJANGO_SETTINGS_MODULE": "tests.chaos.settings",
+            "BROKER_URL": server.url.replace(f":{port}", f":{proxy.port}"),
+            "EAGER": "0",
+            "PYTHONPATH": str(ROOT),
+            "PYTHONUNBUFFERED": "1",
+        }
+        os.environ.update(variables)
+        _prepare()
+        installation = Installation(server, proxy, variables, webs, workers)
+        try:
+            yield installation.ready()
+        finally:
+            _disconnect()
+            installation.end()
+
+
+@contextlib.contextmanager
+def _network(server: servers.MessageBroker) -> Iterator[Proxy]:
+    port = urlsplit(server.url).port
+    assert port is not None
+    with contextlib.closing(Proxy(port)) as proxy:
+        yield proxy
+
+
+def _prepare() -> None:
+    import django
+
+    django.setup()
+    from tests.chaos.prepare import prepare
+
+    prepare()
+    _disconnect()
+
+
+def _disconnect() -> None:
+    from django.db import connections
+
+    connections.close_all()

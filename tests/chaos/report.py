@@ -1,0 +1,152 @@
+"""The result of a run, from the ledger, the rows of the views, the logs and what clients were told."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from django.db import connections
+
+from broker_core.dispatches import State
+from broker_django.models import DispatchRecord
+from tests.chaos.models import Ending
+from tests.chaos.verdict import Entry, Evidence, Verdict, explanations, judge
+from tests.site.models import Execution
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from tests.chaos.installation import Installation
+    from tests.chaos.load import Answer, Load
+
+UNDONE = [state.value for state in State if not state.done]
+SHOWN = 10
+"""Dispatches shown in full for each broken promise."""
+LINES = 6
+
+
+def settle(installation: Installation, seconds: float) -> float | None:
+    """Wait until every dispatch has ended: how long that took, None where some had not in so many seconds."""
+    began = time.monotonic()
+    try:
+        while time.monotonic() - began < seconds:
+            for service in installation.services:
+                service.look_after()
+            if not DispatchRecord.objects.filter(state__in=UNDONE).exists():
+                return time.monotonic() - began
+            time.sleep(0.5)
+        return None
+    finally:
+        connections.close_all()
+
+
+def evidence(answers: Iterable[Answer], logs: Mapping[str, Sequence[str]]) -> Evidence:
+    fields = ("queue", "state", "attempts", "accepted_at", "finished_at", "error", "worker")
+    ledger = {
+        str(id_): Entry(str(id_), queue, State(state), *rest)
+        for id_, queue, state, *rest in DispatchRecord.objects.values_list("id", *fields)
+    }
+    return Evidence(
+        accepted=[answer.dispatch for answer in answers if answer.dispatch],
+        ledger=ledger,
+        executions=Counter(Execution.objects.values_list("dispatch", flat=True)),
+        endings=Counter(str(uuid.UUID(id_)) for id_ in Ending.objects.values_list("dispatch", flat=True)),
+        explanations=explanations(line for lines in logs.values() for line in lines),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A run and its verdict. `settled` is None where dispatches were left."""
+
+    answers: Sequence[Answer]
+    faults: Mapping[str, int]
+    ended: Mapping[str, Sequence[int | None]]
+    took: float
+    settled: float | None
+    evidence: Evidence
+    verdict: Verdict
+    logs: Mapping[str, Sequence[str]]
+
+    @classmethod
+    def of(
+        cls, installation: Installation, load: Load, faults: Mapping[str, int], took: float, settled: float | None
+    ) -> Result:
+        logs = installation.logs()
+        found = evidence(load.answers, logs)
+        ended = {service.name: service.ended for service in installation.services if service.ended}
+        return cls(load.answers, faults, ended, took, settled, found, judge(found), logs)
+
+    def table(self) -> dict[str, Any]:
+        states = Counter(entry.state for entry in self.evidence.ledger.values())
+        statuses = Counter(answer.status for answer in self.answers)
+        recoveries = [entry.seconds for entry in self.evidence.ledger.values() if entry.seconds is not None]
+        verdict = self.verdict
+        return {
+            "sent": len(self.answers),
+            "accepted": statuses[202],
+            "refused": sum(times for status, times in statuses.items() if status not in {202, None}),
+            "unanswered": statuses[None],
+            "in the ledger": len(self.evidence.ledger),
+            **{state.value: states[state] for state in State if state.done},
+            "lost": len(verdict.lost),
+            "run twice (explained)": len(verdict.explained),
+            "run twice (unexplained)": len(verdict.unexplained) + len(verdict.run_too_often),
+            "slowest recovery": f"{max(recoveries, default=0.0):.1f} s",
+            "slowest answer": f"{max((answer.seconds for answer in self.answers), default=0.0):.1f} s",
+        }
+
+    def document(self) -> dict[str, Any]:
+        return {
+            **self.table(),
+            "seconds": self.took,
+            "settled": self.settled,
+            "faults": dict(self.faults),
+            "ended by themselves": {name: list(statuses) for name, statuses in self.ended.items()},
+            "refusals": self._refusals(),
+            "failures": self._failures(),
+            "broken": self.verdict.broken,
+            "kept": self.verdict.kept,
+        }
+
+    def _refusals(self) -> dict[str, int]:
+        return Counter(str(answer.status or answer.error) for answer in self.answers if answer.status != 202)
+
+    def _failures(self) -> dict[str, int]:
+        failed = (entry for entry in self.evidence.ledger.values() if entry.state is State.FAILED)
+        return Counter(f"{entry.queue}: {entry.error}" for entry in failed)
+
+    def text(self) -> str:
+        width = max(map(len, self.table()))
+        lines = ["", *(f"{name:<{width}}  {value:>8}" for name, value in self.table().items()), ""]
+        settled = (
+            "not all was done in the time to settle" if self.settled is None else f"settled in {self.settled:.1f} s"
+        )
+        lines.append(f"{self.took:.0f} s of load; {settled}")
+        lines.append("faults: " + _counts(self.faults))
+        lines += [f"{name} ended by itself, with {statuses}" for name, statuses in self.ended.items()]
+        lines += [f"not accepted: {_counts(self._refusals())}"] if self._refusals() else []
+        lines += [f"failed: {times} x {why}" for why, times in self._failures().items()]
+        for promise, ids in self.verdict.broken.items():
+            lines += ["", f"{promise.upper()}: {len(ids)} ({_counts(Counter(map(self._last_seen, ids)))})"]
+            lines += [line for id_ in ids[:SHOWN] for line in self._story(id_)]
+        return "\n".join(lines)
+
+    def _last_seen(self, id_: str) -> str:
+        entry = self.evidence.ledger.get(id_)
+        return f"{entry.queue} {entry.state} after {entry.attempts} attempts" if entry else "not in the ledger"
+
+    def _story(self, id_: str) -> list[str]:
+        """All that is known of a dispatch."""
+        entry, found = self.evidence.ledger.get(id_), self.evidence
+        runs, ends = found.executions.get(id_, 0), found.endings.get(id_, 0)
+        error = f" ({entry.error})" if entry and entry.error else ""
+        told = [f"    {name}: {line}" for name, lines in self.logs.items() for line in lines if id_ in line]
+        return [f"  {id_}: {self._last_seen(id_)}{error}, run {runs} times, ended {ends} times", *told[-LINES:]]
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {times}" for name, times in counts.items())
