@@ -45,12 +45,18 @@ class Load:
     """Sends the requests from a thread of its own. `answers` grows meanwhile."""
 
     def __init__(
-        self, urls: Sequence[str], requests: int, rate: float, seed: int | None, at_once: int, short: bool = False
+        self,
+        urls: Sequence[str],
+        requests: int,
+        rate: float,
+        seed: int | None,
+        at_once: int,
+        long_share: float = LONG_SHARE,
     ) -> None:
         self.requests = requests
         self.answers: list[Answer] = []
         self._urls, self._rate, self._at_once = urls, rate, at_once
-        self._long_share = 0.0 if short else LONG_SHARE
+        self._long_share = long_share
         self._random = random.Random(seed)
         self._avoid_until = dict.fromkeys(urls, 0.0)
         self._turns = itertools.cycle(urls)

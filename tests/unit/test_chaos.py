@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
-from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from broker_core.dispatches import State
+from tests.chaos.load import Answer
 from tests.chaos.network import Proxy
+from tests.chaos.outage import broken, by_phase, percentile
 from tests.chaos.verdict import Entry, Evidence, explanations, judge
 
 PAYMENT = "0f2c5a7e-6f1c-4e0e-9d0e-000000000001"
@@ -113,6 +115,37 @@ def test_lines_that_tell_of_a_loss_explain_the_dispatch_that_they_name():
     assert explanations(lines) == {PAYMENT: 2}
 
 
+def answer(at: float = 0.0, seconds: float = 0.1, status: int | None = 202) -> Answer:
+    return Answer(at, seconds, "payment", status, PAYMENT if status == 202 else None)
+
+
+@pytest.mark.parametrize(
+    ("answers", "settled", "promises"),
+    [
+        ([answer()], 1.0, 0),
+        ([answer(), answer(seconds=2.1)], 1.0, 1),
+        ([answer(), answer(status=503)], 1.0, 1),
+        ([answer(), answer(status=None, seconds=20)], 1.0, 2),
+        ([answer()], None, 1),
+        ([], 1.0, 1),
+    ],
+)
+def test_an_outage_breaks_a_promise_where_a_client_waits_or_work_is_left(answers, settled, promises):
+    assert len(broken(answers, settled)) == promises
+
+
+def test_requests_are_counted_when_they_were_sent():
+    answers = [answer(at=at, seconds=9) for at in (0.0, 9.9, 10.0, 19.9, 20.0)]
+    assert [len(phase) for phase in by_phase(answers, (10.0, 20.0)).values()] == [2, 2, 1]
+
+
+def test_a_percentile_is_one_of_the_values():
+    values = [float(number) for number in range(1, 101)]
+    assert [percentile(values, share) for share in (0.5, 0.99, 1.0)] == [50.0, 99.0, 100.0]
+    assert percentile([7.0], 0.99) == 7.0
+    assert percentile([], 0.99) == 0.0
+
+
 @pytest.fixture
 def echo():
     """The port of a server that says what it hears."""
@@ -126,7 +159,7 @@ def echo():
             threading.Thread(target=repeat, args=[connection], daemon=True).start()
 
     def repeat(connection: socket.socket) -> None:
-        with connection:
+        with connection, contextlib.suppress(OSError):
             while heard := connection.recv(100):
                 connection.sendall(heard)
 
@@ -138,7 +171,7 @@ def echo():
 
 @pytest.fixture
 def proxy(echo):
-    with closing(Proxy(echo)) as proxy:
+    with contextlib.closing(Proxy(echo)) as proxy:
         yield proxy
 
 
