@@ -105,12 +105,18 @@ class Result:
             "seconds": self.took,
             "settled": self.settled,
             "faults": dict(self.faults),
+            "crashes": self._crashes(),
             "ended by themselves": {name: list(statuses) for name, statuses in self.ended.items()},
             "refusals": self._refusals(),
             "failures": self._failures(),
             "broken": self.verdict.broken,
             "kept": self.verdict.kept,
         }
+
+    def _crashes(self) -> dict[str, int]:
+        """What ended workers by themselves."""
+        crash = "Unrecoverable error: "
+        return Counter(line.partition(crash)[2] for lines in self.logs.values() for line in lines if crash in line)
 
     def _refusals(self) -> dict[str, int]:
         return Counter(str(answer.status or answer.error) for answer in self.answers if answer.status != 202)
@@ -128,6 +134,7 @@ class Result:
         lines.append(f"{self.took:.0f} s of load; {settled}")
         lines.append("faults: " + _counts(self.faults))
         lines += [f"{name} ended by itself, with {statuses}" for name, statuses in self.ended.items()]
+        lines += [f"a worker's unrecoverable error, {times} times: {what}" for what, times in self._crashes().items()]
         lines += [f"not accepted: {_counts(self._refusals())}"] if self._refusals() else []
         lines += [f"failed: {times} x {why}" for why, times in self._failures().items()]
         for promise, ids in self.verdict.broken.items():

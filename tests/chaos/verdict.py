@@ -16,8 +16,12 @@ if TYPE_CHECKING:
 QUEUES = ("payment", "realtime", "bulk")
 AT_MOST_ONCE = frozenset({"realtime"})
 
-LOSS = re.compile(r"(?=.*(?:\blease\b|\bwas lost\b)).*?(?P<id>[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
-"""A line of a log that tells of a lost lease or process, with the dispatch that it held."""
+ID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+LOSS = re.compile(rf"(?P<id>{ID}): .*(?:\blease\b.* ran out\b|\bprocess was lost\b)")
+"""A line of a log that tells of a lost lease or process, with the dispatch that it held.
+
+That a message was lost is no such line: it had not been run.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,11 +106,12 @@ def test_a_run_without_a_dispatch_is_seen(flawless, dispatch_id):
 
 def test_lines_that_tell_of_a_loss_explain_the_dispatch_that_they_name():
     lines = [
-        f"[12:00:01: WARNING/7] workers.reaper: The lease of dispatch {PAYMENT} ran out",
-        f"[12:00:02: WARNING/7] workers.requests: Dispatch {PAYMENT} goes back: the worker process was lost",
-        f"[12:00:03: INFO/7] celery: Task POST /release/ (payment)[{REALTIME}] received",
-        f"[12:00:04: INFO/7] workers.tasks: Dispatch {REALTIME} is dropped: it was delivered before",
-        "[12:00:05: INFO/7] workers.reaper: No lease ran out",
+        f"[12:00:01: WARNING/7] workers.reaper: Dispatch {PAYMENT}: the lease of a@b ran out in attempt 1: queued",
+        f"[12:00:02: WARNING/7] workers.requests: Dispatch {PAYMENT}: the worker process was lost: queued",
+        f"[12:00:03: WARNING/7] workers.reaper: Dispatch {BULK}: its message was lost, it is published again",
+        f"[12:00:04: INFO/7] celery: Task POST /lease/ (payment)[{REALTIME}] received",
+        f"[12:00:05: INFO/7] workers.tasks: Dispatch {REALTIME} is dropped: it was delivered before",
+        "[12:00:06: WARNING/7] workers.leases: 2 leases could not be renewed, there is another try",
     ]
     assert explanations(lines) == {PAYMENT: 2}
 
