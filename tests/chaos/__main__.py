@@ -41,7 +41,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--broker", choices=("valkey", "redis", "rabbitmq"), default="valkey")
     made.add_argument("--database", choices=("sqlite", "postgres"), default="sqlite")
     made.add_argument("--seed", type=int, help="of what is chosen by chance; printed, to be used again")
-    made.add_argument("--settle", type=float, default=180, help="seconds for what is left to be done afterwards")
+    made.add_argument(
+        "--settle", type=float, default=180, help="seconds without a dispatch done after which the rest is lost"
+    )
     made.add_argument("--json", type=Path, help="a file for the result")
     made.add_argument("--logs", type=Path, help="a directory for the logs of web and worker processes")
     return made

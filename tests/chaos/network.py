@@ -80,6 +80,8 @@ class Proxy:
 
     def _break_off(self) -> None:
         for writer in self._writers:
+            if writer.transport.is_closing():
+                continue
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             writer.transport.abort()
 

@@ -50,7 +50,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--database", choices=("sqlite", "postgres"), default="sqlite")
     made.add_argument("--webs", type=int, default=2, help="web processes, under ASGI and WSGI by turns")
     made.add_argument("--workers", type=int, default=2)
-    made.add_argument("--settle", type=float, default=120, help="seconds for what is left to be done afterwards")
+    made.add_argument(
+        "--settle", type=float, default=120, help="seconds without a dispatch done after which the rest is lost"
+    )
     made.add_argument("--seed", type=int)
     made.add_argument("--json", type=Path, help="a file for the result")
     made.add_argument("--logs", type=Path, help="a directory for the logs of web and worker processes")
@@ -160,7 +162,7 @@ def broken(answers: Sequence[Answer], settled: float | None) -> list[str]:
     found = {
         f"{slow} requests took longer than {LIMIT:g} s": slow,
         f"{refused} requests were not accepted": refused,
-        "not all was done in the time to settle": settled is None,
+        "some was left in the end": settled is None,
         "there was no load": not answers,
     }
     return [promise for promise, is_broken in found.items() if is_broken]

@@ -29,14 +29,18 @@ LINES = 6
 
 
 def settle(installation: Installation, seconds: float) -> float | None:
-    """Wait until every dispatch has ended: how long that took, None where some had not in so many seconds."""
+    """Wait until every dispatch has ended: how long that took, None where for so many seconds none did."""
     began = time.monotonic()
+    fewest, since = None, began
     try:
-        while time.monotonic() - began < seconds:
+        while time.monotonic() - since < seconds:
             for service in installation.services:
                 service.look_after()
-            if not DispatchRecord.objects.filter(state__in=UNDONE).exists():
+            left = DispatchRecord.objects.filter(state__in=UNDONE).count()
+            if not left:
                 return time.monotonic() - began
+            if fewest is None or left < fewest:
+                fewest, since = left, time.monotonic()
             time.sleep(0.5)
         return None
     finally:
@@ -129,7 +133,9 @@ class Result:
         width = max(map(len, self.table()))
         lines = ["", *(f"{name:<{width}}  {value:>8}" for name, value in self.table().items()), ""]
         settled = (
-            "not all was done in the time to settle" if self.settled is None else f"settled in {self.settled:.1f} s"
+            "nothing was done any more, and some was left"
+            if self.settled is None
+            else f"settled in {self.settled:.1f} s"
         )
         lines.append(f"{self.took:.0f} s of load; {settled}")
         lines.append("faults: " + _counts(self.faults))
