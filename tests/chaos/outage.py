@@ -68,8 +68,9 @@ def run(installation: Installation, options: argparse.Namespace) -> int:
     stopped = stop_and_start(installation, load, options.seconds, options.how)
     while not load.done:
         time.sleep(0.1)
+    took = time.monotonic() - load.began
     settled = report.settle(installation, options.settle)
-    result = report.Result.of(installation, load, {}, time.monotonic() - load.began, settled)
+    result = report.Result.of(installation, load, {}, took, settled)
     phases = by_phase(load.answers, stopped)
     print("\n".join(f"{name:<7} {described(answers)}" for name, answers in phases.items()))
     print(result.text(), flush=True)
