@@ -109,6 +109,38 @@ class ResponseGoneError(BrokerError):
     title = "There is no response to this dispatch any more"
 
 
+class IdempotencyKeyError(BrokerError):
+    """An Idempotency-Key that is none."""
+
+    status = 400
+    slug = "invalid-idempotency-key"
+    title = "The Idempotency-Key cannot be read"
+
+
+class IdempotencyKeyMissingError(BrokerError):
+    """No Idempotency-Key, where the queue or the view requires one."""
+
+    status = 400
+    slug = "idempotency-key-missing"
+    title = "This request needs an Idempotency-Key"
+
+
+class IdempotencyKeyReusedError(BrokerError):
+    """An Idempotency-Key that was sent before, with another request."""
+
+    status = 422
+    slug = "idempotency-key-reused"
+    title = "The Idempotency-Key was used for another request"
+
+
+class IdempotencyKeyInFlightError(BrokerError):
+    """The request with this Idempotency-Key is running."""
+
+    status = 409
+    slug = "idempotency-key-in-flight"
+    title = "The request with this Idempotency-Key is being worked on"
+
+
 class UnavailableError(BrokerError):
     """The ledger or the result store cannot be read or written, so nothing can be promised or told."""
 
