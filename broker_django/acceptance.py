@@ -17,7 +17,8 @@ from django.urls import NoReverseMatch
 from django.utils import timezone
 
 from broker_core.errors import StorageError, UnavailableError
-from broker_django import ledger, load, rest, sealed_storage, sessions, tokens
+from broker_core.idempotency import refusal
+from broker_django import idempotency, ledger, load, rest, sealed_storage, sessions, tokens
 from broker_django.celery_app import get_app
 from broker_django.conf import conf
 from broker_django.context import user_key
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from django.http import HttpRequest, HttpResponse
     from django.http.response import HttpResponseBase
 
+    from broker_core.errors import BrokerError
     from broker_core.policies import Decision, QueuePolicy
 
 logger = logging.getLogger("broker_django.acceptance")
@@ -63,7 +65,33 @@ class Accepted:
     @property
     def wait(self) -> float:
         """Seconds to hold the client; none where there is nobody to wait for."""
-        return min(self.decision.wait or 0.0, conf.MAX_WAIT) if self.published else 0.0
+        return _patience(self.decision) if self.published else 0.0
+
+
+@dataclass(slots=True)
+class Repeated(Accepted):
+    """A request whose Idempotency-Key was used before, for the dispatch `record`. `fingerprint` is its own."""
+
+    fingerprint: str = ""
+
+    @property
+    def same_request(self) -> bool:
+        return self.record.fingerprint == self.fingerprint
+
+    @property
+    def refusal(self) -> BrokerError | None:
+        """Why the client does not get what the first request got."""
+        return refusal(self.record.current_state, same_request=self.same_request)
+
+    @property
+    def wait(self) -> float:
+        """As long as the first request might have been held, where the answer may come in that time."""
+        coming = self.record.published_at is not None and not self.record.current_state.done
+        return _patience(self.decision) if coming and self.same_request else 0.0
+
+
+def _patience(decision: Decision) -> float:
+    return min(decision.wait or 0.0, conf.MAX_WAIT)
 
 
 def admit(request: HttpRequest, view: View) -> tuple[str | None, HttpResponseBase | None]:
@@ -80,8 +108,10 @@ def accept(request: HttpRequest, view: View, decision: Decision) -> Accepted | H
 
     A response where the view refuses at the door; None where the body was consumed before the broker saw the request,
     or where nobody could ask for the response, so that only running the view now loses nothing.
-    Raises BodyTooLargeError, ReducedCapacityError and UnavailableError.
+    Raises BodyTooLargeError, ReducedCapacityError, UnavailableError, IdempotencyKeyError and
+    IdempotencyKeyMissingError.
     """
+    key = idempotency.key_of(request, view.function, decision)
     dispatch_id = uuid.uuid4()
     try:
         here = tokens.status_url(request, dispatch_id)
@@ -99,17 +129,40 @@ def accept(request: HttpRequest, view: View, decision: Decision) -> Accepted | H
     record.pk = dispatch_id
     message = replace(to_message(request, body, user, cookies), view_user=view_user)
     record.sealed = seal_request(message, str(record.pk), decision.queue)
+    if key is not None:
+        idempotency.mark(record, request, body, key)
+    written = _write(record, request)
+    if written is None:
+        return None
+    if written is record:
+        return Accepted(record, decision, carrier, here)
+    here = tokens.status_url(request, written.pk)
+    return Repeated(written, decision, carrier, here, fingerprint=record.fingerprint)
+
+
+def _write(record: DispatchRecord, request: HttpRequest) -> DispatchRecord | None:
+    """What is in the ledger then: the dispatch, or the one that its key was used for; None where the view runs now.
+
+    A request with a key does not run without being recorded. Raises UnavailableError.
+    """
+    keyed, written = record.idempotency_key is not None, record
     try:
         with sealed_storage.set_aside(record):
-            ledger.accept(record)
+            if keyed:
+                written = ledger.accept_once(record)
+            else:
+                ledger.accept(record)
     except (DatabaseFailure, StorageError) as error:
-        if conf.queues[decision.queue].on_outage == "run_now":
+        if conf.queues[record.queue].on_outage == "run_now" and not keyed:
             logger.error("%s %s runs now, it cannot be recorded: %s", request.method, request.path, error)
             return None
         logger.error("%s %s is refused, it cannot be recorded: %s", request.method, request.path, error)
         raise UnavailableError("the request cannot be recorded") from error
-    load.gauges.note(decision.queue)
-    return Accepted(record, decision, carrier, here)
+    if written is record:
+        load.gauges.note(record.queue)
+    elif record.sealed_file:
+        sealed_storage.delete([record.sealed_file])
+    return written
 
 
 def _record(request: HttpRequest, decision: Decision, carrier: HttpResponse, owner: str | None) -> DispatchRecord:
@@ -150,7 +203,9 @@ def trace_of(request: HttpRequest) -> str:
 
 
 def hand_over(accepted: Accepted) -> None:
-    """Publish when the transaction that the row was written in, if any, is committed."""
+    """Publish when the transaction that the row was written in, if any, is committed; a repetition never."""
+    if isinstance(accepted, Repeated):
+        return
     app, policy = get_app(), conf.queues[accepted.decision.queue]
 
     def send() -> None:

@@ -16,7 +16,7 @@ from broker_core.errors import BrokerError, ResponseGoneError
 from broker_django import ledger, results, tokens
 from broker_django.classification import preferences_of
 from broker_django.conf import conf
-from broker_django.http import refill, to_response
+from broker_django.http import problem, refill, to_response
 from broker_django.notifications import AsyncWatch, Watch
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from django.http import HttpRequest
     from django.http.response import HttpResponseBase
 
-    from broker_django.acceptance import Accepted
+    from broker_django.acceptance import Accepted, Repeated
     from broker_django.models import DispatchRecord
 
 
@@ -67,8 +67,12 @@ def _status_response(record: DispatchRecord, here: str, status: int) -> HttpResp
     response = JsonResponse(status_document(record, here), status=status)
     response["Cache-Control"] = "no-store"
     if not record.current_state.done:
-        response["Retry-After"] = str(math.ceil(conf.POLL_INTERVAL))
+        response["Retry-After"] = _poll_interval()
     return response
+
+
+def _poll_interval() -> str:
+    return str(math.ceil(conf.POLL_INTERVAL))
 
 
 def accepted_response(request: HttpRequest, accepted: Accepted) -> HttpResponse:
@@ -77,6 +81,17 @@ def accepted_response(request: HttpRequest, accepted: Accepted) -> HttpResponse:
     response["Location"] = accepted.here
     response.cookies.update(accepted.carrier.cookies)
     return _applied(request, response)
+
+
+def repeated_response(request: HttpRequest, repeated: Repeated) -> HttpResponseBase:
+    """What a repetition gets: the stored response, or else the 202 of the first request, or why it is refused."""
+    error = repeated.refusal
+    if error is None:
+        return in_time(repeated.record, None) or accepted_response(request, repeated)
+    response = problem(error)
+    if repeated.same_request:
+        response["Location"], response["Retry-After"] = repeated.here, _poll_interval()
+    return response
 
 
 def _applied(request: HttpRequest, response: HttpResponse) -> HttpResponse:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 View = TypeVar("View", bound="Callable[..., Any]")
 
 ATTRIBUTE = "request_broker"
+KEY_ATTRIBUTE = "request_broker_requires_key"
 
 
 def queue(name: str, *, wait: float | None = None) -> Callable[[View], View]:
@@ -36,6 +37,12 @@ def priority(name: str) -> Callable[[View], View]:
 def run_now(view: View) -> View:
     """Never queue this view, whatever the rules say."""
     return _annotate(Annotation(None, Mode.SYNC))(view)
+
+
+def require_idempotency_key(view: View) -> View:
+    """Refuse what would be queued with a method that is not safe, and has no `Idempotency-Key`, with a 400."""
+    setattr(view, KEY_ATTRIBUTE, True)
+    return view
 
 
 def enable_routing(view: View) -> View:
@@ -77,7 +84,7 @@ def _annotate(annotation: Annotation) -> Callable[[View], View]:
 
 def annotation_of(view: Any, method: str) -> Annotation | None:
     """What decorators said about this view for this HTTP method: its handler, then the view, then its class."""
-    view_class = getattr(view, "view_class", None) or getattr(view, "cls", None)
+    view_class = _class_of(view)
     if view_class is not None:
         found = getattr(_handler(view, view_class, method.lower()), ATTRIBUTE, None)
         if isinstance(found, Annotation):
@@ -86,6 +93,18 @@ def annotation_of(view: Any, method: str) -> Annotation | None:
     if found is None and view_class is not None:
         found = getattr(view_class, ATTRIBUTE, None)
     return found if isinstance(found, Annotation) else None
+
+
+def requires_idempotency_key(view: Any, method: str) -> bool:
+    """Whether a decorator of the handler for this HTTP method, of the view or of its class asks for a key."""
+    places, view_class = [view], _class_of(view)
+    if view_class is not None:
+        places += [view_class, _handler(view, view_class, method.lower())]
+    return any(getattr(place, KEY_ATTRIBUTE, False) for place in places)
+
+
+def _class_of(view: Any) -> Any:
+    return getattr(view, "view_class", None) or getattr(view, "cls", None)
 
 
 def _handler(view: Any, view_class: Any, name: str) -> Any:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.db import router, transaction
 from django.db.models import F, Q
+from django.db.models.constants import OnConflict
 from django.utils import timezone
 
 from broker_core.dispatches import REVIVABLE, State, sources
@@ -26,6 +27,8 @@ from broker_django.models import PATH_LENGTH, ActionRecord, AttemptRecord, Dispa
 if TYPE_CHECKING:
     import uuid
     from collections.abc import Iterable, Mapping
+
+    from django.db.models import QuerySet
 
     from broker_core.policies import QueuePolicy
 
@@ -63,6 +66,19 @@ class Outcome:
 
 def accept(record: DispatchRecord) -> None:
     statements.insert(record)
+
+
+def accept_once(record: DispatchRecord) -> DispatchRecord:
+    """Accept a dispatch that has an Idempotency-Key: what the ledger has for the key then, this or an earlier one.
+
+    Of several at once, in any number of processes, the database lets one in. A transaction around it goes on.
+    """
+    if not statements.insert(record, OnConflict.IGNORE):
+        earlier = find_by_key(record.idempotency_key or "")
+        if earlier is not None:
+            return earlier
+        accept(record)  # the earlier one was deleted meanwhile
+    return record
 
 
 def put_off(dispatch_id: uuid.UUID, until: datetime, due_at: datetime | None = None) -> None:
@@ -326,9 +342,19 @@ def note_action(dispatch_id: uuid.UUID, action: str, actor: str, detail: str = "
 
 def find(dispatch_id: uuid.UUID) -> DispatchRecord | None:
     """The dispatch without its sealed request; one whose time is over is expired by being looked at."""
-    record = DispatchRecord.objects.defer("sealed").filter(pk=dispatch_id).first()
+    return _looked_at(DispatchRecord.objects.filter(pk=dispatch_id))
+
+
+def find_by_key(idempotency_key: str) -> DispatchRecord | None:
+    """The same by the digest that is unique, where the ledger is written: a replica may not have the row yet."""
+    written = DispatchRecord.objects.using(router.db_for_write(DispatchRecord))
+    return _looked_at(written.filter(idempotency_key=idempotency_key))
+
+
+def _looked_at(rows: QuerySet[DispatchRecord]) -> DispatchRecord | None:
+    record = rows.defer("sealed").first()
     if record and record.state == State.QUEUED and record.expires_at and record.expires_at <= timezone.now():
-        expire(dispatch_id)
+        expire(record.pk)
         record.refresh_from_db(fields=["state", "finished_at", "started_at", "attempts"])
     return record
 

@@ -9,8 +9,8 @@ from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_asy
 from broker_core.errors import BrokerError
 from broker_core.routing import Action
 from broker_django import classification, door, routing, sessions
-from broker_django.acceptance import Accepted, View, accept, hand_over
-from broker_django.answers import accepted_response, await_until_done, in_time, wait_until_done
+from broker_django.acceptance import Accepted, Repeated, View, accept, hand_over
+from broker_django.answers import accepted_response, await_until_done, in_time, repeated_response, wait_until_done
 from broker_django.conf import conf
 from broker_django.context import replay_of
 from broker_django.http import problem
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from django.http.response import HttpResponseBase
 
     from broker_core.policies import Decision
+    from broker_django.models import DispatchRecord
 
 
 class RequestBrokerMiddleware:
@@ -58,7 +59,7 @@ class RequestBrokerMiddleware:
         if not isinstance(accepted, Accepted):
             return accepted
         record = wait_until_done(accepted.record.pk, accepted.wait) if accepted.wait else None
-        return answer(request, accepted, in_time(record, accepted.replayed))
+        return answer(request, accepted, record)
 
     async def _aprocess_view(
         self, request: HttpRequest, function: Any, args: Any, kwargs: Any
@@ -72,8 +73,7 @@ class RequestBrokerMiddleware:
         if not isinstance(accepted, Accepted):
             return accepted
         record = await await_until_done(accepted.record.pk, accepted.wait) if accepted.wait else None
-        response = await sync_to_async(in_time)(record, accepted.replayed)
-        return await sync_to_async(answer)(request, accepted, response)
+        return await sync_to_async(answer)(request, accepted, record)
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> None:
         replay = replay_of(request)
@@ -131,12 +131,26 @@ def take(request: HttpRequest, view: View, decision: Decision) -> Accepted | Htt
     return accepted
 
 
-def answer(request: HttpRequest, accepted: Accepted, response: HttpResponseBase | None) -> HttpResponseBase:
-    """The view's own response where it came in time, else the 202."""
+def answer(request: HttpRequest, accepted: Accepted, record: DispatchRecord | None) -> HttpResponseBase:
+    """The view's own response where it came in time, else the 202. `record` is the dispatch after the wait, if any."""
+    if isinstance(accepted, Repeated):
+        return answer_again(request, accepted, record)
+    response = in_time(record, accepted.replayed)
     if response is None:
         sessions.detach(request)
         return accepted_response(request, accepted)
     sessions.adopt(request, response)
+    return _with_cookies(accepted, response)
+
+
+def answer_again(request: HttpRequest, repeated: Repeated, record: DispatchRecord | None) -> HttpResponseBase:
+    """What a repetition gets. The session of a response that was stored long ago is not taken up."""
+    repeated.record = record or repeated.record
+    sessions.detach(request)
+    return _with_cookies(repeated, repeated_response(request, repeated))
+
+
+def _with_cookies(accepted: Accepted, response: HttpResponseBase) -> HttpResponseBase:
     for name, morsel in accepted.carrier.cookies.items():
         response.cookies[name] = morsel
     return response

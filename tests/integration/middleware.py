@@ -25,6 +25,17 @@ class OwnUrlconf:
         return self.get_response(request)
 
 
+class BeginsSession:
+    """Begins a session for every visitor."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        request.session["visited"] = True
+        return self.get_response(request)
+
+
 @queue("bulk")
 def own(request: HttpRequest) -> HttpResponse:
     return HttpResponse("own")

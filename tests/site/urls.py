@@ -16,6 +16,7 @@ urlpatterns = [
     path("echo/<str:name>/", views.echo),
     path("body/", views.echo_body),
     path("pay/", views.pay),
+    path("charge/", views.charge),
     path("pay-with-csrf/", views.pay_with_csrf),
     path("slow/", views.slow_echo),
     path("preferably/", views.preferably),

@@ -28,7 +28,7 @@ from rest_framework.throttling import SimpleRateThrottle
 from rest_framework.views import APIView
 from rest_framework.viewsets import ViewSet
 
-from broker_django.decorators import priority, queue, run_now
+from broker_django.decorators import priority, queue, require_idempotency_key, run_now
 from tests.site.models import Execution
 
 
@@ -88,6 +88,13 @@ def echo_body(request: HttpRequest) -> HttpResponse:
 def pay(request: HttpRequest) -> JsonResponse:
     Execution.objects.create(dispatch=str(request.broker.id or ""))
     return JsonResponse({"paid": request.POST.get("amount"), "broker": _broker(request)}, status=201)
+
+
+@csrf_exempt
+@require_idempotency_key
+@queue("payment")
+def charge(request: HttpRequest) -> JsonResponse:
+    return JsonResponse(_broker(request), status=201)
 
 
 @queue("payment")

@@ -15,7 +15,14 @@ from rest_framework.views import APIView
 from rest_framework.viewsets import ViewSet
 
 from broker_core.policies import Annotation, Mode
-from broker_django.decorators import annotation_of, priority, queue, run_now
+from broker_django.decorators import (
+    annotation_of,
+    priority,
+    queue,
+    require_idempotency_key,
+    requires_idempotency_key,
+    run_now,
+)
 
 BULK = Annotation("bulk", Mode.QUEUE)
 PAYMENT = Annotation("payment", Mode.PREFER)
@@ -155,7 +162,71 @@ def test_views_of_rest_framework_are_read_alike():
     assert annotation_of(function, "POST") == BULK
 
 
+@pytest.mark.parametrize("other", [queue("bulk"), priority("payment"), csrf_exempt, never_cache])
+def test_a_key_is_required_under_and_over_other_decorators(other):
+    assert requires_idempotency_key(other(require_idempotency_key(fresh())), "POST")
+    assert requires_idempotency_key(require_idempotency_key(other(fresh())), "POST")
+    assert annotation_of(require_idempotency_key(queue("bulk")(fresh())), "POST") == BULK
+    assert not requires_idempotency_key(other(fresh()), "POST")
+
+
+def test_a_key_is_required_by_a_handler_a_view_or_a_class():
+    class ByHandler(View):
+        @require_idempotency_key
+        def post(self, request):
+            return HttpResponse()
+
+        @method_decorator(require_idempotency_key)
+        def put(self, request):
+            return HttpResponse()
+
+    @require_idempotency_key
+    class ByClass(View):
+        @queue("bulk")
+        def post(self, request):
+            return HttpResponse()
+
+    @method_decorator(require_idempotency_key, name="dispatch")
+    class ByDispatch(View):
+        pass
+
+    by_handler = ByHandler.as_view()
+    assert requires_idempotency_key(by_handler, "POST") and requires_idempotency_key(by_handler, "PUT")
+    assert not requires_idempotency_key(by_handler, "PATCH")
+    for noted in (ByClass, ByDispatch, type("Child", (ByClass,), {})):
+        assert requires_idempotency_key(noted.as_view(), "POST")
+    assert requires_idempotency_key(require_idempotency_key(View.as_view()), "POST")
+
+
+def test_a_key_is_required_by_views_of_rest_framework():
+    class Set(ViewSet):
+        @require_idempotency_key
+        def create(self, request):
+            return HttpResponse()
+
+        @action(detail=False, methods=["post"])
+        @require_idempotency_key
+        def pay(self, request):
+            return HttpResponse()
+
+    @require_idempotency_key
+    class Rest(APIView):
+        pass
+
+    @require_idempotency_key
+    @api_view(["POST"])
+    def function(request):
+        return HttpResponse()
+
+    assert requires_idempotency_key(Set.as_view({"post": "create"}), "POST")
+    assert requires_idempotency_key(Set.as_view({"post": "pay"}), "POST")
+    assert not requires_idempotency_key(Set.as_view({"put": "update"}), "PUT")
+    assert requires_idempotency_key(Rest.as_view(), "PATCH")
+    assert requires_idempotency_key(function, "POST")
+
+
 @pytest.mark.parametrize("method", ["", "GET", "__init__", "as_view", "BREW", "Ünknown"])
 def test_any_method_and_any_callable_is_read(method):
     for noted in (view, View.as_view(), functools.partial(view), print, object()):
         assert annotation_of(noted, method) is None
+        assert not requires_idempotency_key(noted, method)
