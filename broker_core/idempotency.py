@@ -64,12 +64,13 @@ def fingerprint(key: str, method: str, target: str, media_type: str, parameters:
     """A digest of the request that the key is for; `target` is the path with the query.
 
     The key is in it so that a body of few possible values cannot be guessed from the ledger, which does not have the
-    key. The boundary of a multipart body is not: clients make up another one when they repeat a request.
+    key. The boundary of a multipart body is not: clients make up another one when they repeat a request. Nor is the
+    type of an empty body, for which some servers make one up.
     """
     described, boundary = dict(parameters), ""
     if media_type.startswith("multipart/") and parameters.get("boundary", "").isascii():
         boundary = described.pop("boundary", "")
-    content_type = json.dumps([media_type, sorted(described.items())])
+    content_type = json.dumps([media_type, sorted(described.items())]) if body else ""
     digest = sha256(context("idempotency fingerprint", key, method, target, content_type))
     for segment in _segments(body, boundary):
         digest.update(len(segment).to_bytes(8, "big"))

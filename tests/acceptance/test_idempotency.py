@@ -1,0 +1,108 @@
+"""One Idempotency-Key, two web servers, one execution."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections import Counter
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from broker_django.models import DispatchRecord
+from tests.acceptance.conftest import ALIAS, PATIENCE, done
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pytest_celery import CeleryWorkerCluster
+
+    from tests.acceptance.conftest import Gates, Ledger, Site
+
+REQUESTS = 1_000
+AT_ONCE = 50
+
+
+@pytest.fixture
+def both(sites: dict[str, Site], celery_worker_cluster: CeleryWorkerCluster) -> list[Site]:
+    """Two web processes that share a database."""
+    return [sites["asgi"], sites["wsgi"]]
+
+
+async def send_all(sites: list[Site], path: str, at_half_time: Callable[[], None]) -> list[httpx.Response]:
+    """The same request, many times, to each site in turn. What a site sets as a cookie stays with it."""
+    headers = {"Idempotency-Key": f'"{uuid.uuid4()}"', "X-Queue": "payment"}
+    turns, answers = asyncio.Semaphore(AT_ONCE), []
+    limits = httpx.Limits(max_connections=AT_ONCE)
+    async with httpx.AsyncClient(timeout=PATIENCE, trust_env=False, limits=limits) as client:
+
+        async def send(number: int) -> None:
+            async with turns:
+                url = sites[number % len(sites)].url
+                answers.append(await client.post(f"{url}{path}", data={"amount": "5"}, headers=headers))
+            if len(answers) == REQUESTS // 2:
+                at_half_time()
+
+        await asyncio.gather(*map(send, range(REQUESTS)))
+    return answers
+
+
+def told(answer: httpx.Response) -> str:
+    """What the answer says of the dispatch: the path of its status, or the response itself."""
+    if answer.status_code in {202, 409}:
+        return urlsplit(answer.headers["Location"]).path
+    return answer.text
+
+
+@pytest.mark.timeout(300)
+def test_a_thousand_requests_with_one_key_are_one_execution(both: list[Site], gates: Gates, ledger: Ledger) -> None:
+    gate = gates.new()
+    path = f"/gate/{gate}/"
+    answers = asyncio.run(send_all(both, path, lambda: gates.open(gate)))
+
+    statuses = Counter(answer.status_code for answer in answers)
+    assert len(answers) == REQUESTS
+    assert statuses.keys() <= {200, 202, 409}, statuses
+    assert statuses[202] and statuses[200] + statuses[409]
+    assert {told(answer) for answer in answers if answer.status_code == 200} <= {gate}
+    [status] = {told(answer) for answer in answers if answer.status_code != 200}
+
+    [record] = DispatchRecord.objects.using(ALIAS).filter(path=path)
+    with both[0].client() as client:
+        document = client.get(status, params={"wait": PATIENCE}).json()
+    assert (document["id"], document["state"]) == (str(record.pk), "succeeded")
+    assert (ledger.executions(document["id"]), document["attempts"]) == (1, 1)
+
+
+def test_a_repetition_at_another_process_gets_the_stored_response(both: list[Site], ledger: Ledger) -> None:
+    headers = {"Idempotency-Key": str(uuid.uuid4())}
+    with both[0].client() as here, both[1].client() as there:
+        accepted = here.post("/pay/", data={"amount": "5"}, headers=headers)
+        document = done(here, accepted)
+        stored = here.get(document["links"]["response"])
+        again = there.post("/pay/", data={"amount": "5"}, headers=headers)
+        other = there.post("/pay/", data={"amount": "6"}, headers=headers)
+    assert (again.status_code, again.content) == (201, stored.content)
+    assert (other.status_code, other.json()["type"]) == (422, "urn:request-broker:problem:idempotency-key-reused")
+    assert ledger.executions(document["id"]) == 1
+
+
+def test_a_repetition_may_wait_for_what_the_first_began(both: list[Site], gates: Gates) -> None:
+    gate = gates.new()
+    headers = {"Idempotency-Key": str(uuid.uuid4()), "X-Queue": "realtime"}
+
+    async def race() -> list[httpx.Response]:
+        async with httpx.AsyncClient(timeout=PATIENCE + 10, trust_env=False) as client:
+            first = await client.post(f"{both[0].url}/gate/{gate}/", headers=headers)
+            prefer = {**headers, "Prefer": f"wait={PATIENCE}"}
+            waiting = [asyncio.create_task(client.post(f"{site.url}/gate/{gate}/", headers=prefer)) for site in both]
+            finished, _ = await asyncio.wait(waiting, timeout=0.5)
+            assert not finished
+            gates.open(gate)
+            return [first, *[await each for each in waiting]]
+
+    first, *again = asyncio.run(race())
+    assert first.status_code == 202
+    assert [(answer.status_code, answer.text) for answer in again] == [(200, gate)] * 2
