@@ -83,7 +83,7 @@ def _segments(body: bytes, boundary: str) -> list[bytes]:
     return (b"\r\n" + body).split(b"\r\n--" + boundary.encode()) if boundary else [body]
 
 
-def refusal(state: State, *, same_request: bool) -> BrokerError | None:
+def verdict(state: State, *, same_request: bool) -> BrokerError | None:
     """Why a repetition is refused, by the state of the dispatch that its key was used for; None where it is not."""
     if not same_request:
         return IdempotencyKeyReusedError("the key was used for another request; a new request needs a new key")

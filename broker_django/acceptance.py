@@ -17,7 +17,7 @@ from django.urls import NoReverseMatch
 from django.utils import timezone
 
 from broker_core.errors import StorageError, UnavailableError
-from broker_core.idempotency import refusal
+from broker_core.idempotency import verdict
 from broker_django import idempotency, ledger, load, rest, sealed_storage, sessions, tokens
 from broker_django.celery_app import get_app
 from broker_django.conf import conf
@@ -81,7 +81,7 @@ class Repeated(Accepted):
     @property
     def refusal(self) -> BrokerError | None:
         """Why the client does not get what the first request got."""
-        return refusal(self.record.current_state, same_request=self.same_request)
+        return verdict(self.record.current_state, same_request=self.same_request)
 
     @property
     def wait(self) -> float:

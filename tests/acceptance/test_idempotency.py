@@ -32,7 +32,7 @@ def both(sites: dict[str, Site], celery_worker_cluster: CeleryWorkerCluster) -> 
 
 
 async def send_all(sites: list[Site], path: str, at_half_time: Callable[[], None]) -> list[httpx.Response]:
-    """The same request, many times, to each site in turn. What a site sets as a cookie stays with it."""
+    """The same request, many times, to each site in turn."""
     headers = {"Idempotency-Key": f'"{uuid.uuid4()}"', "X-Queue": "payment"}
     turns, answers = asyncio.Semaphore(AT_ONCE), []
     limits = httpx.Limits(max_connections=AT_ONCE)
@@ -64,7 +64,7 @@ def test_a_thousand_requests_with_one_key_are_one_execution(both: list[Site], ga
 
     statuses = Counter(answer.status_code for answer in answers)
     assert len(answers) == REQUESTS
-    assert statuses.keys() <= {200, 202, 409}, statuses
+    assert not {(answer.status_code, answer.text) for answer in answers if answer.status_code not in {200, 202, 409}}
     assert statuses[202] and statuses[200] + statuses[409]
     assert {told(answer) for answer in answers if answer.status_code == 200} <= {gate}
     [status] = {told(answer) for answer in answers if answer.status_code != 200}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from broker_core.dispatches import State
 from broker_core.errors import IdempotencyKeyError, IdempotencyKeyInFlightError, IdempotencyKeyReusedError
-from broker_core.idempotency import MAX_LENGTH, fingerprint, parse_key, refusal, scope
+from broker_core.idempotency import MAX_LENGTH, fingerprint, parse_key, scope, verdict
 
 PRINTABLE = string.ascii_letters + string.digits + string.punctuation + " "
 BARE = PRINTABLE.translate(str.maketrans("", "", ' ",'))
@@ -117,10 +117,10 @@ def test_a_boundary_that_is_none_counts_like_any_parameter() -> None:
 
 @pytest.mark.parametrize("state", list(State))
 def test_another_request_is_refused_in_any_state(state: State) -> None:
-    assert isinstance(refusal(state, same_request=False), IdempotencyKeyReusedError)
+    assert isinstance(verdict(state, same_request=False), IdempotencyKeyReusedError)
 
 
 @pytest.mark.parametrize("state", list(State))
 def test_the_same_request_is_refused_only_while_the_first_runs(state: State) -> None:
-    error = refusal(state, same_request=True)
+    error = verdict(state, same_request=True)
     assert isinstance(error, IdempotencyKeyInFlightError) if state is State.RUNNING else error is None
