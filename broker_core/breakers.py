@@ -21,6 +21,8 @@ class CircuitBreaker:
         self._clock = clock
         self._lock = threading.Lock()
         self._next_try: float | None = None
+        self.failures = 0
+        """How often it was told of a failure: who has waited in between can see whether others failed meanwhile."""
 
     @property
     def is_open(self) -> bool:
@@ -44,4 +46,5 @@ class CircuitBreaker:
 
     def failed(self) -> None:
         with self._lock:
+            self.failures += 1
             self._next_try = self._clock() + self._reset_after

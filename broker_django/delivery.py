@@ -101,11 +101,12 @@ def _argument_shown(record: DispatchRecord) -> str:
 
 def publish(record: DispatchRecord, policy: QueuePolicy) -> bool:
     """Hand the dispatch to the message broker: whether it took it. If not, the row stays and waits."""
+    failures = breaker.failures
     if not breaker.allows():
         return False
     dispatch_id = str(record.pk)
     try:
-        _send(get_app(), record, policy)
+        _send(get_app(), record, policy, failures)
     except Exception as error:  # noqa: BLE001 - whatever went wrong, the row is there and the client gets its 202
         breaker.failed()
         logger.warning(
@@ -119,7 +120,8 @@ def publish(record: DispatchRecord, policy: QueuePolicy) -> bool:
     return True
 
 
-def _send(app: Celery, record: DispatchRecord, policy: QueuePolicy) -> None:
+def _send(app: Celery, record: DispatchRecord, policy: QueuePolicy, failures: int) -> None:
+    """`failures` is how often the breaker had failed before."""
     dispatch_id = str(record.pk)
     message = app.amqp.create_task_message(
         dispatch_id,
@@ -138,7 +140,7 @@ def _send(app: Celery, record: DispatchRecord, policy: QueuePolicy) -> None:
         message.headers[PUBLISHED] = record.published_at.timestamp()
     queue = app.amqp.queues[policy.celery_queue]
     with _producers(app, app.pool).acquire(block=True, timeout=conf.PUBLISH_TIMEOUT) as producer:
-        if breaker.is_open:
+        if breaker.failures != failures:
             raise OperationalError("somebody else has found the message broker down meanwhile")
         app.amqp.send_task_message(
             producer,
