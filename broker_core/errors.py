@@ -93,6 +93,14 @@ class DispatchNotFoundError(BrokerError):
     title = "There is no such dispatch"
 
 
+class TokenExpiredError(BrokerError):
+    """A token of this site whose time is over."""
+
+    status = 410
+    slug = "token-expired"
+    title = "This URL is not valid any more"
+
+
 class DispatchConflictError(BrokerError):
     """The dispatch is in a state that does not allow this."""
 

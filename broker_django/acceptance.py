@@ -28,9 +28,11 @@ from broker_django.models import DispatchRecord
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
 
     from django.http import HttpRequest, HttpResponse
     from django.http.response import HttpResponseBase
+    from django.urls import ResolverMatch
 
     from broker_core.errors import BrokerError
     from broker_core.policies import Decision, QueuePolicy
@@ -112,9 +114,9 @@ def accept(request: HttpRequest, view: View, decision: Decision) -> Accepted | H
     IdempotencyKeyMissingError.
     """
     key = idempotency.key_of(request, view.function, decision)
-    dispatch_id = uuid.uuid4()
+    dispatch_id, now = uuid.uuid4(), timezone.now()
     try:
-        here = tokens.status_url(request, dispatch_id)
+        here = tokens.status_url(request, dispatch_id, now)
         body = raw_body(request, conf.MAX_BODY_SIZE)
     except (RawPostDataException, NoReverseMatch) as error:
         logger.warning("%s %s runs now instead of in a queue: %s", request.method, request.path, error)
@@ -125,7 +127,7 @@ def accept(request: HttpRequest, view: View, decision: Decision) -> Accepted | H
         return refusal
     cookies, carrier = sessions.settle(request)
     user = user_key(getattr(request, "user", None))
-    record = _record(request, decision, carrier, view_user or user)
+    record = _record(request, decision, carrier, view_user or user, now)
     record.pk = dispatch_id
     message = replace(to_message(request, body, user, cookies), view_user=view_user)
     record.sealed = seal_request(message, str(record.pk), decision.queue)
@@ -136,7 +138,7 @@ def accept(request: HttpRequest, view: View, decision: Decision) -> Accepted | H
         return None
     if written is record:
         return Accepted(record, decision, carrier, here)
-    here = tokens.status_url(request, written.pk)
+    here = tokens.status_url(request, written.pk, written.accepted_at)
     return Repeated(written, decision, carrier, here, fingerprint=record.fingerprint)
 
 
@@ -145,18 +147,29 @@ def _write(record: DispatchRecord, request: HttpRequest) -> DispatchRecord | Non
 
     A request with a key does not run without being recorded. Raises UnavailableError.
     """
-    keyed, written = record.idempotency_key is not None, record
+    try:
+        return write(record)
+    except UnavailableError as error:
+        if conf.queues[record.queue].on_outage == "run_now" and record.idempotency_key is None:
+            logger.error("%s %s runs now, it cannot be recorded: %s", request.method, request.path, error.__cause__)
+            return None
+        logger.error("%s %s is refused, it cannot be recorded: %s", request.method, request.path, error.__cause__)
+        raise
+
+
+def write(record: DispatchRecord) -> DispatchRecord:
+    """What is in the ledger then: the dispatch, or the one that its Idempotency-Key was used for.
+
+    Raises UnavailableError.
+    """
+    written = record
     try:
         with sealed_storage.set_aside(record):
-            if keyed:
+            if record.idempotency_key is not None:
                 written = ledger.accept_once(record)
             else:
                 ledger.accept(record)
     except (DatabaseFailure, StorageError) as error:
-        if conf.queues[record.queue].on_outage == "run_now" and not keyed:
-            logger.error("%s %s runs now, it cannot be recorded: %s", request.method, request.path, error)
-            return None
-        logger.error("%s %s is refused, it cannot be recorded: %s", request.method, request.path, error)
         raise UnavailableError("the request cannot be recorded") from error
     if written is record:
         load.gauges.note(record.queue)
@@ -165,29 +178,35 @@ def _write(record: DispatchRecord, request: HttpRequest) -> DispatchRecord | Non
     return written
 
 
-def _record(request: HttpRequest, decision: Decision, carrier: HttpResponse, owner: str | None) -> DispatchRecord:
-    now = timezone.now()
-    policy = conf.queues[decision.priority or decision.queue]
-    waits = breaker.is_open
+def _record(
+    request: HttpRequest, decision: Decision, carrier: HttpResponse, owner: str | None, now: datetime
+) -> DispatchRecord:
     return DispatchRecord(
         queue=decision.queue,
         method=(request.method or "")[:20],
         path=ledger.truncated(request.path),
-        route=route_of(request),
+        route=route_of(request.resolver_match),
         reason=decision.reason[:100],
         user=owner or "",
         credential=next(iter(sessions.credentials(request, carrier.cookies)), ""),
-        trace_id=trace_of(request),
-        accepted_at=now,
-        published_at=None if waits else now,
-        due_at=now if waits else None,
-        expires_at=None if policy.expires is None else now + timedelta(seconds=policy.expires),
+        trace_id=trace_of(request.META),
+        **moments(conf.queues[decision.priority or decision.queue], now),
     )
 
 
-def route_of(request: HttpRequest) -> str:
+def moments(policy: QueuePolicy, now: datetime) -> dict[str, datetime | None]:
+    """When a dispatch was accepted, is published, and expires."""
+    waits = breaker.is_open
+    return {
+        "accepted_at": now,
+        "published_at": None if waits else now,
+        "due_at": now if waits else None,
+        "expires_at": None if policy.expires is None else now + timedelta(seconds=policy.expires),
+    }
+
+
+def route_of(match: ResolverMatch | None) -> str:
     """The pattern of the URL, such as `/orders/<int:pk>/`."""
-    match = request.resolver_match
     route = match.route if match is not None else ""
     plain = simplify_regex(route) if route.startswith("^") or "(?P" in route else f"/{route}"
     return plain[:500]
@@ -196,9 +215,9 @@ def route_of(request: HttpRequest) -> str:
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 
 
-def trace_of(request: HttpRequest) -> str:
-    """The trace id of the request (W3C Trace Context, section 3.2); empty where it has none."""
-    found = TRACEPARENT.fullmatch(request.META.get("HTTP_TRACEPARENT", "").strip())
+def trace_of(environ: Mapping[str, str]) -> str:
+    """The trace id of a request (W3C Trace Context, section 3.2); empty where it has none."""
+    found = TRACEPARENT.fullmatch(environ.get("HTTP_TRACEPARENT", "").strip())
     return found[1] if found and found[1].strip("0") else ""
 
 
@@ -216,6 +235,19 @@ def hand_over(accepted: Accepted) -> None:
         accepted.replayed = run_eagerly(app, accepted.record, policy, held=accepted.wait > 0)
     else:
         transaction.on_commit(send, using=accepted.record._state.db)
+
+
+def publish_when_committed(record: DispatchRecord, policy: QueuePolicy) -> None:
+    """For nobody who waits; in eager mode the replay runs then."""
+    app = get_app()
+
+    def send() -> None:
+        if app.conf.task_always_eager:
+            run_eagerly(app, record, policy, held=False)
+        else:
+            hand_to_message_broker(record, policy)
+
+    transaction.on_commit(send, using=record._state.db)
 
 
 def hand_to_message_broker(record: DispatchRecord, policy: QueuePolicy) -> bool:

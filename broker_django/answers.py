@@ -60,7 +60,7 @@ def _time(moment: datetime | None) -> str | None:
 
 def status_response(request: HttpRequest, record: DispatchRecord, status: int = 200) -> HttpResponse:
     """The status document, never to be cached, with `Retry-After` while the dispatch is not done."""
-    return _status_response(record, tokens.status_url(request, record.pk), status)
+    return _status_response(record, tokens.status_url(request, record.pk, record.accepted_at), status)
 
 
 def _status_response(record: DispatchRecord, here: str, status: int) -> HttpResponse:

@@ -1,17 +1,24 @@
-"""Tokens: a dispatch id and a signature over it. Whoever was not handed one cannot guess one."""
+"""Tokens: a dispatch id, when it was accepted, and a signature over both. Whoever was not handed one cannot guess one.
+
+A dispatch has one token for as long as it is valid, so that its URLs stay what they are.
+"""
 
 from __future__ import annotations
 
+import time
 import uuid
 from typing import TYPE_CHECKING
 
 from django.conf import settings
-from django.core.signing import BadSignature, Signer
+from django.core.signing import BadSignature, Signer, b62_decode, b62_encode
 from django.urls import NoReverseMatch, reverse
 
-from broker_core.errors import DispatchNotFoundError
+from broker_core.errors import DispatchNotFoundError, TokenExpiredError
+from broker_django.conf import conf
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from django.http import HttpRequest
 
 MAX_LENGTH = 200
@@ -21,23 +28,30 @@ def _signer() -> Signer:
     return Signer(sep=".", salt="request_broker.token")
 
 
-def issue(dispatch_id: uuid.UUID) -> str:
-    return _signer().sign(dispatch_id.hex)
+def issue(dispatch_id: uuid.UUID, accepted_at: datetime) -> str:
+    return _signer().sign(f"{dispatch_id.hex}-{b62_encode(int(accepted_at.timestamp()))}")
 
 
-def read(token: str) -> uuid.UUID:
-    """The id that the token was issued for. Raises DispatchNotFoundError for any other text."""
+def read(token: str, now: float | None = None) -> uuid.UUID:
+    """The id that the token was issued for. `now` is in seconds since the epoch.
+
+    Raises DispatchNotFoundError for any other text, and TokenExpiredError after TOKEN_MAX_AGE seconds.
+    """
     if len(token) > MAX_LENGTH:
         raise DispatchNotFoundError("the token is not of this site")
     try:
-        return uuid.UUID(hex=_signer().unsign(token))
+        dispatch_id, _, accepted = _signer().unsign(token).partition("-")
+        issued, found = b62_decode(accepted), uuid.UUID(hex=dispatch_id)
     except (BadSignature, ValueError) as error:
         raise DispatchNotFoundError("the token is not of this site") from error
+    if issued + conf.TOKEN_MAX_AGE < (time.time() if now is None else now):
+        raise TokenExpiredError("the URL of this dispatch is not valid any more")
+    return found
 
 
-def status_url(request: HttpRequest, dispatch_id: uuid.UUID) -> str:
+def status_url(request: HttpRequest, dispatch_id: uuid.UUID, accepted_at: datetime) -> str:
     """The absolute URL of a dispatch's status. Raises NoReverseMatch where the broker's URLs are not included."""
-    token = issue(dispatch_id)
+    token = issue(dispatch_id, accepted_at)
     try:
         path = reverse("request_broker:task", args=[token])
     except NoReverseMatch:  # the request may have a URLconf of its own

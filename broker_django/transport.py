@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from kombu.transport import redis
-from redis.exceptions import ConnectionError
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 
 class OneClient:
@@ -18,7 +18,7 @@ class OneClient:
         if client:
             return nullcontext(client)
         if getattr(self.connection, "client", None) is None:  # type: ignore[attr-defined]
-            raise ConnectionError("the channel is closed")  # kombu itself fails with one that nobody recovers from
+            raise RedisConnectionError("the channel is closed")  # kombu itself fails with one that nobody recovers from
         if self._kept is None or self._kept.connection_pool is not self.pool:  # type: ignore[attr-defined]
             self._kept = self._create_client()  # type: ignore[attr-defined]
         return nullcontext(self._kept)

@@ -141,7 +141,7 @@ def _owned_response(record: DispatchRecord) -> HttpResponseBase:
 @endpoint("GET")
 async def events(request: HttpRequest, record: DispatchRecord) -> HttpResponseBase:
     """State changes as server-sent events, until the dispatch is done."""
-    here = tokens.status_url(request, record.pk)
+    here = tokens.status_url(request, record.pk, record.accepted_at)
     stream = _async_events(record, here) if isinstance(request, ASGIRequest) else _events(record, here)
     answer = StreamingHttpResponse(stream, content_type="text/event-stream")
     answer["Cache-Control"] = "no-store"

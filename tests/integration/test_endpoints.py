@@ -20,7 +20,7 @@ from broker_django.models import DispatchRecord
 
 
 def path_of(record: DispatchRecord, what: str = "") -> str:
-    return f"/broker/tasks/{tokens.issue(record.pk)}/{what}"
+    return f"/broker/tasks/{tokens.issue(record.pk, record.accepted_at)}/{what}"
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ UNKNOWN = uuid.UUID(int=0x18A02573E8DC4DD898BB0A3CA95FB0C1)
         UNKNOWN.hex,
         f"{UNKNOWN.hex}.AAAA",
         Signer(sep=".", salt="another").sign(UNKNOWN.hex),
-        tokens.issue(UNKNOWN),
+        tokens.issue(UNKNOWN, timezone.now()),
         "a" * 10_000,
         f"{UNKNOWN.hex}." + "a" * 10_000,
         "..%2f..%2fetc",
@@ -66,7 +66,7 @@ def test_what_was_not_issued_here_is_a_404(client: Client, token: str, what: str
 
 
 def test_a_changed_token_is_a_404(client: Client, answered: DispatchRecord) -> None:
-    token = tokens.issue(answered.pk)
+    token = tokens.issue(answered.pk, answered.accepted_at)
     for position in range(len(token)):
         changed = token[:position] + ("A" if token[position] != "A" else "B") + token[position + 1 :]
         assert client.get(f"/broker/tasks/{changed}/").status_code == 404

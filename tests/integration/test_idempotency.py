@@ -17,7 +17,7 @@ from rest_framework.authtoken.models import Token
 
 from broker_django import ledger
 from broker_django.celery_app import get_app
-from broker_django.housekeeping import delete_old
+from broker_django.housekeeping import keep_house
 from broker_django.models import DispatchRecord
 from tests.site.models import Execution
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from datetime import UTC, datetime
 
 import pytest
 from django.core.signing import Signer
@@ -9,17 +10,30 @@ from django.test import override_settings
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker_core.errors import DispatchNotFoundError
+from broker_core.errors import DispatchNotFoundError, TokenExpiredError
 from broker_django import tokens
 from broker_django.urls import TokenConverter
+
+NOW = datetime(2030, 5, 17, 12, tzinfo=UTC)
 
 
 @given(st.uuids())
 def test_a_token_is_read_as_the_id_it_was_issued_for(dispatch_id):
-    token = tokens.issue(dispatch_id)
-    assert tokens.read(token) == dispatch_id
+    token = tokens.issue(dispatch_id, NOW)
+    assert tokens.read(token, NOW.timestamp()) == dispatch_id
     assert re.fullmatch(TokenConverter.regex, token)
     assert len(token) <= tokens.MAX_LENGTH
+
+
+@given(st.uuids(), st.datetimes(datetime(2020, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)))
+def test_a_dispatch_has_one_token_until_its_time_is_over(dispatch_id, accepted):
+    with override_settings(REQUEST_BROKER={"TOKEN_MAX_AGE": 60}):
+        token = tokens.issue(dispatch_id, accepted)
+        assert token == tokens.issue(dispatch_id, accepted.replace(microsecond=0))
+        issued = int(accepted.timestamp())
+        assert tokens.read(token, issued + 60) == dispatch_id
+        with pytest.raises(TokenExpiredError):
+            tokens.read(token, issued + 60.5)
 
 
 @given(
@@ -32,7 +46,7 @@ def test_any_other_text_is_of_no_dispatch(text):
 
 @given(st.uuids(), st.data())
 def test_a_changed_token_is_of_no_dispatch(dispatch_id, data):
-    token = tokens.issue(dispatch_id)
+    token = tokens.issue(dispatch_id, NOW)
     place = data.draw(st.integers(0, len(token) - 1))
     changed = token[:place] + data.draw(st.characters() | st.just("")) + token[place + 1 :]
     if changed != token:
@@ -44,7 +58,7 @@ def test_a_changed_token_is_of_no_dispatch(dispatch_id, data):
 def test_the_signature_of_one_dispatch_is_none_for_another(one, other):
     if one != other:
         with pytest.raises(DispatchNotFoundError):
-            tokens.read(tokens.issue(one).replace(one.hex, other.hex))
+            tokens.read(tokens.issue(one, NOW).replace(one.hex, other.hex))
 
 
 def test_a_signature_made_for_something_else_is_none():
@@ -52,16 +66,17 @@ def test_a_signature_made_for_something_else_is_none():
         tokens.read(Signer(sep=".").sign(uuid.uuid4().hex))
 
 
-def test_something_else_signed_is_no_token():
+@pytest.mark.parametrize("text", ["not an id", uuid.UUID(int=1).hex, f"{uuid.UUID(int=1).hex}-", "-1uvM2l", "x-1uvM2l"])
+def test_something_else_signed_is_no_token(text):
     with pytest.raises(DispatchNotFoundError):
-        tokens.read(Signer(sep=".", salt="request_broker.token").sign("not an id"))
+        tokens.read(Signer(sep=".", salt="request_broker.token").sign(text))
 
 
 def test_tokens_survive_a_rotation_of_keys():
     dispatch_id = uuid.uuid4()
     with override_settings(SECRET_KEY="old"):
-        token = tokens.issue(dispatch_id)
+        token = tokens.issue(dispatch_id, NOW)
     with override_settings(SECRET_KEY="new", SECRET_KEY_FALLBACKS=["old"]):
-        assert tokens.read(token) == dispatch_id
+        assert tokens.read(token, NOW.timestamp()) == dispatch_id
     with override_settings(SECRET_KEY="new"), pytest.raises(DispatchNotFoundError):
         tokens.read(token)
