@@ -34,6 +34,9 @@ COMPARABLE = timedelta(minutes=5)
 COUNTED = 10_000
 """How many dispatches are counted beyond the limit: how far it was passed says when to come back."""
 
+SILENCE = timedelta(minutes=1)
+"""How long a queue that goes on refusing is not mentioned again."""
+
 
 class Gauge:
     """The load of one queue as this process knows it. Threads share it: one measures, the others do not wait for it."""
@@ -44,7 +47,7 @@ class Gauge:
         self._lock = threading.Lock()
         self._sample: Load | None = None
         self._accepted = 0
-        self.refuses = False
+        self.told_at: datetime | None = None
 
     def read(self, policy: QueuePolicy) -> Load | None:
         """The latest sample, with what this process has accepted since; None where another thread takes the first."""
@@ -119,8 +122,8 @@ class Gauges:
             logger.warning("The load of %s is not known: %s", queue, error)
             return
         refusal = verdict(queue, policies, {name: load for name, load in loads.items() if load is not None})
-        self._tell(queue, refuses=refusal is not None, loads=loads)
         if refusal is not None:
+            self._tell(queue, loads)
             raise ReducedCapacityError(f"the queue {queue} takes no more for now", refusal.retry_after)
 
     def note(self, queue: str) -> None:
@@ -129,12 +132,12 @@ class Gauges:
         if gauge is not None:
             gauge.note()
 
-    def _tell(self, queue: str, *, refuses: bool, loads: dict[str, Load | None]) -> None:
-        gauge = self.of(queue)
-        if gauge.refuses is not refuses:
-            gauge.refuses = refuses
+    def _tell(self, queue: str, loads: dict[str, Load | None]) -> None:
+        gauge, now = self.of(queue), self._now()
+        if gauge.told_at is None or not timedelta() <= now - gauge.told_at < SILENCE:
+            gauge.told_at = now
             known = ", ".join(f"{name}: {load.depth} wait, {load.age:.0f} s" for name, load in loads.items() if load)
-            logger.warning("The queue %s takes %s (%s)", queue, "no more" if refuses else "requests again", known)
+            logger.warning("The queue %s refuses requests (%s)", queue, known)
 
 
 gauges = Gauges()

@@ -113,12 +113,13 @@ def _conclude(
             announce(dispatch_id)
             raise Retry(outcome.error, when=due)
     sealed = seal_response(answer.response, str(dispatch_id))
-    if not _persistently(lambda: results.conclude(dispatch_id, attempt, policy, outcome, sealed, request), request):
+    ended = _persistently(lambda: results.conclude(dispatch_id, attempt, policy, outcome, sealed, request), request)
+    if not ended:
         logger.warning("Dispatch %s was taken over or cancelled before attempt %d ended", dispatch_id, attempt)
-    elif file and not outcome.error:
-        sealed_storage.delete_on_commit([file])
     if not request.is_eager:
         announce(dispatch_id)
+    if ended and file and not outcome.error:
+        sealed_storage.delete_on_commit([file])
     return {"status": outcome.status, "size": outcome.size, "error": outcome.error, "attempt": attempt}
 
 

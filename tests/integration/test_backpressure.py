@@ -223,18 +223,11 @@ def test_in_eager_mode_nothing_queues_and_no_limit_counts(client: Client, clock:
         assert post(client).status_code == 202
 
 
-def test_a_refusal_is_logged_when_it_begins_and_ends(
-    client: Client, clock: Clock, caplog: pytest.LogCaptureFixture
-) -> None:
-    rows = wait_on("payment", 3, clock, age=7)
+def test_refusals_are_logged_once_a_minute(client: Client, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    wait_on("payment", 3, clock, age=7)
     with limits(payment={"max_depth": 3}):
-        post(client)
-        post(client)
-        rows[0].delete()
-        clock.forward(1)
-        post(client)
+        for seconds in (0, 30, 30):
+            clock.forward(seconds)
+            post(client)
     told = [record.getMessage() for record in caplog.records if record.name == "broker_django.load"]
-    assert told == [
-        "The queue payment takes no more (payment: 3 wait, 7 s)",
-        "The queue payment takes requests again (payment: 2 wait, 8 s)",
-    ]
+    assert told == [f"The queue payment refuses requests (payment: 3 wait, {age} s)" for age in (7, 67)]
