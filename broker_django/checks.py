@@ -65,7 +65,15 @@ def _entry_hint(place: str) -> str:
     )
 
 
-_DURATIONS = ("MAX_WAIT", "PUBLISH_TIMEOUT", "POLL_INTERVAL")
+_DURATIONS = (
+    "MAX_WAIT",
+    "PUBLISH_TIMEOUT",
+    "POLL_INTERVAL",
+    "LEASE",
+    "REAPER_INTERVAL",
+    "REPUBLISH_AFTER",
+    "TOKEN_MAX_AGE",
+)
 
 
 def _bad(key: str) -> bool:

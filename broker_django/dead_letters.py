@@ -12,7 +12,7 @@ from broker_django.models import DispatchRecord
 from broker_django.notifications import announce
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterator
     from uuid import UUID
 
     from django.db.models import QuerySet
@@ -27,7 +27,7 @@ def dead_letters() -> QuerySet[DispatchRecord]:
     return DispatchRecord.objects.filter(ledger.dead_letters()).defer("sealed", "kept_response")
 
 
-def by_error(letters: QuerySet[DispatchRecord]) -> Iterable[dict[str, Any]]:
+def by_error(letters: QuerySet[DispatchRecord]) -> Any:
     """Groups with queue, state, error, count, and the moments first and last; the largest first."""
     groups = letters.order_by().values("queue", "state", "error")
     return groups.annotate(count=Count("pk"), first=Min("accepted_at"), last=Max("finished_at")).order_by("-count")

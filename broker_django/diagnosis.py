@@ -140,7 +140,7 @@ def _waiting(broker: Finding) -> Iterator[Finding]:
         yield Finding(
             f"backlog of {group['queue']}",
             f"{group['count']} dispatches wait, the oldest for {age.total_seconds():.0f} s: {why}",
-            "See above for what is down. Dispatches that were never published wait in the ledger.",
+            "See above for what is down. A worker's reaper publishes what waits in the ledger.",
         )
 
 
@@ -171,7 +171,7 @@ def _abandoned() -> Iterator[Finding]:
         yield Finding(
             f"dispatches of {group['worker'] or 'a worker without a name'}",
             f"{group['count']} count as running, {age.total_seconds():.0f} s past their lease: its worker is gone",
-            "They run again when the message broker delivers them again, after visibility_timeout on Redis.",
+            "Start a worker: its reaper has them run again, or fails them where their queue delivers at most once.",
         )
 
 

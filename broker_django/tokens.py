@@ -42,7 +42,7 @@ def read(token: str, now: float | None = None) -> uuid.UUID:
     try:
         dispatch_id, _, accepted = _signer().unsign(token).partition("-")
         issued, found = b62_decode(accepted), uuid.UUID(hex=dispatch_id)
-    except (BadSignature, ValueError) as error:
+    except (BadSignature, ValueError, IndexError) as error:
         raise DispatchNotFoundError("the token is not of this site") from error
     if issued + conf.TOKEN_MAX_AGE < (time.time() if now is None else now):
         raise TokenExpiredError("the URL of this dispatch is not valid any more")

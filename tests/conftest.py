@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from broker_django import celery_app
+from broker_django import celery_app, delivery
 from tests.servers import require
 
 
@@ -10,6 +10,12 @@ from tests.servers import require
 def current_app() -> None:
     """pytest-celery makes an app when it is imported; the site's own is the current one."""
     celery_app.get_app().set_current()
+
+
+@pytest.fixture(autouse=True)
+def closed_breaker() -> None:
+    """Each test begins with a message broker that nobody has found down."""
+    delivery.breaker.succeeded()
 
 
 @pytest.fixture

@@ -1,18 +1,25 @@
-"""Dispatches in the admin: to look at, not to change."""
+"""Dispatches in the admin: to look at, and where they are dead letters, to run again or to discard."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from django.contrib import admin
+from django.contrib import admin, messages
+from django.contrib.admin.models import CHANGE, LogEntry
+from django.contrib.contenttypes.models import ContentType
 from django.template.defaultfilters import filesizeformat
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext
 
+from broker_django import dead_letters
+from broker_django.ledger import dead_letters as are_dead_letters
 from broker_django.models import DispatchRecord
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from django.db.models import QuerySet
     from django.http import HttpRequest
 
@@ -20,26 +27,53 @@ if TYPE_CHECKING:
 else:
     ModelAdmin = admin.ModelAdmin
 
+ERRORS_SHOWN = 20
+
+
+class DeadLetterFilter(admin.SimpleListFilter):
+    """Dead letters, all or those of one error."""
+
+    title = _("dead letters")
+    parameter_name = "dead"
+
+    def lookups(self, _request: HttpRequest, _model_admin: Any) -> list[tuple[str, str]]:
+        groups: dict[str, int] = {}
+        for group in dead_letters.by_error(dead_letters.dead_letters()):
+            groups[group["error"]] = groups.get(group["error"], 0) + group["count"]
+        largest = sorted(groups.items(), key=lambda item: -item[1])[:ERRORS_SHOWN]
+        return [
+            ("all", str(_("all"))),
+            *((f"={error}", f"{error or _('expired')} ({count})") for error, count in largest),
+        ]
+
+    def queryset(self, _request: HttpRequest, rows: QuerySet[DispatchRecord]) -> QuerySet[DispatchRecord]:
+        value = self.value()
+        if not value:
+            return rows
+        dead = rows.filter(are_dead_letters())
+        return dead.filter(error=value[1:]) if value.startswith("=") else dead
+
 
 @admin.register(DispatchRecord)
 class DispatchAdmin(ModelAdmin):
-    """Read-only. The request's headers and body stay sealed."""
+    """Read-only but for dead letters. The request's headers and body stay sealed."""
 
     list_display = ("summary", "queue", "coloured_state", "attempts", "answered", "waited", "ran", "accepted_at")
-    list_filter = ("queue", "state", "method", "accepted_at")
-    search_fields = ("=id", "path", "route", "=user", "error")
-    search_help_text = _("Id, path, route, user or error")
+    list_filter = (DeadLetterFilter, "queue", "state", "method", "accepted_at")
+    search_fields = ("=id", "path", "route", "=user", "error", "=trace_id")
+    search_help_text = _("Id, path, route, user, error or trace")
     show_full_result_count = False
     list_per_page = 50
+    actions = ("run_again", "discard")
     fieldsets = (
-        (None, {"fields": ("summary", "state", "state_history")}),
-        (_("Request"), {"fields": ("id", "method", "path", "route", "user", "sealed_size")}),
-        (_("Queue"), {"fields": ("queue", "reason", "attempts", "worker", "expires_at", "due_at")}),
+        (None, {"fields": ("summary", "state", "state_history", "action_history")}),
+        (_("Request"), {"fields": ("id", "method", "path", "route", "user", "trace", "sealed_size")}),
+        (_("Queue"), {"fields": ("queue", "reason", "attempts", "worker", "published_at", "expires_at", "due_at")}),
         (_("Response"), {"fields": ("answered", "response_type", "response_size", "error")}),
     )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[DispatchRecord]:
-        return super().get_queryset(request).defer("sealed")
+        return super().get_queryset(request).defer("sealed", "kept_response")
 
     def has_add_permission(self, _request: HttpRequest) -> bool:
         return False
@@ -49,6 +83,51 @@ class DispatchAdmin(ModelAdmin):
 
     def has_delete_permission(self, _request: HttpRequest, _obj: Any = None) -> bool:
         return False
+
+    def has_retry_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("broker_django.retry_dispatchrecord")
+
+    def has_discard_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("broker_django.discard_dispatchrecord")
+
+    @admin.action(description=_("Run the selected dead letters again"), permissions=["retry"])
+    def run_again(self, request: HttpRequest, rows: QuerySet[DispatchRecord]) -> None:
+        count = self._act(request, rows, dead_letters.run_again, "Run again")
+        self.message_user(
+            request,
+            ngettext("%d dispatch runs again.", "%d dispatches run again.", count) % count,
+            messages.SUCCESS if count else messages.WARNING,
+        )
+
+    @admin.action(description=_("Discard the selected dead letters"), permissions=["discard"])
+    def discard(self, request: HttpRequest, rows: QuerySet[DispatchRecord]) -> None:
+        count = self._act(request, rows, dead_letters.discard, "Discarded")
+        self.message_user(
+            request,
+            ngettext("%d dead letter is discarded.", "%d dead letters are discarded.", count) % count,
+            messages.SUCCESS if count else messages.WARNING,
+        )
+
+    def _act(
+        self,
+        request: HttpRequest,
+        rows: QuerySet[DispatchRecord],
+        act: Callable[[QuerySet[DispatchRecord], str], int],
+        said: str,
+    ) -> int:
+        chosen = list(rows.filter(are_dead_letters()).values_list("pk", flat=True))
+        count = act(DispatchRecord.objects.filter(pk__in=chosen), f"{request.user.get_username()} in the admin")
+        kind = ContentType.objects.get_for_model(DispatchRecord)
+        for record in DispatchRecord.objects.filter(pk__in=chosen).defer("sealed", "kept_response"):
+            LogEntry.objects.create(
+                user_id=str(request.user.pk),
+                content_type=kind,
+                object_id=str(record.pk),
+                object_repr=str(record)[:200],
+                action_flag=CHANGE,
+                change_message=said,
+            )
+        return count
 
     @admin.display(description=_("request"), ordering="path")
     def summary(self, record: DispatchRecord) -> str:
@@ -76,7 +155,7 @@ class DispatchAdmin(ModelAdmin):
 
     @admin.display(description=_("sealed request"))
     def sealed_size(self, record: DispatchRecord) -> str:
-        return filesizeformat(len(record.sealed))
+        return str(_("in a file")) if record.sealed_file else filesizeformat(len(record.sealed))
 
     @admin.display(description=_("history"))
     def state_history(self, record: DispatchRecord) -> str:
@@ -85,6 +164,14 @@ class DispatchAdmin(ModelAdmin):
             for state, at, detail in record.history()
         )
         return format_html_join("", "<div><strong>{}</strong> {} <em>{}</em></div>", rows)
+
+    @admin.display(description=_("actions"))
+    def action_history(self, record: DispatchRecord) -> str:
+        rows = (
+            (each.action, timezone.localtime(each.at).isoformat(" ", "seconds"), each.actor, each.detail)
+            for each in record.actions.order_by("pk")
+        )
+        return format_html_join("", "<div><strong>{}</strong> {} by {} <em>{}</em></div>", rows)
 
 
 def _duration(seconds: float) -> str:

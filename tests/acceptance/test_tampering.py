@@ -45,9 +45,9 @@ def wire(redis_broker: MessageBroker) -> Wire:
 
 
 @pytest.fixture
-def caught(wire: Wire, unattended: Site) -> tuple[str, Message]:
+def caught(wire: Wire, apart: Site) -> tuple[str, Message]:
     """A payment that was accepted: its id, and its message."""
-    with unattended.client() as client:
+    with apart.client() as client:
         accepted = client.post("/pay/", data={"amount": "1"})
     return accepted.json()["id"], wire.catch("payment")
 
@@ -122,10 +122,10 @@ def test_a_message_moved_to_another_queue_is_refused(
 
 
 def test_a_sealed_request_under_another_id_is_refused(
-    caught, wire: Wire, unattended: Site, ledger: Ledger, worker: Worker
+    caught, wire: Wire, apart: Site, ledger: Ledger, worker: Worker
 ) -> None:
     dispatch_id, message = caught
-    with unattended.client() as client:
+    with apart.client() as client:
         other = client.post("/pay/").json()["id"]
     wire.put("payment", with_id(message, other))
     worker.assert_log_exists(f"Task {other} on payment is refused")
@@ -170,9 +170,9 @@ def test_a_task_sent_with_celerys_own_api_is_refused(forge, ledger: Ledger, work
     ids=["posing as its queue", "another queue", "another id"],
 )
 def test_a_sealed_request_sent_again_in_another_place_is_refused(
-    forge, unattended: Site, ledger: Ledger, worker: Worker, queue: str, options: dict[str, str]
+    forge, apart: Site, ledger: Ledger, worker: Worker, queue: str, options: dict[str, str]
 ) -> None:
-    with unattended.client() as client:
+    with apart.client() as client:
         dispatch_id = client.post("/pay/").json()["id"]
     sealed = base64.b64encode(ledger.dispatch(dispatch_id).sealed).decode()
     task_id = forge(queue, sealed, **{"task_id": dispatch_id, **options})

@@ -12,8 +12,8 @@ from broker_django.housekeeping import keep_house, sweep
 
 class Command(BaseCommand):
     help = (
-        "Delete dispatches, responses and files that are not kept any more, a chunk at a time; also those of queues that "
-        "are not configured any more, and files that no dispatch has."
+        "Delete dispatches, responses and files that are not kept any more, a chunk at a time; also those of queues "
+        "that are not configured any more, and files that no dispatch has."
     )
 
     def handle(self, *_args: Any, **_options: Any) -> None:

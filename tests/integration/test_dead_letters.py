@@ -1,0 +1,127 @@
+"""Dead letters in the admin and on the command line."""
+
+from __future__ import annotations
+
+import io
+import uuid
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.contrib.auth.models import Permission, User
+from django.core.management import CommandError, call_command
+from django.utils import timezone
+
+from broker_core.dispatches import State
+from broker_django.models import ActionRecord, DispatchRecord
+
+if TYPE_CHECKING:
+    from django.test import Client
+
+pytestmark = pytest.mark.django_db
+
+CHANGELIST = "/admin/broker_django/dispatchrecord/"
+
+
+def letter(error: str = "RuntimeError", state: State = State.FAILED, **values: Any) -> DispatchRecord:
+    now = timezone.now()
+    values = {"queue": "bulk", "method": "POST", "path": "/x/", "sealed": b"sealed", "attempts": 3, **values}
+    moments = {"accepted_at": now - timedelta(hours=1), "started_at": now, "finished_at": now}
+    return DispatchRecord.objects.create(id=uuid.uuid4(), state=state, error=error, **{**moments, **values})
+
+
+def command(*arguments: str) -> str:
+    out = io.StringIO()
+    call_command("broker_dispatches", *arguments, stdout=out, stderr=out)
+    return out.getvalue()
+
+
+def states(*records: DispatchRecord) -> list[str]:
+    found = dict(DispatchRecord.objects.values_list("pk", "state"))
+    return [found[record.pk] for record in records]
+
+
+def test_one_a_selection_or_all_are_run_again() -> None:
+    first, second, third, other = letter(), letter(), letter(queue="payment"), letter("ValueError")
+    assert "1 dispatches run again" in command("retry", str(first.pk))
+    assert states(first, second, third, other) == ["queued", "failed", "failed", "failed"]
+    assert "2 dispatches run again" in command("retry", "--error", "runtime")
+    assert states(first, second, third, other) == ["queued", "queued", "queued", "failed"]
+    assert "1 dispatches run again" in command("retry", "--all")
+    assert "0 dispatches run again" in command("retry", "--all")
+    assert "@" in ActionRecord.objects.get(dispatch=first).actor
+
+
+def test_more_than_a_chunk_is_run_again_and_discarded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker_django.dead_letters.CHUNK", 2)
+    for _ in range(5):
+        letter()
+    assert "5 dispatches run again" in command("retry", "--all")
+    for _ in range(5):
+        letter("ValueError")
+    assert "5 dead letters are discarded" in command("discard", "--error", "ValueError", "--actor", "ada")
+    assert ActionRecord.objects.filter(action="discard", actor="ada").count() == 5
+
+
+def test_filters_choose() -> None:
+    old = letter(accepted_at=timezone.now() - timedelta(days=3))
+    expired, done = letter("", State.EXPIRED), letter("", State.SUCCEEDED, sealed=b"")
+    recent = letter(route="/x/<int:pk>/")
+    assert "1 dispatches run again" in command("retry", "--older-than", "2d")
+    assert states(old, expired, recent, done) == ["queued", "expired", "failed", "succeeded"]
+    assert "1 dead letters match" in command("retry", "--state", "expired", "--dry-run")
+    assert "1 dead letters are discarded" in command("discard", "--route", "/x/<int:pk>/")
+    assert states(expired, recent) == ["expired", "failed"]
+
+
+@pytest.mark.parametrize("arguments", [["retry"], ["discard"], ["retry", "no-id"], ["retry", "--older-than", "soon"]])
+def test_what_is_not_said_clearly_is_refused(arguments: list[str]) -> None:
+    record = letter()
+    with pytest.raises(CommandError):
+        command(*arguments)
+    assert states(record) == ["failed"]
+
+
+def test_they_are_listed_and_grouped() -> None:
+    letter(), letter(), letter("ValueError", queue="payment")
+    listed = command("list", "--queue", "payment")
+    assert "ValueError" in listed
+    assert "RuntimeError" not in listed
+    groups = command("list", "--groups").splitlines()
+    assert [line.split()[0] for line in groups] == ["2", "1"]
+    assert "bulk  failed" in groups[0]
+
+
+def staff(*permissions: str) -> User:
+    user = User.objects.create_user("eve", is_staff=True)
+    user.user_permissions.set(Permission.objects.filter(codename__in=["view_dispatchrecord", *permissions]))
+    return user
+
+
+@pytest.mark.parametrize(("action", "permission"), [("run_again", "retry"), ("discard", "discard")])
+def test_the_admin_acts_for_those_who_may(client: Client, action: str, permission: str) -> None:
+    record, other = letter(), letter()
+    client.force_login(staff())
+    chosen = {"action": action, "_selected_action": [str(record.pk)]}
+    client.post(CHANGELIST, chosen)
+    assert not ActionRecord.objects.exists(), "looking is no right to act"
+    User.objects.all().delete()
+    client.force_login(staff(f"{permission}_dispatchrecord"))
+    client.post(CHANGELIST, chosen)
+    [noted] = ActionRecord.objects.all()
+    assert (noted.dispatch_id, noted.actor) == (record.pk, "eve in the admin")
+    assert LogEntry.objects.get().object_id == str(record.pk)
+    assert states(other) == ["failed"]
+    shown = client.get(f"{CHANGELIST}{record.pk}/change/").content.decode()
+    assert "eve in the admin" in shown
+
+
+def test_the_admin_groups_them_by_error(client: Client) -> None:
+    letter(), letter(), letter("ValueError")
+    letter("", State.SUCCEEDED, sealed=b"")
+    client.force_login(User.objects.create_superuser("root"))
+    page = client.get(CHANGELIST, {"dead": "=RuntimeError"})
+    assert page.context["cl"].result_count == 2
+    assert client.get(CHANGELIST, {"dead": "all"}).context["cl"].result_count == 3
+    assert "RuntimeError (2)" in page.content.decode()
