@@ -9,13 +9,15 @@ import pytest
 from asgiref.sync import async_to_sync
 from django.conf import settings
 from django.contrib.auth.models import User
+from django.core.files.storage import storages
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.db import OperationalError, transaction
 from django.test import AsyncClient, Client, override_settings
 from django.utils import timezone
 from rest_framework.authtoken.models import Token
 
-from broker_django import ledger
+from broker_core.errors import ReducedCapacityError
+from broker_django import ledger, load
 from broker_django.celery_app import get_app
 from broker_django.housekeeping import keep_house
 from broker_django.models import DispatchRecord
@@ -355,6 +357,29 @@ def test_a_request_with_a_key_is_not_run_unrecorded(client: Client, monkeypatch:
     with override_settings(REQUEST_BROKER={"QUEUES": {"payment": {"on_outage": "run_now"}}}):
         assert client.post("/pay/").status_code == 201
         refused(pay(client), 503, "unavailable")
+
+
+def test_a_queue_that_is_full_still_answers_repetitions(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(queue: str) -> None:
+        raise ReducedCapacityError(f"the queue {queue} takes no more for now", 7)
+
+    pay(client)
+    monkeypatch.setattr(load.gauges, "check", refuse)
+    assert pay(client).status_code == 201
+    refused(pay(client, "6"), 422, "idempotency-key-reused")
+    for headers in ({}, {"Idempotency-Key": "another"}):
+        response = client.post("/pay/", {"amount": "5"}, headers=headers)
+        assert (response.status_code, response["Retry-After"]) == (503, "7")
+    assert DispatchRecord.objects.count() == 1
+
+
+def test_a_repetition_leaves_no_file_of_its_large_body(client: Client) -> None:
+    memory = {"default": {"BACKEND": "django.core.files.storage.InMemoryStorage"}}
+    with override_settings(REQUEST_BROKER={"MAX_INLINE_SIZE": 100}, STORAGES={**settings.STORAGES, **memory}):
+        first = pay(client).json()
+        DispatchRecord.objects.update(state="running")
+        refused(pay(client), 409, "idempotency-key-in-flight")
+        assert storages["default"].listdir("request_broker")[1] == [first["id"]]  # no test commits
 
 
 def test_a_key_is_free_again_when_the_ledger_forgets_its_dispatch(client: Client) -> None:
