@@ -16,7 +16,7 @@ from django.http.request import RawPostDataException
 from django.urls import NoReverseMatch
 from django.utils import timezone
 
-from broker_core.errors import StorageError, UnavailableError
+from broker_core.errors import ReducedCapacityError, StorageError, UnavailableError
 from broker_core.idempotency import verdict
 from broker_django import idempotency, ledger, load, rest, sealed_storage, sessions, tokens
 from broker_django.celery_app import get_app
@@ -121,7 +121,7 @@ def accept(request: HttpRequest, view: View, decision: Decision) -> Accepted | H
     except (RawPostDataException, NoReverseMatch) as error:
         logger.warning("%s %s runs now instead of in a queue: %s", request.method, request.path, error)
         return None
-    load.gauges.check(decision.queue)
+    full = _full(decision.queue, key)
     view_user, refusal = admit(request, view)
     if refusal is not None:
         return refusal
@@ -133,7 +133,7 @@ def accept(request: HttpRequest, view: View, decision: Decision) -> Accepted | H
     record.sealed = seal_request(message, str(record.pk), decision.queue)
     if key is not None:
         idempotency.mark(record, request, body, key)
-    written = _write(record, request)
+    written = _write(record, request, full)
     if written is None:
         return None
     if written is record:
@@ -142,19 +142,41 @@ def accept(request: HttpRequest, view: View, decision: Decision) -> Accepted | H
     return Repeated(written, decision, carrier, here, fingerprint=record.fingerprint)
 
 
-def _write(record: DispatchRecord, request: HttpRequest) -> DispatchRecord | None:
+def _full(queue: str, key: str | None) -> ReducedCapacityError | None:
+    """Why the queue takes no more, where the request has a key: a repetition takes no room. Raises it where not."""
+    try:
+        load.gauges.check(queue)
+    except ReducedCapacityError as error:
+        if key is None:
+            raise
+        return error
+    return None
+
+
+def _write(record: DispatchRecord, request: HttpRequest, full: ReducedCapacityError | None) -> DispatchRecord | None:
     """What is in the ledger then: the dispatch, or the one that its key was used for; None where the view runs now.
 
-    A request with a key does not run without being recorded. Raises UnavailableError.
+    A request with a key does not run without being recorded. Raises ReducedCapacityError and UnavailableError.
     """
     try:
-        return write(record)
+        return write(record) if full is None else _earlier(record, full)
     except UnavailableError as error:
         if conf.queues[record.queue].on_outage == "run_now" and record.idempotency_key is None:
             logger.error("%s %s runs now, it cannot be recorded: %s", request.method, request.path, error.__cause__)
             return None
         logger.error("%s %s is refused, it cannot be recorded: %s", request.method, request.path, error.__cause__)
         raise
+
+
+def _earlier(record: DispatchRecord, full: ReducedCapacityError) -> DispatchRecord:
+    """The dispatch that the key was used for. Raises `full` where there is none, and UnavailableError."""
+    try:
+        earlier = ledger.find_by_key(record.idempotency_key or "")
+    except DatabaseFailure as error:
+        raise UnavailableError("the ledger cannot be read") from error
+    if earlier is None:
+        raise full
+    return earlier
 
 
 def write(record: DispatchRecord) -> DispatchRecord:
