@@ -87,9 +87,9 @@ class Repeated(Accepted):
 
     @property
     def wait(self) -> float:
-        """As long as the first request might have been held, where the answer may come in that time."""
-        coming = self.record.published_at is not None and not self.record.current_state.done
-        return _patience(self.decision) if coming and self.same_request else 0.0
+        """As long as the first request might have been held; not at all where the answer is there, or is a refusal."""
+        coming = self.same_request and not self.record.current_state.done
+        return _patience(self.decision) if coming else 0.0
 
 
 def _patience(decision: Decision) -> float:

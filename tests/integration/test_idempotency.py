@@ -133,7 +133,7 @@ def test_a_repetition_may_wait_as_the_first_could(
     post = async_to_sync(async_client.post) if asynchronous else client.post
     post("/pay/", {"amount": "5"}, headers=KEY)
     find, looks = ledger.find, []
-    DispatchRecord.objects.update(state="running")
+    DispatchRecord.objects.update(state="queued", published_at=None)
 
     def look(dispatch_id: Any) -> DispatchRecord | None:
         if looks:
