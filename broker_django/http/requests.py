@@ -120,6 +120,10 @@ def to_wsgi_text(text: str) -> str:
 
 def _wsgi_request(message: RequestMessage) -> HttpRequest:
     environ: dict[str, Any] = {
+        "REQUEST_METHOD": message.method,
+        "SERVER_NAME": "localhost",  # a message that code made may not say: PEP 3333 asks for them
+        "SERVER_PORT": "443" if message.scheme == "https" else "80",
+        "SERVER_PROTOCOL": "HTTP/1.1",
         **message.environ,
         "PATH_INFO": to_wsgi_text(message.environ.get("PATH_INFO", "/")),
         "SCRIPT_NAME": to_wsgi_text(message.environ.get("SCRIPT_NAME", "")),

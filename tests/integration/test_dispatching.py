@@ -66,10 +66,13 @@ def test_a_message_is_dispatched_too_and_runs_when_it_is_committed(
 def test_a_dispatch_of_a_transaction_that_is_rolled_back_has_never_been(
     request_: HttpRequest, django_capture_on_commit_callbacks: DjangoCaptureOnCommitCallbacks
 ) -> None:
-    with django_capture_on_commit_callbacks(execute=True) as callbacks:
-        with pytest.raises(RuntimeError), transaction.atomic():
-            broker_django.dispatch(request_, queue="bulk")
-            raise RuntimeError
+    with (
+        django_capture_on_commit_callbacks(execute=True) as callbacks,
+        pytest.raises(RuntimeError),
+        transaction.atomic(),
+    ):
+        broker_django.dispatch(request_, queue="bulk")
+        raise RuntimeError
     assert not DispatchRecord.objects.exists()
     assert callbacks == []
 
