@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -53,7 +53,7 @@ UNKNOWN = uuid.UUID(int=0x18A02573E8DC4DD898BB0A3CA95FB0C1)
         UNKNOWN.hex,
         f"{UNKNOWN.hex}.AAAA",
         Signer(sep=".", salt="another").sign(UNKNOWN.hex),
-        tokens.issue(UNKNOWN, timezone.now()),
+        tokens.issue(UNKNOWN, datetime(2999, 1, 1, tzinfo=UTC)),
         "a" * 10_000,
         f"{UNKNOWN.hex}." + "a" * 10_000,
         "..%2f..%2fetc",
@@ -182,3 +182,10 @@ def test_the_admin_shows_dispatches_and_changes_nothing(admin_client: Client, an
     assert 'name="_save"' not in page
     assert admin_client.get("/admin/broker_django/dispatchrecord/add/").status_code == 403
     assert admin_client.post(f"/admin/broker_django/dispatchrecord/{answered.pk}/delete/").status_code == 403
+
+
+@pytest.mark.parametrize("what", ["", "response/", "events/"])
+def test_a_url_whose_time_is_over_is_gone(client: Client, what: str) -> None:
+    token = tokens.issue(UNKNOWN, datetime(2020, 1, 1, tzinfo=UTC))
+    answer = client.get(f"/broker/tasks/{token}/{what}")
+    assert (answer.status_code, answer.json()["type"]) == (410, "urn:request-broker:problem:token-expired")
