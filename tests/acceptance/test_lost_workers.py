@@ -49,4 +49,5 @@ def test_a_dispatch_that_loses_every_process_fails_when_its_attempts_are_used_up
     worker = start_worker(broker_worker, "--concurrency=1")
     dispatch_id = run_and_lose(unattended, ledger, worker, gates.new(), times=3)
     wait_until(lambda: ledger.dispatch(dispatch_id).state == "failed", PATIENCE)
-    assert ledger.dispatch(dispatch_id).error == "the worker process was lost"
+    error = ledger.dispatch(dispatch_id).error
+    assert error == "the worker process was lost" or error.endswith(" ran out"), "Celery may not see who was lost"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 RABBITMQ = "amqp://guest:guest@127.0.0.1:{port}//"
 REDIS = "redis://127.0.0.1:{port}/0"
-AT_MOST = 8.0
+AT_MOST = 4.0
 """Seconds that a client may be held by a message broker that does not answer."""
 
 
@@ -54,7 +54,7 @@ def accepted_in_time(client: httpx.Client, ledger: Ledger) -> str:
 
 @pytest.mark.parametrize("interface", ["asgi", "wsgi"])
 def test_a_request_is_accepted_while_the_message_broker_is_down(
-    start_site: StartSite, ledger: Ledger, interface: str
+    alone: None, start_site: StartSite, ledger: Ledger, interface: str
 ) -> None:
     port = any_port()
     site = start_site(interface, BROKER_URL=url_of(port))
@@ -65,7 +65,9 @@ def test_a_request_is_accepted_while_the_message_broker_is_down(
             accepted_in_time(client, ledger)
 
 
-def test_a_request_is_accepted_after_the_message_broker_is_killed(start_site: StartSite, ledger: Ledger) -> None:
+def test_a_request_is_accepted_after_the_message_broker_is_killed(
+    alone: None, start_site: StartSite, ledger: Ledger
+) -> None:
     with servers.valkey() as broker:
         site = start_site(BROKER_URL=broker.url)
         site.process.ready()
@@ -75,7 +77,7 @@ def test_a_request_is_accepted_after_the_message_broker_is_killed(start_site: St
             accepted_in_time(client, ledger)
 
 
-def test_a_poll_ends_in_time_while_the_message_broker_is_down(start_site: StartSite) -> None:
+def test_a_poll_ends_in_time_while_the_message_broker_is_down(alone: None, start_site: StartSite) -> None:
     site = start_site(BROKER_URL=url_of(any_port()))
     site.process.ready()
     with site.client() as client:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from typing import TYPE_CHECKING
 
 import pytest
-from django.core.signing import Signer
+from django.core.signing import Signer, b62_encode
 
 from tests.acceptance.conftest import PATIENCE, done, log_in
 from tests.acceptance.prepare import PASSWORD
@@ -62,7 +63,8 @@ def test_a_dispatch_that_is_not_yours_looks_like_one_that_never_was(ada: httpx.C
 
 
 def token(dispatch_id: uuid.UUID, key: str | None = None) -> str:
-    return Signer(key=key, sep=".", salt="request_broker.token").sign(dispatch_id.hex)
+    signer = Signer(key=key, sep=".", salt="request_broker.token")
+    return signer.sign(f"{dispatch_id.hex}-{b62_encode(int(time.time()))}")
 
 
 @pytest.mark.parametrize(
