@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from broker_core.errors import EnvelopeError
+from broker_core.errors import EnvelopeError, UnknownKeyError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,7 +52,9 @@ class Keyring:
         return VERSION + key_id + nonce + cipher.encrypt(nonce, plaintext, associated)
 
     def open(self, sealed: bytes, associated: bytes) -> bytes:
-        """Raises EnvelopeError where the envelope was altered, sealed elsewhere or for something else."""
+        """Raises EnvelopeError where the envelope was altered or sealed for something else, and UnknownKeyError where it
+        was sealed elsewhere.
+        """
         if len(sealed) < OVERHEAD or sealed[:1] != VERSION:
             raise EnvelopeError("this is no envelope of a version that is known")
         key_id, nonce, ciphertext = sealed[1:5], sealed[5:17], sealed[17:]
@@ -63,4 +65,4 @@ class Keyring:
                     return cipher.decrypt(nonce, ciphertext, associated)
                 except InvalidTag as error:
                     raise EnvelopeError("the envelope was altered, or sealed for another id or queue") from error
-        raise EnvelopeError("the envelope was sealed with a key that is not known here")
+        raise UnknownKeyError("the envelope was sealed with a key that is not known here")

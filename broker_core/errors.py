@@ -55,6 +55,10 @@ class EnvelopeError(BrokerError):
     title = "The envelope cannot be opened"
 
 
+class UnknownKeyError(EnvelopeError):
+    """An envelope that was sealed with a key that is not known here, or not yet."""
+
+
 class BodyTooLargeError(BrokerError):
     """A request body above `MAX_BODY_SIZE`."""
 

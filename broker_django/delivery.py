@@ -14,6 +14,7 @@ from kombu.exceptions import OperationalError
 from broker_core.breakers import CircuitBreaker
 from broker_core.envelope import context
 from broker_core.errors import EnvelopeError
+from broker_core.message import RequestMessage
 from broker_django.celery_app import TASK, broker_urls, get_app, scheme_of
 from broker_django.conf import conf
 from broker_django.context import WITNESS
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from django.http.response import HttpResponseBase
     from kombu import Connection, Queue
 
-    from broker_core.message import RequestMessage, ResponseMessage
+    from broker_core.message import ResponseMessage
     from broker_core.policies import QueuePolicy
     from broker_django.models import DispatchRecord
 
@@ -55,6 +56,12 @@ def seal_request(message: RequestMessage, dispatch_id: str, queue: str) -> bytes
 def open_request(sealed: bytes, dispatch_id: str, queue: str) -> bytes:
     """Raises EnvelopeError."""
     return conf.keyring.open(sealed, context("request", dispatch_id, queue))
+
+
+def check_sealed(record: DispatchRecord) -> None:
+    """Raises EnvelopeError or MessageError where the request in the ledger cannot be read. A file is not looked at."""
+    if not record.sealed_file:
+        RequestMessage.decode(open_request(bytes(record.sealed), str(record.pk), record.queue))
 
 
 def seal_reference(name: str, dispatch_id: str, queue: str) -> bytes:

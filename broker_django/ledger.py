@@ -87,6 +87,16 @@ def put_off(dispatch_id: uuid.UUID, until: datetime, due_at: datetime | None = N
     unclaimed.update(published_at=None, due_at=until)
 
 
+def take_up(record: DispatchRecord, now: datetime) -> bool:
+    """Have a queued row to publish it, where it is still as it was seen: of two reapers, one has it."""
+    seen = {"state": State.QUEUED, "due_at": record.due_at, "published_at": record.published_at}
+    taken = DispatchRecord.objects.filter(pk=record.pk, attempts=record.attempts, **seen)
+    if not taken.update(due_at=None, published_at=now):
+        return False
+    record.due_at, record.published_at = None, now
+    return True
+
+
 def claim(dispatch_id: uuid.UUID, policy: QueuePolicy, worker: str, now: datetime | None = None) -> int:
     """Take the dispatch to run it: the number of this attempt, or 0 where it is not to be had.
 

@@ -101,13 +101,18 @@ def _adopt_cookies(request: HttpRequest, response: HttpResponseBase) -> None:
 
 
 def credentials(request: HttpRequest, extra: SimpleCookie | None = None) -> list[str]:
-    """Digests of what the client identifies itself with: its session cookie, its Authorization header field."""
+    """Digests of what the client identifies itself with: its session cookie, its Authorization header field.
+
+    With the key that is in use first, and then with the fallbacks.
+    """
     cookie = request.COOKIES.get(settings.SESSION_COOKIE_NAME)
     if extra and settings.SESSION_COOKIE_NAME in extra:
         cookie = extra[settings.SESSION_COOKIE_NAME].value
     authorization = request.META.get("HTTP_AUTHORIZATION")
-    return [_digest(kind, value) for kind, value in (("session", cookie), ("authorization", authorization)) if value]
+    presented = [(kind, value) for kind, value in (("session", cookie), ("authorization", authorization)) if value]
+    keys = (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)
+    return [_digest(kind, value, key) for key in keys for kind, value in presented]
 
 
-def _digest(kind: str, value: str) -> str:
-    return salted_hmac(f"request_broker.credential.{kind}", value, algorithm="sha256").hexdigest()
+def _digest(kind: str, value: str, key: str | bytes) -> str:
+    return salted_hmac(f"request_broker.credential.{kind}", value, secret=key, algorithm="sha256").hexdigest()

@@ -24,6 +24,7 @@ from broker_django.forking import undisturbed
 from broker_django.models import DispatchRecord
 from broker_django.notifications import announce
 from workers.in_hand import handed
+from workers.unreadable import HESITATION, held_back
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,8 +40,6 @@ BATCH = 100
 LOOKS_AT_LOST = 3
 """How often it looks for lost messages in the time after which one may count as lost."""
 HOUSEKEEPING_EVERY = 30.0
-HESITATION = timedelta(seconds=60)
-"""How long a dispatch waits whose queue is not configured any more."""
 
 
 class Reaper:
@@ -113,7 +112,7 @@ class Reaper:
         if record.expires_at is not None and record.expires_at <= now:
             ledger.expire(record.pk, now)
             return True
-        return _publish_again(record, policy, now)
+        return held_back(record, policy, now) or _publish_again(record, policy, now)
 
     def _expired(self, now: datetime) -> Iterator[None]:
         for record in _batch(State.QUEUED, expires_at__lte=now):
@@ -130,7 +129,7 @@ class Reaper:
             before = self._overtaken(policy, late)
             lost = [] if before is None else _batch(State.QUEUED, **{**waiting, "published_at__lte": before})
             for record in lost:
-                if _publish_again(record, policy, now):
+                if not held_back(record, policy, now) and _publish_again(record, policy, now):
                     _tell(record, "its message was lost, it is published again")
                 yield
 
@@ -157,11 +156,8 @@ def _batch(state: State, **conditions: Any) -> list[DispatchRecord]:
 
 def _publish_again(record: DispatchRecord, policy: QueuePolicy, now: datetime) -> bool:
     """Take the row and hand it to the message broker; whether that took it, or another reaper the row."""
-    seen = {"state": State.QUEUED, "due_at": record.due_at, "published_at": record.published_at}
-    taken = DispatchRecord.objects.filter(pk=record.pk, attempts=record.attempts, **seen)
-    if not taken.update(due_at=None, published_at=now):
+    if not ledger.take_up(record, now):
         return True
-    record.due_at, record.published_at = None, now
     if publish(record, policy):
         return True
     ledger.put_off(record.pk, now + timedelta(seconds=conf.REAPER_INTERVAL))

@@ -11,7 +11,7 @@ from celery import Task, shared_task
 from celery.exceptions import Ignore, Retry
 from django.db import InterfaceError, OperationalError, connections
 
-from broker_core.errors import EnvelopeError, MessageError, StorageError, StoredRequestError
+from broker_core.errors import EnvelopeError, MessageError, StorageError, StoredRequestError, UnknownKeyError
 from broker_core.message import RequestMessage
 from broker_django import ledger, results, sealed_storage
 from broker_django.celery_app import TASK, queue_of_delivery
@@ -87,7 +87,8 @@ def _answer(request: RequestMessage | str, dispatch_id: uuid.UUID, queue: str, a
         message = _read(request, str(dispatch_id), queue) if isinstance(request, str) else request
     except (StoredRequestError, StorageError) as error:
         logger.error("Dispatch %s is not run: %s", dispatch_id, error, extra={"dispatch_id": str(dispatch_id)})
-        return unanswered(error, retriable=isinstance(error, StorageError))
+        may_heal = isinstance(error, StorageError) or isinstance(error.__cause__, UnknownKeyError)
+        return unanswered(error, retriable=may_heal)
     return run(message, Replay(dispatch_id, queue, attempt, message.user, message.view_user))
 
 
@@ -95,6 +96,8 @@ def _read(file: str, dispatch_id: str, queue: str) -> RequestMessage:
     """Raises StoredRequestError and StorageError."""
     try:
         return RequestMessage.decode(open_request(sealed_storage.read(file), dispatch_id, queue))
+    except UnknownKeyError as error:
+        raise StoredRequestError(f"the stored request body cannot be opened: {error}") from error
     except (EnvelopeError, MessageError) as error:
         raise StoredRequestError("the stored request body was altered") from error
 

@@ -1,0 +1,55 @@
+"""Dispatches whose own request, in the ledger, no key opens any more: they end in a recorded failure."""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from broker_core.errors import EnvelopeError, MessageError, StoredRequestError
+from broker_django import ledger, results
+from broker_django.delivery import check_sealed, seal_response
+from broker_django.notifications import announce
+from workers.replay import unanswered
+
+if TYPE_CHECKING:
+    from broker_core.policies import QueuePolicy
+    from broker_django.models import DispatchRecord
+
+logger = logging.getLogger("workers.unreadable")
+
+DEPLOYMENT = timedelta(minutes=15)
+"""How old a dispatch is that nobody can be expected to open later. A younger one may have been accepted by a process
+that was deployed with a newer key or version than this worker has.
+"""
+HESITATION = timedelta(seconds=60)
+"""How long a dispatch waits that only another worker may know how to handle."""
+WORKER = "reaper"
+
+
+def held_back(record: DispatchRecord, policy: QueuePolicy, now: datetime) -> bool:
+    """Whether it must not be published, for its request cannot be read here. Then it is put off, or has failed.
+
+    Only the ledger's own copy counts: a message can be forged, and must not fail the dispatch whose id it bears.
+    """
+    try:
+        check_sealed(record)
+    except (EnvelopeError, MessageError) as error:
+        if now - record.accepted_at < DEPLOYMENT:
+            ledger.put_off(record.pk, now + HESITATION, due_at=record.due_at)
+        else:
+            _fail(record, policy, f"the request cannot be opened: {error}", now)
+        return True
+    return False
+
+
+def _fail(record: DispatchRecord, policy: QueuePolicy, reason: str, now: datetime) -> None:
+    """With a response that says so. The request is kept: with its key back, the dispatch can be run again."""
+    attempt = ledger.claim(record.pk, policy, WORKER, now) if ledger.take_up(record, now) else 0
+    if not attempt:
+        return
+    answer = unanswered(StoredRequestError(reason), retriable=False)
+    sealed = seal_response(answer.response, str(record.pk))
+    if results.conclude(record.pk, attempt, policy, answer.outcome, sealed, None):
+        logger.error("Dispatch %s fails: %s", record.pk, reason, extra={"dispatch_id": str(record.pk)})
+        announce(record.pk)
