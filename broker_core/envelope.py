@@ -52,8 +52,9 @@ class Keyring:
         return VERSION + key_id + nonce + cipher.encrypt(nonce, plaintext, associated)
 
     def open(self, sealed: bytes, associated: bytes) -> bytes:
-        """Raises EnvelopeError where the envelope was altered or sealed for something else, and UnknownKeyError where it
-        was sealed elsewhere.
+        """Raises EnvelopeError where the envelope was altered or sealed for something else.
+
+        That is an UnknownKeyError where it was sealed elsewhere.
         """
         if len(sealed) < OVERHEAD or sealed[:1] != VERSION:
             raise EnvelopeError("this is no envelope of a version that is known")
