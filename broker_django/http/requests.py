@@ -7,11 +7,13 @@ import sys
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
+from django.conf import settings
 from django.core.handlers.asgi import ASGIRequest
 from django.core.handlers.wsgi import WSGIRequest
 from django.http.request import RawPostDataException
 
 from broker_core.errors import BodyTooLargeError
+from broker_core.hop_by_hop import connection_options
 from broker_core.message import RequestMessage
 from broker_django.context import REPLAY_KEY, Replay
 
@@ -74,18 +76,30 @@ def declared_size(request: HttpRequest) -> int:
 
 
 def to_message(request: HttpRequest, body: bytes, user: str | None, cookies: dict[str, str]) -> RequestMessage:
-    """The request as the broker sees it. `cookies` replace those that the client sent."""
+    """The request as the broker sees it, without hop-by-hop fields. `cookies` replace those that the client sent."""
     environ = {
         key: value
         for key, value in request.META.items()
         if type(value) is str and (key in CGI_VARIABLES or PROCESS_ENVIRONMENT.get(key) != value)
     }
+    for name in connection_options(environ.get("HTTP_CONNECTION", ""), _relied_on()):
+        environ.pop(_key(name), None)
     if cookies:
         environ["HTTP_COOKIE"] = with_cookies(environ.get("HTTP_COOKIE", ""), cookies)
     asgi = isinstance(request, ASGIRequest)
     return RequestMessage(
         environ, body, request.scheme or "http", user, "asgi" if asgi else "wsgi", csrf=_csrf_state(request)
     )
+
+
+def _key(name: str) -> str:
+    return f"HTTP_{name.upper().replace('-', '_')}"
+
+
+def _relied_on() -> set[str]:
+    """The fields, in lower case, that the project's settings name."""
+    keys = [settings.CSRF_HEADER_NAME, *(settings.SECURE_PROXY_SSL_HEADER or ())[:1]]
+    return {key.removeprefix("HTTP_").replace("_", "-").lower() for key in keys}
 
 
 def _csrf_state(request: HttpRequest) -> Csrf:

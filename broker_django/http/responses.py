@@ -22,6 +22,7 @@ from django.http import (
 )
 
 from broker_core.errors import BrokerError, ResponseTooLargeError
+from broker_core.hop_by_hop import connection_options
 from broker_core.message import ResponseMessage
 
 if TYPE_CHECKING:
@@ -31,11 +32,15 @@ if TYPE_CHECKING:
 
 
 def to_response_message(response: HttpResponseBase, limit: int) -> ResponseMessage:
-    """The response with its body read to the end. Raises ResponseTooLargeError above `limit` bytes."""
+    """The response without hop-by-hop fields, its body read to the end.
+
+    Raises ResponseTooLargeError above `limit` bytes.
+    """
+    dropped = connection_options(response.get("Connection", ""))
     return ResponseMessage(
         status=response.status_code,
         reason=response.reason_phrase,
-        headers=tuple(response.items()),
+        headers=tuple((name, value) for name, value in response.items() if name.lower() not in dropped),
         cookies=tuple(morsel.OutputString() for morsel in response.cookies.values()),
         body=_content(response, limit),
     )

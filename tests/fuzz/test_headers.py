@@ -13,6 +13,7 @@ from django.test import AsyncClient, Client, override_settings
 from django.test.client import FakePayload
 from hypothesis import strategies as st
 
+from broker_core.hop_by_hop import connection_options
 from broker_django import views
 from broker_django.models import DispatchRecord
 from tests.fuzz import site
@@ -171,9 +172,14 @@ ASKED = {
 }
 
 
+def hop_by_hop(meta: dict[str, str]) -> set[str]:
+    names = connection_options(meta.get("HTTP_CONNECTION", ""), {"x-csrftoken", "x-forwarded-proto"})
+    return {f"HTTP_{name.upper().replace('-', '_')}" for name in names}
+
+
 def texts(meta: dict[str, str], *, body: bool) -> dict[str, str]:
-    """What the client sent: without what Django notes of it, and the length, which a replay with a body says itself."""
-    noted = {"CSRF_COOKIE", "CONTENT_LENGTH" if body else ""}
+    """What the client sent: without hop-by-hop fields and what Django notes, and the length, which a body says itself."""
+    noted = {"CSRF_COOKIE", "CONTENT_LENGTH" if body else "", *hop_by_hop(meta)}
     return {key: value for key, value in meta.items() if key not in noted}
 
 

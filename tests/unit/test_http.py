@@ -175,6 +175,54 @@ def test_the_environment_of_the_process_stays_at_home(monkeypatch):
     assert (environ["SERVER_PORT"], environ["REMOTE_USER"]) == ("80", "ada")
 
 
+HOPS = {
+    "Keep-Alive": "timeout=5",
+    "Proxy-Authorization": "Basic Og==",
+    "Proxy-Connection": "close",
+    "TE": "trailers",
+    "Trailer": "X-Sum",
+    "Transfer-Encoding": "chunked",
+    "Upgrade": "h2c",
+    "X-Foo": "1",
+}
+
+
+@factories
+def test_hop_by_hop_fields_stay_at_the_door(factory):
+    request = factory.get("/", headers={"Connection": "close, X-Foo", **HOPS, "X-Bar": "2"})
+    assert HOPS.keys() <= request.headers.keys()
+    headers = carried(request).headers
+    assert not {"Connection", *HOPS} & headers.keys()
+    assert headers["X-Bar"] == "2"
+
+
+@factories
+def test_no_client_can_have_the_fields_dropped_that_the_site_relies_on(factory, settings):
+    settings.SECURE_PROXY_SSL_HEADER = ("HTTP_MY_PROTO", "https")
+    settings.CSRF_HEADER_NAME = "HTTP_MY_CSRF"
+    essential = {
+        "Authorization": "Bearer 1",
+        "Content-Type": "text/plain",
+        "Cookie": "a=1",
+        "Host": "testserver",
+        "My-Csrf": "x",
+        "My-Proto": "https",
+        "X-Forwarded-For": "203.0.113.9",
+    }
+    listed = ", ".join([*essential, *(name.lower().replace("-", "_") for name in essential)])
+    sent = factory.get("/", headers={"Connection": listed, **essential})
+    assert essential.keys() <= sent.headers.keys()
+    request = carried(sent)
+    assert {**request.headers, "Connection": listed} == {**sent.headers}
+    assert (request.scheme, request.COOKIES) == ("https", {"a": "1"})
+
+
+def test_hop_by_hop_fields_are_not_stored_with_a_response():
+    response = HttpResponse("x", headers={"Connection": "close, X-Foo, Content-Type", **HOPS, "X-Bar": "2"})
+    stored = to_response_message(response, LIMIT)
+    assert sorted(stored.headers) == [("Content-Type", "text/html; charset=utf-8"), ("X-Bar", "2")]
+
+
 def test_a_header_that_middleware_set_to_any_text_travels():
     request = AsyncRequestFactory().get("/")
     request.META["HTTP_X_CITY"] = "東京"

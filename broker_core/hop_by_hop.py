@@ -1,0 +1,109 @@
+"""Hop-by-hop header fields (RFC 9110, section 7.6.1): they are about one connection, and are not carried further."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authentication-info",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+
+END_TO_END = frozenset(
+    {
+        "accept",
+        "accept-encoding",
+        "accept-language",
+        "allow",
+        "authorization",
+        "cache-control",
+        "content-disposition",
+        "content-encoding",
+        "content-language",
+        "content-length",
+        "content-location",
+        "content-range",
+        "content-security-policy",
+        "content-type",
+        "cookie",
+        "date",
+        "etag",
+        "expires",
+        "forwarded",
+        "host",
+        "idempotency-key",
+        "last-modified",
+        "location",
+        "origin",
+        "prefer",
+        "preference-applied",
+        "range",
+        "referer",
+        "referrer-policy",
+        "remote-user",
+        "retry-after",
+        "set-cookie",
+        "strict-transport-security",
+        "traceparent",
+        "tracestate",
+        "true-client-ip",
+        "user-agent",
+        "vary",
+        "via",
+        "www-authenticate",
+        "x-api-key",
+        "x-client-ip",
+        "x-content-type-options",
+        "x-correlation-id",
+        "x-csrftoken",
+        "x-frame-options",
+        "x-http-method-override",
+        "x-original-url",
+        "x-real-ip",
+        "x-remote-user",
+        "x-request-id",
+        "x-requested-with",
+        "x-rewrite-url",
+    }
+)
+_END_TO_END_PREFIXES = (
+    "access-control-",
+    "cf-",
+    "cross-origin-",
+    "if-",
+    "sec-",
+    "x-amz",
+    "x-auth-",
+    "x-forwarded-",
+    "x-goog-",
+    "x-ms-",
+    "x-ssl-",
+)
+
+
+def connection_options(connection: str, kept: Collection[str] = ()) -> frozenset[str]:
+    """The names, in lower case, of the fields that this Connection field makes hop-by-hop, with those that always are.
+
+    A name that others rely on stays, as do those in `kept`: whoever sends `Connection: close, X-Forwarded-For` would
+    else strip what a proxy in front has set, or the credential of the request (as in CVE-2022-31813). An underscore
+    counts as a hyphen, as it does in CGI variables.
+    """
+    listed = {name.strip().lower().replace("_", "-") for name in connection.split(",") if name.isascii()}
+    return HOP_BY_HOP | {name for name in listed if name and name not in kept and not _is_end_to_end(name)}
+
+
+def _is_end_to_end(name: str) -> bool:
+    return name in END_TO_END or name.startswith(_END_TO_END_PREFIXES)
