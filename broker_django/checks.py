@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 MIDDLEWARE = "broker_django.middleware.RequestBrokerMiddleware"
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 GREEN_POOLS = ("gevent", "eventlet")
+PICKLE = frozenset({"pickle", "application/x-python-serialize"})
 
 
 @register("request_broker")
@@ -219,7 +220,13 @@ def _views(patterns: list[Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 def check_celery(**_: Any) -> list[CheckMessage]:
     current = project_app()  # before the fallback is made, which becomes the current app where there is none
     app = get_app()
-    return [*_check_configured(app, current), *_check_results(app), *_check_visibility(app), *_check_pool(app)]
+    return [
+        *_check_configured(app, current),
+        *_check_results(app),
+        *_check_visibility(app),
+        *_check_pool(app),
+        *_check_pickle(app),
+    ]
 
 
 def _check_configured(app: Celery, current: Celery | None) -> Iterator[CheckMessage]:
@@ -245,6 +252,22 @@ def _check_results(app: Celery) -> Iterator[CheckMessage]:
     if trouble:
         hint = "Leave result_backend unset for the database, or set it to a Redis URL."
         yield Error(trouble, hint=hint, id="request_broker.E008")
+
+
+SERIALIZERS = ("task_serializer", "result_serializer", "event_serializer")
+CONTENT = ("accept_content", "result_accept_content")
+
+
+def _check_pickle(app: Celery) -> Iterator[CheckMessage]:
+    named = [name for name in SERIALIZERS if app.conf[name] in PICKLE]
+    named += [name for name in CONTENT if not PICKLE.isdisjoint(app.conf[name] or ())]
+    if named:
+        yield CheckWarning(
+            f"Celery reads or writes pickle: {', '.join(named)}. Whoever can write to the message broker, or to the "
+            "result backend, can run any code in the workers.",
+            hint="Use JSON alone, as Celery does by default. The broker's own messages are JSON.",
+            id="request_broker.W008",
+        )
 
 
 def _check_visibility(app: Celery) -> Iterator[CheckMessage]:

