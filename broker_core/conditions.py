@@ -170,7 +170,7 @@ class Answers:
                 self._context = context(self._values(self._conditions.names), nested=self._conditions.nested)
             return "" if condition.holds(self._context) else FALSE
         except (ValueError, TypeError, LookupError, RuntimeError, ArithmeticError) as error:
-            logger.debug("The condition %s has no answer to this request: %s", condition.text, error)
+            logger.debug("The condition %s has no answer to this request: %s", condition.text, type(error).__name__)
             return f"its condition has no answer: {error}"
 
 

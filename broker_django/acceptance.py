@@ -18,6 +18,7 @@ from django.utils import timezone
 
 from broker_core.errors import ReducedCapacityError, StorageError, UnavailableError
 from broker_core.idempotency import verdict
+from broker_core.redaction import redacted
 from broker_django import idempotency, ledger, load, rest, sealed_storage, sessions, tokens
 from broker_django.celery_app import get_app
 from broker_django.conf import conf
@@ -119,7 +120,7 @@ def accept(request: HttpRequest, view: View, decision: Decision) -> Accepted | H
         here = tokens.status_url(request, dispatch_id, now)
         body = raw_body(request, conf.MAX_BODY_SIZE)
     except (RawPostDataException, NoReverseMatch) as error:
-        logger.warning("%s %s runs now instead of in a queue: %s", request.method, request.path, error)
+        logger.warning("%s runs now instead of in a queue: %s", route_of(request.resolver_match), type(error).__name__)
         return None
     full = _full(decision.queue, key)
     view_user, refusal = admit(request, view)
@@ -133,7 +134,7 @@ def accept(request: HttpRequest, view: View, decision: Decision) -> Accepted | H
     record.sealed = seal_request(message, str(record.pk), decision.queue)
     if key is not None:
         idempotency.mark(record, request, body, key)
-    written = _write(record, request, full)
+    written = _write(record, full)
     if written is None:
         return None
     if written is record:
@@ -153,7 +154,7 @@ def _full(queue: str, key: str | None) -> ReducedCapacityError | None:
     return None
 
 
-def _write(record: DispatchRecord, request: HttpRequest, full: ReducedCapacityError | None) -> DispatchRecord | None:
+def _write(record: DispatchRecord, full: ReducedCapacityError | None) -> DispatchRecord | None:
     """What is in the ledger then: the dispatch, or the one that its key was used for; None where the view runs now.
 
     A request with a key does not run without being recorded. Raises ReducedCapacityError and UnavailableError.
@@ -162,9 +163,9 @@ def _write(record: DispatchRecord, request: HttpRequest, full: ReducedCapacityEr
         return write(record) if full is None else _earlier(record, full)
     except UnavailableError as error:
         if conf.queues[record.queue].on_outage == "run_now" and record.idempotency_key is None:
-            logger.error("%s %s runs now, it cannot be recorded: %s", request.method, request.path, error.__cause__)
+            logger.error("%s runs now, it cannot be recorded: %s", record.route, redacted(error.__cause__ or error))
             return None
-        logger.error("%s %s is refused, it cannot be recorded: %s", request.method, request.path, error.__cause__)
+        logger.error("%s is refused, it cannot be recorded: %s", record.route, redacted(error.__cause__ or error))
         raise
 
 
@@ -281,5 +282,5 @@ def hand_to_message_broker(record: DispatchRecord, policy: QueuePolicy) -> bool:
     try:
         ledger.put_off(record.pk, timezone.now())
     except DatabaseFailure as error:
-        logger.warning("Dispatch %s counts as published until the reaper misses it: %s", record.pk, error)
+        logger.warning("Dispatch %s counts as published until the reaper misses it: %s", record.pk, redacted(error))
     return False

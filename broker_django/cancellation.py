@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from broker_core.dispatches import State
 from broker_core.errors import DispatchConflictError, UnavailableError
+from broker_core.redaction import redacted
 from broker_django import ledger
 from broker_django.celery_app import STOP, get_app
 from broker_django.conf import conf
@@ -45,7 +46,7 @@ def _stopped(record: DispatchRecord) -> bool:
             timeout=conf.PUBLISH_TIMEOUT,
         )
     except Exception as error:
-        logger.warning("The worker of dispatch %s cannot be told to stop it: %r", record.pk, error)
+        logger.warning("The worker of dispatch %s cannot be told to stop it: %s", record.pk, redacted(error))
         raise UnavailableError("the worker that runs the dispatch cannot be told to stop it") from error
     answers = [answer for reply in replies or () for answer in reply.values()]
     logger.info("Dispatch %s is to be stopped: %s", record.pk, answers or "no worker answers")

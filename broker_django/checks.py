@@ -18,6 +18,7 @@ from django.core.files.storage import FileSystemStorage, InvalidStorageError, st
 from django.urls import NoReverseMatch, URLPattern, URLResolver, get_resolver, reverse
 
 from broker_core.policies import Mode, QueuePolicy
+from broker_core.redaction import redacted
 from broker_django.celery_app import REDIS_SCHEMES, broker_urls, filled_in, get_app, project_app, schemes
 from broker_django.conf import DEFAULTS, conf
 from broker_django.decorators import annotation_of
@@ -243,7 +244,7 @@ def _check_results(app: Celery) -> Iterator[CheckMessage]:
     try:
         backend = app.backend
     except Exception as error:  # noqa: BLE001 - a backend's module may raise anything
-        trouble = f"Celery cannot load its result backend: {error}"
+        trouble = f"Celery cannot load its result backend: {redacted(error)}"
     else:
         if isinstance(backend, DisabledBackend):
             trouble = "Celery has no result backend: responses would be lost."

@@ -15,6 +15,7 @@ from broker_core.breakers import CircuitBreaker
 from broker_core.envelope import context
 from broker_core.errors import EnvelopeError
 from broker_core.message import RequestMessage
+from broker_core.redaction import redacted
 from broker_django.celery_app import TASK, broker_urls, get_app, scheme_of
 from broker_django.conf import conf
 from broker_django.context import WITNESS
@@ -117,9 +118,9 @@ def publish(record: DispatchRecord, policy: QueuePolicy) -> bool:
     except Exception as error:  # noqa: BLE001 - whatever went wrong, the row is there and the client gets its 202
         breaker.failed()
         logger.warning(
-            "Dispatch %s waits in the ledger, the message broker did not take it: %r",
+            "Dispatch %s waits in the ledger, the message broker did not take it: %s",
             dispatch_id,
-            error,
+            redacted(error),
             extra={"dispatch_id": dispatch_id, "queue": record.queue},
         )
         return False
@@ -170,7 +171,7 @@ def waiting_messages(policy: QueuePolicy) -> int | None:
         with _producers(app, app.pool).acquire(block=True, timeout=conf.PUBLISH_TIMEOUT) as producer:
             return _message_count(producer.connection, queue)
     except Exception as error:  # noqa: BLE001 - every transport has errors of its own
-        logger.info("The message broker does not tell how long %s is: %r", policy.celery_queue, error)
+        logger.info("The message broker does not tell how long %s is: %s", policy.celery_queue, redacted(error))
         return None
 
 

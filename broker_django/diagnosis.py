@@ -15,6 +15,7 @@ from django.utils import timezone
 
 from broker_core.backpressure import is_limited, pressure
 from broker_core.dispatches import State
+from broker_core.redaction import redacted
 from broker_django.celery_app import get_app
 from broker_django.conf import conf
 from broker_django.load import measure
@@ -61,7 +62,7 @@ def _ledger() -> Iterator[Finding]:
     try:
         total = DispatchRecord.objects.count()
     except DatabaseError as error:
-        yield Finding("ledger", _short(error), "Run manage.py migrate, and check DATABASES.")
+        yield Finding("ledger", redacted(error), "Run manage.py migrate, and check DATABASES.")
     else:
         yield Finding("ledger", f"{total} dispatches")
 
@@ -80,7 +81,7 @@ def _message_broker(app: Celery) -> Finding:
                 queue.get(timeout=conf.PUBLISH_TIMEOUT).ack()
     except Exception as error:  # noqa: BLE001 - every transport has errors of its own
         advice = "Start it, or mend CELERY_BROKER_URL. Dispatches wait in the ledger meanwhile."
-        return Finding(subject, f"{url}: {_short(error)}", advice)
+        return Finding(subject, f"{url}: {redacted(error)}", advice)
     return Finding(subject, f"{url}, there and back in {_ms(started)}")
 
 
@@ -92,7 +93,7 @@ def _result_store(app: Celery) -> Finding:
         stored = backend.get_task_meta(task_id, cache=False)["result"]
         backend.forget(task_id)
     except Exception as error:  # noqa: BLE001 - every result backend has errors of its own
-        return Finding(subject, f"{name}: {_short(error)}", "Check CELERY_RESULT_BACKEND and its server.")
+        return Finding(subject, f"{name}: {redacted(error)}", "Check CELERY_RESULT_BACKEND and its server.")
     if stored != {"doctor": task_id}:
         return Finding(subject, f"{name} gave back something else", "Check CELERY_RESULT_BACKEND.")
     return Finding(subject, f"{name}, stored and read in {_ms(started)}")
@@ -173,10 +174,6 @@ def _abandoned() -> Iterator[Finding]:
             f"{group['count']} count as running, {age.total_seconds():.0f} s past their lease: its worker is gone",
             "Start a worker: its reaper has them run again, or fails them where their queue delivers at most once.",
         )
-
-
-def _short(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
 
 def _ms(started: float) -> str:

@@ -14,6 +14,7 @@ from django.utils import timezone
 from broker_core.backpressure import Load, follow, thresholds, verdict
 from broker_core.dispatches import State
 from broker_core.errors import ReducedCapacityError
+from broker_core.redaction import redacted
 from broker_django.celery_app import get_app
 from broker_django.conf import conf
 from broker_django.models import DispatchRecord
@@ -119,7 +120,7 @@ class Gauges:
         try:
             loads = {name: self.of(name).read(policies[name]) for name in names}
         except DatabaseFailure as error:
-            logger.warning("The load of %s is not known: %s", queue, error)
+            logger.warning("The load of %s is not known: %s", queue, redacted(error))
             return
         refusal = verdict(queue, policies, {name: load for name, load in loads.items() if load is not None})
         if refusal is not None:

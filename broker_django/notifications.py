@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 import redis
 import redis.asyncio
 
+from broker_core.redaction import redacted
 from broker_django.celery_app import broker_urls, get_app
 from broker_django.conf import conf
 
@@ -92,7 +93,7 @@ def announce(dispatch_id: uuid.UUID) -> None:
         finally:
             announcers.release(connection)
     except redis.RedisError as error:
-        logger.warning("Nobody was told that dispatch %s changed: %s", dispatch_id, error)
+        logger.warning("Nobody was told that dispatch %s changed: %s", dispatch_id, redacted(error))
 
 
 class _Steps:
@@ -140,7 +141,7 @@ class Watch:
         try:
             yield
         except (redis.RedisError, OSError) as error:
-            logger.warning("Dispatch %s is waited for by polling: %s", self._dispatch_id, error)
+            logger.warning("Dispatch %s is waited for by polling: %s", self._dispatch_id, redacted(error))
             self.__exit__()
             self._pubsub = None
 
@@ -186,5 +187,5 @@ class AsyncWatch:
         try:
             yield
         except (redis.RedisError, OSError) as error:
-            logger.warning("Dispatch %s is waited for by polling: %s", self._dispatch_id, error)
+            logger.warning("Dispatch %s is waited for by polling: %s", self._dispatch_id, redacted(error))
             await self.__aexit__()

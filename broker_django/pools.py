@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from django.db import router, transaction
 
 from broker_core.pools import Plan, plan_for, pool_factors
+from broker_core.redaction import redacted
 from broker_django import celery_app
 from broker_django.conf import conf
 from broker_django.models import Router
@@ -46,4 +47,4 @@ def _broadcast() -> None:
             connection.ensure_connection(max_retries=0)
             app.control.broadcast(celery_app.ROUTING_CHANGED, connection=connection)
     except Exception as error:  # noqa: BLE001 - the rows are saved, and workers look at them anyway
-        logger.info("Workers were not told that routers have changed, they look for themselves: %r", error)
+        logger.info("Workers were not told that routers have changed, they look for themselves: %s", redacted(error))

@@ -17,6 +17,7 @@ from kombu.exceptions import ContentDisallowed, DecodeError
 
 from broker_core.errors import EnvelopeError, MessageError, UnavailableError
 from broker_core.message import ResponseMessage
+from broker_core.redaction import redacted
 from broker_django import ledger, statements
 from broker_django.celery_app import get_app
 from broker_django.conf import conf
@@ -112,7 +113,7 @@ def _store(backend: Any, dispatch_id: uuid.UUID, result: dict[str, Any], request
     try:
         backend.store_result(str(dispatch_id), result, states.SUCCESS, request=request)
     except Exception as error:  # noqa: BLE001 - every result backend has errors of its own
-        logger.warning("The result store did not take the response of dispatch %s: %r", dispatch_id, error)
+        logger.warning("The result store did not take the response of dispatch %s: %s", dispatch_id, redacted(error))
         return False
     return True
 
@@ -139,7 +140,7 @@ def forget(dispatch_ids: Collection[uuid.UUID]) -> None:
         for task_id in ids:
             backend.forget(task_id)
     except Exception as error:  # noqa: BLE001 - every result backend has errors of its own
-        logger.warning("The result store did not drop %d responses: %r", len(ids), error)
+        logger.warning("The result store did not drop %d responses: %s", len(ids), redacted(error))
 
 
 def fetch(record: DispatchRecord) -> ResponseMessage | None:
@@ -156,7 +157,7 @@ def fetch(record: DispatchRecord) -> ResponseMessage | None:
             return None
         return ResponseMessage.decode(open_response(stored["sealed"], str(dispatch_id)))
     except (EnvelopeError, MessageError, *UNREADABLE) as error:
-        logger.error("The stored response of dispatch %s is refused: %s", dispatch_id, error)
+        logger.error("The stored response of dispatch %s is refused: %s", dispatch_id, redacted(error))
         return None
 
 
@@ -171,5 +172,5 @@ def _stored(task_id: str) -> Any:
     except UNREADABLE:
         raise
     except Exception as error:
-        logger.exception("The result store cannot be read")
+        logger.error("The result store cannot be read: %s", redacted(error))
         raise UnavailableError("the result store cannot be read") from error

@@ -12,6 +12,7 @@ from django.core.files.storage import storages
 from django.db import router, transaction
 
 from broker_core.errors import StorageError, StoredRequestError
+from broker_core.redaction import redacted
 from broker_django.conf import conf
 from broker_django.models import DispatchRecord
 
@@ -85,7 +86,7 @@ def delete(names: Collection[str]) -> None:
         try:
             _storage().delete(name)
         except Exception as error:  # noqa: BLE001 - every storage has errors of its own
-            logger.warning("The file %s is left behind: %r", name, error)
+            logger.warning("The file %s is left behind: %s", name, redacted(error))
 
 
 def delete_on_commit(names: Collection[str]) -> None:

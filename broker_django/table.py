@@ -16,6 +16,7 @@ from django.db import connections, router, transaction
 from django.test import utils as test_utils
 
 from broker_core.errors import ConfigurationError
+from broker_core.redaction import redacted
 from broker_core.routing import RoutingTable
 from broker_django import triggers
 from broker_django.conf import conf
@@ -92,7 +93,7 @@ class Tables:
                 try:
                     self._reload()
                 except Exception as error:  # noqa: BLE001 - also that a test forbids the database
-                    logger.warning("The routing table cannot be read: %s", error)
+                    logger.warning("The routing table cannot be read: %s", redacted(error))
             if not _testing():
                 self._watcher = threading.Thread(target=self._keep_current, name="request-broker-routing", daemon=True)
                 self._watcher.start()
@@ -117,7 +118,7 @@ class Tables:
                 looks = True
             except Exception as error:  # noqa: BLE001 - whatever it is, the table has to be looked after
                 if looks:
-                    logger.warning("The routing table stays as it is until it can be read: %s", error)
+                    logger.warning("The routing table stays as it is until it can be read: %s", redacted(error))
                 looks = False
                 connections[_alias()].close()
 

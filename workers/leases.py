@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from django.db import DatabaseError, connections
 
+from broker_core.redaction import redacted
 from broker_django import ledger
 from broker_django.conf import conf
 from broker_django.delivery import HARD_LIMIT_MARGIN
@@ -81,7 +82,7 @@ class Leases:
         try:
             ledger.renew((claim.dispatch_id, claim.attempt) for claim in held)
         except DatabaseError as error:
-            logger.warning("%d leases could not be renewed, there is another try: %s", len(held), error)
+            logger.warning("%d leases could not be renewed, there is another try: %s", len(held), redacted(error))
         finally:
             connections.close_all()
 

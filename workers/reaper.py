@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import random
 import threading
+import traceback
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from django.db import DatabaseError, close_old_connections, connections
 from django.utils import timezone
 
 from broker_core.dispatches import State
+from broker_core.redaction import redacted
 from broker_django import housekeeping, ledger
 from broker_django.conf import conf
 from broker_django.delivery import breaker, publish, waiting_messages
@@ -209,6 +211,7 @@ def _look(reaper: Reaper) -> None:
     except DatabaseError as error:
         reaper.stumbled()
         connections.close_all()
-        logger.warning("The reaper cannot read the ledger: %s", error)
-    except Exception:
-        logger.exception("The reaper stumbled")
+        logger.warning("The reaper cannot read the ledger: %s", redacted(error))
+    except Exception as error:  # noqa: BLE001 - whatever it is, the next pass may go better
+        where = "".join(traceback.format_tb(error.__traceback__))
+        logger.error("The reaper stumbled: %s\n%s", redacted(error), where)

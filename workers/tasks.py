@@ -13,6 +13,7 @@ from django.db import InterfaceError, OperationalError, connections
 
 from broker_core.errors import EnvelopeError, MessageError, StorageError, StoredRequestError, UnknownKeyError
 from broker_core.message import RequestMessage
+from broker_core.redaction import redacted
 from broker_django import ledger, results, sealed_storage
 from broker_django.celery_app import TASK, queue_of_delivery
 from broker_django.conf import conf
@@ -44,7 +45,7 @@ class ReplayTask(Task):  # type: ignore[type-arg]
     Request = "workers.requests:ReplayRequest"
 
     def on_failure(self, exc: Exception, task_id: str, _args: Any, _kwargs: Any, _einfo: Any) -> None:
-        logger.error("Dispatch %s failed: %r", task_id, exc, extra={"dispatch_id": task_id})
+        logger.error("Dispatch %s failed: %s", task_id, redacted(exc), extra={"dispatch_id": task_id})
         claimed = getattr(self.request, "claimed", False)
         if claimed and ledger.give_up(uuid.UUID(task_id), self.request.hostname or "", type(exc).__name__):
             announce(uuid.UUID(task_id))
@@ -135,7 +136,7 @@ def _persistently(tell: Callable[[], T], request: Any) -> T:
         except (OperationalError, InterfaceError) as error:
             if request.is_eager or time.monotonic() + pause > deadline:
                 raise
-            logger.warning("The ledger does not answer, dispatch %s waits for it: %s", request.id, error)
+            logger.warning("The ledger does not answer, dispatch %s waits for it: %s", request.id, redacted(error))
             connections.close_all()
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
@@ -156,6 +157,12 @@ def _open(task_id: str, delivery: Mapping[str, Any], sealed: object) -> tuple[st
         except EnvelopeError:
             return queue, open_reference(envelope, dispatch_id, queue)
     except (EnvelopeError, MessageError, KeyError, ValueError, TypeError) as error:
-        came_on = delivery.get("routing_key")
-        logger.error("Task %s on %s is refused: %s", task_id, came_on, error, extra={"dispatch_id": task_id})
+        came_on = _on_one_line(delivery.get("routing_key"))
+        told = _on_one_line(task_id)
+        logger.error("Task %s on %s is refused: %s", told, came_on, redacted(error), extra={"dispatch_id": told})
         raise Ignore from error
+
+
+def _on_one_line(text: object) -> str:
+    """Anybody may have written it who can write to the message broker."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in str(text)[:100])

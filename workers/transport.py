@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from kombu.transport import redis
 from redis.exceptions import ResponseError
 
+from broker_core.redaction import redacted
 from broker_django import transport
 from broker_django.celery_app import TASK
 from workers.in_hand import Marked, running
@@ -82,7 +83,9 @@ class _Slots(Marked):
             self._cannot_wake(connection._sock, error)
 
     def _cannot_wake(self, socket: Any, error: ResponseError) -> None:
-        logger.warning("Redis refuses CLIENT ID or UNBLOCK, so free processes may wait up to a second: %s", error)
+        logger.warning(
+            "Redis refuses CLIENT ID or UNBLOCK, so free processes may wait up to a second: %s", redacted(error)
+        )
         self._reader = socket, None
 
     def wake(self) -> None:

@@ -1,0 +1,120 @@
+"""What goes wrong is logged without what the client sent, and without passwords and tokens."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from celery.backends.redis import RedisBackend
+from django.db import OperationalError
+from django.test import Client, override_settings
+
+from broker_core.policies import QueuePolicy
+from broker_django import acceptance, delivery, ledger, results
+from broker_django.celery_app import get_app
+from broker_django.conf import conf
+from broker_django.models import DispatchRecord
+from workers import tasks
+from workers.reaper import Reaper, _look
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MARK = "xK7secret4111"
+ROOMS = ("broker_core", "broker_django", "workers")
+
+
+@pytest.fixture(autouse=True)
+def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    """All that the broker logs, down to debug; after the test, no record has the mark in it."""
+    with caplog.at_level(logging.DEBUG):
+        yield caplog
+    ours = [record for record in caplog.get_records("call") if record.name.startswith(ROOMS)]
+    assert ours, "the test has to make the broker log something"
+    for record in ours:
+        assert MARK not in logging.Formatter().format(record), record
+        assert MARK not in repr(vars(record)), record
+
+
+def send(path: str = "/pay/", **headers: str) -> Any:
+    client = Client(raise_request_exception=False)
+    client.cookies["card"] = MARK
+    fields = {"Authorization": f"Bearer {MARK}", "X-Card": MARK, **headers}
+    return client.post(f"{path}?card={MARK}", {"amount": MARK}, headers=fields)
+
+
+def away(*_args: object, **_options: object) -> Any:
+    raise OperationalError(f'connection to "postgres://user:{MARK}@host/db" failed\nDETAIL: row ({MARK})')
+
+
+def test_a_condition_without_an_answer() -> None:
+    rules = [
+        {"when": f'{what}(request.headers["x-card"]) > {what}("{least}")', "queue": "bulk"}
+        for what, least in (("duration", "1h"), ("int", "1"))
+    ]
+    with override_settings(
+        REQUEST_BROKER={"RULES": [*rules, {"when": "{'a': 1}[request.headers['x-card']] == 1", "queue": "bulk"}]}
+    ):
+        send("/echo/")
+
+
+@pytest.mark.parametrize("on_outage", ["refuse", "run_now"])
+def test_a_ledger_that_is_away(monkeypatch: pytest.MonkeyPatch, on_outage: str) -> None:
+    monkeypatch.setattr(ledger, "accept", away)
+    rules = [{"when": "true", "queue": "bulk"}]
+    with override_settings(REQUEST_BROKER={"QUEUES": {"bulk": {"on_outage": on_outage}}, "RULES": rules}):
+        send(f"/echo/{MARK}/")
+
+
+def test_a_request_that_cannot_be_queued(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere(*_args: object) -> str:
+        raise acceptance.NoReverseMatch(f"Reverse for 'task' with arguments '('{MARK}',)' not found.")
+
+    monkeypatch.setattr(acceptance.tokens, "status_url", nowhere)
+    send()
+
+
+@pytest.mark.parametrize("error", [ValueError(MARK), OSError(f"redis://:{MARK}@host is away")])
+def test_a_message_broker_that_is_away(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail(*_args: object) -> None:
+        raise error
+
+    monkeypatch.setattr(delivery, "_send", fail)
+    try:
+        assert not delivery.publish(DispatchRecord(queue="bulk"), QueuePolicy())
+    finally:
+        delivery.breaker.succeeded()
+
+
+@pytest.mark.parametrize("url", [f"redis://:{MARK}@127.0.0.1:1/0", f"redis://:{MARK}/@127.0.0.1:1/0"])
+def test_a_result_store_that_is_away(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    location = send()["Location"]
+    monkeypatch.setattr(get_app()._local, "backend", RedisBackend(app=get_app(), url=url))
+    assert Client().get(f"{location}response/").status_code == 503
+
+
+def test_a_view_that_raises_and_an_outcome_that_cannot_be_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    send("/pay/")
+    record = DispatchRecord.objects.get()
+    monkeypatch.setattr(results, "conclude", away)
+    DispatchRecord.objects.filter(pk=record.pk).update(state="queued", attempts=0)
+    tasks.replay.apply(args=("A",), task_id=f"{record.pk}\n", routing_key="payment", throw=False)
+    tasks.ReplayTask.on_failure(tasks.replay, OperationalError(f"://{MARK}@"), str(record.pk), (), {}, None)
+
+
+def test_a_reaper_that_stumbles(monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture) -> None:
+    def stumble(_self: object) -> Any:
+        raise ValueError(MARK)
+
+    monkeypatch.setattr(Reaper, "look", stumble)
+    _look(Reaper())
+    assert "The reaper stumbled: ValueError" in log.text
+    assert "in stumble" in log.text
+    assert conf.REAPER_INTERVAL
+
+
+def test_a_forged_id_makes_no_line_of_its_own(log: pytest.LogCaptureFixture) -> None:
+    tasks.replay.apply(args=(MARK,), task_id="1\nERROR all is lost", routing_key="payment", throw=False)
+    refused = next(record for record in log.records if record.name == "workers.tasks")
+    assert len(refused.getMessage().splitlines()) == 1

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+import pytest
+from django.db import DataError, IntegrityError, OperationalError
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker_core.errors import StorageError
+from broker_core.redaction import LONGEST, redacted
+
+ROW = 'duplicate key value violates unique constraint "key"\nDETAIL:  Key (path)=(/reset/s3cret/) already exists.'
+
+
+def port_error():
+    with pytest.raises(ValueError, match="s3cret") as caught:
+        urlsplit("redis://:s3cret/more@host:1/0").port
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (OperationalError("no such table: x"), "OperationalError: no such table: x"),
+        (TimeoutError(), "TimeoutError"),
+        (StorageError("the storage does not answer"), "the storage does not answer"),
+        (IntegrityError(ROW), 'IntegrityError: duplicate key value violates unique constraint "key"'),
+        (DataError('invalid input syntax for type uuid: "s3cret"'), "DataError"),
+        (KeyError("s3cret"), "KeyError"),
+        (OSError("redis://user:s3cret@host:1/0 is away"), "OSError: redis://**@host:1/0 is away"),
+        (OSError("redis://:s3c/ret@ho@host:1/0"), "OSError: redis://**@host:1/0"),
+        (OSError("host=h password=s3cret user=u"), "OSError: host=h password=** user=u"),
+    ],
+)
+def test_what_is_logged_of_an_error(error, text):
+    assert redacted(error) == text
+
+
+def test_a_part_of_a_password_that_urllib_repeats_is_not_logged():
+    assert redacted(port_error()) == "ValueError"
+
+
+@given(st.text())
+def test_what_is_logged_is_one_short_line(text):
+    assert len(redacted(OSError(text)).splitlines()) == 1
+    assert len(redacted(OSError(text))) <= LONGEST
