@@ -13,12 +13,6 @@ from broker_core.redaction import LONGEST, redacted
 ROW = 'duplicate key value violates unique constraint "key"\nDETAIL:  Key (path)=(/reset/s3cret/) already exists.'
 
 
-def port_error():
-    with pytest.raises(ValueError, match="s3cret") as caught:
-        urlsplit("redis://:s3cret/more@host:1/0").port
-    return caught.value
-
-
 @pytest.mark.parametrize(
     ("error", "text"),
     [
@@ -38,7 +32,10 @@ def test_what_is_logged_of_an_error(error, text):
 
 
 def test_a_part_of_a_password_that_urllib_repeats_is_not_logged():
-    assert redacted(port_error()) == "ValueError"
+    url = urlsplit("redis://:s3cret/more@host:1/0")
+    with pytest.raises(ValueError, match="s3cret") as caught:
+        int(url.port or 0)
+    assert redacted(caught.value) == "ValueError"
 
 
 @given(st.text())
