@@ -127,15 +127,25 @@ async def response(request: HttpRequest, record: DispatchRecord) -> HttpResponse
         record = await await_until_done(record.pk, wait) or record
     if not record.current_state.done:
         return status_response(request, record, 202)
-    return await sync_to_async(_owned_response)(record)
+    return await sync_to_async(_owned_response)(request, record)
 
 
-def _owned_response(record: DispatchRecord) -> HttpResponseBase:
+def _owned_response(request: HttpRequest, record: DispatchRecord) -> HttpResponseBase:
     """Only its owner may have it: a shared cache must not keep what the view let it keep at its own URL."""
     answer = stored_response(record)
+    if not _may_have_cookies(request, record):
+        answer.cookies.clear()
     if "public" in answer.get("Cache-Control", "") or "s-maxage" in answer.get("Cache-Control", ""):
         patch_cache_control(answer, private=True)
     return answer
+
+
+def _may_have_cookies(request: HttpRequest, record: DispatchRecord) -> bool:
+    """An anonymous client's cookies, such as those of a login, are for the client that the dispatch was accepted from.
+
+    One that had neither a session nor a credential then is known by nothing but the URL.
+    """
+    return bool(record.user) or not record.credential or record.credential in sessions.credentials(request)
 
 
 @endpoint("GET")
