@@ -3,6 +3,10 @@
 PYTHON = python3
 VENV = .venv
 ARGS =
+FUZZ_EXAMPLES = 2000
+FUZZ_AT_LEAST = 100000
+FUZZ_RUNS = 100000
+FUZZ_CALLS = 1000
 
 BIN = $(VENV)/bin
 CONSTRAINTS = $(wildcard constraints.txt)
@@ -30,11 +34,11 @@ test: $(VENV)/.test
 	@exec $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile $(ARGS)
 
 fuzz: $(VENV)/.fuzz
-	FUZZ_EXAMPLES=2000 FUZZ_AT_LEAST=100000 \
+	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) FUZZ_AT_LEAST=$(FUZZ_AT_LEAST) \
 	  $(BIN)/python -m pytest --timeout 0 tests/fuzz --ignore tests/fuzz/test_openapi.py $(ARGS)
-	@if $(BIN)/python -c 'import atheris' 2>/dev/null; then $(BIN)/python -m tests.fuzz.atheris; \
+	@if $(BIN)/python -c 'import atheris' 2>/dev/null; then $(BIN)/python -m tests.fuzz.atheris --runs $(FUZZ_RUNS); \
 	  else echo 'atheris has no wheel for this platform: its part is skipped.'; fi
-	FUZZ_EXAMPLES=1000 REQUIRE_SERVERS=1 $(BIN)/python -m pytest --timeout 0 tests/fuzz/test_openapi.py $(ARGS)
+	FUZZ_EXAMPLES=$(FUZZ_CALLS) REQUIRE_SERVERS=1 $(BIN)/python -m pytest --timeout 0 tests/fuzz/test_openapi.py $(ARGS)
 
 bench: $(VENV)/.bench
 	@exec $(BIN)/python -m benchmarks $(ARGS)
