@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 START_SECONDS = 60.0
 
 
+class NotHereError(Exception):
+    """What a measure needs is not installed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Contender:
     """What is measured, and what has to be done before each call of it."""

@@ -92,6 +92,21 @@ class DispatchRecord(models.Model):
             models.Index(fields=["state", "queue", "accepted_at"], name="dispatch_state_queue_accepted"),
             models.Index(fields=["state", "due_at"], name="dispatch_state_due"),
             models.Index(fields=["accepted_at"], name="dispatch_accepted"),
+            models.Index(
+                fields=["state", "queue", "finished_at"],
+                condition=models.Q(finished_at__isnull=False),
+                name="dispatch_finished",
+            ),
+            models.Index(
+                fields=["queue", "published_at"],
+                condition=models.Q(due_at=None, finished_at=None),
+                name="dispatch_published",
+            ),
+            models.Index(
+                fields=["expires_at"],
+                condition=models.Q(expires_at__isnull=False, finished_at=None),
+                name="dispatch_expires",
+            ),
         ]
         permissions = [
             ("retry_dispatchrecord", "Can have dispatches run again"),

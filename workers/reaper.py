@@ -31,8 +31,6 @@ from workers.unreadable import HESITATION, held_back
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from django.db.models import QuerySet
-
     from broker_core.policies import QueuePolicy
 
 logger = logging.getLogger("workers.reaper")
@@ -85,7 +83,7 @@ class Reaper:
         return True
 
     def _lapsed(self, now: datetime) -> Iterator[None]:
-        for record in _batch(State.RUNNING, due_at__lte=now):
+        for record in _batch(State.RUNNING, "due_at", due_at__lte=now):
             reason = f"the lease of {record.worker or 'its worker'} ran out"
             state = ledger.lose(record.pk, reason, lapsed_at=now, now=now)
             if state is not None:
@@ -95,7 +93,7 @@ class Reaper:
 
     def _due(self, now: datetime) -> Iterator[None]:
         while not breaker.is_open:
-            batch = _batch(State.QUEUED, due_at__lte=now)
+            batch = _batch(State.QUEUED, "due_at", due_at__lte=now)
             random.shuffle(batch)  # another reaper has the same ones before it
             for record in batch:
                 if not self._publish(record, now):
@@ -117,7 +115,7 @@ class Reaper:
         return held_back(record, policy, now) or _publish_again(record, policy, now)
 
     def _expired(self, now: datetime) -> Iterator[None]:
-        for record in _batch(State.QUEUED, expires_at__lte=now):
+        for record in _batch(State.QUEUED, "expires_at", expires_at__lte=now, finished_at=None):
             ledger.expire(record.pk, now)
             announce(record.pk)
             yield
@@ -125,12 +123,10 @@ class Reaper:
     def _lost(self, now: datetime) -> Iterator[None]:
         late = now - timedelta(seconds=conf.REPUBLISH_AFTER)
         for name, policy in conf.queues.items():
-            waiting = {"queue": name, "due_at": None, "accepted_at__lte": late, "published_at__lte": late}
-            if not _rows(State.QUEUED, **waiting).exists():
+            if not _published(name, late, 1):
                 continue
             before = self._overtaken(policy, late)
-            lost = [] if before is None else _batch(State.QUEUED, **{**waiting, "published_at__lte": before})
-            for record in lost:
+            for record in _published(name, before) if before else []:
                 if not held_back(record, policy, now) and _publish_again(record, policy, now):
                     _tell(record, "its message was lost, it is published again")
                 yield
@@ -147,13 +143,16 @@ class Reaper:
         return datetime.fromtimestamp(latest, UTC) - timedelta(seconds=conf.REPUBLISH_AFTER)
 
 
-def _rows(state: State, **conditions: Any) -> QuerySet[DispatchRecord]:
-    return DispatchRecord.objects.filter(state=state, **conditions)
+def _batch(state: State, order: str, most: int = BATCH, **conditions: Any) -> list[DispatchRecord]:
+    """In the order of an index, or PostgreSQL may read the whole ledger in the hope of meeting one soon."""
+    rows = DispatchRecord.objects.filter(state=state, **conditions)
+    return list(rows.defer("kept_response").order_by(order)[:most])
 
 
-def _batch(state: State, **conditions: Any) -> list[DispatchRecord]:
-    order = "due_at" if "due_at__lte" in conditions else "accepted_at"
-    return list(_rows(state, **conditions).defer("kept_response").order_by(order)[:BATCH])
+def _published(queue: str, before: datetime, most: int = BATCH) -> list[DispatchRecord]:
+    """Those that the message broker should have; `finished_at` says what the condition of their index does."""
+    published = {"queue": queue, "published_at__lte": before, "due_at": None, "finished_at": None}
+    return _batch(State.QUEUED, "published_at", most, **published)
 
 
 def _publish_again(record: DispatchRecord, policy: QueuePolicy, now: datetime) -> bool:

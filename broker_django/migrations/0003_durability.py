@@ -102,6 +102,18 @@ class Migration(migrations.Migration):
             model_name='dispatchrecord',
             index=models.Index(fields=['state', 'due_at'], name='dispatch_state_due'),
         ),
+        migrations.AddIndex(
+            model_name='dispatchrecord',
+            index=models.Index(condition=models.Q(('finished_at__isnull', False)), fields=['state', 'queue', 'finished_at'], name='dispatch_finished'),
+        ),
+        migrations.AddIndex(
+            model_name='dispatchrecord',
+            index=models.Index(condition=models.Q(('due_at', None), ('finished_at', None)), fields=['queue', 'published_at'], name='dispatch_published'),
+        ),
+        migrations.AddIndex(
+            model_name='dispatchrecord',
+            index=models.Index(condition=models.Q(('expires_at__isnull', False), ('finished_at', None)), fields=['expires_at'], name='dispatch_expires'),
+        ),
         migrations.AddField(
             model_name='actionrecord',
             name='dispatch',

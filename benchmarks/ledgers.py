@@ -1,0 +1,211 @@
+"""A full ledger beside an empty one, in two databases of a PostgreSQL server of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+import uuid
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Self
+from unittest.mock import patch
+
+from django.conf import settings
+from django.core.management import call_command
+from django.db import connections, transaction
+from django.test.utils import override_settings
+from django.utils import timezone
+
+from benchmarks.probe import NotHereError
+from broker_core.policies import QueuePolicy
+from broker_django import housekeeping, ledger
+from broker_django.ledger import Outcome
+from broker_django.models import DispatchRecord
+from tests.servers import find, postgres
+from tests.settings import database
+from workers.reaper import Reaper
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+FULL, EMPTY = "filled", "empty"
+ROWS = 1_000_000
+DAYS = 30
+QUEUES = ("payment", "realtime", "bulk")
+SEALED = b"s" * 600
+POLICY = QueuePolicy()
+
+FINISHED = """
+INSERT INTO broker_django_dispatchrecord (
+    id, queue, state, method, path, route, reason, "user", credential, trace_id, idempotency_key, fingerprint,
+    attempts, attempts_before, worker, accepted_at, published_at, started_at, finished_at, expires_at, due_at,
+    response_status, response_type, response_size, error, kept_response, sealed, sealed_file)
+SELECT gen_random_uuid(), queue, state, 'POST', '/orders/' || number || '/', '/orders/<int:pk>/', 'rule 1',
+    (number %% 5000)::text, '', '', CASE WHEN number %% 10 = 0 THEN encode(sha256(number::text::bytea), 'hex') END, '',
+    CASE WHEN number %% 20 = 0 THEN 2 ELSE 1 END, 0, 'celery@host', at, at, at + interval '1 s', at + interval '2 s',
+    CASE WHEN number %% 4 = 0 THEN at + interval '1 h' END,
+    CASE WHEN state = 'succeeded' AND at > now() - interval '23 h' THEN at + interval '1 day' END,
+    CASE state WHEN 'succeeded' THEN 200 WHEN 'failed' THEN 503 END, 'application/json', 180,
+    CASE state WHEN 'failed' THEN 'the view answered 503' ELSE '' END, NULL,
+    CASE state WHEN 'succeeded' THEN ''::bytea ELSE convert_to(repeat('s', 600), 'UTF8') END, ''
+FROM (
+    SELECT number, now() - number * interval '1 day' * %(days)s / %(rows)s AS at,
+        (ARRAY['payment', 'realtime', 'bulk'])[1 + number %% 3] AS queue,
+        CASE WHEN number %% 100 < 94 THEN 'succeeded' WHEN number %% 100 < 97 THEN 'failed'
+             WHEN number %% 100 < 99 THEN 'cancelled' ELSE 'expired' END AS state
+    FROM generate_series(1, %(rows)s) AS number
+) AS dispatch
+"""
+ENDED_ATTEMPTS = """
+INSERT INTO broker_django_attemptrecord (dispatch_id, number, worker, started_at, ended_at, response_status, error)
+SELECT id, 1, worker, started_at, finished_at, 503, 'the view answered 503'
+FROM broker_django_dispatchrecord WHERE attempts > 1
+"""
+RESULTS = """
+INSERT INTO django_celery_results_taskresult (
+    task_id, status, content_type, content_encoding, result, date_created, date_done, meta)
+SELECT id::text, 'SUCCESS', 'application/json', 'utf-8', repeat('r', 400), accepted_at, finished_at, '{}'
+FROM broker_django_dispatchrecord WHERE state = 'succeeded' AND right(id::text, 1) < '8'
+"""
+BACKLOG = """
+INSERT INTO broker_django_dispatchrecord (
+    id, queue, state, method, path, route, reason, "user", credential, trace_id, fingerprint, attempts, attempts_before,
+    worker, accepted_at, published_at, expires_at, response_type, error, sealed, sealed_file)
+SELECT gen_random_uuid(), 'bulk', 'queued', 'POST', '/reports/', '/reports/', 'rule 1', '', '', '', '', 0, 0, '',
+    at, at, at + interval '1 day', '', '', convert_to(repeat('s', 600), 'UTF8'), ''
+FROM (SELECT now() - number * interval '36 ms' AS at FROM generate_series(1, %(rows)s) AS number) AS dispatch
+"""
+
+
+class Chosen:
+    """A database router to whom everything is in one database, now in this one and then in that."""
+
+    alias = EMPTY
+
+    def db_for_read(self, *_: Any, **__: Any) -> str:
+        return self.alias
+
+    db_for_write = db_for_read
+
+
+@contextlib.contextmanager
+def ledgers(rows: int = ROWS) -> Iterator[Chosen]:
+    """Both, with the choice between them. Raises NotHereError where PostgreSQL is not installed."""
+    if find("postgres") is None:
+        raise NotHereError("PostgreSQL is not installed")
+    chosen = Chosen()
+    with postgres() as server, override_settings(DATABASE_ROUTERS=[chosen]):
+        own = {alias: {**database(server), "NAME": alias} for alias in (FULL, EMPTY)}
+        every = {**settings.DATABASES, "server": database(server), **own}
+        connections.settings.update(connections.configure_settings(every))
+        try:
+            for alias in own:
+                _execute("server", f"CREATE DATABASE {alias}")
+                call_command("migrate", database=alias, verbosity=0)
+            for statement in (FINISHED, ENDED_ATTEMPTS, RESULTS):
+                _execute(FULL, statement, rows=rows, days=DAYS)
+            _execute(FULL, "VACUUM ANALYZE")
+            yield chosen
+        finally:
+            for alias in ("server", *own):
+                connections[alias].close()
+
+
+def add_backlog(rows: int) -> None:
+    _execute(FULL, BACKLOG, rows=rows)
+    _execute(FULL, "ANALYZE")
+
+
+def _execute(alias: str, statement: str, **parameters: int) -> None:
+    with connections[alias].cursor() as cursor:
+        cursor.execute(statement, parameters or None)
+
+
+def run_one() -> None:
+    """What the ledger has to do for one dispatch."""
+    now = timezone.now()
+    record = DispatchRecord(
+        id=uuid.uuid4(),
+        queue="payment",
+        method="POST",
+        path="/pay/",
+        route="/pay/",
+        reason="rule 1",
+        accepted_at=now,
+        published_at=now,
+        expires_at=now + timedelta(hours=1),
+        sealed=SEALED,
+    )
+    ledger.accept(record)
+    attempt = ledger.claim(record.pk, POLICY, "celery@host")
+    ledger.finish(record.pk, attempt, Outcome(200, "application/json", 180), results_ttl=POLICY.results_ttl)
+
+
+def slowest_pass(passes: int = 20) -> float:
+    """Seconds of the slowest of a reaper's passes, which are 10 s apart as its clock says: some look at everything."""
+    clock = timezone.now()
+    seconds = []
+    reaper = Reaper(lambda: clock)
+    for _ in range(passes):
+        started = time.perf_counter()
+        for _step in reaper.look():
+            pass
+        seconds.append(time.perf_counter() - started)
+        clock += timedelta(seconds=10)
+    return max(seconds)
+
+
+def sequential_scans(connection: BaseDatabaseWrapper) -> int:
+    """How often the whole table was read, as far as this connection knows."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_stat_force_next_flush()")
+        cursor.execute("SELECT seq_scan FROM pg_stat_user_tables WHERE relname = 'broker_django_dispatchrecord'")
+        return int(cursor.fetchone()[0])
+
+
+class Visitor(threading.Thread):
+    """Uses the ledger all the time, on a connection of its own: the seconds that each use took."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.seconds: list[float] = []
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        while not self._over.is_set():
+            for use in (run_one, self._look):
+                started = time.perf_counter()
+                use()
+                self.seconds.append(time.perf_counter() - started)
+        connections.close_all()
+
+    def _look(self) -> None:
+        """At the oldest of those that failed, which are about to be deleted."""
+        list(DispatchRecord.objects.filter(state="failed", queue="bulk").order_by("accepted_at")[:20])
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self.join()
+
+
+@contextlib.contextmanager
+def timed_chunks() -> Iterator[list[float]]:
+    """The seconds that each transaction of the housekeeping was open."""
+    seconds: list[float] = []
+
+    @contextlib.contextmanager
+    def atomic(**options: Any) -> Iterator[None]:
+        started = time.perf_counter()
+        with transaction.atomic(**options):
+            yield
+        seconds.append(time.perf_counter() - started)
+
+    with patch.object(housekeeping, "transaction", SimpleNamespace(atomic=atomic)):
+        yield seconds
