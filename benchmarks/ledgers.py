@@ -8,7 +8,7 @@ import time
 import uuid
 from datetime import timedelta
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from unittest.mock import patch
 
 from django.conf import settings
@@ -19,7 +19,8 @@ from django.utils import timezone
 
 from benchmarks.probe import NotHereError
 from broker_core.policies import QueuePolicy
-from broker_django import housekeeping, ledger
+from broker_django import housekeeping, ledger, load
+from broker_django.conf import conf
 from broker_django.ledger import Outcome
 from broker_django.models import DispatchRecord
 from tests.servers import find, postgres
@@ -27,9 +28,9 @@ from tests.settings import database
 from workers.reaper import Reaper
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    from django.db.backends.base.base import BaseDatabaseWrapper
+Result = TypeVar("Result")
 
 FULL, EMPTY = "filled", "empty"
 ROWS = 1_000_000
@@ -90,6 +91,10 @@ class Chosen:
 
     db_for_write = db_for_read
 
+    def run(self, alias: str, use: Callable[[], Result]) -> Result:
+        self.alias = alias
+        return use()
+
 
 @contextlib.contextmanager
 def ledgers(rows: int = ROWS) -> Iterator[Chosen]:
@@ -116,7 +121,7 @@ def ledgers(rows: int = ROWS) -> Iterator[Chosen]:
 
 def add_backlog(rows: int) -> None:
     _execute(FULL, BACKLOG, rows=rows)
-    _execute(FULL, "ANALYZE")
+    _execute(FULL, "VACUUM ANALYZE")
 
 
 def _execute(alias: str, statement: str, **parameters: int) -> None:
@@ -158,9 +163,17 @@ def slowest_pass(passes: int = 20) -> float:
     return max(seconds)
 
 
-def sequential_scans(connection: BaseDatabaseWrapper) -> int:
-    """How often the whole table was read, as far as this connection knows."""
-    with connection.cursor() as cursor:
+def seconds_to_measure() -> float:
+    """How deep the queues are, for backpressure."""
+    started = time.perf_counter()
+    for queue, policy in conf.queues.items():
+        load.measure(queue, policy, timezone.now())
+    return time.perf_counter() - started
+
+
+def sequential_scans() -> int:
+    """How often the whole of the full table was read."""
+    with connections[FULL].cursor() as cursor:
         cursor.execute("SELECT pg_stat_force_next_flush()")
         cursor.execute("SELECT seq_scan FROM pg_stat_user_tables WHERE relname = 'broker_django_dispatchrecord'")
         return int(cursor.fetchone()[0])
@@ -175,6 +188,7 @@ class Visitor(threading.Thread):
         self._over = threading.Event()
 
     def run(self) -> None:
+        run_one()
         while not self._over.is_set():
             for use in (run_one, self._look):
                 started = time.perf_counter()

@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 from django.conf import settings
+from django.test.utils import override_settings
 from django.utils import timezone
 from django_celery_results.models import TaskResult
 
-from benchmarks import probe
+from benchmarks import ledgers, probe
 from benchmarks.probe import Contender
 from broker_core import routing
 from broker_core.dispatches import State
+from broker_core.policies import DAY
 from broker_core.routing import RoutingTable
 from broker_core.sources import Source
+from broker_django import housekeeping
 from broker_django.models import Destination, DispatchRecord, Router
 from broker_django.table import NONE, load, tables
 
@@ -41,6 +44,8 @@ ALL = (
     "end_to_end",
     "overtaking",
     "reserved",
+    "ledger",
+    "retention",
 )
 
 
@@ -358,3 +363,60 @@ def reserved(payments: int = 200) -> Measure:
     return Measure(
         "a payment with a process reserved, p99", p99, 100.0, "lower", "ms", {"p50_ms": p50, "bulk_left": float(left)}
     )
+
+
+def ledger(rows: int = ledgers.ROWS, backlog: int = 100_000) -> Measure:
+    """(j) Accept, claim and finish where the ledger has a million rows, against an empty one; and a reaper's pass.
+
+    Both are on PostgreSQL. Nothing is due; then there is a backlog.
+    """
+    with ledgers.ledgers(rows) as chosen, override_settings(REQUEST_BROKER=_kept_for(ledgers.DAYS + 1)):
+        contenders = (partial(chosen.run, alias, ledgers.run_one) for alias in (ledgers.EMPTY, ledgers.FULL))
+        pairs = probe.paired(*contenders, rounds=100, each=20)
+        passes = {alias: chosen.run(alias, ledgers.slowest_pass) for alias in (ledgers.EMPTY, ledgers.FULL)}
+        scans = ledgers.sequential_scans()
+        ledgers.add_backlog(backlog)
+        behind = chosen.run(ledgers.FULL, ledgers.slowest_pass)
+        depth = chosen.run(ledgers.FULL, ledgers.seconds_to_measure)
+        scans = ledgers.sequential_scans() - scans
+    figures = {
+        "empty_us": statistics.median(empty for empty, _ in pairs) * 1e6,
+        "full_us": statistics.median(full for _, full in pairs) * 1e6,
+        "reaper_empty_ms": passes[ledgers.EMPTY] * 1e3,
+        "reaper_full_ms": passes[ledgers.FULL] * 1e3,
+        f"reaper_{backlog:_}_queued_ms": behind * 1e3,
+        f"depth_{backlog:_}_queued_ms": depth * 1e3,
+        "sequential_scans": float(scans),
+    }
+    ratio = statistics.median(full / empty for empty, full in pairs)
+    return Measure(f"accept, claim and finish, {rows:,} rows", ratio, 1.2, "lower", "times an empty ledger", figures)
+
+
+def retention(rows: int = ledgers.ROWS) -> Measure:
+    """(k) The longest that anything waits while a tenth of the ledger is deleted: the ledger's user on a connection of
+    its own, or a row that the housekeeping has locked.
+    """
+    with ledgers.ledgers(rows) as chosen, override_settings(REQUEST_BROKER=_kept_for(ledgers.DAYS * 0.9)):
+        chosen.alias = ledgers.FULL
+        with ledgers.Visitor() as alone:
+            time.sleep(5)
+        started = time.perf_counter()
+        with ledgers.timed_chunks() as chunks, ledgers.Visitor() as visitor:
+            deleted = sum(housekeeping.keep_house())
+            seconds = time.perf_counter() - started
+    figures = {
+        "deleted": float(deleted),
+        "deleted_per_s": deleted / seconds,
+        "chunk_p50_ms": statistics.median(chunks) * 1e3,
+        "chunk_p99_ms": probe.percentile(chunks, 99) * 1e3,
+        "chunk_longest_ms": max(chunks) * 1e3,
+        "visitor_p99_ms": probe.percentile(visitor.seconds, 99) * 1e3,
+        "visitor_longest_ms": max(visitor.seconds) * 1e3,
+        "visitor_alone_longest_ms": max(alone.seconds) * 1e3,
+    }
+    longest = max(*chunks, *visitor.seconds) * 1e3
+    return Measure(f"retention deletes {deleted:,} of {rows:,} rows", longest, 100.0, "lower", "ms locked", figures)
+
+
+def _kept_for(days: float) -> dict[str, Any]:
+    return {"QUEUES": {name: {"retention": days * DAY} for name in ledgers.QUEUES}}

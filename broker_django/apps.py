@@ -18,6 +18,9 @@ class BrokerConfig(AppConfig):
         from broker_django import checks, models, table  # noqa: F401, PLC0415 - which need the apps to be loaded
 
         for changed in (signals.post_save, signals.post_delete, models.rows_changed):
-            for model in (models.Router, models.Destination):  # Django loads what it deletes where a receiver might look
+            for model in (
+                models.Router,
+                models.Destination,
+            ):  # Django loads what it deletes where a receiver might look
                 changed.connect(table.keep_watch, sender=model, dispatch_uid="request_broker.table")
         signals.post_migrate.connect(table.after_migrate, sender=self, dispatch_uid="request_broker.table")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("broker_django.housekeeping")
 
-CHUNK = 500
+CHUNK = 200
 """Rows in one transaction."""
 
 NO_ORPHAN = timedelta(days=1)

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from celery import states
+from django.test import override_settings
+from django_celery_results.models import TaskResult
+
+from broker_core.dispatches import State
+from broker_django import housekeeping, ledger, results
+from broker_django.celery_app import get_app
+from broker_django.models import ActionRecord, AttemptRecord, DispatchRecord
+
+if TYPE_CHECKING:
+    import uuid
+
+pytestmark = pytest.mark.django_db
+
+DAY = timedelta(days=1)
+
+
+def finished(at: datetime, state: State = State.SUCCEEDED, **fields: Any) -> DispatchRecord:
+    given = {"queue": "bulk", "method": "GET", "path": "/", "route": "/", "sealed": b"sealed", **fields}
+    return DispatchRecord.objects.create(state=state, accepted_at=at, finished_at=at, **given)
+
+
+def stored(record: DispatchRecord) -> None:
+    get_app().backend.store_result(str(record.pk), {"status": 200}, states.SUCCESS)
+
+
+def left() -> set[uuid.UUID]:
+    return set(DispatchRecord.objects.values_list("pk", flat=True))
+
+
+def test_what_is_too_old_is_deleted_in_chunks(now: datetime, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(housekeeping, "CHUNK", 2)
+    for number in range(5):
+        finished(now - 8 * DAY - number * DAY)
+    kept = finished(now - 6 * DAY)
+    assert list(housekeeping.keep_house(now)) == [2, 2, 1]
+    assert left() == {kept.pk}
+
+
+def test_the_queue_and_the_state_say_how_long_a_dispatch_is_kept(now: datetime) -> None:
+    queues = {"bulk": {"retention": {"succeeded": 60}}, "payment": {"retention": 3_600}}
+    before = now - timedelta(minutes=30)
+    finished(before)
+    kept = [finished(before, State.FAILED), finished(before, queue="payment"), finished(before, queue="realtime")]
+    with override_settings(REQUEST_BROKER={"QUEUES": queues}):
+        assert sum(housekeeping.keep_house(now)) == 1
+        assert left() == {record.pk for record in kept}
+        assert sum(housekeeping.keep_house(now + timedelta(hours=1))) == 1
+
+
+def test_what_is_not_done_stays(now: datetime) -> None:
+    long_ago = now - 100 * DAY
+    waiting = finished(long_ago, State.QUEUED)
+    DispatchRecord.objects.update(finished_at=None)
+    running = finished(long_ago, State.RUNNING)
+    DispatchRecord.objects.update(finished_at=None)
+    assert sum(housekeeping.keep_house(now, of_former_queues=True)) == 0
+    assert left() == {waiting.pk, running.pk}
+
+
+def test_all_that_belongs_to_a_dispatch_goes_with_it(now: datetime) -> None:
+    old, young = finished(now - 8 * DAY), finished(now)
+    for record in (old, young):
+        stored(record)
+        ledger.note_action(record.pk, "retry", "ann")
+        AttemptRecord.objects.create(dispatch=record, number=1, started_at=now, ended_at=now, error="lost")
+    assert sum(housekeeping.keep_house(now)) == 1
+    for model in (ActionRecord, AttemptRecord):
+        assert set(model.objects.values_list("dispatch", flat=True)) == {young.pk}
+    assert set(TaskResult.objects.values_list("task_id", flat=True)) == {str(young.pk)}
+
+
+def test_what_was_run_again_is_kept_from_its_new_end(now: datetime) -> None:
+    record = finished(now - 40 * DAY, State.FAILED)
+    assert ledger.revive(record.pk, "ann", now)
+    assert sum(housekeeping.keep_house(now)) == 0
+    DispatchRecord.objects.update(state=State.FAILED, finished_at=now, due_at=None)
+    assert sum(housekeeping.keep_house(now + 29 * DAY)) == 0
+    assert sum(housekeeping.keep_house(now + 31 * DAY)) == 1
+
+
+def test_dispatches_of_former_queues_are_deleted_when_that_is_asked_for(now: datetime) -> None:
+    for queue in ("alpha", "former", "zulu"):
+        finished(now - 8 * DAY, queue=queue)
+    kept = finished(now, queue="former")
+    assert sum(housekeeping.keep_house(now)) == 0
+    assert sum(housekeeping.keep_house(now, of_former_queues=True)) == 3
+    assert left() == {kept.pk}
+
+
+def test_a_response_is_dropped_when_its_time_is_over(now: datetime) -> None:
+    due, later = finished(now, due_at=now), finished(now, due_at=now + DAY)
+    stored(due)
+    stored(later)
+    assert sum(housekeeping.keep_house(now)) == 0
+    assert TaskResult.objects.get().task_id == str(later.pk)
+    due.refresh_from_db()
+    assert due.due_at is None
+
+
+def test_responses_that_are_due_are_settled_in_chunks(now: datetime, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(housekeeping, "CHUNK", 2)
+    for state in (State.SUCCEEDED, State.SUCCEEDED, State.SUCCEEDED, State.FAILED):
+        finished(now, state, due_at=now)
+    assert list(housekeeping.keep_house(now)) == [0]
+    assert not DispatchRecord.objects.exclude(due_at=None).exists()
+
+
+def test_a_kept_response_is_handed_over(now: datetime) -> None:
+    record = finished(now, due_at=now, kept_response=b"sealed", response_status=200)
+    assert sum(housekeeping.keep_house(now)) == 0
+    record.refresh_from_db()
+    assert record.kept_response is None and record.due_at != now
+    assert get_app().backend.get_task_meta(str(record.pk))["result"]["sealed"] == "sealed"
+
+
+def test_a_kept_response_stays_while_the_result_store_does_not_take_it(
+    now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "_store", lambda *_: False)
+    record = finished(now, due_at=now, kept_response=b"sealed", response_status=200)
+    assert sum(housekeeping.keep_house(now)) == 0
+    record.refresh_from_db()
+    assert bytes(record.kept_response or b"") == b"sealed"
