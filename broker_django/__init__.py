@@ -20,7 +20,8 @@ def dispatch(request_or_message: HttpRequest | RequestMessage, *, queue: str) ->
     transaction the dispatch is published when that is committed; where it is rolled back, it has never been.
 
     Raises ConfigurationError for a queue that is not configured, BodyTooLargeError, MessageError for a request whose
-    body is gone, ReducedCapacityError where the queue is full, and UnavailableError where it cannot be recorded.
+    body is gone or that is itself being replayed, ReducedCapacityError where the queue is full, and UnavailableError
+    where it cannot be recorded.
     """
     from broker_django.dispatching import dispatch as made  # noqa: PLC0415 - which needs the apps to be loaded
 

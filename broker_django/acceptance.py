@@ -162,7 +162,9 @@ def _write(record: DispatchRecord, full: ReducedCapacityError | None) -> Dispatc
     try:
         return write(record) if full is None else _earlier(record, full)
     except UnavailableError as error:
-        if conf.queues[record.queue].on_outage == "run_now" and record.idempotency_key is None:
+        policy = conf.queues[record.queue]
+        once = record.idempotency_key is not None or policy.delivery == "at_most_once"  # it may be recorded after all
+        if policy.on_outage == "run_now" and not once:
             logger.error("%s runs now, it cannot be recorded: %s", record.route, redacted(error.__cause__ or error))
             return None
         logger.error("%s is refused, it cannot be recorded: %s", record.route, redacted(error.__cause__ or error))

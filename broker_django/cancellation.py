@@ -40,7 +40,7 @@ def _stopped(record: DispatchRecord) -> bool:
     try:
         replies = get_app().control.broadcast(
             STOP,
-            arguments={"dispatch_id": str(record.pk)},
+            arguments={"dispatch_id": str(record.pk), "attempt": record.attempts},
             destination=[record.worker],
             reply=True,
             timeout=conf.PUBLISH_TIMEOUT,
@@ -50,4 +50,6 @@ def _stopped(record: DispatchRecord) -> bool:
         raise UnavailableError("the worker that runs the dispatch cannot be told to stop it") from error
     answers = [answer for reply in replies or () for answer in reply.values()]
     logger.info("Dispatch %s is to be stopped: %s", record.pk, answers or "no worker answers")
+    if not answers:
+        raise UnavailableError("the worker that runs the dispatch does not answer, it may stop it yet")
     return any("ok" in answer for answer in answers)

@@ -39,9 +39,9 @@ def run_again(letters: QuerySet[DispatchRecord], actor: str) -> int:
 
 
 def _revived(dispatch_id: UUID, actor: str) -> bool:
+    results.forget([dispatch_id])  # before it runs again: a result store keeps the first response that it was given
     if not ledger.revive(dispatch_id, actor):
         return False
-    results.forget([dispatch_id])
     announce(dispatch_id)
     return True
 
@@ -52,9 +52,9 @@ def discard(letters: QuerySet[DispatchRecord], actor: str) -> int:
 
 
 def _each(letters: QuerySet[DispatchRecord]) -> Iterator[UUID]:
-    """By a chunk at a time, each once: what is run again or discarded is none any more."""
-    keys = letters.filter(ledger.dead_letters()).order_by("accepted_at", "pk").values_list("pk", flat=True)
-    seen: set[UUID] = set()
-    while chunk := [pk for pk in keys[: CHUNK + len(seen)] if pk not in seen][:CHUNK]:
-        seen.update(chunk)
+    """One after the other, read a chunk at a time."""
+    keys = letters.filter(ledger.dead_letters()).order_by("pk").values_list("pk", flat=True)
+    chunk = list(keys[:CHUNK])
+    while chunk:
         yield from chunk
+        chunk = list(keys.filter(pk__gt=chunk[-1])[:CHUNK])

@@ -116,7 +116,7 @@ def publish(record: DispatchRecord, policy: QueuePolicy) -> bool:
     try:
         _send(get_app(), record, policy, failures)
     except Exception as error:  # noqa: BLE001 - whatever went wrong, the row is there and the client gets its 202
-        breaker.failed()
+        _note_failure(error)
         logger.warning(
             "Dispatch %s waits in the ledger, the message broker did not take it: %s",
             dispatch_id,
@@ -126,6 +126,15 @@ def publish(record: DispatchRecord, policy: QueuePolicy) -> bool:
         return False
     breaker.succeeded()
     return True
+
+
+def _note_failure(error: Exception) -> None:
+    """Only a message broker that is out of reach is left alone: another queue may do where one is refused."""
+    refused = isinstance(error.__cause__ or error, get_app().connection_for_write().channel_errors)
+    if refused or isinstance(error, KeyError):
+        breaker.succeeded()
+    else:
+        breaker.failed()
 
 
 def _send(app: Celery, record: DispatchRecord, policy: QueuePolicy, failures: int) -> None:

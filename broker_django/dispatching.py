@@ -14,7 +14,7 @@ from broker_core.errors import BodyTooLargeError, ConfigurationError, MessageErr
 from broker_django import ledger, load, sessions
 from broker_django.acceptance import moments, publish_when_committed, route_of, trace_of, write
 from broker_django.conf import conf
-from broker_django.context import user_key
+from broker_django.context import replay_of, user_key
 from broker_django.delivery import seal_request
 from broker_django.http import raw_body, to_message
 from broker_django.models import DispatchRecord
@@ -30,6 +30,7 @@ def dispatch(request_or_message: HttpRequest | RequestMessage, *, queue: str) ->
     policy = conf.queues.get(queue)
     if policy is None:
         raise ConfigurationError(f"there is no queue {queue!r}; there are {', '.join(conf.queues)}")
+    _refuse_nonsense(request_or_message)
     load.gauges.check(queue)
     record = DispatchRecord(id=uuid.uuid4(), queue=queue, reason="code", **moments(policy, timezone.now()))
     if isinstance(request_or_message, HttpRequest):
@@ -49,6 +50,15 @@ def dispatch(request_or_message: HttpRequest | RequestMessage, *, queue: str) ->
     written = write(record)
     publish_when_committed(written, policy)
     return written
+
+
+def _refuse_nonsense(given: HttpRequest | RequestMessage) -> None:
+    """Raises MessageError."""
+    if isinstance(given, HttpRequest):
+        if replay_of(given) is not None:
+            raise MessageError("a request that is being replayed would be dispatched for ever: ask broker.replayed")
+    elif not {"REQUEST_METHOD", "PATH_INFO"} <= given.environ.keys():
+        raise MessageError("the environ of a message needs REQUEST_METHOD and PATH_INFO")
 
 
 def _message(request: HttpRequest) -> RequestMessage:

@@ -41,7 +41,8 @@ def keep_house(now: datetime | None = None, *, of_former_queues: bool = False) -
     """
     now = now or timezone.now()
     for state in DONE:
-        while _settle_responses(state, now) == CHUNK:
+        yield from _hand_over(state, now)
+        while _drop_responses(state, now) == CHUNK:
             yield 0
     for which, retention in _retentions(of_former_queues=of_former_queues):
         before = now - timedelta(seconds=retention)
@@ -54,15 +55,27 @@ def keep_house(now: datetime | None = None, *, of_former_queues: bool = False) -
                 yield 0
 
 
-def _settle_responses(state: State, now: datetime) -> int:
-    """How many responses were settled, of those that are due. One state at a time is in the order of its index."""
-    rows = DispatchRecord.objects.defer("sealed").filter(state=state, due_at__lte=now)
-    due = list(rows.order_by("due_at")[:CHUNK])
-    dropped = [record.pk for record in due if not record.kept_response]
+def _hand_over(state: State, now: datetime) -> Iterator[int]:
+    """Give kept responses to the result store, one at a time, until it refuses one."""
+    kept = _due(state, now).filter(kept_response__isnull=False)
+    for pk in list(kept.values_list("pk", flat=True)[:CHUNK]):
+        record = DispatchRecord.objects.defer("sealed").filter(pk=pk, kept_response__isnull=False).first()
+        if record is not None and not results.hand_over(record, now):
+            return
+        yield 0
+
+
+def _drop_responses(state: State, now: datetime) -> int:
+    """How many responses were dropped, of those whose time is over."""
+    dropped = list(_due(state, now).filter(kept_response=None).values_list("pk", flat=True)[:CHUNK])
     results.forget(dropped)
     DispatchRecord.objects.filter(pk__in=dropped, state=state).update(due_at=None)
-    handed_over = [results.hand_over(record) for record in due if record.kept_response]
-    return len(dropped) + sum(handed_over)
+    return len(dropped)
+
+
+def _due(state: State, now: datetime) -> QuerySet[DispatchRecord]:
+    """One state at a time is in the order of its index."""
+    return DispatchRecord.objects.filter(state=state, due_at__lte=now).order_by("due_at")
 
 
 def _retentions(*, of_former_queues: bool) -> Iterator[tuple[Q, float]]:
@@ -94,9 +107,19 @@ def _delete_chunk(old: QuerySet[DispatchRecord]) -> dict[uuid.UUID, str]:
         if files:
             AttemptRecord.objects.filter(dispatch__in=list(files))._raw_delete(alias)
             ActionRecord.objects.filter(dispatch__in=list(files))._raw_delete(alias)
-            DispatchRecord.objects.filter(pk__in=list(files))._raw_delete(alias)
+            rows = DispatchRecord.objects.using(alias).filter(pk__in=list(files))
+            if _has_relations():
+                rows.delete()
+            else:
+                rows._raw_delete(alias)
     results.forget(list(files))
     return files
+
+
+def _has_relations() -> bool:
+    """Whether models of the project refer to dispatches: what becomes of their rows is theirs to say."""
+    own = {AttemptRecord, ActionRecord}
+    return any(relation.related_model not in own for relation in DispatchRecord._meta.related_objects)
 
 
 def sweep(now: datetime | None = None) -> int:

@@ -64,6 +64,11 @@ class Outcome:
         return State.FAILED if self.error else State.SUCCEEDED
 
 
+def _rows() -> QuerySet[DispatchRecord]:
+    """Where the ledger is written: a replica may not know yet what was decided."""
+    return DispatchRecord.objects.using(router.db_for_write(DispatchRecord))
+
+
 def accept(record: DispatchRecord) -> None:
     statements.insert(record)
 
@@ -83,14 +88,14 @@ def accept_once(record: DispatchRecord) -> DispatchRecord:
 
 def put_off(dispatch_id: uuid.UUID, until: datetime, due_at: datetime | None = None) -> None:
     """Let the reaper publish what the message broker did not take, where it is still due when it was seen to be."""
-    unclaimed = DispatchRecord.objects.filter(pk=dispatch_id, state=State.QUEUED, due_at=due_at)
+    unclaimed = _rows().filter(pk=dispatch_id, state=State.QUEUED, due_at=due_at)
     unclaimed.update(published_at=None, due_at=until)
 
 
 def take_up(record: DispatchRecord, now: datetime) -> bool:
     """Have a queued row to publish it, where it is still as it was seen: of two reapers, one has it."""
     seen = {"state": State.QUEUED, "due_at": record.due_at, "published_at": record.published_at}
-    taken = DispatchRecord.objects.filter(pk=record.pk, attempts=record.attempts, **seen)
+    taken = _rows().filter(pk=record.pk, attempts=record.attempts, **seen)
     if not taken.update(due_at=None, published_at=now):
         return False
     record.due_at, record.published_at = None, now
@@ -100,7 +105,8 @@ def take_up(record: DispatchRecord, now: datetime) -> bool:
 def claim(dispatch_id: uuid.UUID, policy: QueuePolicy, worker: str, now: datetime | None = None) -> int:
     """Take the dispatch to run it: the number of this attempt, or 0 where it is not to be had.
 
-    It is there while queued and wanted. One that waits in the ledger for another attempt is not.
+    It is there while queued and wanted. One that waits in the ledger for another attempt is not. Asking again with the
+    same `now` finds the claim that was made: its answer may have been lost on the way.
     """
     now = now or timezone.now()
     claimed = {
@@ -112,11 +118,20 @@ def claim(dispatch_id: uuid.UUID, policy: QueuePolicy, worker: str, now: datetim
     fresh = {"id": dispatch_id, "state": State.QUEUED.value, "attempts": 0}
     if statements.update(DispatchRecord, {**claimed, "attempts": 1}, fresh, wanted_at=now):
         return 1
-    row = DispatchRecord.objects.filter(Q(expires_at=None) | Q(expires_at__gt=now), pk=dispatch_id)
+    row = _rows().filter(Q(expires_at=None) | Q(expires_at__gt=now), pk=dispatch_id)
     free = row.filter(state=State.QUEUED, due_at=None, attempts__lt=F("attempts_before") + policy.starts)
-    if not free.update(attempts=F("attempts") + 1, **claimed):
-        return 0
-    return row.values_list("attempts", flat=True).get()
+    free.update(attempts=F("attempts") + 1, **claimed)
+    ours = _rows().filter(pk=dispatch_id, state=State.RUNNING, worker=worker[:255], started_at=now)
+    return ours.values_list("attempts", flat=True).first() or 0
+
+
+def close(dispatch_id: uuid.UUID, policy: QueuePolicy, now: datetime | None = None) -> State | None:
+    """End what nobody waits for any more, or what has no attempt left since its queue allows fewer: its state then."""
+    if expire(dispatch_id, now):
+        return State.EXPIRED
+    spent = _rows().filter(pk=dispatch_id, state=State.QUEUED, attempts__gte=F("attempts_before") + policy.starts)
+    ended = {"state": State.FAILED, "finished_at": now or timezone.now(), "due_at": None, "error": "no attempt is left"}
+    return State.FAILED if spent.filter(attempts__gt=0).update(**ended) else None
 
 
 def lease() -> timedelta:
@@ -129,12 +144,12 @@ def renew(claims: Iterable[tuple[uuid.UUID, int]], now: datetime | None = None) 
     held = Q(pk__in=[])
     for dispatch_id, attempt in claims:
         held |= Q(pk=dispatch_id, attempts=attempt)
-    return DispatchRecord.objects.filter(held, state=State.RUNNING).update(due_at=(now or timezone.now()) + lease())
+    return _rows().filter(held, state=State.RUNNING).update(due_at=(now or timezone.now()) + lease())
 
 
 def holds(dispatch_id: uuid.UUID, attempt: int) -> bool:
     """Whether this attempt still has the dispatch."""
-    return DispatchRecord.objects.filter(pk=dispatch_id, state=State.RUNNING, attempts=attempt).exists()
+    return _rows().filter(pk=dispatch_id, state=State.RUNNING, attempts=attempt).exists()
 
 
 def finish(
@@ -171,76 +186,94 @@ def _drop_at(outcome: Outcome, now: datetime, results_ttl: float | None) -> date
     return None if results_ttl is None or outcome.status is None else now + timedelta(seconds=results_ttl)
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What is known of an attempt that runs: its number, or the worker that it runs on and when it cannot have begun
+    yet, or when its lease had run out.
+    """
+
+    attempt: int | None = None
+    worker: str | None = None
+    since: datetime | None = None
+    lapsed_at: datetime | None = None
+
+    @property
+    def condition(self) -> Q:
+        known = {
+            "attempts": self.attempt,
+            "worker": None if self.worker is None else self.worker[:255],
+            "started_at__gte": self.since,
+            "due_at__lte": self.lapsed_at,
+        }
+        return Q(state=State.RUNNING, **{name: value for name, value in known.items() if value is not None})
+
+
 def retry(
-    dispatch_id: uuid.UUID, attempt: int, policy: QueuePolicy, outcome: Outcome, now: datetime | None = None
+    dispatch_id: uuid.UUID, run: Run, policy: QueuePolicy, outcome: Outcome, now: datetime | None = None
 ) -> datetime | None:
     """Have the reaper publish a failed attempt's dispatch again, later: when, or None where this was the last attempt.
 
     It was, too, where nobody would want the answer any more by then, or another attempt has the dispatch.
     """
-    if not outcome.retriable:
-        return None
-    record = _running(dispatch_id, attempt)
-    seconds = pause(policy, attempt - record.attempts_before, outcome.retry_after) if record else None
+    record = _running(dispatch_id, run) if outcome.retriable else None
+    seconds = pause(policy, record.attempts - record.attempts_before, outcome.retry_after) if record else None
     if record is None or seconds is None:
         return None
     now = now or timezone.now()
     due = now + timedelta(seconds=seconds)
     if record.expires_at is not None and record.expires_at <= due:
         return None
-    return due if _requeue(record, outcome, now, due_at=due, published_at=None) else None
+    return due if _requeue(record, run, outcome, now, due_at=due, published_at=None) else None
 
 
-def give_up(dispatch_id: uuid.UUID, worker: str, error: str, now: datetime | None = None) -> State | None:
-    """The attempt that runs on this worker was stopped without an answer. The state that follows; None where it does
-    not run there any more.
-    """
-    record = _running(dispatch_id)
-    if record is None or record.worker != worker[:255]:
+def give_up(dispatch_id: uuid.UUID, run: Run, error: str, now: datetime | None = None) -> State | None:
+    """The attempt was stopped without an answer. The state that follows; None where it does not run any more."""
+    record = _running(dispatch_id, run)
+    if record is None:
         return None
     outcome = Outcome(error=error, retriable=True)
     policy = conf.queues.get(record.queue)
-    if policy and retry(dispatch_id, record.attempts, policy, outcome, now):
+    if policy and retry(dispatch_id, run, policy, outcome, now):
         return State.QUEUED
     return State.FAILED if finish(dispatch_id, record.attempts, outcome, now) else None
 
 
-def lose(
-    dispatch_id: uuid.UUID, reason: str, *, lapsed_at: datetime | None = None, now: datetime | None = None
-) -> State | None:
-    """The attempt that runs will not end: its worker was lost, and `reason` says how. The state that follows.
+def lose(dispatch_id: uuid.UUID, run: Run, reason: str, now: datetime | None = None) -> State | None:
+    """The attempt will not end: its worker was lost, and `reason` says how. The state that follows.
 
-    The dispatch is queued again, or it fails, where its queue promises `at_most_once` or it has no attempt left. With
-    `lapsed_at`, the reaper publishes it; without, the message broker itself delivers it again. None where it does not
-    run any more, or its lease was renewed since.
+    The dispatch is queued again, or it fails, where its queue promises `at_most_once` or it has no attempt left. Where
+    a lease lapsed, the reaper publishes it; else the message broker itself delivers it again. None where the attempt
+    does not run any more, or its lease was renewed since.
     """
     now = now or timezone.now()
-    record = _running(dispatch_id)
-    if record is None or (lapsed_at and (record.due_at is None or record.due_at > lapsed_at)):
+    record = _running(dispatch_id, run)
+    if record is None:
         return None
     policy = conf.queues.get(record.queue)
     starts = policy.starts if policy else 1
     if record.attempts - record.attempts_before < starts:
-        due_at, published_at = (now, None) if lapsed_at else (None, F("published_at"))
-        queued = _requeue(record, Outcome(error=reason), now, due_at=due_at, published_at=published_at)
+        due_at, published_at = (now, None) if run.lapsed_at else (None, F("published_at"))
+        queued = _requeue(record, run, Outcome(error=reason), now, due_at=due_at, published_at=published_at)
         return State.QUEUED if queued else None
     if policy and policy.delivery == "at_most_once":
         reason = f"{reason}; it is not run again, for the queue delivers at most once"
-    return State.FAILED if finish(dispatch_id, record.attempts, Outcome(error=reason), now) else None
+    ended = {"state": State.FAILED, "finished_at": now, "due_at": None, "error": reason[:ERROR_LENGTH]}
+    return State.FAILED if _still(record, run).update(**ended) else None
 
 
-def _running(dispatch_id: uuid.UUID, attempt: int | None = None) -> DispatchRecord | None:
-    rows = DispatchRecord.objects.defer("sealed", "kept_response").filter(pk=dispatch_id, state=State.RUNNING)
-    return (rows if attempt is None else rows.filter(attempts=attempt)).first()
+def _running(dispatch_id: uuid.UUID, run: Run) -> DispatchRecord | None:
+    return _rows().defer("sealed", "kept_response").filter(run.condition, pk=dispatch_id).first()
 
 
-def _requeue(record: DispatchRecord, outcome: Outcome, now: datetime, **changes: Any) -> bool:
+def _still(record: DispatchRecord, run: Run) -> QuerySet[DispatchRecord]:
+    """The row, where it is the same attempt and what is known of it still holds."""
+    return _rows().filter(run.condition, pk=record.pk, attempts=record.attempts)
+
+
+def _requeue(record: DispatchRecord, run: Run, outcome: Outcome, now: datetime, **changes: Any) -> bool:
     """End the running attempt and queue the dispatch again."""
-    running = DispatchRecord.objects.filter(
-        pk=record.pk, state=State.RUNNING, attempts=record.attempts, due_at=record.due_at
-    )
     with transaction.atomic(using=router.db_for_write(DispatchRecord)):
-        if not running.update(state=State.QUEUED, **changes):
+        if not _still(record, run).update(state=State.QUEUED, **changes):
             return False
         AttemptRecord.objects.create(
             dispatch_id=record.pk,
@@ -256,31 +289,31 @@ def _requeue(record: DispatchRecord, outcome: Outcome, now: datetime, **changes:
 
 def cancel(dispatch_id: uuid.UUID, now: datetime | None = None) -> None:
     """Cancel what has not begun; once cancelled it stays so. Raises DispatchConflictError for any other state."""
-    queued = DispatchRecord.objects.filter(pk=dispatch_id, state=State.QUEUED)
+    queued = _rows().filter(pk=dispatch_id, state=State.QUEUED)
     if queued.update(state=State.CANCELLED, finished_at=now or timezone.now(), due_at=None):
         return
-    state = DispatchRecord.objects.values_list("state", flat=True).filter(pk=dispatch_id).first()
+    state = _rows().values_list("state", flat=True).filter(pk=dispatch_id).first()
     if state != State.CANCELLED:
         raise DispatchConflictError(f"the dispatch is {state}")
 
 
-def stop(dispatch_id: uuid.UUID, worker: str, now: datetime | None = None) -> bool:
-    """Cancel what runs on this worker, which is about to stop it. False where it does not run there any more."""
-    running = DispatchRecord.objects.filter(pk=dispatch_id, state=State.RUNNING, worker=worker)
+def stop(dispatch_id: uuid.UUID, run: Run, now: datetime | None = None) -> bool:
+    """Cancel an attempt that its worker is about to stop. False where it does not run any more."""
+    running = _rows().filter(run.condition, pk=dispatch_id)
     return bool(running.update(state=State.CANCELLED, finished_at=now or timezone.now(), due_at=None))
 
 
 def expire(dispatch_id: uuid.UUID, now: datetime | None = None) -> bool:
     """Mark as expired what nobody waits for any more."""
     now = now or timezone.now()
-    waiting = DispatchRecord.objects.filter(pk=dispatch_id, state__in=sources(State.EXPIRED), expires_at__lte=now)
+    waiting = _rows().filter(pk=dispatch_id, state__in=sources(State.EXPIRED), expires_at__lte=now)
     return bool(waiting.update(state=State.EXPIRED, finished_at=now, due_at=None))
 
 
 def revive(dispatch_id: uuid.UUID, actor: str, now: datetime | None = None) -> bool:
     """Have a dead letter run again, under the same id, with all its attempts anew. False where it is none."""
     now = now or timezone.now()
-    dead = DispatchRecord.objects.filter(dead_letters(), pk=dispatch_id)
+    dead = _rows().filter(dead_letters(), pk=dispatch_id)
     record = dead.defer("sealed", "kept_response").first()
     if record is None:
         return False
@@ -324,7 +357,7 @@ def _wanted_for(record: DispatchRecord, now: datetime) -> datetime | None:
 def discard(dispatch_id: uuid.UUID, actor: str, now: datetime | None = None) -> bool:
     """Drop the sealed request of a dead letter, so that it can never run again. False where it is none."""
     with transaction.atomic(using=router.db_for_write(DispatchRecord)):
-        dead = DispatchRecord.objects.filter(dead_letters(), pk=dispatch_id)
+        dead = _rows().filter(dead_letters(), pk=dispatch_id)
         files = list(dead.exclude(sealed_file="").values_list("sealed_file", flat=True))
         if not dead.update(sealed=b"", sealed_file=""):
             return False
@@ -352,13 +385,12 @@ def note_action(dispatch_id: uuid.UUID, action: str, actor: str, detail: str = "
 
 def find(dispatch_id: uuid.UUID) -> DispatchRecord | None:
     """The dispatch without its sealed request; one whose time is over is expired by being looked at."""
-    return _looked_at(DispatchRecord.objects.filter(pk=dispatch_id))
+    return _looked_at(_rows().filter(pk=dispatch_id))
 
 
 def find_by_key(idempotency_key: str) -> DispatchRecord | None:
     """The same by the digest that is unique, where the ledger is written: a replica may not have the row yet."""
-    written = DispatchRecord.objects.using(router.db_for_write(DispatchRecord))
-    return _looked_at(written.filter(idempotency_key=idempotency_key))
+    return _looked_at(_rows().filter(idempotency_key=idempotency_key))
 
 
 def _looked_at(rows: QuerySet[DispatchRecord]) -> DispatchRecord | None:

@@ -131,7 +131,7 @@ class DispatchRecord(models.Model):
         for ended in self.ended_attempts.order_by("pk"):
             events.append((State.RUNNING, ended.started_at, f"attempt {ended.number} on {ended.worker}"))
             events.append((State.QUEUED, ended.ended_at, ended.error))
-        if self.started_at and self.attempts:
+        if self.started_at and self.attempts and not self.ended_attempts.filter(number=self.attempts).exists():
             events.append((State.RUNNING, self.started_at, f"attempt {self.attempts} on {self.worker}"))
         if self.finished_at:
             answered = f"answered {self.response_status}" if self.response_status else ""

@@ -28,6 +28,7 @@ from broker_django.models import DispatchRecord
 if TYPE_CHECKING:
     import uuid
     from collections.abc import Collection
+    from datetime import datetime
 
     from broker_core.policies import QueuePolicy
 
@@ -95,6 +96,7 @@ def conclude(
         with transaction.atomic(using=alias):
             finished = ledger.finish(dispatch_id, attempt, outcome, results_ttl=ttl)
             if finished:
+                _forget_earlier(backend, dispatch_id, attempt)
                 backend.store_result(str(dispatch_id), result, states.SUCCESS, request=request)
         return finished
     if not ledger.holds(dispatch_id, attempt):
@@ -111,6 +113,7 @@ def _result(attempt: int, outcome: Outcome, sealed: str) -> dict[str, Any]:
 
 def _store(backend: Any, dispatch_id: uuid.UUID, result: dict[str, Any], request: Any = None) -> bool:
     try:
+        _forget_earlier(backend, dispatch_id, result["attempt"])
         backend.store_result(str(dispatch_id), result, states.SUCCESS, request=request)
     except Exception as error:  # noqa: BLE001 - every result backend has errors of its own
         logger.warning("The result store did not take the response of dispatch %s: %s", dispatch_id, redacted(error))
@@ -118,14 +121,20 @@ def _store(backend: Any, dispatch_id: uuid.UUID, result: dict[str, Any], request
     return True
 
 
-def hand_over(record: DispatchRecord) -> bool:
+def _forget_earlier(backend: Any, dispatch_id: uuid.UUID, attempt: int) -> None:
+    """Result stores keep the first response that they were given: that of an attempt which was lost then, or failed."""
+    if attempt > 1:
+        backend.forget(str(dispatch_id))
+
+
+def hand_over(record: DispatchRecord, now: datetime) -> bool:
     """Store the response that the ledger kept; whether the result store took it."""
     outcome = Outcome(record.response_status, record.response_type, record.response_size or 0, record.error)
     sealed = bytes(record.kept_response or b"").decode("ascii", "replace")
     if not _store(get_app().backend, record.pk, _result(record.attempts, outcome, sealed)):
         return False
     policy = conf.queues.get(record.queue)
-    drop_at = timezone.now() + timedelta(seconds=policy.results_ttl) if policy else None
+    drop_at = now + timedelta(seconds=policy.results_ttl) if policy else None
     DispatchRecord.objects.filter(pk=record.pk, due_at=record.due_at).update(kept_response=None, due_at=drop_at)
     return True
 
@@ -155,6 +164,8 @@ def fetch(record: DispatchRecord) -> ResponseMessage | None:
         stored = _stored(str(dispatch_id))
         if not isinstance(stored, dict) or not isinstance(stored.get("sealed"), str):
             return None
+        if stored.get("attempt", record.attempts) != record.attempts:
+            raise EnvelopeError("it is of another attempt")
         return ResponseMessage.decode(open_response(stored["sealed"], str(dispatch_id)))
     except (EnvelopeError, MessageError, *UNREADABLE) as error:
         logger.error("The stored response of dispatch %s is refused: %s", dispatch_id, redacted(error))

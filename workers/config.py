@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 SAFE_SETTINGS: dict[str, Any] = {
     "broker_connection_retry_on_startup": True,
+    "redis_socket_connect_timeout": 2.0,
+    "redis_socket_timeout": 5.0,
     "result_backend": "broker_django.results:DatabaseBackend",
     "task_publish_retry_policy": RETRY_POLICY,
     "worker_disable_prefetch": True,

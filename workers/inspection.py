@@ -39,16 +39,16 @@ def routing_changed(state: Any) -> dict[str, str]:
     return {"ok": "looking"}
 
 
-@control_command(name=STOP, args=[("dispatch_id", str)], signature="<dispatch id>")
-def stop(state: Any, dispatch_id: str) -> dict[str, str]:
-    """Cancel a dispatch that runs here, where its queue allows it, and stop the process that runs it."""
+@control_command(name=STOP, args=[("dispatch_id", str), ("attempt", int)], signature="<dispatch id> <attempt>")
+def stop(state: Any, dispatch_id: str, attempt: int) -> dict[str, str]:
+    """Cancel an attempt that runs here, where its queue allows it, and stop the process that runs it."""
     from workers import stopping  # noqa: PLC0415 - which needs Django to be set up
 
     pool = state.consumer.pool
     if getattr(pool.terminate_job, "__func__", None) is BasePool.terminate_job:
         return {"error": f"{type(pool).__module__} cannot stop a task"}
     request = next((each for each in active_requests if each.id == dispatch_id), None)
-    if request is None or not stopping.cancel(dispatch_id, state.hostname):
+    if request is None or not stopping.cancel(dispatch_id, attempt, state.hostname):
         return {"error": "it does not run here, or may not be stopped"}
     request.terminate(pool)
     return {"ok": "stopped"}

@@ -9,7 +9,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from django.db import DatabaseError, connections
+from django.db import Error as DatabaseFailure
+from django.db import connections
 
 from broker_core.redaction import redacted
 from broker_django import ledger
@@ -76,12 +77,12 @@ class Leases:
             self._renew(time.monotonic(), step)
 
     def _renew(self, now: float, step: float) -> None:
-        held = [claim for claim in self._claims.copy() if claim.since + step <= now < claim.until]
+        held = [claim for claim in self._claims.copy() if claim.since + step / 2 <= now < claim.until]
         if not held:
             return
         try:
             ledger.renew((claim.dispatch_id, claim.attempt) for claim in held)
-        except DatabaseError as error:
+        except DatabaseFailure as error:
             logger.warning("%d leases could not be renewed, there is another try: %s", len(held), redacted(error))
         finally:
             connections.close_all()

@@ -9,12 +9,14 @@ from __future__ import annotations
 import logging
 import random
 import threading
+import time
 import traceback
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps
-from django.db import DatabaseError, close_old_connections, connections
+from django.db import Error as DatabaseFailure
+from django.db import close_old_connections, connections
 from django.utils import timezone
 
 from broker_core.dispatches import State
@@ -40,6 +42,8 @@ BATCH = 100
 LOOKS_AT_LOST = 3
 """How often it looks for lost messages in the time after which one may count as lost."""
 HOUSEKEEPING_EVERY = 30.0
+A_WHILE = 1.0
+"""Seconds for which a pass keeps at one thing."""
 
 
 class Reaper:
@@ -52,17 +56,19 @@ class Reaper:
         self._next: dict[str, datetime] = {}
 
     def look(self) -> Iterator[None]:
-        """One pass over what is due, in small steps. Raises DatabaseError."""
+        """One pass over what is due, in small steps, each section for a while: the next pass goes on.
+
+        Raises django.db.Error.
+        """
         now = self._now()
         if self._is_steady(now):
-            yield from self._lapsed(now)
-        yield from self._due(now)
+            yield from _for_a_while(self._lapsed(now))
+        yield from _for_a_while(self._due(now))
         if self._is_time("lost", now, conf.REPUBLISH_AFTER / LOOKS_AT_LOST):
-            yield from self._expired(now)
-            yield from self._lost(now)
+            yield from _for_a_while(self._expired(now))
+            yield from _for_a_while(self._lost(now))
         if self._is_time("housekeeping", now, HOUSEKEEPING_EVERY):
-            for _deleted in housekeeping.keep_house(now):
-                yield
+            yield from _for_a_while(housekeeping.keep_house(now))
 
     def stumbled(self) -> None:
         """The database did not answer: nobody could renew a lease meanwhile."""
@@ -85,7 +91,7 @@ class Reaper:
     def _lapsed(self, now: datetime) -> Iterator[None]:
         for record in _batch(State.RUNNING, "due_at", due_at__lte=now):
             reason = f"the lease of {record.worker or 'its worker'} ran out"
-            state = ledger.lose(record.pk, reason, lapsed_at=now, now=now)
+            state = ledger.lose(record.pk, ledger.Run(record.attempts, lapsed_at=now), reason, now)
             if state is not None:
                 _tell(record, f"{reason} in attempt {record.attempts}: {state}")
                 announce(record.pk)
@@ -103,16 +109,16 @@ class Reaper:
                 return
 
     def _publish(self, record: DispatchRecord, now: datetime) -> bool:
-        """Whether the next one is worth a try."""
+        """Whether the message broker is there for the next one."""
         policy = conf.queues.get(record.queue)
         if policy is None:
             logger.error("Dispatch %s waits: the queue %r is not configured any more", record.pk, record.queue)
             ledger.put_off(record.pk, now + HESITATION, due_at=record.due_at)
-            return True
-        if record.expires_at is not None and record.expires_at <= now:
+        elif record.expires_at is not None and record.expires_at <= now:
             ledger.expire(record.pk, now)
-            return True
-        return held_back(record, policy, now) or _publish_again(record, policy, now)
+        elif not held_back(record, policy, now):
+            _publish_again(record, policy, now)
+        return not breaker.is_open
 
     def _expired(self, now: datetime) -> Iterator[None]:
         for record in _batch(State.QUEUED, "expires_at", expires_at__lte=now, finished_at=None):
@@ -156,13 +162,23 @@ def _published(queue: str, before: datetime, most: int = BATCH) -> list[Dispatch
 
 
 def _publish_again(record: DispatchRecord, policy: QueuePolicy, now: datetime) -> bool:
-    """Take the row and hand it to the message broker; whether that took it, or another reaper the row."""
+    """Take the row and hand it to the message broker; whether that took it. Another reaper may have the row."""
     if not ledger.take_up(record, now):
-        return True
+        return False
     if publish(record, policy):
         return True
-    ledger.put_off(record.pk, now + timedelta(seconds=conf.REAPER_INTERVAL))
+    pause = timedelta(seconds=conf.REAPER_INTERVAL) if breaker.is_open else HESITATION  # it refused this very one
+    ledger.put_off(record.pk, now + pause)
     return False
+
+
+def _for_a_while(steps: Iterator[Any]) -> Iterator[None]:
+    """The first steps, as many as begin within a second or so."""
+    end = time.monotonic() + A_WHILE
+    for _step in steps:
+        yield
+        if time.monotonic() > end:
+            return
 
 
 def _tell(record: DispatchRecord, what: str) -> None:
@@ -193,21 +209,21 @@ class Reaping(bootsteps.StartStopStep):
     def _run(self) -> None:
         reaper = Reaper()
         while not self._over.wait(conf.REAPER_INTERVAL * random.uniform(0.5, 1.5)):  # noqa: S311 - no secret
-            _look(reaper)
+            _look(reaper, self._over)
         connections.close_all()
 
 
-def _look(reaper: Reaper) -> None:
+def _look(reaper: Reaper, over: threading.Event) -> None:
     """One pass, whatever happens: the next one may go better. Between its steps this process may be forked."""
     try:
         with undisturbed:
             close_old_connections()
         steps = reaper.look()
         more = True
-        while more:
+        while more and not over.is_set():
             with undisturbed:
                 more = next(steps, steps) is None
-    except DatabaseError as error:
+    except DatabaseFailure as error:
         reaper.stumbled()
         connections.close_all()
         logger.warning("The reaper cannot read the ledger: %s", redacted(error))

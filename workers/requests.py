@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import logging
 import uuid
-from typing import Any
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
-from celery import states
 from celery.worker.request import Request
 from django.db import connections
 
+from broker_core.redaction import redacted
 from broker_django import ledger
 from broker_django.notifications import announce
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from broker_core.dispatches import State
 
 logger = logging.getLogger("workers.requests")
 
@@ -22,35 +28,36 @@ class ReplayRequest(Request):
 
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
         error = getattr(exc_info.exception, "exc", exc_info.exception)  # billiard wraps it with its traceback
-        if isinstance(error, WorkerLostError):
-            try:
-                self._settle()
-            finally:
-                connections.close_all()  # the process that takes the lost one's place must not inherit them
+        if isinstance(error, (WorkerLostError, SystemExit, KeyboardInterrupt)):
+            self._tell(self._lost)
         return super().on_failure(exc_info, *args, **kwargs)
 
     def on_timeout(self, soft: bool, timeout: float) -> Any:  # noqa: FBT001 - Celery's signature
         """The process is killed at the hard time limit, which it cannot tell of itself."""
         super().on_timeout(soft, timeout)
-        if soft:
-            return
-        try:
-            if ledger.give_up(uuid.UUID(self.id), self.hostname, TimeLimitExceeded.__name__):
-                announce(uuid.UUID(self.id))
-        finally:
-            connections.close_all()
+        if not soft:
+            self._tell(self._stopped)
 
-    def _settle(self) -> None:
-        """Finish the dispatch where its response was stored already; else let it be claimed again, or fail it."""
-        dispatch_id = uuid.UUID(self.id)
-        stored = self.task.backend.get_task_meta(self.id, cache=False)
-        if stored["status"] == states.SUCCESS:
-            result = stored["result"]
-            ledger.finish(dispatch_id, result["attempt"], ledger.Outcome.of(result))
+    def _tell(self, tell: Callable[[uuid.UUID, ledger.Run], State | None]) -> None:
+        """Tell the ledger. Where it does not answer, the lease runs out: Celery has to go on with what it does."""
+        if not self.time_start:
             return
-        state = ledger.lose(dispatch_id, "the worker process was lost")
+        dispatch_id = uuid.UUID(self.id)
+        run = ledger.Run(worker=self.hostname, since=datetime.fromtimestamp(self.time_start, UTC))
+        try:
+            if tell(dispatch_id, run) is not None:
+                announce(dispatch_id)
+        except Exception as error:  # noqa: BLE001 - whatever it is, this worker must not lose count of its tasks
+            logger.error("Dispatch %s waits until its lease runs out: %s", dispatch_id, redacted(error))
+        finally:
+            connections.close_all()  # the process that takes the lost one's place must not inherit them
+
+    def _lost(self, dispatch_id: uuid.UUID, run: ledger.Run) -> State | None:
+        state = ledger.lose(dispatch_id, run, "the worker process was lost")
         if state is not None:
-            logger.warning(
-                "Dispatch %s: the worker process was lost: %s", self.id, state, extra={"dispatch_id": self.id}
-            )
-            announce(dispatch_id)
+            told = {"dispatch_id": self.id}
+            logger.warning("Dispatch %s: the worker process was lost: %s", dispatch_id, state, extra=told)
+        return state
+
+    def _stopped(self, dispatch_id: uuid.UUID, run: ledger.Run) -> State | None:
+        return ledger.give_up(dispatch_id, run, TimeLimitExceeded.__name__)

@@ -10,11 +10,12 @@ from broker_django import ledger
 from broker_django.conf import conf
 
 
-def cancel(dispatch_id: str, worker: str) -> bool:
-    """Whether the dispatch ran on this worker, on a queue that allows it, and is cancelled now."""
+def cancel(dispatch_id: str, attempt: int, worker: str) -> bool:
+    """Whether this attempt ran on this worker, on a queue that allows it, and is cancelled now."""
     try:
         record = ledger.find(uuid.UUID(dispatch_id))
         policy = conf.queues.get(record.queue) if record else None
-        return bool(policy and policy.cancel_running and ledger.stop(uuid.UUID(dispatch_id), worker))
+        allowed = policy is not None and policy.cancel_running
+        return allowed and ledger.stop(uuid.UUID(dispatch_id), ledger.Run(attempt, worker))
     finally:
         connections.close_all()  # the process that takes the stopped one's place must not inherit them

@@ -8,8 +8,9 @@ import uuid
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery import Task, shared_task
-from celery.exceptions import Ignore, Retry
+from celery.exceptions import Ignore, Retry, SoftTimeLimitExceeded
 from django.db import InterfaceError, OperationalError, connections
+from django.utils import timezone
 
 from broker_core.errors import EnvelopeError, MessageError, StorageError, StoredRequestError, UnknownKeyError
 from broker_core.message import RequestMessage
@@ -46,8 +47,8 @@ class ReplayTask(Task):  # type: ignore[type-arg]
 
     def on_failure(self, exc: Exception, task_id: str, _args: Any, _kwargs: Any, _einfo: Any) -> None:
         logger.error("Dispatch %s failed: %s", task_id, redacted(exc), extra={"dispatch_id": task_id})
-        claimed = getattr(self.request, "claimed", False)
-        if claimed and ledger.give_up(uuid.UUID(task_id), self.request.hostname or "", type(exc).__name__):
+        attempt = getattr(self.request, "attempt", None)
+        if attempt and ledger.give_up(uuid.UUID(task_id), ledger.Run(attempt), type(exc).__name__):
             announce(uuid.UUID(task_id))
 
 
@@ -71,12 +72,13 @@ def replay(self: Any, /, sealed: object = None, *_unknown: object, **_unknown_to
     queue, request = _open(task_id, self.request.delivery_info, sealed)
     file = request if isinstance(request, str) else ""
     dispatch_id, policy = uuid.UUID(task_id), conf.queues[queue]
-    attempt = _persistently(lambda: ledger.claim(dispatch_id, policy, self.request.hostname or ""), self.request)
+    worker, now = self.request.hostname or "", timezone.now()
+    attempt = _persistently(lambda: ledger.claim(dispatch_id, policy, worker, now), self.request)
     if not attempt:
-        ledger.expire(dispatch_id)
+        ledger.close(dispatch_id, policy)
         logger.info("Dispatch %s is dropped: it was delivered before, or nobody wants it any more", task_id)
         raise Ignore
-    self.request.claimed = True
+    self.request.attempt = attempt
     with leases.held(dispatch_id, attempt, policy):
         answer = _answer(request, dispatch_id, queue, attempt)
         return _conclude(self.request, dispatch_id, attempt, policy, answer, file)
@@ -111,7 +113,7 @@ def _conclude(
     """
     outcome = answer.outcome
     if not request.is_eager:
-        due = _persistently(lambda: ledger.retry(dispatch_id, attempt, policy, outcome), request)
+        due = _persistently(lambda: ledger.retry(dispatch_id, ledger.Run(attempt), policy, outcome), request)
         if due is not None:
             logger.info("Dispatch %s: attempt %d failed, the next is due at %s", dispatch_id, attempt, due.isoformat())
             announce(dispatch_id)
@@ -133,6 +135,8 @@ def _persistently(tell: Callable[[], T], request: Any) -> T:
     while True:
         try:
             return tell()
+        except SoftTimeLimitExceeded:  # the view has run: until the hard limit there is time to tell of it
+            continue
         except (OperationalError, InterfaceError) as error:
             if request.is_eager or time.monotonic() + pause > deadline:
                 raise

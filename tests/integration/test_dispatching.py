@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,6 +14,7 @@ import broker_django
 from broker_core.errors import BodyTooLargeError, ConfigurationError, MessageError, UnavailableError
 from broker_core.message import RequestMessage
 from broker_django.conf import conf
+from broker_django.context import REPLAY_KEY, Replay
 from broker_django.delivery import open_request
 from broker_django.models import DispatchRecord
 from tests.site.models import Execution
@@ -92,13 +94,19 @@ def test_what_cannot_be_dispatched_is_refused(request_: HttpRequest, settings: S
     with pytest.raises(BodyTooLargeError):
         broker_django.dispatch(request_, queue="bulk")
     with pytest.raises(BodyTooLargeError):
-        broker_django.dispatch(RequestMessage({}, b"x" * 11), queue="bulk")
+        broker_django.dispatch(RequestMessage({"REQUEST_METHOD": "POST", "PATH_INFO": "/"}, b"x" * 11), queue="bulk")
     settings.REQUEST_BROKER = {}
     streamed = RequestFactory().post("/pay/", {"amount": "7"})
     streamed.user = AnonymousUser()
     streamed.read()
     with pytest.raises(MessageError, match="read before"):
         broker_django.dispatch(streamed, queue="bulk")
+    with pytest.raises(MessageError, match="needs REQUEST_METHOD"):
+        broker_django.dispatch(RequestMessage({}), queue="bulk")
+    replayed = RequestFactory().post("/pay/")
+    replayed.META[REPLAY_KEY] = Replay(uuid.uuid4(), "bulk", 1, None)
+    with pytest.raises(MessageError, match="for ever"):
+        broker_django.dispatch(replayed, queue="bulk")
     assert not DispatchRecord.objects.exists()
 
 

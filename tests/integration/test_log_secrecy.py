@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -101,7 +102,7 @@ def test_a_reaper_that_stumbles(monkeypatch: pytest.MonkeyPatch, log: pytest.Log
         raise ValueError(MARK)
 
     monkeypatch.setattr(Reaper, "look", stumble)
-    _look(Reaper())
+    _look(Reaper(), threading.Event())
     assert "The reaper stumbled: ValueError" in log.text
     assert "in stumble" in log.text
 

@@ -23,7 +23,7 @@ from broker_core.errors import DispatchConflictError
 from broker_core.policies import QueuePolicy
 from broker_django import ledger
 from broker_django.conf import conf
-from broker_django.ledger import Outcome
+from broker_django.ledger import Outcome, Run
 from broker_django.models import PATH_LENGTH, AttemptRecord, DispatchRecord
 
 pytestmark = pytest.mark.django_db
@@ -62,7 +62,7 @@ def test_one_claim_wins(now):
 
 
 def lost(record: DispatchRecord, now: datetime) -> State | None:
-    return ledger.lose(record.pk, "the lease ran out", lapsed_at=now, now=now)
+    return ledger.lose(record.pk, Run(lapsed_at=now), "the lease ran out", now)
 
 
 def published(record: DispatchRecord) -> None:
@@ -98,7 +98,7 @@ def test_a_dispatch_is_started_as_often_as_its_policy_says(now):
     record = accepted(now)
     for attempt in (1, 2):
         assert ledger.claim(record.pk, POLICY, "", now) == attempt
-        assert ledger.lose(record.pk, "the worker process was lost", now=now) is State.QUEUED
+        assert ledger.lose(record.pk, Run(), "the worker process was lost", now) is State.QUEUED
     assert ledger.claim(record.pk, POLICY, "", now) == 0
 
 
@@ -124,7 +124,7 @@ def test_what_is_lost_and_may_not_run_again_fails(now, settings, policy, told):
 def test_a_failed_attempt_waits_for_its_next(now):
     record = accepted(now)
     ledger.claim(record.pk, POLICY, "first", now)
-    due = ledger.retry(record.pk, 1, POLICY, replace(BROKEN, retry_after=20.0), now)
+    due = ledger.retry(record.pk, Run(1), POLICY, replace(BROKEN, retry_after=20.0), now)
     assert due == now + timedelta(seconds=20)
     record.refresh_from_db()
     assert (record.state, record.due_at, record.published_at, record.attempts) == (State.QUEUED, due, None, 1)
@@ -132,23 +132,23 @@ def test_a_failed_attempt_waits_for_its_next(now):
     assert ledger.claim(record.pk, POLICY, "", due) == 0, "it is the reaper's to publish"
     published(record)
     assert ledger.claim(record.pk, POLICY, "", due) == 2
-    assert ledger.retry(record.pk, 2, POLICY, BROKEN, due) is None, "that was the last"
+    assert ledger.retry(record.pk, Run(2), POLICY, BROKEN, due) is None, "that was the last"
 
 
 @pytest.mark.parametrize("outcome", [DONE, replace(BROKEN, retriable=False), replace(BROKEN, retry_after=11.0)])
 def test_what_would_end_the_same_or_too_late_is_not_tried_again(now, outcome):
     record = accepted(now, expires=10)
     ledger.claim(record.pk, POLICY, "", now)
-    assert ledger.retry(record.pk, 1, POLICY, outcome, now) is None
+    assert ledger.retry(record.pk, Run(1), POLICY, outcome, now) is None
     assert state_of(record) is State.RUNNING
 
 
 def test_an_attempt_that_was_taken_over_is_not_tried_again(now):
     record = accepted(now)
     ledger.claim(record.pk, POLICY, "", now)
-    ledger.lose(record.pk, "the worker process was lost", now=now)
+    ledger.lose(record.pk, Run(), "the worker process was lost", now)
     ledger.claim(record.pk, POLICY, "", now)
-    assert ledger.retry(record.pk, 1, POLICY, BROKEN, now) is None
+    assert ledger.retry(record.pk, Run(1), POLICY, BROKEN, now) is None
 
 
 def test_a_dispatch_that_the_message_broker_did_not_take_waits_in_the_ledger(now):
@@ -220,12 +220,62 @@ def test_only_dead_letters_run_again_or_are_discarded(now):
     assert [each.action for each in dead.actions.all()] == ["discard"]
 
 
+def test_only_the_attempt_that_is_meant_is_lost_or_given_up(now):
+    """A worker that lost the lease of the first attempt tells late that its process is gone."""
+    record = accepted(now)
+    ledger.claim(record.pk, POLICY, "first", now)
+    lost(record, now + LEASE)
+    published(record)
+    later = now + LEASE + MOMENT
+    ledger.claim(record.pk, POLICY, "second", later)
+    for late in (
+        Run(1),
+        Run(worker="first"),
+        Run(worker="second", since=later + MOMENT),
+        Run(attempt=2, worker="first"),
+    ):
+        assert ledger.lose(record.pk, late, "the worker process was lost", later) is None
+        assert ledger.give_up(record.pk, late, "TimeLimitExceeded", later) is None
+        assert not ledger.stop(record.pk, late, later)
+    assert ledger.lose(record.pk, Run(worker="second", since=later), "lost", later) is State.QUEUED
+
+
+def test_a_lease_that_is_renewed_meanwhile_does_not_end_the_retries(now, monkeypatch):
+    record = accepted(now)
+    ledger.claim(record.pk, POLICY, "", now)
+
+    def pause_and_renew(*_args):
+        ledger.renew([(record.pk, 1)], now + timedelta(seconds=10))
+        return 1.0
+
+    monkeypatch.setattr(ledger, "pause", pause_and_renew)
+    assert ledger.retry(record.pk, Run(1), POLICY, BROKEN, now) == now + timedelta(seconds=1)
+
+
+def test_a_claim_is_found_again_by_who_made_it(now):
+    record = accepted(now)
+    assert [ledger.claim(record.pk, POLICY, "worker", now) for _ in range(2)] == [1, 1]
+    assert ledger.claim(record.pk, POLICY, "worker", now + MOMENT) == 0
+    assert ledger.claim(record.pk, POLICY, "another", now) == 0
+
+
+def test_what_has_no_attempt_left_since_its_queue_allows_fewer_fails(now):
+    record = accepted(now)
+    ledger.claim(record.pk, POLICY, "", now)
+    ledger.lose(record.pk, Run(), "the worker process was lost", now)
+    assert ledger.close(record.pk, POLICY, now) is None
+    fewer = replace(POLICY, max_attempts=1)
+    assert ledger.claim(record.pk, fewer, "", now) == 0
+    assert ledger.close(record.pk, fewer, now) is State.FAILED
+    assert ledger.close(accepted(now).pk, fewer, now) is None
+
+
 def test_what_runs_is_stopped_on_its_worker(now):
     record = accepted(now)
-    assert not ledger.stop(record.pk, "here", now)
+    assert not ledger.stop(record.pk, Run(1, "here"), now)
     ledger.claim(record.pk, POLICY, "here", now)
-    assert not ledger.stop(record.pk, "there", now)
-    assert ledger.stop(record.pk, "here", now)
+    assert not ledger.stop(record.pk, Run(1, "there"), now)
+    assert ledger.stop(record.pk, Run(1, "here"), now)
     assert not ledger.finish(record.pk, 1, DONE, now)
     assert state_of(record) is State.CANCELLED
 
@@ -318,7 +368,7 @@ def test_a_first_claim_is_one_statement_and_a_later_one_at_most_three(now, djang
     record = accepted(now)
     with django_assert_max_num_queries(1):
         assert ledger.claim(record.pk, POLICY, "", now) == 1
-    ledger.lose(record.pk, "the worker process was lost", now=now)
+    ledger.lose(record.pk, Run(), "the worker process was lost", now)
     with django_assert_max_num_queries(3):
         assert ledger.claim(record.pk, POLICY, "", now) == 2
 
@@ -368,6 +418,7 @@ class Dispatches(RuleBasedStateMachine):
 
     @rule()
     def claim(self):
+        self.now += MOMENT
         may = self.state is State.QUEUED and not self.waits and not self.over and self.left
         assert ledger.claim(self.record.pk, self.policy, "worker", self.now) == (self.attempts + 1 if may else 0)
         if may:
@@ -393,7 +444,7 @@ class Dispatches(RuleBasedStateMachine):
         may = self.state is State.RUNNING and (told or self.lease <= self.now)
         expected = (State.QUEUED if self.left else State.FAILED) if may else None
         moment = None if told else self.now
-        assert ledger.lose(self.record.pk, "lost", lapsed_at=moment, now=self.now) is expected
+        assert ledger.lose(self.record.pk, Run(lapsed_at=moment), "lost", self.now) is expected
         self.state = expected or self.state
         self.waits = self.waits or (expected is State.QUEUED and not told)
         self.ended += expected is State.QUEUED
@@ -403,7 +454,7 @@ class Dispatches(RuleBasedStateMachine):
     def retry(self, data):
         attempt = data.draw(st.integers(1, self.attempts))
         may = self.state is State.RUNNING and attempt == self.attempts and self.left and not self.over
-        due = ledger.retry(self.record.pk, attempt, self.policy, BROKEN, self.now)
+        due = ledger.retry(self.record.pk, Run(attempt), self.policy, BROKEN, self.now)
         assert due == (self.now if may else None)
         if may:
             self.state, self.waits, self.ended = State.QUEUED, True, attempt
@@ -421,7 +472,7 @@ class Dispatches(RuleBasedStateMachine):
     def give_up(self):
         running = self.state is State.RUNNING
         expected = (State.QUEUED if self.left and not self.over else State.FAILED) if running else None
-        assert ledger.give_up(self.record.pk, "worker", "killed", self.now) is expected
+        assert ledger.give_up(self.record.pk, Run(worker="worker"), "killed", self.now) is expected
         self.state = expected or self.state
         self.waits = self.waits or expected is State.QUEUED
         self.ended += expected is State.QUEUED
