@@ -87,7 +87,7 @@ def _bad(key: str) -> bool:
 
 def _not_a_number(key: str) -> CheckMessage:
     return Error(
-        f"REQUEST_BROKER[{key!r}] has to be a number above 0, MAX_WAIT at least 0.",
+        f"REQUEST_BROKER[{key!r}] has to be a number {'of 0 or more' if key == 'MAX_WAIT' else 'above 0'}.",
         hint=f"The default is {DEFAULTS[key]}.",
         id="request_broker.E003",
     )

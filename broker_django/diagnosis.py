@@ -105,6 +105,8 @@ def _workers(app: Celery, broker: Finding) -> Iterator[Finding]:
         serving = [worker for worker, reply in replies.items() if policy.celery_queue in reply.get("queues", ())]
         advice = f"Start one: manage.py broker_worker --queues {name}"
         detail = f"served by {', '.join(serving)}" if serving else "no worker answers for it"
+        if not broker.well:
+            detail, advice = "its workers cannot be asked", "See the message broker, above."
         yield Finding(f"queue {name}", detail, "" if serving else advice)
     for worker, reply in replies.items():
         skew = reply["skew"]
