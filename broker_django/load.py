@@ -11,7 +11,7 @@ from django.db import Error as DatabaseFailure
 from django.db import router
 from django.utils import timezone
 
-from broker_core.backpressure import Load, follow, thresholds, verdict
+from broker_core.backpressure import SHED, Load, follow, pressure, thresholds, verdict
 from broker_core.dispatches import State
 from broker_core.errors import ReducedCapacityError
 from broker_core.redaction import redacted
@@ -30,6 +30,8 @@ logger = logging.getLogger("broker_django.load")
 
 FRESH = timedelta(seconds=1)
 """How long a sample is good for."""
+FRESH_ENOUGH = timedelta(seconds=0.1)
+"""How old a sample is that is looked at again before somebody is refused for what was accepted since."""
 COMPARABLE = timedelta(minutes=5)
 """How far apart two samples may be that tell a drain rate: what came between them has to be counted."""
 COUNTED = 10_000
@@ -52,11 +54,14 @@ class Gauge:
 
     def read(self, policy: QueuePolicy) -> Load | None:
         """The latest sample, with what this process has accepted since; None where another thread takes the first."""
-        if self._is_stale() and self._lock.acquire(blocking=False):
+        if (self._is_stale() or self._may_be_wrong(policy)) and self._lock.acquire(blocking=False):
             try:
                 self._measure(policy)
             finally:
                 self._lock.release()
+        return self._estimate()
+
+    def _estimate(self) -> Load | None:
         sample = self._sample
         if sample is None:
             return None
@@ -68,6 +73,13 @@ class Gauge:
 
     def _is_stale(self) -> bool:
         return self._sample is None or not timedelta() <= self._now() - self._sample.at < FRESH
+
+    def _may_be_wrong(self, policy: QueuePolicy) -> bool:
+        """Whether nobody is to be refused before another look: what was accepted since the sample may be running."""
+        estimate = self._estimate()
+        if estimate is None or not self._accepted or self._now() - estimate.at < FRESH_ENOUGH:
+            return False
+        return pressure(policy, estimate) >= SHED
 
     def _measure(self, policy: QueuePolicy) -> None:
         now, before = self._now(), self._sample
