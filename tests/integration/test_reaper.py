@@ -1,0 +1,224 @@
+"""The reaper over the ledger, pass by pass, with a clock and a message broker in memory."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from broker_core.dispatches import State
+from broker_core.message import RequestMessage
+from broker_django import delivery, ledger
+from broker_django.models import AttemptRecord, DispatchRecord
+from workers import reaper as module
+from workers.reaper import Reaper
+
+pytestmark = pytest.mark.django_db
+
+LATE = timedelta(seconds=30)
+
+
+class Clock:
+    def __init__(self, now: datetime) -> None:
+        self.now = now
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def passes(self, **duration: float) -> datetime:
+        self.now += timedelta(**duration)
+        return self.now
+
+
+class Wire:
+    """What a reaper publishes, and what it is told of queues."""
+
+    def __init__(self) -> None:
+        self.published: list[uuid.UUID] = []
+        self.takes = True
+        self.waiting: int | None = 0
+
+    def publish(self, record: DispatchRecord, _policy: Any) -> bool:
+        if not self.takes:
+            delivery.breaker.failed()
+            return False
+        self.published.append(record.pk)
+        return True
+
+    def waiting_messages(self, _policy: Any) -> int | None:
+        return self.waiting
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock(datetime(2030, 5, 17, 12, tzinfo=UTC))
+
+
+@pytest.fixture
+def wire(monkeypatch: pytest.MonkeyPatch) -> Wire:
+    wire = Wire()
+    monkeypatch.setattr(module, "publish", wire.publish)
+    monkeypatch.setattr(module, "waiting_messages", wire.waiting_messages)
+    monkeypatch.setattr(module, "handed", {})
+    return wire
+
+
+@pytest.fixture
+def steady(clock: Clock, wire: Wire) -> Reaper:
+    """A reaper that has seen the database answer for long enough."""
+    reaper = Reaper(clock)
+    look(reaper)
+    for _ in range(3):
+        clock.passes(seconds=10)
+        look(reaper)
+    return reaper
+
+
+def look(reaper: Reaper) -> None:
+    for _step in reaper.look():
+        pass
+
+
+def accepted(now: datetime, **values: Any) -> DispatchRecord:
+    record = DispatchRecord(id=uuid.uuid4(), queue="bulk", method="GET", path="/", route="/", accepted_at=now)
+    record.published_at = now
+    for name, value in values.items():
+        setattr(record, name, value)
+    message = RequestMessage({"REQUEST_METHOD": "GET", "PATH_INFO": "/"})
+    record.sealed = delivery.seal_request(message, str(record.pk), record.queue)
+    ledger.accept(record)
+    return record
+
+
+def state(record: DispatchRecord) -> str:
+    return DispatchRecord.objects.values_list("state", flat=True).get(pk=record.pk)
+
+
+def test_what_waits_in_the_ledger_is_published_when_it_is_due(steady: Reaper, clock: Clock, wire: Wire) -> None:
+    due, later = (accepted(clock.now, published_at=None, due_at=clock.now + timedelta(seconds=s)) for s in (0, 60))
+    look(steady)
+    assert wire.published == [due.pk]
+    due.refresh_from_db()
+    assert (due.due_at, due.published_at) == (None, clock.now)
+    clock.passes(seconds=60)
+    look(steady)
+    assert later.pk in wire.published
+
+
+def test_what_the_message_broker_does_not_take_waits_on(steady: Reaper, clock: Clock, wire: Wire) -> None:
+    records = [accepted(clock.now, published_at=None, due_at=clock.now) for _ in range(3)]
+    wire.takes = False
+    look(steady)
+    assert {(row.due_at is None, row.published_at) for row in DispatchRecord.objects.all()} == {(False, None)}
+    wire.takes = True
+    delivery.breaker.succeeded()
+    clock.passes(seconds=5)
+    look(steady)
+    assert set(wire.published) == {record.pk for record in records}
+
+
+def test_a_lease_that_ran_out_is_taken_up_and_the_dispatch_published(steady: Reaper, clock: Clock, wire: Wire) -> None:
+    record = accepted(clock.now)
+    ledger.claim(record.pk, module.conf.queues["bulk"], "gone", clock.now)
+    clock.passes(seconds=10)
+    look(steady)
+    assert state(record) == State.RUNNING
+    for _ in range(2):
+        clock.passes(seconds=10)
+        look(steady)
+    assert wire.published == [record.pk]
+    assert AttemptRecord.objects.get().error == "the lease of gone ran out"
+
+
+def test_after_the_database_was_away_workers_may_renew_first(steady: Reaper, clock: Clock, wire: Wire) -> None:
+    record = accepted(clock.now)
+    ledger.claim(record.pk, module.conf.queues["bulk"], "slow", clock.now)
+    clock.passes(seconds=40)
+    steady.stumbled()
+    look(steady)
+    clock.passes(seconds=10)
+    look(steady)
+    assert state(record) == State.RUNNING, "it has not been half a lease"
+    clock.passes(seconds=10)
+    look(steady)
+    assert state(record) == State.QUEUED
+
+
+def test_a_reaper_that_slept_lets_workers_renew_first(steady: Reaper, clock: Clock) -> None:
+    record = accepted(clock.now)
+    ledger.claim(record.pk, module.conf.queues["bulk"], "slow", clock.now)
+    clock.passes(hours=1)
+    look(steady)
+    assert state(record) == State.RUNNING
+
+
+def test_a_message_is_lost_where_its_queue_is_empty(steady: Reaper, clock: Clock, wire: Wire) -> None:
+    lost = accepted(clock.now)
+    clock.passes(seconds=20)
+    recent = accepted(clock.now)
+    clock.passes(seconds=12)
+    look(steady)
+    assert wire.published == [lost.pk]
+    assert recent.pk not in wire.published
+
+
+def test_a_message_is_lost_where_later_ones_have_left_the_queue(
+    steady: Reaper, clock: Clock, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wire.waiting = 1_000
+    first, second = accepted(clock.now), accepted(clock.passes(seconds=100))
+    clock.passes(seconds=100)
+    look(steady)
+    assert wire.published == [], "both may wait in the queue"
+    monkeypatch.setattr(module, "handed", {"bulk": (second.accepted_at - timedelta(seconds=1)).timestamp()})
+    clock.passes(seconds=15)
+    look(steady)
+    assert wire.published == [first.pk]
+
+
+def test_nothing_is_known_of_a_queue_that_nobody_tells_of(steady: Reaper, clock: Clock, wire: Wire) -> None:
+    wire.waiting = None
+    accepted(clock.now)
+    clock.passes(hours=1)
+    look(steady)
+    assert wire.published == []
+
+
+def test_what_nobody_wants_any_more_expires_and_is_not_published(steady: Reaper, clock: Clock, wire: Wire) -> None:
+    end = clock.now + timedelta(seconds=5)
+    on_its_way = accepted(clock.now, expires_at=end)
+    waiting = accepted(clock.now, expires_at=end, published_at=None, due_at=end)
+    clock.passes(seconds=15)
+    look(steady)
+    assert [state(on_its_way), state(waiting)] == [State.EXPIRED, State.EXPIRED]
+    assert wire.published == []
+
+
+def test_two_reapers_publish_once(steady: Reaper, clock: Clock, wire: Wire) -> None:
+    record = accepted(clock.now, published_at=None, due_at=clock.now)
+    seen = DispatchRecord.objects.get(pk=record.pk)
+    look(steady)
+    assert not ledger.take_up(seen, clock.now), "the other one is late"
+    look(Reaper(clock))
+    assert wire.published == [record.pk]
+
+
+def test_a_queue_that_is_not_configured_any_more_holds_up_no_other(steady: Reaper, clock: Clock, wire: Wire) -> None:
+    former = accepted(clock.now, queue="former", published_at=None, due_at=clock.now)
+    record = accepted(clock.now, published_at=None, due_at=clock.now)
+    look(steady)
+    assert wire.published == [record.pk]
+    former.refresh_from_db()
+    assert former.due_at == clock.now + module.HESITATION
+
+
+def test_a_pass_does_not_take_for_ever(
+    steady: Reaper, clock: Clock, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "A_WHILE", -1.0)
+    for _ in range(5):
+        accepted(clock.now, published_at=None, due_at=clock.now)
+    look(steady)
+    assert len(wire.published) == 1

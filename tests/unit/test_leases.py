@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import threading
+import uuid
+
+import pytest
+from django.db import InterfaceError
+
+from broker_core.policies import QueuePolicy
+from workers import leases as module
+from workers.leases import Leases
+
+POLICY = QueuePolicy(time_limit=60)
+
+
+@pytest.fixture
+def renewed(monkeypatch, settings):
+    """What is renewed, as it is; the next one waits until it is looked at."""
+    settings.REQUEST_BROKER = {"LEASE": 0.03}
+    seen: list[set[tuple[uuid.UUID, int]]] = []
+    more = threading.Condition()
+
+    def renew(claims):
+        with more:
+            seen.append(set(claims))
+            more.notify_all()
+        if len(seen) == 2:
+            raise InterfaceError("the connection was cut")
+
+    monkeypatch.setattr(module.ledger, "renew", renew)
+
+    def wait(condition):
+        with more:
+            assert more.wait_for(lambda: condition(seen), timeout=30)
+
+    return wait
+
+
+def test_what_runs_is_renewed_again_and_again_also_after_a_failure(renewed):
+    leases, claim = Leases(), (uuid.uuid4(), 3)
+    with leases.held(*claim, POLICY):
+        renewed(lambda seen: len(seen) >= 4)
+        renewed(lambda seen: all(each == {claim} for each in seen))
+
+
+def test_several_are_renewed_together_and_no_longer_than_they_run(renewed):
+    leases, first, second = Leases(), (uuid.uuid4(), 1), (uuid.uuid4(), 2)
+    with leases.held(*first, POLICY):
+        with leases.held(*second, POLICY):
+            renewed(lambda seen: {first, second} in seen)
+        renewed(lambda seen: seen[-1] == {first})
+
+
+def test_a_claim_is_held_no_longer_than_its_time_limit_and_a_margin(monkeypatch):
+    renewed = []
+    monkeypatch.setattr(module.ledger, "renew", lambda claims: renewed.append(list(claims)))
+    leases = Leases()
+    claim = module.Claim(uuid.uuid4(), 1, since=0.0, until=100.0)
+    leases._claims.add(claim)
+    for moment in (1.0, 10.0, 99.0, 100.0):
+        leases._renew(moment, step=10.0)
+    assert len(renewed) == 2, "neither at once nor when its time is over"
