@@ -144,7 +144,9 @@ def test_pools_get_their_shares_and_follow_the_admin_while_work_flows(
 def hold(site: Site, queue: str, gate: str, number: int) -> list[str]:
     """Ids of so many dispatches that run until the gate is open."""
     with site.client() as client:
-        return [client.get(f"/gate/{gate}/", headers={"X-Queue": queue}).json()["id"] for _ in range(number)]
+        accepted = [client.get(f"/gate/{gate}/", headers={"X-Queue": queue}) for _ in range(number)]
+    assert {response.status_code for response in accepted} == {202}, {response.text for response in accepted}
+    return [response.json()["id"] for response in accepted]
 
 
 def running(ledger: Ledger, ids: list[str]) -> int:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import signal
 import socket
 import stat
@@ -117,12 +118,17 @@ def test_it_ends_with_the_process_that_started_it(tmp_path, number):
     assert embedded_url(tmp_path) is None
 
 
+def needed_by_redis():
+    """Before Python 3.11.3 redis-py needs one more package."""
+    return [importlib.import_module("async_timeout")] if sys.version_info < (3, 11, 3) else []
+
+
 def test_the_extra_is_named_when_it_is_not_installed(tmp_path):
     program = "import sys; from broker_django.embedded import EmbeddedValkey; EmbeddedValkey(sys.argv[1]).start()"
     # Without site-packages there is no wheel; what the module itself needs is put back one by one.
     isolated = tmp_path / "site"
     isolated.mkdir()
-    for package in (redis, broker_django):
+    for package in (redis, broker_django, *needed_by_redis()):
         (isolated / package.__name__).symlink_to(Path(package.__file__).parent)
     process = finished([sys.executable, "-S", "-c", program, str(tmp_path)], env={"PYTHONPATH": str(isolated)})
     assert 'pip install "django-request-broker[embedded]"' in process.stderr
