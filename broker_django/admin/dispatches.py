@@ -116,16 +116,21 @@ class DispatchAdmin(ModelAdmin):
         said: str,
     ) -> int:
         chosen = list(rows.filter(are_dead_letters()).values_list("pk", flat=True))
-        count = act(DispatchRecord.objects.filter(pk__in=chosen), f"{request.user.get_username()} in the admin")
-        kind = ContentType.objects.get_for_model(DispatchRecord)
-        for record in DispatchRecord.objects.filter(pk__in=chosen).defer("sealed", "kept_response"):
-            LogEntry.objects.create(
-                user_id=str(request.user.pk),
-                content_type=kind,
-                object_id=str(record.pk),
-                object_repr=str(record)[:200],
-                action_flag=CHANGE,
-                change_message=said,
+        actor, kind = f"{request.user.get_username()} in the admin", ContentType.objects.get_for_model(DispatchRecord)
+        count = 0
+        for start in range(0, len(chosen), dead_letters.CHUNK):
+            letters = DispatchRecord.objects.filter(pk__in=chosen[start : start + dead_letters.CHUNK])
+            count += act(letters, actor)
+            LogEntry.objects.bulk_create(
+                LogEntry(
+                    user_id=str(request.user.pk),
+                    content_type=kind,
+                    object_id=str(record.pk),
+                    object_repr=str(record)[:200],
+                    action_flag=CHANGE,
+                    change_message=said,
+                )
+                for record in letters.defer("sealed", "kept_response")
             )
         return count
 

@@ -44,11 +44,11 @@ def states(*records: DispatchRecord) -> list[str]:
 
 def test_one_a_selection_or_all_are_run_again() -> None:
     first, second, third, other = letter(), letter(), letter(queue="payment"), letter("ValueError")
-    assert "1 dispatches run again" in command("retry", str(first.pk))
+    assert "1 dispatch runs again" in command("retry", str(first.pk))
     assert states(first, second, third, other) == ["queued", "failed", "failed", "failed"]
     assert "2 dispatches run again" in command("retry", "--error", "runtime")
     assert states(first, second, third, other) == ["queued", "queued", "queued", "failed"]
-    assert "1 dispatches run again" in command("retry", "--all")
+    assert "1 dispatch runs again" in command("retry", "--all")
     assert "0 dispatches run again" in command("retry", "--all")
     assert "@" in ActionRecord.objects.get(dispatch=first).actor
 
@@ -68,10 +68,10 @@ def test_filters_choose() -> None:
     old = letter(accepted_at=timezone.now() - timedelta(days=3))
     expired, done = letter("", State.EXPIRED), letter("", State.SUCCEEDED, sealed=b"")
     recent = letter(route="/x/<int:pk>/")
-    assert "1 dispatches run again" in command("retry", "--older-than", "2d")
+    assert "1 dispatch runs again" in command("retry", "--older-than", "2d")
     assert states(old, expired, recent, done) == ["queued", "expired", "failed", "succeeded"]
-    assert "1 dead letters match" in command("retry", "--state", "expired", "--dry-run")
-    assert "1 dead letters are discarded" in command("discard", "--route", "/x/<int:pk>/")
+    assert "match: 1" in command("retry", "--state", "expired", "--dry-run")
+    assert "1 dead letter is discarded" in command("discard", "--route", "/x/<int:pk>/")
     assert states(expired, recent) == ["expired", "failed"]
 
 
@@ -81,6 +81,13 @@ def test_what_is_not_said_clearly_is_refused(arguments: list[str]) -> None:
     with pytest.raises(CommandError):
         command(*arguments)
     assert states(record) == ["failed"]
+
+
+def test_an_id_of_no_dead_letter_is_told() -> None:
+    dead, done = letter(), letter("", State.SUCCEEDED, sealed=b"")
+    with pytest.raises(CommandError, match="1 of these ids"):
+        command("retry", str(dead.pk), str(done.pk))
+    assert states(dead, done) == ["queued", "succeeded"]
 
 
 def test_they_are_listed_and_grouped() -> None:

@@ -94,13 +94,17 @@ class Command(BaseCommand):
             raise CommandError("Say which: ids, a filter such as --queue or --error, or --all.")
         letters = _matching(dead_letters.dead_letters(), options)
         if options["dry_run"]:
-            self.stdout.write(f"{letters.count()} dead letters match.")
+            self.stdout.write(f"Dead letters that match: {letters.count()}.")
             return
         actor = options["actor"] or f"{_user()}@{socket.gethostname()}"
         if options["action"] == "retry":
-            self.stdout.write(f"{dead_letters.run_again(letters, actor)} dispatches run again.")
+            count = dead_letters.run_again(letters, actor)
+            self.stdout.write(f"{count} dispatch{'es run' if count != 1 else ' runs'} again.")
         else:
-            self.stdout.write(f"{dead_letters.discard(letters, actor)} dead letters are discarded.")
+            count = dead_letters.discard(letters, actor)
+            self.stdout.write(f"{count} dead letter{'s are' if count != 1 else ' is'} discarded.")
+        if count < len(set(options["ids"])):
+            raise CommandError(f"{len(set(options['ids'])) - count} of these ids are of no dead letter (any more).")
 
 
 def _matching(rows: QuerySet[DispatchRecord], options: dict[str, Any]) -> QuerySet[DispatchRecord]:

@@ -18,8 +18,8 @@ class Command(BaseCommand):
 
     def handle(self, *_args: Any, **_options: Any) -> None:
         deleted = sum(keep_house(of_former_queues=True))
-        self.stdout.write(f"{deleted} dispatches were deleted.")
+        self.stdout.write(f"Dispatches deleted: {deleted}.")
         try:
-            self.stdout.write(f"{sweep()} files were deleted that no dispatch had.")
+            self.stdout.write(f"Files deleted that no dispatch had: {sweep()}.")
         except StorageError as error:
             self.stderr.write(str(error))
