@@ -38,7 +38,7 @@ fuzz: $(VENV)/.fuzz
 	  $(BIN)/python -m pytest --timeout 0 tests/fuzz --ignore tests/fuzz/test_openapi.py $(ARGS)
 	@if $(BIN)/python -c 'import atheris' 2>/dev/null; then $(BIN)/python -m tests.fuzz.atheris --runs $(FUZZ_RUNS); \
 	  else echo 'atheris has no wheel for this platform: its part is skipped.'; fi
-	FUZZ_EXAMPLES=$(FUZZ_CALLS) REQUIRE_SERVERS=1 $(BIN)/python -m pytest --timeout 0 tests/fuzz/test_openapi.py $(ARGS)
+	FUZZ_EXAMPLES=$(FUZZ_CALLS) FUZZ_AT_LEAST=0 REQUIRE_SERVERS=1 $(BIN)/python -m pytest --timeout 0 tests/fuzz/test_openapi.py $(ARGS)
 
 bench: $(VENV)/.bench
 	@exec $(BIN)/python -m benchmarks $(ARGS)
