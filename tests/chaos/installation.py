@@ -129,7 +129,7 @@ class Installation:
     def databases(self) -> list[psutil.Process]:
         """The processes of PostgreSQL, the first of them first; none where the database is a file."""
         family = psutil.Process().children(recursive=True)
-        return [process for process in family if process.name() in {"postgres", "postmaster"}]
+        return [process for process in family if _name(process) in {"postgres", "postmaster"}]
 
     def keep_logs(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -198,3 +198,11 @@ def _disconnect() -> None:
     from django.db import connections
 
     connections.close_all()
+
+
+def _name(process: psutil.Process) -> str:
+    """Its name; empty where it has ended meanwhile."""
+    try:
+        return process.name()
+    except psutil.NoSuchProcess:
+        return ""
