@@ -10,6 +10,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import httpx
 import pytest
 import redis
 from celery import Celery
-from django.db import connections
+from django.db import connections, transaction
 from django.utils import timezone
 from pytest_celery import (
     CeleryBackendCluster,
@@ -81,6 +82,11 @@ class Ledger:
     def executions(self, dispatch_id: str) -> int:
         """How often the view ran for this dispatch."""
         return Execution.objects.using(ALIAS).filter(dispatch=dispatch_id).count()
+
+    @staticmethod
+    def nobody_writing() -> AbstractContextManager[None]:
+        """On SQLite no other process has the lock for writing meanwhile, so none that is stopped keeps it."""
+        return transaction.atomic(using=ALIAS)
 
     def forget_what_waits(self, queue: str) -> None:
         """Other tests may have left something behind that counts for a limit."""
@@ -285,10 +291,11 @@ def celery_worker_cluster(
 
 
 @pytest.fixture
-def alone(shared: list[WorkerProcess]) -> Iterator[None]:
+def alone(shared: list[WorkerProcess], ledger: Ledger) -> Iterator[None]:
     """The shared worker sleeps: its reaper reads the same ledger, and would publish where no worker of the test is."""
-    for process in shared:
-        os.killpg(process.pid, signal.SIGSTOP)
+    with ledger.nobody_writing():
+        for process in shared:
+            os.killpg(process.pid, signal.SIGSTOP)
     yield
     for process in shared:
         os.killpg(process.pid, signal.SIGCONT)
