@@ -17,10 +17,8 @@ class BrokerConfig(AppConfig):
             raise ImproperlyConfigured('Add "django_celery_results" to INSTALLED_APPS: the request broker needs it.')
         from broker_django import checks, models, table  # noqa: F401, PLC0415 - which need the apps to be loaded
 
+        # For these two models alone: Django loads all that it deletes of a model that has receivers.
         for changed in (signals.post_save, signals.post_delete, models.rows_changed):
-            for model in (
-                models.Router,
-                models.Destination,
-            ):  # Django loads what it deletes where a receiver might look
+            for model in (models.Router, models.Destination):
                 changed.connect(table.keep_watch, sender=model, dispatch_uid="request_broker.table")
         signals.post_migrate.connect(table.after_migrate, sender=self, dispatch_uid="request_broker.table")

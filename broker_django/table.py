@@ -180,10 +180,9 @@ tables = Tables()
 os.register_at_fork(after_in_child=tables.forget)
 
 
-def keep_watch(sender: Any, **_: Any) -> None:
-    """A receiver of the signals of rows."""
-    if sender in {Router, Destination}:
-        tables.changed()
+def keep_watch(**_: Any) -> None:
+    """A receiver of the signals of their rows."""
+    tables.changed()
 
 
 def after_migrate(using: str, plan: Any = None, **_: Any) -> None:
