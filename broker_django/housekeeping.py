@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from broker_core.dispatches import State
 from broker_core.policies import RETENTION
-from broker_django import results, sealed_storage
+from broker_django import ledger, results, sealed_storage
 from broker_django.conf import conf
 from broker_django.models import ActionRecord, AttemptRecord, DispatchRecord
 
@@ -46,7 +46,7 @@ def keep_house(now: datetime | None = None, *, of_former_queues: bool = False) -
             yield 0
     for which, retention in _retentions(of_former_queues=of_former_queues):
         before = now - timedelta(seconds=retention)
-        old = DispatchRecord.objects.filter(which, finished_at__lt=before).order_by("finished_at")
+        old = ledger.rows().filter(which, finished_at__lt=before).order_by("finished_at")
         while deleted := _delete_chunk(old):
             logger.info("%d dispatches were deleted, their time was over", len(deleted))
             yield len(deleted)
@@ -59,7 +59,7 @@ def _hand_over(state: State, now: datetime) -> Iterator[int]:
     """Give kept responses to the result store, one at a time, until it refuses one."""
     kept = _due(state, now).filter(kept_response__isnull=False)
     for pk in list(kept.values_list("pk", flat=True)[:CHUNK]):
-        record = DispatchRecord.objects.defer("sealed").filter(pk=pk, kept_response__isnull=False).first()
+        record = ledger.rows().defer("sealed").filter(pk=pk, kept_response__isnull=False).first()
         if record is not None and not results.hand_over(record, now):
             return
         yield 0
@@ -68,14 +68,16 @@ def _hand_over(state: State, now: datetime) -> Iterator[int]:
 def _drop_responses(state: State, now: datetime) -> int:
     """How many responses were dropped, of those whose time is over."""
     dropped = list(_due(state, now).filter(kept_response=None).values_list("pk", flat=True)[:CHUNK])
+    if not dropped:
+        return 0
     results.forget(dropped)
-    DispatchRecord.objects.filter(pk__in=dropped, state=state).update(due_at=None)
+    ledger.rows().filter(pk__in=dropped, state=state).update(due_at=None)
     return len(dropped)
 
 
 def _due(state: State, now: datetime) -> QuerySet[DispatchRecord]:
     """One state at a time is in the order of its index."""
-    return DispatchRecord.objects.filter(state=state, due_at__lte=now).order_by("due_at")
+    return ledger.rows().filter(state=state, due_at__lte=now).order_by("due_at")
 
 
 def _retentions(*, of_former_queues: bool) -> Iterator[tuple[Q, float]]:
@@ -90,7 +92,7 @@ def _retentions(*, of_former_queues: bool) -> Iterator[tuple[Q, float]]:
 
 def _queues(state: State) -> Iterator[str]:
     """Each queue that has a dispatch in this state, from one to the next in the index: DISTINCT would read them all."""
-    rows = DispatchRecord.objects.filter(state=state).order_by("queue").values_list("queue", flat=True)
+    rows = ledger.rows().filter(state=state).order_by("queue").values_list("queue", flat=True)
     queue = rows.first()
     while queue is not None:
         yield queue
@@ -99,15 +101,17 @@ def _queues(state: State) -> Iterator[str]:
 
 def _delete_chunk(old: QuerySet[DispatchRecord]) -> dict[uuid.UUID, str]:
     """The ids, with the files that are not deleted yet. Another process that keeps house takes other rows."""
+    if not old.exists():  # SQLite would lock its file for a transaction that finds nothing to do
+        return {}
     alias = router.db_for_write(DispatchRecord)
     skip = connections[alias].features.has_select_for_update_skip_locked
     with transaction.atomic(using=alias):
-        locked = old.using(alias).select_for_update(skip_locked=skip)
+        locked = old.select_for_update(skip_locked=skip)
         files = dict(locked.values_list("pk", "sealed_file")[:CHUNK])
         if files:
             AttemptRecord.objects.filter(dispatch__in=list(files))._raw_delete(alias)
             ActionRecord.objects.filter(dispatch__in=list(files))._raw_delete(alias)
-            rows = DispatchRecord.objects.using(alias).filter(pk__in=list(files))
+            rows = ledger.rows().filter(pk__in=list(files))
             if _has_relations():
                 rows.delete()
             else:
@@ -134,7 +138,7 @@ def sweep(now: datetime | None = None) -> int:
         return 0
     orphans: list[str] = []
     for chunk in _chunks(list(old)):
-        rows = DispatchRecord.objects.filter(pk__in=[old[name] for name in chunk])
+        rows = ledger.rows().filter(pk__in=[old[name] for name in chunk])
         orphans += set(chunk).difference(rows.values_list("sealed_file", flat=True))
     sealed_storage.delete(orphans)
     return len(orphans)

@@ -7,7 +7,6 @@ A transition is one compare-and-set UPDATE: of two workers that were handed the 
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -17,22 +16,20 @@ from django.db.models import F, Q
 from django.db.models.constants import OnConflict
 from django.utils import timezone
 
-from broker_core.dispatches import REVIVABLE, State, sources
+from broker_core.dispatches import State, sources
 from broker_core.errors import DispatchConflictError
 from broker_core.retries import pause
-from broker_django import sealed_storage, statements
+from broker_django import statements
 from broker_django.conf import conf
-from broker_django.models import PATH_LENGTH, ActionRecord, AttemptRecord, DispatchRecord
+from broker_django.models import PATH_LENGTH, AttemptRecord, DispatchRecord
 
 if TYPE_CHECKING:
     import uuid
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from django.db.models import QuerySet
 
     from broker_core.policies import QueuePolicy
-
-logger = logging.getLogger("broker_django.ledger")
 
 LEASE_MARGIN = timedelta(seconds=30)
 """For how much longer than its time limit a replay holds its lease: the time to stop it and to store its outcome."""
@@ -54,17 +51,12 @@ class Outcome:
     retriable: bool = False
     retry_after: float | None = None
 
-    @classmethod
-    def of(cls, result: Mapping[str, Any]) -> Outcome:
-        """The outcome that a stored result tells of."""
-        return cls(result["status"], result["content_type"], result["size"], result["error"])
-
     @property
     def state(self) -> State:
         return State.FAILED if self.error else State.SUCCEEDED
 
 
-def _rows() -> QuerySet[DispatchRecord]:
+def rows() -> QuerySet[DispatchRecord]:
     """Where the ledger is written: a replica may not know yet what was decided."""
     return DispatchRecord.objects.using(router.db_for_write(DispatchRecord))
 
@@ -88,14 +80,14 @@ def accept_once(record: DispatchRecord) -> DispatchRecord:
 
 def put_off(dispatch_id: uuid.UUID, until: datetime, due_at: datetime | None = None) -> None:
     """Let the reaper publish what the message broker did not take, where it is still due when it was seen to be."""
-    unclaimed = _rows().filter(pk=dispatch_id, state=State.QUEUED, due_at=due_at)
+    unclaimed = rows().filter(pk=dispatch_id, state=State.QUEUED, due_at=due_at)
     unclaimed.update(published_at=None, due_at=until)
 
 
 def take_up(record: DispatchRecord, now: datetime) -> bool:
     """Have a queued row to publish it, where it is still as it was seen: of two reapers, one has it."""
     seen = {"state": State.QUEUED, "due_at": record.due_at, "published_at": record.published_at}
-    taken = _rows().filter(pk=record.pk, attempts=record.attempts, **seen)
+    taken = rows().filter(pk=record.pk, attempts=record.attempts, **seen)
     if not taken.update(due_at=None, published_at=now):
         return False
     record.due_at, record.published_at = None, now
@@ -118,10 +110,10 @@ def claim(dispatch_id: uuid.UUID, policy: QueuePolicy, worker: str, now: datetim
     fresh = {"id": dispatch_id, "state": State.QUEUED.value, "attempts": 0}
     if statements.update(DispatchRecord, {**claimed, "attempts": 1}, fresh, wanted_at=now):
         return 1
-    row = _rows().filter(Q(expires_at=None) | Q(expires_at__gt=now), pk=dispatch_id)
+    row = rows().filter(Q(expires_at=None) | Q(expires_at__gt=now), pk=dispatch_id)
     free = row.filter(state=State.QUEUED, due_at=None, attempts__lt=F("attempts_before") + policy.starts)
     free.update(attempts=F("attempts") + 1, **claimed)
-    ours = _rows().filter(pk=dispatch_id, state=State.RUNNING, worker=worker[:255], started_at=now)
+    ours = rows().filter(pk=dispatch_id, state=State.RUNNING, worker=worker[:255], started_at=now)
     return ours.values_list("attempts", flat=True).first() or 0
 
 
@@ -129,7 +121,7 @@ def close(dispatch_id: uuid.UUID, policy: QueuePolicy, now: datetime | None = No
     """End what nobody waits for any more, or what has no attempt left since its queue allows fewer: its state then."""
     if expire(dispatch_id, now):
         return State.EXPIRED
-    spent = _rows().filter(pk=dispatch_id, state=State.QUEUED, attempts__gte=F("attempts_before") + policy.starts)
+    spent = rows().filter(pk=dispatch_id, state=State.QUEUED, attempts__gte=F("attempts_before") + policy.starts)
     ended = {"state": State.FAILED, "finished_at": now or timezone.now(), "due_at": None, "error": "no attempt is left"}
     return State.FAILED if spent.filter(attempts__gt=0).update(**ended) else None
 
@@ -144,12 +136,12 @@ def renew(claims: Iterable[tuple[uuid.UUID, int]], now: datetime | None = None) 
     held = Q(pk__in=[])
     for dispatch_id, attempt in claims:
         held |= Q(pk=dispatch_id, attempts=attempt)
-    return _rows().filter(held, state=State.RUNNING).update(due_at=(now or timezone.now()) + lease())
+    return rows().filter(held, state=State.RUNNING).update(due_at=(now or timezone.now()) + lease())
 
 
 def holds(dispatch_id: uuid.UUID, attempt: int) -> bool:
     """Whether this attempt still has the dispatch."""
-    return _rows().filter(pk=dispatch_id, state=State.RUNNING, attempts=attempt).exists()
+    return rows().filter(pk=dispatch_id, state=State.RUNNING, attempts=attempt).exists()
 
 
 def finish(
@@ -262,12 +254,12 @@ def lose(dispatch_id: uuid.UUID, run: Run, reason: str, now: datetime | None = N
 
 
 def _running(dispatch_id: uuid.UUID, run: Run) -> DispatchRecord | None:
-    return _rows().defer("sealed", "kept_response").filter(run.condition, pk=dispatch_id).first()
+    return rows().defer("sealed", "kept_response").filter(run.condition, pk=dispatch_id).first()
 
 
 def _still(record: DispatchRecord, run: Run) -> QuerySet[DispatchRecord]:
     """The row, where it is the same attempt and what is known of it still holds."""
-    return _rows().filter(run.condition, pk=record.pk, attempts=record.attempts)
+    return rows().filter(run.condition, pk=record.pk, attempts=record.attempts)
 
 
 def _requeue(record: DispatchRecord, run: Run, outcome: Outcome, now: datetime, **changes: Any) -> bool:
@@ -289,112 +281,39 @@ def _requeue(record: DispatchRecord, run: Run, outcome: Outcome, now: datetime, 
 
 def cancel(dispatch_id: uuid.UUID, now: datetime | None = None) -> None:
     """Cancel what has not begun; once cancelled it stays so. Raises DispatchConflictError for any other state."""
-    queued = _rows().filter(pk=dispatch_id, state=State.QUEUED)
+    queued = rows().filter(pk=dispatch_id, state=State.QUEUED)
     if queued.update(state=State.CANCELLED, finished_at=now or timezone.now(), due_at=None):
         return
-    state = _rows().values_list("state", flat=True).filter(pk=dispatch_id).first()
+    state = rows().values_list("state", flat=True).filter(pk=dispatch_id).first()
     if state != State.CANCELLED:
         raise DispatchConflictError(f"the dispatch is {state}")
 
 
 def stop(dispatch_id: uuid.UUID, run: Run, now: datetime | None = None) -> bool:
     """Cancel an attempt that its worker is about to stop. False where it does not run any more."""
-    running = _rows().filter(run.condition, pk=dispatch_id)
+    running = rows().filter(run.condition, pk=dispatch_id)
     return bool(running.update(state=State.CANCELLED, finished_at=now or timezone.now(), due_at=None))
 
 
 def expire(dispatch_id: uuid.UUID, now: datetime | None = None) -> bool:
     """Mark as expired what nobody waits for any more."""
     now = now or timezone.now()
-    waiting = _rows().filter(pk=dispatch_id, state__in=sources(State.EXPIRED), expires_at__lte=now)
+    waiting = rows().filter(pk=dispatch_id, state__in=sources(State.EXPIRED), expires_at__lte=now)
     return bool(waiting.update(state=State.EXPIRED, finished_at=now, due_at=None))
-
-
-def revive(dispatch_id: uuid.UUID, actor: str, now: datetime | None = None) -> bool:
-    """Have a dead letter run again, under the same id, with all its attempts anew. False where it is none."""
-    now = now or timezone.now()
-    dead = _rows().filter(dead_letters(), pk=dispatch_id)
-    record = dead.defer("sealed", "kept_response").first()
-    if record is None:
-        return False
-    with transaction.atomic(using=router.db_for_write(DispatchRecord)):
-        revived = dead.filter(attempts=record.attempts).update(
-            state=State.QUEUED,
-            attempts_before=record.attempts,
-            due_at=now,
-            published_at=None,
-            expires_at=_wanted_for(record, now),
-            finished_at=None,
-            response_status=None,
-            response_type="",
-            response_size=None,
-            kept_response=None,
-            error="",
-        )
-        if not revived:
-            return False
-        if record.attempts and record.started_at:
-            AttemptRecord.objects.get_or_create(
-                dispatch_id=record.pk,
-                number=record.attempts,
-                defaults={
-                    "worker": record.worker,
-                    "started_at": record.started_at,
-                    "ended_at": record.finished_at or now,
-                    "response_status": record.response_status,
-                    "error": record.error,
-                },
-            )
-        note_action(record.pk, "retry", actor, record.error, now)
-    return True
-
-
-def _wanted_for(record: DispatchRecord, now: datetime) -> datetime | None:
-    """As long as it was wanted at first."""
-    return None if record.expires_at is None else now + (record.expires_at - record.accepted_at)
-
-
-def discard(dispatch_id: uuid.UUID, actor: str, now: datetime | None = None) -> bool:
-    """Drop the sealed request of a dead letter, so that it can never run again. False where it is none."""
-    with transaction.atomic(using=router.db_for_write(DispatchRecord)):
-        dead = _rows().filter(dead_letters(), pk=dispatch_id)
-        files = list(dead.exclude(sealed_file="").values_list("sealed_file", flat=True))
-        if not dead.update(sealed=b"", sealed_file=""):
-            return False
-        sealed_storage.delete_on_commit(files)
-        note_action(dispatch_id, "discard", actor, "", now)
-    return True
-
-
-def dead_letters() -> Q:
-    """What failed for good, or expired, and can be run again."""
-    return Q(state__in=REVIVABLE) & (~Q(sealed=b"") | ~Q(sealed_file=""))
-
-
-def note_action(dispatch_id: uuid.UUID, action: str, actor: str, detail: str = "", now: datetime | None = None) -> None:
-    """Write down who did what to a dispatch."""
-    logger.info("Dispatch %s: %s by %s", dispatch_id, action, actor, extra={"dispatch_id": str(dispatch_id)})
-    ActionRecord.objects.create(
-        dispatch_id=dispatch_id,
-        at=now or timezone.now(),
-        action=action,
-        actor=actor[:255],
-        detail=detail[:ERROR_LENGTH],
-    )
 
 
 def find(dispatch_id: uuid.UUID) -> DispatchRecord | None:
     """The dispatch without its sealed request; one whose time is over is expired by being looked at."""
-    return _looked_at(_rows().filter(pk=dispatch_id))
+    return _looked_at(rows().filter(pk=dispatch_id))
 
 
 def find_by_key(idempotency_key: str) -> DispatchRecord | None:
     """The same by the digest that is unique, where the ledger is written: a replica may not have the row yet."""
-    return _looked_at(_rows().filter(idempotency_key=idempotency_key))
+    return _looked_at(rows().filter(idempotency_key=idempotency_key))
 
 
-def _looked_at(rows: QuerySet[DispatchRecord]) -> DispatchRecord | None:
-    record = rows.defer("sealed").first()
+def _looked_at(found: QuerySet[DispatchRecord]) -> DispatchRecord | None:
+    record = found.defer("sealed").first()
     if record and record.state == State.QUEUED and record.expires_at and record.expires_at <= timezone.now():
         expire(record.pk)
         record.refresh_from_db(fields=["state", "finished_at", "started_at", "attempts"])

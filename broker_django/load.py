@@ -8,21 +8,18 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from django.db import Error as DatabaseFailure
-from django.db import router
 from django.utils import timezone
 
 from broker_core.backpressure import SHED, Load, follow, pressure, thresholds, verdict
 from broker_core.dispatches import State
 from broker_core.errors import ReducedCapacityError
 from broker_core.redaction import redacted
+from broker_django import ledger
 from broker_django.celery_app import get_app
 from broker_django.conf import conf
-from broker_django.models import DispatchRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from django.db.models import QuerySet
 
     from broker_core.policies import QueuePolicy
 
@@ -93,9 +90,8 @@ class Gauge:
 def measure(queue: str, policy: QueuePolicy, now: datetime) -> Load:
     """Raises DatabaseError. The oldest is the one that waits longest for its first attempt."""
     most = (policy.max_depth or 0) + COUNTED
-    waiting = (
-        _rows().filter(state=State.QUEUED, queue=queue).order_by("accepted_at").values_list("accepted_at", flat=True)
-    )
+    rows = ledger.rows().filter(state=State.QUEUED, queue=queue)
+    waiting = rows.order_by("accepted_at").values_list("accepted_at", flat=True)
     depth = waiting[:most].count()
     oldest = waiting.filter(attempts=0).first() if depth else None
     age = 0.0 if oldest is None else max((now - oldest).total_seconds(), 0.0)
@@ -103,11 +99,7 @@ def measure(queue: str, policy: QueuePolicy, now: datetime) -> Load:
 
 
 def arrivals(queue: str, since: datetime, until: datetime) -> int:
-    return _rows().filter(queue=queue, accepted_at__gt=since, accepted_at__lte=until).count()
-
-
-def _rows() -> QuerySet[DispatchRecord]:
-    return DispatchRecord.objects.using(router.db_for_write(DispatchRecord))
+    return ledger.rows().filter(queue=queue, accepted_at__gt=since, accepted_at__lte=until).count()
 
 
 class Gauges:

@@ -70,6 +70,7 @@ class DatabaseBackend(ResultsBackend):  # type: ignore[misc] # untyped
             rows = self.TaskModel._default_manager.using(using)
             unfinished = rows.filter(task_id=task_id).exclude(status__in=states.READY_STATES)
             unfinished.update(**values, date_done=timezone.now())
+        return content
 
     def cleanup(self) -> None:
         """Delete what is older than `result_expires`, a chunk at a time so that no lock is held for long."""
@@ -135,7 +136,7 @@ def hand_over(record: DispatchRecord, now: datetime) -> bool:
         return False
     policy = conf.queues.get(record.queue)
     drop_at = now + timedelta(seconds=policy.results_ttl) if policy else None
-    DispatchRecord.objects.filter(pk=record.pk, due_at=record.due_at).update(kept_response=None, due_at=drop_at)
+    ledger.rows().filter(pk=record.pk, due_at=record.due_at).update(kept_response=None, due_at=drop_at)
     return True
 
 

@@ -25,7 +25,6 @@ from broker_django import housekeeping, ledger
 from broker_django.conf import conf
 from broker_django.delivery import breaker, publish, waiting_messages
 from broker_django.forking import undisturbed
-from broker_django.models import DispatchRecord
 from broker_django.notifications import announce
 from workers.in_hand import handed
 from workers.unreadable import HESITATION, held_back
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from broker_core.policies import QueuePolicy
+    from broker_django.models import DispatchRecord
 
 logger = logging.getLogger("workers.reaper")
 
@@ -151,7 +151,7 @@ class Reaper:
 
 def _batch(state: State, order: str, most: int = BATCH, **conditions: Any) -> list[DispatchRecord]:
     """In the order of an index, or PostgreSQL may read the whole ledger in the hope of meeting one soon."""
-    rows = DispatchRecord.objects.filter(state=state, **conditions)
+    rows = ledger.rows().filter(state=state, **conditions)
     return list(rows.defer("kept_response").order_by(order)[:most])
 
 

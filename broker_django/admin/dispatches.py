@@ -13,8 +13,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
-from broker_django import dead_letters
-from broker_django.ledger import dead_letters as are_dead_letters
+from broker_django import dead_letters, ledger
 from broker_django.models import DispatchRecord
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ class DeadLetterFilter(admin.SimpleListFilter):
         value = self.value()
         if not value:
             return rows
-        dead = rows.filter(are_dead_letters())
+        dead = rows.filter(dead_letters.are_dead_letters())
         return dead.filter(error=value[1:]) if value.startswith("=") else dead
 
 
@@ -115,11 +114,11 @@ class DispatchAdmin(ModelAdmin):
         act: Callable[[QuerySet[DispatchRecord], str], int],
         said: str,
     ) -> int:
-        chosen = list(rows.filter(are_dead_letters()).values_list("pk", flat=True))
+        chosen = list(rows.filter(dead_letters.are_dead_letters()).values_list("pk", flat=True))
         actor, kind = f"{request.user.get_username()} in the admin", ContentType.objects.get_for_model(DispatchRecord)
         count = 0
         for start in range(0, len(chosen), dead_letters.CHUNK):
-            letters = DispatchRecord.objects.filter(pk__in=chosen[start : start + dead_letters.CHUNK])
+            letters = ledger.rows().filter(pk__in=chosen[start : start + dead_letters.CHUNK])
             count += act(letters, actor)
             LogEntry.objects.bulk_create(
                 LogEntry(

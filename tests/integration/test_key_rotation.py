@@ -10,7 +10,7 @@ from django.contrib.auth.models import User
 from django.test import Client, override_settings
 
 from broker_core.dispatches import State
-from broker_django import delivery, ledger
+from broker_django import dead_letters, delivery
 from broker_django.celery_app import get_app
 from broker_django.conf import conf
 from broker_django.models import DispatchRecord
@@ -134,7 +134,7 @@ def test_what_failed_for_want_of_its_key_runs_again_when_the_key_is_back(
     with override_settings(**DROPPED):
         look(after(record, minutes=16))
     with override_settings(**KEPT):
-        assert ledger.revive(record.pk, "operator", after(record, minutes=20))
+        assert dead_letters.revive(record.pk, "operator", after(record, minutes=20))
         look(after(record, minutes=21))
         assert [handed.pk for handed in published] == [record.pk]
         assert run(record) == State.SUCCEEDED

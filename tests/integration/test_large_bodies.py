@@ -15,7 +15,7 @@ from django.test import AsyncClient, Client, override_settings
 from django.utils import timezone
 
 from broker_core.dispatches import State
-from broker_django import delivery, housekeeping, ledger, results, sealed_storage
+from broker_django import dead_letters, delivery, housekeeping, ledger, results, sealed_storage
 from broker_django.celery_app import TASK, get_app
 from broker_django.models import DispatchRecord
 
@@ -220,7 +220,7 @@ def test_a_failed_dispatch_keeps_its_file_until_somebody_discards_it(
     record = replay(accepted(client, path="/broken/"))
     assert (record.state, len(files(storage))) == ("failed", 1)
     with django_capture_on_commit_callbacks(execute=True):
-        assert ledger.discard(record.pk, "ann")
+        assert dead_letters.discard_one(record.pk, "ann")
         assert len(files(storage)) == 1
     assert files(storage) == []
 
@@ -248,7 +248,7 @@ def test_a_dispatch_that_is_run_again_by_somebody_still_has_its_file(
 ) -> None:
     client.raise_request_exception = False
     record = replay(accepted(client, path="/broken/"))
-    assert ledger.revive(record.pk, "ann")
+    assert dead_letters.revive(record.pk, "ann")
     record.refresh_from_db()
     DispatchRecord.objects.filter(pk=record.pk).update(due_at=None)
     assert (replay(record).state, record.error) == ("failed", "RuntimeError")

@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from celery import states
+from django.db import connection
 from django.test import override_settings
+from django.test.utils import CaptureQueriesContext
 from django_celery_results.models import TaskResult
 
 from broker_core.dispatches import State
-from broker_django import housekeeping, ledger, results
+from broker_django import dead_letters, housekeeping, results
 from broker_django.celery_app import get_app
 from broker_django.models import ActionRecord, AttemptRecord, DispatchRecord
 
@@ -68,7 +70,7 @@ def test_all_that_belongs_to_a_dispatch_goes_with_it(now: datetime) -> None:
     old, young = finished(now - 8 * DAY), finished(now)
     for record in (old, young):
         stored(record)
-        ledger.note_action(record.pk, "retry", "ann")
+        ActionRecord.objects.create(dispatch=record, at=now, action="retry", actor="ann")
         AttemptRecord.objects.create(dispatch=record, number=1, started_at=now, ended_at=now, error="lost")
     assert sum(housekeeping.keep_house(now)) == 1
     for model in (ActionRecord, AttemptRecord):
@@ -76,9 +78,17 @@ def test_all_that_belongs_to_a_dispatch_goes_with_it(now: datetime) -> None:
     assert set(TaskResult.objects.values_list("task_id", flat=True)) == {str(young.pk)}
 
 
+def test_nothing_is_written_where_nothing_is_old(now: datetime) -> None:
+    for state in housekeeping.DONE:
+        finished(now, state)
+    with CaptureQueriesContext(connection) as queries:
+        assert sum(housekeeping.keep_house(now)) == 0
+    assert {query["sql"].split()[0] for query in queries} == {"SELECT"}
+
+
 def test_what_was_run_again_is_kept_from_its_new_end(now: datetime) -> None:
     record = finished(now - 40 * DAY, State.FAILED)
-    assert ledger.revive(record.pk, "ann", now)
+    assert dead_letters.revive(record.pk, "ann", now)
     assert sum(housekeeping.keep_house(now)) == 0
     DispatchRecord.objects.update(state=State.FAILED, finished_at=now, due_at=None)
     assert sum(housekeeping.keep_house(now + 29 * DAY)) == 0

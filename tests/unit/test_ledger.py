@@ -21,7 +21,7 @@ from hypothesis.stateful import (
 from broker_core.dispatches import FOLLOWERS, State
 from broker_core.errors import DispatchConflictError
 from broker_core.policies import QueuePolicy
-from broker_django import ledger
+from broker_django import dead_letters, ledger
 from broker_django.conf import conf
 from broker_django.ledger import Outcome, Run
 from broker_django.models import PATH_LENGTH, AttemptRecord, DispatchRecord
@@ -188,8 +188,8 @@ def test_a_dead_letter_runs_again_with_all_its_attempts(now):
     ledger.claim(record.pk, POLICY, "", now)
     ledger.finish(record.pk, 1, BROKEN, now)
     later = now + timedelta(days=1)
-    assert ledger.revive(record.pk, "root", later)
-    assert not ledger.revive(record.pk, "root", later), "it is none any more"
+    assert dead_letters.revive(record.pk, "root", later)
+    assert not dead_letters.revive(record.pk, "root", later), "it is none any more"
     record.refresh_from_db()
     assert (record.state, record.due_at, record.error, record.outcome()) == (State.QUEUED, later, "", None)
     assert record.expires_at == later + timedelta(seconds=100)
@@ -212,11 +212,11 @@ def test_only_dead_letters_run_again_or_are_discarded(now):
         ledger.finish(record.pk, 1, outcome, now)
     ledger.cancel(cancelled.pk, now)
     for record in (queued, done, cancelled):
-        assert not ledger.revive(record.pk, "root", now)
-        assert not ledger.discard(record.pk, "root", now)
-    assert ledger.discard(dead.pk, "root", now)
-    assert not ledger.revive(dead.pk, "root", now), "its request is gone"
-    assert not ledger.discard(dead.pk, "root", now)
+        assert not dead_letters.revive(record.pk, "root", now)
+        assert not dead_letters.discard_one(record.pk, "root", now)
+    assert dead_letters.discard_one(dead.pk, "root", now)
+    assert not dead_letters.revive(dead.pk, "root", now), "its request is gone"
+    assert not dead_letters.discard_one(dead.pk, "root", now)
     assert [each.action for each in dead.actions.all()] == ["discard"]
 
 
