@@ -248,23 +248,33 @@ def reload() -> Measure:
 
 
 def acceptance() -> Measure:
-    """(b) Accept to 202, against a hand-written view that calls `task.delay()` and returns 202."""
+    """(b) Accept to 202, against a hand-written view that calls `task.delay()` and returns 202.
+
+    The hand-written view has no use for the database; the bar is for connections that are kept.
+    """
     bare, brokered = without_broker(), probe.handler()
-    pairs = probe.paired(
-        lambda: probe.call(bare, probe.environ("POST", "/by-hand/", amount="5.00"), 202),
-        lambda: probe.call(brokered, probe.environ("POST", "/pay/", amount="5.00"), 202),
-        rounds=100,
-        each=10,
-    )
+
+    def pairs() -> list[tuple[float, float]]:
+        return probe.paired(
+            lambda: probe.call(bare, probe.environ("POST", "/by-hand/", amount="5.00"), 202),
+            lambda: probe.call(brokered, probe.environ("POST", "/pay/", amount="5.00"), 202),
+            rounds=100,
+            each=10,
+        )
+
+    with probe.kept_connections():
+        kept = pairs()
+    connecting = pairs()
     return Measure(
         "accept to 202",
-        statistics.median(broker / by_hand for by_hand, broker in pairs),
+        statistics.median(broker / by_hand for by_hand, broker in kept),
         1.3,
         "lower",
         "times a view with task.delay()",
         {
-            "by_hand_us": statistics.median(by_hand for by_hand, _ in pairs) * 1e6,
-            "broker_us": statistics.median(broker for _, broker in pairs) * 1e6,
+            "by_hand_us": statistics.median(by_hand for by_hand, _ in kept) * 1e6,
+            "broker_us": statistics.median(broker for _, broker in kept) * 1e6,
+            "times_where_each_request_connects": statistics.median(broker / by_hand for by_hand, broker in connecting),
         },
     )
 

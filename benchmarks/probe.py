@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from django.core.handlers.wsgi import WSGIHandler
+from django.db import DEFAULT_DB_ALIAS, connections
 from django.test.utils import override_settings
 
 if TYPE_CHECKING:
@@ -41,6 +42,20 @@ def handler(**settings: Any) -> WSGIHandler:
     """A handler whose middleware is loaded under these settings."""
     with override_settings(**settings):
         return WSGIHandler()
+
+
+@contextlib.contextmanager
+def kept_connections() -> Iterator[None]:
+    """Connections to the database outlast the request, as CONN_MAX_AGE has them do."""
+    connection = connections[DEFAULT_DB_ALIAS]
+    before = connection.settings_dict["CONN_MAX_AGE"]
+    connection.close()
+    connection.settings_dict["CONN_MAX_AGE"] = None
+    try:
+        yield
+    finally:
+        connection.close()
+        connection.settings_dict["CONN_MAX_AGE"] = before
 
 
 def environ(method: str, path: str, **form: str) -> dict[str, Any]:
