@@ -40,25 +40,26 @@ def dispatch(request_or_message: HttpRequest | RequestMessage, *, queue: str) ->
     else:
         message = request_or_message
         record.route = route_of(_match(message))
-    if len(message.body) > conf.MAX_BODY_SIZE:
-        raise BodyTooLargeError(f"the body has {len(message.body)} bytes, at most {conf.MAX_BODY_SIZE} are accepted")
     record.method = message.method[:20]
     record.path = ledger.truncated(message.environ.get("SCRIPT_NAME", "") + message.environ.get("PATH_INFO", "/"))
     record.user = message.view_user or message.user or ""
     record.trace_id = trace_of(message.environ)
     record.sealed = seal_request(message, str(record.pk), queue)
-    written = write(record)
-    publish_when_committed(written, policy)
-    return written
+    write(record)
+    publish_when_committed(record, policy)
+    return record
 
 
 def _refuse_nonsense(given: HttpRequest | RequestMessage) -> None:
-    """Raises MessageError."""
+    """Raises MessageError and BodyTooLargeError."""
     if isinstance(given, HttpRequest):
         if replay_of(given) is not None:
             raise MessageError("a request that is being replayed would be dispatched for ever: ask broker.replayed")
-    elif not {"REQUEST_METHOD", "PATH_INFO"} <= given.environ.keys():
+        return
+    if not {"REQUEST_METHOD", "PATH_INFO"} <= given.environ.keys():
         raise MessageError("the environ of a message needs REQUEST_METHOD and PATH_INFO")
+    if len(given.body) > conf.MAX_BODY_SIZE:
+        raise BodyTooLargeError(f"the body has {len(given.body)} bytes, at most {conf.MAX_BODY_SIZE} are accepted")
 
 
 def _message(request: HttpRequest) -> RequestMessage:

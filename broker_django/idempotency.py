@@ -22,9 +22,9 @@ def key_of(request: HttpRequest, view: Any, decision: Decision) -> str | None:
 
     Raises IdempotencyKeyError, and IdempotencyKeyMissingError where the queue or the view requires one.
     """
-    field = request.META.get("HTTP_IDEMPOTENCY_KEY")
     if request.method in SAFE_METHODS:
         return None
+    field = request.META.get("HTTP_IDEMPOTENCY_KEY")
     if field is not None:
         return parse_key(field)
     if _required(request, view, decision):

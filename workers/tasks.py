@@ -8,7 +8,7 @@ import uuid
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery import Task, shared_task
-from celery.exceptions import Ignore, Retry, SoftTimeLimitExceeded
+from celery.exceptions import Ignore, Retry
 from django.db import InterfaceError, OperationalError, connections
 from django.utils import timezone
 
@@ -23,6 +23,7 @@ from broker_django.delivery import from_text, open_reference, open_request, seal
 from broker_django.notifications import announce
 from workers.leases import leases
 from workers.replay import run, unanswered
+from workers.time_limits import past_soft_limit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -81,7 +82,8 @@ def replay(self: Any, /, sealed: object = None, *_unknown: object, **_unknown_to
     self.request.attempt = attempt
     with leases.held(dispatch_id, attempt, policy):
         answer = _answer(request, dispatch_id, queue, attempt)
-        return _conclude(self.request, dispatch_id, attempt, policy, answer, file)
+        with past_soft_limit():
+            return _conclude(self.request, dispatch_id, attempt, policy, answer, file)
 
 
 def _answer(request: RequestMessage | str, dispatch_id: uuid.UUID, queue: str, attempt: int) -> Answer:
@@ -135,8 +137,6 @@ def _persistently(tell: Callable[[], T], request: Any) -> T:
     while True:
         try:
             return tell()
-        except SoftTimeLimitExceeded:  # the view has run: until the hard limit there is time to tell of it
-            continue
         except (OperationalError, InterfaceError) as error:
             if request.is_eager or time.monotonic() + pause > deadline:
                 raise
