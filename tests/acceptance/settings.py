@@ -1,6 +1,7 @@
 """The test site as separate processes see it: requests choose their queue by a header field."""
 
 import os
+from collections.abc import Iterable
 
 from tests.settings import *  # noqa: F403
 from tests.settings import DATABASES, REQUEST_BROKER
@@ -12,6 +13,15 @@ if "REUSE_MAX" in os.environ:
 ROOT_URLCONF = "tests.acceptance.urls"
 if "MEDIA" in os.environ:
     MEDIA_ROOT = os.environ["MEDIA"]
+
+
+def by_header(queues: Iterable[str]) -> list[dict[str, str]]:
+    """Rules by which a request names its queue."""
+    return [
+        {"when": f'"x-queue" in request.headers && request.headers["x-queue"] == "{name}"', "queue": name}
+        for name in queues
+    ]
+
 
 REQUEST_BROKER = {
     **REQUEST_BROKER,
@@ -29,10 +39,9 @@ REQUEST_BROKER = {
         "bulk-eu": {},
         "bulk-us": {},
     },
-    "RULES": [
-        {"when": f'"x-queue" in request.headers && request.headers["x-queue"] == "{name}"', "queue": name}
-        for name in ("payment", "realtime", "bulk", "fleeting", "bulk-eu", "bulk-us", "once", "stoppable")
-    ],
+    "RULES": by_header(
+        ["payment", "realtime", "bulk", "fleeting", "bulk-eu", "bulk-us", "once", "stoppable"],
+    ),
     "LEASE": 4,
     "REPUBLISH_AFTER": 4,
     "REAPER_INTERVAL": 0.2,

@@ -9,10 +9,12 @@ import redis
 
 from broker_django.models import AttemptRecord
 from tests import servers
-from tests.acceptance.conftest import ALIAS, PATIENCE, broker_worker, done
+from tests.acceptance.conftest import ALIAS, PATIENCE, broker_worker, done, plain_worker
 from tests.processes import wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import httpx
 
     from tests.acceptance.conftest import Gates, Ledger, Site, StartSite, StartWorker
@@ -35,12 +37,17 @@ def run_and_kill(site: Site, ledger: Ledger, gates: Gates, start_worker: StartWo
     return dispatch_id, gate
 
 
+@pytest.mark.parametrize("command", [broker_worker, plain_worker])
 def test_another_worker_runs_what_a_killed_one_left(
-    unattended: Site, ledger: Ledger, gates: Gates, start_worker: StartWorker
+    unattended: Site,
+    ledger: Ledger,
+    gates: Gates,
+    start_worker: StartWorker,
+    command: Callable[..., list[str]],
 ) -> None:
     dispatch_id, gate = run_and_kill(unattended, ledger, gates, start_worker, "bulk")
     gates.open(gate)
-    start_worker(broker_worker, "--concurrency=1")
+    start_worker(command, "--concurrency=1")
     wait_until(lambda: ledger.dispatch(dispatch_id).state == "succeeded")
     assert ledger.executions(dispatch_id) == 1
     [error] = attempts(dispatch_id)

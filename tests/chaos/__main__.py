@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.chaos import command
 from tests.chaos.faults import OTHERS, Track, WorkerKilled
-from tests.chaos.installation import Installation, install, missing
 from tests.chaos.load import Load
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Sequence
 
-WEBS, WORKERS = 2, 3
+    from tests.chaos.installation import Installation
+
 AT_ONCE = 32
 KILL_EVERY = (2.0, 4.0)
 PAUSE = (2.0, 5.0)
@@ -25,28 +25,10 @@ PAUSE = (2.0, 5.0)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = parser().parse_args(arguments)
-    absent = missing(options.broker, options.database)
-    if absent:
-        print(f"Not installed: {', '.join(absent)}", file=sys.stderr)
-        return 2
-    with install(options.broker, options.database, webs=WEBS, workers=WORKERS) as installation:
-        return run(installation, options)
-
-
-def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    made = command.parser("tests.chaos", __doc__, settle=180)
     made.add_argument("--requests", type=int, default=10_000)
     made.add_argument("--seconds", type=float, default=120, help="over which the requests are spread, at least")
-    made.add_argument("--broker", choices=("valkey", "redis", "rabbitmq"), default="valkey")
-    made.add_argument("--database", choices=("sqlite", "postgres"), default="sqlite")
-    made.add_argument("--seed", type=int, help="of what is chosen by chance; printed, to be used again")
-    made.add_argument(
-        "--settle", type=float, default=180, help="seconds without a dispatch done after which the rest is lost"
-    )
-    made.add_argument("--json", type=Path, help="a file for the result")
-    made.add_argument("--logs", type=Path, help="a directory for the logs of web and worker processes")
-    return made
+    return command.run_installed(made.parse_args(arguments), run)
 
 
 def run(installation: Installation, options: argparse.Namespace) -> int:
@@ -64,8 +46,6 @@ def run(installation: Installation, options: argparse.Namespace) -> int:
     print(result.text(), flush=True)
     if options.json:
         options.json.write_text(json.dumps(result.document(), indent=2) + "\n")
-    if options.logs:
-        installation.keep_logs(options.logs)
     return 0 if result.verdict.kept else 1
 
 

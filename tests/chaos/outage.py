@@ -4,23 +4,23 @@ is back. `python -m tests.chaos.outage`.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from tests.chaos import command
 from tests.chaos.faults import kill_server
-from tests.chaos.installation import Installation, install, missing
 from tests.chaos.load import Load
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Sequence
 
+    from tests.chaos.installation import Installation
     from tests.chaos.load import Answer
 
 LIMIT = 2.0
@@ -32,31 +32,12 @@ AT_ONCE = 2_000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = parser().parse_args(arguments)
-    absent = missing(options.broker, options.database)
-    if absent:
-        print(f"Not installed: {', '.join(absent)}", file=sys.stderr)
-        return 2
-    with install(options.broker, options.database, webs=options.webs, workers=options.workers) as installation:
-        return run(installation, options)
-
-
-def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog="python -m tests.chaos.outage", description=__doc__)
+    made = command.parser("tests.chaos.outage", __doc__, settle=120)
     made.add_argument("--seconds", type=float, default=60, help="for which the message broker is stopped")
     made.add_argument("--rate", type=float, default=50, help="requests a second")
     made.add_argument("--how", choices=tuple(STOPS), default="killed", help="killed: refuses; frozen: says nothing")
-    made.add_argument("--broker", choices=("valkey", "redis", "rabbitmq"), default="valkey")
-    made.add_argument("--database", choices=("sqlite", "postgres"), default="sqlite")
-    made.add_argument("--webs", type=int, default=2, help="web processes, under ASGI and WSGI by turns")
-    made.add_argument("--workers", type=int, default=2)
-    made.add_argument(
-        "--settle", type=float, default=120, help="seconds without a dispatch done after which the rest is lost"
-    )
-    made.add_argument("--seed", type=int)
-    made.add_argument("--json", type=Path, help="a file for the result")
-    made.add_argument("--logs", type=Path, help="a directory for the logs of web and worker processes")
-    return made
+    made.set_defaults(workers=2)
+    return command.run_installed(made.parse_args(arguments), run)
 
 
 def run(installation: Installation, options: argparse.Namespace) -> int:
@@ -81,8 +62,6 @@ def run(installation: Installation, options: argparse.Namespace) -> int:
         options.json.write_text(
             json.dumps({"phases": figures, "broken": failures, **result.document()}, indent=2) + "\n"
         )
-    if options.logs:
-        installation.keep_logs(options.logs)
     return 0 if not failures and result.verdict.kept else 1
 
 

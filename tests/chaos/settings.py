@@ -1,7 +1,7 @@
 """The test site with three queues, leases that run out soon, and a log that tells the time."""
 
 from tests.acceptance.settings import *  # noqa: F403
-from tests.acceptance.settings import DATABASES, INSTALLED_APPS
+from tests.acceptance.settings import DATABASES, INSTALLED_APPS, by_header
 from tests.chaos.verdict import AT_MOST_ONCE, QUEUES
 
 INSTALLED_APPS = [*INSTALLED_APPS, "tests.chaos"]
@@ -16,10 +16,7 @@ _ONCE = {"delivery": "at_most_once", "expires": None}
 
 REQUEST_BROKER = {
     "QUEUES": {name: _ONCE if name in AT_MOST_ONCE else _AGAIN for name in QUEUES},
-    "RULES": [
-        {"when": f'"x-queue" in request.headers && request.headers["x-queue"] == "{name}"', "queue": name}
-        for name in QUEUES
-    ],
+    "RULES": by_header(QUEUES),
     "LEASE": 6,
     "REPUBLISH_AFTER": 6,
     "REAPER_INTERVAL": 0.5,
