@@ -10,7 +10,7 @@ from django.db.models import Count, Max, Min, Q
 from django.utils import timezone
 
 from broker_core.dispatches import REVIVABLE, State
-from broker_django import ledger, results, sealed_storage
+from broker_django import ledger, sealed_storage
 from broker_django.models import ActionRecord, AttemptRecord, DispatchRecord
 from broker_django.notifications import announce
 
@@ -68,7 +68,6 @@ def revive(dispatch_id: UUID, actor: str, now: datetime | None = None) -> bool:
     record = dead.defer("sealed", "kept_response").first()
     if record is None:
         return False
-    results.forget([dispatch_id])  # before it runs again: a result store keeps the first response that it was given
     with transaction.atomic(using=router.db_for_write(DispatchRecord)):
         revived = dead.filter(attempts=record.attempts).update(
             state=State.QUEUED,

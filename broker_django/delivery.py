@@ -130,8 +130,9 @@ def publish(record: DispatchRecord, policy: QueuePolicy) -> bool:
 
 def _note_failure(error: Exception) -> None:
     """Only a message broker that is out of reach is left alone: another queue may do where one is refused."""
-    refused = isinstance(error.__cause__ or error, get_app().connection_for_write().channel_errors)
-    if refused or isinstance(error, KeyError):
+    if isinstance(error, KeyError):  # no such queue: nobody has asked the message broker
+        return
+    if isinstance(error.__cause__ or error, get_app().connection_for_write().channel_errors):
         breaker.succeeded()
     else:
         breaker.failed()

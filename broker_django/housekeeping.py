@@ -27,6 +27,9 @@ logger = logging.getLogger("broker_django.housekeeping")
 CHUNK = 200
 """Rows in one transaction."""
 
+REFUSED_FOR = timedelta(minutes=1)
+"""How long a response is kept before the result store that did not take it is asked again."""
+
 NO_ORPHAN = timedelta(days=1)
 """How young a file is that may belong to a dispatch which is still being written."""
 
@@ -61,6 +64,7 @@ def _hand_over(state: State, now: datetime) -> Iterator[int]:
     for pk in list(kept.values_list("pk", flat=True)[:CHUNK]):
         record = ledger.rows().defer("sealed").filter(pk=pk, kept_response__isnull=False).first()
         if record is not None and not results.hand_over(record, now):
+            kept.filter(pk=pk, due_at=record.due_at).update(due_at=now + REFUSED_FOR)  # others have their turn
             return
         yield 0
 
@@ -123,7 +127,8 @@ def _delete_chunk(old: QuerySet[DispatchRecord]) -> dict[uuid.UUID, str]:
 def _has_relations() -> bool:
     """Whether models of the project refer to dispatches: what becomes of their rows is theirs to say."""
     own = {AttemptRecord, ActionRecord}
-    return any(relation.related_model not in own for relation in DispatchRecord._meta.related_objects)
+    fields = DispatchRecord._meta.get_fields(include_hidden=True)
+    return any(field.auto_created and not field.concrete and field.related_model not in own for field in fields)
 
 
 def sweep(now: datetime | None = None) -> int:

@@ -94,26 +94,30 @@ def take_up(record: DispatchRecord, now: datetime) -> bool:
     return True
 
 
-def claim(dispatch_id: uuid.UUID, policy: QueuePolicy, worker: str, now: datetime | None = None) -> int:
+def claim(
+    dispatch_id: uuid.UUID,
+    policy: QueuePolicy,
+    worker: str,
+    now: datetime | None = None,
+    *,
+    first_asked: datetime | None = None,
+) -> int:
     """Take the dispatch to run it: the number of this attempt, or 0 where it is not to be had.
 
     It is there while queued and wanted. One that waits in the ledger for another attempt is not. Asking again with the
-    same `now` finds the claim that was made: its answer may have been lost on the way.
+    same `first_asked` finds the claim that was made, and holds it anew: its answer may have been lost on the way.
     """
     now = now or timezone.now()
-    claimed = {
-        "state": State.RUNNING.value,
-        "worker": worker[:255],
-        "started_at": now,
-        "due_at": now + lease(),
-    }
+    started_at, due_at = first_asked or now, now + lease()
+    claimed = {"state": State.RUNNING.value, "worker": worker[:255], "started_at": started_at, "due_at": due_at}
     fresh = {"id": dispatch_id, "state": State.QUEUED.value, "attempts": 0}
     if statements.update(DispatchRecord, {**claimed, "attempts": 1}, fresh, wanted_at=now):
         return 1
     row = rows().filter(Q(expires_at=None) | Q(expires_at__gt=now), pk=dispatch_id)
     free = row.filter(state=State.QUEUED, due_at=None, attempts__lt=F("attempts_before") + policy.starts)
-    free.update(attempts=F("attempts") + 1, **claimed)
-    ours = rows().filter(pk=dispatch_id, state=State.RUNNING, worker=worker[:255], started_at=now)
+    ours = rows().filter(pk=dispatch_id, state=State.RUNNING, worker=worker[:255], started_at=started_at)
+    if not free.update(attempts=F("attempts") + 1, **claimed) and not ours.update(due_at=due_at):
+        return 0
     return ours.values_list("attempts", flat=True).first() or 0
 
 
@@ -316,7 +320,7 @@ def _looked_at(found: QuerySet[DispatchRecord]) -> DispatchRecord | None:
     record = found.defer("sealed").first()
     if record and record.state == State.QUEUED and record.expires_at and record.expires_at <= timezone.now():
         expire(record.pk)
-        record.refresh_from_db(fields=["state", "finished_at", "started_at", "attempts"])
+        record.refresh_from_db(record._state.db, ["state", "finished_at", "started_at", "attempts"])
     return record
 
 

@@ -1,4 +1,4 @@
-"""The load of the queues that have a limit, measured at most once a second in each process."""
+"""The load of the queues that have a limit, measured once a second in each process unless somebody is to be refused."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from django.db import Error as DatabaseFailure
 from django.utils import timezone
 
-from broker_core.backpressure import SHED, Load, follow, pressure, thresholds, verdict
+from broker_core.backpressure import Load, follow, pressure, thresholds, verdict
 from broker_core.dispatches import State
 from broker_core.errors import ReducedCapacityError
 from broker_core.redaction import redacted
@@ -49,9 +49,12 @@ class Gauge:
         self._accepted = 0
         self.told_at: datetime | None = None
 
-    def read(self, policy: QueuePolicy) -> Load | None:
-        """The latest sample, with what this process has accepted since; None where another thread takes the first."""
-        if (self._is_stale() or self._may_be_wrong(policy)) and self._lock.acquire(blocking=False):
+    def read(self, policy: QueuePolicy, threshold: float = 1.0) -> Load | None:
+        """The latest sample, with what this process has accepted since; None where another thread takes the first.
+
+        From the pressure `threshold` on somebody is refused: not before another look.
+        """
+        if (self._is_stale() or self._may_be_wrong(policy, threshold)) and self._lock.acquire(blocking=False):
             try:
                 self._measure(policy)
             finally:
@@ -71,12 +74,12 @@ class Gauge:
     def _is_stale(self) -> bool:
         return self._sample is None or not timedelta() <= self._now() - self._sample.at < FRESH
 
-    def _may_be_wrong(self, policy: QueuePolicy) -> bool:
+    def _may_be_wrong(self, policy: QueuePolicy, threshold: float) -> bool:
         """Whether nobody is to be refused before another look: what was accepted since the sample may be running."""
         estimate = self._estimate()
         if estimate is None or not self._accepted or self._now() - estimate.at < FRESH_ENOUGH:
             return False
-        return pressure(policy, estimate) >= SHED
+        return pressure(policy, estimate) >= threshold
 
     def _measure(self, policy: QueuePolicy) -> None:
         now, before = self._now(), self._sample
@@ -122,7 +125,7 @@ class Gauges:
         if not names or get_app().conf.task_always_eager:
             return
         try:
-            loads = {name: self.of(name).read(policies[name]) for name in names}
+            loads = {name: self.of(name).read(policies[name], threshold) for name, threshold in names.items()}
         except DatabaseFailure as error:
             logger.warning("The load of %s is not known: %s", queue, redacted(error))
             return

@@ -115,7 +115,7 @@ async def task(request: HttpRequest, record: DispatchRecord) -> HttpResponseBase
 
 def _cancel(request: HttpRequest, record: DispatchRecord) -> HttpResponse:
     cancel(record)
-    record.refresh_from_db(fields=["state", "finished_at"])
+    record.refresh_from_db(record._state.db, ["state", "finished_at"])
     return status_response(request, record, 202)
 
 

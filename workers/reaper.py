@@ -30,7 +30,7 @@ from workers.in_hand import handed
 from workers.unreadable import HESITATION, held_back
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from broker_core.policies import QueuePolicy
     from broker_django.models import DispatchRecord
@@ -42,6 +42,8 @@ BATCH = 100
 LOOKS_AT_LOST = 3
 """How often it looks for lost messages in the time after which one may count as lost."""
 HOUSEKEEPING_EVERY = 30.0
+REFUSED_FOR = 5.0
+"""Seconds after which what the message broker refused is tried again: it may be full, or read-only for a moment."""
 A_WHILE = 1.0
 """Seconds for which a pass keeps at one thing."""
 
@@ -54,6 +56,7 @@ class Reaper:
         self._last_pass: datetime | None = None
         self._steady_since: datetime | None = None
         self._next: dict[str, datetime] = {}
+        self._house: Iterator[int] | None = None
 
     def look(self) -> Iterator[None]:
         """One pass over what is due, in small steps, each section for a while: the next pass goes on.
@@ -67,12 +70,14 @@ class Reaper:
         if self._is_time("lost", now, conf.REPUBLISH_AFTER / LOOKS_AT_LOST):
             yield from _for_a_while(self._expired(now))
             yield from _for_a_while(self._lost(now))
-        if self._is_time("housekeeping", now, HOUSEKEEPING_EVERY):
-            yield from _for_a_while(housekeeping.keep_house(now))
+        if self._house is None and self._is_time("housekeeping", now, HOUSEKEEPING_EVERY):
+            self._house = housekeeping.keep_house(now)
+        if self._house is not None and (yield from _for_a_while(self._house)):
+            self._house = None
 
     def stumbled(self) -> None:
         """The database did not answer: nobody could renew a lease meanwhile."""
-        self._steady_since = None
+        self._steady_since = self._house = None
 
     def _is_steady(self, now: datetime) -> bool:
         """Whether workers have had the time to renew their leases since the database last failed, or since we slept."""
@@ -167,18 +172,19 @@ def _publish_again(record: DispatchRecord, policy: QueuePolicy, now: datetime) -
         return False
     if publish(record, policy):
         return True
-    pause = timedelta(seconds=conf.REAPER_INTERVAL) if breaker.is_open else HESITATION  # it refused this very one
-    ledger.put_off(record.pk, now + pause)
+    pause = conf.REAPER_INTERVAL if breaker.is_open else REFUSED_FOR
+    ledger.put_off(record.pk, now + timedelta(seconds=pause))
     return False
 
 
-def _for_a_while(steps: Iterator[Any]) -> Iterator[None]:
-    """The first steps, as many as begin within a second or so."""
+def _for_a_while(steps: Iterator[Any]) -> Generator[None, None, bool]:
+    """The next steps, as many as begin within a second or so; whether those were all."""
     end = time.monotonic() + A_WHILE
     for _step in steps:
         yield
         if time.monotonic() > end:
-            return
+            return False
+    return True
 
 
 def _tell(record: DispatchRecord, what: str) -> None:

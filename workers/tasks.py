@@ -73,8 +73,8 @@ def replay(self: Any, /, sealed: object = None, *_unknown: object, **_unknown_to
     queue, request = _open(task_id, self.request.delivery_info, sealed)
     file = request if isinstance(request, str) else ""
     dispatch_id, policy = uuid.UUID(task_id), conf.queues[queue]
-    worker, now = self.request.hostname or "", timezone.now()
-    attempt = _persistently(lambda: ledger.claim(dispatch_id, policy, worker, now), self.request)
+    worker, asked = self.request.hostname or "", timezone.now()
+    attempt = _persistently(lambda: ledger.claim(dispatch_id, policy, worker, first_asked=asked), self.request)
     if not attempt:
         ledger.close(dispatch_id, policy)
         logger.info("Dispatch %s is dropped: it was delivered before, or nobody wants it any more", task_id)

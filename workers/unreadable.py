@@ -6,6 +6,8 @@ import logging
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from django.db.models import Max
+
 from broker_core.errors import EnvelopeError, MessageError, StoredRequestError
 from broker_django import ledger, results
 from broker_django.delivery import check_sealed, seal_response
@@ -35,7 +37,7 @@ def held_back(record: DispatchRecord, policy: QueuePolicy, now: datetime) -> boo
     try:
         check_sealed(record)
     except (EnvelopeError, MessageError) as error:
-        if now - record.accepted_at < DEPLOYMENT:
+        if now - _last_wanted(record) < DEPLOYMENT:
             ledger.put_off(record.pk, now + HESITATION, due_at=record.due_at)
         else:
             _fail(record, policy, f"the request cannot be opened: {error}", now)
@@ -43,10 +45,19 @@ def held_back(record: DispatchRecord, policy: QueuePolicy, now: datetime) -> boo
     return False
 
 
+def _last_wanted(record: DispatchRecord) -> datetime:
+    """When somebody asked for it: when it was accepted, or last had to run again."""
+    again = record.actions.filter(action="retry").aggregate(last=Max("at"))["last"]
+    return max(record.accepted_at, again or record.accepted_at)
+
+
 def _fail(record: DispatchRecord, policy: QueuePolicy, reason: str, now: datetime) -> None:
     """With a response that says so. The request is kept: with its key back, the dispatch can be run again."""
-    attempt = ledger.claim(record.pk, policy, WORKER, now) if ledger.take_up(record, now) else 0
+    if not ledger.take_up(record, now):
+        return
+    attempt = ledger.claim(record.pk, policy, WORKER, now)
     if not attempt:
+        ledger.close(record.pk, policy, now)
         return
     answer = unanswered(StoredRequestError(reason), retriable=False)
     sealed = seal_response(answer.response, str(record.pk))

@@ -29,6 +29,10 @@ AVOIDED = 0.5
 """Seconds for which no request goes where the last one was not answered."""
 
 
+KEPT = 32
+"""Idle connections. httpx looks through them all for each request, so many more would keep this process busy."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What one client was told. `status` is None where there was no answer: the request may have been accepted."""
@@ -83,7 +87,7 @@ class Load:
 
     async def _send_all(self) -> None:
         free = asyncio.Semaphore(self._at_once)
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=self._at_once)
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=KEPT)
         async with (
             httpx.AsyncClient(timeout=PATIENCE, limits=limits, trust_env=False) as client,
             asyncio.TaskGroup() as all_,
