@@ -35,8 +35,10 @@ logger = logging.getLogger("broker_django.delivery")
 RETRY_POLICY = {"max_retries": 1, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.1}
 """One more try, on a new connection: the pooled one may have been cut while it was idle."""
 
-SHARE_OF_A_TRY = 0.4
+SHARE_OF_A_TRY = 0.35
 """The part of PUBLISH_TIMEOUT that each of the two tries has."""
+SHARE_OF_WAITING = 0.2
+"""The part of it for which a connection of the pool is waited for. With both tries some of it is left for the rest."""
 
 PUBLISHED = "broker_published"
 """The header of a message that says when it was published, as the ledger does: what a worker is handed tells it that
@@ -157,7 +159,7 @@ def _send(app: Celery, record: DispatchRecord, policy: QueuePolicy, failures: in
     if record.published_at is not None:
         message.headers[PUBLISHED] = record.published_at.timestamp()
     queue = app.amqp.queues[policy.celery_queue]
-    with _producers(app, app.pool).acquire(block=True, timeout=conf.PUBLISH_TIMEOUT) as producer:
+    with _producers(app, app.pool).acquire(block=True, timeout=conf.PUBLISH_TIMEOUT * SHARE_OF_WAITING) as producer:
         if breaker.failures != failures:
             raise OperationalError("somebody else has found the message broker down meanwhile")
         app.amqp.send_task_message(
