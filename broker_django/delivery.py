@@ -35,10 +35,12 @@ logger = logging.getLogger("broker_django.delivery")
 RETRY_POLICY = {"max_retries": 1, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.1}
 """One more try, on a new connection: the pooled one may have been cut while it was idle."""
 
-SHARE_OF_A_TRY = 0.35
-"""The part of PUBLISH_TIMEOUT that each of the two tries has."""
-SHARE_OF_WAITING = 0.2
-"""The part of it for which a connection of the pool is waited for. With both tries some of it is left for the rest."""
+SHARE_OF_A_TRY = 0.25
+"""The part of PUBLISH_TIMEOUT for which an answer is waited for: of a server that says nothing three times, since kombu
+tries twice to connect anew.
+"""
+SHARE_OF_WAITING = 0.15
+"""The part of it for which a connection of the pool is waited for. With three such answers a tenth is left."""
 
 PUBLISHED = "broker_published"
 """The header of a message that says when it was published, as the ledger does: what a worker is handed tells it that
