@@ -180,6 +180,18 @@ def test_a_load_is_measured_once_a_second(client: Client, clock: Clock, django_a
             post(client)
 
 
+def test_nobody_is_refused_before_another_look(client: Client, clock: Clock, django_assert_num_queries: Any) -> None:
+    waiting = wait_on("payment", 8, clock)
+    with limits(payment={"max_depth": 10}):
+        for queries in (2 + 1, 1):  # nine and ten: near the limit nobody looks for nothing
+            clock.forward(0.2)
+            with django_assert_num_queries(queries):
+                assert post(client).status_code == 202
+        DispatchRecord.objects.filter(pk__in=[record.pk for record in waiting]).update(state="running")
+        clock.forward(0.2)
+        assert post(client).status_code == 202
+
+
 def test_whoever_comes_while_another_measures_goes_by_the_sample_before(
     clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

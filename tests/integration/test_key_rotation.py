@@ -140,6 +140,28 @@ def test_what_failed_for_want_of_its_key_runs_again_when_the_key_is_back(
         assert run(record) == State.SUCCEEDED
 
 
+def test_what_was_run_again_has_its_time_to_be_deployed_anew(client: Client, published: Any) -> None:
+    record, _location = accepted(client)
+    with override_settings(**DROPPED):
+        look(after(record, minutes=16))
+        assert dead_letters.revive(record.pk, "operator", after(record, minutes=20))
+        look(after(record, minutes=21))
+        record.refresh_from_db()
+        assert record.state == "queued", "another worker may have the key already"
+        look(after(record, minutes=36))
+    record.refresh_from_db()
+    assert record.state == "failed"
+
+
+def test_what_no_key_opens_and_has_no_attempt_left_fails(client: Client, published: Any) -> None:
+    record, _location = accepted(client)
+    DispatchRecord.objects.update(attempts=conf.queues[record.queue].max_attempts, due_at=after(record, minutes=15))
+    with override_settings(**DROPPED):
+        look(after(record, minutes=16))
+    record.refresh_from_db()
+    assert (record.state, record.error) == ("failed", "no attempt is left")
+
+
 def test_a_worker_with_the_newer_key_runs_what_an_older_one_put_off(client: Client, published: Any) -> None:
     record, _location = accepted(client)
     with override_settings(SECRET_KEY="older still" * 5):

@@ -10,7 +10,7 @@ import pytest
 
 from broker_core.dispatches import State
 from broker_core.message import RequestMessage
-from broker_django import delivery, ledger
+from broker_django import delivery, housekeeping, ledger
 from broker_django.models import AttemptRecord, DispatchRecord
 from workers import reaper as module
 from workers.reaper import Reaper
@@ -222,3 +222,28 @@ def test_a_pass_does_not_take_for_ever(
         accepted(clock.now, published_at=None, due_at=clock.now)
     look(steady)
     assert len(wire.published) == 1
+
+
+def test_housekeeping_goes_on_where_a_pass_was_cut_short(
+    steady: Reaper, clock: Clock, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "A_WHILE", -1.0)
+    monkeypatch.setattr(housekeeping, "CHUNK", 1)
+    old = [accepted(clock.now - timedelta(days=100), state=State.SUCCEEDED, published_at=None) for _ in range(3)]
+    DispatchRecord.objects.update(finished_at=clock.now - timedelta(days=100))
+    clock.passes(minutes=1)
+    left = []
+    while not left or left[-1]:
+        look(steady)
+        left.append(DispatchRecord.objects.filter(pk__in=[record.pk for record in old]).count())
+    assert set(left) == {2, 1, 0}, "one at a time"
+
+
+def test_what_is_refused_by_itself_waits_a_moment_only(
+    steady: Reaper, clock: Clock, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "publish", lambda *_: False)
+    refused = accepted(clock.now, published_at=None, due_at=clock.now)
+    look(steady)
+    refused.refresh_from_db()
+    assert refused.due_at == clock.now + timedelta(seconds=module.REFUSED_FOR)

@@ -138,3 +138,18 @@ def test_a_kept_response_stays_while_the_result_store_does_not_take_it(
     assert sum(housekeeping.keep_house(now)) == 0
     record.refresh_from_db()
     assert bytes(record.kept_response or b"") == b"sealed"
+
+
+def test_a_response_that_the_result_store_never_takes_holds_up_no_other(
+    now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = {"due_at": now, "kept_response": b"sealed", "response_status": 200}
+    large, small = finished(now, **kept, response_size=10**9), finished(now, **{**kept, "due_at": now + DAY / 1000})
+    store = results._store
+    monkeypatch.setattr(
+        results, "_store", lambda backend, pk, result: result["size"] < 10**9 and store(backend, pk, result)
+    )
+    for minutes in (0, 2, 2.5):
+        list(housekeeping.keep_house(now + timedelta(minutes=minutes)))
+    assert set(DispatchRecord.objects.exclude(kept_response=None).values_list("pk", flat=True)) == {large.pk}
+    assert get_app().backend.get_task_meta(str(small.pk))["result"]["sealed"] == "sealed"

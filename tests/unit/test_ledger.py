@@ -69,6 +69,25 @@ def published(record: DispatchRecord) -> None:
     DispatchRecord.objects.filter(pk=record.pk).update(due_at=None)
 
 
+def test_a_claim_that_had_to_wait_for_the_database_holds_a_whole_lease(now):
+    record, late = accepted(now, expires=100), accepted(now, expires=20)
+    later = now + timedelta(seconds=60)
+    assert ledger.claim(record.pk, POLICY, "slow", later, first_asked=now) == 1
+    record.refresh_from_db()
+    assert (record.started_at, record.due_at) == (now, later + LEASE)
+    assert ledger.claim(late.pk, POLICY, "slow", later, first_asked=now) == 0, "nobody wants it any more by then"
+
+
+def test_a_claim_whose_answer_was_lost_is_found_and_held_anew(now):
+    record = accepted(now)
+    later = now + timedelta(seconds=60)
+    assert ledger.claim(record.pk, POLICY, "here", now, first_asked=now) == 1
+    assert ledger.claim(record.pk, POLICY, "here", later, first_asked=now) == 1
+    assert ledger.claim(record.pk, POLICY, "there", later, first_asked=now) == 0
+    record.refresh_from_db()
+    assert (record.attempts, record.due_at) == (1, later + LEASE)
+
+
 def test_a_lease_that_ran_out_is_lost_and_the_next_attempt_has_the_dispatch(now):
     record = accepted(now)
     ledger.claim(record.pk, POLICY, "first", now)
