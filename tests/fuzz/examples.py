@@ -25,7 +25,12 @@ tried: Counter[str] = Counter()
 
 def fuzz(times: int = 1, /, **strategies: SearchStrategy[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """`given`, with `times` as many examples as are asked for, counted."""
-    examples = settings(max_examples=times * EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+    examples = settings(
+        max_examples=times * EXAMPLES,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        derandomize="CI" in os.environ,
+    )
 
     def decorate(test: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(test)
