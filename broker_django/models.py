@@ -17,7 +17,6 @@ from broker_django.routers import check_destination, check_router
 
 if TYPE_CHECKING:
     from collections.abc import Collection
-    from datetime import datetime
 
 PATH_LENGTH = 2_000
 URL_LENGTH = 255
@@ -124,19 +123,6 @@ class DispatchRecord(models.Model):
     def trace(self) -> str:
         """The id of the trace: the client's, or else the dispatch's own, which is one too."""
         return self.trace_id or self.pk.hex
-
-    def history(self) -> list[tuple[State, datetime, str]]:
-        """What happened when: the state entered, the moment, and a detail."""
-        events = [(State.QUEUED, self.accepted_at, f"on {self.queue}, by {self.reason or 'request'}")]
-        for ended in self.ended_attempts.order_by("pk"):
-            events.append((State.RUNNING, ended.started_at, f"attempt {ended.number} on {ended.worker}"))
-            events.append((State.QUEUED, ended.ended_at, ended.error))
-        if self.started_at and self.attempts and not self.ended_attempts.filter(number=self.attempts).exists():
-            events.append((State.RUNNING, self.started_at, f"attempt {self.attempts} on {self.worker}"))
-        if self.finished_at:
-            answered = f"answered {self.response_status}" if self.response_status else ""
-            events.append((self.current_state, self.finished_at, self.error or answered))
-        return events
 
     def outcome(self) -> dict[str, Any] | None:
         """The `response` member of the status document."""

@@ -124,6 +124,9 @@ def _conclude(
     ended = _persistently(lambda: results.conclude(dispatch_id, attempt, policy, outcome, sealed, request), request)
     if not ended:
         logger.warning("Dispatch %s was taken over or cancelled before attempt %d ended", dispatch_id, attempt)
+    elif outcome.error:
+        told = {"dispatch_id": str(dispatch_id)}
+        logger.error("Dispatch %s failed for good in attempt %d: %s", dispatch_id, attempt, outcome.error, extra=told)
     if not request.is_eager:
         announce(dispatch_id)
     if ended and file and not outcome.error:

@@ -13,11 +13,13 @@ from django.utils.html import format_html, format_html_join
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
+from broker_core.dispatches import State
 from broker_django import dead_letters, ledger
 from broker_django.models import DispatchRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import datetime
 
     from django.db.models import QuerySet
     from django.http import HttpRequest
@@ -165,7 +167,7 @@ class DispatchAdmin(ModelAdmin):
     def state_history(self, record: DispatchRecord) -> str:
         rows = (
             (state.value, timezone.localtime(at).isoformat(" ", "milliseconds"), detail)
-            for state, at, detail in record.history()
+            for state, at, detail in history(record)
         )
         return format_html_join("", "<div><strong>{}</strong> {} <em>{}</em></div>", rows)
 
@@ -176,6 +178,24 @@ class DispatchAdmin(ModelAdmin):
             for each in record.actions.order_by("pk")
         )
         return format_html_join("", "<div><strong>{}</strong> {} by {} <em>{}</em></div>", rows)
+
+
+def history(record: DispatchRecord) -> list[tuple[State, datetime, str]]:
+    """What happened when: the state entered, the moment, and a detail."""
+    ended = list(record.ended_attempts.order_by("pk"))
+    again = list(record.actions.filter(action="retry"))
+    for_good = {max((each.number for each in ended if each.ended_at <= action.at), default=0) for action in again}
+    events = [(State.QUEUED, record.accepted_at, f"on {record.queue}, by {record.reason or 'request'}")]
+    for each in ended:
+        events.append((State.RUNNING, each.started_at, f"attempt {each.number} on {each.worker}"))
+        events.append((State.FAILED if each.number in for_good else State.QUEUED, each.ended_at, each.error))
+    events += [(State.QUEUED, action.at, f"again, by {action.actor}") for action in again]
+    if record.started_at and record.attempts not in {0, *(each.number for each in ended)}:
+        events.append((State.RUNNING, record.started_at, f"attempt {record.attempts} on {record.worker}"))
+    if record.finished_at:
+        answered = f"answered {record.response_status}" if record.response_status else ""
+        events.append((record.current_state, record.finished_at, record.error or answered))
+    return sorted(events, key=lambda event: event[1])
 
 
 def _duration(seconds: float) -> str:

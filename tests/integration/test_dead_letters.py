@@ -14,7 +14,8 @@ from django.core.management import CommandError, call_command
 from django.utils import timezone
 
 from broker_core.dispatches import State
-from broker_django.models import ActionRecord, DispatchRecord
+from broker_django.admin.dispatches import history
+from broker_django.models import ActionRecord, AttemptRecord, DispatchRecord
 
 if TYPE_CHECKING:
     from django.test import Client
@@ -132,3 +133,25 @@ def test_the_admin_groups_them_by_error(client: Client) -> None:
     assert page.context["cl"].result_count == 2
     assert client.get(CHANGELIST, {"dead": "all"}).context["cl"].result_count == 3
     assert "RuntimeError (2)" in page.content.decode()
+
+
+def test_the_history_tells_that_a_dispatch_had_failed_before_it_ran_again() -> None:
+    record = letter(attempts=2)
+    AttemptRecord.objects.create(
+        dispatch=record, number=1, started_at=record.accepted_at, ended_at=record.accepted_at, error="ValueError"
+    )
+    command("retry", str(record.pk), "--actor", "ada")
+    DispatchRecord.objects.update(
+        state=State.SUCCEEDED, attempts=3, started_at=timezone.now(), finished_at=timezone.now()
+    )
+    record.refresh_from_db()
+    told = [(state.value, detail.partition(" on ")[0]) for state, _at, detail in history(record)[1:]]
+    assert told == [
+        ("running", "attempt 1"),
+        ("queued", "ValueError"),
+        ("running", "attempt 2"),
+        ("failed", "RuntimeError"),
+        ("queued", "again, by ada"),
+        ("running", "attempt 3"),
+        ("succeeded", ""),
+    ]
