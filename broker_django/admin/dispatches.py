@@ -43,7 +43,7 @@ class DeadLetterFilter(admin.SimpleListFilter):
             groups[group["error"]] = groups.get(group["error"], 0) + group["count"]
         largest = sorted(groups.items(), key=lambda item: -item[1])[:ERRORS_SHOWN]
         return [
-            ("all", str(_("all"))),
+            ("all", str(_("any error"))),
             *((f"={error}", f"{error or _('expired')} ({count})") for error, count in largest),
         ]
 

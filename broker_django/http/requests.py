@@ -70,9 +70,12 @@ def raw_body(request: HttpRequest, limit: int) -> bytes:
 
 
 def declared_size(request: HttpRequest) -> int:
-    """The Content-Length; 0 where there is none, or none that is a number."""
+    """The Content-Length; 0 where there is none, or no number. One that no stream can count to is `sys.maxsize`."""
     length = str(request.META.get("CONTENT_LENGTH") or "0")
-    return int(length) if length.isascii() and length.isdigit() and len(length) < 19 else 0
+    if not (length.isascii() and length.isdigit()):
+        return 0
+    digits = length.lstrip("0")
+    return int(digits or "0") if len(digits) < 19 else sys.maxsize
 
 
 def to_message(request: HttpRequest, body: bytes, user: str | None, cookies: dict[str, str]) -> RequestMessage:

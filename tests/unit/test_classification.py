@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from datetime import datetime
 
 import pytest
@@ -78,7 +79,8 @@ def test_every_variable_has_a_value_for_nobody(user):
 
 @pytest.mark.parametrize(
     ("declared", "size"),
-    [("12", 12), ("", 0), ("-1", 0), ("+1", 0), ("1e3", 0), ("²", 0), ("٣", 0), ("9" * 5000, 0), (" 1", 0)],
+    [("12", 12), ("", 0), ("-1", 0), ("+1", 0), ("1e3", 0), ("²", 0), ("٣", 0), (" 1", 0), ("0" * 30 + "7", 7)]
+    + [("9" * digits, sys.maxsize) for digits in (19, 30, 5000)],
 )
 def test_a_size_is_what_was_declared_where_that_is_a_number(declared, size):
     assert values(get("/", CONTENT_LENGTH=declared), frozenset({"request.size"})) == {"request.size": size}

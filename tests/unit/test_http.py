@@ -276,6 +276,13 @@ def test_a_declared_length_above_the_limit_is_refused_before_anything_is_read():
     assert not request._read_started
 
 
+@pytest.mark.parametrize("length", ["9" * 19, "9" * 30, "9" * 5_000])
+def test_a_length_that_no_stream_can_count_is_above_every_limit(length):
+    request = RequestFactory().get("/", CONTENT_LENGTH=length)
+    with pytest.raises(BodyTooLargeError):
+        raw_body(request, 10)
+
+
 def test_a_body_of_the_limit_is_taken_and_one_read_before_is_measured():
     request = RequestFactory().post("/", b"x" * 10, "text/plain")
     assert raw_body(request, 10) == b"x" * 10
