@@ -1,17 +1,18 @@
-"""The soft time limit, which a pool's process is told by a signal."""
+"""The soft time limit, of which a process of a prefork pool is told by a signal."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
-import threading
 from typing import TYPE_CHECKING
+
+from billiard.pool import SIG_SOFT_TIMEOUT, soft_timeout_sighandler
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SOFT_TIME_LIMIT = getattr(signal, "SIGUSR1", None)
-"""The signal that billiard sends. Windows has none, and no soft time limit."""
+SOFT_TIME_LIMIT: int | None = SIG_SOFT_TIMEOUT
+"""The signal; Windows has none."""
 
 
 @contextlib.contextmanager
@@ -20,14 +21,14 @@ def past_soft_limit() -> Iterator[None]:
 
     An exception between BEGIN and the body of `transaction.atomic` would leave the transaction open for good.
     """
-    if SOFT_TIME_LIMIT is None or threading.current_thread() is not threading.main_thread():
-        yield
+    if SOFT_TIME_LIMIT is None or signal.getsignal(SOFT_TIME_LIMIT) is not soft_timeout_sighandler:
+        yield  # another pool: there is no soft limit
         return
-    before = signal.signal(SOFT_TIME_LIMIT, _ignore)
+    signal.signal(SOFT_TIME_LIMIT, _ignore)
     try:
         yield
     finally:
-        signal.signal(SOFT_TIME_LIMIT, before)
+        signal.signal(SOFT_TIME_LIMIT, soft_timeout_sighandler)
 
 
 def _ignore(_number: int, _frame: object) -> None:
