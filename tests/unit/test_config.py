@@ -16,7 +16,7 @@ from tests.containers import ROOT
 from tests.processes import finished
 from workers.config import REDIS_OPTIONS, SAFE_SETTINGS, configure
 
-OPTIONS = {**REDIS_OPTIONS, "socket_connect_timeout": 0.8, "socket_timeout": 0.8}
+OPTIONS = {**REDIS_OPTIONS, "socket_connect_timeout": 0.5, "socket_timeout": 0.5}
 
 pytestmark = pytest.mark.usefixtures("own_app")
 
