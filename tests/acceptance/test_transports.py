@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections import Counter
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -197,10 +198,13 @@ def test_tasks_whose_time_has_not_come_take_no_process_on_redis(redis_broker: Me
 
 
 def test_tasks_from_before_a_reconnect_still_run(redis_broker: MessageBroker, reader: Any) -> None:
-    filled(reader("payment", "bulk")).consumer.cancel()
+    before = filled(reader("payment", "bulk"))
+    before.consumer.cancel()
     again = reader("payment", "bulk")
     again.consumer.consume()
+    gc.collect()
     assert again.read() == {}
+    assert len(before.tasks) == 2, "Celery knows them by weak references"
 
 
 def unblocked(server: redis.Redis) -> int:
