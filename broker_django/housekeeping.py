@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("broker_django.housekeeping")
 
-CHUNK = 200
+CHUNK = 100
 """Rows in one transaction."""
 
 REFUSED_FOR = timedelta(minutes=1)
