@@ -47,7 +47,7 @@ def test_queues_get_their_shares_while_all_have_work(
     wait_for_all(ledger, ids)
     order = [row.queue for row in ledger.dispatches(ids)]
     for share in (order[:10], order[10:20], order[20:30]):
-        assert Counter(share) == {"payment": 6, "realtime": 3, "bulk": 1}, order
+        assert Counter(share) == {"payment": 6, "realtime": 3, "bulk": 1}, " ".join(order)
 
 
 def test_a_payment_overtakes_a_backlog(
