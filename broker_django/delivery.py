@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from kombu import pools
-from kombu.exceptions import OperationalError
+from kombu.exceptions import LimitExceeded, OperationalError
 
 from broker_core.breakers import CircuitBreaker
 from broker_core.envelope import context
@@ -134,7 +134,7 @@ def publish(record: DispatchRecord, policy: QueuePolicy) -> bool:
 
 def _note_failure(error: Exception) -> None:
     """Only a message broker that is out of reach is left alone: another queue may do where one is refused."""
-    if isinstance(error, KeyError):  # no such queue: nobody has asked the message broker
+    if isinstance(error, (KeyError, LimitExceeded)):  # no such queue, or no connection free: nobody has asked it
         return
     if isinstance(error.__cause__ or error, get_app().connection_for_write().channel_errors):
         breaker.succeeded()

@@ -13,7 +13,7 @@ from kombu import Exchange, Queue
 
 from broker_django import transport
 from broker_django.conf import conf
-from broker_django.delivery import _producers, publish
+from broker_django.delivery import _producers, breaker, publish
 from broker_django.models import DispatchRecord
 from broker_django.notifications import _announcers
 from tests import servers
@@ -112,6 +112,8 @@ def test_a_publisher_waits_for_a_producer_no_longer_than_it_may(make_app):
     app = make_app(broker_pool_limit=1)
     with _producers(app, app.pool).acquire(), override_settings(REQUEST_BROKER={"PUBLISH_TIMEOUT": 0.2}):
         assert publish_one() is False
+    assert not breaker.is_open, "the message broker itself was not asked"
+    assert publish_one()
 
 
 @pytest.mark.parametrize("requirement", ["CERT_NONE", "CERT_REQUIRED", "none"])
