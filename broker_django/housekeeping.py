@@ -6,12 +6,13 @@ import logging
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from django.db import connections, router, transaction
+from django.db import IntegrityError, connections, router, transaction
 from django.db.models import Q
 from django.utils import timezone
 
 from broker_core.dispatches import State
 from broker_core.policies import RETENTION
+from broker_core.redaction import redacted
 from broker_django import ledger, results, sealed_storage
 from broker_django.conf import conf
 from broker_django.models import ActionRecord, AttemptRecord, DispatchRecord
@@ -49,13 +50,20 @@ def keep_house(now: datetime | None = None, *, of_former_queues: bool = False) -
             yield 0
     for which, retention in _retentions(of_former_queues=of_former_queues):
         before = now - timedelta(seconds=retention)
-        old = ledger.rows().filter(which, finished_at__lt=before).order_by("finished_at")
-        while deleted := _delete_chunk(old):
-            logger.info("%d dispatches were deleted, their time was over", len(deleted))
-            yield len(deleted)
-            for file in filter(None, deleted.values()):
-                sealed_storage.delete([file])
-                yield 0
+        try:
+            yield from _delete(ledger.rows().filter(which, finished_at__lt=before).order_by("finished_at"))
+        except IntegrityError as error:  # a row of the project protects one of them
+            logger.error("Dispatches whose time is over cannot be deleted: %s", redacted(error))
+
+
+def _delete(old: QuerySet[DispatchRecord]) -> Iterator[int]:
+    """Raises IntegrityError."""
+    while deleted := _delete_chunk(old):
+        logger.info("%d dispatches were deleted, their time was over", len(deleted))
+        yield len(deleted)
+        for file in filter(None, deleted.values()):
+            sealed_storage.delete([file])
+            yield 0
 
 
 def _hand_over(state: State, now: datetime) -> Iterator[int]:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from celery import states
 from django.db import connection
+from django.db.models import ProtectedError
+from django.db.models.signals import pre_delete
 from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 from django_celery_results.models import TaskResult
@@ -76,6 +78,24 @@ def test_all_that_belongs_to_a_dispatch_goes_with_it(now: datetime) -> None:
     for model in (ActionRecord, AttemptRecord):
         assert set(model.objects.values_list("dispatch", flat=True)) == {young.pk}
     assert set(TaskResult.objects.values_list("task_id", flat=True)) == {str(young.pk)}
+
+
+def test_a_dispatch_that_the_project_protects_holds_up_no_other_queue(
+    now: datetime, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def protect(instance: DispatchRecord, **_: Any) -> None:
+        if instance.queue == "payment":
+            raise ProtectedError("an order refers to it", {instance})
+
+    monkeypatch.setattr(housekeeping, "_has_relations", lambda: True)
+    kept, _old = finished(now - 100 * DAY, queue="payment"), finished(now - 100 * DAY)
+    pre_delete.connect(protect, sender=DispatchRecord)
+    try:
+        assert sum(housekeeping.keep_house(now)) == 1
+    finally:
+        pre_delete.disconnect(protect, sender=DispatchRecord)
+    assert left() == {kept.pk}
+    assert "cannot be deleted: ProtectedError" in caplog.text
 
 
 def test_nothing_is_written_where_nothing_is_old(now: datetime) -> None:
