@@ -2,9 +2,10 @@
 
 from broker_django.http.requests import PROCESS_ENVIRONMENT, declared_size, raw_body, to_message, to_request
 from broker_django.http.responses import (
+    OtherRedirect,
     SettledCookies,
-    StoredRedirect,
     problem,
+    redirect_to,
     refill,
     to_response,
     to_response_message,
@@ -12,11 +13,12 @@ from broker_django.http.responses import (
 
 __all__ = [
     "PROCESS_ENVIRONMENT",
+    "OtherRedirect",
     "SettledCookies",
-    "StoredRedirect",
     "declared_size",
     "problem",
     "raw_body",
+    "redirect_to",
     "refill",
     "to_message",
     "to_request",

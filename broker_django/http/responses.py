@@ -20,6 +20,7 @@ from django.http import (
     HttpResponseServerError,
     JsonResponse,
 )
+from django.utils.encoding import iri_to_uri
 
 from broker_core.errors import BrokerError, ResponseTooLargeError
 from broker_core.hop_by_hop import connection_options
@@ -118,18 +119,21 @@ class SettledCookies(SimpleCookie):
         return morsel.copy() if key in self._settled else morsel
 
 
-class StoredRedirect(HttpResponse):
-    """A redirect that Django has no class for: another status, or a scheme that only the view's own class allows."""
+class OtherRedirect(HttpResponse):
+    """A redirect that Django has no class for, or whose URL its class refuses: an app's scheme, or too long."""
 
     @property
     def url(self) -> str:
         return self["Location"]
 
 
-_REDIRECTS: dict[int, type[HttpResponseRedirect | HttpResponsePermanentRedirect]] = {
-    302: HttpResponseRedirect,
-    301: HttpResponsePermanentRedirect,
+_REDIRECTS: dict[int, tuple[type[HttpResponseRedirect | HttpResponsePermanentRedirect], bool]] = {
+    301: (HttpResponsePermanentRedirect, False),
+    302: (HttpResponseRedirect, False),
+    307: (HttpResponseRedirect, True),
+    308: (HttpResponsePermanentRedirect, True),
 }
+"""Django's class for a status, and whether it is told to preserve the request."""
 
 _PLAIN: dict[int, type[HttpResponse]] = {
     kind.status_code: kind
@@ -182,19 +186,20 @@ async def _one_chunk(body: bytes) -> AsyncIterator[bytes]:
 def _empty_response(message: ResponseMessage) -> HttpResponse:
     location = next((value for name, value in message.headers if name.lower() == "location"), None)
     if location and 300 <= message.status < 400:
-        return _redirect(message, location)
+        return redirect_to(location, message.status, message.reason)
     kind = _PLAIN.get(message.status, HttpResponse)
     if kind is HttpResponseNotModified and message.body:
         kind = HttpResponse  # a view may say 304 with a body, which Django's class refuses
     return kind(status=message.status, reason=message.reason)
 
 
-def _redirect(message: ResponseMessage, location: str) -> HttpResponse:
-    redirect = _REDIRECTS.get(message.status)
-    if redirect:
+def redirect_to(location: str, status: int, reason: str | None = None) -> HttpResponse:
+    """A redirect of Django's own class, if there is one for the status and it takes the URL. It has its `url`."""
+    if status in _REDIRECTS:
+        kind, preserve_request = _REDIRECTS[status]
         with contextlib.suppress(DisallowedRedirect, ValueError):
-            return redirect(location, reason=message.reason)
-    return StoredRedirect(status=message.status, reason=message.reason)
+            return kind(location, preserve_request=preserve_request, reason=reason)
+    return OtherRedirect(status=status, reason=reason, headers={"Location": iri_to_uri(location) or ""})
 
 
 def problem(error: BrokerError) -> HttpResponse:
