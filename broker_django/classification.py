@@ -51,6 +51,20 @@ def decide(request: HttpRequest, view: Any) -> Decision | None:
     return classifier.classify(lambda names: values(request, names), preferences_of(request))
 
 
+def decision_of(request: HttpRequest, view: Any) -> Decision | None:
+    """What is decided about this request to this view. It is asked once, and kept on `request.broker`."""
+    context: RequestContext = request.broker  # type: ignore[attr-defined]
+    if context.view is not view:
+        context.decision = settled(request, conf.dispatcher.classify(request, view))
+        context.view = view
+    return context.decision
+
+
+def may_block(request: HttpRequest, view: Any) -> bool:
+    """Whether `decision_of` would look at the user, and so could ask the database."""
+    return request.broker.view is not view and reads_user(request, view)  # type: ignore[attr-defined]
+
+
 def settled(request: HttpRequest, decision: Decision | None) -> Decision | None:
     """What a project decided in code, completed; None, and logged, for a queue that is not configured."""
     if decision is None:

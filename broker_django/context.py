@@ -27,7 +27,7 @@ class RequestContext:
     """The broker's side of a request.
 
     replayed: whether a worker runs it. id, queue, attempt (from 1): of the dispatch, when replayed.
-    decision: what classification said, when it was asked; None where the view is left alone.
+    decision: what classification said about `view`, when it was asked; None where the view is left alone.
     routed: whether routers were asked. route: where one of them sends the request. new_visitor: whom a router wants to
     know again by a cookie.
     """
@@ -37,6 +37,7 @@ class RequestContext:
     queue: str | None = None
     attempt: int = 0
     decision: Decision | None = None
+    view: Any = None
     routed: bool = False
     route: Route | None = None
     new_visitor: str = ""
@@ -58,6 +59,11 @@ class Replay:
     admitted: bool = False
     exception: str = ""
     refusal: str = ""
+
+
+def context_of(replay: Replay) -> RequestContext:
+    """What the replayed request has as `request.broker` from the first middleware on."""
+    return RequestContext(replayed=True, id=replay.id, queue=replay.queue, attempt=replay.attempt)
 
 
 def user_key(user: Any) -> str | None:

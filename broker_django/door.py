@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import uuid
 from typing import TYPE_CHECKING, Any
 
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import AnonymousUser
 from django.core.exceptions import ValidationError
 from django.http.request import RawPostDataException
-from django.urls import Resolver404, resolve
+from django.urls import NoReverseMatch, Resolver404, resolve
+from django.utils import timezone
 from django.utils.functional import SimpleLazyObject
 
-from broker_core.errors import BrokerError, UserInactiveError
-from broker_django import rest
+from broker_core.errors import BodyTooLargeError, BrokerError, UserInactiveError
+from broker_django import classification, idempotency, rest, tokens
 from broker_django.conf import conf
-from broker_django.context import Replay, RequestContext, replay_of, user_key
+from broker_django.context import Replay, RequestContext, context_of, replay_of, user_key
 from broker_django.http import problem, raw_body
-from broker_django.routing import route
+from broker_django.routing import OWN_NAMESPACE
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AbstractBaseUser
@@ -29,44 +31,60 @@ MULTIPART = "multipart/form-data"
 
 
 def enter(request: HttpRequest) -> HttpResponse | None:
-    """Let a request in, with `request.broker` set; a response where it is refused."""
+    """Let a request in, with `request.broker` set; a response if it is refused."""
     replay = replay_of(request)
+    if replay is None:
+        request.broker = RequestContext()  # type: ignore[attr-defined]
+        return None
+    if not hasattr(request, "broker"):  # a view has made another request of the replay's META
+        request.broker = context_of(replay)  # type: ignore[attr-defined]
     try:
-        if replay is not None:
-            request.broker = RequestContext(True, replay.id, replay.queue, replay.attempt)  # type: ignore[attr-defined] # noqa: FBT003
-            pin(request, replay)
-            if replay.view_user is not None and replay.view_user != replay.user:
-                active_user(replay.view_user)
-        else:
-            request.broker = RequestContext()  # type: ignore[attr-defined]
-            if request.content_type == MULTIPART:
-                keep_body(request)
+        pin(request, replay)
+        if replay.view_user is not None and replay.view_user != replay.user:
+            active_user(replay.view_user)
     except BrokerError as error:
-        if replay is not None:
-            replay.refusal = str(error)
+        replay.refusal = str(error)
         return problem(error)
     return None
 
 
-def may_block(request: HttpRequest) -> bool:
-    """Whether `enter` could ask the database, or read a stream."""
-    return request.content_type == MULTIPART or replay_of(request) is not None
+def may_keep_body(request: HttpRequest) -> bool:
+    """Whether `keep_body` has to look at a request, and so may ask the database or read a stream."""
+    return request.content_type == MULTIPART and replay_of(request) is None
 
 
-def keep_body(request: HttpRequest) -> None:
-    """Take the raw body of a form before CsrfViewMiddleware parses it, but only where the request will be queued.
+def keep_body(request: HttpRequest) -> HttpResponse | None:
+    """Take the raw body of a form before CsrfViewMiddleware parses it, but only if the request will be queued.
 
-    Any other upload keeps streaming. Raises BodyTooLargeError.
+    Any other upload keeps streaming. A response if the body is too large.
     """
+    if may_keep_body(request) and _will_be_queued(request):
+        try:
+            with contextlib.suppress(RawPostDataException):
+                raw_body(request, conf.MAX_BODY_SIZE)
+        except BodyTooLargeError as error:
+            return problem(error)
+    return None
+
+
+def _will_be_queued(request: HttpRequest) -> bool:
+    """What `acceptance.accept` will find out, as far as it does not need the body."""
     try:
         match = resolve(request.path_info, getattr(request, "urlconf", None))
     except Resolver404:
-        return
-    route(request)
-    decision = conf.dispatcher.classify(request, match.func)
-    if decision is not None and decision.queued:
-        with contextlib.suppress(RawPostDataException):
-            raw_body(request, conf.MAX_BODY_SIZE)
+        return False
+    request.resolver_match = match  # as it is when `process_view` decides
+    if OWN_NAMESPACE in match.app_names:
+        return False
+    decision = classification.decision_of(request, match.func)
+    if decision is None or not decision.queued:
+        return False
+    try:
+        idempotency.key_of(request, match.func, decision)
+        tokens.status_url(request, uuid.uuid4(), timezone.now())
+    except (BrokerError, NoReverseMatch):
+        return False
+    return True
 
 
 def pin(request: HttpRequest, replay: Replay) -> None:

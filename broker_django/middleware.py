@@ -11,9 +11,8 @@ from broker_core.routing import Action
 from broker_django import classification, door, routing, sessions
 from broker_django.acceptance import Accepted, Repeated, View, accept, hand_over
 from broker_django.answers import accepted_response, await_until_done, in_time, repeated_response, wait_until_done
-from broker_django.conf import conf
 from broker_django.context import replay_of
-from broker_django.http import problem
+from broker_django.http import problem, settled
 from broker_django.proxy import aproxy, proxy
 
 if TYPE_CHECKING:
@@ -42,14 +41,16 @@ class RequestBrokerMiddleware:
     def __call__(self, request: HttpRequest) -> Any:
         if self.is_async:
             return self.__acall__(request)
-        response = door.enter(request) or routed(request) or self.get_response(request)
-        return routing.remembered(request, response)
+        response = door.enter(request) or routed(request) or door.keep_body(request) or self.get_response(request)
+        return leave(request, response)
 
     async def __acall__(self, request: HttpRequest) -> HttpResponseBase:
-        enter = sync_to_async(door.enter) if door.may_block(request) else None
-        refusal = await enter(request) if enter else door.enter(request)
-        response: HttpResponseBase = refusal or await arouted(request) or await self.get_response(request)
-        return routing.remembered(request, response)
+        enter = sync_to_async(door.enter) if replay_of(request) else None
+        response = (await enter(request) if enter else door.enter(request)) or await arouted(request)
+        if response is None and door.may_keep_body(request):
+            response = await sync_to_async(door.keep_body)(request)
+        response = response or await self.get_response(request)
+        return leave(request, response)
 
     def _process_view(self, request: HttpRequest, function: Any, args: Any, kwargs: Any) -> HttpResponseBase | None:
         decision = classify(request, function, args, kwargs)
@@ -64,7 +65,7 @@ class RequestBrokerMiddleware:
     async def _aprocess_view(
         self, request: HttpRequest, function: Any, args: Any, kwargs: Any
     ) -> HttpResponseBase | None:
-        blocking = replay_of(request) or classification.reads_user(request, function)
+        blocking = replay_of(request) or classification.may_block(request, function)
         find = sync_to_async(classify) if blocking else None
         decision = await find(request, function, args, kwargs) if find else classify(request, function, args, kwargs)
         if decision is None:
@@ -79,6 +80,11 @@ class RequestBrokerMiddleware:
         replay = replay_of(request)
         if replay is not None:
             replay.exception = type(exception).__name__
+
+
+def leave(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+    """What the middleware around the broker gets: it can change nothing of a response that was stored."""
+    return settled(routing.remembered(request, response))
 
 
 def routed(request: HttpRequest) -> HttpResponseBase | None:
@@ -115,8 +121,7 @@ def classify(request: HttpRequest, function: Any, args: Any, kwargs: Any) -> Dec
     match = request.resolver_match
     if match is not None and routing.OWN_NAMESPACE in match.app_names:
         return None
-    decision = classification.settled(request, conf.dispatcher.classify(request, function))
-    request.broker.decision = decision  # type: ignore[attr-defined]
+    decision = classification.decision_of(request, function)
     return decision if decision is not None and decision.queued else None
 
 

@@ -15,7 +15,7 @@ from django.http.request import RawPostDataException
 from broker_core.errors import BodyTooLargeError
 from broker_core.hop_by_hop import connection_options
 from broker_core.message import RequestMessage
-from broker_django.context import REPLAY_KEY, Replay
+from broker_django.context import REPLAY_KEY, Replay, context_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -120,9 +120,10 @@ def with_cookies(field: str, cookies: dict[str, str]) -> str:
 
 
 def to_request(message: RequestMessage, replay: Replay) -> HttpRequest:
-    """The request again, of the class that it had, marked as a replay."""
+    """The request again, of the class that it had, marked as a replay: with `request.broker`, for all middleware."""
     request = _asgi_request(message) if message.protocol == "asgi" else _wsgi_request(message)
     request.META[REPLAY_KEY] = replay
+    request.broker = context_of(replay)  # type: ignore[attr-defined]
     if message.csrf == "checked":
         request.csrf_processing_done = True  # type: ignore[attr-defined]
     elif message.csrf == "waived":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from http.cookies import Morsel, SimpleCookie
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import async_to_sync
@@ -25,6 +24,7 @@ from django.utils.encoding import iri_to_uri
 from broker_core.errors import BrokerError, ResponseTooLargeError
 from broker_core.hop_by_hop import connection_options
 from broker_core.message import ResponseMessage
+from broker_django.http.settled import STORED, SettledCookies
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Iterable
@@ -78,47 +78,6 @@ def _append(body: bytearray, chunk: bytes, limit: int) -> None:
         raise ResponseTooLargeError(f"the response has more than the {limit} bytes that are stored")
 
 
-class SettledCookies(SimpleCookie):
-    """Cookies that are final: whatever is set afterwards under the same name is ignored.
-
-    The replay ran the whole middleware chain, so what the chain around it would still set or delete is out of date.
-    """
-
-    _settled: frozenset[str] = frozenset()
-
-    def __init__(self, lines: Iterable[str]) -> None:
-        super().__init__()
-        for line in lines:
-            morsel = self._morsel(line)
-            self[morsel.key] = morsel
-        self._settled = frozenset(self)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), ([morsel.OutputString() for morsel in self.values()],)
-
-    def _morsel(self, line: str) -> Morsel[str]:
-        """RFC 6265, section 5.2. `load` is for the Cookie field: it drops what it takes for no cookie."""
-        pair, *attributes = line.split(";")
-        name, _, coded = pair.partition("=")
-        morsel: Morsel[str] = Morsel()
-        morsel.set(name, *self.value_decode(coded))
-        for attribute in attributes:
-            key, separator, value = attribute.strip().partition("=")
-            if morsel.isReservedKey(key):
-                morsel[key] = value if separator else True
-        if str(morsel["max-age"]).isdigit():
-            morsel["max-age"] = int(morsel["max-age"])  # as `set_cookie` has it
-        return morsel
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        if key not in self._settled:
-            super().__setitem__(key, value)
-
-    def __getitem__(self, key: str) -> Morsel[str]:
-        morsel = super().__getitem__(key)
-        return morsel.copy() if key in self._settled else morsel
-
-
 class OtherRedirect(HttpResponse):
     """A redirect that Django has no class for, or whose URL its class refuses: an app's scheme, or too long."""
 
@@ -156,6 +115,7 @@ def to_response(message: ResponseMessage) -> HttpResponse:
     for name, value in message.headers:
         response[name] = value
     response.cookies = SettledCookies(message.cookies)
+    setattr(response, STORED, True)
     return response
 
 
@@ -174,6 +134,7 @@ def refill(original: Any, message: ResponseMessage) -> HttpResponseBase:
         original[name] = value
     original.status_code, original.reason_phrase = message.status, message.reason
     original.cookies = SettledCookies(message.cookies)
+    setattr(original, STORED, True)
     if hasattr(original, "render"):
         original.render = None  # the handler asks `callable(response.render)`: the replay has rendered it
     return original  # type: ignore[no-any-return]
