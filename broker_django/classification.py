@@ -116,14 +116,16 @@ def _user_id(request: HttpRequest) -> str:
 
 def _username(request: HttpRequest) -> str:
     user = getattr(request, "user", None)
-    return user.get_username() if user is not None else ""
+    name = getattr(user, "get_username", None)  # a project's own kind of user may have none
+    return str(name()) if name is not None else ""
 
 
 def _groups(request: HttpRequest) -> list[str]:
     user = getattr(request, "user", None)
-    if user is None or not user.is_authenticated:
+    groups = getattr(user, "groups", None)  # AbstractBaseUser has none
+    if groups is None or not getattr(user, "is_authenticated", False):
         return []
-    return list(user.groups.values_list("name", flat=True))
+    return list(groups.values_list("name", flat=True))
 
 
 _VALUES: Mapping[str, Callable[[HttpRequest], Any]] = {

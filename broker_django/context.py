@@ -67,8 +67,9 @@ def context_of(replay: Replay) -> RequestContext:
 
 
 def user_key(user: Any) -> str | None:
-    """The primary key as text, None where there is no user or an anonymous one."""
-    return str(user.pk) if user is not None and user.is_authenticated else None
+    """The primary key as text, None where there is no user or an anonymous one. It may be of a project's own kind."""
+    key = getattr(user, "pk", None) if getattr(user, "is_authenticated", False) else None
+    return None if key is None else str(key)
 
 
 def replay_of(request: HttpRequest) -> Replay | None:

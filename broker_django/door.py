@@ -6,23 +6,20 @@ import contextlib
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from django.contrib.auth import get_user_model
-from django.contrib.auth.models import AnonymousUser
-from django.core.exceptions import ValidationError
 from django.http.request import RawPostDataException
 from django.urls import NoReverseMatch, Resolver404, resolve
 from django.utils import timezone
 from django.utils.functional import SimpleLazyObject
 
-from broker_core.errors import BodyTooLargeError, BrokerError, UserInactiveError
-from broker_django import classification, idempotency, rest, tokens
+from broker_core.errors import BodyTooLargeError, BrokerError
+from broker_django import classification, idempotency, rest, tokens, users
 from broker_django.conf import conf
 from broker_django.context import Replay, RequestContext, context_of, replay_of, user_key
 from broker_django.http import problem, raw_body
 from broker_django.routing import OWN_NAMESPACE
+from broker_django.sessions import session_of
 
 if TYPE_CHECKING:
-    from django.contrib.auth.models import AbstractBaseUser
     from django.http import HttpRequest, HttpResponse
 
     from broker_django.acceptance import View
@@ -41,7 +38,7 @@ def enter(request: HttpRequest) -> HttpResponse | None:
     try:
         pin(request, replay)
         if replay.view_user is not None and replay.view_user != replay.user:
-            active_user(replay.view_user)
+            users.active_user(replay.view_user)
     except BrokerError as error:
         replay.refusal = str(error)
         return problem(error)
@@ -95,14 +92,13 @@ def pin(request: HttpRequest, replay: Replay) -> None:
     found = _user_without_trace(request)
     if found is None or user_key(found) == replay.user:
         return
-    user = AnonymousUser() if replay.user is None else active_user(replay.user)
-    request.user = user  # type: ignore[assignment]
+    request.user = user = users.anonymous() if replay.user is None else users.active_user(replay.user)
     request._cached_user = request._acached_user = user  # type: ignore[attr-defined]
 
 
 def _user_without_trace(request: HttpRequest) -> Any:
     """The user, as if nobody had asked: only a view that asks makes its response vary on the session cookie."""
-    user, session = getattr(request, "user", None), getattr(request, "session", None)
+    user, session = getattr(request, "user", None), session_of(request)
     if user is None or session is None or session.accessed:
         return user
 
@@ -119,17 +115,6 @@ def _user_without_trace(request: HttpRequest) -> Any:
     return user
 
 
-def active_user(key: str) -> AbstractBaseUser:
-    """Raises UserInactiveError."""
-    try:
-        user = get_user_model()._default_manager.filter(pk=key).first()
-    except (ValueError, ValidationError):
-        user = None
-    if user is None or not user.is_active:
-        raise UserInactiveError("the user who made this request is gone or no longer active")
-    return user
-
-
 def pin_view(request: HttpRequest, view: View, replay: Replay) -> None:
     """The same for views that authenticate on their own."""
     if rest.view_class(view.function) is None:
@@ -139,4 +124,4 @@ def pin_view(request: HttpRequest, view: View, replay: Replay) -> None:
         request._dont_enforce_csrf_checks = True  # type: ignore[attr-defined] # as its authenticators did at the door
     found = rest.found_user(request, view.function, view.args, view.kwargs)
     if replay.view_user is not None and found != replay.view_user:
-        rest.pin(request, active_user(replay.view_user))
+        rest.pin(request, users.active_user(replay.view_user))

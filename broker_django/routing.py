@@ -134,8 +134,7 @@ def _visitor(request: HttpRequest, router: Router) -> str | None:
 
 
 def _session_key(request: HttpRequest) -> str | None:
-    session = getattr(request, "session", None)
-    return None if session is None else session.session_key
+    return getattr(getattr(request, "session", None), "session_key", None)
 
 
 def _own_cookie(request: HttpRequest) -> str:
