@@ -17,7 +17,7 @@ from broker_django.context import RequestContext
 from broker_django.notes import noted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from django.http import HttpRequest
 
@@ -97,21 +97,15 @@ def requires_idempotency_key(view: Any, method: str) -> bool:
     return any(getattr(place, KEY_ATTRIBUTE, False) for place in _places(view, method))
 
 
-def _places(view: Any, method: str) -> Iterator[Any]:
+def _places(view: Any, method: str) -> tuple[Any, ...]:
     """Where a note about this HTTP method can be, the narrowest first."""
-    while isinstance(view, partial):
-        yield view
-        view = view.func
     view_class = _class_of(view)
     if view_class is not None:
         handler = _handler(view, view_class, method.lower())
-        yield handler
-        yield rest.function_of(handler)
-        yield view
-        yield view_class
-    else:
-        yield from ninja.operation_places(view, method)
-        yield view
+        return handler, rest.function_of(handler), view, view_class
+    if isinstance(view, partial):
+        return view, *_places(view.func, method)
+    return (*ninja.operation_places(view, method), view) if ninja.is_in_use() else (view,)
 
 
 def _class_of(view: Any) -> Any:

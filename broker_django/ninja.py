@@ -14,12 +14,15 @@ if TYPE_CHECKING:
 MODULE = "ninja.operation"
 
 
+def is_in_use() -> bool:
+    return MODULE in sys.modules
+
+
 def operation_places(view: Any, method: str) -> Iterator[Any]:
     """Where decorators leave notes about this HTTP method of a view of django-ninja: on the operation as it is run
     (`decorate_view`), and on its function. Nothing for any other view.
     """
-    path_view = _path_view(view) if MODULE in sys.modules else None
-    for operation in getattr(path_view, "operations", ()):
+    for operation in getattr(_path_view(view), "operations", ()):
         if method in operation.methods:
             yield operation.run
             yield operation.view_func
