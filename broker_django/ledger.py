@@ -245,6 +245,11 @@ def hand_back(dispatch_id: uuid.UUID, run: Run, reason: str, now: datetime | Non
     return due if _requeue(record, run, Outcome(error=reason), now, **changes) else None
 
 
+def latest_seal() -> str:
+    """How the request was sealed that was accepted last, whatever became of it; empty if there is none."""
+    return rows().order_by("-accepted_at").values_list("sealed_with", flat=True).first() or ""
+
+
 def last_wanted(record: DispatchRecord) -> datetime:
     """When somebody asked for it: when it was accepted, or last had to run again."""
     again = record.actions.filter(action="retry").aggregate(last=Max("at"))["last"]
