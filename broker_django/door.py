@@ -11,10 +11,11 @@ from django.urls import NoReverseMatch, Resolver404, resolve
 from django.utils import timezone
 from django.utils.functional import SimpleLazyObject
 
-from broker_core.errors import BodyTooLargeError, BrokerError
+from broker_core.errors import BodyTooLargeError, BrokerError, ViewExitedError, ViewNotReachedError
 from broker_django import classification, idempotency, rest, tokens, users
+from broker_django.celery_app import ends_worker
 from broker_django.conf import conf
-from broker_django.context import Replay, RequestContext, context_of, replay_of, user_key
+from broker_django.context import Replay, RequestContext, replay_of, user_key
 from broker_django.http import problem, raw_body
 from broker_django.routing import OWN_NAMESPACE
 from broker_django.sessions import session_of
@@ -34,8 +35,9 @@ def enter(request: HttpRequest) -> HttpResponse | None:
         request.broker = RequestContext()  # type: ignore[attr-defined]
         return None
     if not hasattr(request, "broker"):  # a view has made another request of the replay's META
-        request.broker = context_of(replay)  # type: ignore[attr-defined]
+        request.broker = replay.context()  # type: ignore[attr-defined]
     try:
+        replay.entered = True
         pin(request, replay)
         if replay.view_user is not None and replay.view_user != replay.user:
             users.active_user(replay.view_user)
@@ -113,6 +115,25 @@ def _user_without_trace(request: HttpRequest) -> Any:
 
         request.user = SimpleLazyObject(ask)  # type: ignore[assignment]
     return user
+
+
+def reach(request: HttpRequest, view: View, replay: Replay) -> HttpResponse | None:
+    """Let a replay come to its view; a response if the URL leads to another view in this process."""
+    if replay.view and view.name != replay.view:
+        replay.elsewhere = view.name
+        return problem(ViewNotReachedError(f"the URL leads to {view.name} here, not to {replay.view}"))
+    replay.reached = request.broker.reached = True  # type: ignore[attr-defined]
+    pin_view(request, view, replay)
+    return None
+
+
+def note_exit(request: HttpRequest, error: BaseException) -> None:
+    """Raise ViewExitedError if a replayed view raised what would end its process: to Django that is no exception."""
+    replay = replay_of(request)
+    if replay is None or isinstance(error, Exception) or ends_worker(error):
+        return
+    replay.exception = type(error).__name__
+    raise ViewExitedError(f"the view raised {replay.exception}") from error
 
 
 def pin_view(request: HttpRequest, view: View, replay: Replay) -> None:

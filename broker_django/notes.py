@@ -21,6 +21,7 @@ class NotedCallable:
 
     def __init__(self, view: Any) -> None:
         functools.update_wrapper(self, view)
+        self.__qualname__ = getattr(view, "__qualname__", type(view).__qualname__)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.__wrapped__(*args, **kwargs)

@@ -15,7 +15,7 @@ from django.http.request import RawPostDataException
 from broker_core.errors import BodyTooLargeError
 from broker_core.hop_by_hop import connection_options
 from broker_core.message import RequestMessage
-from broker_django.context import REPLAY_KEY, Replay, context_of
+from broker_django.context import REPLAY_KEY, Replay
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -91,7 +91,13 @@ def to_message(request: HttpRequest, body: bytes, user: str | None, cookies: dic
         environ["HTTP_COOKIE"] = with_cookies(environ.get("HTTP_COOKIE", ""), cookies)
     asgi = isinstance(request, ASGIRequest)
     return RequestMessage(
-        environ, body, request.scheme or "http", user, "asgi" if asgi else "wsgi", csrf=_csrf_state(request)
+        environ,
+        body,
+        request.scheme or "http",
+        user,
+        "asgi" if asgi else "wsgi",
+        csrf=_csrf_state(request),
+        path=request.path if asgi else "",
     )
 
 
@@ -120,10 +126,10 @@ def with_cookies(field: str, cookies: dict[str, str]) -> str:
 
 
 def to_request(message: RequestMessage, replay: Replay) -> HttpRequest:
-    """The request again, of the class that it had, marked as a replay: with `request.broker`, for all middleware."""
+    """The request again, of the class that it had, marked as a replay."""
     request = _asgi_request(message) if message.protocol == "asgi" else _wsgi_request(message)
     request.META[REPLAY_KEY] = replay
-    request.broker = context_of(replay)  # type: ignore[attr-defined]
+    request.broker = replay.context()  # type: ignore[attr-defined]
     if message.csrf == "checked":
         request.csrf_processing_done = True  # type: ignore[attr-defined]
     elif message.csrf == "waived":
@@ -167,7 +173,7 @@ def _asgi_request(message: RequestMessage) -> HttpRequest:
         "http_version": "1.1",
         "method": message.method,
         "scheme": message.scheme,
-        "path": script_name.rstrip("/") + environ.get("PATH_INFO", "/"),
+        "path": message.path or script_name.rstrip("/") + environ.get("PATH_INFO", "/"),
         "root_path": script_name,
         "query_string": environ.get("QUERY_STRING", "").encode(),
         "headers": [

@@ -22,6 +22,7 @@ from rest_framework.views import APIView
 from rest_framework.viewsets import ViewSet
 
 from broker_core.policies import Annotation, Mode
+from broker_django.acceptance import View as AcceptedView
 from broker_django.decorators import (
     annotation_of,
     priority,
@@ -114,6 +115,19 @@ def test_a_signature_and_a_name_stay():
     assert (noted.__name__, noted.__module__, noted.__doc__) == ("typed", __name__, "Documented.")
     assert typing.get_type_hints(noted) == typing.get_type_hints(typed)
     assert noted(None, 1).content == b"1 False"
+
+
+def test_a_worker_knows_a_decorated_view_by_the_name_of_the_view():
+    class Callable:
+        def __call__(self, request):
+            return HttpResponse()
+
+    class Report(RedirectView):
+        pass
+
+    for original in (view, functools.partial(view), Callable(), Callable().__call__, Report.as_view()):
+        assert AcceptedView(queue("bulk")(original), (), {}).name == AcceptedView(original, (), {}).name
+    assert AcceptedView(queue("bulk")(Report).as_view(), (), {}).name == AcceptedView(Report.as_view(), (), {}).name
 
 
 @pytest.mark.parametrize("thing", ["bulk", 3, None, property(view)])
