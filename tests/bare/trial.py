@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import io
 import json
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from django.apps import apps
 from django.conf import settings
 from django.core.files.uploadedfile import SimpleUploadedFile
-from django.core.management import call_command, load_command_class
+from django.core.management import call_command
 from django.db import close_old_connections, connection
 from django.test import AsyncClient, Client
 
-import workers.replay  # noqa: F401 - a worker needs no more either
+import broker_django
+import workers
 from broker_django.models import DispatchRecord
 from broker_django.results import DatabaseBackend
 from workers.celery import app
@@ -36,6 +39,16 @@ def imported() -> list[str]:
         for name in sys.modules
         if name == f"django.contrib.{absent}" or name.startswith(f"django.contrib.{absent}.")
     )
+
+
+def import_all() -> None:
+    """Every module, as a worker or a command might, but for those that Django loads with the app that they are for."""
+    for package in (broker_django, workers):
+        root = Path(package.__path__[0])
+        for file in root.rglob("*.py"):
+            name = ".".join((package.__name__, *file.relative_to(root).with_suffix("").parts))
+            if not name.startswith(("broker_django.admin", "broker_django.development")):
+                importlib.import_module(name.removesuffix(".__init__"))
 
 
 def told(*command: str) -> str:
@@ -87,8 +100,7 @@ def main() -> None:
     assert "succeeded" in told("broker_dispatches", "list", "--state=succeeded")
     told("broker_dispatches", "list", "--groups")
     told("broker_housekeeping")
-    for name in ("broker_dev", "broker_doctor", "broker_worker", "import_django_route"):
-        load_command_class("broker_django", name)
+    import_all()
     if apps.is_installed("django.contrib.admin"):
         from django.contrib import admin
 
