@@ -11,19 +11,23 @@ from typing import TYPE_CHECKING, Any
 
 from celery.backends.base import DisabledBackend
 from celery.backends.rpc import RPCBackend
+from django.apps import apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, register
 from django.core.checks import Warning as CheckWarning
 from django.core.files.storage import FileSystemStorage, InvalidStorageError, storages
+from django.db import connections, router
 from django.urls import NoReverseMatch, URLPattern, URLResolver, get_resolver, reverse
 
 from broker_core.policies import Mode, QueuePolicy
 from broker_core.redaction import redacted
+from broker_django import database
 from broker_django.celery_app import REDIS_SCHEMES, broker_urls, filled_in, get_app, project_app, schemes
 from broker_django.conf import DEFAULTS, conf
 from broker_django.decorators import annotation_of
 from broker_django.embedded import embedded_url
 from broker_django.ledger import LEASE_MARGIN
+from broker_django.models import DispatchRecord
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -122,6 +126,41 @@ def check_storage(**_: Any) -> list[CheckMessage]:
         hint = "Name an alias of STORAGES; large requests are put there."
         return [Error(text, hint=hint, id="request_broker.E011")]
     return []
+
+
+@register("request_broker")
+def check_database(**_: Any) -> list[CheckMessage]:
+    """No query is made."""
+    named = conf.DATABASE
+    if named is not None and named not in connections:
+        text = f"REQUEST_BROKER['DATABASE'] is {named!r}, which is no alias of DATABASES."
+        return [Error(text, hint=f"There are {', '.join(connections)}.", id="request_broker.E013")]
+    if named is None:
+        try:
+            database.ask_routers(DispatchRecord)
+        except Exception as error:  # noqa: BLE001 - a router of the project may raise anything
+            return [
+                CheckWarning(
+                    f"A database router fails where there is no request, as in a worker: {redacted(error)}. So the "
+                    "broker's tables are in the default database.",
+                    hint="Name their database as REQUEST_BROKER['DATABASE'].",
+                    id="request_broker.W009",
+                )
+            ]
+    return list(_forbidden_tables(database.alias()))
+
+
+def _forbidden_tables(alias: str) -> Iterator[CheckMessage]:
+    models = apps.get_app_config("broker_django").get_models()
+    forbidden = [model._meta.object_name for model in models if not router.allow_migrate_model(alias, model)]
+    if forbidden:
+        yield Error(
+            f"The database routers allow no migration of {', '.join(map(str, forbidden))} in the database {alias!r}, "
+            "in which the broker looks for its tables.",
+            hint="Let 'allow_migrate' allow the app 'broker_django' there, or name another alias as "
+            "REQUEST_BROKER['DATABASE'].",
+            id="request_broker.E013",
+        )
 
 
 @register("request_broker", deploy=True)

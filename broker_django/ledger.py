@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from django.db import router, transaction
+from django.db import transaction
 from django.db.models import F, Q
 from django.db.models.constants import OnConflict
 from django.utils import timezone
@@ -19,7 +19,7 @@ from django.utils import timezone
 from broker_core.dispatches import State, sources
 from broker_core.errors import DispatchConflictError
 from broker_core.retries import pause
-from broker_django import statements
+from broker_django import database, statements
 from broker_django.conf import conf
 from broker_django.models import PATH_LENGTH, AttemptRecord, DispatchRecord
 
@@ -58,7 +58,7 @@ class Outcome:
 
 def rows() -> QuerySet[DispatchRecord]:
     """Where the ledger is written: a replica may not know yet what was decided."""
-    return DispatchRecord.objects.using(router.db_for_write(DispatchRecord))
+    return DispatchRecord.objects.using(database.alias())
 
 
 def accept(record: DispatchRecord) -> None:
@@ -268,10 +268,10 @@ def _still(record: DispatchRecord, run: Run) -> QuerySet[DispatchRecord]:
 
 def _requeue(record: DispatchRecord, run: Run, outcome: Outcome, now: datetime, **changes: Any) -> bool:
     """End the running attempt and queue the dispatch again."""
-    with transaction.atomic(using=router.db_for_write(DispatchRecord)):
+    with transaction.atomic(using=database.alias()):
         if not _still(record, run).update(state=State.QUEUED, **changes):
             return False
-        AttemptRecord.objects.create(
+        AttemptRecord.objects.using(database.alias()).create(
             dispatch_id=record.pk,
             number=record.attempts,
             worker=record.worker,

@@ -18,12 +18,11 @@ from kombu.exceptions import ContentDisallowed, DecodeError
 from broker_core.errors import EnvelopeError, MessageError, UnavailableError
 from broker_core.message import ResponseMessage
 from broker_core.redaction import redacted
-from broker_django import ledger, statements
+from broker_django import database, ledger, statements
 from broker_django.celery_app import get_app
 from broker_django.conf import conf
 from broker_django.delivery import open_response
 from broker_django.ledger import Outcome
-from broker_django.models import DispatchRecord
 
 if TYPE_CHECKING:
     import uuid
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from broker_core.policies import QueuePolicy
+    from broker_django.models import DispatchRecord
 
 logger = logging.getLogger("broker_django.results")
 
@@ -82,6 +82,7 @@ class DatabaseBackend(ResultsBackend):  # type: ignore[misc] # untyped
                 model._default_manager.filter(pk__in=chunk).delete()
 
 
+@database.results_too()
 def conclude(
     dispatch_id: uuid.UUID, attempt: int, policy: QueuePolicy, outcome: Outcome, sealed: str, request: Any
 ) -> bool:
@@ -92,7 +93,7 @@ def conclude(
     """
     backend, result = get_app().backend, _result(attempt, outcome, sealed)
     ttl = policy.results_ttl
-    alias = router.db_for_write(DispatchRecord)
+    alias = database.alias()
     if isinstance(backend, DatabaseBackend) and router.db_for_write(backend.TaskModel) == alias:
         with transaction.atomic(using=alias):
             finished = ledger.finish(dispatch_id, attempt, outcome, results_ttl=ttl)
@@ -112,6 +113,7 @@ def _result(attempt: int, outcome: Outcome, sealed: str) -> dict[str, Any]:
     return {**facts, "error": outcome.error, "attempt": attempt, "sealed": sealed}
 
 
+@database.results_too()
 def _store(backend: Any, dispatch_id: uuid.UUID, result: dict[str, Any], request: Any = None) -> bool:
     try:
         _forget_earlier(backend, dispatch_id, result["attempt"])
@@ -140,6 +142,7 @@ def hand_over(record: DispatchRecord, now: datetime) -> bool:
     return True
 
 
+@database.results_too()
 def forget(dispatch_ids: Collection[uuid.UUID]) -> None:
     """Drop the stored responses of these dispatches. What the result store refuses, it drops when it expires."""
     backend, ids = get_app().backend, [str(dispatch_id) for dispatch_id in dispatch_ids]
@@ -173,6 +176,7 @@ def fetch(record: DispatchRecord) -> ResponseMessage | None:
         return None
 
 
+@database.results_too()
 def _stored(task_id: str) -> Any:
     app = get_app()
     try:

@@ -12,6 +12,7 @@ from django.urls import include, path
 from broker_django import celery_app, checks
 from broker_django.decorators import priority, queue, run_now
 from broker_django.embedded import EmbeddedValkey
+from tests.site import tenants
 from workers.config import configure
 
 pytestmark = pytest.mark.usefixtures("own_app")
@@ -247,6 +248,24 @@ def test_w007_a_storage_without_a_place(tmp_path):
         assert said(checks.check_shared_storage) == []
     with broker(STORAGE="nowhere"):
         assert said(checks.check_shared_storage) == []
+
+
+def test_e013_a_database_that_is_not_there_or_may_not_have_the_tables():
+    with broker(DATABASE="elsewhere"):
+        assert said(checks.check_database) == ["E013"]
+    with broker(DATABASE="default"):
+        assert said(checks.check_database) == []
+        with override_settings(DATABASE_ROUTERS=[tenants.Pinned()]):
+            assert said(checks.check_database) == ["E013"]
+
+
+def test_w009_a_router_that_insists_on_a_request():
+    with override_settings(DATABASE_ROUTERS=[tenants.Strict()]):
+        assert said(checks.check_database) == ["W009"]
+        with broker(DATABASE="default"):
+            assert said(checks.check_database) == []
+    with override_settings(DATABASE_ROUTERS=[tenants.ByContext(), tenants.ByThread()]):
+        assert said(checks.check_database) == []
 
 
 def test_every_id_has_a_test():
