@@ -283,14 +283,18 @@ def _requeue(record: DispatchRecord, run: Run, outcome: Outcome, now: datetime, 
     return True
 
 
-def cancel(dispatch_id: uuid.UUID, now: datetime | None = None) -> None:
-    """Cancel what has not begun; once cancelled it stays so. Raises DispatchConflictError for any other state."""
+def cancel(dispatch_id: uuid.UUID, now: datetime | None = None) -> bool:
+    """Cancel what has not begun. Returns False if it was cancelled before: it stays so.
+
+    Raises DispatchConflictError for any other state.
+    """
     queued = rows().filter(pk=dispatch_id, state=State.QUEUED)
     if queued.update(state=State.CANCELLED, finished_at=now or timezone.now(), due_at=None):
-        return
+        return True
     state = rows().values_list("state", flat=True).filter(pk=dispatch_id).first()
     if state != State.CANCELLED:
         raise DispatchConflictError(f"the dispatch is {state}")
+    return False
 
 
 def stop(dispatch_id: uuid.UUID, run: Run, now: datetime | None = None) -> bool:

@@ -36,6 +36,8 @@ logger = logging.getLogger("broker_django.results")
 
 CHUNK = 1_000
 
+ENDED = frozenset({states.SUCCESS, states.FAILURE})
+
 UNREADABLE = (DecodeError, ContentDisallowed, SecurityError, ValueError, TypeError, LookupError, AttributeError)
 """What reading a result raises that is there, but is none that the broker stored."""
 
@@ -68,7 +70,7 @@ class DatabaseBackend(ResultsBackend):  # type: ignore[misc] # untyped
             values["date_started"] = timezone.now()
         if not statements.insert(self.TaskModel(task_id=task_id, **values), OnConflict.IGNORE):
             rows = self.TaskModel._default_manager.using(using)
-            unfinished = rows.filter(task_id=task_id).exclude(status__in=states.READY_STATES)
+            unfinished = rows.filter(task_id=task_id).exclude(status__in=_final_for(status))
             unfinished.update(**values, date_done=timezone.now())
         return content
 
@@ -80,6 +82,11 @@ class DatabaseBackend(ResultsBackend):  # type: ignore[misc] # untyped
             expired = model._default_manager.get_all_expired(self.expires).order_by("pk").values_list("pk", flat=True)
             while chunk := list(expired[:CHUNK]):
                 model._default_manager.filter(pk__in=chunk).delete()
+
+
+def _final_for(status: str) -> frozenset[str]:
+    """The states that this one does not replace. Any worker notes a task as revoked that another one is running."""
+    return ENDED if status in ENDED else states.READY_STATES
 
 
 @database.results_too()

@@ -30,6 +30,20 @@ def gate(request: HttpRequest, name: str) -> HttpResponse:
 
 
 @csrf_exempt
+def gate_and_fail(request: HttpRequest, name: str) -> HttpResponse:
+    """Raises once the gate is open."""
+    gate(request, name)
+    raise RuntimeError("as it should")
+
+
+@csrf_exempt
+def later(request: HttpRequest) -> HttpResponse:
+    """Asks to be left alone for long."""
+    note(request, "later")
+    return HttpResponse("later", status=503, headers={"Retry-After": "300"})
+
+
+@csrf_exempt
 def flaky(request: HttpRequest, failures: int) -> HttpResponse:
     """Fails so many times: it raises, and in between asks to be left alone for a second."""
     note(request, "flaky")
