@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from django.conf import settings
-from django.contrib.auth.middleware import LoginRequiredMiddleware
+from django.conf.urls.i18n import is_language_prefix_patterns_used
 from django.http import HttpRequest, parse_cookie
 from django.http.request import split_domain_port, validate_host
 from django.middleware.locale import LocaleMiddleware
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from django.urls import ResolverMatch
 
     from broker_core.message import RequestMessage
+
+LOCALE = "django.middleware.locale.LocaleMiddleware"
+LOGIN_REQUIRED = "django.contrib.auth.middleware.LoginRequiredMiddleware"
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 LOCAL_HOSTS = (".localhost", "127.0.0.1", "[::1]")
@@ -108,7 +111,8 @@ def _located(environ: Mapping[str, str]) -> tuple[str, ResolverMatch | None]:
 
 
 def _candidates(path: str, language: str) -> Iterator[str]:
-    prefixed = [path, f"/{language}{path}"] if installed(LocaleMiddleware) else [path]
+    redirects = installed(LOCALE) and is_language_prefix_patterns_used(settings.ROOT_URLCONF)[0]
+    prefixed = [path, f"/{language}{path}"] if redirects else [path]
     for each in prefixed:
         yield each
         if settings.APPEND_SLASH and not each.endswith("/"):
@@ -128,13 +132,13 @@ def _match(path: str) -> ResolverMatch | None:
 
 def _language(environ: Mapping[str, str], path: str) -> str:
     """The language that the replay will speak."""
-    if not installed(LocaleMiddleware):
+    if not installed(LOCALE):
         return settings.LANGUAGE_CODE
     request = HttpRequest()
     request.META, request.path_info = dict(environ), path
     request.COOKIES = parse_cookie(environ.get("HTTP_COOKIE", ""))
     with translation.override(settings.LANGUAGE_CODE):
-        LocaleMiddleware(lambda _request: None).process_request(request)  # type: ignore[arg-type, return-value]
+        LocaleMiddleware(lambda _request: None).process_request(request)  # type: ignore[arg-type]
         return translation.get_language() or settings.LANGUAGE_CODE
 
 
@@ -143,10 +147,11 @@ def _language(environ: Mapping[str, str], path: str) -> str:
 
 def asks_for_a_user(match: ResolverMatch) -> bool:
     """Whether LoginRequiredMiddleware would send an anonymous request to the login page."""
-    return bool(getattr(match.func, "login_required", True)) and installed(LoginRequiredMiddleware)
+    return bool(getattr(match.func, "login_required", True)) and installed(LOGIN_REQUIRED)
 
 
-def installed(middleware: type) -> bool:
-    """Whether this middleware, or one of its subclasses, is there."""
+def installed(middleware: str) -> bool:
+    """Whether this middleware, or one of its subclasses, is there. It is not imported to find out."""
     found = (import_string(path) for path in settings.MIDDLEWARE)
-    return any(isinstance(each, type) and issubclass(each, middleware) for each in found)
+    kinds = (kind for each in found if isinstance(each, type) for kind in each.__mro__)
+    return any(f"{kind.__module__}.{kind.__qualname__}" == middleware for kind in kinds)

@@ -50,7 +50,7 @@ def pairs(given: Pairs, several: Any = (list, tuple)) -> list[tuple[str, Any]]:
     return found
 
 
-def _items(given: Pairs) -> Iterable[tuple[str, Any]]:
+def _items(given: Any) -> Any:
     if isinstance(given, MultiValueDict):
         return given.lists()
     if isinstance(given, Mapping):

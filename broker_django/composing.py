@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, unquote, urlencode, urlsplit
@@ -18,6 +17,8 @@ from broker_django import bodies, door
 from broker_django.arrival import is_allowed
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from broker_django.bodies import Pairs
 
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -98,7 +99,7 @@ def _query(of_path: str, given: Pairs | str | None) -> str:
 
 def _method(parts: Parts) -> str:
     method = parts.method if parts.method is not None else "GET" if BODIES.isdisjoint(parts.given) else "POST"
-    if not isinstance(method, str) or not TOKEN.fullmatch(method):
+    if not TOKEN.fullmatch(method):
         raise MessageError(f"{method!r} is no method of HTTP")
     return method.upper()
 
