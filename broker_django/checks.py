@@ -19,6 +19,7 @@ from django.core.files.storage import FileSystemStorage, InvalidStorageError, st
 from django.db import connections, router
 from django.urls import NoReverseMatch, URLPattern, URLResolver, get_resolver, reverse
 
+from broker_core.errors import ConfigurationError
 from broker_core.policies import Mode, QueuePolicy
 from broker_core.redaction import redacted
 from broker_django import database
@@ -28,6 +29,7 @@ from broker_django.decorators import annotation_of
 from broker_django.embedded import embedded_url
 from broker_django.ledger import LEASE_MARGIN
 from broker_django.models import DispatchRecord
+from broker_django.serialization import accepts, serializer
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -266,6 +268,7 @@ def check_celery(**_: Any) -> list[CheckMessage]:
         *_check_visibility(app),
         *_check_pool(app),
         *_check_pickle(app),
+        *_check_serializers(app),
     ]
 
 
@@ -308,6 +311,37 @@ def _check_pickle(app: Celery) -> Iterator[CheckMessage]:
             hint="Use JSON alone, as Celery does by default. The broker's own messages are JSON.",
             id="request_broker.W008",
         )
+
+
+def _check_serializers(app: Celery) -> Iterator[CheckMessage]:
+    content = app.conf.accept_content
+    try:
+        serializer(app)
+    except ConfigurationError:
+        yield Error(
+            f"No dispatch can run: workers accept {_listed(content)} alone, which cannot be written here.",
+            hint="Add 'json' to accept_content, or install what the serializer needs.",
+            id="request_broker.E012",
+        )
+    results = content if app.conf.result_accept_content is None else app.conf.result_accept_content
+    if not accepts(results, app.conf.result_serializer):
+        yield Error(
+            f"Responses could not be read: result_serializer is {app.conf.result_serializer!r}, but results are "
+            f"accepted as {_listed(results)} alone.",
+            hint="Set result_serializer to one that result_accept_content, or else accept_content, has.",
+            id="request_broker.E012",
+        )
+    if not accepts(content, app.conf.task_serializer):
+        yield CheckWarning(
+            f"Workers refuse remote control, which is written as {app.conf.task_serializer!r} (task_serializer): "
+            "neither cancel_running nor broker_doctor nor Flower reaches them.",
+            hint=f"Set task_serializer to one of accept_content: {_listed(content)}.",
+            id="request_broker.W010",
+        )
+
+
+def _listed(content: Any) -> str:
+    return ", ".join(map(repr, content)) or "nothing"
 
 
 def _check_visibility(app: Celery) -> Iterator[CheckMessage]:

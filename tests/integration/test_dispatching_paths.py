@@ -17,7 +17,7 @@ from django.core.files.base import ContentFile
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.http import HttpRequest, HttpResponse, QueryDict
 from django.test import RequestFactory
-from django.urls import include, path, reverse, set_script_prefix
+from django.urls import include, path, set_script_prefix
 from django.utils.functional import SimpleLazyObject
 
 import broker_django
@@ -26,7 +26,6 @@ from broker_core.message import RequestMessage
 from broker_django import results
 from broker_django.models import DispatchRecord
 from tests.site import views
-from tests.site.urls import urlpatterns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -413,5 +412,3 @@ def test_a_body_that_is_too_large_is_refused(settings: SettingsWrapper) -> None:
     settings.REQUEST_BROKER = {"MAX_BODY_SIZE": 10}
     with pytest.raises(BodyTooLargeError):
         broker_django.dispatch("/echo/", json="x" * 20, queue="bulk")
-
-

