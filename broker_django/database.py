@@ -126,14 +126,15 @@ def _own_database(instance: Model | None) -> str | None:
 
 
 def come_first() -> None:
-    """Have our models asked for before the project's routers. The app calls it when it is ready."""
-    if not any(isinstance(each, BrokerRouter) for each in router.routers):
+    """Have our models asked for before the project's routers, if there are any. The app calls it when it is ready."""
+    needed = conf.DATABASE or router.routers
+    if needed and not any(isinstance(each, BrokerRouter) for each in router.routers):
         router.routers.insert(0, BrokerRouter())
 
 
 def start_afresh(*, setting: str, **_: Any) -> None:
     """A receiver of `setting_changed`: tests change settings."""
-    if setting in {"DATABASES", "DATABASE_ROUTERS"}:
+    if setting in {"DATABASES", "DATABASE_ROUTERS", "REQUEST_BROKER"}:
         outside_of_requests.cache_clear()
         come_first()
 
