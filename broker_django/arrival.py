@@ -40,7 +40,8 @@ def arrived(message: RequestMessage) -> tuple[RequestMessage, ResolverMatch | No
 
     Code may act for anybody, so that no CSRF token is asked for. Raises MessageError for a host that is not allowed.
     """
-    environ = {**message.environ, "HTTP_HOST": _host(message.environ)}
+    below = (settings.FORCE_SCRIPT_NAME or "").rstrip("/")
+    environ = {"SCRIPT_NAME": below, **message.environ, "HTTP_HOST": _host(message.environ)}
     scheme = _scheme(environ, message.scheme)
     path, match = _located(environ)
     environ["PATH_INFO"] = path

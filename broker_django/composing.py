@@ -101,6 +101,8 @@ def _method(parts: Parts) -> str:
     method = parts.method if parts.method is not None else "GET" if BODIES.isdisjoint(parts.given) else "POST"
     if not TOKEN.fullmatch(method):
         raise MessageError(f"{method!r} is no method of HTTP")
+    if method.upper() in {"GET", "HEAD"} and not {"data", "files"}.isdisjoint(parts.given):
+        raise TypeError(f"the values of a {method.upper()} are its query: a form is a body")
     return method.upper()
 
 

@@ -10,6 +10,7 @@ from django.http import HttpRequest
 from django.http.request import RawPostDataException
 from django.test.client import FakePayload
 from django.utils import timezone
+from django.utils.functional import Promise
 
 from broker_core.errors import BodyTooLargeError, ConfigurationError, MessageError
 from broker_core.message import RequestMessage
@@ -64,8 +65,8 @@ def dispatch(given: HttpRequest | RequestMessage | str, *, queue: str, parts: Pa
 
 
 def _taken(given: HttpRequest | RequestMessage | str, parts: Parts) -> Taken:
-    if isinstance(given, str):
-        return _from_path(given, parts)
+    if isinstance(given, str | Promise):
+        return _from_path(str(given), parts)
     if parts.given:
         raise TypeError(f"{', '.join(parts.given)} can only be given with a path: a request has its own")
     return _from_request(given) if isinstance(given, HttpRequest) else _from_message(given)

@@ -18,7 +18,7 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.http import HttpRequest, HttpResponse, QueryDict
 from django.test import RequestFactory
 from django.urls import include, path, set_script_prefix
-from django.utils.functional import SimpleLazyObject
+from django.utils.functional import SimpleLazyObject, lazystr
 
 import broker_django
 from broker_core.errors import BodyTooLargeError, MessageError
@@ -190,6 +190,16 @@ def test_the_script_name_is_kept_apart(run: Run, settings: SettingsWrapper) -> N
         set_script_prefix("/")
 
 
+def test_the_script_name_of_a_message_is_the_projects(run: Run, settings: SettingsWrapper) -> None:
+    settings.FORCE_SCRIPT_NAME = "/app/"
+    assert seen(run(RequestMessage({"REQUEST_METHOD": "GET", "PATH_INFO": "/echo/"})))["path"] == "/app/echo/"
+    assert DispatchRecord.objects.get().path == "/app/echo/"
+
+
+def test_a_path_may_be_lazy(run: Run) -> None:
+    assert seen(run(lazystr("/echo/")))["path"] == "/echo/"
+
+
 def test_login_required_middleware_lets_the_user_in(run: Run, user: User, settings: SettingsWrapper) -> None:
     required = "django.contrib.auth.middleware.LoginRequiredMiddleware"
     settings.MIDDLEWARE = [*settings.MIDDLEWARE[:-1], required, settings.MIDDLEWARE[-1]]
@@ -324,6 +334,8 @@ def test_it_belongs_to_the_user(run: Run, user: User, client: Any, rf: RequestFa
         ({"headers": {"content-length": "7"}, "body": b"a"}, "follows from the body"),
         ({"headers": {"Host": "other"}}, "as host="),
         ({"data": {"a": None}}, "None"),
+        ({"data": {"a": "b"}, "method": "get"}, "its query"),
+        ({"files": {"a": b"b"}, "method": "HEAD"}, "its query"),
         ({"data": "a=b"}, "as `body`"),
         ({"query": {"a": None}}, "None"),
         ({"files": {"a": io.StringIO("text")}}, "'rb'"),
