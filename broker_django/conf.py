@@ -41,6 +41,7 @@ DEFAULTS: Mapping[str, Any] = {
     "ENABLE_PROXY_ROUTING": False,
     "ALLOWED_REDIRECT_HOSTS": [],
     "DATABASE": None,
+    "RESET_CONNECTIONS": True,
 }
 
 
@@ -125,6 +126,7 @@ class Conf:
     ENABLE_PROXY_ROUTING = Setting[bool]()
     ALLOWED_REDIRECT_HOSTS = Setting[list[str]]()
     DATABASE = Setting[str | None]()
+    RESET_CONNECTIONS = Setting[bool]()
 
     def __init__(self) -> None:
         self._compiled: Compiled | None = None

@@ -15,7 +15,7 @@ from django.utils.functional import Promise
 from broker_core.errors import BodyTooLargeError, ConfigurationError, MessageError
 from broker_core.message import RequestMessage
 from broker_django import ledger, load, rest, sessions
-from broker_django.acceptance import moments, publish_when_committed, route_of, trace_of, write
+from broker_django.acceptance import View, moments, publish_when_committed, route_of, trace_of, write
 from broker_django.arrival import arrived, asks_for_a_user
 from broker_django.composing import Parts, compose
 from broker_django.conf import conf
@@ -31,10 +31,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What is to be dispatched: the message, the URL that it resolves to, and a digest of its client's credential."""
+    """What is to be dispatched: the message, the URL that it resolves to, the name of its view, if it has to be that
+    one, and a digest of its client's credential.
+    """
 
     message: RequestMessage
     match: ResolverMatch | None
+    view: str = ""
     credential: str = ""
 
 
@@ -45,18 +48,19 @@ def dispatch(given: HttpRequest | RequestMessage | str, *, queue: str, parts: Pa
         raise ConfigurationError(f"there is no queue {queue!r}; there are {', '.join(conf.queues)}")
     taken = _taken(given, parts or Parts())
     load.gauges.check(queue)
-    message = taken.message
+    now, route = timezone.now(), route_of(taken.match)
+    message = replace(taken.message, route=route, view=taken.view, accepted_at=now.timestamp())
     record = DispatchRecord(
         id=uuid.uuid4(),
         queue=queue,
         reason="code",
         method=message.method[:20],
         path=ledger.truncated(message.environ.get("SCRIPT_NAME", "") + message.environ.get("PATH_INFO", "/")),
-        route=route_of(taken.match),
+        route=route,
         user=message.view_user or message.user or "",
         credential=taken.credential,
         trace_id=trace_of(message.environ),
-        **moments(policy, timezone.now()),
+        **moments(policy, now),
     )
     record.sealed = seal_request(message, str(record.pk), queue)
     write(record)
@@ -83,7 +87,7 @@ def _from_path(path: str, parts: Parts) -> Taken:
     if rest.view_class(match.func) is not None:
         message = replace(message, view_user=message.user)
     _refuse_nobody(message, match)
-    return Taken(message, match)
+    return Taken(message, match, _view(match))
 
 
 def _from_message(message: RequestMessage) -> Taken:
@@ -94,7 +98,7 @@ def _from_message(message: RequestMessage) -> Taken:
     _refuse_large(message)
     message, match = arrived(message)
     _refuse_nobody(message, match)
-    return Taken(message, match)
+    return Taken(message, match, message.view)
 
 
 def _from_request(request: HttpRequest) -> Taken:
@@ -109,7 +113,11 @@ def _from_request(request: HttpRequest) -> Taken:
     message, match = to_message(request, body, user_key(getattr(request, "user", None)), {}), request.resolver_match
     if _is_made_by_code(request):
         message, match = arrived(message)
-    return Taken(message, match, next(iter(sessions.credentials(request)), ""))
+    return Taken(message, match, _view(match), next(iter(sessions.credentials(request)), ""))
+
+
+def _view(match: ResolverMatch | None) -> str:
+    return "" if match is None else View(match.func, match.args, match.kwargs).name
 
 
 def _is_made_by_code(request: HttpRequest) -> bool:

@@ -17,6 +17,7 @@ from broker_core.errors import DispatchConflictError
 from broker_core.redaction import redacted
 from broker_django import ledger
 from broker_django.notifications import announce
+from workers import locks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -69,6 +70,7 @@ def _stop_or_cancel(dispatch_id: uuid.UUID, run: ledger.Run | None) -> bool:
 def _patient(subject: str) -> Iterator[None]:
     """If the ledger does not answer, Celery goes on with what it does: a lease runs out, a message is missed."""
     try:
+        locks.limit_waits()
         yield
     except Exception as error:  # noqa: BLE001 - whatever it is, this worker must not lose count of its tasks
         logger.error("%s cannot be cancelled now, the ledger does not answer: %s", subject, redacted(error))
