@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.core.signals import setting_changed
 from django.db import DEFAULT_DB_ALIAS, connections, router
+from django.db import Error as DatabaseFailure
 from django.db.utils import ConnectionRouter
 from django.test import signals as _before_ours  # noqa: F401 - it makes the list of routers anew when settings change
 
@@ -65,9 +66,14 @@ def _alias_of_results(model: type[Model]) -> str:
 
 @lru_cache(maxsize=8)
 def outside_of_requests(model: type[Model]) -> str:
-    """What the project's routers say where there is no request. They are asked once a process."""
+    """What the project's routers say where there is no request. They are asked once a process.
+
+    Raises django.db.Error if a router that looks into a database gets no answer: it is asked again then.
+    """
     try:
         return ask_routers(model)
+    except DatabaseFailure:
+        raise
     except Exception as error:  # noqa: BLE001 - a router may insist on a request; `check` says so too
         logger.warning("The routers name no database for %s: %s", model._meta.label, redacted(error))
         return DEFAULT_DB_ALIAS

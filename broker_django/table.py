@@ -121,7 +121,7 @@ class Tables:
                 if looks:
                     logger.warning("The routing table stays as it is until it can be read: %s", redacted(error))
                 looks = False
-                connections[alias()].close()
+                connections.close_all()  # those of this thread
 
     def _reload(self) -> None:
         """Load the rows of one moment: again where some changed meanwhile, which raises the number.

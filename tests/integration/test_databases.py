@@ -11,12 +11,13 @@ from asgiref.sync import async_to_sync
 from django.contrib.auth.models import User
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.core.management import call_command
-from django.db import connections
+from django.db import OperationalError, connections
 from django.test import Client, RequestFactory
 from django.utils import timezone
 from django_celery_results.models import TaskResult
 
 import broker_django
+from broker_core.errors import UnavailableError
 from broker_django import database, dead_letters, housekeeping, ledger
 from broker_django.models import ActionRecord, AttemptRecord, Destination, DispatchRecord, Router
 from tests.site import tenants
@@ -176,3 +177,23 @@ def test_routers_that_always_say_the_same_are_followed(tenant: str, settings: Se
     assert ledger.rows().db == tenant
     settings.DATABASE_ROUTERS = []
     assert ledger.rows().db == "default"
+
+
+def test_a_router_that_gets_no_answer_is_asked_again(tenant: str, settings: SettingsWrapper) -> None:
+    answers = [OperationalError("the database is away"), OperationalError("it still is"), tenant]
+
+    class Asking:
+        def db_for_write(self, model: Any, **_hints: Any) -> str | None:
+            if model is not DispatchRecord:
+                return None
+            answer = answers.pop(0)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+    settings.DATABASE_ROUTERS = [Asking()]
+    with pytest.raises(UnavailableError):
+        broker_django.dispatch("/report/2026/", queue="bulk")
+    with pytest.raises(OperationalError):
+        database.alias()
+    assert [database.alias(), database.alias()] == [tenant, tenant]
