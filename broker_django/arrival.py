@@ -41,7 +41,8 @@ def arrived(message: RequestMessage) -> tuple[RequestMessage, ResolverMatch | No
     Code may act for anybody, so that no CSRF token is asked for. Raises MessageError for a host that is not allowed.
     """
     below = (settings.FORCE_SCRIPT_NAME or "").rstrip("/")
-    environ = {"SCRIPT_NAME": below, **message.environ, "HTTP_HOST": _host(message.environ)}
+    environ = {"SCRIPT_NAME": below, **message.environ}
+    environ[_host_field(environ)] = _host(environ)
     scheme = _scheme(environ, message.scheme)
     path, match = _located(environ)
     environ["PATH_INFO"] = path
@@ -61,9 +62,15 @@ def _allowed_hosts() -> list[str]:
     return list(settings.ALLOWED_HOSTS) or (list(LOCAL_HOSTS) if settings.DEBUG else [])
 
 
+def _host_field(environ: Mapping[str, str]) -> str:
+    """Which of the fields says it."""
+    forwarded = settings.USE_X_FORWARDED_HOST and environ.get("HTTP_X_FORWARDED_HOST")
+    return "HTTP_X_FORWARDED_HOST" if forwarded else "HTTP_HOST"
+
+
 def _host(environ: Mapping[str, str]) -> str:
     """The one that it names, or a usual one."""
-    host = environ.get("HTTP_HOST", "")
+    host = environ.get(_host_field(environ), "")
     if not host:
         server = environ.get("SERVER_NAME", "")
         host = server if server and is_allowed(server) else _usual_host()

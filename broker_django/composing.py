@@ -52,7 +52,7 @@ def compose(path: str, parts: Parts) -> RequestMessage:
 
     Raises TypeError for arguments that contradict each other, MessageError for what no request can say.
     """
-    url = urlsplit(path)
+    url = _split(path)
     host, scheme = _site(url, parts.host)
     body, content_type = _body(parts)
     headers, content_type = _headers(parts, content_type, host)
@@ -71,6 +71,13 @@ def compose(path: str, parts: Parts) -> RequestMessage:
     if content_type:
         environ |= {"CONTENT_TYPE": content_type, "CONTENT_LENGTH": str(len(body))}
     return RequestMessage(environ, body, scheme, user_key_of(parts.user))
+
+
+def _split(path: str) -> SplitResult:
+    try:
+        return urlsplit(path)
+    except ValueError as error:
+        raise MessageError(f"{path!r} is neither a path nor a URL of this site") from error
 
 
 def _site(url: SplitResult, host: str | None) -> tuple[str, str]:

@@ -149,6 +149,14 @@ def test_no_redirect_to_www(go: Any, settings: SettingsWrapper) -> None:
     assert go("/echo/")["host"] == "www.example.org"
 
 
+def test_the_host_may_be_a_proxys(run: Run, settings: SettingsWrapper) -> None:
+    settings.USE_X_FORWARDED_HOST, settings.ALLOWED_HOSTS, settings.PREPEND_WWW = True, [".example.org"], True
+    assert seen(run("/echo/", headers={"X-Forwarded-Host": "example.org"}))["host"] == "www.example.org"
+    assert seen(run("/echo/"))["host"] == "www.example.org"
+    with pytest.raises(MessageError, match="not allowed"):
+        run("/echo/", headers={"X-Forwarded-Host": "example.net"})
+
+
 @pytest.fixture
 def localized(settings: SettingsWrapper) -> Iterator[Callable[..., None]]:
     def use(*, prefix_default_language: bool) -> None:
@@ -360,6 +368,7 @@ def test_arguments_that_contradict_each_other_are_type_errors(parts: dict[str, A
         ("https://me@example.org/echo/", {}, "none of this site"),
         ("ftp://example.org/echo/", {}, "none of this site"),
         ("mailto:ada@example.org", {}, "neither a path"),
+        ("http://[example.org/echo/", {}, "neither a path"),
         ("/echo/", {"host": "example.net"}, "none of this site"),
         ("/echo/", {"method": "GET /"}, "no method"),
         ("/echo/", {"method": ""}, "no method"),
