@@ -90,9 +90,10 @@ def to_message(request: HttpRequest, body: bytes, user: str | None, cookies: dic
     if cookies:
         environ["HTTP_COOKIE"] = with_cookies(environ.get("HTTP_COOKIE", ""), cookies)
     asgi = isinstance(request, ASGIRequest)
-    return RequestMessage(
-        environ, body, request.scheme or "http", user, "asgi" if asgi else "wsgi", csrf=_csrf_state(request)
-    )
+    if asgi and request.META.get("REMOTE_PORT"):
+        environ["REMOTE_PORT"] = str(request.META["REMOTE_PORT"])
+    scheme = request._get_scheme() or "http"  # type: ignore[attr-defined] # the replay reads the proxy's field again
+    return RequestMessage(environ, body, scheme, user, "asgi" if asgi else "wsgi", csrf=_csrf_state(request))
 
 
 def _key(name: str) -> str:
@@ -178,7 +179,7 @@ def _asgi_request(message: RequestMessage) -> HttpRequest:
     if environ.get("REMOTE_ADDR"):
         scope["client"] = (environ["REMOTE_ADDR"], _port(environ.get("REMOTE_PORT", "")))
     request = ASGIRequest(scope, BytesIO(message.body))
-    request.META.update(environ)
+    request.META.update({key: value for key, value in environ.items() if key != "REMOTE_PORT"})
     return request
 
 
