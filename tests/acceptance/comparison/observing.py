@@ -85,17 +85,27 @@ def _replies(browser: Browser, shape: Shape, headers: Headers, way: Way) -> list
     ambient = [(name, value) for name, value in headers if name.lower() in AMBIENT]
     status = browser.send("GET", f"{status_path}?wait={PATIENCE}", ambient)
     assert json.loads(_unpacked(status))["done"], status
-    return [first, status, browser.send("GET", f"{status_path}response/", ambient)]
+    fetched = browser.send("HEAD" if shape.method == "HEAD" else "GET", f"{status_path}response/", ambient)
+    return [first, status, fetched]
 
 
 def _unpacked(reply: Reply) -> bytes:
     return gzip.decompress(reply.body) if reply.one("Content-Encoding") == "gzip" else reply.body
 
 
+def _md5(content: bytes) -> str:
+    """As Django's set_response_etag does."""
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
 NONCE = re.compile(r"""(?<=nonce-)[\w+/=]{22,}|(?<=nonce=")[\w+/=]{22,}""")
-MASKED = re.compile(r"""(?<=name="csrfmiddlewaretoken" value=")\w{64}""")
+MASKED = re.compile(r"""(?<=name="csrfmiddlewaretoken" value=")\w{64}|(?<=csrfToken": ")\w{64}""")
+SIGNED = re.compile(r"(?<=:)\w{6}:[\w-]{43}")
+"""The time of a signature, and the signature."""
 NUMBER = re.compile(r"\b[0-9a-f]{32}\b")
 DATE = re.compile(r"\w{3}, \d\d[- ]\w{3}[- ]\d{4} \d\d:\d\d:\d\d GMT")
+OF_THE_CONNECTION = frozenset({"connection", "transfer-encoding"})
+"""How the server frames the body, and whether it keeps the connection, is nothing that a view says."""
 FAR = dt.timedelta(days=400)
 READABLE = 10_000
 
@@ -120,7 +130,7 @@ class Rules:
             "body": self._body(answer),
         }
         for name, value in answer.headers:
-            if name.lower() != "set-cookie":
+            if name.lower() not in {"set-cookie", *OF_THE_CONNECTION}:
                 seen.setdefault(f"header {name}", []).append(self._field(name, value, answer, now))
         return seen
 
@@ -139,7 +149,7 @@ class Rules:
             self._name(value, "nonce")
         for value in NONCE.findall(_unpacked(answer).decode("latin-1")):
             self._name(value, "nonce")
-        self._known[f'"REMOTE_PORT": "{replies[0].port}"'] = '"REMOTE_PORT": "<its own>"'
+        self._known[f'"REMOTE_PORT": {replies[0].port}'] = '"REMOTE_PORT": "<its own>"'
 
     def _name(self, value: str, kind: str) -> None:
         if value not in self._known:
@@ -149,7 +159,7 @@ class Rules:
     def text(self, text: str) -> str:
         for value, name in self._known.items():
             text = text.replace(value, name)
-        return MASKED.sub("<masked>", text)
+        return SIGNED.sub("<signed just now>", MASKED.sub("<masked>", text))
 
     def _dates(self, text: str, now: dt.datetime) -> str:
         """Dates that are reckoned from now, in minutes from now."""
@@ -163,6 +173,8 @@ class Rules:
     def _field(self, name: str, value: str, answer: Reply, now: dt.datetime) -> str:
         if name == "Content-Length" and answer.one("Content-Encoding") == "gzip":
             return "<as gzip has it>"  # which Django pads with a file name of a random length
+        if name == "ETag" and value.removeprefix("W/") == f'"{_md5(_unpacked(answer))}"':
+            return value.replace(_md5(_unpacked(answer)), "<of its body>")  # which may have what differs by these rules
         return self._dates(self.text(value), now)
 
     def _body(self, answer: Reply) -> str:

@@ -24,12 +24,12 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def environ(request: HttpRequest) -> dict[str, str]:
+def environ(request: HttpRequest) -> dict[str, str | int]:
     """The variables of the request itself, not those of the server's process."""
     return {
         key: value
         for key, value in sorted(request.META.items())
-        if type(value) is str and key not in CHOICE and PROCESS_ENVIRONMENT.get(key) != value
+        if type(value) in {str, int} and key not in CHOICE and PROCESS_ENVIRONMENT.get(key) != value
     }
 
 
