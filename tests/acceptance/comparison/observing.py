@@ -83,10 +83,8 @@ def _replies(browser: Browser, shape: Shape, headers: Headers, way: Way) -> list
         return [first]
     assert way is Way.POLLED, "the client was held, and got a 202 none the less"
     ambient = [(name, value) for name, value in headers if name.lower() in AMBIENT]
-    status = browser.send("GET", f"{status_path}?wait={PATIENCE}", ambient)
-    assert json.loads(_unpacked(status))["done"], status
-    fetched = browser.send("HEAD" if shape.method == "HEAD" else "GET", f"{status_path}response/", ambient)
-    return [first, status, fetched]
+    method = "HEAD" if shape.method == "HEAD" else "GET"
+    return [first, browser.send(method, f"{status_path}response/?wait={PATIENCE}", ambient)]
 
 
 def _unpacked(reply: Reply) -> bytes:

@@ -13,6 +13,7 @@ from django.contrib.auth.models import Permission, User
 from django.contrib.messages import get_messages
 from django.contrib.sessions.models import Session
 from django.core.cache import cache
+from django.db import transaction
 from django.http import HttpRequest, JsonResponse
 from django.middleware.csrf import get_token
 from django.views.decorators.csrf import csrf_exempt
@@ -29,7 +30,8 @@ KEY = "0123456789abcdef0123456789abcdef01234567"
 def arrive(request: HttpRequest) -> JsonResponse:
     """Forget all that views have left, and begin a session as the shape says."""
     wanted = json.loads(request.body)
-    _clean_up()
+    with transaction.atomic():
+        _clean_up()
     if wanted["user"]:
         login(request, User.objects.get(username=wanted["user"]))
     for key, value in wanted["session"].items():
