@@ -7,12 +7,13 @@ A transition is one compare-and-set UPDATE: of two workers that were handed the 
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from django.db import router, transaction
-from django.db.models import F, Q
+from django.db import connections, router, transaction
+from django.db.models import F, Max, Q
 from django.db.models.constants import OnConflict
 from django.utils import timezone
 
@@ -24,8 +25,7 @@ from broker_django.conf import conf
 from broker_django.models import PATH_LENGTH, AttemptRecord, DispatchRecord
 
 if TYPE_CHECKING:
-    import uuid
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from django.db.models import QuerySet
 
@@ -35,6 +35,14 @@ LEASE_MARGIN = timedelta(seconds=30)
 """For how much longer than its time limit a replay holds its lease: the time to stop it and to store its outcome."""
 
 ERROR_LENGTH = 500
+
+DEPLOYMENT = timedelta(minutes=15)
+"""How old a dispatch is that no worker can be expected to run later. A younger one may have been accepted by a process
+with newer code, keys or settings than this worker has.
+"""
+
+LONGEST_HAND_BACK = 60.0
+"""Seconds until a dispatch that was handed back is published again: one at first, and twice as many each time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +138,22 @@ def close(dispatch_id: uuid.UUID, policy: QueuePolicy, now: datetime | None = No
     return State.FAILED if spent.filter(attempts__gt=0).update(**ended) else None
 
 
+def abandon(dispatch_id: uuid.UUID, reason: str, now: datetime | None = None) -> bool:
+    """Fail a queued dispatch that nobody can run. Returns False if it is not queued any more."""
+    queued = rows().filter(pk=dispatch_id, state=State.QUEUED)
+    ended = {"state": State.FAILED, "finished_at": now or timezone.now(), "due_at": None}
+    return bool(queued.update(error=_text(reason, ERROR_LENGTH), **ended))
+
+
+def queues(state: State) -> Iterator[str]:
+    """Each queue that has a dispatch in this state, from one to the next in the index: DISTINCT would read them all."""
+    named = rows().filter(state=state).order_by("queue").values_list("queue", flat=True)
+    queue = named.first()
+    while queue is not None:
+        yield queue
+        queue = named.filter(queue__gt=queue).first()
+
+
 def lease() -> timedelta:
     """How long a claim holds unless it is renewed."""
     return timedelta(seconds=conf.LEASE)
@@ -168,9 +192,9 @@ def finish(
         "finished_at": now,
         "due_at": now if kept_response else _drop_at(outcome, now, results_ttl),
         "response_status": outcome.status,
-        "response_type": outcome.content_type[:255],
+        "response_type": _text(outcome.content_type, 255),
         "response_size": outcome.size if outcome.status is not None else None,
-        "error": outcome.error[:ERROR_LENGTH],
+        "error": _text(outcome.error, ERROR_LENGTH),
         "kept_response": kept_response,
         **({} if outcome.error else {"sealed": b"", "sealed_file": ""}),
     }
@@ -220,6 +244,39 @@ def retry(
     if record.expires_at is not None and record.expires_at <= due:
         return None
     return due if _requeue(record, run, outcome, now, due_at=due, published_at=None) else None
+
+
+def hand_back(dispatch_id: uuid.UUID, run: Run, reason: str, now: datetime | None = None) -> datetime | None:
+    """Queue the dispatch again, as if this attempt had not been: its worker cannot run it. Returns when it is due.
+
+    Returns None if it was wanted so long ago that a worker that could run it would have come by now, or if the attempt
+    does not run any more.
+    """
+    now = now or timezone.now()
+    record = _running(dispatch_id, run)
+    if record is None or now - last_wanted(record) >= DEPLOYMENT:
+        return None
+    due = now + timedelta(seconds=min(2.0 ** min(record.attempts_before, 10), LONGEST_HAND_BACK))
+    changes = {"due_at": due, "published_at": None, "attempts_before": F("attempts_before") + 1}
+    return due if _requeue(record, run, Outcome(error=reason), now, **changes) else None
+
+
+def prove_writable() -> None:
+    """Raises django.db.Error if the database takes no writes. SQLite is not asked: its writers share one lock."""
+    nobody = rows().filter(pk=uuid.UUID(int=0))
+    if connections[nobody.db].vendor != "sqlite":
+        nobody.update(error="")
+
+
+def latest_seal() -> str:
+    """How the request was sealed that was accepted last, whatever became of it; empty if there is none."""
+    return rows().order_by("-accepted_at").values_list("sealed_with", flat=True).first() or ""
+
+
+def last_wanted(record: DispatchRecord) -> datetime:
+    """When somebody asked for it: when it was accepted, or last had to run again."""
+    again = record.actions.filter(action="retry").aggregate(last=Max("at"))["last"]
+    return max(record.accepted_at, again or record.accepted_at)
 
 
 def give_up(dispatch_id: uuid.UUID, run: Run, error: str, now: datetime | None = None) -> State | None:
@@ -278,7 +335,7 @@ def _requeue(record: DispatchRecord, run: Run, outcome: Outcome, now: datetime, 
             started_at=record.started_at or now,
             ended_at=now,
             response_status=outcome.status,
-            error=outcome.error[:ERROR_LENGTH],
+            error=_text(outcome.error, ERROR_LENGTH),
         )
     return True
 
@@ -325,6 +382,10 @@ def _looked_at(found: QuerySet[DispatchRecord]) -> DispatchRecord | None:
 
 
 def truncated(path: str) -> str:
-    """The path as far as the ledger keeps it. PostgreSQL keeps no NUL."""
-    path = path.replace("\0", "\N{REPLACEMENT CHARACTER}")
-    return path if len(path) <= PATH_LENGTH else path[: PATH_LENGTH - 1] + "…"
+    """The path as far as the ledger keeps it."""
+    return _text(path, len(path)) if len(path) <= PATH_LENGTH else _text(path, PATH_LENGTH - 1) + "…"
+
+
+def _text(text: str, length: int) -> str:
+    """What every database takes: PostgreSQL keeps no NUL, and none keeps half of a surrogate pair."""
+    return text[:length].replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()

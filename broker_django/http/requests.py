@@ -92,8 +92,15 @@ def to_message(request: HttpRequest, body: bytes, user: str | None, cookies: dic
     asgi = isinstance(request, ASGIRequest)
     if asgi and request.META.get("REMOTE_PORT"):
         environ["REMOTE_PORT"] = str(request.META["REMOTE_PORT"])
-    scheme = request._get_scheme() or "http"  # type: ignore[attr-defined] # the replay reads the proxy's field again
-    return RequestMessage(environ, body, scheme, user, "asgi" if asgi else "wsgi", csrf=_csrf_state(request))
+    return RequestMessage(
+        environ,
+        body,
+        request._get_scheme() or "http",  # type: ignore[attr-defined] # the replay reads the proxy's field again
+        user,
+        "asgi" if asgi else "wsgi",
+        csrf=_csrf_state(request),
+        path=request.path if asgi else "",
+    )
 
 
 def _key(name: str) -> str:
@@ -167,7 +174,7 @@ def _asgi_request(message: RequestMessage) -> HttpRequest:
         "http_version": "1.1",
         "method": message.method,
         "scheme": message.scheme,
-        "path": script_name.rstrip("/") + environ.get("PATH_INFO", "/"),
+        "path": message.path or script_name.rstrip("/") + environ.get("PATH_INFO", "/"),
         "root_path": script_name,
         "query_string": environ.get("QUERY_STRING", "").encode(),
         "headers": [
