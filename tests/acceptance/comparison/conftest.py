@@ -19,9 +19,8 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="package")
-def compared_sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Site]]:
-    """The web servers, by interface."""
-    home = tmp_path_factory.mktemp("comparison")
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A database, a message broker and a worker that nobody else has: the variables of their processes."""
     with ExitStack() as started:
         broker = started.enter_context({**servers.BROKERS, **vendors.BROKERS}[servers.BROKER]())
         variables = {
@@ -29,20 +28,29 @@ def compared_sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[st
             "DJANGO_SETTINGS_MODULE": "tests.acceptance.comparison.settings",
             "BROKER_URL": broker.url,
             "EAGER": "0",
-            "COMPARISON": str(home),
+            "COMPARISON": str(tmp_path_factory.mktemp("comparison")),
             "PYTHONHASHSEED": "0",  # django-csp writes its directives in the order of a set
             "PYTHONPATH": str(ROOT),
             "PYTHONUNBUFFERED": "1",
         }
         prepare = [sys.executable, "-m", "tests.acceptance.prepare"]
         subprocess.run(prepare, check=True, cwd=ROOT, env={**os.environ, **variables})
-        sites = {}
-        for interface in ("asgi", "wsgi"):
-            sites[interface] = _start_site(interface, variables)
-            started.callback(sites[interface].process.teardown)
-        started.enter_context(
-            servers.serving(WorkerProcess("comparison", broker_worker("comparison"), variables, " ready."))
-        )
-        for site in sites.values():
-            site.process.ready()
-        yield sites
+        worker = WorkerProcess("comparison", broker_worker("comparison"), variables, " ready.")
+        started.enter_context(servers.serving(worker))
+        yield variables
+
+
+def _serve(interface: str, variables: dict[str, str]) -> Iterator[Site]:
+    site = _start_site(interface, variables)
+    with servers.serving(site.process):
+        yield site
+
+
+@pytest.fixture(scope="package")
+def compared_asgi(installation: dict[str, str]) -> Iterator[Site]:
+    yield from _serve("asgi", installation)
+
+
+@pytest.fixture(scope="package")
+def compared_wsgi(installation: dict[str, str]) -> Iterator[Site]:
+    yield from _serve("wsgi", installation)

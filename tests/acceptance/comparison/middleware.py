@@ -31,7 +31,7 @@ def numbered(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpReques
     """Gives each request a number, unless a proxy in front has done so, and tells it in the response."""
 
     def number(request: HttpRequest) -> None:
-        request.number = request.headers.get("X-Request-Id") or uuid.uuid4().hex
+        request.number = request.headers.get("X-Request-Id") or f"number-{uuid.uuid4().hex}"
 
     def told(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
         response.headers["X-Request-Id"] = request.number

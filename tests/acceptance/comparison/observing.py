@@ -54,8 +54,8 @@ CHOICE: dict[Way, Headers] = {
 }
 
 
-def observe(url: str, shape: Shape, way: Way) -> Observation:
-    """Begin from scratch, send the request, and see what the client got and what is left behind."""
+def observe(url: str, shape: Shape, way: Way) -> tuple[Observation, bool]:
+    """Begin from scratch, send the request, and see what the client got and what is left behind; whether it polled."""
     browser = Browser(url)
     token = _arrive(browser, shape)
     rules = Rules(browser)
@@ -64,7 +64,7 @@ def observe(url: str, shape: Shape, way: Way) -> Observation:
     seen = rules.observation(replies)
     seen["jar"] = {name: rules.text(value) for name, value in sorted(browser.cookies.items())}
     left = json.loads(browser.send("GET", "/leave/").body)
-    return {**seen, **{f"left: {name}": value for name, value in left.items()}}
+    return {**seen, **{f"left: {name}": value for name, value in left.items()}}, len(replies) > 1
 
 
 def _arrive(browser: Browser, shape: Shape) -> str:
@@ -100,7 +100,7 @@ NONCE = re.compile(r"""(?<=nonce-)[\w+/=]{22,}|(?<=nonce=")[\w+/=]{22,}""")
 MASKED = re.compile(r"""(?<=name="csrfmiddlewaretoken" value=")\w{64}|(?<=csrfToken": ")\w{64}""")
 SIGNED = re.compile(r"(?<=:)\w{6}:[\w-]{43}")
 """The time of a signature, and the signature."""
-NUMBER = re.compile(r"\b[0-9a-f]{32}\b")
+NUMBER = re.compile(r"\bnumber-[0-9a-f]{32}\b")
 DATE = re.compile(r"\w{3}, \d\d[- ]\w{3}[- ]\d{4} \d\d:\d\d:\d\d GMT")
 OF_THE_CONNECTION = frozenset({"connection", "transfer-encoding"})
 """How the server frames the body, and whether it keeps the connection, is nothing that a view says."""
@@ -140,12 +140,10 @@ class Rules:
                 value = rest.partition(";")[0]
                 if name in {"sessionid", "csrftoken"} and len(value) == 32:
                     self._name(value, f"new {name}")
-        found = " ".join([*answer.all("X-Request-Id"), *answer.all("Content-Security-Policy")])
-        for value in NUMBER.findall(found):
+        body = _unpacked(answer).decode("latin-1")
+        for value in NUMBER.findall(" ".join([*answer.all("X-Request-Id"), body])):
             self._name(value, "number")
-        for value in NONCE.findall(found):
-            self._name(value, "nonce")
-        for value in NONCE.findall(_unpacked(answer).decode("latin-1")):
+        for value in NONCE.findall(" ".join([*answer.all("Content-Security-Policy"), body])):
             self._name(value, "nonce")
         self._known[f'"REMOTE_PORT": {replies[0].port}'] = '"REMOTE_PORT": "<its own>"'
 
@@ -171,8 +169,9 @@ class Rules:
     def _field(self, name: str, value: str, answer: Reply, now: dt.datetime) -> str:
         if name == "Content-Length" and answer.one("Content-Encoding") == "gzip":
             return "<as gzip has it>"  # which Django pads with a file name of a random length
-        if name == "ETag" and value.removeprefix("W/") == f'"{_md5(_unpacked(answer))}"':
-            return value.replace(_md5(_unpacked(answer)), "<of its body>")  # which may have what differs by these rules
+        if name == "ETag":
+            for content in (answer.body, _unpacked(answer)):  # a digest of what may differ by the rules above
+                value = value.replace(f'"{_md5(content)}"', '"<of its body>"')
         return self._dates(self.text(value), now)
 
     def _body(self, answer: Reply) -> str:

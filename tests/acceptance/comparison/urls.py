@@ -29,6 +29,7 @@ urlpatterns = [
     path("mirror/", seen.mirror),
     path("aecho/", seen.aecho),
     path("note/", seen.note),
+    path("number/", seen.number),
     # What they answer
     path("status/<int:code>/", answers.status),
     path("answer/<slug:case>/", answers.body),
@@ -79,6 +80,7 @@ urlpatterns = [
     path("rest/by-session/", rest.BySession.as_view()),
     path("rest/staff/", rest.ForStaff.as_view()),
     path("rest/throttled/", rest.Throttled.as_view()),
+    path("rest/set-up/<str:shop>/", rest.SetUp.as_view()),
     path("rest/versioned/", rest.Versioned.as_view()),
     path("rest/upload/<str:filename>/", rest.Upload.as_view()),
     path("rest/browsable/", rest.Browsable.as_view()),

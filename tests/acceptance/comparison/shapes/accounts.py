@@ -16,15 +16,25 @@ LANGUAGES = {
 SEED = {"seed": "ü", "cart": {"items": ["pen"]}}
 PASSWORD = "correct horse"
 
+BEGINNINGS = [
+    "set",
+    "read",
+    "flush-and-set",
+    "cycle",
+    "until-closed",
+    "test-cookie",
+    "save",
+    "log-in",
+    "log-out",
+    "csrf",
+]
+CHANGES = ["nested", "unsaved", "delete", "clear", "flush", "flush-and-set", "cycle", "short", "log-in", "rotate-csrf"]
+WAITING = {"_messages": '[["__json_message", 0, 20, "grüße"], ["__json_message", 1, 40, "<b>", "big"]]'}
+
 SHAPES = [
-    *[
-        send(f"session/anonymous-{case}", f"/act/{case}/")
-        for case in accounts.ACTS
-        if case not in {"delete", "unsaved"}
-    ],
-    *[send(f"session/seeded-{case}", f"/act/{case}/", session=SEED) for case in accounts.ACTS],
+    *[send(f"session/anonymous-{case}", f"/act/{case}/") for case in BEGINNINGS],
+    *[send(f"session/seeded-{case}", f"/act/{case}/", session=SEED) for case in CHANGES],
     *[send(f"session/user-{case}", f"/act/{case}/?said", user="ada", session=SEED) for case in accounts.ACTS],
-    send("session/change-password-stay", "/act/change-password/?stay", user="ada"),
     send("session/failed", "/fail-after-session/", user="ada"),
     send("session/failed-anonymous", "/fail-after-session/"),
     form("log-in/page", "/log-in-page/", {"username": "ada", "password": PASSWORD}, csrf=True),
@@ -41,7 +51,10 @@ SHAPES = [
     send("messages/many", "/messages/many/"),
     send("messages/many-user", "/messages/many/", user="ada"),
     get("messages/read-none", "/messages/read/"),
-    get("messages/read-and-add", "/messages/read/?again"),
+    get("messages/read", "/messages/read/", session=WAITING),
+    get("messages/read-and-add", "/messages/read/?again", session=WAITING),
+    get("messages/shown", "/page/", session=WAITING, user="ada"),
+    get("messages/left-alone", "/echo/", session=WAITING, user="ada"),
     *[get(f"language/{name}", "/page/", headers) for name, headers in LANGUAGES.items()],
     get("language/user", "/page/", GERMAN, user="ada"),
     get("language/cookie", "/page/", GERMAN, cookies={"django_language": "pt-br"}),

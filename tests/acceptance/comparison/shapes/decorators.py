@@ -5,22 +5,14 @@ from tests.acceptance.comparison.views import decorated
 
 MODIFIED = "Sat, 29 Feb 2020 12:00:00 GMT"
 
+POSTED = ["plain", "async", "xframe-exempt", "never-cache", "cache-control-public", "cache-page", "gzip", "condition"]
+POSTED += ["require-post", "require-safe", "login", "atomic", "sensitive", "requires-csrf-token", "csp-exempt"]
+GUARDED = ["login", "permission", "test", "staff", "async-login", "permission-login", "vary-cookie", "cache-page"]
+
 SHAPES = [
     *[get(f"decorated/{case}", f"/decorated/{case}/") for case in decorated.DECORATED],
-    *[send(f"decorated/{case}-post", f"/decorated/{case}/", b"password=secret") for case in decorated.DECORATED],
-    *[
-        get(f"decorated/{case}-user", f"/decorated/{case}/", user="ada")
-        for case in (
-            "login",
-            "permission",
-            "test",
-            "staff",
-            "async-login",
-            "vary-cookie",
-            "permission-login",
-            "cache-page",
-        )
-    ],
+    *[send(f"decorated/{case}-post", f"/decorated/{case}/", b"password=secret") for case in POSTED],
+    *[get(f"decorated/{case}-user", f"/decorated/{case}/", user="ada") for case in GUARDED],
     get("decorated/staff-root", "/decorated/staff/", user="root"),
     get("decorated/gzip-accepted", "/decorated/gzip/", {"Accept-Encoding": "gzip"}),
     get("decorated/etag-match", "/decorated/etag/", {"If-None-Match": '"v1"'}),

@@ -36,6 +36,8 @@ REST = [
     get("rest/staff-denied", "/rest/staff/", user="ada"),
     get("rest/staff", "/rest/staff/", user="root"),
     get("rest/throttled", "/rest/throttled/"),
+    get("rest/set-up", "/rest/set-up/open/"),
+    get("rest/set-up-denied", "/rest/set-up/closed/"),
     get("rest/versioned", "/rest/versioned/", {"Accept": "application/json; version=2.0"}),
     get("rest/browsable-html", "/rest/browsable/", {"Accept": "text/html"}, user="ada"),
     get("rest/browsable-json", "/rest/browsable/", {"Accept": "application/json"}),

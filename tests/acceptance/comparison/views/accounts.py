@@ -91,15 +91,24 @@ def _log_out(request: HttpRequest) -> None:
 
 
 def _change_password(request: HttpRequest) -> None:
+    request.user.set_password("changed")
+    request.user.save()
+
+
+def _change_own_password(request: HttpRequest) -> None:
+    _change_password(request)
+    update_session_auth_hash(request, request.user)
+
+
+def _change_password_behind(_request: HttpRequest) -> None:
+    """So that nobody has asked for the user before."""
     user = User.objects.get(username="ada")
     user.set_password("changed")
     user.save()
-    if "stay" in request.GET:
-        update_session_auth_hash(request, user)
 
 
 def _deactivate(request: HttpRequest) -> None:
-    User.objects.filter(username="ada").update(is_active=False)
+    User.objects.filter(pk=request.user.pk).update(is_active=False)
 
 
 def _new_csrf(request: HttpRequest) -> None:
@@ -128,6 +137,8 @@ ACTS = {
     "log-in-again": _log_in_again,
     "log-out": _log_out,
     "change-password": _change_password,
+    "change-own-password": _change_own_password,
+    "change-password-behind": _change_password_behind,
     "deactivate": _deactivate,
     "rotate-csrf": _new_csrf,
     "csrf": _csrf,

@@ -82,6 +82,17 @@ class Throttled(Echo):
     throttle_classes = [Twice]
 
 
+class SetUp(Echo):
+    """A view that has prepared itself before it is asked for its permissions."""
+
+    def setup(self, request: Any, *args: Any, **kwargs: Any) -> None:
+        super().setup(request, *args, **kwargs)
+        self.shop = kwargs["shop"]
+
+    def get_permissions(self) -> list[Any]:
+        return [IsAuthenticated()] if self.shop == "closed" else []
+
+
 class Versioned(APIView):
     versioning_class = AcceptHeaderVersioning
 

@@ -109,3 +109,8 @@ def mirror(request: HttpRequest) -> HttpResponse:
 def note(request: HttpRequest) -> HttpResponse:
     Note.objects.create(text=f"{request.method} {request.path} by {request.user.get_username()}")
     return HttpResponse(f"{Note.objects.count()} written", content_type="text/plain")
+
+
+@csrf_exempt
+def number(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(f"This is {request.number}.", content_type="text/plain")
