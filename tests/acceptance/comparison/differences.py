@@ -78,6 +78,8 @@ def kept_for_one_client(seen: Observation) -> None:
         seen["header Vary"] = ["*" if "*" in varies else ", ".join(varies)]
 
 
+ATTEMPTS = 3
+"""The default of `max_attempts`."""
 SHARED = frozenset({"public", "s-maxage", "private"})
 
 DIFFERENCES: tuple[Difference, ...] = (
@@ -102,6 +104,11 @@ DIFFERENCES: tuple[Difference, ...] = (
         lambda seen: seen.pop("header Content-Length"),
         ("stream/empty",),
         interfaces=("wsgi",),
+    ),
+    Difference(
+        "a view that fails is tried again",
+        lambda seen: seen.update({"left: rows": seen["left: rows"] * ATTEMPTS}),
+        ("error/500-after-writing",),
     ),
     Difference("a stored response is for its client alone", kept_for_one_client, ways=(Way.POLLED,)),
 )

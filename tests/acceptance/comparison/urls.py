@@ -47,6 +47,7 @@ urlpatterns = [
     path("missing-row/", answers.missing_row),
     path("no-response/", answers.no_response),
     path("after-writing/", answers.after_writing),
+    path("failing-after-writing/", answers.failing_after_writing),
     path("kind/<slug:case>/", answers.kind),
     path("page/", answers.page),
     path("form/", answers.form_page),

@@ -59,6 +59,7 @@ SHAPES = [
     get("error/missing-row", "/missing-row/"),
     get("error/no-response", "/no-response/"),
     get("error/after-writing", "/after-writing/"),
+    get("error/500-after-writing", "/failing-after-writing/"),
     get("error/403-of-user", "/error/403/", user="ada"),
     Shape("error/404-head", "/error/404/", "HEAD"),
     *[get(f"kind/{case}", f"/kind/{case}/") for case in answers.KINDS],

@@ -324,6 +324,11 @@ def after_writing(_request: HttpRequest) -> HttpResponse:
     raise exceptions.PermissionDenied
 
 
+def failing_after_writing(_request: HttpRequest) -> HttpResponse:
+    Note.objects.create(text="written before the error")
+    raise RuntimeError("a secret")
+
+
 KINDS: dict[str, Callable[[], HttpResponse]] = {
     "bad-request": lambda: http.HttpResponseBadRequest("bad"),
     "forbidden": lambda: http.HttpResponseForbidden("no"),
