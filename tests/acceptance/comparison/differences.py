@@ -115,7 +115,23 @@ DIFFERENCES: tuple[Difference, ...] = (
 
 AT_THE_DOOR = (
     "path/no-slash*",
+    "path/slash",
     "path/unknown*",
+    "field/host-*",
+    "csrf/refused",
+    "csrf/wrong-origin",
+    "language/no-prefix",
+    "decorated/atomic-post",
+    "decorated/requires-csrf-token-post",
+    "decorated/no-append-slash-missing",
+    "rest/not-acceptable",
+    "rest/private-anonymous",
+    "rest/private-*-token",
+    "rest/by-token-anonymous",
+    "rest/by-session-no-csrf",
+    "rest/*-denied",
+    "rest/set-anonymous",
+    "ninja/unknown",
 )
 """Shapes that are answered, or refused, before anything is accepted: by middleware, the resolver, or DRF's checks."""
 

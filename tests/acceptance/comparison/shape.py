@@ -22,7 +22,8 @@ class Shape:
     """`path` is what stands on the request line; `headers` are fields as they are sent, `cookies` beside the session's.
 
     user: who is logged in before. session: what is in the session before. csrf: whether the client has a CSRF cookie
-    and sends its token. chunked: whether the body comes without a Content-Length.
+    and sends its token. chunked: whether the body comes without a Content-Length. only: the one interface whose server
+    takes such a request.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Shape:
     session: Mapping[str, Any] = field(default_factory=dict)
     csrf: bool = False
     chunked: bool = False
+    only: str = ""
 
     def __str__(self) -> str:
         return self.name

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.acceptance.comparison.comparing import compare
-from tests.acceptance.comparison.shapes import SHAPES
+from tests.acceptance.comparison.shapes import shapes_of
 
 if TYPE_CHECKING:
     from tests.acceptance.comparison.shape import Shape
     from tests.acceptance.conftest import Site
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("shape", shapes_of("asgi"), ids=str)
 def test_held_and_polled_are_as_direct(shape: Shape, compared_asgi: Site) -> None:
     compare(compared_asgi.url, "asgi", shape)

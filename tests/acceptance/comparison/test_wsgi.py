@@ -10,7 +10,7 @@ import pytest
 from tests.acceptance.comparison.comparing import compare
 from tests.acceptance.comparison.differences import DIFFERENCES
 from tests.acceptance.comparison.observing import Way
-from tests.acceptance.comparison.shapes import SHAPES
+from tests.acceptance.comparison.shapes import SHAPES, shapes_of
 
 if TYPE_CHECKING:
     from tests.acceptance.comparison.differences import Difference
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tests.acceptance.conftest import Site
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("shape", shapes_of("wsgi"), ids=str)
 def test_held_and_polled_are_as_direct(shape: Shape, compared_wsgi: Site) -> None:
     compare(compared_wsgi.url, "wsgi", shape)
 

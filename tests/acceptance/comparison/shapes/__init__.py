@@ -10,3 +10,8 @@ SHAPES: list[Shape] = [
     *decorators.SHAPES,
     *frameworks.SHAPES,
 ]
+
+
+def shapes_of(interface: str) -> list[Shape]:
+    """Those that its server takes."""
+    return [shape for shape in SHAPES if shape.only in {"", interface}]

@@ -32,7 +32,6 @@ QUERIES = {
     "repeated": "?a=1&a=2&a=3",
     "utf-8": "?gr%C3%B6%C3%9Fe=%E2%82%AC",
     "latin-1": "?gr%F6%DFe=%E4",
-    "raw-utf-8": "?größe=ä".encode().decode("latin-1"),
     "plus": "?a=b+c%20d%2Be",
     "percent": "?a=%zz%&b=%00%0a",
     "delimiters": "?a=b;c=d&e=[f]{g}|h^`i\"<>'",
@@ -43,7 +42,6 @@ QUERIES = {
 
 PATHS = {
     "utf-8": "/echo/gr%C3%B6%C3%9Fe/",
-    "raw-utf-8": "/echo/größe/".encode().decode("latin-1"),
     "latin-1": "/echo/gr%F6%DFe/",
     "slash": "/echo/a%2Fb/",
     "percent": "/echo/100%25/",
@@ -126,7 +124,7 @@ BODIES = [
     send("body/large-digest", "/body/", LARGE, "application/octet-stream"),
     send("body/stream", "/read/", b"one\ntwo\nthree", "text/plain"),
     send("body/stream-large", "/read/", LARGE, "application/octet-stream"),
-    send("body/chunked", "/body/", b"chunked " * 500, "text/plain", chunked=True),
+    send("body/chunked", "/body/", b"chunked " * 500, "text/plain", chunked=True, only="asgi"),
     send("body/gzip", "/mirror/", b"\x1f\x8b\x08 not really", "application/gzip", headers={"Content-Encoding": "gzip"}),
     send("body/put-form", "/body/", b"a=1", method="PUT"),
     send("body/get-form", "/echo/", b"a=1", method="GET"),
@@ -159,7 +157,7 @@ UPLOADS = [
     multipart("upload/async", "/aecho/", [field_part("a", "1"), file_part("file", "a.txt", b"x")]),
     multipart("upload/kept", "/keep/", [file_part("file", "kept ü.txt", b"keep me"), file_part("g", "b.txt", b"too")]),
     multipart("upload/kept-large", "/keep/", [file_part("file", "large.bin", LARGE)]),
-    multipart("upload/chunked", "/echo/", [file_part("file", "a.txt", b"x" * 5000)], chunked=True),
+    multipart("upload/chunked", "/echo/", [file_part("file", "a.txt", b"x" * 5000)], chunked=True, only="asgi"),
     multipart(
         "upload/base64",
         "/echo/",
@@ -181,6 +179,8 @@ SHAPES = [
     *METHODS,
     *[get(f"query/{name}", f"/echo/{query}") for name, query in QUERIES.items()],
     *[get(f"path/{name}", path) for name, path in PATHS.items()],
+    get("path/raw-utf-8", "/echo/größe/".encode().decode("latin-1"), only="wsgi"),
+    get("query/raw-utf-8", "/echo/?größe=ä".encode().decode("latin-1"), only="wsgi"),
     send("path/no-slash-post", "/echo", b"a=1"),
     *[get(f"field/{name}", "/echo/", fields) for name, fields in FIELDS.items()],
     Shape("field/twice", "/echo/", headers=(("X-Twice", "1"), ("X-Twice", "2"), ("Accept", "a/b"), ("Accept", "c/d"))),
