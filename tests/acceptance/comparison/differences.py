@@ -129,7 +129,8 @@ AT_THE_DOOR = (
     "rest/private-*-token",
     "rest/by-token-anonymous",
     "rest/by-session-no-csrf",
-    "rest/*-denied",
+    "rest/set*-denied",
+    "rest/staff-denied",
     "rest/set-anonymous",
     "ninja/unknown",
 )

@@ -104,8 +104,19 @@ NUMBER = re.compile(r"\bnumber-[0-9a-f]{32}\b")
 DATE = re.compile(r"\w{3}, \d\d[- ]\w{3}[- ]\d{4} \d\d:\d\d:\d\d GMT")
 OF_THE_CONNECTION = frozenset({"connection", "transfer-encoding"})
 """How the server frames the body, and whether it keeps the connection, is nothing that a view says."""
+MAX_AGE = re.compile(r"(?<=Max-Age=)\d+")
 FAR = dt.timedelta(days=400)
 READABLE = 10_000
+
+
+def _until(cookie: str, now: dt.datetime) -> str:
+    """Django reckons Max-Age from a date that the view gives, and from now."""
+    date, age = DATE.search(cookie), MAX_AGE.search(cookie)
+    if date is None or age is None:
+        return cookie
+    distance = parsedate_to_datetime(date[0].replace("-", " ")) - now
+    until_then = abs(distance - dt.timedelta(seconds=int(age[0]))) < dt.timedelta(minutes=1)
+    return MAX_AGE.sub("<until then>", cookie) if until_then and distance > FAR else cookie
 
 
 class Rules:
@@ -124,7 +135,7 @@ class Rules:
         seen: Observation = {
             "status": answer.status,
             "reason": answer.reason,
-            "cookies": [self._dates(self.text(line), now) for line in lines],
+            "cookies": [self._dates(_until(self.text(line), now), now) for line in lines],
             "body": self._body(answer),
         }
         for name, value in answer.headers:
