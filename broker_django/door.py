@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from broker_django.acceptance import View
 
 MULTIPART = "multipart/form-data"
+LOGGED_IN = "_auth_user_id"
+"""The key of the session's user, as django.contrib.auth has it."""
 
 
 def enter(request: HttpRequest) -> HttpResponse | None:
@@ -105,12 +107,15 @@ def _user_without_trace(request: HttpRequest) -> Any:
         return user
 
     user_key(user)
+    logged_in = session.get(LOGGED_IN)
     session.accessed = False
     if isinstance(user, SimpleLazyObject):
         find = user._setupfunc  # a view may empty the lazy user, to have it found anew
 
         def ask() -> Any:
             request.session.accessed = True
+            if request.session.get(LOGGED_IN) != logged_in:  # the view flushed it, and asks only now
+                request.__dict__.pop("_cached_user", None)
             return find()
 
         request.user = SimpleLazyObject(ask)  # type: ignore[assignment]

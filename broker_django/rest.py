@@ -66,7 +66,7 @@ def admit(
 def _ask(
     request: HttpRequest, view: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> tuple[str | None, HttpResponseBase | None]:
-    instance = _instance(view, args, kwargs)
+    instance = _instance(request, view, args, kwargs)
     drf_request = instance.initialize_request(request, *args, **kwargs)
     instance.request = drf_request
     instance.headers = instance.default_response_headers
@@ -80,12 +80,17 @@ def _ask(
     return user_key(drf_request.user), None
 
 
-def _instance(view: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+def _instance(request: HttpRequest, view: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """The view as its `as_view` makes it for a request: set up, or with a viewset's actions under their methods."""
     instance = view.cls(**getattr(view, "initkwargs", {}))
     actions = getattr(view, "actions", None)
-    if actions:
-        instance.action_map = actions
-    instance.args, instance.kwargs = args, kwargs
+    if not actions:
+        instance.setup(request, *args, **kwargs)
+        return instance
+    instance.action_map = actions if "get" not in actions else {"head": actions["get"], **actions}
+    for method, name in instance.action_map.items():
+        setattr(instance, method, getattr(instance, name))
+    instance.request, instance.args, instance.kwargs = request, args, kwargs
     return instance
 
 
@@ -108,7 +113,7 @@ def _throttle_once(cls: Any) -> None:
 def found_user(request: HttpRequest, view: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
     """The user whom DRF's authenticators find, None where they find none or refuse."""
     _throttle_once(view.cls)
-    instance = _instance(view, args, kwargs)
+    instance = _instance(request, view, args, kwargs)
     with _user_kept(request):
         try:
             return user_key(instance.initialize_request(request, *args, **kwargs).user)

@@ -90,10 +90,12 @@ def to_message(request: HttpRequest, body: bytes, user: str | None, cookies: dic
     if cookies:
         environ["HTTP_COOKIE"] = with_cookies(environ.get("HTTP_COOKIE", ""), cookies)
     asgi = isinstance(request, ASGIRequest)
+    if asgi and request.META.get("REMOTE_PORT"):
+        environ["REMOTE_PORT"] = str(request.META["REMOTE_PORT"])
     return RequestMessage(
         environ,
         body,
-        request.scheme or "http",
+        request._get_scheme() or "http",  # type: ignore[attr-defined] # the replay reads the proxy's field again
         user,
         "asgi" if asgi else "wsgi",
         csrf=_csrf_state(request),
@@ -185,7 +187,7 @@ def _asgi_request(message: RequestMessage) -> HttpRequest:
     if environ.get("REMOTE_ADDR"):
         scope["client"] = (environ["REMOTE_ADDR"], _port(environ.get("REMOTE_PORT", "")))
     request = ASGIRequest(scope, BytesIO(message.body))
-    request.META.update(environ)
+    request.META.update({key: value for key, value in environ.items() if key != "REMOTE_PORT"})
     return request
 
 

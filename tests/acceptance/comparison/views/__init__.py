@@ -1,0 +1,1 @@
+"""Views of every kind that Django, DRF, django-ninja and django-csp know."""
