@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
@@ -16,15 +18,17 @@ import psutil
 
 from broker_django.ports import any_port
 from tests import servers
+from tests.chaos import account
 from tests.chaos.network import Proxy
 from tests.containers import ROOT, Process
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Iterable, Iterator
 
 PROGRAMS = {"redis": "redis-server", "rabbitmq": "rabbitmq-server", "valkey": "valkey", "postgres": "postgres"}
 """What has to be installed for it; SQLite needs nothing."""
+RELEASES = ("old", "new")
+"""Of the site, in the order in which they were made."""
 ORPHANS_LIVE = 5.0
 """Seconds for which processes outlive the one that started them, as under a supervisor that cleans up."""
 
@@ -39,28 +43,48 @@ class Service:
         """Whether it should be running."""
         self.ended: list[int | None] = []
         """The statuses with which it ended though nobody killed it."""
-        self._orphaned: list[tuple[float, int]] = []
+        self.killed: dict[int, float] = {}
+        """The processes of it that were killed on purpose, and when."""
+        self._orphaned: list[tuple[float, int, list[psutil.Process]]] = []
 
     @property
     def running(self) -> bool:
         return self.process.status == "running"
 
+    @property
+    def release(self) -> str:
+        """Of the code that it runs, or runs once it is started again."""
+        return self.process.env["CHAOS_RELEASE"]
+
+    @release.setter
+    def release(self, release: str) -> None:
+        self.process.env["CHAOS_RELEASE"] = release
+
     def stop(self, signal_: signal.Signals, *, group: bool = False) -> None:
         """Send a signal that ends it, alone or with all that it started. It is expected to be down until `start`."""
         self.expected = False
-        pid = self.process.pid
+        pid, started = self.process.pid, children(self, recursive=True)
+        if signal_ is signal.SIGKILL or group:
+            self.note_killed([pid, *(process.pid for process in started)])
         if group:
             _kill_group(pid)
         else:
-            self._orphaned.append((time.monotonic() + ORPHANS_LIVE, pid))
+            self._orphaned.append((time.monotonic() + ORPHANS_LIVE, pid, started))
             self.process.signal(signal_)
 
+    def note_killed(self, pids: Iterable[int]) -> None:
+        now = time.time()
+        self.killed = {**dict.fromkeys(pids, now), **self.killed}
+
     def start(self) -> None:
-        """Start it again. One that is not down yet is killed."""
+        """Start it again, unless that has been done. One that is not down yet is killed."""
+        if self.expected and self.running:
+            return
         if self.running:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process._popen.wait(5)
         if self.running:
+            self.note_killed(process.pid for process in children(self, recursive=True))
             self.process.kill()
         self.process.start()
         self.expected = True
@@ -68,7 +92,8 @@ class Service:
     def look_after(self) -> bool:
         """Start it where it ended by itself, and end what outlived it. Whether it had ended."""
         now = time.monotonic()
-        for _, pid in [orphan for orphan in self._orphaned if orphan[0] <= now]:
+        for _, pid, started in [orphan for orphan in self._orphaned if orphan[0] <= now]:
+            self.note_killed(process.pid for process in started if process.is_running())
             _kill_group(pid)
         self._orphaned = [orphan for orphan in self._orphaned if orphan[0] > now]
         if not self.expected or self.running:
@@ -78,9 +103,16 @@ class Service:
         return True
 
     def end(self) -> None:
-        for _, pid in self._orphaned:
+        for _, pid, _ in self._orphaned:
             _kill_group(pid)
         self.process.teardown()
+
+
+def children(service: Service, *, recursive: bool = False) -> list[psutil.Process]:
+    try:
+        return psutil.Process(service.process.pid).children(recursive)
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _kill_group(pid: int) -> None:
@@ -102,6 +134,28 @@ class Installation:
     @property
     def services(self) -> list[Service]:
         return [*self.webs, *self.workers]
+
+    @property
+    def vendor(self) -> str:
+        """Of the database, as Django names it."""
+        return "sqlite" if "DATABASE_PATH" in self.variables else "postgresql"
+
+    @property
+    def killed(self) -> dict[int, float]:
+        """The processes that were killed on purpose, and when."""
+        return {pid: at for service in self.services for pid, at in service.killed.items()}
+
+    def account(self) -> list[account.Line]:
+        return account.read(Path(self.variables[account.VARIABLE]))
+
+    def deploy(self, release: str) -> None:
+        """Let everything run this release, and nothing another one."""
+        others = [service for service in self.services if service.release != release]
+        for service in others:
+            service.release = release
+            service.stop(signal.SIGTERM)
+        for service in others:
+            service.start()
 
     def _web(self, number: int) -> Service:
         """Under ASGI and WSGI by turns."""
@@ -156,11 +210,18 @@ def missing(broker: str, database: str) -> list[str]:
 @contextlib.contextmanager
 def install(broker: str, database: str, *, webs: int, workers: int) -> Iterator[Installation]:
     """Start it all, and use its database in this process too. Everything ends with the context."""
-    with servers.BROKERS[broker]() as server, servers.DATABASES[database]() as where, _network(server) as proxy:
+    with (
+        servers.BROKERS[broker]() as server,
+        servers.DATABASES[database]() as where,
+        _network(server) as proxy,
+        tempfile.NamedTemporaryFile(prefix="chaos-account-") as notes,
+    ):
         port = urlsplit(server.url).port
         variables = {
             **where,
             "DJANGO_SETTINGS_MODULE": "tests.chaos.settings",
+            account.VARIABLE: notes.name,
+            "CHAOS_RELEASE": RELEASES[0],
             "BROKER_URL": server.url.replace(f":{port}", f":{proxy.port}"),
             "EAGER": "0",
             "PYTHONPATH": str(ROOT),
