@@ -189,6 +189,27 @@ class StoredRequestError(BrokerError):
     title = "The stored request cannot be read"
 
 
+class ViewNotReachedError(BrokerError):
+    """A worker replayed the request, but it never came to the view that it was accepted for."""
+
+    slug = "view-not-reached"
+    title = "The view was not reached"
+
+
+class ViewExitedError(BrokerError):
+    """A replayed view raised SystemExit, KeyboardInterrupt or another exception that is meant to end a process."""
+
+    slug = "view-exited"
+    title = "The view tried to end its process"
+
+
+class DispatchFailedError(BrokerError):
+    """A dispatch that failed for good. The replay task raises it, so that Celery counts a failure."""
+
+    slug = "dispatch-failed"
+    title = "The dispatch failed"
+
+
 class LoopDetectedError(BrokerError):
     """Routers that lead back to where the request has been."""
 

@@ -15,7 +15,7 @@ from broker_core.errors import MessageError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-VERSION = 1
+VERSION = 2
 _PREFIX = struct.Struct(">BI")
 
 Protocol = Literal["wsgi", "asgi"]
@@ -59,6 +59,14 @@ def _is_text_pair(value: object) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(isinstance(item, str) for item in value)
 
 
+_END_OF_TIME = 253_402_300_799
+"""The last second that a datetime can tell."""
+
+
+def _is_moment(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= _END_OF_TIME
+
+
 @dataclass(frozen=True, slots=True)
 class RequestMessage:
     """One request as the broker saw it.
@@ -66,6 +74,9 @@ class RequestMessage:
     `environ` holds the CGI variables (RFC 3875) and header fields, every value text; `body` is raw; `scheme` is
     `http` or `https`; `user` is the primary key, as text, of the user it was accepted for, None for an anonymous one;
     `view_user` is the same for the user whom the view itself authenticated, as API frameworks do.
+
+    `path` is the path of the ASGI scope, empty under WSGI. `route` and `view` name the URL pattern and the view that
+    the URL resolved to, empty if nobody resolved it. `accepted_at` is in seconds since the epoch, 0 if unknown.
     """
 
     environ: Mapping[str, str]
@@ -75,24 +86,30 @@ class RequestMessage:
     protocol: Protocol = "wsgi"
     view_user: str | None = None
     csrf: Csrf = "unchecked"
+    path: str = ""
+    route: str = ""
+    view: str = ""
+    accepted_at: float = 0.0
 
     @property
     def method(self) -> str:
         return self.environ.get("REQUEST_METHOD", "GET")
 
     def encode(self) -> bytes:
-        return _pack([self.protocol, self.scheme, self.user, self.view_user, self.csrf, dict(self.environ)], self.body)
+        texts = [self.protocol, self.scheme, self.csrf, self.path, self.route, self.view]
+        return _pack([*texts, self.user, self.view_user, self.accepted_at, dict(self.environ)], self.body)
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
         """Raises MessageError for bytes that `encode` did not make."""
-        (protocol, scheme, user, view_user, csrf, environ), body = _unpack(data, 6)
+        (protocol, scheme, csrf, path, route, view, user, view_user, accepted_at, environ), body = _unpack(data, 10)
         _require(valid=protocol in get_args(Protocol), what="the protocol")
         _require(valid=csrf in get_args(Csrf), what="the CSRF state")
-        _require(valid=isinstance(scheme, str), what="the scheme")
+        _require(valid=all(isinstance(text, str) for text in (scheme, path, route, view)), what="the scheme or route")
         _require(valid=all(key is None or isinstance(key, str) for key in (user, view_user)), what="the user")
+        _require(valid=_is_moment(accepted_at), what="the moment of acceptance")
         _require(valid=_is_text_map(environ), what="the environ")
-        return cls(environ, body, scheme, user, protocol, view_user, csrf)
+        return cls(environ, body, scheme, user, protocol, view_user, csrf, path, route, view, float(accepted_at))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
 import uuid
@@ -48,6 +49,16 @@ class View:
     function: Any
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The dotted path of the view function, or of the class behind it, by which another process knows it."""
+        view_class = getattr(self.function, "view_class", None) or getattr(self.function, "cls", None)
+        named = view_class or self.function
+        while isinstance(named, functools.partial):
+            named = named.func
+        named = named if hasattr(named, "__qualname__") else type(named)
+        return f"{named.__module__}.{named.__qualname__}"
 
 
 @dataclass(slots=True)
@@ -130,7 +141,13 @@ def accept(request: HttpRequest, view: View, decision: Decision) -> Accepted | H
     user = user_key(getattr(request, "user", None))
     record = _record(request, decision, carrier, view_user or user, now)
     record.pk = dispatch_id
-    message = replace(to_message(request, body, user, cookies), view_user=view_user)
+    message = replace(
+        to_message(request, body, user, cookies),
+        view_user=view_user,
+        route=record.route,
+        view=view.name,
+        accepted_at=now.timestamp(),
+    )
     record.sealed = seal_request(message, str(record.pk), decision.queue)
     if key is not None:
         idempotency.mark(record, request, body, key)

@@ -7,7 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+from billiard.common import terminate_handler_fired  # type: ignore[attr-defined] # not in its stubs
 from celery import _state
+from celery.exceptions import WorkerShutdown, WorkerTerminate
 
 from broker_django.conf import conf
 
@@ -90,6 +92,11 @@ def queue_of_delivery(info: Mapping[str, Any]) -> str:
     if len(found) != 1:
         raise KeyError(key)
     return found[0][0]
+
+
+def ends_worker(error: BaseException) -> bool:
+    """Whether Celery or its pool raised this to end the process. If not, the code of a view did."""
+    return isinstance(error, WorkerShutdown | WorkerTerminate) or terminate_handler_fired()
 
 
 def broker_urls(setting: str | Sequence[str] | None) -> list[str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import uuid
+    from datetime import datetime
 
     from django.http import HttpRequest
     from django.http.response import HttpResponseBase
@@ -26,7 +27,9 @@ WITNESS: ContextVar[list[HttpResponseBase] | None] = ContextVar("request_broker.
 class RequestContext:
     """The broker's side of a request.
 
-    replayed: whether a worker runs it. id, queue, attempt (from 1): of the dispatch, when replayed.
+    replayed: whether a worker runs it. id, queue, attempt (from 1), accepted_at: of the dispatch, when replayed.
+    reached: whether a replay has come to the view that the request was accepted for. If a middleware answers instead,
+    or the URL leads elsewhere, it stays False.
     decision: what classification said, when it was asked; None where the view is left alone.
     routed: whether routers were asked. route: where one of them sends the request. new_visitor: whom a router wants to
     know again by a cookie.
@@ -40,14 +43,17 @@ class RequestContext:
     routed: bool = False
     route: Route | None = None
     new_visitor: str = ""
+    accepted_at: datetime | None = None
+    reached: bool = False
 
 
 @dataclass(slots=True)
 class Replay:
-    """A replay in progress. `user` and `view_user` are those of its message.
+    """A replay in progress. `user`, `view_user`, `view` and `accepted_at` are those of its message.
 
     The middleware tells the worker through `exception` what the view raised, and through `refusal` why the view was
-    not run at all. `admitted` tells the view that its own checks were made at the door.
+    not run at all. `admitted` tells the view that its own checks were made at the door. `entered` says that the request
+    came to the broker's middleware, `reached` that it came to its view, and `elsewhere` which other view it came to.
     """
 
     id: uuid.UUID
@@ -58,6 +64,15 @@ class Replay:
     admitted: bool = False
     exception: str = ""
     refusal: str = ""
+    view: str = ""
+    accepted_at: datetime | None = None
+    entered: bool = False
+    reached: bool = False
+    elsewhere: str = ""
+
+    def context(self) -> RequestContext:
+        """`request.broker` of the replayed request."""
+        return RequestContext(True, self.id, self.queue, self.attempt, accepted_at=self.accepted_at)  # noqa: FBT003
 
 
 def user_key(user: Any) -> str | None:

@@ -12,8 +12,9 @@ from django.http.request import RawPostDataException
 from django.urls import Resolver404, resolve
 from django.utils.functional import SimpleLazyObject
 
-from broker_core.errors import BrokerError, UserInactiveError
+from broker_core.errors import BrokerError, UserInactiveError, ViewExitedError, ViewNotReachedError
 from broker_django import rest
+from broker_django.celery_app import ends_worker
 from broker_django.conf import conf
 from broker_django.context import Replay, RequestContext, replay_of, user_key
 from broker_django.http import problem, raw_body
@@ -33,7 +34,8 @@ def enter(request: HttpRequest) -> HttpResponse | None:
     replay = replay_of(request)
     try:
         if replay is not None:
-            request.broker = RequestContext(True, replay.id, replay.queue, replay.attempt)  # type: ignore[attr-defined] # noqa: FBT003
+            replay.entered = True
+            request.broker = replay.context()  # type: ignore[attr-defined]
             pin(request, replay)
             if replay.view_user is not None and replay.view_user != replay.user:
                 active_user(replay.view_user)
@@ -110,6 +112,25 @@ def active_user(key: str) -> AbstractBaseUser:
     if user is None or not user.is_active:
         raise UserInactiveError("the user who made this request is gone or no longer active")
     return user
+
+
+def reach(request: HttpRequest, view: View, replay: Replay) -> HttpResponse | None:
+    """Let a replay come to its view; a response if the URL leads to another view in this process."""
+    if replay.view and view.name != replay.view:
+        replay.elsewhere = view.name
+        return problem(ViewNotReachedError(f"the URL leads to {view.name} here, not to {replay.view}"))
+    replay.reached = request.broker.reached = True  # type: ignore[attr-defined]
+    pin_view(request, view, replay)
+    return None
+
+
+def note_exit(request: HttpRequest, error: BaseException) -> None:
+    """Raise ViewExitedError if a replayed view raised what would end its process: to Django that is no exception."""
+    replay = replay_of(request)
+    if replay is None or isinstance(error, Exception) or ends_worker(error):
+        return
+    replay.exception = type(error).__name__
+    raise ViewExitedError(f"the view raised {replay.exception}") from error
 
 
 def pin_view(request: HttpRequest, view: View, replay: Replay) -> None:

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from django.db import router, transaction
-from django.db.models import F, Q
+from django.db.models import F, Max, Q
 from django.db.models.constants import OnConflict
 from django.utils import timezone
 
@@ -35,6 +35,14 @@ LEASE_MARGIN = timedelta(seconds=30)
 """For how much longer than its time limit a replay holds its lease: the time to stop it and to store its outcome."""
 
 ERROR_LENGTH = 500
+
+DEPLOYMENT = timedelta(minutes=15)
+"""How old a dispatch is that no worker can be expected to run later. A younger one may have been accepted by a process
+with newer code, keys or settings than this worker has.
+"""
+
+LONGEST_HAND_BACK = 60.0
+"""Seconds until a dispatch that was handed back is published again: one at first, and twice as many each time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +176,9 @@ def finish(
         "finished_at": now,
         "due_at": now if kept_response else _drop_at(outcome, now, results_ttl),
         "response_status": outcome.status,
-        "response_type": outcome.content_type[:255],
+        "response_type": _text(outcome.content_type, 255),
         "response_size": outcome.size if outcome.status is not None else None,
-        "error": outcome.error[:ERROR_LENGTH],
+        "error": _text(outcome.error, ERROR_LENGTH),
         "kept_response": kept_response,
         **({} if outcome.error else {"sealed": b"", "sealed_file": ""}),
     }
@@ -220,6 +228,27 @@ def retry(
     if record.expires_at is not None and record.expires_at <= due:
         return None
     return due if _requeue(record, run, outcome, now, due_at=due, published_at=None) else None
+
+
+def hand_back(dispatch_id: uuid.UUID, run: Run, reason: str, now: datetime | None = None) -> datetime | None:
+    """Queue the dispatch again, as if this attempt had not been: its worker cannot run it. Returns when it is due.
+
+    Returns None if it was wanted so long ago that a worker that could run it would have come by now, or if the attempt
+    does not run any more.
+    """
+    now = now or timezone.now()
+    record = _running(dispatch_id, run)
+    if record is None or now - last_wanted(record) >= DEPLOYMENT:
+        return None
+    due = now + timedelta(seconds=min(2.0 ** min(record.attempts_before, 10), LONGEST_HAND_BACK))
+    changes = {"due_at": due, "published_at": None, "attempts_before": F("attempts_before") + 1}
+    return due if _requeue(record, run, Outcome(error=reason), now, **changes) else None
+
+
+def last_wanted(record: DispatchRecord) -> datetime:
+    """When somebody asked for it: when it was accepted, or last had to run again."""
+    again = record.actions.filter(action="retry").aggregate(last=Max("at"))["last"]
+    return max(record.accepted_at, again or record.accepted_at)
 
 
 def give_up(dispatch_id: uuid.UUID, run: Run, error: str, now: datetime | None = None) -> State | None:
@@ -278,7 +307,7 @@ def _requeue(record: DispatchRecord, run: Run, outcome: Outcome, now: datetime, 
             started_at=record.started_at or now,
             ended_at=now,
             response_status=outcome.status,
-            error=outcome.error[:ERROR_LENGTH],
+            error=_text(outcome.error, ERROR_LENGTH),
         )
     return True
 
@@ -325,6 +354,10 @@ def _looked_at(found: QuerySet[DispatchRecord]) -> DispatchRecord | None:
 
 
 def truncated(path: str) -> str:
-    """The path as far as the ledger keeps it. PostgreSQL keeps no NUL."""
-    path = path.replace("\0", "\N{REPLACEMENT CHARACTER}")
-    return path if len(path) <= PATH_LENGTH else path[: PATH_LENGTH - 1] + "…"
+    """The path as far as the ledger keeps it."""
+    return _text(path, len(path)) if len(path) <= PATH_LENGTH else _text(path, PATH_LENGTH - 1) + "…"
+
+
+def _text(text: str, length: int) -> str:
+    """What every database takes: PostgreSQL keeps no NUL, and none keeps half of a surrogate pair."""
+    return text[:length].replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()

@@ -42,20 +42,31 @@ class RequestBrokerMiddleware:
     def __call__(self, request: HttpRequest) -> Any:
         if self.is_async:
             return self.__acall__(request)
-        response = door.enter(request) or routed(request) or self.get_response(request)
+        try:
+            response = door.enter(request) or routed(request) or self.get_response(request)
+        except BaseException as error:
+            door.note_exit(request, error)
+            raise
         return routing.remembered(request, response)
 
     async def __acall__(self, request: HttpRequest) -> HttpResponseBase:
         enter = sync_to_async(door.enter) if door.may_block(request) else None
         refusal = await enter(request) if enter else door.enter(request)
-        response: HttpResponseBase = refusal or await arouted(request) or await self.get_response(request)
+        try:
+            response: HttpResponseBase = refusal or await arouted(request) or await self.get_response(request)
+        except BaseException as error:
+            door.note_exit(request, error)
+            raise
         return routing.remembered(request, response)
 
     def _process_view(self, request: HttpRequest, function: Any, args: Any, kwargs: Any) -> HttpResponseBase | None:
-        decision = classify(request, function, args, kwargs)
+        view, replay = View(function, args, kwargs), replay_of(request)
+        if replay is not None:
+            return door.reach(request, view, replay)
+        decision = classify(request, function)
         if decision is None:
             return None
-        accepted = take(request, View(function, args, kwargs), decision)
+        accepted = take(request, view, decision)
         if not isinstance(accepted, Accepted):
             return accepted
         record = wait_until_done(accepted.record.pk, accepted.wait) if accepted.wait else None
@@ -64,12 +75,14 @@ class RequestBrokerMiddleware:
     async def _aprocess_view(
         self, request: HttpRequest, function: Any, args: Any, kwargs: Any
     ) -> HttpResponseBase | None:
-        blocking = replay_of(request) or classification.reads_user(request, function)
-        find = sync_to_async(classify) if blocking else None
-        decision = await find(request, function, args, kwargs) if find else classify(request, function, args, kwargs)
+        view, replay = View(function, args, kwargs), replay_of(request)
+        if replay is not None:
+            return await sync_to_async(door.reach)(request, view, replay)
+        find = sync_to_async(classify) if classification.reads_user(request, function) else None
+        decision = await find(request, function) if find else classify(request, function)
         if decision is None:
             return None
-        accepted = await sync_to_async(take)(request, View(function, args, kwargs), decision)
+        accepted = await sync_to_async(take)(request, view, decision)
         if not isinstance(accepted, Accepted):
             return accepted
         record = await await_until_done(accepted.record.pk, accepted.wait) if accepted.wait else None
@@ -106,12 +119,8 @@ async def arouted(request: HttpRequest) -> HttpResponseBase | None:
         return problem(error)
 
 
-def classify(request: HttpRequest, function: Any, args: Any, kwargs: Any) -> Decision | None:
+def classify(request: HttpRequest, function: Any) -> Decision | None:
     """The decision for a request that is to be queued; None where the view runs now."""
-    replay = replay_of(request)
-    if replay is not None:
-        door.pin_view(request, View(function, args, kwargs), replay)
-        return None
     match = request.resolver_match
     if match is not None and routing.OWN_NAMESPACE in match.app_names:
         return None

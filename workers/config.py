@@ -13,6 +13,7 @@ from kombu.transport import TRANSPORT_ALIASES
 from broker_django import celery_app
 from broker_django.conf import conf as broker_conf
 from broker_django.delivery import RETRY_POLICY, SHARE_OF_A_TRY
+from workers.connections import clean, watch
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -113,6 +114,8 @@ def _prepare(instance: Any, conf: Any, options: Any, **_: Any) -> None:
     app = celery_app.get_app()
     if instance.app != app:
         return
+    watch()
+    signals.task_postrun.connect(_leave_clean, dispatch_uid="request_broker.clean", weak=False)
     pool = options.get("pool_cls") or options.get("pool") or conf.worker_pool
     if REUSE_MAX in celery_app.filled_in(app):
         close = _close_connections if _is_green(pool) else _close_old_connections
@@ -133,6 +136,12 @@ def _keep(database: dict[str, Any]) -> None:
     """
     database["CONN_MAX_AGE"] = database["CONN_MAX_AGE"] or None
     database["CONN_HEALTH_CHECKS"] = True
+
+
+def _leave_clean(task: Any, **_: Any) -> None:
+    """A replay cleans up itself, before it records its outcome."""
+    if not task.request.is_eager and task.name != celery_app.TASK:
+        clean()
 
 
 def _close_old_connections(task: Any, **_: Any) -> None:

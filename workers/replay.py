@@ -12,8 +12,9 @@ from django.core import signals
 from django.db import close_old_connections
 from django.urls import set_script_prefix
 
-from broker_core.errors import ResponseBrokenError, ResponseTooLargeError
+from broker_core.errors import ResponseBrokenError, ResponseTooLargeError, ViewNotReachedError
 from broker_core.retries import is_failure, parse_retry_after
+from broker_django.celery_app import ends_worker
 from broker_django.conf import conf
 from broker_django.context import WITNESS
 from broker_django.handler import Handler, handler, thread_state
@@ -44,12 +45,14 @@ class Answer:
     """What came of a replay: the response, and why it failed; empty where it succeeded.
 
     retriable: whether another attempt may end otherwise, in `retry_after` seconds at the earliest.
+    unknown_here: whether a worker with other code may know the view, which this one does not.
     """
 
     response: ResponseMessage
     error: str = ""
     retriable: bool = False
     retry_after: float | None = None
+    unknown_here: bool = False
 
     @property
     def outcome(self) -> Outcome:
@@ -60,23 +63,42 @@ class Answer:
 
 
 def run(message: RequestMessage, replay: Replay) -> Answer:
-    """Run the request through Django. Whatever the view does, there is an answer."""
-    with thread_state(), _connections_kept():
-        request = to_request(message, replay)
-        set_script_prefix(request.META.get("SCRIPT_NAME") or "/")
-        if WITNESS.get() is None:
-            signals.request_started.send(sender=Handler, environ=request.META)
-        response = _respond(request, message.protocol)
-        try:
-            return _answer(to_response_message(response, conf.MAX_RESPONSE_SIZE), replay)
-        except ResponseTooLargeError as error:
-            return Answer(_unreadable(error), str(error))
-        except Exception as error:
-            logger.exception("The response of dispatch %s broke off", replay.id, extra={"dispatch_id": str(replay.id)})
-            broken = ResponseBrokenError("the view's response broke off")
-            return Answer(_unreadable(broken), type(error).__name__, retriable=True)
-        finally:
-            _let_go(response)
+    """Run the request through Django. Whatever its code does, there is an answer."""
+    try:
+        with thread_state(), _connections_kept():
+            return _run(message, replay)
+    except BaseException as error:
+        if ends_worker(error):
+            raise
+        return _broken(error, replay)
+
+
+def _run(message: RequestMessage, replay: Replay) -> Answer:
+    request = to_request(message, replay)
+    set_script_prefix(request.META.get("SCRIPT_NAME") or "/")
+    if WITNESS.get() is None:
+        signals.request_started.send(sender=Handler, environ=request.META)
+    response = _respond(request, message.protocol)
+    try:
+        return _answer(to_response_message(response, conf.MAX_RESPONSE_SIZE), request, replay)
+    except ResponseTooLargeError as error:
+        return Answer(_unreadable(error), str(error))
+    except ResponseBrokenError as error:
+        logger.error("The response of dispatch %s cannot be sent: %s", replay.id, error, extra=_told(replay))
+        return Answer(_unreadable(error), str(error))
+    finally:
+        _let_go(response)
+
+
+def _broken(error: BaseException, replay: Replay) -> Answer:
+    """What came of a replay whose code raised outside of what Django makes a response of."""
+    logger.error("The replay of dispatch %s broke off", replay.id, exc_info=error, extra=_told(replay))
+    broken = ResponseBrokenError("the view's response broke off")
+    return Answer(_unreadable(broken), type(error).__name__, retriable=True)
+
+
+def _told(replay: Replay) -> dict[str, str]:
+    return {"dispatch_id": str(replay.id)}
 
 
 def _let_go(response: HttpResponseBase) -> None:
@@ -100,12 +122,33 @@ def _unreadable(error: BrokerError) -> ResponseMessage:
     return to_response_message(problem(error), conf.MAX_RESPONSE_SIZE)
 
 
-def _answer(response: ResponseMessage, replay: Replay) -> Answer:
-    if replay.refusal or not is_failure(response.status):
+def _answer(response: ResponseMessage, request: HttpRequest, replay: Replay) -> Answer:
+    if replay.refusal:
         return Answer(response, replay.refusal)
-    field = next((value for name, value in response.headers if name.lower() == "retry-after"), "")
+    if not replay.reached:
+        return _not_reached(response, request, replay)
+    if not is_failure(response.status):
+        return Answer(response)
     error = replay.exception or f"the view answered {response.status}"
-    return Answer(response, error, retriable=True, retry_after=parse_retry_after(field))
+    return Answer(response, error, retriable=True, retry_after=_retry_after(response))
+
+
+def _not_reached(response: ResponseMessage, request: HttpRequest, replay: Replay) -> Answer:
+    """The URL leads nowhere or elsewhere, by the code of this process; or a middleware answered that had not at the
+    door, such as one for logins, TLS or maintenance.
+    """
+    if replay.entered and (replay.elsewhere or request.resolver_match is None):
+        wanted = replay.view or "a view"
+        here = f"the URL leads to {replay.elsewhere} here" if replay.elsewhere else "the URL leads nowhere here"
+        error = ViewNotReachedError(f"the view was not reached: {here}, and led to {wanted} when it was accepted")
+        return Answer(_unreadable(error), str(error), unknown_here=True)
+    by = replay.exception or f"a middleware answered {response.status}"
+    return Answer(response, f"the view was not reached: {by}", retriable=True, retry_after=_retry_after(response))
+
+
+def _retry_after(response: ResponseMessage) -> float | None:
+    field = next((value for name, value in response.headers if name.lower() == "retry-after"), "")
+    return parse_retry_after(field)
 
 
 @contextlib.contextmanager

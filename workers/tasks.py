@@ -5,14 +5,22 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 from celery import Task, shared_task
-from celery.exceptions import Ignore, Retry
-from django.db import InterfaceError, OperationalError, connections
+from celery.exceptions import Ignore, Reject, Retry
 from django.utils import timezone
 
-from broker_core.errors import EnvelopeError, MessageError, StorageError, StoredRequestError, UnknownKeyError
+from broker_core.errors import (
+    DispatchFailedError,
+    EnvelopeError,
+    MessageError,
+    StorageError,
+    StoredRequestError,
+    UnknownKeyError,
+)
 from broker_core.message import RequestMessage
 from broker_core.redaction import redacted
 from broker_django import ledger, results, sealed_storage
@@ -20,8 +28,12 @@ from broker_django.celery_app import TASK, queue_of_delivery
 from broker_django.conf import conf
 from broker_django.context import Replay
 from broker_django.delivery import from_text, open_reference, open_request, seal_response
+from broker_django.ledger import Outcome
 from broker_django.notifications import announce
+from workers import connections
+from workers.isolation import isolated
 from workers.leases import leases
+from workers.outcomes import NEVER_PASSES, PATIENCE, LedgerSilentError, late, persistently, seconds_left
 from workers.replay import run, unanswered
 from workers.time_limits import past_soft_limit
 
@@ -31,13 +43,7 @@ if TYPE_CHECKING:
     from broker_core.policies import QueuePolicy
     from workers.replay import Answer
 
-T = TypeVar("T")
-
 logger = logging.getLogger("workers.tasks")
-
-PATIENCE = 120.0
-"""Seconds for which a worker tries to tell the ledger something while the database does not answer."""
-LONGEST_PAUSE = 2.0
 
 
 class ReplayTask(Task):  # type: ignore[type-arg]
@@ -47,6 +53,8 @@ class ReplayTask(Task):  # type: ignore[type-arg]
     Request = "workers.requests:ReplayRequest"
 
     def on_failure(self, exc: Exception, task_id: str, _args: Any, _kwargs: Any, _einfo: Any) -> None:
+        if isinstance(exc, DispatchFailedError):  # the ledger has it
+            return
         logger.error("Dispatch %s failed: %s", task_id, redacted(exc), extra={"dispatch_id": task_id})
         attempt = getattr(self.request, "attempt", None)
         if attempt and ledger.give_up(uuid.UUID(task_id), ledger.Run(attempt), type(exc).__name__):
@@ -58,8 +66,11 @@ class ReplayTask(Task):  # type: ignore[type-arg]
     base=ReplayTask,
     name=TASK,
     acks_late=True,
+    acks_on_failure_or_timeout=True,
     reject_on_worker_lost=True,
     ignore_result=True,
+    store_errors_even_if_ignored=False,
+    throws=(DispatchFailedError,),
     track_started=False,
     resultrepr_maxsize=96,
     max_retries=None,
@@ -69,24 +80,44 @@ def replay(self: Any, /, sealed: object = None, *_unknown: object, **_unknown_to
 
     Celery itself stores no result: the response and the state in the ledger are stored together, or neither is.
     """
-    task_id = self.request.id
-    queue, request = _open(task_id, self.request.delivery_info, sealed)
-    file = request if isinstance(request, str) else ""
+    request, task_id = self.request, self.request.id
+    request.broker_began = time.monotonic()
+    queue, sealed_request = _open(task_id, request.delivery_info, sealed)
     dispatch_id, policy = uuid.UUID(task_id), conf.queues[queue]
-    worker, asked = self.request.hostname or "", timezone.now()
-    attempt = _persistently(lambda: ledger.claim(dispatch_id, policy, worker, first_asked=asked), self.request)
+    attempt = _claim(request, dispatch_id, policy)
+    with leases.held(dispatch_id, attempt, policy):
+        answer = _answer(request, sealed_request, dispatch_id, queue, attempt)
+        file = sealed_request if isinstance(sealed_request, str) else ""
+        with past_soft_limit():
+            return _conclude(request, Attempt(dispatch_id, attempt, policy, file), answer)
+
+
+def _claim(request: Any, dispatch_id: uuid.UUID, policy: QueuePolicy) -> int:
+    """The number of this attempt. Raises Ignore if there is nothing to run, Reject if the ledger does not answer."""
+    worker, asked = request.hostname or "", timezone.now()
+    if not request.is_eager:
+        connections.drop_unfit()
+    attempt = _told(request, lambda: ledger.claim(dispatch_id, policy, worker, first_asked=asked), dispatch_id)
     if not attempt:
         ledger.close(dispatch_id, policy)
-        logger.info("Dispatch %s is dropped: it was delivered before, or nobody wants it any more", task_id)
+        logger.info("Dispatch %s is dropped: it was delivered before, or nobody wants it any more", dispatch_id)
         raise Ignore
-    self.request.attempt = attempt
-    with leases.held(dispatch_id, attempt, policy):
-        answer = _answer(request, dispatch_id, queue, attempt)
-        with past_soft_limit():
-            return _conclude(self.request, dispatch_id, attempt, policy, answer, file)
+    request.attempt = attempt
+    return attempt
 
 
-def _answer(request: RequestMessage | str, dispatch_id: uuid.UUID, queue: str, attempt: int) -> Answer:
+def _told(request: Any, tell: Callable[[], int], dispatch_id: uuid.UUID) -> int:
+    """What the ledger says. Raises Reject, so that the message is not used up, if it says nothing for too long."""
+    if request.is_eager:
+        return tell()
+    try:
+        return persistently(tell, str(dispatch_id), min(PATIENCE, seconds_left(request)))
+    except LedgerSilentError as error:
+        logger.error("Dispatch %s goes back to its queue, the ledger does not answer: %s", dispatch_id, error)
+        raise Reject(str(error), requeue=True) from error
+
+
+def _answer(task: Any, request: RequestMessage | str, dispatch_id: uuid.UUID, queue: str, attempt: int) -> Answer:
     """Of the view; or why it could not be run, where the request lies in a file of this name."""
     try:
         message = _read(request, str(dispatch_id), queue) if isinstance(request, str) else request
@@ -94,7 +125,21 @@ def _answer(request: RequestMessage | str, dispatch_id: uuid.UUID, queue: str, a
         logger.error("Dispatch %s is not run: %s", dispatch_id, error, extra={"dispatch_id": str(dispatch_id)})
         may_heal = isinstance(error, StorageError) or isinstance(error.__cause__, UnknownKeyError)
         return unanswered(error, retriable=may_heal)
-    return run(message, Replay(dispatch_id, queue, attempt, message.user, message.view_user))
+    accepted_at = datetime.fromtimestamp(message.accepted_at, UTC) if message.accepted_at else None
+    replay = Replay(
+        dispatch_id,
+        queue,
+        attempt,
+        message.user,
+        message.view_user,
+        view=message.view,
+        accepted_at=accepted_at,
+    )
+    if task.is_eager:
+        return run(message, replay)
+    answer = isolated(lambda: run(message, replay))
+    connections.clean()
+    return answer
 
 
 def _read(file: str, dispatch_id: str, queue: str) -> RequestMessage:
@@ -107,46 +152,91 @@ def _read(file: str, dispatch_id: str, queue: str) -> RequestMessage:
         raise StoredRequestError("the stored request body was altered") from error
 
 
-def _conclude(
-    request: Any, dispatch_id: uuid.UUID, attempt: int, policy: QueuePolicy, answer: Answer, file: str
-) -> dict[str, Any]:
-    """Record how the attempt ended; the file of a request that succeeded goes. Raises Celery's Retry where there is to
-    be another attempt.
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """An attempt that this process made. `file` has the request if it was too large for a message."""
+
+    dispatch_id: uuid.UUID
+    number: int
+    policy: QueuePolicy
+    file: str = ""
+
+    @property
+    def run(self) -> ledger.Run:
+        return ledger.Run(self.number)
+
+
+def _conclude(request: Any, attempt: Attempt, answer: Answer) -> dict[str, Any]:
+    """Record how the attempt ended. Raises Celery's Retry if there is to be another attempt, and DispatchFailedError if
+    the dispatch failed for good.
     """
-    outcome = answer.outcome
-    if not request.is_eager:
-        due = _persistently(lambda: ledger.retry(dispatch_id, ledger.Run(attempt), policy, outcome), request)
-        if due is not None:
-            logger.info("Dispatch %s: attempt %d failed, the next is due at %s", dispatch_id, attempt, due.isoformat())
-            announce(dispatch_id)
-            raise Retry(outcome.error, when=due)
-    sealed = seal_response(answer.response, str(dispatch_id))
-    ended = _persistently(lambda: results.conclude(dispatch_id, attempt, policy, outcome, sealed, request), request)
-    if not ended:
-        logger.warning("Dispatch %s was taken over or cancelled before attempt %d ended", dispatch_id, attempt)
-    elif outcome.error:
-        told = {"dispatch_id": str(dispatch_id)}
-        logger.error("Dispatch %s failed for good in attempt %d: %s", dispatch_id, attempt, outcome.error, extra=told)
-    if not request.is_eager:
-        announce(dispatch_id)
-    if ended and file and not outcome.error:
-        sealed_storage.delete_on_commit([file])
-    return {"status": outcome.status, "size": outcome.size, "error": outcome.error, "attempt": attempt}
-
-
-def _persistently(tell: Callable[[], T], request: Any) -> T:
-    """What the ledger says, even if the database has to come back first."""
-    deadline, pause = time.monotonic() + PATIENCE, 0.1
-    while True:
+    dispatch_id = str(attempt.dispatch_id)
+    sealed = seal_response(answer.response, dispatch_id)
+    if request.is_eager:
+        due = _end(request, attempt, answer, sealed)
+    else:
         try:
-            return tell()
-        except (OperationalError, InterfaceError) as error:
-            if request.is_eager or time.monotonic() + pause > deadline:
-                raise
-            logger.warning("The ledger does not answer, dispatch %s waits for it: %s", request.id, redacted(error))
-            connections.close_all()
-            time.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
+            due = persistently(lambda: _end(request, attempt, answer, sealed), dispatch_id, seconds_left(request))
+        except LedgerSilentError:
+            late.tell(dispatch_id, lambda: _end_late(request, attempt, answer, sealed))
+            return {"status": answer.response.status, "error": answer.error, "attempt": attempt.number, "told": False}
+    if due is not None:
+        raise Retry(answer.error, when=due)
+    if answer.error:
+        raise DispatchFailedError(answer.error)
+    return {"status": answer.response.status, "size": len(answer.response.body), "attempt": attempt.number}
+
+
+def _end_late(request: Any, attempt: Attempt, answer: Answer, sealed: str) -> None:
+    with leases.held(attempt.dispatch_id, attempt.number, attempt.policy):
+        _end(request, attempt, answer, sealed)
+
+
+def _end(request: Any, attempt: Attempt, answer: Answer, sealed: str) -> datetime | None:
+    """Tell the ledger, and whoever waits: when there is another attempt, None if there is none. The file of a request
+    that succeeded is deleted. Raises django.db.Error.
+    """
+    due = None if request.is_eager else _again(attempt, answer)
+    if due is None:
+        ended = _recorded(request, attempt, answer, sealed)
+        if not ended:
+            logger.warning(
+                "Dispatch %s was taken over or cancelled before attempt %d ended", attempt.dispatch_id, attempt.number
+            )
+        elif answer.error:
+            told = {"dispatch_id": str(attempt.dispatch_id)}
+            text = "Dispatch %s failed for good in attempt %d: %s"
+            logger.error(text, attempt.dispatch_id, attempt.number, answer.error, extra=told)
+        elif attempt.file:
+            sealed_storage.delete_on_commit([attempt.file])
+    if not request.is_eager:
+        announce(attempt.dispatch_id)
+    return due
+
+
+def _again(attempt: Attempt, answer: Answer) -> datetime | None:
+    """When the dispatch is due again, if it is to be."""
+    if answer.unknown_here:
+        due = ledger.hand_back(attempt.dispatch_id, attempt.run, answer.error)
+        what = "is handed back"
+    else:
+        due = ledger.retry(attempt.dispatch_id, attempt.run, attempt.policy, answer.outcome)
+        what = f"failed in attempt {attempt.number}"
+    if due is not None:
+        logger.info("Dispatch %s %s, it is due at %s: %s", attempt.dispatch_id, what, due.isoformat(), answer.error)
+    return due
+
+
+def _recorded(request: Any, attempt: Attempt, answer: Answer, sealed: str) -> bool:
+    """Record the outcome with its response; without it, if the result store refuses what this response is."""
+    number, policy, outcome = attempt.number, attempt.policy, answer.outcome
+    try:
+        return results.conclude(attempt.dispatch_id, number, policy, outcome, sealed, request)
+    except NEVER_PASSES as error:
+        logger.error("The response of dispatch %s cannot be stored: %s", attempt.dispatch_id, redacted(error))
+        return ledger.finish(
+            attempt.dispatch_id, number, Outcome(error=f"the response cannot be stored: {type(error).__name__}")
+        )
 
 
 def _open(task_id: str, delivery: Mapping[str, Any], sealed: object) -> tuple[str, RequestMessage | str]:

@@ -6,8 +6,6 @@ import logging
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from django.db.models import Max
-
 from broker_core.errors import EnvelopeError, MessageError, StoredRequestError
 from broker_django import ledger, results
 from broker_django.delivery import check_sealed, seal_response
@@ -20,10 +18,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("workers.unreadable")
 
-DEPLOYMENT = timedelta(minutes=15)
-"""How old a dispatch is that nobody can be expected to open later. A younger one may have been accepted by a process
-that was deployed with a newer key or version than this worker has.
-"""
 HESITATION = timedelta(seconds=60)
 """How long a dispatch waits that only another worker may know how to handle."""
 WORKER = "reaper"
@@ -37,18 +31,12 @@ def held_back(record: DispatchRecord, policy: QueuePolicy, now: datetime) -> boo
     try:
         check_sealed(record)
     except (EnvelopeError, MessageError) as error:
-        if now - _last_wanted(record) < DEPLOYMENT:
+        if now - ledger.last_wanted(record) < ledger.DEPLOYMENT:
             ledger.put_off(record.pk, now + HESITATION, due_at=record.due_at)
         else:
             _fail(record, policy, f"the request cannot be opened: {error}", now)
         return True
     return False
-
-
-def _last_wanted(record: DispatchRecord) -> datetime:
-    """When somebody asked for it: when it was accepted, or last had to run again."""
-    again = record.actions.filter(action="retry").aggregate(last=Max("at"))["last"]
-    return max(record.accepted_at, again or record.accepted_at)
 
 
 def _fail(record: DispatchRecord, policy: QueuePolicy, reason: str, now: datetime) -> None:

@@ -91,7 +91,13 @@ def to_message(request: HttpRequest, body: bytes, user: str | None, cookies: dic
         environ["HTTP_COOKIE"] = with_cookies(environ.get("HTTP_COOKIE", ""), cookies)
     asgi = isinstance(request, ASGIRequest)
     return RequestMessage(
-        environ, body, request.scheme or "http", user, "asgi" if asgi else "wsgi", csrf=_csrf_state(request)
+        environ,
+        body,
+        request.scheme or "http",
+        user,
+        "asgi" if asgi else "wsgi",
+        csrf=_csrf_state(request),
+        path=request.path if asgi else "",
     )
 
 
@@ -166,7 +172,7 @@ def _asgi_request(message: RequestMessage) -> HttpRequest:
         "http_version": "1.1",
         "method": message.method,
         "scheme": message.scheme,
-        "path": script_name.rstrip("/") + environ.get("PATH_INFO", "/"),
+        "path": message.path or script_name.rstrip("/") + environ.get("PATH_INFO", "/"),
         "root_path": script_name,
         "query_string": environ.get("QUERY_STRING", "").encode(),
         "headers": [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from http.cookies import Morsel, SimpleCookie
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from django.http import (
     JsonResponse,
 )
 
-from broker_core.errors import BrokerError, ResponseTooLargeError
+from broker_core.errors import BrokerError, ResponseBrokenError, ResponseTooLargeError
 from broker_core.hop_by_hop import connection_options
 from broker_core.message import ResponseMessage
 
@@ -34,16 +35,39 @@ if TYPE_CHECKING:
 def to_response_message(response: HttpResponseBase, limit: int) -> ResponseMessage:
     """The response without hop-by-hop fields, its body read to the end.
 
-    Raises ResponseTooLargeError above `limit` bytes.
+    Raises ResponseTooLargeError above `limit` bytes, and ResponseBrokenError for what no server could send.
     """
     dropped = connection_options(response.get("Connection", ""))
-    return ResponseMessage(
+    message = ResponseMessage(
         status=response.status_code,
-        reason=response.reason_phrase,
-        headers=tuple((name, value) for name, value in response.items() if name.lower() not in dropped),
+        reason=str(response.reason_phrase),
+        headers=tuple((str(name), str(value)) for name, value in response.items() if name.lower() not in dropped),
         cookies=tuple(morsel.OutputString() for morsel in response.cookies.values()),
         body=_content(response, limit),
     )
+    _check_sendable(message)
+    return message
+
+
+_CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+"""Control characters but for the tab, which no field value may have (RFC 9110, section 5.5)."""
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
+def _check_sendable(message: ResponseMessage) -> None:
+    """Refuse it now: it would fail each time that somebody asks for it."""
+    if not 200 <= message.status <= 999:
+        raise ResponseBrokenError(f"the status {message.status} is not one of a final response")
+    if _CONTROLS.search(message.reason) or max(message.reason, default="") > "\xff":
+        raise ResponseBrokenError("the reason phrase has a character that HTTP does not allow")
+    for name, value in message.headers:
+        if not _TOKEN.fullmatch(name):
+            raise ResponseBrokenError("a header field has a name that is none")
+        if _CONTROLS.search(value):
+            raise ResponseBrokenError(f"the header field {name} has a control character")
+    if any(map(_CONTROLS.search, message.cookies)):
+        raise ResponseBrokenError("a cookie has a control character")
 
 
 def _content(response: HttpResponseBase, limit: int) -> bytes:

@@ -228,7 +228,7 @@ def broker_worker(name: str, *options: str) -> list[str]:
 
 def plain_worker(name: str, *options: str) -> list[str]:
     command = [sys.executable, "-m", "celery", "-A", "workers.celery", "worker", f"--hostname={name}@%h"]
-    command += ["-Q", "payment,realtime,bulk", "--loglevel=INFO", "--task-events", "--without-mingle"]
+    command += ["-Q", "payment,realtime,bulk,once", "--loglevel=INFO", "--task-events", "--without-mingle"]
     return [*command, *(options or ("--pool=solo",))]
 
 

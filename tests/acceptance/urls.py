@@ -1,5 +1,6 @@
 from django.urls import path
 
+from tests.acceptance import poison
 from tests.acceptance.views import connections_made, endless, flaky, gate, note
 from tests.site.urls import urlpatterns as site
 
@@ -10,4 +11,9 @@ urlpatterns = [
     path("flaky/<int:failures>/", flaky),
     path("gate/<slug:name>/", gate),
     path("note/<slug:name>/", note),
+    path("poison/<str:name>/", poison.poison),
+    path("apoison/<str:name>/", poison.apoison),
+    path("leave/<str:name>/", poison.leave),
+    path("aleave/<str:name>/", poison.aleave),
+    path("probe/", poison.probe),
 ]

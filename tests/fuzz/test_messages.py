@@ -10,7 +10,7 @@ import pytest
 from hypothesis import strategies as st
 
 from broker_core.errors import MessageError
-from broker_core.message import RequestMessage, ResponseMessage
+from broker_core.message import VERSION, RequestMessage, ResponseMessage
 from tests.fuzz.examples import CHEAP, fuzz
 from tests.fuzz.mutations import BYTES, Step, mutated
 
@@ -22,6 +22,10 @@ REQUEST = RequestMessage(
     "asgi",
     view_user="8",
     csrf="checked",
+    path="/pay/",
+    route="/pay/",
+    view="shop.views.pay",
+    accepted_at=1.5,
 )
 RESPONSE = ResponseMessage(
     201, "Created", (("Content-Type", "text/plain"), ("X-A", "\u00fc")), ("a=1; Path=/",), b"paid"
@@ -41,7 +45,7 @@ def head_of(encoded: bytes) -> bytes:
 
 
 def packed(head: bytes, body: bytes = b"") -> bytes:
-    return struct.pack(">BI", 1, len(head)) + head + body
+    return struct.pack(">BI", VERSION, len(head)) + head + body
 
 
 def is_message_or_refused(kind: type[RequestMessage | ResponseMessage], data: bytes) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker_core.errors import MessageError
-from broker_core.message import RequestMessage, ResponseMessage
+from broker_core.message import VERSION, RequestMessage, ResponseMessage
 
 # What Django leaves in a request: any text, and bytes that were no UTF-8 as low surrogates (PEP 383).
 TEXT = st.text(st.characters(exclude_categories=["Cs"]) | st.characters(min_codepoint=0xDC80, max_codepoint=0xDCFF))
@@ -21,6 +21,10 @@ REQUESTS = st.builds(
     protocol=st.sampled_from(["wsgi", "asgi"]),
     view_user=st.none() | TEXT,
     csrf=st.sampled_from(["unchecked", "checked", "waived"]),
+    path=TEXT,
+    route=TEXT,
+    view=TEXT,
+    accepted_at=st.floats(0, 4e9),
 )
 RESPONSES = st.builds(
     ResponseMessage,
@@ -37,7 +41,7 @@ JSON = st.recursive(
 )
 
 
-def packed(head: bytes, body: bytes = b"", version: int = 1) -> bytes:
+def packed(head: bytes, body: bytes = b"", version: int = VERSION) -> bytes:
     return struct.pack(">BI", version, len(head)) + head + body
 
 
@@ -96,17 +100,25 @@ def test_any_head_of_json_is_a_message_or_refused(head):
         b"\xff\xfe",
         b"[" * 100_000,
         b"[" + b"1" * 10_000 + b",2,3,4]",
-        b'["wsgi","http",null,null,"checked",{"A":1}]',
-        b'["wsgi","http",null,null,"checked",["A"]]',
-        b'["wsgi","http",7,null,"checked",{}]',
-        b'["wsgi",null,null,null,"checked",{}]',
-        b'["smtp","http",null,null,"checked",{}]',
-        b'[["wsgi"],"http",null,null,"checked",{}]',
-        b'["wsgi","http",null,null,true,{}]',
-        b'["wsgi","http",null,null,["waived"],{}]',
+        b'["wsgi","http","checked","","","",null,null,0,{"A":1}]',
+        b'["wsgi","http","checked","","","",null,null,0,["A"]]',
+        b'["wsgi","http","checked","","","",7,null,0,{}]',
+        b'["wsgi","http","checked","","","",null,7,0,{}]',
+        b'["wsgi",null,"checked","","","",null,null,0,{}]',
+        b'["smtp","http","checked","","","",null,null,0,{}]',
+        b'[["wsgi"],"http","checked","","","",null,null,0,{}]',
+        b'["wsgi","http",true,"","","",null,null,0,{}]',
+        b'["wsgi","http",["waived"],"","","",null,null,0,{}]',
+        b'["wsgi","http","checked",null,"","",null,null,0,{}]',
+        b'["wsgi","http","checked","",1,"",null,null,0,{}]',
+        b'["wsgi","http","checked","","",[],null,null,0,{}]',
+        b'["wsgi","http","checked","","","",null,null,"0",{}]',
+        b'["wsgi","http","checked","","","",null,null,true,{}]',
+        b'["wsgi","http","checked","","","",null,null,-1,{}]',
+        b'["wsgi","http","checked","","","",null,null,NaN,{}]',
+        b'["wsgi","http","checked","","","",null,null,1e300,{}]',
         b'["wsgi","http",null]',
-        b'["wsgi","http",null,7,"checked",{}]',
-        b"[" + b"1" * 10_000 + b",2,3,4,5,6]",
+        b"[" + b"1" * 10_000 + b",2,3,4,5,6,7,8,9,10]",
     ],
 )
 def test_a_malformed_request_is_refused(head):
@@ -136,12 +148,15 @@ def test_a_malformed_response_is_refused(head):
 
 
 def test_another_version_is_refused():
-    with pytest.raises(MessageError, match="version 2"):
-        RequestMessage.decode(packed(b'["wsgi","http",null,null,"unchecked",{}]', version=2))
+    with pytest.raises(MessageError, match="version 1"):
+        RequestMessage.decode(packed(b'["wsgi","http","unchecked","","","",null,null,0,{}]', version=1))
 
 
 def test_the_body_is_whatever_follows_the_head():
-    assert RequestMessage.decode(packed(b'["wsgi","http",null,null,"unchecked",{}]', b"\x00[{")).body == b"\x00[{"
+    assert (
+        RequestMessage.decode(packed(b'["wsgi","http","unchecked","","","",null,null,0,{}]', b"\x00[{")).body
+        == b"\x00[{"
+    )
 
 
 def test_the_content_type_is_found_whatever_its_case():
