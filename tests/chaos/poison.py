@@ -138,7 +138,7 @@ ONLY: dict[str, dict[str, Poison]] = {
         "read-only-session": execute("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY"),
         "role": execute("SET ROLE chaos_guest"),
         "time-zone": execute("SET TIME ZONE 'Asia/Tokyo'"),
-        "timeout": execute("SET statement_timeout TO 1"),
+        "timeout": execute("SET statement_timeout TO '5s'"),
         "tenant": execute("SELECT set_config('chaos.tenant', 'acme', false)"),
         "advisory-lock": execute("SELECT pg_try_advisory_lock(pg_backend_pid())"),
         "listen": execute("LISTEN chaos"),

@@ -34,7 +34,7 @@ LOSS = re.compile(rf"{ID}: .*(?:\blease\b.* ran out\b|\bprocess was lost\b)")
 
 That a message was lost is no such line: it had not been run.
 """
-RETRY = re.compile(rf"{ID}: attempt \d+ failed, the next is due\b")
+RETRY = re.compile(rf"{ID} failed in attempt \d+, it is due\b")
 """A line that tells of another attempt because the view failed."""
 
 
