@@ -12,6 +12,7 @@ from tests.chaos import command
 from tests.chaos.faults import OTHERS, Rollout, Track, WorkerKilled
 from tests.chaos.installation import RELEASES
 from tests.chaos.load import Load, Menu
+from tests.processes import wait_until
 
 if TYPE_CHECKING:
     import argparse
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 AT_ONCE = 32
 KILL_EVERY = (2.0, 4.0)
-PAUSE = (2.0, 5.0)
+PAUSE = (1.5, 4.0)
 """Seconds between a fault that was put right and the next."""
 ROLL_EVERY = (0.5, 2.0)
 LONGEST_HESITATION = 70.0
@@ -30,8 +31,8 @@ LONGEST_HESITATION = 70.0
 
 def main(arguments: Sequence[str] | None = None) -> int:
     made = command.parser("tests.chaos", __doc__, settle=180)
-    made.add_argument("--requests", type=int, default=10_000)
-    made.add_argument("--seconds", type=float, default=120, help="over which the requests are spread, at least")
+    made.add_argument("--requests", type=int, default=8_000)
+    made.add_argument("--seconds", type=float, default=95, help="over which the requests are spread, at least")
     return command.run_installed(made.parse_args(arguments), run)
 
 
@@ -40,7 +41,7 @@ def run(installation: Installation, options: argparse.Namespace) -> int:
 
     seed = random.randrange(1_000_000) if options.seed is None else options.seed
     print(f"seed {seed}, {options.broker}, {options.database}", flush=True)
-    menu = Menu(random.Random(seed), poisons=poison.names(installation.vendor))
+    menu = Menu(random.Random(seed), poisons=poison.names(installation.vendor, installation.pool))
     load = Load(installation.urls, options.requests, options.requests / options.seconds, menu, AT_ONCE)
     load.start()
     faults = torment(installation, load, random.Random(seed))
@@ -82,8 +83,7 @@ def torment(installation: Installation, load: Load, chance: random.Random) -> di
 def mend(installation: Installation) -> None:
     """Wait until all is up."""
     installation.broker.process.ready()
-    for service in installation.services:
-        service.look_after()
+    wait_until(installation.is_up)
 
 
 def settle(installation: Installation, seconds: float) -> float | None:

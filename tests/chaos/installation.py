@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,6 +28,8 @@ PROGRAMS = {"redis": "redis-server", "rabbitmq": "rabbitmq-server", "valkey": "v
 """What has to be installed for it; SQLite needs nothing."""
 RELEASES = ("old", "new")
 """Of the site, in the order in which they were made."""
+ENDS_WITHIN = 5.0
+"""Seconds after which a process that was told to end is killed, to be started again."""
 ORPHANS_LIVE = 5.0
 """Seconds for which processes outlive the one that started them, as under a supervisor that cleans up."""
 
@@ -45,6 +46,7 @@ class Service:
         """The statuses with which it ended though nobody killed it."""
         self.killed: dict[int, float] = {}
         """The processes of it that were killed on purpose, and when."""
+        self._start_by: float | None = None
         self._orphaned: list[tuple[float, int, list[psutil.Process]]] = []
 
     @property
@@ -62,7 +64,7 @@ class Service:
 
     def stop(self, signal_: signal.Signals, *, group: bool = False) -> None:
         """Send a signal that ends it, alone or with all that it started. It is expected to be down until `start`."""
-        self.expected = False
+        self.expected, self._start_by = False, None
         pid, started = self.process.pid, children(self, recursive=True)
         if signal_ is signal.SIGKILL or group:
             self.note_killed([pid, *(process.pid for process in started)])
@@ -77,21 +79,20 @@ class Service:
         self.killed = {**dict.fromkeys(pids, now), **self.killed}
 
     def start(self) -> None:
-        """Start it again, unless that has been done. One that is not down yet is killed."""
-        if self.expected and self.running:
-            return
-        if self.running:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process._popen.wait(5)
-        if self.running:
-            self.note_killed(process.pid for process in children(self, recursive=True))
-            self.process.kill()
-        self.process.start()
-        self.expected = True
+        """Start it again as soon as it is down, unless that has been done: `look_after` does it."""
+        if not self.expected and self._start_by is None:
+            self._start_by = time.monotonic() + ENDS_WITHIN
+        self.look_after()
+
+    @property
+    def up(self) -> bool:
+        return self.expected and self.running
 
     def look_after(self) -> bool:
-        """Start it where it ended by itself, and end what outlived it. Whether it had ended."""
+        """Start it if it ended by itself or is to be started, and end what outlived it. Whether it ended by itself."""
         now = time.monotonic()
+        if self._start_by is not None:
+            self._start_if_down(late=now >= self._start_by)
         for _, pid, started in [orphan for orphan in self._orphaned if orphan[0] <= now]:
             self.note_killed(process.pid for process in started if process.is_running())
             _kill_group(pid)
@@ -101,6 +102,15 @@ class Service:
         self.ended.append(self.process._popen.returncode)
         self.start()
         return True
+
+    def _start_if_down(self, *, late: bool) -> None:
+        if self.running and not late:
+            return
+        if self.running:
+            self.note_killed(process.pid for process in children(self, recursive=True))
+            self.process.kill()
+        self.process.start()
+        self.expected, self._start_by = True, None
 
     def end(self) -> None:
         for _, pid, _ in self._orphaned:
@@ -124,9 +134,15 @@ class Installation:
     """Everything that runs. Faults are done to its parts."""
 
     def __init__(
-        self, broker: servers.MessageBroker, proxy: Proxy, variables: dict[str, str], webs: int, workers: int
+        self,
+        broker: servers.MessageBroker,
+        proxy: Proxy,
+        variables: dict[str, str],
+        webs: int,
+        workers: int,
+        pool: str = "prefork",
     ) -> None:
-        self.broker, self.proxy, self.variables = broker, proxy, variables
+        self.broker, self.proxy, self.variables, self.pool = broker, proxy, variables, pool
         self.urls: list[str] = []
         self.webs = [self._web(number) for number in range(webs)]
         self.workers = [self._worker(number) for number in range(workers)]
@@ -147,6 +163,11 @@ class Installation:
 
     def account(self) -> list[account.Line]:
         return account.read(Path(self.variables[account.VARIABLE]))
+
+    def is_up(self) -> bool:
+        for service in self.services:
+            service.look_after()
+        return all(service.up for service in self.services)
 
     def deploy(self, release: str) -> None:
         """Let everything run this release, and nothing another one."""
@@ -170,6 +191,7 @@ class Installation:
     def _worker(self, number: int) -> Service:
         name = f"worker-{number}"
         command = [sys.executable, "-m", "django", "broker_worker", "--noreload", "--concurrency=2"]
+        command.append(f"--pool={self.pool}")
         return Service(Process(name, [*command, f"--hostname={name}@%h"], self.variables, " ready."))
 
     def ready(self) -> Self:
@@ -208,7 +230,7 @@ def missing(broker: str, database: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def install(broker: str, database: str, *, webs: int, workers: int) -> Iterator[Installation]:
+def install(broker: str, database: str, *, webs: int, workers: int, pool: str = "prefork") -> Iterator[Installation]:
     """Start it all, and use its database in this process too. Everything ends with the context."""
     with (
         servers.BROKERS[broker]() as server,
@@ -229,7 +251,7 @@ def install(broker: str, database: str, *, webs: int, workers: int) -> Iterator[
         }
         os.environ.update(variables)
         _prepare()
-        installation = Installation(server, proxy, variables, webs, workers)
+        installation = Installation(server, proxy, variables, webs, workers, pool)
         try:
             yield installation.ready()
         finally:

@@ -52,15 +52,23 @@ def _first_seen(_pid: int) -> dict[str, Any]:
 
 
 def _process_state() -> dict[str, Any]:
-    mask = os.umask(0o077)
-    os.umask(mask)
     handlers = {signal_.name: signal.getsignal(signal_) for signal_ in SIGNALS}
     return {
         "directory": str(Path.cwd()),
-        "umask": mask,
+        "umask": _umask(),
         "alarm": signal.getitimer(signal.ITIMER_REAL)[0] > 0,
         **handlers,
     }
+
+
+def _umask() -> str:
+    """Read without setting it, where the system tells: other threads would see what is set."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return status.read_text().partition("Umask:")[2].split()[0]
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return f"{mask:04o}"
 
 
 def _of_process() -> Iterator[str]:

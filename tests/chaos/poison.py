@@ -88,6 +88,10 @@ def swallow() -> None:
     time.sleep(0.3)
 
 
+def count_statement(execute: Callable[..., object], *arguments: object) -> object:
+    return execute(*arguments)
+
+
 class OtherBaseException(BaseException):
     """Neither an Exception nor one that Python knows."""
 
@@ -113,19 +117,22 @@ RAISING: dict[str, Poison] = {
 TIME_LIMITED: dict[str, Poison] = {"swallow": swallow}
 """For a queue with a short time limit."""
 
+OF_CONTEXT: dict[str, Poison] = {"activate": activate, "prefix": prefix}
+
 OF_PROCESS: dict[str, Poison] = {
     "directory": lambda: os.chdir("/"),
     "umask": lambda: os.umask(0),
     "signals": signals,
     "alarm": alarm,
-    "activate": activate,
-    "prefix": prefix,
 }
+
+"""What all threads of a process share: where views run beside each other, any of them would see it in good time."""
 
 OF_CONNECTION: dict[str, Poison] = {
     "begin": _with_a_row(execute("BEGIN")),
     "atomic": _with_a_row(lambda: transaction.atomic().__enter__()),
     "autocommit": _with_a_row(lambda: transaction.set_autocommit(False)),
+    "wrapper": lambda: connection.execute_wrappers.append(count_statement),
     "close": close,
     "close-driver": close_driver,
     "temporary-table": execute("CREATE TEMPORARY TABLE chaos_left (x integer)"),
@@ -154,6 +161,7 @@ ONLY: dict[str, dict[str, Poison]] = {
 POISONS: dict[str, Poison] = {
     **RAISING,
     **TIME_LIMITED,
+    **OF_CONTEXT,
     **OF_PROCESS,
     **OF_CONNECTION,
     **ONLY["postgresql"],
@@ -161,9 +169,10 @@ POISONS: dict[str, Poison] = {
 }
 
 
-def names(vendor: str) -> list[str]:
-    """The poisons that there are for this database."""
-    return sorted({**RAISING, **TIME_LIMITED, **OF_PROCESS, **OF_CONNECTION, **ONLY[vendor]})
+def names(vendor: str, pool: str = "prefork") -> list[str]:
+    """The poisons that there are for this database and this pool."""
+    of_process = OF_PROCESS if pool == "prefork" else {}
+    return sorted({**RAISING, **TIME_LIMITED, **OF_CONTEXT, **of_process, **OF_CONNECTION, **ONLY[vendor]})
 
 
 def act(name: str, attempt: int) -> None:
