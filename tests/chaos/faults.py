@@ -260,17 +260,21 @@ class Rollout(Fault):
         mixed = itertools.chain.from_iterable(itertools.zip_longest(installation.workers, installation.webs))
         services = [service for service in mixed if service is not None]
         self._turns = itertools.cycle(itertools.product(reversed(RELEASES), services))
+        self._next = next(self._turns)
 
     def apply(self) -> str:
-        release, service = next(self._turns)
+        release, service = self._next
+        if not self.installation.serves_without(service):
+            return f"{service.name} has to wait, no other web process serves"
+        self._next = next(self._turns)
         self._restarted, service.release = service, release
         if service.expected:
             service.stop(signal.SIGTERM)
         return f"{service.name} gets the {release} release"
 
     def undo(self) -> None:
-        assert self._restarted is not None
-        self._restarted.start()
+        if self._restarted is not None:
+            self._restarted.start()
 
 
 OTHERS: Sequence[type[Fault]] = (BrokerKilled, NetworkCut, NetworkHeld, WebRestarted, DatabasePaused, ReadOnlyWindow)

@@ -164,6 +164,11 @@ class Installation:
     def account(self) -> list[account.Line]:
         return account.read(Path(self.variables[account.VARIABLE]))
 
+    def serves_without(self, service: Service) -> bool:
+        """Whether clients reach a web process while this one is down. A worker is not missed."""
+        others = [url for web, url in zip(self.webs, self.urls, strict=True) if web is not service]
+        return service not in self.webs or any(servers.listens(urlsplit(url).port or 0) for url in others)
+
     def is_up(self) -> bool:
         for service in self.services:
             service.look_after()
