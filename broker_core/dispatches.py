@@ -21,14 +21,16 @@ class State(StrEnum):
 
 
 FOLLOWERS: dict[State, frozenset[State]] = {
-    State.QUEUED: frozenset({State.RUNNING, State.CANCELLED, State.EXPIRED}),
+    State.QUEUED: frozenset({State.RUNNING, State.CANCELLED, State.EXPIRED, State.FAILED}),
     State.RUNNING: frozenset({State.QUEUED, State.SUCCEEDED, State.FAILED, State.CANCELLED}),
     State.SUCCEEDED: frozenset(),
     State.FAILED: frozenset(),
     State.CANCELLED: frozenset(),
     State.EXPIRED: frozenset(),
 }
-"""After RUNNING comes QUEUED when the attempt failed and is to be repeated, or when its worker was lost."""
+"""After RUNNING comes QUEUED when the attempt failed and is to be repeated, or when its worker was lost. After QUEUED
+comes FAILED when nobody can run it any more.
+"""
 
 REVIVABLE = frozenset({State.FAILED, State.EXPIRED})
 """The states from which somebody in charge may have a dispatch run again; nothing else leaves a state that is done."""

@@ -38,6 +38,11 @@ def context(purpose: str, *names: str) -> bytes:
     return b"".join(len(part).to_bytes(4, "big") + part for part in (name.encode() for name in (purpose, *names)))
 
 
+def key_id(sealed: bytes) -> str:
+    """What names the key of an envelope, in hex. It tells nothing of the key itself."""
+    return sealed[len(VERSION) : len(VERSION) + KEY_ID_SIZE].hex()
+
+
 class Keyring:
     """Seals with the first secret and opens with any of them, so that keys can be rotated."""
 
@@ -45,6 +50,11 @@ class Keyring:
         if not secrets or not all(secrets):
             raise EnvelopeError("a keyring needs at least one secret, and none may be empty")
         self._secrets = tuple(secrets)
+
+    @property
+    def key_ids(self) -> list[str]:
+        """What names each key, in hex, the one that seals first."""
+        return [_derive(secret)[0].hex() for secret in self._secrets]
 
     def seal(self, plaintext: bytes, associated: bytes) -> bytes:
         key_id, cipher = _derive(self._secrets[0])

@@ -24,7 +24,7 @@ from broker_django import idempotency, ledger, load, rest, sealed_storage, sessi
 from broker_django.celery_app import get_app
 from broker_django.conf import conf
 from broker_django.context import user_key
-from broker_django.delivery import breaker, publish, run_eagerly, seal_request
+from broker_django.delivery import breaker, publish, run_eagerly, seal_request, sealed_with
 from broker_django.http import raw_body, to_message
 from broker_django.models import DispatchRecord
 
@@ -205,6 +205,7 @@ def write(record: DispatchRecord) -> DispatchRecord:
     Raises UnavailableError.
     """
     written = record
+    record.sealed_with = sealed_with(bytes(record.sealed))
     try:
         with sealed_storage.set_aside(record):
             if record.idempotency_key is not None:

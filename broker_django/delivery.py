@@ -12,8 +12,9 @@ from kombu import pools
 from kombu.exceptions import LimitExceeded, OperationalError
 
 from broker_core.breakers import CircuitBreaker
-from broker_core.envelope import context
-from broker_core.errors import EnvelopeError
+from broker_core.envelope import context, key_id
+from broker_core.errors import EnvelopeError, UnknownKeyError
+from broker_core.message import VERSION as MESSAGE_VERSION
 from broker_core.message import RequestMessage
 from broker_core.redaction import redacted
 from broker_django.celery_app import TASK, broker_urls, get_app, scheme_of
@@ -64,9 +65,22 @@ def open_request(sealed: bytes, dispatch_id: str, queue: str) -> bytes:
 
 
 def check_sealed(record: DispatchRecord) -> None:
-    """Raises EnvelopeError or MessageError where the request in the ledger cannot be read. A file is not looked at."""
+    """Raises EnvelopeError or MessageError if the request in the ledger cannot be read; of a file, by its key alone."""
     if not record.sealed_file:
         RequestMessage.decode(open_request(bytes(record.sealed), str(record.pk), record.queue))
+    elif record.sealed_with and not is_known(record.sealed_with):
+        raise UnknownKeyError("the file was sealed with a key, or in a version, that is not known here")
+
+
+def sealed_with(sealed: bytes) -> str:
+    """What a process has to know to open this request: the version of the message, and the key."""
+    return f"{MESSAGE_VERSION}.{key_id(sealed)}"
+
+
+def is_known(seal: str) -> bool:
+    """Whether this process can open what was sealed so."""
+    version, _, key = seal.partition(".")
+    return version == str(MESSAGE_VERSION) and key in conf.keyring.key_ids
 
 
 def seal_reference(name: str, dispatch_id: str, queue: str) -> bytes:

@@ -97,18 +97,9 @@ def _retentions(*, of_former_queues: bool) -> Iterator[tuple[Q, float]]:
     for state in DONE:
         for queue, policy in conf.queues.items():
             yield Q(state=state, queue=queue), policy.retention[state]
-        for queue in _queues(state) if of_former_queues else ():
+        for queue in ledger.queues(state) if of_former_queues else ():
             if queue not in conf.queues:
                 yield Q(state=state, queue=queue), RETENTION[state]
-
-
-def _queues(state: State) -> Iterator[str]:
-    """Each queue that has a dispatch in this state, from one to the next in the index: DISTINCT would read them all."""
-    rows = ledger.rows().filter(state=state).order_by("queue").values_list("queue", flat=True)
-    queue = rows.first()
-    while queue is not None:
-        yield queue
-        queue = rows.filter(queue__gt=queue).first()
 
 
 def _delete_chunk(old: QuerySet[DispatchRecord]) -> dict[uuid.UUID, str]:

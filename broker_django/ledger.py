@@ -7,11 +7,12 @@ A transition is one compare-and-set UPDATE: of two workers that were handed the 
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from django.db import router, transaction
+from django.db import connections, router, transaction
 from django.db.models import F, Max, Q
 from django.db.models.constants import OnConflict
 from django.utils import timezone
@@ -24,8 +25,7 @@ from broker_django.conf import conf
 from broker_django.models import PATH_LENGTH, AttemptRecord, DispatchRecord
 
 if TYPE_CHECKING:
-    import uuid
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from django.db.models import QuerySet
 
@@ -138,6 +138,22 @@ def close(dispatch_id: uuid.UUID, policy: QueuePolicy, now: datetime | None = No
     return State.FAILED if spent.filter(attempts__gt=0).update(**ended) else None
 
 
+def abandon(dispatch_id: uuid.UUID, reason: str, now: datetime | None = None) -> bool:
+    """Fail a queued dispatch that nobody can run. Returns False if it is not queued any more."""
+    queued = rows().filter(pk=dispatch_id, state=State.QUEUED)
+    ended = {"state": State.FAILED, "finished_at": now or timezone.now(), "due_at": None}
+    return bool(queued.update(error=_text(reason, ERROR_LENGTH), **ended))
+
+
+def queues(state: State) -> Iterator[str]:
+    """Each queue that has a dispatch in this state, from one to the next in the index: DISTINCT would read them all."""
+    named = rows().filter(state=state).order_by("queue").values_list("queue", flat=True)
+    queue = named.first()
+    while queue is not None:
+        yield queue
+        queue = named.filter(queue__gt=queue).first()
+
+
 def lease() -> timedelta:
     """How long a claim holds unless it is renewed."""
     return timedelta(seconds=conf.LEASE)
@@ -243,6 +259,18 @@ def hand_back(dispatch_id: uuid.UUID, run: Run, reason: str, now: datetime | Non
     due = now + timedelta(seconds=min(2.0 ** min(record.attempts_before, 10), LONGEST_HAND_BACK))
     changes = {"due_at": due, "published_at": None, "attempts_before": F("attempts_before") + 1}
     return due if _requeue(record, run, Outcome(error=reason), now, **changes) else None
+
+
+def prove_writable() -> None:
+    """Raises django.db.Error if the database takes no writes. SQLite is not asked: its writers share one lock."""
+    nobody = rows().filter(pk=uuid.UUID(int=0))
+    if connections[nobody.db].vendor != "sqlite":
+        nobody.update(error="")
+
+
+def latest_seal() -> str:
+    """How the request was sealed that was accepted last, whatever became of it; empty if there is none."""
+    return rows().order_by("-accepted_at").values_list("sealed_with", flat=True).first() or ""
 
 
 def last_wanted(record: DispatchRecord) -> datetime:

@@ -79,6 +79,9 @@ class DispatchRecord(models.Model):
         null=True, blank=True, help_text=_("The sealed response, until the result store takes it.")
     )
     sealed = models.BinaryField(help_text=_("The sealed request, kept so that it can be published again."))
+    sealed_with = models.CharField(
+        max_length=20, blank=True, help_text=_("Version of the sealed request, and the id of its key.")
+    )
     sealed_file = models.CharField(
         max_length=255, blank=True, help_text=_("Where the sealed request is in the storage, when it is large.")
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from datetime import timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from celery import states
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     import uuid
     from collections.abc import Collection
     from datetime import datetime
+
+    from celery import Celery
 
     from broker_core.policies import QueuePolicy
 
@@ -82,6 +85,23 @@ class DatabaseBackend(ResultsBackend):  # type: ignore[misc] # untyped
                 model._default_manager.filter(pk__in=chunk).delete()
 
 
+def _database_backend(app: Celery) -> ResultsBackend | None:
+    """What writes results into a database of the project; None if they are elsewhere.
+
+    For `django-db`, which names the backend of django-celery-results, it is ours: of the same table, with one
+    statement where that has four.
+    """
+    backend = app.backend
+    if type(backend) is ResultsBackend:
+        return _own_backend(app)
+    return backend if isinstance(backend, ResultsBackend) else None
+
+
+@lru_cache(maxsize=4)
+def _own_backend(app: Celery) -> DatabaseBackend:
+    return DatabaseBackend(app=app)
+
+
 def conclude(
     dispatch_id: uuid.UUID, attempt: int, policy: QueuePolicy, outcome: Outcome, sealed: str, request: Any
 ) -> bool:
@@ -90,10 +110,11 @@ def conclude(
     Both in one transaction where both are in one database. Where the result store does not take the response, the
     ledger keeps it. Raises DatabaseError where the ledger itself does not answer; then nothing is stored.
     """
-    backend, result = get_app().backend, _result(attempt, outcome, sealed)
+    app, result = get_app(), _result(attempt, outcome, sealed)
     ttl = policy.results_ttl
     alias = router.db_for_write(DispatchRecord)
-    if isinstance(backend, DatabaseBackend) and router.db_for_write(backend.TaskModel) == alias:
+    backend = _database_backend(app)
+    if backend is not None and router.db_for_write(backend.TaskModel) == alias:
         with transaction.atomic(using=alias):
             finished = ledger.finish(dispatch_id, attempt, outcome, results_ttl=ttl)
             if finished:
@@ -102,7 +123,7 @@ def conclude(
         return finished
     if not ledger.holds(dispatch_id, attempt):
         return False
-    kept = None if _store(backend, dispatch_id, result, request) else sealed.encode()
+    kept = None if _store(app.backend, dispatch_id, result, request) else sealed.encode()
     return ledger.finish(dispatch_id, attempt, outcome, results_ttl=ttl, kept_response=kept)
 
 
@@ -142,13 +163,14 @@ def hand_over(record: DispatchRecord, now: datetime) -> bool:
 
 def forget(dispatch_ids: Collection[uuid.UUID]) -> None:
     """Drop the stored responses of these dispatches. What the result store refuses, it drops when it expires."""
-    backend, ids = get_app().backend, [str(dispatch_id) for dispatch_id in dispatch_ids]
-    if isinstance(backend, DatabaseBackend):
+    app, ids = get_app(), [str(dispatch_id) for dispatch_id in dispatch_ids]
+    backend = _database_backend(app)
+    if backend is not None:
         backend.TaskModel._default_manager.filter(task_id__in=ids).delete()
         return
     try:
         for task_id in ids:
-            backend.forget(task_id)
+            app.backend.forget(task_id)
     except Exception as error:  # noqa: BLE001 - every result backend has errors of its own
         logger.warning("The result store did not drop %d responses: %s", len(ids), redacted(error))
 

@@ -52,9 +52,11 @@ def set_aside(record: DispatchRecord) -> Iterator[None]:
 def save(dispatch_id: uuid.UUID, sealed: bytes) -> str:
     """The name of the file in the storage. Raises StorageError."""
     longest = DispatchRecord._meta.get_field("sealed_file").max_length
+    name = f"{DIRECTORY}/{dispatch_id}"
     try:
-        return _storage().save(f"{DIRECTORY}/{dispatch_id}", ContentFile(sealed), max_length=longest)
+        return _storage().save(name, ContentFile(sealed), max_length=longest)
     except Exception as error:
+        delete([name])  # a storage that is full may have kept a part of it
         raise StorageError(f"the storage does not take the request: {type(error).__name__}") from error
 
 

@@ -14,6 +14,7 @@ from celery.worker.control import control_command, inspect_command
 from celery.worker.state import active_requests
 
 from broker_django.celery_app import ROUTING_CHANGED, STOP
+from broker_django.conf import conf
 
 logger = logging.getLogger("workers.inspection")
 
@@ -24,7 +25,8 @@ def broker_status(state: Any) -> dict[str, Any]:
     plan = state.consumer.broker_planning.plan
     return {
         "time": time.time(),
-        "queues": sorted(state.app.amqp.queues.consume_from),
+        "queues": (consumed := sorted(state.app.amqp.queues.consume_from)),
+        "names": [name for name, policy in conf.queues.items() if policy.celery_queue in consumed],
         "pool": state.consumer.pool.__class__.__module__,
         "processes": plan and {"shared": plan.shared, "dedicated": plan.dedicated, "reserved": plan.reserved},
         "weights": plan and plan.weights,

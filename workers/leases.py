@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from django.db import Error as DatabaseFailure
-from django.db import connections
+from django.db import OperationalError, connections
 
 from broker_core.redaction import redacted
 from broker_django import ledger
 from broker_django.conf import conf
 from broker_django.delivery import HARD_LIMIT_MARGIN
+from workers import locks
 
 if TYPE_CHECKING:
     import uuid
@@ -67,25 +68,42 @@ class Leases:
             self._claims.discard(claim)
 
     def _run(self) -> None:
+        step = 0.0
         while True:
             if not self._claims:
                 self._some.clear()
                 if not self._claims:
                     self._some.wait()
-            step = conf.LEASE / RENEWALS
-            time.sleep(step)
-            self._renew(time.monotonic(), step)
+            time.sleep(step or conf.LEASE / RENEWALS)
+            step = 0.0 if self._renew(time.monotonic(), conf.LEASE / RENEWALS) else min(1.0, conf.LEASE / 20)
 
-    def _renew(self, now: float, step: float) -> None:
+    def _renew(self, now: float, step: float) -> bool:
+        """Whether all is well: what could not be renewed is tried again soon."""
         held = [claim for claim in self._claims.copy() if claim.since + step / 2 <= now < claim.until]
         if not held:
-            return
+            return True
         try:
-            ledger.renew((claim.dispatch_id, claim.attempt) for claim in held)
+            locks.limit_waits()
+            _renew(held)
         except DatabaseFailure as error:
             logger.warning("%d leases could not be renewed, there is another try: %s", len(held), redacted(error))
+            return False
+        else:
+            return True
         finally:
             connections.close_all()
+
+
+def _renew(held: list[Claim]) -> None:
+    """All at once; where somebody else has locked one of the rows, one after another."""
+    try:
+        ledger.renew((claim.dispatch_id, claim.attempt) for claim in held)
+    except OperationalError as error:
+        if not locks.is_timeout(error) or len(held) == 1:
+            raise
+        for claim in held:
+            with contextlib.suppress(OperationalError):
+                ledger.renew([(claim.dispatch_id, claim.attempt)])
 
 
 leases = Leases()

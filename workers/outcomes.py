@@ -61,7 +61,7 @@ def persistently(tell: Callable[[], T], dispatch_id: str, seconds: float) -> T:
 
 
 def longest_pause() -> float:
-    """Seconds between two tries: less than the grace that reapers give to a lease that has run out."""
+    """Seconds between two tries: far fewer than reapers wait for after the database was away, half a lease."""
     return min(2.0, conf.LEASE / 20)
 
 

@@ -6,6 +6,7 @@ what ran in a worker that was lost. Any number of reapers may run: each row is t
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import threading
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps
 from django.db import Error as DatabaseFailure
-from django.db import close_old_connections, connections
+from django.db import OperationalError, close_old_connections, connections
 from django.utils import timezone
 
 from broker_core.dispatches import State
@@ -26,11 +27,14 @@ from broker_django.conf import conf
 from broker_django.delivery import breaker, publish, waiting_messages
 from broker_django.forking import undisturbed
 from broker_django.notifications import announce
+from workers import locks
+from workers.former_queues import former_queues
 from workers.in_hand import handed
 from workers.unreadable import HESITATION, held_back
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
+    from uuid import UUID
 
     from broker_core.policies import QueuePolicy
     from broker_django.models import DispatchRecord
@@ -56,6 +60,7 @@ class Reaper:
         self._last_pass: datetime | None = None
         self._steady_since: datetime | None = None
         self._next: dict[str, datetime] = {}
+        self._locked: dict[UUID, datetime] = {}
         self._house: Iterator[int] | None = None
 
     def look(self) -> Iterator[None]:
@@ -64,12 +69,14 @@ class Reaper:
         Raises django.db.Error.
         """
         now = self._now()
+        ledger.prove_writable()
         if self._is_steady(now):
             yield from _for_a_while(self._lapsed(now))
         yield from _for_a_while(self._due(now))
         if self._is_time("lost", now, conf.REPUBLISH_AFTER / LOOKS_AT_LOST):
             yield from _for_a_while(self._expired(now))
             yield from _for_a_while(self._lost(now))
+            yield from _for_a_while(former_queues(now))
         if self._house is None and self._is_time("housekeeping", now, HOUSEKEEPING_EVERY):
             self._house = housekeeping.keep_house(now)
         if self._house is not None and (yield from _for_a_while(self._house)):
@@ -80,7 +87,9 @@ class Reaper:
         self._steady_since = self._house = None
 
     def _is_steady(self, now: datetime) -> bool:
-        """Whether workers have had the time to renew their leases since the database last failed, or since we slept."""
+        """Whether workers have had the time to renew their leases since the database last failed, or was read-only, or
+        since we slept.
+        """
         slept = self._last_pass is not None and now - self._last_pass > ledger.lease() / 2
         if self._steady_since is None or slept:
             self._steady_since = now
@@ -94,27 +103,29 @@ class Reaper:
         return True
 
     def _lapsed(self, now: datetime) -> Iterator[None]:
-        for record in _batch(State.RUNNING, "due_at", due_at__lte=now):
-            reason = f"the lease of {record.worker or 'its worker'} ran out"
-            state = ledger.lose(record.pk, ledger.Run(record.attempts, lapsed_at=now), reason, now)
-            if state is not None:
-                _tell(record, f"{reason} in attempt {record.attempts}: {state}")
-                announce(record.pk)
+        for record in self._batch(State.RUNNING, "due_at", now, due_at__lte=now):
+            with self._unless_locked(record, now):
+                reason = f"the lease of {record.worker or 'its worker'} ran out"
+                state = ledger.lose(record.pk, ledger.Run(record.attempts, lapsed_at=now), reason, now)
+                if state is not None:
+                    _tell(record, f"{reason} in attempt {record.attempts}: {state}")
+                    announce(record.pk)
             yield
 
     def _due(self, now: datetime) -> Iterator[None]:
-        while not breaker.is_open:
-            batch = _batch(State.QUEUED, "due_at", due_at__lte=now)
+        batch_is_full = True
+        while batch_is_full:
+            batch = self._batch(State.QUEUED, "due_at", now, due_at__lte=now)
+            batch_is_full = len(batch) == BATCH
             random.shuffle(batch)  # another reaper has the same ones before it
             for record in batch:
-                if not self._publish(record, now):
+                if breaker.is_open:
                     return
+                with self._unless_locked(record, now):
+                    self._publish(record, now)
                 yield
-            if len(batch) < BATCH:
-                return
 
-    def _publish(self, record: DispatchRecord, now: datetime) -> bool:
-        """Whether the message broker is there for the next one."""
+    def _publish(self, record: DispatchRecord, now: datetime) -> None:
         policy = conf.queues.get(record.queue)
         if policy is None:
             logger.error("Dispatch %s waits: the queue %r is not configured any more", record.pk, record.queue)
@@ -123,23 +134,24 @@ class Reaper:
             ledger.expire(record.pk, now)
         elif not held_back(record, policy, now):
             _publish_again(record, policy, now)
-        return not breaker.is_open
 
     def _expired(self, now: datetime) -> Iterator[None]:
-        for record in _batch(State.QUEUED, "expires_at", expires_at__lte=now, finished_at=None):
-            ledger.expire(record.pk, now)
-            announce(record.pk)
+        for record in self._batch(State.QUEUED, "expires_at", now, expires_at__lte=now, finished_at=None):
+            with self._unless_locked(record, now):
+                ledger.expire(record.pk, now)
+                announce(record.pk)
             yield
 
     def _lost(self, now: datetime) -> Iterator[None]:
         late = now - timedelta(seconds=conf.REPUBLISH_AFTER)
         for name, policy in conf.queues.items():
-            if not _published(name, late, 1):
+            if not self._published(name, late, now, 1):
                 continue
             before = self._overtaken(policy, late)
-            for record in _published(name, before) if before else []:
-                if not held_back(record, policy, now) and _publish_again(record, policy, now):
-                    _tell(record, "its message was lost, it is published again")
+            for record in self._published(name, before, now) if before else []:
+                with self._unless_locked(record, now):
+                    if not held_back(record, policy, now) and _publish_again(record, policy, now):
+                        _tell(record, "its message was lost, it is published again")
                 yield
 
     def _overtaken(self, policy: QueuePolicy, late: datetime) -> datetime | None:
@@ -153,17 +165,29 @@ class Reaper:
             return None
         return datetime.fromtimestamp(latest, UTC) - timedelta(seconds=conf.REPUBLISH_AFTER)
 
+    def _batch(
+        self, state: State, order: str, now: datetime, most: int = BATCH, **conditions: Any
+    ) -> list[DispatchRecord]:
+        """In the order of an index, or PostgreSQL may read the whole ledger in the hope of meeting one soon."""
+        self._locked = {key: until for key, until in self._locked.items() if until > now}
+        rows = ledger.rows().filter(state=state, **conditions).exclude(pk__in=list(self._locked))
+        return list(rows.defer("kept_response").order_by(order)[:most])
 
-def _batch(state: State, order: str, most: int = BATCH, **conditions: Any) -> list[DispatchRecord]:
-    """In the order of an index, or PostgreSQL may read the whole ledger in the hope of meeting one soon."""
-    rows = ledger.rows().filter(state=state, **conditions)
-    return list(rows.defer("kept_response").order_by(order)[:most])
+    def _published(self, queue: str, before: datetime, now: datetime, most: int = BATCH) -> list[DispatchRecord]:
+        """Those that the message broker should have; `finished_at` says what the condition of their index does."""
+        published = {"queue": queue, "published_at__lte": before, "due_at": None, "finished_at": None}
+        return self._batch(State.QUEUED, "published_at", now, most, **published)
 
-
-def _published(queue: str, before: datetime, most: int = BATCH) -> list[DispatchRecord]:
-    """Those that the message broker should have; `finished_at` says what the condition of their index does."""
-    published = {"queue": queue, "published_at__lte": before, "due_at": None, "finished_at": None}
-    return _batch(State.QUEUED, "published_at", most, **published)
+    @contextlib.contextmanager
+    def _unless_locked(self, record: DispatchRecord, now: datetime) -> Any:
+        """Leave a row alone for a while that somebody else has locked: it holds up no other."""
+        try:
+            yield
+        except OperationalError as error:
+            if not locks.is_timeout(error):
+                raise
+            self._locked[record.pk] = now + timedelta(seconds=conf.REPUBLISH_AFTER)
+            _tell(record, "its row is locked by somebody else, it is left alone for a while")
 
 
 def _publish_again(record: DispatchRecord, policy: QueuePolicy, now: datetime) -> bool:
@@ -224,6 +248,7 @@ def _look(reaper: Reaper, over: threading.Event) -> None:
     try:
         with undisturbed:
             close_old_connections()
+            locks.limit_waits()
         steps = reaper.look()
         more = True
         while more and not over.is_set():

@@ -14,6 +14,7 @@ from django.db import connections
 from broker_core.redaction import redacted
 from broker_django import ledger
 from broker_django.notifications import announce
+from workers import locks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,6 +46,7 @@ class ReplayRequest(Request):
         dispatch_id = uuid.UUID(self.id)
         run = ledger.Run(worker=self.hostname, since=datetime.fromtimestamp(self.time_start, UTC))
         try:
+            locks.limit_waits()
             if tell(dispatch_id, run) is not None:
                 announce(dispatch_id)
         except Exception as error:  # noqa: BLE001 - whatever it is, this worker must not lose count of its tasks

@@ -8,11 +8,13 @@ from django.db import connections
 
 from broker_django import ledger
 from broker_django.conf import conf
+from workers import locks
 
 
 def cancel(dispatch_id: str, attempt: int, worker: str) -> bool:
     """Whether this attempt ran on this worker, on a queue that allows it, and is cancelled now."""
     try:
+        locks.limit_waits()
         record = ledger.find(uuid.UUID(dispatch_id))
         policy = conf.queues.get(record.queue) if record else None
         allowed = policy is not None and policy.cancel_running

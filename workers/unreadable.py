@@ -6,9 +6,9 @@ import logging
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from broker_core.errors import EnvelopeError, MessageError, StoredRequestError
+from broker_core.errors import EnvelopeError, MessageError, StoredRequestError, UnknownKeyError
 from broker_django import ledger, results
-from broker_django.delivery import check_sealed, seal_response
+from broker_django.delivery import check_sealed, is_known, seal_response
 from broker_django.notifications import announce
 from workers.replay import unanswered
 
@@ -26,17 +26,29 @@ WORKER = "reaper"
 def held_back(record: DispatchRecord, policy: QueuePolicy, now: datetime) -> bool:
     """Whether it must not be published, for its request cannot be read here. Then it is put off, or has failed.
 
-    Only the ledger's own copy counts: a message can be forged, and must not fail the dispatch whose id it bears.
+    Only the ledger's own copy counts: a message can be forged, and must not fail the dispatch whose id it bears. Nor
+    does a worker count that has the wrong key or old code itself: it cannot read what was accepted last, either.
     """
     try:
         check_sealed(record)
     except (EnvelopeError, MessageError) as error:
-        if now - ledger.last_wanted(record) < ledger.DEPLOYMENT:
+        if now - ledger.last_wanted(record) < ledger.DEPLOYMENT or _knows_too_little(error):
+            logger.warning("Dispatch %s cannot be opened by this worker: %s", record.pk, error, extra=_told(record))
             ledger.put_off(record.pk, now + HESITATION, due_at=record.due_at)
         else:
             _fail(record, policy, f"the request cannot be opened: {error}", now)
         return True
     return False
+
+
+def _knows_too_little(error: Exception) -> bool:
+    """Whether this worker may be the one that lacks the key, or the version."""
+    lacking = isinstance(error, UnknownKeyError | MessageError)
+    return lacking and not is_known(ledger.latest_seal())
+
+
+def _told(record: DispatchRecord) -> dict[str, str]:
+    return {"dispatch_id": str(record.pk), "queue": record.queue}
 
 
 def _fail(record: DispatchRecord, policy: QueuePolicy, reason: str, now: datetime) -> None:

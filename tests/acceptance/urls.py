@@ -1,11 +1,13 @@
 from django.urls import path
 
 from tests.acceptance import poison
-from tests.acceptance.views import connections_made, endless, flaky, gate, note
+from tests.acceptance.views import begun, brief, connections_made, endless, flaky, gate, note
 from tests.site.urls import urlpatterns as site
 
 urlpatterns = [
     *site,
+    path("begun/<slug:name>/", begun),
+    path("brief/<slug:name>/", brief),
     path("connections/", connections_made),
     path("endless/", endless),
     path("flaky/<int:failures>/", flaky),

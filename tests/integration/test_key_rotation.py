@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -53,6 +54,13 @@ def accepted(client: Client) -> tuple[DispatchRecord, str]:
     DispatchRecord.objects.filter(pk=record.pk).update(due_at=None, published_at=record.accepted_at)
     record.refresh_from_db()
     return record, response["Location"]
+
+
+def deployed() -> None:
+    """The web processes have the present key: they have accepted something with it, which is done by now."""
+    Client().post("/pay/", {"amount": "6"})
+    newest = DispatchRecord.objects.latest("accepted_at")
+    DispatchRecord.objects.filter(pk=newest.pk).update(state="succeeded", finished_at=newest.accepted_at, due_at=None)
 
 
 def run(record: DispatchRecord, argument: str | None = None) -> State:
@@ -114,6 +122,7 @@ def test_without_the_old_key_nothing_is_run_and_the_token_is_none(client: Client
 def test_what_no_key_opens_is_not_published_for_ever_but_fails(client: Client, published: list[DispatchRecord]) -> None:
     record, location = accepted(client)
     with override_settings(**DROPPED):
+        deployed()
         run(record)
         look(after(record, minutes=1))
         record.refresh_from_db()
@@ -127,11 +136,37 @@ def test_what_no_key_opens_is_not_published_for_ever_but_fails(client: Client, p
         assert (document.status_code, document.json()["detail"]) == (500, record.error)
 
 
+def test_a_worker_with_a_wrong_key_fails_nothing_however_old(client: Client, published: Any) -> None:
+    records = [accepted(client)[0] for _ in range(3)]
+    with override_settings(SECRET_KEY="of another project" * 3):
+        for minutes in (1, 16, 60, 1_000):
+            look(after(records[0], minutes=minutes))
+    assert {State(state) for state in DispatchRecord.objects.values_list("state", flat=True)} == {State.QUEUED}
+    with override_settings(SECRET_KEY=OLD):
+        look(after(records[0], minutes=1_002))
+        assert {handed.pk for handed in published} == {record.pk for record in records}
+
+
+def test_a_worker_with_a_wrong_key_publishes_no_reference_to_a_file(
+    client: Client, published: Any, tmp_path: Path
+) -> None:
+    backend = {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": {"location": str(tmp_path)}}
+    with override_settings(STORAGES={"sealed": backend}, REQUEST_BROKER={"MAX_INLINE_SIZE": 10, "STORAGE": "sealed"}):
+        record, _location = accepted(client)
+        with override_settings(SECRET_KEY="of another project" * 3):
+            look(after(record, minutes=1))
+            assert published == []
+        with override_settings(SECRET_KEY=OLD):
+            look(after(record, minutes=3))
+    assert [handed.pk for handed in published] == [record.pk]
+
+
 def test_what_failed_for_want_of_its_key_runs_again_when_the_key_is_back(
     client: Client, published: list[DispatchRecord]
 ) -> None:
     record, _location = accepted(client)
     with override_settings(**DROPPED):
+        deployed()
         look(after(record, minutes=16))
     with override_settings(**KEPT):
         assert dead_letters.revive(record.pk, "operator", after(record, minutes=20))
@@ -143,6 +178,7 @@ def test_what_failed_for_want_of_its_key_runs_again_when_the_key_is_back(
 def test_what_was_run_again_has_its_time_to_be_deployed_anew(client: Client, published: Any) -> None:
     record, _location = accepted(client)
     with override_settings(**DROPPED):
+        deployed()
         look(after(record, minutes=16))
         assert dead_letters.revive(record.pk, "operator", after(record, minutes=20))
         look(after(record, minutes=21))
@@ -157,6 +193,7 @@ def test_what_no_key_opens_and_has_no_attempt_left_fails(client: Client, publish
     record, _location = accepted(client)
     DispatchRecord.objects.update(attempts=conf.queues[record.queue].max_attempts, due_at=after(record, minutes=15))
     with override_settings(**DROPPED):
+        deployed()
         look(after(record, minutes=16))
     record.refresh_from_db()
     assert (record.state, record.error) == ("failed", "no attempt is left")
@@ -198,6 +235,7 @@ def test_of_two_reapers_one_fails_it(client: Client, published: Any, caplog: pyt
     now = after(record, minutes=16)
     policy = conf.queues["payment"]
     with override_settings(**DROPPED):
+        deployed()
         seen = [DispatchRecord.objects.get(pk=record.pk) for _ in range(2)]
         assert [unreadable.held_back(row, policy, now) for row in seen] == [True, True]
     assert caplog.text.count("fails: the request cannot be opened") == 1
@@ -211,6 +249,7 @@ def test_the_file_of_a_large_request_may_be_opened_by_another_attempt(client: Cl
     with override_settings(STORAGES={"sealed": backend}, REQUEST_BROKER=broker):
         record, _location = accepted(client)
         with override_settings(**DROPPED):
-            assert tasks._answer(record.sealed_file, record.pk, record.queue, 1).outcome.retriable
+            task = SimpleNamespace(is_eager=True)
+            assert tasks._answer(task, record.sealed_file, record.pk, record.queue, 1).outcome.retriable
             assert run(record) == State.FAILED, "eager tasks are not retried"
     assert record.error.startswith("the stored request body cannot be opened: the envelope was sealed with a key")

@@ -247,3 +247,37 @@ def test_what_is_refused_by_itself_waits_a_moment_only(
     look(steady)
     refused.refresh_from_db()
     assert refused.due_at == clock.now + timedelta(seconds=module.REFUSED_FOR)
+
+
+def test_what_waits_in_a_queue_that_was_removed_fails_when_nobody_can_know_it_any_more(
+    steady: Reaper, clock: Clock, wire: Wire, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.former_queues._is_served", lambda _queue: False)
+    on_broker, in_ledger = (
+        accepted(clock.now, queue="former", **values) for values in ({}, {"published_at": None, "due_at": clock.now})
+    )
+    clock.passes(minutes=10)
+    look(steady)
+    assert state(on_broker) == state(in_ledger) == State.QUEUED, "another process may have newer settings"
+    assert "2 dispatches wait in the queue 'former'" in caplog.text
+    clock.passes(minutes=6)
+    look(steady)
+    for record in (on_broker, in_ledger):
+        record.refresh_from_db()
+        assert (record.state, record.error) == ("failed", "the queue 'former' is not configured any more")
+        assert record.sealed, "it can be run again"
+    assert wire.published == []
+
+
+def test_a_worker_with_old_settings_fails_nothing_of_a_queue_that_is_in_use(
+    steady: Reaper, clock: Clock, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = accepted(clock.now, queue="newer")
+    clock.passes(minutes=16)
+    fresh = accepted(clock.now, queue="newer")
+    look(steady)
+    assert state(old) == state(fresh) == State.QUEUED, "something was accepted into it of late"
+    monkeypatch.setattr("workers.former_queues._is_served", lambda queue: queue == "newer")
+    clock.passes(minutes=16)
+    look(steady)
+    assert state(old) == state(fresh) == State.QUEUED, "another worker serves it"

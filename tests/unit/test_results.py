@@ -5,16 +5,19 @@ import uuid
 from datetime import timedelta
 
 import pytest
-from celery import states
+from celery import Celery, states
+from django.db import InternalError, connection
 from django.utils import timezone
 from django_celery_results.models import GroupResult, TaskResult
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker_core.message import ResponseMessage
-from broker_django import results
+from broker_core.policies import QueuePolicy
+from broker_django import celery_app, results
 from broker_django.celery_app import get_app
 from broker_django.delivery import seal_response
+from broker_django.ledger import Outcome
 from broker_django.models import DispatchRecord
 from broker_django.results import DatabaseBackend
 
@@ -95,6 +98,49 @@ def test_nothing_is_deleted_where_results_never_expire(backend):
     TaskResult.objects.update(date_done=timezone.now() - timedelta(days=999))
     backend.cleanup()
     assert TaskResult.objects.exists()
+
+
+@pytest.fixture(params=["broker_django.results:DatabaseBackend", "django-db"])
+def configured(request, own_app):
+    """An app whose results are in the database, under either name of the backend."""
+    app = Celery("results", backend=request.param, set_as_current=False)
+    celery_app.use(app)
+    return app
+
+
+def running(now):
+    fields = {"queue": "bulk", "method": "GET", "path": "/", "route": "/", "sealed": b"sealed"}
+    return DispatchRecord.objects.create(
+        **fields, state="running", attempts=1, accepted_at=now, started_at=now, due_at=now
+    )
+
+
+POLICY = QueuePolicy()
+OUTCOME = Outcome(201, "text/plain", 5)
+
+
+def test_outcome_and_response_are_recorded_together(configured, django_assert_max_num_queries):
+    record = running(timezone.now())
+    sealed = seal_response(RESPONSE, str(record.pk))
+    with django_assert_max_num_queries(4):  # a savepoint, an UPDATE and an INSERT
+        assert results.conclude(record.pk, 1, POLICY, OUTCOME, sealed, None)
+    record.refresh_from_db()
+    assert (record.state, results.fetch(record)) == ("succeeded", RESPONSE)
+    assert configured.AsyncResult(str(record.pk)).get(timeout=1)["status"] == 201
+
+
+def test_where_the_response_cannot_be_stored_no_outcome_is_recorded(configured, monkeypatch):
+    record = running(timezone.now())
+
+    def refuse(execute, sql, *args):
+        if "celery_results" in sql:
+            raise InternalError("cannot execute INSERT in a read-only transaction")
+        return execute(sql, *args)
+
+    with connection.execute_wrapper(refuse), pytest.raises(InternalError):
+        results.conclude(record.pk, 1, POLICY, OUTCOME, seal_response(RESPONSE, str(record.pk)), None)
+    record.refresh_from_db()
+    assert (record.state, TaskResult.objects.count()) == ("running", 0)
 
 
 def test_a_stored_response_is_fetched():

@@ -1,0 +1,50 @@
+"""Middleware that answers before any view is asked, in the processes whose environment asks for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django.http import HttpResponse, HttpResponseRedirect
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from django.http import HttpRequest
+    from django.http.response import HttpResponseBase
+
+
+def _is_ours(request: HttpRequest) -> bool:
+    return request.path.startswith("/broker/")
+
+
+def redirecting(get_response: Callable[[HttpRequest], HttpResponseBase]) -> Any:
+    """Sends everybody to log in."""
+
+    def middleware(request: HttpRequest) -> HttpResponseBase:
+        return get_response(request) if _is_ours(request) else HttpResponseRedirect("/log-in/")
+
+    return middleware
+
+
+class Closed:
+    """Is closed for maintenance, which it finds out when the view is known."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        response = self.get_response(request)
+        response["X-Reached"] = str(request.broker.reached)
+        return response
+
+    def process_view(self, request: HttpRequest, *_args: Any) -> HttpResponse | None:
+        return None if _is_ours(request) else HttpResponse("closed", status=503)
+
+
+def forgetful(get_response: Callable[[HttpRequest], HttpResponseBase]) -> Any:
+    """Finds nothing."""
+
+    def middleware(request: HttpRequest) -> HttpResponseBase:
+        return get_response(request) if _is_ours(request) else HttpResponse("nothing here", status=404)
+
+    return middleware

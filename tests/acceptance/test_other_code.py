@@ -1,0 +1,91 @@
+"""Workers whose code, or whose middleware, is not that of the web processes: they destroy nothing."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from broker_django.models import DispatchRecord
+from tests.acceptance.conftest import ALIAS, PATIENCE, plain_worker
+from tests.processes import wait_until
+
+if TYPE_CHECKING:
+    from tests.acceptance.conftest import Ledger, Site, StartWorker
+
+OTHER = {"URLCONF": "tests.acceptance.other_urls"}
+
+
+def accept(site: Site, path: str, queue: str) -> str:
+    with site.client() as client:
+        response = client.post(path, headers={"X-Queue": queue, "Prefer": "respond-async"})
+    assert response.status_code == 202, response.text
+    return response.json()["id"]
+
+
+@pytest.mark.parametrize("queue", ["bulk", "once"])
+@pytest.mark.parametrize("path", ["/note/x/", "/flaky/0/"])
+def test_a_dispatch_of_newer_code_is_handed_back_until_a_worker_knows_its_view(
+    unattended: Site, ledger: Ledger, start_worker: StartWorker, path: str, queue: str
+) -> None:
+    older = start_worker(plain_worker, **OTHER)
+    dispatch_id = accept(unattended, path, queue)
+    wait_until(lambda: ledger.dispatch(dispatch_id).attempts, PATIENCE)
+    wait_until(lambda: ledger.dispatch(dispatch_id).state == "queued", PATIENCE)
+    assert ledger.executions(dispatch_id) == 0
+    start_worker(plain_worker)
+    older.container.kill_all()
+    wait_until(lambda: ledger.dispatch(dispatch_id).state == "succeeded", PATIENCE)
+    record = ledger.dispatch(dispatch_id)
+    assert (record.response_status, ledger.executions(dispatch_id)) == (200, 1)
+    assert "the view was not reached" in record.ended_attempts.using(ALIAS).first().error
+
+
+@pytest.mark.parametrize(("path", "reason"), [("/note/x/", "nowhere"), ("/flaky/0/", "tests.acceptance.views.gate")])
+def test_a_dispatch_whose_view_no_worker_knows_is_a_dead_letter_in_the_end(
+    unattended: Site, ledger: Ledger, start_worker: StartWorker, path: str, reason: str
+) -> None:
+    dispatch_id = accept(unattended, path, "bulk")
+    row = DispatchRecord.objects.using(ALIAS).filter(pk=dispatch_id)
+    row.update(accepted_at=ledger.dispatch(dispatch_id).accepted_at - timedelta(minutes=20))
+    older = start_worker(plain_worker, **OTHER)
+    wait_until(lambda: ledger.dispatch(dispatch_id).state == "failed", PATIENCE)
+    record = ledger.dispatch(dispatch_id)
+    assert "the view was not reached" in record.error and reason in record.error
+    assert (record.attempts, record.response_status, bool(record.sealed)) == (1, 500, True)
+    older.container.kill_all()
+
+
+@pytest.mark.parametrize(
+    ("variables", "answered"),
+    [
+        ({"OUTER_MIDDLEWARE": "tests.acceptance.middleware.redirecting"}, 302),
+        ({"OUTER_MIDDLEWARE": "tests.acceptance.middleware.forgetful"}, 404),
+        ({"OUTER_MIDDLEWARE": "tests.acceptance.middleware.Closed"}, 503),
+        ({"SSL_REDIRECT": "1"}, 301),
+    ],
+    ids=["log in", "not found", "maintenance", "TLS"],
+)
+def test_what_a_middleware_answers_instead_of_the_view_is_no_success(
+    unattended: Site, ledger: Ledger, start_worker: StartWorker, variables: dict[str, Any], answered: int
+) -> None:
+    start_worker(plain_worker, **variables)
+    dispatch_id = accept(unattended, "/note/x/", "bulk")
+    wait_until(lambda: ledger.dispatch(dispatch_id).state == "failed", PATIENCE)
+    record = ledger.dispatch(dispatch_id)
+    assert (record.error, record.response_status) == (
+        f"the view was not reached: a middleware answered {answered}",
+        answered,
+    )
+    assert (record.attempts, ledger.executions(dispatch_id)) == (3, 0)
+    with unattended.client() as client:
+        location = f"/broker/tasks/{_token(record)}/response/"
+        if variables.get("OUTER_MIDDLEWARE", "").endswith("Closed"):
+            assert client.get(location).headers["X-Reached"] == "False"
+
+
+def _token(record: DispatchRecord) -> str:
+    from broker_django import tokens
+
+    return tokens.issue(record.pk, record.accepted_at)

@@ -1,0 +1,58 @@
+"""Dispatches of queues that the settings do not have any more: they end in a recorded failure, and can be revived."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from broker_core.dispatches import State
+from broker_core.redaction import redacted
+from broker_django import ledger
+from broker_django.celery_app import get_app
+from broker_django.conf import conf
+from broker_django.notifications import announce
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+
+logger = logging.getLogger("workers.former_queues")
+
+BATCH = 100
+INSPECT_TIMEOUT = 1.0
+"""Seconds that the other workers have to say what they serve."""
+
+
+def former_queues(now: datetime) -> Iterator[None]:
+    """Fail what waits in queues that nobody knows any more, in small steps.
+
+    A worker may be the one whose settings are old. So it fails nothing of a queue into which something was accepted of
+    late, or which another worker serves.
+    """
+    for queue in ledger.queues(State.QUEUED):
+        if queue in conf.queues:
+            continue
+        waiting = ledger.rows().filter(state=State.QUEUED, queue=queue).order_by("accepted_at")
+        logger.error("%d dispatches wait in the queue %r, which is not configured here", waiting.count(), queue)
+        newest = waiting.last()
+        if newest is None or now - newest.accepted_at < ledger.DEPLOYMENT or _is_served(queue):
+            continue
+        yield
+        for record in list(waiting.defer("sealed", "kept_response")[:BATCH]):
+            if now - ledger.last_wanted(record) < ledger.DEPLOYMENT:
+                continue
+            if ledger.abandon(record.pk, f"the queue {queue!r} is not configured any more", now):
+                logger.error("Dispatch %s fails: its queue %r is not configured any more", record.pk, queue)
+                announce(record.pk)
+            yield
+
+
+def _is_served(queue: str) -> bool:
+    """Whether a worker says so. If the workers cannot be asked, one may."""
+    try:
+        inspect: Any = get_app().control.inspect(timeout=INSPECT_TIMEOUT)
+        replies = inspect._request("broker_status") or {}
+    except Exception as error:  # noqa: BLE001 - every transport has errors of its own
+        logger.info("The workers cannot be asked which queues they serve: %s", redacted(error))
+        return True
+    return any(queue in reply.get("names", ()) for reply in replies.values())

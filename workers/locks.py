@@ -1,0 +1,49 @@
+"""Rows that somebody else has locked: those who look after others do not wait for them for long."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django.db import connections
+
+from broker_django import ledger
+
+if TYPE_CHECKING:
+    from django.db import Error
+
+PATIENCE = 2
+"""Seconds."""
+
+LIMITED = "request_broker_lock_wait"
+"""The attribute of a connection that names the session whose waits are limited."""
+
+_LIMIT = {
+    "postgresql": f"SET lock_timeout TO '{PATIENCE}s'",
+    "mysql": f"SET SESSION innodb_lock_wait_timeout = {PATIENCE}",
+}
+
+_TIMEOUTS = {"55P03", 1205}
+"""lock_not_available of PostgreSQL, ER_LOCK_WAIT_TIMEOUT of MySQL and MariaDB."""
+
+
+def limit_waits() -> None:
+    """Have this thread wait for a lock in the ledger for so many seconds at most. Raises django.db.Error.
+
+    On SQLite the whole database is locked, for as long as its option `timeout` says.
+    """
+    connection = connections[ledger.rows().db]
+    statement = _LIMIT.get(connection.vendor)
+    if statement is None:
+        return
+    connection.ensure_connection()
+    if getattr(connection, LIMITED, None) is not connection.connection:
+        with connection.cursor() as cursor:
+            cursor.execute(statement)
+        setattr(connection, LIMITED, connection.connection)
+
+
+def is_timeout(error: Error) -> bool:
+    """Whether a statement failed because somebody else has its row."""
+    cause: Any = error.__cause__
+    codes = {getattr(cause, "sqlstate", None), getattr(cause, "pgcode", None), *getattr(cause, "args", ())[:1]}
+    return not _TIMEOUTS.isdisjoint(code for code in codes if isinstance(code, str | int))
