@@ -24,9 +24,9 @@ AT_ONCE = 32
 KILL_EVERY = (2.0, 4.0)
 PAUSE = (1.5, 4.0)
 """Seconds between a fault that was put right and the next."""
-ROLL_EVERY = (1.0, 3.0)
-LONGEST_HESITATION = 70.0
-"""Seconds after which a dispatch has been tried again that the last worker did not know."""
+ROLL_EVERY = (2.0, 5.0)
+LONGEST_HESITATION = 30.0
+"""Seconds after which a dispatch has been tried again that the last worker handed back."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

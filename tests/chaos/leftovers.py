@@ -93,10 +93,10 @@ def _of_thread() -> Iterator[str]:
 
 def _of_connection() -> Iterator[str]:
     yield from _of_transaction()
-    if connection.connection is None:
-        return  # a new one has nothing of an earlier view
     if connection.execute_wrappers:
         yield "execute wrapper"
+    if connection.connection is None:
+        return  # a new session has nothing of an earlier view
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":
             cursor.execute(SESSION)

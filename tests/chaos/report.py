@@ -15,7 +15,7 @@ from broker_django.models import DispatchRecord
 from tests.chaos.account import Phase
 from tests.chaos.models import Ending
 from tests.chaos.poison import LEFT_OPEN
-from tests.chaos.verdict import LOSS, RETRY, Entry, Evidence, Verdict, judge, mentions
+from tests.chaos.verdict import HAND_BACK, LOSS, RETRY, Entry, Evidence, Verdict, judge, mentions
 from tests.site.models import Execution
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ def evidence(answers: Iterable[Answer], installation: Installation, logs: Mappin
         str(id_): Entry(str(id_), queue, State(state), *rest)
         for id_, queue, state, *rest in DispatchRecord.objects.values_list("id", *fields)
     }
+    lines = [line for lines in logs.values() for line in lines]
     return Evidence(
         accepted=[answer.dispatch for answer in answers if answer.dispatch],
         ledger=ledger,
@@ -74,8 +75,9 @@ def evidence(answers: Iterable[Answer], installation: Installation, logs: Mappin
         killed=installation.killed,
         endings=Counter(str(uuid.UUID(id_)) for id_ in Ending.objects.values_list("dispatch", flat=True)),
         rows=Counter(Execution.objects.exclude(worker=LEFT_OPEN).values_list("dispatch", flat=True)),
-        losses=mentions(LOSS, (line for lines in logs.values() for line in lines)),
-        retries=mentions(RETRY, (line for lines in logs.values() for line in lines)),
+        losses=mentions(LOSS, lines),
+        retries=mentions(RETRY, lines),
+        hand_backs=mentions(HAND_BACK, lines),
         uncommitted=Execution.objects.filter(worker=LEFT_OPEN).count(),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -36,6 +36,9 @@ That a message was lost is no such line: it had not been run.
 """
 RETRY = re.compile(rf"{ID} failed in attempt \d+, it is due\b")
 """A line that tells of another attempt because the view failed."""
+
+HAND_BACK = re.compile(rf"{ID} is handed back, it is due\b")
+"""A line that tells of an attempt whose worker did not know the view: it ended before that began."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,8 @@ class Evidence:
 
     accepted: those that a client holds a 202 of. account: what web processes and views wrote down. killed: processes
     that were killed on purpose, and when. endings: how often the dispatch came to an end. rows: how many the views
-    wrote; `uncommitted` are those of transactions that a view left open. losses, retries: how often a log tells of one.
+    wrote; `uncommitted` are those of transactions that a view left open. losses, retries,
+    hand_backs: how often a log tells of one.
     """
 
     accepted: Collection[str]
@@ -97,6 +101,7 @@ class Evidence:
     rows: Mapping[str, int]
     losses: Mapping[str, int]
     retries: Mapping[str, int]
+    hand_backs: Mapping[str, int] = field(default_factory=dict)
     uncommitted: int = 0
 
     @cached_property
@@ -250,7 +255,8 @@ def _failed_unrun(evidence: Evidence, entry: Entry) -> bool:
 def _discarded(evidence: Evidence, entry: Entry) -> bool:
     """An attempt that is on no account was lost before its view began; any process may have been killed then."""
     lived = {execution.attempt: execution for execution in evidence.of(entry.id) if not execution.killed}
-    if evidence.losses.get(entry.id, 0) > max(0, entry.attempts - len(lived)):
+    ended = len(lived) + evidence.hand_backs.get(entry.id, 0)
+    if evidence.losses.get(entry.id, 0) > max(0, entry.attempts - ended):
         return True
     last = lived.get(entry.attempts)
     return entry.state is State.FAILED and last is not None and last.returned

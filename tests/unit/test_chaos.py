@@ -21,7 +21,7 @@ from tests.chaos.faults import make_read_only, make_writable
 from tests.chaos.load import OF_RELEASES, Answer, Menu
 from tests.chaos.network import Proxy
 from tests.chaos.outage import broken, by_phase, percentile
-from tests.chaos.verdict import BRIEF, LOSS, NOT_REACHED, RETRY, TELLING, Entry, Evidence, judge, mentions
+from tests.chaos.verdict import BRIEF, HAND_BACK, LOSS, NOT_REACHED, RETRY, TELLING, Entry, Evidence, judge, mentions
 
 PAYMENT = "0f2c5a7e-6f1c-4e0e-9d0e-000000000001"
 REALTIME = "0f2c5a7e-6f1c-4e0e-9d0e-000000000002"
@@ -178,6 +178,12 @@ def test_a_lease_that_ran_out_although_the_process_lived_is_seen(flawless):
     assert judge(evidence).broken == {"outcome discarded": [BULK]}
 
 
+def test_an_attempt_that_was_handed_back_explains_no_lost_lease(flawless):
+    losses, handed_back = {**flawless.losses, BULK: 1}, {BULK: 1}
+    evidence = of_bulk(flawless, *run(BULK, 2), attempts=2, losses=losses, hand_backs=handed_back)
+    assert judge(evidence).broken == {"outcome discarded": [BULK]}
+
+
 def test_a_process_that_was_lost_before_the_view_began_explains_a_lost_lease(flawless):
     assert judge(of_bulk(flawless, *run(BULK, 2), attempts=2, losses={**flawless.losses, BULK: 1})).kept
 
@@ -234,6 +240,7 @@ def test_lines_that_tell_of_a_loss_explain_the_dispatch_that_they_name():
     ]
     assert mentions(LOSS, lines) == {PAYMENT: 2}
     assert mentions(RETRY, lines) == {BULK: 1}
+    assert mentions(HAND_BACK, lines) == {BULK: 1}
 
 
 def test_processes_write_to_one_account_and_no_line_is_torn(tmp_path, monkeypatch):
