@@ -2,30 +2,57 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from django.http import HttpRequest
 
     from broker_core.message import RequestMessage
+    from broker_django.bodies import Pairs
     from broker_django.models import DispatchRecord
 
 __version__ = "0.1.0"
 
 
-def dispatch(request_or_message: HttpRequest | RequestMessage, *, queue: str) -> DispatchRecord:
-    """Have a request run later, on this queue, as its user: the dispatch, with its id.
+def dispatch(
+    request: HttpRequest | RequestMessage | str,
+    *,
+    queue: str,
+    method: str | None = None,
+    json: Any = None,
+    data: Pairs | None = None,
+    files: Pairs | None = None,
+    body: bytes | str | None = None,
+    content_type: str | None = None,
+    query: Pairs | str | None = None,
+    headers: Mapping[str, Any] | None = None,
+    host: str | None = None,
+    user: Any = None,
+) -> DispatchRecord:
+    """Have a request run later, on this queue, as its user. Returns the dispatch, with its id.
 
-    A request is taken as it is now, with its user and session; its body must not have been streamed away. Within a
-    transaction the dispatch is published when that is committed; where it is rolled back, it has never been.
+        dispatch("/reports/", method="POST", json={"month": "2026-10"}, user=user, queue="bulk")
 
-    Raises ConfigurationError for a queue that is not configured, BodyTooLargeError, MessageError for a request whose
-    body is gone or that is itself being replayed, ReducedCapacityError where the queue is full, and UnavailableError
-    where it cannot be recorded.
+    A path may have a query, and may be a URL of this site. With it go `method` (GET, or POST if there is a body); one
+    of `json`, `data` (a form, as a mapping or pairs) with or without `files`, and `body` with `content_type`; `query`;
+    `headers`; `host`, if it is not the usual one of ALLOWED_HOSTS; and `user`, as an object or by primary key. No CSRF
+    token is asked for.
+
+    Instead of a path it takes a request, as it is now, with its user and session, whose body must not have been
+    streamed away; or a RequestMessage. Within a transaction the dispatch is published when that is committed; if it is
+    rolled back, it has never been.
+
+    Raises ConfigurationError for a queue that is not configured, TypeError for arguments that contradict each other,
+    MessageError for what is no request, or has no view, an inactive user, or a body that is gone; BodyTooLargeError,
+    ReducedCapacityError if the queue is full, and UnavailableError if it cannot be recorded.
     """
-    from broker_django.dispatching import dispatch as made  # noqa: PLC0415 - which needs the apps to be loaded
+    from broker_django.composing import Parts  # noqa: PLC0415 - which needs the apps to be loaded
+    from broker_django.dispatching import dispatch as made  # noqa: PLC0415
 
-    return made(request_or_message, queue=queue)
+    parts = Parts(method, json, data, files, body, content_type, query, headers, host, user)
+    return made(request, queue=queue, parts=parts)
 
 
 def status_url(request: HttpRequest, dispatch: DispatchRecord) -> str:

@@ -11,19 +11,25 @@ from typing import TYPE_CHECKING, Any
 
 from celery.backends.base import DisabledBackend
 from celery.backends.rpc import RPCBackend
+from django.apps import apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, register
 from django.core.checks import Warning as CheckWarning
 from django.core.files.storage import FileSystemStorage, InvalidStorageError, storages
+from django.db import connections, router
 from django.urls import NoReverseMatch, URLPattern, URLResolver, get_resolver, reverse
 
+from broker_core.errors import ConfigurationError
 from broker_core.policies import Mode, QueuePolicy
 from broker_core.redaction import redacted
+from broker_django import database
 from broker_django.celery_app import REDIS_SCHEMES, broker_urls, filled_in, get_app, project_app, schemes
 from broker_django.conf import DEFAULTS, conf
 from broker_django.decorators import annotation_of
 from broker_django.embedded import embedded_url
 from broker_django.ledger import LEASE_MARGIN
+from broker_django.models import DispatchRecord
+from broker_django.serialization import accepts, serializer
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -122,6 +128,41 @@ def check_storage(**_: Any) -> list[CheckMessage]:
         hint = "Name an alias of STORAGES; large requests are put there."
         return [Error(text, hint=hint, id="request_broker.E011")]
     return []
+
+
+@register("request_broker")
+def check_database(**_: Any) -> list[CheckMessage]:
+    """No query is made."""
+    named = conf.DATABASE
+    if named is not None and named not in connections:
+        text = f"REQUEST_BROKER['DATABASE'] is {named!r}, which is no alias of DATABASES."
+        return [Error(text, hint=f"There are {', '.join(connections)}.", id="request_broker.E013")]
+    if named is None:
+        try:
+            database.ask_routers(DispatchRecord)
+        except Exception as error:  # noqa: BLE001 - a router of the project may raise anything
+            return [
+                CheckWarning(
+                    f"A database router fails where there is no request, as in a worker: {redacted(error)}. So the "
+                    "broker's tables are in the default database.",
+                    hint="Name their database as REQUEST_BROKER['DATABASE'].",
+                    id="request_broker.W009",
+                )
+            ]
+    return list(_forbidden_tables(database.alias()))
+
+
+def _forbidden_tables(alias: str) -> Iterator[CheckMessage]:
+    models = apps.get_app_config("broker_django").get_models()
+    forbidden = [model._meta.object_name for model in models if not router.allow_migrate_model(alias, model)]
+    if forbidden:
+        yield Error(
+            f"The database routers allow no migration of {', '.join(map(str, forbidden))} in the database {alias!r}, "
+            "in which the broker looks for its tables.",
+            hint="Let 'allow_migrate' allow the app 'broker_django' there, or name another alias as "
+            "REQUEST_BROKER['DATABASE'].",
+            id="request_broker.E013",
+        )
 
 
 @register("request_broker", deploy=True)
@@ -227,6 +268,7 @@ def check_celery(**_: Any) -> list[CheckMessage]:
         *_check_visibility(app),
         *_check_pool(app),
         *_check_pickle(app),
+        *_check_serializers(app),
     ]
 
 
@@ -269,6 +311,37 @@ def _check_pickle(app: Celery) -> Iterator[CheckMessage]:
             hint="Use JSON alone, as Celery does by default. The broker's own messages are JSON.",
             id="request_broker.W008",
         )
+
+
+def _check_serializers(app: Celery) -> Iterator[CheckMessage]:
+    content = app.conf.accept_content
+    try:
+        serializer(app)
+    except ConfigurationError:
+        yield Error(
+            f"No dispatch can run: workers accept {_listed(content)} alone, which cannot be written here.",
+            hint="Add 'json' to accept_content, or install what the serializer needs.",
+            id="request_broker.E012",
+        )
+    results = content if app.conf.result_accept_content is None else app.conf.result_accept_content
+    if not accepts(results, app.conf.result_serializer):
+        yield Error(
+            f"Responses could not be read: result_serializer is {app.conf.result_serializer!r}, but results are "
+            f"accepted as {_listed(results)} alone.",
+            hint="Set result_serializer to one that result_accept_content, or else accept_content, has.",
+            id="request_broker.E012",
+        )
+    if not accepts(content, app.conf.task_serializer):
+        yield CheckWarning(
+            f"Workers refuse remote control, which is written as {app.conf.task_serializer!r} (task_serializer): "
+            "neither cancel_running nor broker_doctor nor Flower reaches them.",
+            hint=f"Set task_serializer to one of accept_content: {_listed(content)}.",
+            id="request_broker.W010",
+        )
+
+
+def _listed(content: Any) -> str:
+    return ", ".join(map(repr, content)) or "nothing"
 
 
 def _check_visibility(app: Celery) -> Iterator[CheckMessage]:

@@ -40,6 +40,7 @@ DEFAULTS: Mapping[str, Any] = {
     "ROUTING_ENABLED": True,
     "ENABLE_PROXY_ROUTING": False,
     "ALLOWED_REDIRECT_HOSTS": [],
+    "DATABASE": None,
     "RESET_CONNECTIONS": True,
 }
 
@@ -124,6 +125,7 @@ class Conf:
     ROUTING_ENABLED = Setting[bool]()
     ENABLE_PROXY_ROUTING = Setting[bool]()
     ALLOWED_REDIRECT_HOSTS = Setting[list[str]]()
+    DATABASE = Setting[str | None]()
     RESET_CONNECTIONS = Setting[bool]()
 
     def __init__(self) -> None:

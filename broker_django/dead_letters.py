@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from django.db import router, transaction
+from django.db import transaction
 from django.db.models import Count, Max, Min, Q
 from django.utils import timezone
 
 from broker_core.dispatches import REVIVABLE, State
-from broker_django import ledger, sealed_storage
+from broker_django import database, ledger, sealed_storage
 from broker_django.models import ActionRecord, AttemptRecord, DispatchRecord
 from broker_django.notifications import announce
 
@@ -68,7 +68,7 @@ def revive(dispatch_id: UUID, actor: str, now: datetime | None = None) -> bool:
     record = dead.defer("sealed", "kept_response").first()
     if record is None:
         return False
-    with transaction.atomic(using=router.db_for_write(DispatchRecord)):
+    with transaction.atomic(using=database.alias()):
         revived = dead.filter(attempts=record.attempts).update(
             state=State.QUEUED,
             attempts_before=record.attempts,
@@ -85,7 +85,7 @@ def revive(dispatch_id: UUID, actor: str, now: datetime | None = None) -> bool:
         if not revived:
             return False
         if record.attempts and record.started_at:
-            AttemptRecord.objects.get_or_create(
+            AttemptRecord.objects.using(database.alias()).get_or_create(
                 dispatch_id=record.pk,
                 number=record.attempts,
                 defaults={
@@ -108,7 +108,7 @@ def _wanted_for(record: DispatchRecord, now: datetime) -> datetime | None:
 
 def discard_one(dispatch_id: UUID, actor: str, now: datetime | None = None) -> bool:
     """Drop the sealed request of a dead letter, so that it can never run again. False where it is none."""
-    with transaction.atomic(using=router.db_for_write(DispatchRecord)):
+    with transaction.atomic(using=database.alias()):
         dead = ledger.rows().filter(are_dead_letters(), pk=dispatch_id)
         files = list(dead.exclude(sealed_file="").values_list("sealed_file", flat=True))
         if not dead.update(sealed=b"", sealed_file=""):
@@ -121,7 +121,7 @@ def discard_one(dispatch_id: UUID, actor: str, now: datetime | None = None) -> b
 def _note(dispatch_id: UUID, action: str, actor: str, detail: str = "", now: datetime | None = None) -> None:
     """Write down who did what to a dispatch."""
     logger.info("Dispatch %s: %s by %s", dispatch_id, action, actor, extra={"dispatch_id": str(dispatch_id)})
-    ActionRecord.objects.create(
+    ActionRecord.objects.using(database.alias()).create(
         dispatch_id=dispatch_id,
         at=now or timezone.now(),
         action=action,

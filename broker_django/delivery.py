@@ -13,13 +13,14 @@ from kombu.exceptions import LimitExceeded, OperationalError
 
 from broker_core.breakers import CircuitBreaker
 from broker_core.envelope import context, key_id
-from broker_core.errors import EnvelopeError, UnknownKeyError
+from broker_core.errors import ConfigurationError, EnvelopeError, UnknownKeyError
 from broker_core.message import VERSION as MESSAGE_VERSION
 from broker_core.message import RequestMessage
 from broker_core.redaction import redacted
 from broker_django.celery_app import TASK, broker_urls, get_app, scheme_of
 from broker_django.conf import conf
 from broker_django.context import WITNESS
+from broker_django.serialization import serializer
 from broker_django.transport import TRANSPORTS
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ def publish(record: DispatchRecord, policy: QueuePolicy) -> bool:
 
 def _note_failure(error: Exception) -> None:
     """Only a message broker that is out of reach is left alone: another queue may do where one is refused."""
-    if isinstance(error, (KeyError, LimitExceeded)):  # no such queue, or no connection free: nobody has asked it
+    if isinstance(error, (KeyError, ConfigurationError, LimitExceeded)):  # no such queue, no serializer, no connection
         return
     if isinstance(error.__cause__ or error, get_app().connection_for_write().channel_errors):
         breaker.succeeded()
@@ -184,7 +185,7 @@ def _send(app: Celery, record: DispatchRecord, policy: QueuePolicy, failures: in
             message,
             queue=queue,
             declare=_undeclared(producer.connection, queue),
-            serializer="json",
+            serializer=serializer(app),
             retry=True,
             retry_policy=RETRY_POLICY,
             timeout=conf.PUBLISH_TIMEOUT * SHARE_OF_A_TRY,

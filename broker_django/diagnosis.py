@@ -16,10 +16,10 @@ from django.utils import timezone
 from broker_core.backpressure import is_limited, pressure
 from broker_core.dispatches import State
 from broker_core.redaction import redacted
+from broker_django import ledger
 from broker_django.celery_app import get_app
 from broker_django.conf import conf
 from broker_django.load import measure
-from broker_django.models import DispatchRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,7 +60,7 @@ def examine() -> Iterator[Finding]:
 
 def _ledger() -> Iterator[Finding]:
     try:
-        total = DispatchRecord.objects.count()
+        total = ledger.rows().count()
     except DatabaseError as error:
         yield Finding("ledger", redacted(error), "Run manage.py migrate, and check DATABASES.")
     else:
@@ -132,7 +132,7 @@ def _skew(moment: float, before: float, after: float) -> float:
 
 
 def _waiting(broker: Finding) -> Iterator[Finding]:
-    late = DispatchRecord.objects.filter(state=State.QUEUED, accepted_at__lt=timezone.now() - LATE)
+    late = ledger.rows().filter(state=State.QUEUED, accepted_at__lt=timezone.now() - LATE)
     try:
         groups = list(late.values("queue").annotate(count=Count("pk"), oldest=Min("accepted_at")).order_by("queue"))
     except DatabaseError:
@@ -164,7 +164,7 @@ def _limits() -> Iterator[Finding]:
 
 
 def _abandoned() -> Iterator[Finding]:
-    overdue = DispatchRecord.objects.filter(state=State.RUNNING, due_at__lte=timezone.now())
+    overdue = ledger.rows().filter(state=State.RUNNING, due_at__lte=timezone.now())
     try:
         groups = list(overdue.values("worker").annotate(count=Count("pk"), oldest=Min("due_at")).order_by("worker"))
     except DatabaseError:

@@ -3,75 +3,137 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from django.http import HttpRequest
 from django.http.request import RawPostDataException
-from django.urls import Resolver404, resolve
+from django.test.client import FakePayload
 from django.utils import timezone
+from django.utils.functional import Promise
 
 from broker_core.errors import BodyTooLargeError, ConfigurationError, MessageError
-from broker_django import ledger, load, sessions
-from broker_django.acceptance import moments, publish_when_committed, route_of, trace_of, write
+from broker_core.message import RequestMessage
+from broker_django import ledger, load, rest, sessions
+from broker_django.acceptance import View, moments, publish_when_committed, route_of, trace_of, write
+from broker_django.arrival import arrived, asks_for_a_user
+from broker_django.composing import Parts, compose
 from broker_django.conf import conf
 from broker_django.context import replay_of, user_key
 from broker_django.delivery import seal_request
 from broker_django.http import raw_body, to_message
 from broker_django.models import DispatchRecord
+from broker_django.routing import OWN_NAMESPACE
 
 if TYPE_CHECKING:
     from django.urls import ResolverMatch
 
-    from broker_core.message import RequestMessage
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What is to be dispatched: the message, the URL that it resolves to, the name of its view, if it has to be that
+    one, and a digest of its client's credential.
+    """
+
+    message: RequestMessage
+    match: ResolverMatch | None
+    view: str = ""
+    credential: str = ""
 
 
-def dispatch(request_or_message: HttpRequest | RequestMessage, *, queue: str) -> DispatchRecord:
+def dispatch(given: HttpRequest | RequestMessage | str, *, queue: str, parts: Parts | None = None) -> DispatchRecord:
     """What `broker_django.dispatch` does."""
     policy = conf.queues.get(queue)
     if policy is None:
         raise ConfigurationError(f"there is no queue {queue!r}; there are {', '.join(conf.queues)}")
-    _refuse_nonsense(request_or_message)
+    taken = _taken(given, parts or Parts())
     load.gauges.check(queue)
-    record = DispatchRecord(id=uuid.uuid4(), queue=queue, reason="code", **moments(policy, timezone.now()))
-    if isinstance(request_or_message, HttpRequest):
-        message = _message(request_or_message)
-        record.route = route_of(request_or_message.resolver_match)
-        record.credential = next(iter(sessions.credentials(request_or_message)), "")
-    else:
-        message = request_or_message
-        record.route = route_of(_match(message))
-    record.method = message.method[:20]
-    record.path = ledger.truncated(message.environ.get("SCRIPT_NAME", "") + message.environ.get("PATH_INFO", "/"))
-    record.user = message.view_user or message.user or ""
-    record.trace_id = trace_of(message.environ)
+    now, route = timezone.now(), route_of(taken.match)
+    message = replace(taken.message, route=route, view=taken.view, accepted_at=now.timestamp())
+    record = DispatchRecord(
+        id=uuid.uuid4(),
+        queue=queue,
+        reason="code",
+        method=message.method[:20],
+        path=ledger.truncated(message.environ.get("SCRIPT_NAME", "") + message.environ.get("PATH_INFO", "/")),
+        route=route,
+        user=message.view_user or message.user or "",
+        credential=taken.credential,
+        trace_id=trace_of(message.environ),
+        **moments(policy, now),
+    )
     record.sealed = seal_request(message, str(record.pk), queue)
     write(record)
     publish_when_committed(record, policy)
     return record
 
 
-def _refuse_nonsense(given: HttpRequest | RequestMessage) -> None:
-    """Raises MessageError and BodyTooLargeError."""
-    if isinstance(given, HttpRequest):
-        if replay_of(given) is not None:
-            raise MessageError("a request that is being replayed would be dispatched for ever: ask broker.replayed")
-        return
-    if not {"REQUEST_METHOD", "PATH_INFO"} <= given.environ.keys():
-        raise MessageError("the environ of a message needs REQUEST_METHOD and PATH_INFO")
-    if len(given.body) > conf.MAX_BODY_SIZE:
-        raise BodyTooLargeError(f"the body has {len(given.body)} bytes, at most {conf.MAX_BODY_SIZE} are accepted")
+def _taken(given: HttpRequest | RequestMessage | str, parts: Parts) -> Taken:
+    if isinstance(given, str | Promise):
+        return _from_path(str(given), parts)
+    if parts.given:
+        raise TypeError(f"{', '.join(parts.given)} can only be given with a path: a request has its own")
+    return _from_request(given) if isinstance(given, HttpRequest) else _from_message(given)
 
 
-def _message(request: HttpRequest) -> RequestMessage:
+def _from_path(path: str, parts: Parts) -> Taken:
+    message = compose(path, parts)
+    _refuse_large(message)
+    message, match = arrived(message)
+    if match is None:
+        raise MessageError(f"no view has the URL {message.environ['PATH_INFO']!r}")
+    if OWN_NAMESPACE in match.app_names:
+        raise MessageError("the broker's own URLs cannot be dispatched")
+    if rest.view_class(match.func) is not None:
+        message = replace(message, view_user=message.user)
+    _refuse_nobody(message, match)
+    return Taken(message, match, _view(match))
+
+
+def _from_message(message: RequestMessage) -> Taken:
+    if not isinstance(message, RequestMessage):
+        raise TypeError(f"a path, a request or a RequestMessage can be dispatched, not {type(message).__name__}")
+    if not {"REQUEST_METHOD", "PATH_INFO"} <= message.environ.keys():
+        raise MessageError("the environ of a message needs REQUEST_METHOD and PATH_INFO; a path can be dispatched, too")
+    _refuse_large(message)
+    message, match = arrived(message)
+    _refuse_nobody(message, match)
+    return Taken(message, match, message.view)
+
+
+def _from_request(request: HttpRequest) -> Taken:
+    if replay_of(request) is not None:
+        raise MessageError("a request that is being replayed would be dispatched for ever: ask broker.replayed")
+    if type(request) is HttpRequest:
+        raise MessageError("a bare HttpRequest has neither environ nor body: a path can be dispatched, too")
     try:
         body = raw_body(request, conf.MAX_BODY_SIZE)
     except RawPostDataException as error:
         raise MessageError("the body of the request was read before, and is not there any more") from error
-    return to_message(request, body, user_key(getattr(request, "user", None)), {})
+    message, match = to_message(request, body, user_key(getattr(request, "user", None)), {}), request.resolver_match
+    if _is_made_by_code(request):
+        message, match = arrived(message)
+    return Taken(message, match, _view(match), next(iter(sessions.credentials(request)), ""))
 
 
-def _match(message: RequestMessage) -> ResolverMatch | None:
-    try:
-        return resolve(message.environ.get("PATH_INFO", "/"))
-    except Resolver404:
-        return None
+def _view(match: ResolverMatch | None) -> str:
+    return "" if match is None else View(match.func, match.args, match.kwargs).name
+
+
+def _is_made_by_code(request: HttpRequest) -> bool:
+    """Whether no client sent it: RequestFactory made it. One that middleware has in its hands is a client's."""
+    if request.resolver_match is not None or hasattr(request, "broker"):
+        return False
+    return isinstance(getattr(request, "environ", {}).get("wsgi.input"), FakePayload)
+
+
+def _refuse_large(message: RequestMessage) -> None:
+    if len(message.body) > conf.MAX_BODY_SIZE:
+        raise BodyTooLargeError(f"the body has {len(message.body)} bytes, at most {conf.MAX_BODY_SIZE} are accepted")
+
+
+def _refuse_nobody(message: RequestMessage, match: ResolverMatch | None) -> None:
+    """Raises MessageError for an anonymous request that a middleware would send to the login page."""
+    known = message.user or {"HTTP_COOKIE", "HTTP_AUTHORIZATION", "REMOTE_USER"} & message.environ.keys()
+    if match is not None and not known and asks_for_a_user(match):
+        raise MessageError("the view asks for a user (LoginRequiredMiddleware), and none was given")

@@ -35,7 +35,6 @@ def enter(request: HttpRequest) -> HttpResponse | None:
     try:
         if replay is not None:
             replay.entered = True
-            request.broker = replay.context()  # type: ignore[attr-defined]
             pin(request, replay)
             if replay.view_user is not None and replay.view_user != replay.user:
                 active_user(replay.view_user)

@@ -6,14 +6,14 @@ import logging
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from django.db import IntegrityError, connections, router, transaction
+from django.db import IntegrityError, connections, transaction
 from django.db.models import Q
 from django.utils import timezone
 
 from broker_core.dispatches import State
 from broker_core.policies import RETENTION
 from broker_core.redaction import redacted
-from broker_django import ledger, results, sealed_storage
+from broker_django import database, ledger, results, sealed_storage
 from broker_django.conf import conf
 from broker_django.models import ActionRecord, AttemptRecord, DispatchRecord
 
@@ -106,14 +106,14 @@ def _delete_chunk(old: QuerySet[DispatchRecord]) -> dict[uuid.UUID, str]:
     """The ids, with the files that are not deleted yet. Another process that keeps house takes other rows."""
     if not old.exists():  # SQLite would lock its file for a transaction that finds nothing to do
         return {}
-    alias = router.db_for_write(DispatchRecord)
+    alias = database.alias()
     skip = connections[alias].features.has_select_for_update_skip_locked
     with transaction.atomic(using=alias):
         locked = old.select_for_update(skip_locked=skip)
         files = dict(locked.values_list("pk", "sealed_file")[:CHUNK])
         if files:
-            AttemptRecord.objects.filter(dispatch__in=list(files))._raw_delete(alias)
-            ActionRecord.objects.filter(dispatch__in=list(files))._raw_delete(alias)
+            AttemptRecord.objects.using(alias).filter(dispatch__in=list(files))._raw_delete(alias)
+            ActionRecord.objects.using(alias).filter(dispatch__in=list(files))._raw_delete(alias)
             rows = ledger.rows().filter(pk__in=list(files))
             if _has_relations():
                 rows.delete()

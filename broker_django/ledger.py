@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from django.db import connections, router, transaction
+from django.db import connections, transaction
 from django.db.models import F, Max, Q
 from django.db.models.constants import OnConflict
 from django.utils import timezone
@@ -20,7 +20,7 @@ from django.utils import timezone
 from broker_core.dispatches import State, sources
 from broker_core.errors import DispatchConflictError
 from broker_core.retries import pause
-from broker_django import statements
+from broker_django import database, statements
 from broker_django.conf import conf
 from broker_django.models import PATH_LENGTH, AttemptRecord, DispatchRecord
 
@@ -66,7 +66,7 @@ class Outcome:
 
 def rows() -> QuerySet[DispatchRecord]:
     """Where the ledger is written: a replica may not know yet what was decided."""
-    return DispatchRecord.objects.using(router.db_for_write(DispatchRecord))
+    return DispatchRecord.objects.using(database.alias())
 
 
 def accept(record: DispatchRecord) -> None:
@@ -325,10 +325,10 @@ def _still(record: DispatchRecord, run: Run) -> QuerySet[DispatchRecord]:
 
 def _requeue(record: DispatchRecord, run: Run, outcome: Outcome, now: datetime, **changes: Any) -> bool:
     """End the running attempt and queue the dispatch again."""
-    with transaction.atomic(using=router.db_for_write(DispatchRecord)):
+    with transaction.atomic(using=database.alias()):
         if not _still(record, run).update(state=State.QUEUED, **changes):
             return False
-        AttemptRecord.objects.create(
+        AttemptRecord.objects.using(database.alias()).create(
             dispatch_id=record.pk,
             number=record.attempts,
             worker=record.worker,
@@ -340,14 +340,18 @@ def _requeue(record: DispatchRecord, run: Run, outcome: Outcome, now: datetime, 
     return True
 
 
-def cancel(dispatch_id: uuid.UUID, now: datetime | None = None) -> None:
-    """Cancel what has not begun; once cancelled it stays so. Raises DispatchConflictError for any other state."""
+def cancel(dispatch_id: uuid.UUID, now: datetime | None = None) -> bool:
+    """Cancel what has not begun. Returns False if it was cancelled before: it stays so.
+
+    Raises DispatchConflictError for any other state.
+    """
     queued = rows().filter(pk=dispatch_id, state=State.QUEUED)
     if queued.update(state=State.CANCELLED, finished_at=now or timezone.now(), due_at=None):
-        return
+        return True
     state = rows().values_list("state", flat=True).filter(pk=dispatch_id).first()
     if state != State.CANCELLED:
         raise DispatchConflictError(f"the dispatch is {state}")
+    return False
 
 
 def stop(dispatch_id: uuid.UUID, run: Run, now: datetime | None = None) -> bool:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from django.db import router, transaction
+from django.db import transaction
 
 from broker_core.pools import Plan, plan_for, pool_factors
 from broker_core.redaction import redacted
-from broker_django import celery_app
+from broker_django import celery_app, database
 from broker_django.conf import conf
-from broker_django.models import Router
 from broker_django.table import tables
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ def is_ordered() -> bool:
 
 def tell_workers() -> None:
     """Have running workers look at the rows once they are committed. Without it they look every half second."""
-    transaction.on_commit(_broadcast, using=router.db_for_write(Router))
+    transaction.on_commit(_broadcast, using=database.alias())
 
 
 def _broadcast() -> None:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from django.core import serializers
 from django.core.exceptions import ValidationError
-from django.db import router, transaction
+from django.db import transaction
 from django.utils.translation import gettext as _
 
+from broker_django import database
 from broker_django.models import Destination, Router
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def take_in(text: str) -> TakenIn:
     """
     entries = _entries(text)
     taken = TakenIn()
-    with transaction.atomic(using=router.db_for_write(Router)):
+    with transaction.atomic(using=database.alias()):
         codes = [entry.fields["code"] for entry in entries if entry.model is Router]
         there = {row.code: row for row in Router.objects.filter(code__in=codes)}
         spare = list(Destination.objects.filter(router__in=there.values()).order_by("pk"))

@@ -19,12 +19,11 @@ from kombu.exceptions import ContentDisallowed, DecodeError
 from broker_core.errors import EnvelopeError, MessageError, UnavailableError
 from broker_core.message import ResponseMessage
 from broker_core.redaction import redacted
-from broker_django import ledger, statements
+from broker_django import database, ledger, statements
 from broker_django.celery_app import get_app
 from broker_django.conf import conf
 from broker_django.delivery import open_response
 from broker_django.ledger import Outcome
-from broker_django.models import DispatchRecord
 
 if TYPE_CHECKING:
     import uuid
@@ -34,10 +33,13 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from broker_core.policies import QueuePolicy
+    from broker_django.models import DispatchRecord
 
 logger = logging.getLogger("broker_django.results")
 
 CHUNK = 1_000
+
+ENDED = frozenset({states.SUCCESS, states.FAILURE})
 
 UNREADABLE = (DecodeError, ContentDisallowed, SecurityError, ValueError, TypeError, LookupError, AttributeError)
 """What reading a result raises that is there, but is none that the broker stored."""
@@ -71,7 +73,7 @@ class DatabaseBackend(ResultsBackend):  # type: ignore[misc] # untyped
             values["date_started"] = timezone.now()
         if not statements.insert(self.TaskModel(task_id=task_id, **values), OnConflict.IGNORE):
             rows = self.TaskModel._default_manager.using(using)
-            unfinished = rows.filter(task_id=task_id).exclude(status__in=states.READY_STATES)
+            unfinished = rows.filter(task_id=task_id).exclude(status__in=_final_for(status))
             unfinished.update(**values, date_done=timezone.now())
         return content
 
@@ -83,6 +85,11 @@ class DatabaseBackend(ResultsBackend):  # type: ignore[misc] # untyped
             expired = model._default_manager.get_all_expired(self.expires).order_by("pk").values_list("pk", flat=True)
             while chunk := list(expired[:CHUNK]):
                 model._default_manager.filter(pk__in=chunk).delete()
+
+
+def _final_for(status: str) -> frozenset[str]:
+    """The states that this one does not replace. Any worker notes a task as revoked that another one is running."""
+    return ENDED if status in ENDED else states.READY_STATES
 
 
 def _database_backend(app: Celery) -> ResultsBackend | None:
@@ -102,6 +109,7 @@ def _own_backend(app: Celery) -> DatabaseBackend:
     return DatabaseBackend(app=app)
 
 
+@database.results_too()
 def conclude(
     dispatch_id: uuid.UUID, attempt: int, policy: QueuePolicy, outcome: Outcome, sealed: str, request: Any
 ) -> bool:
@@ -112,7 +120,7 @@ def conclude(
     """
     app, result = get_app(), _result(attempt, outcome, sealed)
     ttl = policy.results_ttl
-    alias = router.db_for_write(DispatchRecord)
+    alias = database.alias()
     backend = _database_backend(app)
     if backend is not None and router.db_for_write(backend.TaskModel) == alias:
         with transaction.atomic(using=alias):
@@ -133,6 +141,7 @@ def _result(attempt: int, outcome: Outcome, sealed: str) -> dict[str, Any]:
     return {**facts, "error": outcome.error, "attempt": attempt, "sealed": sealed}
 
 
+@database.results_too()
 def _store(backend: Any, dispatch_id: uuid.UUID, result: dict[str, Any], request: Any = None) -> bool:
     try:
         _forget_earlier(backend, dispatch_id, result["attempt"])
@@ -161,6 +170,7 @@ def hand_over(record: DispatchRecord, now: datetime) -> bool:
     return True
 
 
+@database.results_too()
 def forget(dispatch_ids: Collection[uuid.UUID]) -> None:
     """Drop the stored responses of these dispatches. What the result store refuses, it drops when it expires."""
     app, ids = get_app(), [str(dispatch_id) for dispatch_id in dispatch_ids]
@@ -195,6 +205,7 @@ def fetch(record: DispatchRecord) -> ResponseMessage | None:
         return None
 
 
+@database.results_too()
 def _stored(task_id: str) -> Any:
     app = get_app()
     try:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 from django.core.files.base import ContentFile
 from django.core.files.storage import storages
-from django.db import router, transaction
+from django.db import transaction
 
 from broker_core.errors import StorageError, StoredRequestError
 from broker_core.redaction import redacted
+from broker_django import database
 from broker_django.conf import conf
 from broker_django.models import DispatchRecord
 
@@ -93,7 +94,7 @@ def delete(names: Collection[str]) -> None:
 
 def delete_on_commit(names: Collection[str]) -> None:
     """Delete them when the transaction of the ledger, if there is one, is committed."""
-    transaction.on_commit(lambda: delete(names), using=router.db_for_write(DispatchRecord))
+    transaction.on_commit(lambda: delete(names), using=database.alias())
 
 
 def older_than(moment: datetime) -> dict[str, uuid.UUID]:

@@ -8,9 +8,11 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from django.db import connections, router
+from django.db import connections
 from django.db.models import CharField, IntegerField, TextField
 from django.db.models.sql.subqueries import InsertQuery
+
+from broker_django import database
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 def insert(instance: Model, on_conflict: OnConflict | None = None) -> bool:
     """Insert a row with its primary key, or with one that the database makes; whether it was inserted."""
-    model, alias = type(instance), router.db_for_write(type(instance), instance=instance)
+    model, alias = type(instance), database.alias_of(type(instance))
     connection = connections[alias]
     fields = _fields(model, with_key=instance.pk is not None)
     values = [_prepared(field, field.pre_save(instance, add=True), connection) for field in fields]
@@ -62,7 +64,7 @@ def update(model: type[Model], values: Mapping[str, Any], where: Mapping[str, An
 
     With `wanted_at`, a moment, only where `expires_at` is later or empty.
     """
-    alias = router.db_for_write(model)
+    alias = database.alias_of(model)
     connection = connections[alias]
     statement = _update(model, alias, tuple(values), tuple(where), wanted_at is not None)
     given = [*values.items(), *where.items(), *([("expires_at", wanted_at)] if wanted_at is not None else [])]

@@ -20,6 +20,7 @@ from broker_core.redaction import redacted
 from broker_core.routing import RoutingTable
 from broker_django import triggers
 from broker_django.conf import conf
+from broker_django.database import alias
 from broker_django.forking import undisturbed
 from broker_django.models import Destination, Router, RoutingVersion
 from broker_django.routers import compiled
@@ -63,11 +64,11 @@ class Tables:
     def changed(self) -> None:
         """Rows were changed by this process."""
         if self._watcher is not None:
-            transaction.on_commit(self._changed.set, using=_alias())
+            transaction.on_commit(self._changed.set, using=alias())
             return
-        if connections[_alias()].in_atomic_block:
+        if connections[alias()].in_atomic_block:
             mark = _Mark()
-            transaction.on_commit(mark.note, using=_alias())
+            transaction.on_commit(mark.note, using=alias())
             self._undo.append((mark, self._table))
         self._table = None
 
@@ -101,7 +102,7 @@ class Tables:
     def _undo_what_was_rolled_back(self) -> None:
         if not self._undo:
             return
-        pending = {entry[1] for entry in connections[_alias()].run_on_commit}
+        pending = {entry[1] for entry in connections[alias()].run_on_commit}
         while self._undo and self._undo[-1][0].note not in pending:
             mark, before = self._undo.pop()
             self._table = None if mark.committed else before
@@ -120,7 +121,7 @@ class Tables:
                 if looks:
                     logger.warning("The routing table stays as it is until it can be read: %s", redacted(error))
                 looks = False
-                connections[_alias()].close()
+                connections.close_all()  # those of this thread
 
     def _reload(self) -> None:
         """Load the rows of one moment: again where some changed meanwhile, which raises the number.
@@ -153,8 +154,8 @@ def _testing() -> bool:
 def load() -> RoutingTable:
     """The table as the rows are now. A row that can decide nothing is left out and logged."""
     destinations: dict[Any, list[Destination]] = {}
-    rows = list(Router._base_manager.using(_alias()).filter(is_active=True))
-    for destination in Destination._base_manager.using(_alias()).filter(is_active=True, router__is_active=True):
+    rows = list(Router._base_manager.using(alias()).filter(is_active=True))
+    for destination in Destination._base_manager.using(alias()).filter(is_active=True, router__is_active=True):
         destinations.setdefault(destination.router_id, []).append(destination)
     return RoutingTable(_compiled(rows, destinations)) or NONE
 
@@ -169,11 +170,7 @@ def _compiled(rows: Iterable[Router], destinations: dict[Any, list[Destination]]
 
 def version() -> int:
     """The number that every change raises; 0 before the first."""
-    return RoutingVersion._base_manager.using(_alias()).values_list("number", flat=True).filter(pk=1).first() or 0
-
-
-def _alias() -> str:
-    return router.db_for_read(Router)
+    return RoutingVersion._base_manager.using(alias()).values_list("number", flat=True).filter(pk=1).first() or 0
 
 
 tables = Tables()

@@ -5,16 +5,20 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from celery.concurrency.base import BasePool
-from celery.worker.control import control_command, inspect_command
+from celery.utils.functional import maybe_list
+from celery.worker.control import Panel, control_command, inspect_command
 from celery.worker.state import active_requests
 
 from broker_django.celery_app import ROUTING_CHANGED, STOP
 from broker_django.conf import conf
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 logger = logging.getLogger("workers.inspection")
 
@@ -47,10 +51,27 @@ def stop(state: Any, dispatch_id: str, attempt: int) -> dict[str, str]:
     from workers import stopping  # noqa: PLC0415 - which needs Django to be set up
 
     pool = state.consumer.pool
-    if getattr(pool.terminate_job, "__func__", None) is BasePool.terminate_job:
+    if not stopping.can_stop(pool):
         return {"error": f"{type(pool).__module__} cannot stop a task"}
     request = next((each for each in active_requests if each.id == dispatch_id), None)
     if request is None or not stopping.cancel(dispatch_id, attempt, state.hostname):
         return {"error": "it does not run here, or may not be stopped"}
     request.terminate(pool)
     return {"ok": "stopped"}
+
+
+def _cancelling(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Celery's own command, once the dispatches among the tasks that it is to revoke are cancelled in the ledger."""
+
+    @functools.wraps(command)
+    def revoke(state: Any, *args: Any, task_id: Any = (), **options: Any) -> Any:
+        from workers import revocation  # noqa: PLC0415 - which needs Django to be set up
+
+        revocation.cancel_waiting(maybe_list(task_id) or [])
+        return command(state, *args, task_id=task_id, **options)
+
+    return revoke
+
+
+for _name in ("revoke", "terminate"):
+    Panel.data[_name] = _cancelling(Panel.data[_name])

@@ -14,7 +14,7 @@ from django.db import connections
 from broker_core.redaction import redacted
 from broker_django import ledger
 from broker_django.notifications import announce
-from workers import locks
+from workers import locks, revocation, stopping
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +25,28 @@ logger = logging.getLogger("workers.requests")
 
 
 class ReplayRequest(Request):
-    """Settles the claim of a process that was lost or stopped, before Celery delivers its task again."""
+    """Settles the claim of a process that was lost or stopped, before Celery delivers its task again; and cancels what
+    an operator revokes or terminates.
+    """
+
+    _terminated = False
+
+    def terminate(self, pool: Any, signal: Any = None) -> None:
+        """The ledger is told first: once it is, no outcome of the process that is stopped counts."""
+        can_stop = stopping.can_stop(pool)
+        if can_stop or not self.time_start:
+            self._terminated = True
+            revocation.cancel(self.id, self._run())
+        if can_stop or self.time_start:
+            super().terminate(pool, signal)
+
+    def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:  # noqa: FBT001
+        """Celery drops the message, or has found the process ended that it was to terminate."""
+        if not terminated:
+            revocation.cancel(self.id, None)
+        elif not self._terminated:
+            self._tell(self._lost)
+        super()._announce_revoked(reason, terminated, signum, expired)  # type: ignore[misc] # untyped
 
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
         error = getattr(exc_info.exception, "exc", exc_info.exception)  # billiard wraps it with its traceback
@@ -41,10 +62,10 @@ class ReplayRequest(Request):
 
     def _tell(self, tell: Callable[[uuid.UUID, ledger.Run], State | None]) -> None:
         """Tell the ledger. Where it does not answer, the lease runs out: Celery has to go on with what it does."""
-        if not self.time_start:
+        run = self._run()
+        if run is None:
             return
         dispatch_id = uuid.UUID(self.id)
-        run = ledger.Run(worker=self.hostname, since=datetime.fromtimestamp(self.time_start, UTC))
         try:
             locks.limit_waits()
             if tell(dispatch_id, run) is not None:
@@ -53,6 +74,12 @@ class ReplayRequest(Request):
             logger.error("Dispatch %s waits until its lease runs out: %s", dispatch_id, redacted(error))
         finally:
             connections.close_all()  # the process that takes the lost one's place must not inherit them
+
+    def _run(self) -> ledger.Run | None:
+        """The attempt that runs here; None if it has not begun."""
+        if not self.time_start:
+            return None
+        return ledger.Run(worker=self.hostname, since=datetime.fromtimestamp(self.time_start, UTC))
 
     def _lost(self, dispatch_id: uuid.UUID, run: ledger.Run) -> State | None:
         state = ledger.lose(dispatch_id, run, "the worker process was lost")

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import uuid
+from typing import Any
 
+from celery.concurrency.base import BasePool
 from django.db import connections
 
 from broker_django import ledger
 from broker_django.conf import conf
 from workers import locks
+
+
+def can_stop(pool: Any) -> bool:
+    """Whether the pool can end a task that runs: threads and solo cannot."""
+    return getattr(pool.terminate_job, "__func__", None) is not BasePool.terminate_job
 
 
 def cancel(dispatch_id: str, attempt: int, worker: str) -> bool:

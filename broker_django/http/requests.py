@@ -129,6 +129,7 @@ def to_request(message: RequestMessage, replay: Replay) -> HttpRequest:
     """The request again, of the class that it had, marked as a replay."""
     request = _asgi_request(message) if message.protocol == "asgi" else _wsgi_request(message)
     request.META[REPLAY_KEY] = replay
+    request.broker = replay.context()  # type: ignore[attr-defined]
     if message.csrf == "checked":
         request.csrf_processing_done = True  # type: ignore[attr-defined]
     elif message.csrf == "waived":

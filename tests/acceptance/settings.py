@@ -10,6 +10,9 @@ DATA_UPLOAD_MAX_MEMORY_SIZE = 20 * 1024 * 1024
 DATABASES["default"]["CONN_MAX_AGE"] = int(os.environ.get("CONN_MAX_AGE", "0"))
 if "REUSE_MAX" in os.environ:
     CELERY_DB_REUSE_MAX = int(os.environ["REUSE_MAX"])
+if "ACCEPT_CONTENT" in os.environ:
+    CELERY_ACCEPT_CONTENT = [os.environ["ACCEPT_CONTENT"]]
+    CELERY_TASK_SERIALIZER = CELERY_RESULT_SERIALIZER = os.environ["ACCEPT_CONTENT"]
 ROOT_URLCONF = os.environ.get("URLCONF", "tests.acceptance.urls")
 MIDDLEWARE = [*os.environ.get("OUTER_MIDDLEWARE", "").split(), *MIDDLEWARE]
 SECURE_SSL_REDIRECT = "SSL_REDIRECT" in os.environ

@@ -1,7 +1,17 @@
 from django.urls import path
 
 from tests.acceptance import poison
-from tests.acceptance.views import begun, brief, connections_made, endless, flaky, gate, note
+from tests.acceptance.views import (
+    begun,
+    brief,
+    connections_made,
+    endless,
+    flaky,
+    gate,
+    gate_and_fail,
+    later,
+    note,
+)
 from tests.site.urls import urlpatterns as site
 
 urlpatterns = [
@@ -12,6 +22,8 @@ urlpatterns = [
     path("endless/", endless),
     path("flaky/<int:failures>/", flaky),
     path("gate/<slug:name>/", gate),
+    path("gate-and-fail/<slug:name>/", gate_and_fail),
+    path("later/", later),
     path("note/<slug:name>/", note),
     path("poison/<str:name>/", poison.poison),
     path("apoison/<str:name>/", poison.apoison),

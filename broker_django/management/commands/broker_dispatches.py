@@ -13,14 +13,15 @@ from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
 from broker_core.dispatches import State
-from broker_django import dead_letters
+from broker_django import dead_letters, ledger
 from broker_django.conf import conf
-from broker_django.models import DispatchRecord
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
 
     from django.db.models import QuerySet
+
+    from broker_django.models import DispatchRecord
 
 UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
@@ -70,7 +71,7 @@ class Command(BaseCommand):
         elif options["groups"]:
             self._groups(_matching(dead_letters.dead_letters(), options))
         else:
-            rows = _matching(DispatchRecord.objects.defer("sealed", "kept_response"), options)
+            rows = _matching(ledger.rows().defer("sealed", "kept_response"), options)
             self._list(rows.order_by("-accepted_at")[: options["limit"]])
 
     def _list(self, rows: QuerySet[DispatchRecord]) -> None:

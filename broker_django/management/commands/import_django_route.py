@@ -9,6 +9,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import connections, transaction
 
 from broker_core.routing import condition_of
+from broker_django.database import alias
 from broker_django.models import Destination, Router
 from broker_django.template_conditions import UntranslatableError, to_cel
 
@@ -25,26 +26,26 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--database", default="default")
+        parser.add_argument("--database", default=alias(), help="the alias that django-route's tables are in")
         parser.add_argument("--dry-run", action="store_true", help="tell what would be done, and do nothing")
 
     def handle(self, *_args: Any, database: str, dry_run: bool, **_options: Any) -> None:
         present = connections[database].introspection.table_names()
         if not {ROUTERS, DESTINATIONS} <= set(present):
             raise CommandError(f"The database {database!r} has no tables of django-route.")
-        taken = set(Router.objects.using(database).values_list("code", flat=True))
+        taken = set(Router.objects.using(alias()).values_list("code", flat=True))
         destinations: dict[int, list[dict[str, Any]]] = {}
         for row in _rows(database, DESTINATIONS):
             destinations.setdefault(row["router_id"], []).append(row)
-        with transaction.atomic(using=database):
+        with transaction.atomic(using=alias()):
             for row in _rows(database, ROUTERS):
                 if row["code"] in taken:
                     self.stdout.write(f"{row['code']}: is there already, left alone")
                 else:
-                    self._take(database, row, destinations.get(row["id"], []))
-            transaction.set_rollback(dry_run, using=database)
+                    self._take(row, destinations.get(row["id"], []))
+            transaction.set_rollback(dry_run, using=alias())
 
-    def _take(self, database: str, row: dict[str, Any], targets: list[dict[str, Any]]) -> None:
+    def _take(self, row: dict[str, Any], targets: list[dict[str, Any]]) -> None:
         condition, reason = _translated(row["condition"])
         router = Router(
             code=row["code"],
@@ -57,8 +58,8 @@ class Command(BaseCommand):
         )
         reason = reason or _refused(router)
         router.is_active = router.is_active and not reason
-        router.save(using=database)
-        Destination.objects.using(database).bulk_create(
+        router.save(using=alias())
+        Destination.objects.using(alias()).bulk_create(
             Destination(
                 router=router,
                 weight=each["weight"],

@@ -1,0 +1,108 @@
+"""What a view, and a middleware, are told of the broker: `request.broker`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from asgiref.sync import async_to_sync
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.test import AsyncClient, Client, override_settings
+from django.urls import include, path
+
+from broker_django.models import DispatchRecord
+from tests.integration.test_endpoints import path_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MIDDLEWARE = "broker_django.middleware.RequestBrokerMiddleware"
+RULES = [{"when": 'request.path.startsWith("/seen/")', "queue": "bulk"}]
+seen: list[tuple[bool, bool]] = []
+
+
+def view(request: HttpRequest) -> JsonResponse:
+    broker = request.broker
+    accepted_at = broker.accepted_at and broker.accepted_at.timestamp()
+    return JsonResponse({"accepted_at": accepted_at, "reached": broker.reached, "path": request.path})
+
+
+def watching(get_response: Callable[[HttpRequest], HttpResponse]) -> Any:
+    def middleware(request: HttpRequest) -> HttpResponse:
+        response = get_response(request)
+        seen.append((request.broker.replayed, request.broker.reached))
+        return response
+
+    return middleware
+
+
+def answering_replays(get_response: Callable[[HttpRequest], HttpResponse]) -> Any:
+    """As a middleware does that has seen a nonce before."""
+
+    def middleware(request: HttpRequest) -> HttpResponse:
+        replayed = getattr(request, "broker", None) is not None and request.broker.replayed
+        return HttpResponse("seen before", status=403) if replayed else get_response(request)
+
+    return middleware
+
+
+urlpatterns = [
+    path("seen/", view),
+    path("another/", view),
+    path("broker/", include("broker_django.urls")),
+]
+
+
+@pytest.fixture(autouse=True)
+def queued() -> Any:
+    seen.clear()
+    with override_settings(
+        ROOT_URLCONF=__name__, REQUEST_BROKER={"RULES": RULES}, MIDDLEWARE=[f"{__name__}.watching", MIDDLEWARE]
+    ):
+        yield
+
+
+def answer(client: Client) -> Any:
+    return client.get(path_of(DispatchRecord.objects.get(), "response/"))
+
+
+def test_a_delayed_view_knows_when_its_request_was_accepted(client: Client) -> None:
+    client.get("/seen/")
+    record = DispatchRecord.objects.get()
+    document = answer(client).json()
+    assert document["accepted_at"] == pytest.approx(record.accepted_at.timestamp(), abs=1e-3)
+    assert document["reached"] is True
+    with override_settings(REQUEST_BROKER={}):
+        assert client.get("/seen/").json()["accepted_at"] is None
+
+
+def test_a_middleware_sees_that_the_view_was_reached(client: Client) -> None:
+    client.get("/seen/")
+    assert (True, True) in seen
+
+
+def test_what_a_middleware_answers_to_a_replay_is_a_failure_that_says_so(client: Client) -> None:
+    chain = [f"{__name__}.watching", f"{__name__}.answering_replays", MIDDLEWARE]
+    with override_settings(MIDDLEWARE=chain):
+        client.get("/seen/")
+    record = DispatchRecord.objects.get()
+    assert (record.state, record.error) == ("failed", "the view was not reached: a middleware answered 403")
+    assert answer(client).status_code == 403
+
+
+@pytest.mark.parametrize("prefix", ["/app", "/app/"])
+@pytest.mark.parametrize("sent", ["/seen/", "/app/seen/"])
+def test_a_replay_has_the_path_that_the_request_had_under_a_forced_script_name(prefix: str, sent: str) -> None:
+    async def send() -> Any:
+        client = AsyncClient()
+        direct = await client.get(sent, headers={"X-Direct": "1"})
+        return direct, await client.get(sent)
+
+    rules = [{"when": '!("x-direct" in request.headers)', "queue": "bulk"}]
+    broker = {"RULES": rules, "QUEUES": {"bulk": {"wait": 5}}}
+    with override_settings(FORCE_SCRIPT_NAME=prefix, REQUEST_BROKER=broker):
+        direct, replayed = async_to_sync(send)()
+    assert direct.status_code == replayed.status_code
+    if direct.status_code == 200:
+        assert DispatchRecord.objects.count() == 1
+        assert replayed.json()["path"] == direct.json()["path"]

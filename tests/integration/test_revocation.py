@@ -1,0 +1,227 @@
+"""Messages that a worker holds when they are revoked, one by one; `test_revoking` has the workers."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from celery.concurrency.prefork import TaskPool as Processes
+from celery.concurrency.thread import TaskPool as Threads
+from celery.exceptions import TaskRevokedError, Terminated
+from celery.worker import control, state
+from django.db import OperationalError, connection
+from django.utils import timezone
+
+from broker_core.errors import DispatchConflictError
+from broker_django import ledger
+from broker_django.celery_app import TASK, get_app
+from broker_django.conf import conf
+from broker_django.models import DispatchRecord
+from workers import inspection, revocation  # noqa: F401 - as a worker loads it
+from workers.requests import ReplayRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HOSTNAME = "worker@here"
+
+
+@pytest.fixture(autouse=True)
+def nothing_revoked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Workers keep what was revoked for hours. And no process is forked here, so connections may stay."""
+    monkeypatch.setattr("workers.revocation.connections", SimpleNamespace(close_all=lambda: None))
+    monkeypatch.setattr("workers.requests.connections", SimpleNamespace(close_all=lambda: None))
+    yield
+    state.reset_state()
+
+
+@pytest.fixture
+def record() -> DispatchRecord:
+    now = timezone.now()
+    record = DispatchRecord(queue="bulk", method="GET", path="/", accepted_at=now, published_at=now, sealed=b"sealed")
+    ledger.accept(record)
+    return record
+
+
+class Held(ReplayRequest):
+    acknowledgements = 0
+
+    def acknowledge(self) -> None:
+        self.acknowledgements += 1
+
+
+def held(record: DispatchRecord, **headers: Any) -> Held:
+    """The message as a worker has taken it off the queue."""
+    app = get_app()
+    app.loader.import_default_modules()
+    sent = app.amqp.create_task_message(str(record.pk), TASK, args=("sealed",), kwargs={}, ignore_result=True)
+    message = SimpleNamespace(
+        headers={**sent.headers, **headers},
+        body=sent.body,
+        payload=sent.body,
+        content_type="application/json",
+        content_encoding="utf-8",
+        delivery_info={"routing_key": "bulk"},
+        properties={"correlation_id": str(record.pk)},
+    )
+    request = Held(message, app=app, hostname=HOSTNAME, task=app.tasks[TASK], decoded=True)
+    state.task_reserved(request)
+    return request
+
+
+def begin(record: DispatchRecord, request: Held) -> None:
+    """Its view runs."""
+    request.time_start = time.time() - 1
+    state.task_accepted(request)
+    assert ledger.claim(record.pk, conf.queues["bulk"], HOSTNAME)
+
+
+def now_is(record: DispatchRecord) -> str:
+    record.refresh_from_db()
+    return record.state
+
+
+class Pool(Processes):
+    """Notes what it is told to end."""
+
+    def __init__(self) -> None:
+        self.ended: list[tuple[int, str]] = []
+
+    def terminate_job(self, pid: int, signal: Any = None) -> None:
+        self.ended.append((pid, DispatchRecord.objects.get().state))
+
+
+class NoPool(Threads):
+    def __init__(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("headers", "revoke"),
+    [
+        ({}, state.revoked.add),
+        ({"eta": "2026-01-01T00:00:00+00:00"}, state.revoked.add),
+        ({"stamped_headers": ["team"], "stamps": {"team": "a"}}, lambda pk: state.revoked_stamps.update(team=["a"])),
+        ({"expires": "2026-01-01T00:00:00+00:00"}, lambda pk: None),
+    ],
+    ids=["reserved", "eta", "stamps", "expires"],
+)
+def test_what_a_worker_discards_is_cancelled(record: DispatchRecord, headers: dict[str, Any], revoke: Any) -> None:
+    request = held(record, **headers)
+    revoke(str(record.pk))
+    with pytest.raises(TaskRevokedError):
+        request.execute_using_pool(Pool())
+    assert now_is(record) == "cancelled"
+    assert request.acknowledgements == 1
+
+
+def test_a_second_message_leaves_what_runs_elsewhere_alone(record: DispatchRecord) -> None:
+    request = held(record)
+    assert ledger.claim(record.pk, conf.queues["bulk"], "worker@elsewhere")
+    state.revoked.add(str(record.pk))
+    assert request.revoked()
+    assert now_is(record) == "running"
+
+
+def test_the_ledger_knows_before_the_process_is_ended(record: DispatchRecord) -> None:
+    request, pool = held(record), Pool()
+    begin(record, request)
+    request.worker_pid = 7
+    request.terminate(pool, "TERM")
+    assert pool.ended == [(7, "cancelled")]
+    assert now_is(record) == "cancelled"
+    request.on_failure(SimpleNamespace(exception=Terminated(15), exc_info=None, traceback=""))
+    assert (now_is(record), record.attempts) == ("cancelled", 1)
+
+
+def test_what_a_process_is_about_to_begin_is_cancelled_too(record: DispatchRecord) -> None:
+    request, pool = held(record), Pool()
+    request.terminate(pool, "TERM")
+    assert now_is(record) == "cancelled"
+    assert not ledger.claim(record.pk, conf.queues["bulk"], HOSTNAME)
+
+
+def test_a_claim_between_two_looks_is_stopped(record: DispatchRecord, monkeypatch: pytest.MonkeyPatch) -> None:
+    request, cancel = held(record), ledger.cancel
+    request.time_start = time.time() - 1
+
+    def overtaken(dispatch_id: uuid.UUID) -> bool:
+        ledger.claim(dispatch_id, conf.queues["bulk"], HOSTNAME)
+        return cancel(dispatch_id)
+
+    monkeypatch.setattr(ledger, "cancel", overtaken)
+    request.terminate(Pool(), "TERM")
+    assert now_is(record) == "cancelled"
+
+
+def test_a_pool_that_cannot_end_it_leaves_it_running(record: DispatchRecord) -> None:
+    request = held(record)
+    begin(record, request)
+    with pytest.raises(NotImplementedError):
+        request.terminate(NoPool(), "TERM")
+    assert now_is(record) == "running"
+
+
+def test_a_pool_that_cannot_end_a_task_need_not_begin_it(record: DispatchRecord) -> None:
+    request = held(record)
+    request.terminate(NoPool(), "TERM")
+    assert now_is(record) == "cancelled"
+    request.on_accepted(7, time.monotonic())
+
+
+def test_a_process_that_nobody_here_ended_leaves_it_to_another_attempt(record: DispatchRecord) -> None:
+    request = held(record)
+    begin(record, request)
+    request.on_failure(SimpleNamespace(exception=Terminated(15), exc_info=None, traceback=""))
+    assert (now_is(record), record.attempts) == ("queued", 1)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_ledger_that_does_not_answer_holds_up_nothing(
+    record: DispatchRecord, caplog: pytest.LogCaptureFixture
+) -> None:
+    request = held(record)
+    state.revoked.add(str(record.pk))
+
+    def refuse(*_args: Any) -> Any:
+        raise OperationalError("the disk is full")
+
+    with connection.execute_wrapper(refuse), caplog.at_level(logging.ERROR, "workers.revocation"):
+        assert request.revoked()
+        revocation.cancel_waiting([str(record.pk)])
+    assert request.acknowledgements == 1
+    assert len([each for each in caplog.records if "cannot be cancelled now" in each.message]) == 2
+    assert now_is(record) == "queued", "the reaper misses the message"
+    assert held(record).revoked()
+    assert now_is(record) == "cancelled"
+
+
+@pytest.mark.parametrize("name", ["revoke", "terminate"])
+def test_celerys_commands_cancel_what_waits(name: str, record: DispatchRecord) -> None:
+    again = DispatchRecord(queue="bulk", method="GET", path="/", accepted_at=timezone.now(), sealed=b"sealed")
+    again.due_at, again.attempts = timezone.now() + timedelta(hours=1), 1
+    ledger.accept(again)
+    consumer = SimpleNamespace(consumer=SimpleNamespace(pool=Pool()), app=get_app(), hostname=HOSTNAME)
+    signal = {"signal": "TERM"} if name == "terminate" else {}
+    ids = [str(record.pk), str(again.pk), str(uuid.uuid4()), "no-id"]
+    answer = control.Panel.data[name](consumer, task_id=ids, **signal)
+    assert "ok" in answer
+    assert (now_is(record), now_is(again)) == ("cancelled", "cancelled")
+    assert ids[2] in state.revoked, "Celery's own does what it always did"
+    assert "ok" in control.Panel.data[name](consumer, task_id=ids[3], **signal)
+
+
+def test_what_is_done_stays_as_it_is(record: DispatchRecord) -> None:
+    request = held(record)
+    begin(record, request)
+    assert ledger.finish(record.pk, 1, ledger.Outcome(200))
+    with pytest.raises(DispatchConflictError):
+        ledger.cancel(record.pk)
+    request.terminate(Pool(), "TERM")
+    assert now_is(record) == "succeeded"
+    assert datetime.now(UTC) > record.finished_at
