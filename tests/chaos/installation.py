@@ -100,7 +100,7 @@ class Service:
         if not self.expected or self.running:
             return False
         self.ended.append(self.process._popen.returncode)
-        self.start()
+        self._start_if_down(late=False)
         return True
 
     def _start_if_down(self, *, late: bool) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import signal
 import socket
 import sqlite3
+import sys
 import threading
 from collections import Counter
 from dataclasses import replace
@@ -18,10 +20,12 @@ from broker_core.dispatches import State
 from tests.chaos import account, poison
 from tests.chaos.account import Line, Phase
 from tests.chaos.faults import make_read_only, make_writable
+from tests.chaos.installation import Service
 from tests.chaos.load import OF_RELEASES, Answer, Menu
 from tests.chaos.network import Proxy
 from tests.chaos.outage import broken, by_phase, percentile
-from tests.chaos.verdict import BRIEF, HAND_BACK, LOSS, NOT_REACHED, RETRY, TELLING, Entry, Evidence, judge, mentions
+from tests.chaos.verdict import BRIEF, HAND_BACK, LOSS, NOT_REACHED, RETRY, TELLING, Entry, Evidence, judge, mentionsfrom tests.containers import Process
+from tests.processes import wait_until
 
 PAYMENT = "0f2c5a7e-6f1c-4e0e-9d0e-000000000001"
 REALTIME = "0f2c5a7e-6f1c-4e0e-9d0e-000000000002"
@@ -274,6 +278,27 @@ def test_every_connection_to_a_read_only_file_is_refused_its_writes_and_reads_on
             anew.execute("UPDATE chaos_window SET opened = 7")
             assert anew.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert earlier.execute("SELECT opened FROM chaos_window").fetchall() == [(7,)]
+
+
+def test_a_service_that_ended_by_itself_is_started_again_and_one_that_was_stopped_when_it_may_be():
+    service = Service(Process("service", [sys.executable, "-c", "import time; time.sleep(60)"]))
+    try:
+        first = service.process.pid
+        os.kill(first, signal.SIGKILL)
+        wait_until(lambda: not service.running)
+        assert service.look_after()
+        assert service.up
+        assert (service.ended, service.killed) == ([-signal.SIGKILL], {})
+        second = service.process.pid
+        service.stop(signal.SIGKILL)
+        wait_until(lambda: not service.running)
+        assert not service.look_after()
+        assert not service.running
+        service.start()
+        assert service.up
+        assert second in service.killed
+    finally:
+        service.end()
 
 
 def test_each_poison_has_its_turn_before_one_has_another():
