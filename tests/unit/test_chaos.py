@@ -24,7 +24,8 @@ from tests.chaos.installation import Service
 from tests.chaos.load import OF_RELEASES, Answer, Menu
 from tests.chaos.network import Proxy
 from tests.chaos.outage import broken, by_phase, percentile
-from tests.chaos.verdict import BRIEF, HAND_BACK, LOSS, NOT_REACHED, RETRY, TELLING, Entry, Evidence, judge, mentionsfrom tests.containers import Process
+from tests.chaos.verdict import BRIEF, HAND_BACK, LOSS, NOT_REACHED, RETRY, TELLING, Entry, Evidence, judge, mentions
+from tests.containers import Process
 from tests.processes import wait_until
 
 PAYMENT = "0f2c5a7e-6f1c-4e0e-9d0e-000000000001"
