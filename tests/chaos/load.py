@@ -27,7 +27,7 @@ ASYNC_SHARE = 0.3
 """Of work, that is a coroutine's."""
 POISON_SHARE = 0.1
 """Of the requests to views that leave something behind."""
-RELEASE_SHARE = 0.01
+RELEASE_SHARE = 0.05
 """Of the requests that only one release of the site can answer, or each with another view."""
 SWALLOW = "swallow"
 """The poison that needs a queue with a short time limit."""
