@@ -13,8 +13,10 @@ from broker_django.acceptance import Accepted, Repeated, View, accept, hand_over
 from broker_django.answers import accepted_response, await_until_done, in_time, repeated_response, wait_until_done
 from broker_django.conf import conf
 from broker_django.context import replay_of
+from broker_django.endpoints import coroutine_of
 from broker_django.http import problem
 from broker_django.proxy import aproxy, proxy
+from broker_django.waiting import QUICK
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,12 +60,15 @@ class RequestBrokerMiddleware:
         accepted = take(request, View(function, args, kwargs), decision)
         if not isinstance(accepted, Accepted):
             return accepted
-        record = wait_until_done(accepted.record.pk, accepted.wait) if accepted.wait else None
+        record = wait_until_done(request, accepted.record, accepted.wait) if accepted.wait else None
         return answer(request, accepted, record)
 
     async def _aprocess_view(
         self, request: HttpRequest, function: Any, args: Any, kwargs: Any
     ) -> HttpResponseBase | None:
+        endpoint = coroutine_of(function)
+        if endpoint is not None:
+            return await endpoint(request, *args, **kwargs)
         blocking = replay_of(request) or classification.reads_user(request, function)
         find = sync_to_async(classify) if blocking else None
         decision = await find(request, function, args, kwargs) if find else classify(request, function, args, kwargs)
@@ -72,7 +77,9 @@ class RequestBrokerMiddleware:
         accepted = await sync_to_async(take)(request, View(function, args, kwargs), decision)
         if not isinstance(accepted, Accepted):
             return accepted
-        record = await await_until_done(accepted.record.pk, accepted.wait) if accepted.wait else None
+        record = None
+        if accepted.wait:
+            record = await await_until_done(request, accepted.record, accepted.wait, quick=QUICK)
         return await sync_to_async(answer)(request, accepted, record)
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> None:

@@ -24,6 +24,7 @@ from django.http import (
 from broker_core.errors import BrokerError, ResponseTooLargeError
 from broker_core.hop_by_hop import connection_options
 from broker_core.message import ResponseMessage
+from broker_django.caching import never_kept
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Iterable
@@ -200,7 +201,7 @@ def _redirect(message: ResponseMessage, location: str) -> HttpResponse:
 def problem(error: BrokerError) -> HttpResponse:
     """The error as `application/problem+json` (RFC 9457), never to be cached."""
     response = JsonResponse(error.problem(), status=error.status, content_type="application/problem+json")
-    response["Cache-Control"] = "no-store"
+    never_kept(response)
     if error.retry_after is not None:
         response["Retry-After"] = str(error.retry_after)
     return response

@@ -42,7 +42,7 @@ def test_a_payment_is_accepted_and_its_response_fetched_verbatim(client: httpx.C
     assert accepted.status_code == 202
     assert accepted.headers["Location"] == accepted.json()["links"]["self"]
     assert int(accepted.headers["Retry-After"]) > 0
-    assert accepted.headers["Cache-Control"] == "no-store"
+    assert accepted.headers["Cache-Control"] == "private, no-store"
 
     document = done(client, accepted)
     assert document["state"] == "succeeded"

@@ -32,7 +32,7 @@ def test_a_queued_view_is_answered_with_202_and_its_status(client: Client) -> No
     response = client.post("/pay/?coupon=1", {"amount": "5"})
     document = accepted(response)
     assert response["Location"] == document["links"]["self"]
-    assert (response["Retry-After"], response["Cache-Control"]) == ("1", "no-store")
+    assert (response["Retry-After"], response["Cache-Control"]) == ("1", "private, no-store")
     assert (document["queue"], document["method"], document["path"]) == ("payment", "POST", "/pay/")
     assert document["route"] == "/pay/"
     assert client.get(response["Location"]).json()["state"] == "succeeded"

@@ -169,7 +169,7 @@ def test_other_methods_are_not_allowed(client: Client, answered: DispatchRecord,
 
 def test_health(client: Client) -> None:
     response = client.get("/broker/health/")
-    assert (response.json(), response["Cache-Control"]) == ({"status": "pass"}, "no-store")
+    assert (response.json(), response["Cache-Control"]) == ({"status": "pass"}, "private, no-store")
 
 
 def test_the_admin_shows_dispatches_and_changes_nothing(admin_client: Client, answered: DispatchRecord) -> None:
