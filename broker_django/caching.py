@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from django.utils.cache import patch_vary_headers
 
 if TYPE_CHECKING:
+    from django.http import HttpRequest
     from django.http.response import HttpResponseBase
 
 NEVER = "private, no-store"
@@ -27,6 +28,14 @@ OF_SHARED_CACHES = frozenset({"surrogate-control", "edge-control", "x-accel-expi
 
 def never_kept(response: HttpResponseBase) -> None:
     response["Cache-Control"] = NEVER
+
+
+def not_by_django(request: HttpRequest) -> None:
+    """Have the project's UpdateCacheMiddleware, if any, keep no answer to this request.
+
+    A response that was replayed has passed through it already. Here it would find a request with other cookies.
+    """
+    request._cache_update_cache = False  # type: ignore[attr-defined]
 
 
 def for_one_client(response: HttpResponseBase) -> None:

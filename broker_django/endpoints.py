@@ -99,6 +99,7 @@ def failure(error: Exception) -> HttpResponse:
 def _finished(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
     """The URL is a secret: neither Django nor its middleware is to write it down, or to mail it."""
     response._has_been_logged = True  # type: ignore[attr-defined] # what went wrong was logged when it happened
+    caching.not_by_django(request)
     if not response.has_header("Cache-Control"):
         caching.never_kept(response)
     if response.status_code == 404:

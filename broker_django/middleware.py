@@ -8,7 +8,7 @@ from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_asy
 
 from broker_core.errors import BrokerError
 from broker_core.routing import Action
-from broker_django import classification, door, routing, sessions
+from broker_django import caching, classification, door, routing, sessions
 from broker_django.acceptance import Accepted, Repeated, View, accept, hand_over
 from broker_django.answers import accepted_response, await_until_done, in_time, repeated_response, wait_until_done
 from broker_django.conf import conf
@@ -140,6 +140,7 @@ def take(request: HttpRequest, view: View, decision: Decision) -> Accepted | Htt
 
 def answer(request: HttpRequest, accepted: Accepted, record: DispatchRecord | None) -> HttpResponseBase:
     """The view's own response where it came in time, else the 202. `record` is the dispatch after the wait, if any."""
+    caching.not_by_django(request)
     if isinstance(accepted, Repeated):
         return answer_again(request, accepted, record)
     response = in_time(record, accepted.replayed)

@@ -16,7 +16,6 @@ from asgiref.sync import sync_to_async
 from django.db import Error as DatabaseFailure
 from django.db import connection
 from django.http import HttpResponse, JsonResponse, StreamingHttpResponse
-from django.urls import get_script_prefix
 
 from broker_core.errors import DispatchNotFoundError
 from broker_django import caching, held_sessions, holding, ledger, rest, sessions, tokens, waiting
@@ -213,7 +212,7 @@ def _health(_request: HttpRequest) -> HttpResponse:
 
 def _openapi(request: HttpRequest) -> HttpResponse:
     """The OpenAPI document of these endpoints, for where they are mounted."""
-    mounted = get_script_prefix().rstrip("/") + request.path_info.removesuffix("/openapi.json")
+    mounted = request.META.get("SCRIPT_NAME", "").rstrip("/") + request.path_info.removesuffix("/openapi.json")
     document = {**_document(), "servers": [{"url": mounted or "/"}]}
     return JsonResponse(document, content_type="application/vnd.oai.openapi+json")
 

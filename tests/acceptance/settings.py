@@ -45,6 +45,7 @@ REQUEST_BROKER = {
     "LEASE": 4,
     "REPUBLISH_AFTER": 4,
     "REAPER_INTERVAL": 0.2,
+    **{name: int(os.environ[name]) for name in ("MAX_HELD", "MAX_HELD_THREADS") if name in os.environ},
 }
 
 LOGGING = {
