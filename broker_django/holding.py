@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from django.core.handlers.asgi import ASGIRequest
+
 from broker_core.holding import Guest, Limits, Places, Server
 from broker_django import sessions
 from broker_django.conf import conf
@@ -25,11 +27,10 @@ def limits() -> Limits:
 
 
 def server_of(request: HttpRequest) -> Server:
-    """PEP 3333 has every WSGI server say whether it serves requests in several threads; ASGI says nothing."""
-    multithread = request.META.get("wsgi.multithread")
-    if multithread is None:
+    """What serves the request. PEP 3333 has every WSGI server say whether it does in several threads."""
+    if isinstance(request, ASGIRequest):
         return Server.LOOP
-    return Server.THREADS if multithread else Server.ALONE
+    return Server.THREADS if request.META.get("wsgi.multithread") else Server.ALONE
 
 
 def guest(request: HttpRequest, record: DispatchRecord) -> Guest:

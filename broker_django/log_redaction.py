@@ -23,14 +23,8 @@ TOKEN = re.compile(r"([0-9a-f]{32}-[0-9A-Za-z]{1,12}(?:\.|%2[eE]))[0-9A-Za-z_%-]
 LONG_SEGMENT = re.compile(r"(/tasks/)[^/?\s\"']{70,}")
 """The same in other words: a client may percent-encode any character."""
 
-LOGGERS = (
-    "django.request",
-    "django.server",
-    "django.security.csrf",
-    "uvicorn.access",
-    "gunicorn.access",
-    "hypercorn.access",
-)
+OF_DJANGO = ("django.request", "django.server", "django.security.csrf")
+OF_SERVERS = ("uvicorn.access", "gunicorn.access", "hypercorn.access")
 
 
 def without_tokens(text: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from functools import lru_cache
+from http.cookies import SimpleCookie
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,7 +126,7 @@ def _response(request: HttpRequest, record: DispatchRecord) -> HttpResponseBase:
         return status_response(request, record, 202)
     answer = stored_response(record)
     if not _may_have_cookies(request, record):
-        answer.cookies.clear()
+        answer.cookies = SimpleCookie()
     caching.for_one_client(answer)
     return answer
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from tests.endpoints.clients import Answer, Browser
 
+TOUCHED = ["sessions touched", "sessions saved"]
 NEVER = "private, no-store"
 ADMIN = "admins@example.org" if django.VERSION >= (6,) else ("Admins", "admins@example.org")
 QUEUED = [{"when": "true", "queue": "bulk"}]
@@ -122,15 +123,12 @@ def test_an_endpoint_that_fails_is_a_problem_that_is_logged_once(
     assert "LookupError" in caplog.text
 
 
-def test_another_user_sees_nothing_and_caches_keep_nothing_for_them(
-    new_browser: Callable[[], Browser], project: str
-) -> None:
+@pytest.mark.parametrize("project", ["plain", "site-wide cache", *TOUCHED, "sessions in cookies"], indirect=True)
+def test_another_user_sees_nothing_and_caches_keep_nothing_for_them(new_browser: Callable[[], Browser]) -> None:
     """Of the anonymous dispatch, whose URL both know, only one client gets the cookies."""
     first, second = new_browser(), new_browser()
     first.get(f"{first.mounted}/count/")
     with override_settings(REQUEST_BROKER={"RULES": QUEUED}):
-        if "sessionid" not in first.cookies:
-            pytest.skip("this project has no sessions")
         answer = first.get(f"{first.mounted}/count/")
     links = answer.json()["links"]
     mine = first.get(links["response"])
@@ -166,11 +164,10 @@ def session_of(browser: Browser) -> Any:
     return import_module(settings.SESSION_ENGINE).SessionStore(browser.cookies["sessionid"].value)
 
 
+@pytest.mark.parametrize("project", TOUCHED, indirect=True)
 def test_a_held_client_does_not_undo_what_the_view_wrote(
     browser: Browser, waiting: str, held_while: Callable[..., None], project: str
 ) -> None:
-    if "session" not in project or project == "sessions in cookies":
-        pytest.skip("nobody touches the session")
     browser.get(f"{browser.mounted}/count/")
     came = session_of(browser).get("came", 0)
 
@@ -187,11 +184,8 @@ def test_a_held_client_does_not_undo_what_the_view_wrote(
         assert (after["came"], after["went"]) == (came + 1, came + 1)
 
 
-def test_a_held_client_does_not_undo_a_login(
-    browser: Browser, waiting: str, held_while: Callable[..., None], project: str
-) -> None:
-    if "session" not in project or project == "sessions in cookies":
-        pytest.skip("nobody touches the session")
+@pytest.mark.parametrize("project", TOUCHED, indirect=True)
+def test_a_held_client_does_not_undo_a_login(browser: Browser, waiting: str, held_while: Callable[..., None]) -> None:
     browser.get(f"{browser.mounted}/count/")
     before, renewed = browser.cookies["sessionid"].value, []
 
