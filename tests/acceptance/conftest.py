@@ -188,7 +188,7 @@ def web_server(interface: str, port: int) -> list[str]:
     if interface == "wsgi":
         return [sys.executable, "-m", "django", "runserver", f"127.0.0.1:{port}", "--noreload"]
     command = [sys.executable, "-m", "gunicorn", "tests.site.wsgi:application", f"--bind=127.0.0.1:{port}"]
-    return [*command, "--no-control-socket", *GUNICORN[interface]]
+    return [*command, "--no-control-socket", "--access-logfile=-", *GUNICORN[interface]]
 
 
 def _start_site(interface: str, environment: dict[str, str]) -> Site:

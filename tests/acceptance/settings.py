@@ -4,13 +4,15 @@ import os
 from collections.abc import Iterable
 
 from tests.settings import *  # noqa: F403
-from tests.settings import DATABASES, REQUEST_BROKER
+from tests.settings import DATABASES, MIDDLEWARE, REQUEST_BROKER
 
 DATA_UPLOAD_MAX_MEMORY_SIZE = 20 * 1024 * 1024
 DATABASES["default"]["CONN_MAX_AGE"] = int(os.environ.get("CONN_MAX_AGE", "0"))
 if "REUSE_MAX" in os.environ:
     CELERY_DB_REUSE_MAX = int(os.environ["REUSE_MAX"])
 ROOT_URLCONF = "tests.acceptance.urls"
+if "TOUCH_SESSIONS" in os.environ:
+    MIDDLEWARE.insert(-1, "tests.endpoints.projects.CountsVisits")
 if "MEDIA" in os.environ:
     MEDIA_ROOT = os.environ["MEDIA"]
 

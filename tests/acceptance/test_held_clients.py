@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -120,7 +121,7 @@ def test_sixty_waits_on_an_event_loop_keep_one_connection(
     async def scenario() -> None:
         limits = httpx.Limits(max_connections=None)
         async with httpx.AsyncClient(timeout=PATIENCE, trust_env=False, limits=limits) as client:
-            polls = [asyncio.ensure_future(client.get(url, params={"wait": 20})) for url in urls]
+            polls = [asyncio.ensure_future(client.get(url, params={"wait": 10})) for url in urls]
             await in_thread(wait_until, lambda: connected(serving(site), environment) == OWN + 1)
             await in_thread(page_answers_promptly, site)
             with site.client() as other:
@@ -172,7 +173,7 @@ def test_sixty_waits_do_not_hold_up_a_page(serve: Callable[..., Site], interface
     async def scenario() -> None:
         limits = httpx.Limits(max_connections=None)
         async with httpx.AsyncClient(timeout=PATIENCE, trust_env=False, limits=limits) as client:
-            polls = [asyncio.ensure_future(client.get(url, params={"wait": 20})) for url in urls]
+            polls = [asyncio.ensure_future(client.get(url, params={"wait": 10})) for url in urls]
             await asyncio.wait(polls, return_when=asyncio.FIRST_COMPLETED)
             await in_thread(page_answers_promptly, site)
             for poll in polls:
@@ -202,6 +203,9 @@ def test_every_endpoint_on_every_server(
         assert client.get("/broker/openapi.json").json()["servers"] == [{"url": "/broker"}]
         held = client.post("/note/held/", headers={"X-Queue": "bulk", "Prefer": "wait=5"})
         assert held.status_code in ({200} if interface != "sync" else {200, 202})
+    logged = site.process.logs()
+    assert "/broker/tasks/" in logged
+    assert here.rstrip("/").rpartition(".")[2] not in logged
 
 
 @pytest.mark.usefixtures("alone")
@@ -211,7 +215,7 @@ def test_over_the_limit_polls_are_answered_at_once_and_streams_end(serve: Callab
 
     async def scenario() -> None:
         async with streams([url, url]):
-            answer = await in_thread(lambda: httpx.get(url, params={"wait": 20}, timeout=10, trust_env=False))
+            answer = await in_thread(lambda: httpx.get(url, params={"wait": 10}, timeout=10, trust_env=False))
             assert (answer.json()["state"], answer.headers["Retry-After"]) == ("queued", "1")
             over = await in_thread(lambda: httpx.get(f"{url}events/", timeout=10, trust_env=False))
             assert over.text.endswith("\n\nretry: 1000\n\n")
@@ -221,3 +225,33 @@ def test_over_the_limit_polls_are_answered_at_once_and_streams_end(serve: Callab
             assert "id: cancelled" in [line async for line in first]
 
     run(scenario())
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_stream_goes_on_without_a_message_broker(serve: Callable[..., Site]) -> None:
+    site = serve("asgi", BROKER_URL="redis://127.0.0.1:1/0")
+    url = accept(site)
+
+    async def scenario() -> None:
+        async with streams([url]) as [lines]:
+            with site.client() as client:
+                assert client.delete(url).status_code == 202
+            assert "id: cancelled" in [line async for line in lines]
+
+    run(scenario())
+
+
+def test_a_held_client_keeps_what_the_view_wrote_into_its_session(
+    serve: Callable[..., Site], worker: Worker, gates: Gates
+) -> None:
+    """With middleware that is synchronous, and writes into the session before and after each view."""
+    site, gate = serve("asgi", attended=True, TOUCH_SESSIONS="1"), gates.new()
+    with site.client() as client, site.client() as other:
+        for path in (f"/gate/{gate}/", "/count/"):
+            accepted = client.post(path, headers={"X-Queue": "bulk"})
+            other.cookies = client.cookies
+            with ThreadPoolExecutor() as threads:
+                polling = threads.submit(other.get, accepted.headers["Location"], params={"wait": PATIENCE})
+                gates.open(gate)
+                assert polling.result().json()["state"] == "succeeded"
+        assert client.post("/count/").text == "2"
