@@ -16,8 +16,6 @@ from django.core.exceptions import SuspiciousOperation
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from django.http import HttpRequest
-
 TOKEN = re.compile(r"([0-9a-f]{32}-[0-9A-Za-z]{1,12}(?:\.|%2[eE]))[0-9A-Za-z_%-]{20,}")
 """A token up to its signature, which alone makes it one; the id before it may be logged."""
 LONG_SEGMENT = re.compile(r"(/tasks/)[^/?\s\"']{70,}")
@@ -51,7 +49,7 @@ def _clean(value: Any) -> Any:
     return without_tokens(value) if isinstance(value, str) else value
 
 
-def _clean_request(request: HttpRequest | Any) -> Any:
+def _clean_request(request: Any) -> Any:
     """A copy for reports. What cannot be copied is left out."""
     try:
         cleaned = copy.copy(request)
