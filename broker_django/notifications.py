@@ -12,6 +12,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from broker_core.redaction import redacted
 from broker_django.celery_app import broker_urls, get_app
@@ -91,8 +93,10 @@ class Subscription:
     """What its methods raise if Redis does not answer."""
 
     def __init__(self, url: str) -> None:
-        timeout = conf.PUBLISH_TIMEOUT
-        self._client = redis.Redis.from_url(_for_redis_py(url), socket_timeout=timeout, socket_connect_timeout=timeout)
+        timeout, once = conf.PUBLISH_TIMEOUT, Retry(NoBackoff(), 0)
+        self._client = redis.Redis.from_url(
+            _for_redis_py(url), socket_timeout=timeout, socket_connect_timeout=timeout, retry=once
+        )
         self._pubsub: Any = self._client.pubsub()  # type: ignore[no-untyped-call]
         self._followed: dict[str, uuid.UUID] = {}
 

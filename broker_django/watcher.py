@@ -37,6 +37,8 @@ LAST_STEP = 0.5
 """Seconds between looks at a dispatch where nothing announces changes: growing from the first to the last."""
 ANNOUNCED_STEP = 1.0
 """Seconds between looks at a dispatch where changes are announced."""
+DEAF = 10.0
+"""Seconds without announcements after Redis did not answer: connecting to it holds up everybody who waits."""
 LINGER = 1.0
 """Seconds for which the connections are kept for the next who waits."""
 
@@ -235,7 +237,7 @@ class _Look:
             return heard
         except Subscription.ERRORS as error:
             logger.warning("Dispatches are waited for by polling: %s", redacted(error))
-            self._deaf_until = time.monotonic() + ANNOUNCED_STEP
+            self._deaf_until = time.monotonic() + DEAF
             self._unsubscribe()
             return []
 

@@ -166,7 +166,7 @@ StartWorker = Callable[..., Worker]
 
 
 GUNICORN = {
-    "sync": ["--workers=4"],
+    "sync": ["--workers=4", "--preload"],
     "gthread": ["--worker-class=gthread", "--threads=16"],
     "gevent": ["--worker-class=gevent"],
 }

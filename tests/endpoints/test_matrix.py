@@ -202,3 +202,10 @@ def test_a_held_client_does_not_undo_a_login(browser: Browser, waiting: str, hel
     assert browser.cookies["sessionid"].value == before  # the view's own response brings the new one
     browser.cookies["sessionid"] = renewed[0]
     assert session_of(browser)["cart"] == ["tea"]
+
+
+@pytest.mark.parametrize("project", ["sessions touched"], indirect=True)
+def test_a_new_visitor_who_is_held_gets_the_session_that_middleware_began(browser: Browser, waiting: str) -> None:
+    with override_settings(REQUEST_BROKER={"MAX_WAIT": 0.05}):
+        assert browser.get(waiting, wait=1).status == 200
+    assert session_of(browser)["came"] == 1
