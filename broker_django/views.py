@@ -19,6 +19,7 @@ from django.db import connection
 from django.http import HttpResponse, JsonResponse, StreamingHttpResponse
 
 from broker_core.errors import DispatchNotFoundError
+from broker_core.holding import Server
 from broker_django import caching, held_sessions, holding, ledger, rest, sessions, tokens, waiting
 from broker_django.answers import (
     await_until_done,
@@ -32,7 +33,7 @@ from broker_django.conf import conf
 from broker_django.endpoints import endpoint
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from django.http import HttpRequest
     from django.http.response import HttpResponseBase
@@ -147,20 +148,20 @@ response = _polled(("GET", "HEAD"), _response)
 
 
 def _events(request: HttpRequest, token: str) -> HttpResponseBase:
-    """The present state. A WSGI server would have a thread or a whole process do nothing but wait for the next one."""
-    record = _owned(request, token)
-    here = tokens.status_url(request, record.pk, record.accepted_at)
-    return _stream([_event(record, here), *_come_back(record)])
+    """State changes as server-sent events, for as long as a thread can be spared, which may be not at all."""
+    record, here, guest = _listener(request, token)
+    return _stream(_told(record, here, guest))
 
 
 async def _async_events(request: HttpRequest, token: str) -> HttpResponseBase:
     """State changes as server-sent events, until the dispatch is done."""
+    record, here, guest = await sync_to_async(_listener)(request, token)
+    return _stream(_async_told(record, here, guest))
 
-    def begin() -> tuple[DispatchRecord, str, Guest]:
-        record = _owned(request, token)
-        return record, tokens.status_url(request, record.pk, record.accepted_at), holding.guest(request, record)
 
-    return _stream(_changes(*await sync_to_async(begin)()))
+def _listener(request: HttpRequest, token: str) -> tuple[DispatchRecord, str, Guest]:
+    record = _owned(request, token)
+    return record, tokens.status_url(request, record.pk, record.accepted_at), holding.guest(request, record)
 
 
 def _stream(content: Any) -> StreamingHttpResponse:
@@ -169,30 +170,58 @@ def _stream(content: Any) -> StreamingHttpResponse:
     return answer
 
 
-def _event(record: DispatchRecord, here: str) -> str:
-    return f"event: state\nid: {record.state}\ndata: {json.dumps(status_document(record, here))}\n\n"
+def _told(record: DispatchRecord, here: str, guest: Guest) -> Iterator[str]:
+    seconds = min(conf.MAX_WAIT, EVENTS_LIFETIME) if guest.server is Server.THREADS else 0.0
+    with holding.hold(guest, seconds) as allowed:
+        changes = _Changes(record, here, allowed)
+        yield changes.present()
+        while changes.to_come:
+            yield changes.tell(waiting.wait(record.pk, changes.pause, changes.wanted))
+    yield from changes.ending()
 
 
-def _come_back(record: DispatchRecord) -> list[str]:
-    """When to connect again, unless there is nothing more to come."""
-    return [] if record.current_state.done else [f"retry: {int(conf.POLL_INTERVAL * 1000)}\n\n"]
-
-
-async def _changes(record: DispatchRecord, here: str, guest: Guest) -> AsyncIterator[str]:
-    """The present state, and every other as it comes, as long as there is a place for the client."""
-    ends = time.monotonic() + EVENTS_LIFETIME
+async def _async_told(record: DispatchRecord, here: str, guest: Guest) -> AsyncIterator[str]:
     with holding.hold(guest, EVENTS_LIFETIME) as allowed:
-        yield _event(record, here)
-        while allowed and not record.current_state.done and (left := ends - time.monotonic()) > 0:
-            changed = await waiting.async_wait(record.pk, min(left, KEEP_ALIVE), _differs_from(record))
-            yield ": keep-alive\n\n" if changed is None else _event(changed, here)
-            record = changed or record
-    for field in _come_back(record):
+        changes = _Changes(record, here, allowed)
+        yield changes.present()
+        while changes.to_come:
+            yield changes.tell(await waiting.async_wait(record.pk, changes.pause, changes.wanted))
+    for field in changes.ending():
         yield field
 
 
-def _differs_from(seen: DispatchRecord) -> Callable[[DispatchRecord], bool]:
-    return lambda record: (record.state, record.attempts) != (seen.state, seen.attempts)
+class _Changes:
+    """What a stream of so many seconds has told of a dispatch, and has yet to tell."""
+
+    def __init__(self, record: DispatchRecord, here: str, seconds: float) -> None:
+        self._record = record
+        self._here = here
+        self._ends = time.monotonic() + seconds
+
+    @property
+    def to_come(self) -> bool:
+        return not self._record.current_state.done and self.pause > 0
+
+    @property
+    def pause(self) -> float:
+        return min(self._ends - time.monotonic(), KEEP_ALIVE)
+
+    def wanted(self, record: DispatchRecord) -> bool:
+        return (record.state, record.attempts) != (self._record.state, self._record.attempts)
+
+    def present(self) -> str:
+        document = json.dumps(status_document(self._record, self._here))
+        return f"event: state\nid: {self._record.state}\ndata: {document}\n\n"
+
+    def tell(self, changed: DispatchRecord | None) -> str:
+        if changed is None:
+            return ": keep-alive\n\n"
+        self._record = changed
+        return self.present()
+
+    def ending(self) -> list[str]:
+        """When to connect again, unless there is nothing more to come."""
+        return [] if self._record.current_state.done else [f"retry: {int(conf.POLL_INTERVAL * 1000)}\n\n"]
 
 
 events = endpoint(("GET",), _events, _async_events)

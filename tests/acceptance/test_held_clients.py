@@ -150,16 +150,19 @@ def test_a_stream_tells_each_change(serve: Callable[..., Site], worker: Worker, 
 
 
 @pytest.mark.usefixtures("alone")
-def test_streams_do_not_block_sync_workers(serve: Callable[..., Site]) -> None:
-    site = serve("sync")
-    urls = [accept(site)] * 8
+@pytest.mark.parametrize("interface", ["sync", "gthread"])
+def test_streams_do_not_block_threads_and_workers(serve: Callable[..., Site], interface: str) -> None:
+    site = serve(interface)
+    urls = [accept(site)] * 20
 
     async def scenario() -> None:
         async with streams(urls) as opened:
             await in_thread(page_answers_promptly, site)
-            for lines in opened:
-                rest = [line async for line in lines]
-                assert "retry: 1000" in rest
+            with site.client() as client:
+                assert client.delete(urls[0]).status_code == 202
+            told = [[line async for line in lines] for lines in opened]
+            assert all("id: cancelled" in lines or "retry: 1000" in lines for lines in told)
+            assert any("id: cancelled" in lines for lines in told) is (interface == "gthread")
 
     run(scenario())
 

@@ -158,9 +158,11 @@ def test_a_stream_ends_with_its_lifetime_and_says_when_to_come_back(
     assert body.endswith(b"\n\nretry: 1000\n\n")
 
 
-def test_a_stream_under_wsgi_sends_the_present_state_and_ends(client: Client, waiting: DispatchRecord) -> None:
-    response: Any = client.get(path_of(waiting, "events/"))
-    body = b"".join(response.streaming_content)
+@pytest.mark.parametrize("settings", [{"MAX_WAIT": 0.05}, {"MAX_HELD_THREADS": 0}])
+def test_a_stream_under_wsgi_is_short(client: Client, waiting: DispatchRecord, settings: dict[str, Any]) -> None:
+    with override_settings(REQUEST_BROKER=settings):
+        response: Any = client.get(path_of(waiting, "events/"))
+        body = b"".join(response.streaming_content)
     assert states(body) == ["queued"]
     assert body.endswith(b"\n\nretry: 1000\n\n")
 
