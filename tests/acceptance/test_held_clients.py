@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tests.acceptance.conftest import Gates, Site, StartSite, Worker
 
 SERVERS = ["asgi", "wsgi", "sync", "gthread", "gevent"]
-PROMPTLY = 3.0
+PROMPTLY = 6.0
 """Seconds within which an ordinary page answers, on a machine that is busy with tests, while others wait."""
 OWN = 1
 """The database connections that an idle process has: that of its routing table."""
