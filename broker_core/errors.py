@@ -59,6 +59,14 @@ class UnknownKeyError(EnvelopeError):
     """An envelope that was sealed with a key that is not known here, or not yet."""
 
 
+class BadRequestError(BrokerError):
+    """A request that Django refuses, such as one for a host that is not served."""
+
+    status = 400
+    slug = "bad-request"
+    title = "The request is refused"
+
+
 class BodyTooLargeError(BrokerError):
     """A request body above `MAX_BODY_SIZE`."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +12,13 @@ from django.http import HttpResponse, JsonResponse
 from django.utils import timezone
 
 from broker_core.errors import BrokerError, ResponseGoneError
-from broker_django import ledger, results, tokens
+from broker_django import holding, ledger, results, tokens, waiting
+from broker_django.caching import never_kept
 from broker_django.classification import preferences_of
 from broker_django.conf import conf
 from broker_django.http import problem, refill, to_response
-from broker_django.notifications import AsyncWatch, Watch
 
 if TYPE_CHECKING:
-    import uuid
     from datetime import datetime
 
     from django.http import HttpRequest
@@ -65,7 +63,7 @@ def status_response(request: HttpRequest, record: DispatchRecord, status: int = 
 
 def _status_response(record: DispatchRecord, here: str, status: int) -> HttpResponse:
     response = JsonResponse(status_document(record, here), status=status)
-    response["Cache-Control"] = "no-store"
+    never_kept(response)
     if not record.current_state.done:
         response["Retry-After"] = _poll_interval()
     return response
@@ -134,25 +132,21 @@ def in_time(record: DispatchRecord | None, original: HttpResponseBase | None) ->
     return response
 
 
-def wait_until_done(dispatch_id: uuid.UUID, timeout: float) -> DispatchRecord | None:
-    """The dispatch when it is done, or as it is after `timeout` seconds; None where there is none."""
-    deadline = time.monotonic() + timeout
-    with Watch(dispatch_id) as watch:
-        while True:
-            record = ledger.find(dispatch_id)
-            left = deadline - time.monotonic()
-            if record is None or record.current_state.done or left <= 0:
-                return record
-            watch.pause(left)
+def wait_until_done(request: HttpRequest, record: DispatchRecord, seconds: float) -> DispatchRecord:
+    """The dispatch when it is done, or as it is when this client may be held no longer, for `seconds` at most."""
+    with holding.hold(holding.guest(request, record), seconds) as allowed:
+        done = waiting.wait(record.pk, allowed, _is_done) if allowed else None
+    return done or ledger.find(record.pk) or record
 
 
-async def await_until_done(dispatch_id: uuid.UUID, timeout: float) -> DispatchRecord | None:  # noqa: ASYNC109
-    """`wait_until_done` for coroutines."""
-    deadline = time.monotonic() + timeout
-    async with AsyncWatch(dispatch_id) as watch:
-        while True:
-            record = await sync_to_async(ledger.find)(dispatch_id)
-            left = deadline - time.monotonic()
-            if record is None or record.current_state.done or left <= 0:
-                return record
-            await watch.pause(left)
+async def await_until_done(
+    request: HttpRequest, record: DispatchRecord, seconds: float, *, quick: float = 0.0
+) -> DispatchRecord:
+    """`wait_until_done` for coroutines. The request keeps its thread for `quick` seconds."""
+    with holding.hold(holding.guest(request, record), seconds) as allowed:
+        done = await waiting.async_wait(record.pk, allowed, _is_done, quick=quick) if allowed else None
+    return done or await sync_to_async(ledger.find)(record.pk) or record
+
+
+def _is_done(record: DispatchRecord) -> bool:
+    return record.current_state.done

@@ -56,7 +56,7 @@ def check_settings(**_: Any) -> list[CheckMessage]:
         messages.append(Error(f"REQUEST_BROKER, {place}: {error}", hint=_entry_hint(place), id="request_broker.E002"))
     return messages + [
         _not_a_number(key)
-        for key in ("MAX_BODY_SIZE", "MAX_RESPONSE_SIZE", "MAX_INLINE_SIZE", *_DURATIONS)
+        for key in ("MAX_BODY_SIZE", "MAX_RESPONSE_SIZE", "MAX_INLINE_SIZE", *_DURATIONS, *_HELD)
         if _bad(key)
     ]
 
@@ -83,17 +83,20 @@ _DURATIONS = (
     "TOKEN_MAX_AGE",
 )
 
+_HELD = ("MAX_HELD", "MAX_HELD_PER_CLIENT", "MAX_HELD_PER_DISPATCH", "MAX_HELD_THREADS")
+_MAY_BE_ZERO = ("MAX_WAIT", *_HELD)
+
 
 def _bad(key: str) -> bool:
     value = getattr(conf, key)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return True
-    return value < 0 if key == "MAX_WAIT" else value <= 0
+    return value < 0 if key in _MAY_BE_ZERO else value <= 0
 
 
 def _not_a_number(key: str) -> CheckMessage:
     return Error(
-        f"REQUEST_BROKER[{key!r}] has to be a number {'of 0 or more' if key == 'MAX_WAIT' else 'above 0'}.",
+        f"REQUEST_BROKER[{key!r}] has to be a number {'of 0 or more' if key in _MAY_BE_ZERO else 'above 0'}.",
         hint=f"The default is {DEFAULTS[key]}.",
         id="request_broker.E003",
     )

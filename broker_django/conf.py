@@ -28,6 +28,10 @@ DEFAULTS: Mapping[str, Any] = {
     "MAX_BODY_SIZE": 10 * 1024 * 1024,
     "MAX_RESPONSE_SIZE": 10 * 1024 * 1024,
     "MAX_WAIT": 30,
+    "MAX_HELD": 500,
+    "MAX_HELD_PER_CLIENT": 100,
+    "MAX_HELD_PER_DISPATCH": 50,
+    "MAX_HELD_THREADS": 4,
     "PUBLISH_TIMEOUT": 2,
     "LEASE": 30,
     "REAPER_INTERVAL": 1,
@@ -113,6 +117,10 @@ class Conf:
     MAX_BODY_SIZE = Setting[int]()
     MAX_RESPONSE_SIZE = Setting[int]()
     MAX_WAIT = Setting[float]()
+    MAX_HELD = Setting[int]()
+    MAX_HELD_PER_CLIENT = Setting[int]()
+    MAX_HELD_PER_DISPATCH = Setting[int]()
+    MAX_HELD_THREADS = Setting[int]()
     PUBLISH_TIMEOUT = Setting[float]()
     POLL_INTERVAL = Setting[float]()
     LEASE = Setting[float]()

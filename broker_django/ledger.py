@@ -25,7 +25,7 @@ from broker_django.conf import conf
 from broker_django.models import PATH_LENGTH, AttemptRecord, DispatchRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from django.db.models import QuerySet
 
@@ -43,6 +43,9 @@ with newer code, keys or settings than this worker has.
 
 LONGEST_HAND_BACK = 60.0
 """Seconds until a dispatch that was handed back is published again: one at first, and twice as many each time."""
+
+AT_ONCE = 500
+"""How many rows one query names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,6 +373,13 @@ def find(dispatch_id: uuid.UUID) -> DispatchRecord | None:
     return _looked_at(rows().filter(pk=dispatch_id))
 
 
+def find_all(ids: Collection[uuid.UUID]) -> dict[uuid.UUID, DispatchRecord]:
+    """The same for many, by id."""
+    chunks = [list(ids)[start : start + AT_ONCE] for start in range(0, len(ids), AT_ONCE)]
+    found = [record for chunk in chunks for record in rows().defer("sealed", "kept_response").filter(pk__in=chunk)]
+    return {record.pk: _expired_by_now(record) for record in found}
+
+
 def find_by_key(idempotency_key: str) -> DispatchRecord | None:
     """The same by the digest that is unique, where the ledger is written: a replica may not have the row yet."""
     return _looked_at(rows().filter(idempotency_key=idempotency_key))
@@ -377,7 +387,11 @@ def find_by_key(idempotency_key: str) -> DispatchRecord | None:
 
 def _looked_at(found: QuerySet[DispatchRecord]) -> DispatchRecord | None:
     record = found.defer("sealed").first()
-    if record and record.state == State.QUEUED and record.expires_at and record.expires_at <= timezone.now():
+    return record and _expired_by_now(record)
+
+
+def _expired_by_now(record: DispatchRecord) -> DispatchRecord:
+    if record.state == State.QUEUED and record.expires_at and record.expires_at <= timezone.now():
         expire(record.pk)
         record.refresh_from_db(record._state.db, ["state", "finished_at", "started_at", "attempts"])
     return record

@@ -8,12 +8,14 @@ from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_asy
 
 from broker_core.errors import BrokerError
 from broker_core.routing import Action
-from broker_django import classification, door, routing, sessions
+from broker_django import caching, classification, door, routing, sessions
 from broker_django.acceptance import Accepted, Repeated, View, accept, hand_over
 from broker_django.answers import accepted_response, await_until_done, in_time, repeated_response, wait_until_done
 from broker_django.context import replay_of
+from broker_django.endpoints import coroutine_of
 from broker_django.http import problem, settled
 from broker_django.proxy import aproxy, proxy
+from broker_django.waiting import QUICK
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,12 +76,15 @@ class RequestBrokerMiddleware:
         accepted = take(request, view, decision)
         if not isinstance(accepted, Accepted):
             return accepted
-        record = wait_until_done(accepted.record.pk, accepted.wait) if accepted.wait else None
+        record = wait_until_done(request, accepted.record, accepted.wait) if accepted.wait else None
         return answer(request, accepted, record)
 
     async def _aprocess_view(
         self, request: HttpRequest, function: Any, args: Any, kwargs: Any
     ) -> HttpResponseBase | None:
+        endpoint = coroutine_of(function)
+        if endpoint is not None:
+            return await endpoint(request, *args, **kwargs)
         view, replay = View(function, args, kwargs), replay_of(request)
         if replay is not None:
             return await sync_to_async(door.reach)(request, view, replay)
@@ -90,7 +95,9 @@ class RequestBrokerMiddleware:
         accepted = await sync_to_async(take)(request, view, decision)
         if not isinstance(accepted, Accepted):
             return accepted
-        record = await await_until_done(accepted.record.pk, accepted.wait) if accepted.wait else None
+        record = None
+        if accepted.wait:
+            record = await await_until_done(request, accepted.record, accepted.wait, quick=QUICK)
         return await sync_to_async(answer)(request, accepted, record)
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> None:
@@ -151,6 +158,7 @@ def take(request: HttpRequest, view: View, decision: Decision) -> Accepted | Htt
 
 def answer(request: HttpRequest, accepted: Accepted, record: DispatchRecord | None) -> HttpResponseBase:
     """The view's own response where it came in time, else the 202. `record` is the dispatch after the wait, if any."""
+    caching.not_by_django(request)
     if isinstance(accepted, Repeated):
         return answer_again(request, accepted, record)
     response = in_time(record, accepted.replayed)

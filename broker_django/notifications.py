@@ -1,37 +1,32 @@
-"""Being woken when a dispatch changes state.
+"""Announcing that a dispatch changed state, and hearing of it.
 
-Where the message broker or the result backend is Redis, its publish/subscribe wakes whoever waits at once. Everywhere,
-the ledger is looked at again after a while: an announcement is a hint, the ledger is the truth.
+If the message broker or the result backend is Redis, its publish/subscribe wakes whoever waits at once. Everywhere, the
+ledger is looked at again after a while: an announcement is a hint, the ledger is the truth.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
-import time
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import redis
-import redis.asyncio
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from broker_core.redaction import redacted
 from broker_django.celery_app import broker_urls, get_app
 from broker_django.conf import conf
 
 if TYPE_CHECKING:
+    import socket
     import uuid
+    from collections.abc import Collection
 
     from celery import Celery
 
 logger = logging.getLogger("broker_django.notifications")
-
-FIRST_STEP = 0.01
-LAST_STEP = 0.5
-"""Seconds between looks at the ledger where nothing announces changes: growing from the first to the last."""
-ANNOUNCED_STEP = 1.0
-"""Seconds between looks at the ledger where changes are announced."""
 
 
 def channel(dispatch_id: uuid.UUID) -> str:
@@ -58,11 +53,6 @@ def _for_redis_py(url: str) -> str:
     for name in ("none", "optional", "required"):
         url = url.replace(f"ssl_cert_reqs=CERT_{name.upper()}", f"ssl_cert_reqs={name}")
     return url
-
-
-@lru_cache(maxsize=4)
-def _client(url: str, timeout: float) -> redis.Redis:
-    return redis.Redis.from_url(_for_redis_py(url), socket_timeout=timeout, socket_connect_timeout=timeout)
 
 
 @lru_cache(maxsize=4)
@@ -96,96 +86,46 @@ def announce(dispatch_id: uuid.UUID) -> None:
         logger.warning("Nobody was told that dispatch %s changed: %s", dispatch_id, redacted(error))
 
 
-class _Steps:
-    """Growing pauses."""
+class Subscription:
+    """Hears what is announced of some dispatches, on one connection. It never waits: poll its socket."""
 
-    def __init__(self) -> None:
-        self._next = FIRST_STEP
+    ERRORS = (redis.RedisError, OSError)
+    """What its methods raise if Redis does not answer."""
 
-    def take(self, left: float) -> float:
-        step, self._next = self._next, min(self._next * 1.5, LAST_STEP)
-        return min(step, left)
+    def __init__(self, url: str) -> None:
+        timeout, once = conf.PUBLISH_TIMEOUT, Retry(NoBackoff(), 0)
+        self._client = redis.Redis.from_url(
+            _for_redis_py(url), socket_timeout=timeout, socket_connect_timeout=timeout, retry=once
+        )
+        self._pubsub: Any = self._client.pubsub()  # type: ignore[no-untyped-call]
+        self._followed: dict[str, uuid.UUID] = {}
 
+    @property
+    def socket(self) -> socket.socket | None:
+        """The socket on which announcements come; None if there is none, or redis-py does not show it any more."""
+        return getattr(self._pubsub.connection, "_sock", None)
 
-class Watch:
-    """Waits for changes of one dispatch. Enter it before the first look at the ledger, so that none is missed."""
+    def follow(self, ids: Collection[uuid.UUID]) -> list[uuid.UUID]:
+        """Hear of these from now on, and of no others: those that are new. Each is heard of once Redis has it."""
+        wanted = {channel(dispatch_id): dispatch_id for dispatch_id in ids}
+        new, over = wanted.keys() - self._followed.keys(), self._followed.keys() - wanted.keys()
+        self._followed = wanted
+        if new:
+            self._pubsub.subscribe(*new)
+        if over:
+            self._pubsub.unsubscribe(*over)
+        return [wanted[name] for name in new]
 
-    def __init__(self, dispatch_id: uuid.UUID) -> None:
-        self._dispatch_id = dispatch_id
-        self._steps = _Steps()
-        self._pubsub: Any = None
+    def heard(self) -> list[uuid.UUID]:
+        """The dispatches that something was announced of since, or that are followed by now."""
+        found = []
+        while (message := self._pubsub.get_message(timeout=0)) is not None:
+            dispatch_id = self._followed.get(message["channel"].decode())
+            if dispatch_id is not None and message["type"] in {"message", "subscribe"}:
+                found.append(dispatch_id)
+        return found
 
-    def __enter__(self) -> Self:
-        url = redis_url()
-        if url is not None:
-            self._pubsub = _client(url, conf.PUBLISH_TIMEOUT).pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
-            with self._or_without():
-                self._pubsub.subscribe(channel(self._dispatch_id))
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        if self._pubsub is not None:
-            with contextlib.suppress(redis.RedisError):
-                self._pubsub.close()
-
-    def pause(self, left: float) -> None:
-        """Return when a change is announced, or when it is time to look again; `left` seconds at most."""
-        if self._pubsub is None:
-            time.sleep(self._steps.take(left))
-            return
-        with self._or_without():
-            self._pubsub.get_message(timeout=min(ANNOUNCED_STEP, left))
-
-    @contextlib.contextmanager
-    def _or_without(self) -> Any:
-        try:
-            yield
-        except (redis.RedisError, OSError) as error:
-            logger.warning("Dispatch %s is waited for by polling: %s", self._dispatch_id, redacted(error))
-            self.__exit__()
-            self._pubsub = None
-
-
-class AsyncWatch:
-    """`Watch` for coroutines."""
-
-    def __init__(self, dispatch_id: uuid.UUID) -> None:
-        self._dispatch_id = dispatch_id
-        self._steps = _Steps()
-        self._client: Any = None
-        self._pubsub: Any = None
-
-    async def __aenter__(self) -> Self:
-        url = redis_url()
-        if url is not None:
-            timeout = conf.PUBLISH_TIMEOUT
-            self._client = redis.asyncio.Redis.from_url(
-                _for_redis_py(url), socket_timeout=timeout, socket_connect_timeout=timeout
-            )
-            self._pubsub = self._client.pubsub(ignore_subscribe_messages=True)
-            async with self._or_without():
-                await self._pubsub.subscribe(channel(self._dispatch_id))
-        return self
-
-    async def __aexit__(self, *_exc: object) -> None:
-        if self._client is not None:
-            with contextlib.suppress(redis.RedisError):
-                await self._pubsub.aclose()
-                await self._client.aclose()
-            self._client = None
-
-    async def pause(self, left: float) -> None:
-        """Return when a change is announced, or when it is time to look again; `left` seconds at most."""
-        if self._client is None:
-            await asyncio.sleep(self._steps.take(left))
-            return
-        async with self._or_without():
-            await self._pubsub.get_message(timeout=min(ANNOUNCED_STEP, left))
-
-    @contextlib.asynccontextmanager
-    async def _or_without(self) -> Any:
-        try:
-            yield
-        except (redis.RedisError, OSError) as error:
-            logger.warning("Dispatch %s is waited for by polling: %s", self._dispatch_id, redacted(error))
-            await self.__aexit__()
+    def close(self) -> None:
+        with contextlib.suppress(*self.ERRORS):
+            self._pubsub.close()
+            self._client.close()

@@ -9,9 +9,8 @@ import time
 import uuid
 from typing import TYPE_CHECKING
 
-from django.conf import settings
 from django.core.signing import BadSignature, Signer, b62_decode, b62_encode
-from django.urls import NoReverseMatch, reverse
+from django.urls import reverse
 
 from broker_core.errors import DispatchNotFoundError, TokenExpiredError
 from broker_django.conf import conf
@@ -50,10 +49,11 @@ def read(token: str, now: float | None = None) -> uuid.UUID:
 
 
 def status_url(request: HttpRequest, dispatch_id: uuid.UUID, accepted_at: datetime) -> str:
-    """The absolute URL of a dispatch's status. Raises NoReverseMatch where the broker's URLs are not included."""
+    """The absolute URL of a dispatch's status.
+
+    Raises NoReverseMatch if the URLconf that serves this request, which may be one of its own, does not include the
+    broker's URLs: at any other, nobody would find them on this host.
+    """
     token = issue(dispatch_id, accepted_at)
-    try:
-        path = reverse("request_broker:task", args=[token])
-    except NoReverseMatch:  # the request may have a URLconf of its own
-        path = reverse("request_broker:task", args=[token], urlconf=settings.ROOT_URLCONF)
+    path = reverse("request_broker:task", urlconf=getattr(request, "urlconf", None), args=[token])
     return request.build_absolute_uri(path)

@@ -1,50 +1,49 @@
 """The endpoints of dispatches: status and cancel, response, events; health, and what describes them all.
 
-They are coroutines: under ASGI a client that waits holds no thread that other requests need. Under WSGI Django runs
-them in the request's own thread.
+Each is a view for WSGI. Those that wait have a coroutine too, so that under ASGI a client that waits holds no thread.
+Both make the same decisions; they differ in how they wait.
 """
 
 from __future__ import annotations
 
-import functools
 import json
 import time
 from functools import lru_cache
+from http.cookies import SimpleCookie
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
-from django.core.handlers.asgi import ASGIRequest
 from django.db import Error as DatabaseFailure
 from django.db import connection
-from django.http import HttpResponse, HttpResponseNotAllowed, JsonResponse, StreamingHttpResponse
-from django.utils.cache import patch_cache_control
-from django.views.decorators.csrf import csrf_exempt
+from django.http import HttpResponse, JsonResponse, StreamingHttpResponse
 
-from broker_core.errors import BrokerError, DispatchNotFoundError, UnavailableError
-from broker_django import ledger, rest, sessions, tokens
+from broker_core.errors import DispatchNotFoundError
+from broker_core.holding import Server
+from broker_django import caching, held_sessions, holding, ledger, rest, sessions, tokens, waiting
 from broker_django.answers import (
     await_until_done,
     status_document,
     status_response,
     stored_response,
+    wait_until_done,
 )
 from broker_django.cancellation import cancel
 from broker_django.conf import conf
 from broker_django.context import user_key
-from broker_django.http import problem
-from broker_django.notifications import AsyncWatch, Watch
+from broker_django.endpoints import endpoint
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from django.http import HttpRequest
     from django.http.response import HttpResponseBase
 
+    from broker_core.holding import Guest
+    from broker_django.endpoints import View
     from broker_django.models import DispatchRecord
 
-    Endpoint = Callable[[HttpRequest, DispatchRecord], Coroutine[Any, Any, HttpResponseBase]]
-    View = Callable[..., Coroutine[Any, Any, HttpResponseBase]]
+    Answer = Callable[[HttpRequest, DispatchRecord], HttpResponseBase]
 
 EVENTS_LIFETIME = 300.0
 """Seconds after which an event stream ends; the client reconnects."""
@@ -68,73 +67,67 @@ def _owned(request: HttpRequest, token: str) -> DispatchRecord:
     return record
 
 
-def endpoint(*methods: str) -> Callable[[Endpoint], View]:
-    """A view over an owned dispatch. Refusals are problem documents."""
-
-    def decorate(function: Endpoint) -> View:
-        @csrf_exempt  # the token is no ambient credential, and browsers ask before they send DELETE to another site
-        @functools.wraps(function)
-        async def view(request: HttpRequest, token: str) -> HttpResponseBase:
-            if request.method not in methods:
-                return HttpResponseNotAllowed(methods)
-            try:
-                return await function(request, await sync_to_async(_owned)(request, token))
-            except DatabaseFailure:
-                return problem(UnavailableError("the ledger cannot be read"))
-            except BrokerError as error:
-                return problem(error)
-
-        return view
-
-    return decorate
-
-
-def _no_store(response: HttpResponse) -> HttpResponse:
-    response["Cache-Control"] = "no-store"
-    return response
-
-
 def wait_of(request: HttpRequest) -> float:
     """The `wait` parameter: seconds to hold the poll, at most `MAX_WAIT`; 0 for what is no number."""
     text = request.GET.get("wait", "")
     return float(min(int(text), conf.MAX_WAIT)) if text.isascii() and text.isdigit() and len(text) < 10 else 0.0
 
 
-@endpoint("GET", "HEAD", "DELETE")
-async def task(request: HttpRequest, record: DispatchRecord) -> HttpResponseBase:
+class _Poll:
+    """A request about an owned dispatch, before and after the wait that it asks for."""
+
+    def __init__(self, request: HttpRequest, token: str) -> None:
+        self.request = request
+        self.record = _owned(request, token)
+        asks = request.method != "DELETE" and not self.record.current_state.done
+        self.seconds = wait_of(request) if asks else 0.0
+        if self.seconds:
+            self._carrier = held_sessions.leave(request)
+
+    def answered(self, answer: Answer) -> HttpResponseBase:
+        if not self.seconds:
+            return answer(self.request, self.record)
+        same_session = held_sessions.take_up(self.request)
+        response = answer(self.request, self.record)
+        held_sessions.hand_over(response, self._carrier, same_session=same_session)
+        return response
+
+
+def _polled(methods: tuple[str, ...], answer: Answer) -> View:
+    """An endpoint that may be asked to wait until the dispatch is done."""
+
+    def view(request: HttpRequest, token: str) -> HttpResponseBase:
+        poll = _Poll(request, token)
+        if poll.seconds:
+            poll.record = wait_until_done(request, poll.record, poll.seconds)
+        return poll.answered(answer)
+
+    async def coroutine(request: HttpRequest, token: str) -> HttpResponseBase:
+        poll = await sync_to_async(_Poll)(request, token)
+        if poll.seconds:
+            poll.record = await await_until_done(request, poll.record, poll.seconds)
+        return await sync_to_async(poll.answered)(answer)
+
+    return endpoint(methods, view, coroutine)
+
+
+def _task(request: HttpRequest, record: DispatchRecord) -> HttpResponse:
     """The status document; with `?wait=N` when the dispatch is done or N seconds are over. DELETE cancels."""
-    if request.method == "DELETE":
-        return await sync_to_async(_cancel)(request, record)
-    wait = wait_of(request)
-    if wait and not record.current_state.done:
-        record = await await_until_done(record.pk, wait) or record
-    return status_response(request, record)
-
-
-def _cancel(request: HttpRequest, record: DispatchRecord) -> HttpResponse:
+    if request.method != "DELETE":
+        return status_response(request, record)
     cancel(record)
     record.refresh_from_db(record._state.db, ["state", "finished_at"])
     return status_response(request, record, 202)
 
 
-@endpoint("GET", "HEAD")
-async def response(request: HttpRequest, record: DispatchRecord) -> HttpResponseBase:
+def _response(request: HttpRequest, record: DispatchRecord) -> HttpResponseBase:
     """The stored response, verbatim; 202 and the status document while there is none; 410 when there will be none."""
-    wait = wait_of(request)
-    if wait and not record.current_state.done:
-        record = await await_until_done(record.pk, wait) or record
     if not record.current_state.done:
         return status_response(request, record, 202)
-    return await sync_to_async(_owned_response)(request, record)
-
-
-def _owned_response(request: HttpRequest, record: DispatchRecord) -> HttpResponseBase:
-    """Only its owner may have it: a shared cache must not keep what the view let it keep at its own URL."""
     answer = stored_response(record)
     if not _may_have_cookies(request, record):
-        answer.cookies.clear()
-    if "public" in answer.get("Cache-Control", "") or "s-maxage" in answer.get("Cache-Control", ""):
-        patch_cache_control(answer, private=True)
+        answer.cookies = SimpleCookie()
+    caching.for_one_client(answer)
     return answer
 
 
@@ -146,97 +139,110 @@ def _may_have_cookies(request: HttpRequest, record: DispatchRecord) -> bool:
     return bool(record.user) or not record.credential or record.credential in sessions.credentials(request)
 
 
-@endpoint("GET")
-async def events(request: HttpRequest, record: DispatchRecord) -> HttpResponseBase:
+task = _polled(("GET", "HEAD", "DELETE"), _task)
+response = _polled(("GET", "HEAD"), _response)
+
+
+# Events
+
+
+def _events(request: HttpRequest, token: str) -> HttpResponseBase:
+    """State changes as server-sent events, for as long as a thread can be spared, which may be not at all."""
+    record, here, guest = _listener(request, token)
+    return _stream(_told(record, here, guest))
+
+
+async def _async_events(request: HttpRequest, token: str) -> HttpResponseBase:
     """State changes as server-sent events, until the dispatch is done."""
-    here = tokens.status_url(request, record.pk, record.accepted_at)
-    stream = _async_events(record, here) if isinstance(request, ASGIRequest) else _events(record, here)
-    answer = StreamingHttpResponse(stream, content_type="text/event-stream")
-    answer["Cache-Control"] = "no-store"
+    record, here, guest = await sync_to_async(_listener)(request, token)
+    return _stream(_async_told(record, here, guest))
+
+
+def _listener(request: HttpRequest, token: str) -> tuple[DispatchRecord, str, Guest]:
+    record = _owned(request, token)
+    return record, tokens.status_url(request, record.pk, record.accepted_at), holding.guest(request, record)
+
+
+def _stream(content: Any) -> StreamingHttpResponse:
+    answer = StreamingHttpResponse(content, content_type="text/event-stream")
     answer["X-Accel-Buffering"] = "no"
     return answer
 
 
-def _event(record: DispatchRecord, here: str) -> str:
-    return f"event: state\nid: {record.state}\ndata: {json.dumps(status_document(record, here))}\n\n"
+def _told(record: DispatchRecord, here: str, guest: Guest) -> Iterator[str]:
+    seconds = min(conf.MAX_WAIT, EVENTS_LIFETIME) if guest.server is Server.THREADS else 0.0
+    with holding.hold(guest, seconds) as allowed:
+        changes = _Changes(record, here, allowed)
+        yield changes.present()
+        while changes.to_come:
+            yield changes.tell(waiting.wait(record.pk, changes.pause, changes.wanted))
+    yield from changes.ending()
 
 
-def _events(record: DispatchRecord, here: str) -> Iterator[str]:
-    changes = _Changes(record.pk)
-    with Watch(record.pk) as watch:
-        while changes.left > 0:
-            yield from (_event(current, here) for current in changes.look())
-            if changes.over:
-                return
-            watch.pause(changes.left)
-            if changes.silent:
-                yield changes.keep_alive()
-
-
-async def _async_events(record: DispatchRecord, here: str) -> AsyncIterator[str]:
-    changes = _Changes(record.pk)
-    async with AsyncWatch(record.pk) as watch:
-        while changes.left > 0:
-            for current in await sync_to_async(changes.look)():
-                yield _event(current, here)
-            if changes.over:
-                return
-            await watch.pause(changes.left)
-            if changes.silent:
-                yield changes.keep_alive()
+async def _async_told(record: DispatchRecord, here: str, guest: Guest) -> AsyncIterator[str]:
+    with holding.hold(guest, EVENTS_LIFETIME) as allowed:
+        changes = _Changes(record, here, allowed)
+        yield changes.present()
+        while changes.to_come:
+            yield changes.tell(await waiting.async_wait(record.pk, changes.pause, changes.wanted))
+    for field in changes.ending():
+        yield field
 
 
 class _Changes:
-    """What changed between two looks at a dispatch."""
+    """What a stream of so many seconds has told of a dispatch, and has yet to tell."""
 
-    def __init__(self, dispatch_id: Any) -> None:
-        self._dispatch_id = dispatch_id
-        self._seen: tuple[str, int] | None = None
-        self._deadline = time.monotonic() + EVENTS_LIFETIME
-        self._heard = time.monotonic()
-        self.over = False
+    def __init__(self, record: DispatchRecord, here: str, seconds: float) -> None:
+        self._record = record
+        self._here = here
+        self._ends = time.monotonic() + seconds
 
     @property
-    def left(self) -> float:
-        return max(0.0, self._deadline - time.monotonic())
+    def to_come(self) -> bool:
+        return not self._record.current_state.done and self.pause > 0
 
     @property
-    def silent(self) -> bool:
-        """Whether the client has heard nothing for so long that it, or a proxy, may have gone."""
-        return time.monotonic() - self._heard >= KEEP_ALIVE
+    def pause(self) -> float:
+        return min(self._ends - time.monotonic(), KEEP_ALIVE)
 
-    def keep_alive(self) -> str:
-        self._heard = time.monotonic()
-        return ": keep-alive\n\n"
+    def wanted(self, record: DispatchRecord) -> bool:
+        return (record.state, record.attempts) != (self._record.state, self._record.attempts)
 
-    def look(self) -> list[DispatchRecord]:
-        record = ledger.find(self._dispatch_id)
-        self.over = record is None or record.current_state.done
-        if record is None or (record.state, record.attempts) == self._seen:
-            return []
-        self._seen = (record.state, record.attempts)
-        self._heard = time.monotonic()
-        return [record]
+    def present(self) -> str:
+        document = json.dumps(status_document(self._record, self._here))
+        return f"event: state\nid: {self._record.state}\ndata: {document}\n\n"
+
+    def tell(self, changed: DispatchRecord | None) -> str:
+        if changed is None:
+            return ": keep-alive\n\n"
+        self._record = changed
+        return self.present()
+
+    def ending(self) -> list[str]:
+        """When to connect again, unless there is nothing more to come."""
+        return [] if self._record.current_state.done else [f"retry: {int(conf.POLL_INTERVAL * 1000)}\n\n"]
 
 
-async def health(_request: HttpRequest) -> HttpResponse:
+events = endpoint(("GET",), _events, _async_events)
+
+
+# The site
+
+
+def _health(_request: HttpRequest) -> HttpResponse:
     """200 while this process answers and its database does, else 503."""
     try:
-        await sync_to_async(_ask_database)()
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
     except DatabaseFailure:
-        return _no_store(JsonResponse({"status": "fail", "database": "unreachable"}, status=503))
-    return _no_store(JsonResponse({"status": "pass"}))
+        return JsonResponse({"status": "fail", "database": "unreachable"}, status=503)
+    return JsonResponse({"status": "pass"})
 
 
-def _ask_database() -> None:
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT 1")
-
-
-async def openapi(request: HttpRequest) -> HttpResponse:
+def _openapi(request: HttpRequest) -> HttpResponse:
     """The OpenAPI document of these endpoints, for where they are mounted."""
-    prefix = request.path.removesuffix("openapi.json")
-    document = {**_document(), "servers": [{"url": prefix.rstrip("/") or "/"}]}
+    mounted = request.META.get("SCRIPT_NAME", "").rstrip("/") + request.path_info.removesuffix("/openapi.json")
+    document = {**_document(), "servers": [{"url": mounted or "/"}]}
     return JsonResponse(document, content_type="application/vnd.oai.openapi+json")
 
 
@@ -244,3 +250,7 @@ async def openapi(request: HttpRequest) -> HttpResponse:
 def _document() -> dict[str, Any]:
     document: dict[str, Any] = json.loads(Path(__file__).with_name("openapi.json").read_bytes())
     return document
+
+
+health = endpoint((), _health)
+openapi = endpoint((), _openapi)

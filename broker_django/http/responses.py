@@ -25,6 +25,7 @@ from django.utils.encoding import iri_to_uri
 from broker_core.errors import BrokerError, ResponseBrokenError, ResponseTooLargeError
 from broker_core.hop_by_hop import connection_options
 from broker_core.message import ResponseMessage
+from broker_django.caching import never_kept
 from broker_django.http.settled import STORED, SettledCookies
 
 if TYPE_CHECKING:
@@ -190,7 +191,7 @@ def redirect_to(location: str, status: int, reason: str | None = None) -> HttpRe
 def problem(error: BrokerError) -> HttpResponse:
     """The error as `application/problem+json` (RFC 9457), never to be cached."""
     response = JsonResponse(error.problem(), status=error.status, content_type="application/problem+json")
-    response["Cache-Control"] = "no-store"
+    never_kept(response)
     if error.retry_after is not None:
         response["Retry-After"] = str(error.retry_after)
     return response

@@ -165,18 +165,42 @@ StartSite = Callable[..., Site]
 StartWorker = Callable[..., Worker]
 
 
+GUNICORN = {
+    "sync": ["--workers=4", "--preload"],
+    "gthread": ["--worker-class=gthread", "--threads=16"],
+    "gevent": ["--worker-class=gevent"],
+}
+
+
+def web_server(interface: str, port: int) -> list[str]:
+    """The command that serves the site: `asgi`, `wsgi`, or a worker class of gunicorn."""
+    if interface == "asgi":
+        return [
+            sys.executable,
+            "-m",
+            "uvicorn",
+            "tests.site.asgi:application",
+            "--port",
+            str(port),
+            "--lifespan",
+            "off",
+        ]
+    if interface == "wsgi":
+        return [sys.executable, "-m", "django", "runserver", f"127.0.0.1:{port}", "--noreload"]
+    command = [sys.executable, "-m", "gunicorn", "tests.site.wsgi:application", f"--bind=127.0.0.1:{port}"]
+    return [*command, "--no-control-socket", "--access-logfile=-", *GUNICORN[interface]]
+
+
 def _start_site(interface: str, environment: dict[str, str]) -> Site:
     port = any_port()
     url = f"http://127.0.0.1:{port}"
-    asgi = [sys.executable, "-m", "uvicorn", "tests.site.asgi:application", "--port", str(port), "--lifespan", "off"]
-    wsgi = [sys.executable, "-m", "django", "runserver", f"127.0.0.1:{port}", "--noreload"]
 
     def healthy() -> bool:
         with contextlib.suppress(httpx.TransportError):
             return httpx.get(f"{url}/broker/health/", trust_env=False).is_success
         return False
 
-    return Site(url, Process(f"web-{interface}", asgi if interface == "asgi" else wsgi, environment, healthy))
+    return Site(url, Process(f"web-{interface}", web_server(interface, port), environment, healthy))
 
 
 @pytest.fixture(scope="session")

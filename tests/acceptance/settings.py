@@ -16,6 +16,8 @@ if "ACCEPT_CONTENT" in os.environ:
 ROOT_URLCONF = os.environ.get("URLCONF", "tests.acceptance.urls")
 MIDDLEWARE = [*os.environ.get("OUTER_MIDDLEWARE", "").split(), *MIDDLEWARE]
 SECURE_SSL_REDIRECT = "SSL_REDIRECT" in os.environ
+if "TOUCH_SESSIONS" in os.environ:
+    MIDDLEWARE.insert(-1, "tests.endpoints.projects.CountsVisits")
 if "MEDIA" in os.environ:
     MEDIA_ROOT = os.environ["MEDIA"]
 
@@ -50,6 +52,7 @@ REQUEST_BROKER = {
     "LEASE": 4,
     "REPUBLISH_AFTER": 4,
     "REAPER_INTERVAL": 0.2,
+    **{name: int(os.environ[name]) for name in ("MAX_HELD", "MAX_HELD_THREADS") if name in os.environ},
 }
 
 LOGGING = {

@@ -42,7 +42,7 @@ def test_a_payment_is_accepted_and_its_response_fetched_verbatim(client: httpx.C
     assert accepted.status_code == 202
     assert accepted.headers["Location"] == accepted.json()["links"]["self"]
     assert int(accepted.headers["Retry-After"]) > 0
-    assert accepted.headers["Cache-Control"] == "no-store"
+    assert accepted.headers["Cache-Control"] == "private, no-store"
 
     document = done(client, accepted)
     assert document["state"] == "succeeded"
@@ -70,7 +70,7 @@ def test_status_reason_headers_and_body_come_back_as_the_view_sent_them(client: 
     stored = client.get(done(client, later)["links"]["response"])
     assert (stored.status_code, stored.reason_phrase) == (now.status_code, now.reason_phrase)
     assert stored.content == now.content
-    assert headers_of(stored) == headers_of(now)
+    assert headers_of(stored) == {**headers_of(now), "cache-control": "private, no-store"}
 
 
 def test_a_response_in_time_has_no_trace_of_the_detour(client: httpx.Client) -> None:

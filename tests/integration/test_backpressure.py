@@ -82,7 +82,7 @@ def test_a_queue_at_its_limit_refuses_and_says_when_to_come_back(client: Client,
         "detail": "the queue payment takes no more for now",
     }
     assert response["Retry-After"] == str(NOTHING_DRAINS)
-    assert response["Cache-Control"] == "no-store"
+    assert response["Cache-Control"] == "private, no-store"
     assert DispatchRecord.objects.count() == 3
 
 

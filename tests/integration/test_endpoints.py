@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import uuid
 from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -136,21 +135,36 @@ def test_events_end_with_the_last_state(client: Client, answered: DispatchRecord
     assert states(b"".join(response.streaming_content)) == ["succeeded"]
 
 
-def test_events_under_asgi(async_client: AsyncClient, answered: DispatchRecord) -> None:
+def streamed(client: AsyncClient, record: DispatchRecord) -> bytes:
     async def read() -> bytes:
-        response: Any = await async_client.get(path_of(answered, "events/"))
+        response: Any = await client.get(path_of(record, "events/"))
         return b"".join([chunk async for chunk in response.streaming_content])
 
-    assert states(async_to_sync(read)()) == ["succeeded"]
+    return async_to_sync(read)()
 
 
-def test_events_end_with_their_lifetime_even_where_a_look_outlasts_it(
-    client: Client, waiting: DispatchRecord, monkeypatch: pytest.MonkeyPatch
+def test_events_under_asgi(async_client: AsyncClient, answered: DispatchRecord) -> None:
+    assert states(streamed(async_client, answered)) == ["succeeded"]
+
+
+def test_a_stream_ends_with_its_lifetime_and_says_when_to_come_back(
+    async_client: AsyncClient, waiting: DispatchRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = iter([0.0, 0.0, 0.0])
-    monkeypatch.setattr(views, "time", SimpleNamespace(monotonic=lambda: next(clock, 1_000.0)))
-    response: Any = client.get(path_of(waiting, "events/"))
-    assert states(b"".join(response.streaming_content)) == ["queued"]
+    monkeypatch.setattr(views, "EVENTS_LIFETIME", 0.05)
+    monkeypatch.setattr(views, "KEEP_ALIVE", 0.02)
+    body = streamed(async_client, waiting)
+    assert states(body) == ["queued"]
+    assert b": keep-alive" in body
+    assert body.endswith(b"\n\nretry: 1000\n\n")
+
+
+@pytest.mark.parametrize("settings", [{"MAX_WAIT": 0.05}, {"MAX_HELD_THREADS": 0}])
+def test_a_stream_under_wsgi_is_short(client: Client, waiting: DispatchRecord, settings: dict[str, Any]) -> None:
+    with override_settings(REQUEST_BROKER=settings):
+        response: Any = client.get(path_of(waiting, "events/"))
+        body = b"".join(response.streaming_content)
+    assert states(body) == ["queued"]
+    assert body.endswith(b"\n\nretry: 1000\n\n")
 
 
 @override_settings(ALLOWED_HOSTS=["testserver"], MIDDLEWARE=["broker_django.middleware.RequestBrokerMiddleware"])
@@ -169,7 +183,7 @@ def test_other_methods_are_not_allowed(client: Client, answered: DispatchRecord,
 
 def test_health(client: Client) -> None:
     response = client.get("/broker/health/")
-    assert (response.json(), response["Cache-Control"]) == ({"status": "pass"}, "no-store")
+    assert (response.json(), response["Cache-Control"]) == ({"status": "pass"}, "private, no-store")
 
 
 def test_the_admin_shows_dispatches_and_changes_nothing(admin_client: Client, answered: DispatchRecord) -> None:

@@ -440,7 +440,7 @@ def test_an_error_is_a_problem_document():
     response = problem(DispatchNotFoundError("no such dispatch"))
     assert isinstance(response, JsonResponse)
     assert (response.status_code, response["Content-Type"]) == (404, "application/problem+json")
-    assert response["Cache-Control"] == "no-store"
+    assert response["Cache-Control"] == "private, no-store"
     assert "Retry-After" not in response
     assert problem(UnavailableError()).headers["Retry-After"] == "5"
     assert b'"detail": "no such dispatch"' in response.content

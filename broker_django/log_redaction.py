@@ -1,0 +1,82 @@
+"""Keeps tokens out of what Django and web servers log: whoever reads a log is not to be the owner of its dispatches.
+
+The endpoints log nothing of the kind themselves. But a development server logs every request line, and Django a 404
+below a status URL, a host that is not served, and what a middleware of the project raises.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import re
+from typing import TYPE_CHECKING, Any
+
+from django.core.exceptions import SuspiciousOperation
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+TOKEN = re.compile(r"([0-9a-f]{32}-[0-9A-Za-z]{1,12}(?:\.|%2[eE]))[0-9A-Za-z_%-]{20,}")
+"""A token up to its signature, which alone makes it one; the id before it may be logged."""
+LONG_SEGMENT = re.compile(r"(/tasks/)[^/?\s\"']{70,}")
+"""The same in other words: a client may percent-encode any character."""
+
+OF_DJANGO = ("django.request", "django.server", "django.security.csrf")
+OF_SERVERS = ("uvicorn.access", "gunicorn.access", "hypercorn.access")
+
+
+def without_tokens(text: str) -> str:
+    return LONG_SEGMENT.sub(r"\1**", TOKEN.sub(r"\1**", text))
+
+
+class TokenFilter(logging.Filter):
+    """Replaces tokens in a record's message, its arguments and the request that handlers make reports of."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.msg, str):
+            record.msg = without_tokens(record.msg)
+        if isinstance(record.args, tuple):
+            record.args = tuple(map(_clean, record.args))
+        elif record.args and "tasks/" in (said := record.getMessage()):
+            record.msg, record.args = without_tokens(said), ()
+        request = getattr(record, "request", None)
+        if "/tasks/" in str(getattr(request, "path", "")):
+            record.request = _clean_request(request)
+        return True
+
+
+def _clean(value: Any) -> Any:
+    return without_tokens(value) if isinstance(value, str) else value
+
+
+def _clean_request(request: Any) -> Any:
+    """A copy for reports. What cannot be copied is left out."""
+    try:
+        cleaned = copy.copy(request)
+        cleaned.path, cleaned.path_info = _clean(request.path), _clean(request.path_info)
+        cleaned._stream = vars(request).get("_stream")  # which Django's own copy lacks: a report may ask for the form
+        cleaned.META = _clean_mapping(request.META)
+        if hasattr(request, "environ"):
+            cleaned.environ = cleaned.META
+    except Exception:  # noqa: BLE001 - a request of some middleware's own: rather no report than a token
+        return None
+    return cleaned
+
+
+def _clean_mapping(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _clean(value) for key, value in mapping.items()}
+
+
+def _security_loggers(kind: type[Exception] = SuspiciousOperation) -> Iterator[str]:
+    """Django has a logger for each of these errors."""
+    yield f"django.security.{kind.__name__}"
+    for narrower in kind.__subclasses__():
+        yield from _security_loggers(narrower)
+
+
+def keep_tokens_out() -> None:
+    """Filter the loggers themselves: the project's handlers may be anywhere. Doing it again changes nothing."""
+    for name in {*OF_DJANGO, *OF_SERVERS, *_security_loggers()}:
+        found = logging.getLogger(name)
+        if not any(isinstance(each, TokenFilter) for each in found.filters):
+            found.addFilter(TokenFilter())

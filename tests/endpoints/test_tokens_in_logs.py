@@ -1,0 +1,92 @@
+"""Tokens are in no log and no mail, whoever writes it."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import django
+import pytest
+from django.conf import settings
+from django.core import mail
+from django.test import override_settings
+
+from broker_django.log_redaction import without_tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from django.http import HttpRequest, HttpResponse
+
+    from tests.endpoints.clients import Browser
+
+ADMIN = "admins@example.org" if django.VERSION >= (6,) else ("Admins", "admins@example.org")
+PLAIN = pytest.mark.parametrize("project", ["plain"], indirect=True)
+
+
+class Raises:
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        pass
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        raise RuntimeError("a middleware of the project's")
+
+
+@pytest.fixture(autouse=True)
+def written(waiting: str, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """All that is logged and mailed: something is, and the signature of the token is nowhere in it."""
+    signature = waiting.rstrip("/").rpartition(".")[2]
+    with override_settings(ADMINS=[ADMIN]), caplog.at_level(logging.DEBUG):
+        yield
+    said = [logging.Formatter().format(record) + repr(vars(record)) for record in caplog.get_records("call")]
+    said += [message.subject + str(message.body) for message in mail.outbox]
+    assert any("tasks/" in each for each in said)
+    assert not any(signature in each for each in said), said
+
+
+@PLAIN
+@pytest.mark.parametrize("below", ["nothing/", "response/more/", "response"])
+def test_a_404_below_a_status_url(browser: Browser, waiting: str, below: str) -> None:
+    logging.getLogger("django.request").warning("A line that others write of %s", waiting)
+    assert browser.get(waiting + below).status in {404, 301}
+
+
+@PLAIN
+def test_a_middleware_that_raises(browser: Browser, waiting: str) -> None:
+    with override_settings(MIDDLEWARE=[f"{__name__}.Raises", *settings.MIDDLEWARE]):
+        assert browser.get(waiting).status == 500
+    assert [("tasks/" in message.subject, "tasks/" in message.body) for message in mail.outbox] == [(True, True)]
+
+
+@PLAIN
+def test_a_host_that_is_not_served(browser: Browser, waiting: str) -> None:
+    browser.headers["Host"] = "another.example"
+    with override_settings(ALLOWED_HOSTS=["testserver"]):
+        assert browser.get(waiting).status == 400
+    assert len(mail.outbox) == 1
+    assert "tasks/" in mail.outbox[0].body
+
+
+@PLAIN
+@pytest.mark.parametrize("name", ["django.server", "uvicorn.access"])
+def test_what_a_server_logs_of_requests(waiting: str, name: str) -> None:
+    path = waiting.removeprefix("http://testserver")
+    logging.getLogger(name).info('%s - "%s %s HTTP/%s" %d', "127.0.0.1:5", "GET", f"{path}?wait=5", "1.1", 200)
+    logging.getLogger("gunicorn.access").info('"%(r)s" %(s)s', {"r": f"GET {path} HTTP/1.1", "s": "200"})
+
+
+@PLAIN
+def test_percent_encoding_hides_no_token(waiting: str) -> None:
+    token = waiting.rstrip("/").rpartition("/")[2]
+    logging.getLogger("django.server").info("/tasks/%s/", token)
+    for hidden in (token.replace(".", "%2E"), token.replace("-", "%2D"), "".join(f"%{ord(char):x}" for char in token)):
+        cleaned = without_tokens(f"GET /broker/tasks/{hidden}/response/ HTTP/1.1")
+        assert hidden[-20:] not in cleaned
+        assert cleaned.endswith("/response/ HTTP/1.1")
+
+
+@PLAIN
+def test_other_lines_stay_as_they_are(waiting: str) -> None:
+    logging.getLogger("django.server").info("GET %s 100%%", waiting)
+    for line in ("GET /tasks/7/ HTTP/1.1", "GET /broker/tasks/x/ 100%", "/tasks/9d8c3e08-9a5c-4a4e-9ad9-1f9ef3a8e7b0/"):
+        assert without_tokens(line) == line

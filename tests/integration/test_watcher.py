@@ -1,0 +1,111 @@
+"""The one thread that looks for everybody in a process who waits."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from django.db import OperationalError
+from django.utils import timezone
+
+from broker_django import ledger
+from broker_django.models import DispatchRecord
+from broker_django.watcher import Waiter, Watcher
+from tests.processes import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.django_db(transaction=True)
+PATIENCE = 20
+
+
+def threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "request-broker-watcher"]
+
+
+@pytest.fixture
+def watcher() -> Iterator[Watcher]:
+    """One of the test's own, whose thread ends, with its connection, once nobody waits."""
+    yield Watcher()
+    wait_until(lambda: not threads())
+
+
+def waiting(**facts: Any) -> DispatchRecord:
+    known = {"queue": "bulk", "method": "GET", "path": "/x/", "route": "/x/", "sealed": b"", **facts}
+    return DispatchRecord.objects.create(accepted_at=timezone.now(), **known)
+
+
+def waits(record: DispatchRecord, state: str) -> tuple[Waiter, threading.Event]:
+    """Somebody who waits for the dispatch to have this state."""
+    woken = threading.Event()
+    return Waiter(record.pk, lambda seen: seen.state == state, woken.set), woken
+
+
+def change(record: DispatchRecord, **values: Any) -> None:
+    DispatchRecord.objects.filter(pk=record.pk).update(**values)
+
+
+def test_everybody_is_woken_by_what_they_wait_for_and_by_one_thread(watcher: Watcher) -> None:
+    record, other = waiting(), waiting()
+    running, done, elsewhere = waits(record, "running"), waits(record, "succeeded"), waits(other, "running")
+    with ExitStack() as held:
+        for waiter, _woken in (running, done, elsewhere):
+            held.enter_context(watcher.waiting(waiter))
+        change(record, state="running")
+        assert running[1].wait(PATIENCE)
+        assert running[0].record is not None
+        assert running[0].record.state == "running"
+        change(record, state="succeeded")
+        assert done[1].wait(PATIENCE)
+        assert len(threads()) == 1
+        assert not elsewhere[1].is_set()
+
+
+def test_whoever_comes_after_the_thread_has_ended_is_woken_by_another(watcher: Watcher) -> None:
+    for _ in range(2):
+        record = waiting()
+        waiter, woken = waits(record, "running")
+        with watcher.waiting(waiter):
+            change(record, state="running")
+            assert woken.wait(PATIENCE)
+        wait_until(lambda: not threads())
+
+
+def test_what_expires_while_it_is_waited_for_has_expired(watcher: Watcher) -> None:
+    record = waiting(expires_at=timezone.now())
+    waiter, woken = waits(record, "expired")
+    with watcher.waiting(waiter):
+        assert woken.wait(PATIENCE)
+
+
+def test_a_ledger_that_does_not_answer_for_a_while_leaves_nobody_waiting(
+    watcher: Watcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, find, errors = waiting(), ledger.find_all, iter([OperationalError("away"), RuntimeError("odd")])
+
+    def find_all(ids: Any) -> Any:
+        for error in errors:
+            raise error
+        return find(ids)
+
+    monkeypatch.setattr(ledger, "find_all", find_all)
+    waiter, woken = waits(record, "running")
+    with watcher.waiting(waiter):
+        change(record, state="running")
+        assert woken.wait(PATIENCE)
+
+
+def test_a_forked_process_has_none_of_its_parents_clients(watcher: Watcher) -> None:
+    record = waiting()
+    waiter, woken = waits(record, "running")
+    with watcher.waiting(waiter):
+        watcher.forget()
+        assert not watcher.ids()
+        again, woken_too = waits(record, "running")
+        with watcher.waiting(again):
+            change(record, state="running")
+            assert woken_too.wait(PATIENCE)
+    assert not woken.is_set()
