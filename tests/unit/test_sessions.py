@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 from django.contrib.sessions.backends.db import SessionStore
+from django.contrib.sessions.middleware import SessionMiddleware
 from django.contrib.sessions.models import Session
 from django.http import HttpResponse
 from django.middleware.csrf import get_token
@@ -68,7 +69,7 @@ def test_after_a_202_the_outer_copy_of_the_session_is_not_saved(request_, always
         replayed = SessionStore(key)
         replayed["basket"] = 4
         replayed.save()
-        sessions.SessionMiddleware(lambda _: None).process_response(request_, HttpResponse())
+        SessionMiddleware(lambda _: None).process_response(request_, HttpResponse())
     assert kept(key) == {"basket": 4}
     sessions.detach(RequestFactory().get("/"))
 
