@@ -53,7 +53,7 @@ class Keyring:
 
     @property
     def key_ids(self) -> list[str]:
-        """What names each key, in hex, the one that seals first."""
+        """What names each key, in hex, the one that seals first. It gives nothing of them away."""
         return [_derive(secret)[0].hex() for secret in self._secrets]
 
     def seal(self, plaintext: bytes, associated: bytes) -> bytes:

@@ -45,10 +45,11 @@ class QueuePolicy:
     max_attempts: how often a dispatch may be started. delivery: whether it is started again after its worker was lost
     or its view failed, or never twice. retry_backoff: the longest pause before the second attempt; it doubles with
     each, up to retry_backoff_max. max_depth, max_age: how many dispatches may wait, and for how long the oldest, before
-    new ones are refused. on_outage: what happens to a request while the ledger cannot be written.
+    new ones are refused. max_published: how many messages may wait on the message broker, beyond which dispatches wait
+    in the ledger (None: no bound). on_outage: what happens to a request while the ledger cannot be written.
     cancel_running: whether a client may stop what runs. require_idempotency_key: whether requests without one are
     refused. results_ttl: how long a response is kept. retention: how long a dispatch is kept once it is done, by its
-    state. celery_queue: the name of the Celery queue where it differs.
+    state. celery_queue: the name of the Celery queue, if it is not the prefix of the project and the queue's own name.
     """
 
     weight: int = 1
@@ -61,6 +62,7 @@ class QueuePolicy:
     retry_backoff_max: float = 600.0
     max_depth: int | None = None
     max_age: float | None = None
+    max_published: int | None = 10_000
     reserve: int = 0
     on_outage: Literal["refuse", "run_now"] = "refuse"
     cancel_running: bool = False
@@ -75,7 +77,7 @@ class QueuePolicy:
         return 1 if self.delivery == "at_most_once" else self.max_attempts
 
     @classmethod
-    def from_mapping(cls, name: str, values: Mapping[str, Any], base: Self | None = None) -> Self:
+    def from_mapping(cls, name: str, values: Mapping[str, Any], base: Self | None = None, *, prefix: str = "") -> Self:
         """Raises ConfigurationError for an unknown key or a value of the wrong type or range."""
         unknown = sorted(map(str, set(values) - {each.name for each in fields(cls)}))
         if unknown:
@@ -85,10 +87,10 @@ class QueuePolicy:
             if not _fits(value, hints[key]):
                 raise ConfigurationError(f"queue {name!r}: {key} cannot be {value!r}")
         policy = replace(base or cls(), **{**values, "retention": _retention(name, values.get("retention", {}))})
-        return replace(policy, celery_queue=policy.celery_queue or name)
+        return replace(policy, celery_queue=policy.celery_queue or prefix + name)
 
 
-_POSITIVE = {"weight", "time_limit", "max_attempts"}
+_POSITIVE = ("weight", "time_limit", "max_attempts", "max_published")
 
 
 def _retention(name: str, given: float | Mapping[str, float]) -> Mapping[str, float]:
@@ -124,8 +126,11 @@ SHIPPED_QUEUES: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def policies_from(entries: Mapping[Any, Any]) -> dict[str, QueuePolicy]:
-    """The shipped queues with the project's own laid over them. Raises ConfigurationError."""
+def policies_from(entries: Mapping[Any, Any], prefix: str = "") -> dict[str, QueuePolicy]:
+    """The shipped queues with the project's own laid over them. Raises ConfigurationError.
+
+    The prefix begins the names of Celery queues that the project did not name itself.
+    """
     if not isinstance(entries, Mapping):
         raise ConfigurationError("QUEUES has to be a mapping of names to policies")
     policies: dict[str, QueuePolicy] = {}
@@ -134,9 +139,9 @@ def policies_from(entries: Mapping[Any, Any]) -> dict[str, QueuePolicy]:
         if not isinstance(name, str) or not name or not isinstance(entry, Mapping):
             raise ConfigurationError(f"QUEUES[{name!r}] has to be a name with a mapping of policy keys")
         values = {**SHIPPED_QUEUES.get(name, {}), **entry}
-        policy = QueuePolicy.from_mapping(name, values)
+        policy = QueuePolicy.from_mapping(name, values, prefix=prefix)
         for key in _POSITIVE:
-            if not getattr(policy, key):
+            if getattr(policy, key) == 0:
                 raise ConfigurationError(f"queue {name!r}: {key} has to be more than 0")
         policies[name] = policy
     return policies

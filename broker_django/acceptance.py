@@ -16,6 +16,7 @@ from django.http.request import RawPostDataException
 from django.urls import NoReverseMatch
 from django.utils import timezone
 
+from broker_core.dispatches import State
 from broker_core.errors import ReducedCapacityError, StorageError, UnavailableError
 from broker_core.idempotency import verdict
 from broker_core.redaction import redacted
@@ -26,6 +27,7 @@ from broker_django.context import user_key
 from broker_django.delivery import breaker, publish, run_eagerly, seal_request, sealed_with
 from broker_django.http import raw_body, to_message
 from broker_django.models import DispatchRecord
+from broker_django.room import rooms
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -204,6 +206,8 @@ def write(record: DispatchRecord) -> DispatchRecord:
     Raises UnavailableError.
     """
     written = record
+    if record.due_at is None and _has_no_room(record):
+        record.due_at, record.published_at = record.accepted_at, None
     record.sealed_with = sealed_with(bytes(record.sealed))
     try:
         with sealed_storage.set_aside(record):
@@ -218,6 +222,20 @@ def write(record: DispatchRecord) -> DispatchRecord:
     elif record.sealed_file:
         sealed_storage.delete([record.sealed_file])
     return written
+
+
+def _has_no_room(record: DispatchRecord) -> bool:
+    """Whether it waits in the ledger, for so many of its queue are published, or wait there before it."""
+
+    def holds() -> bool:
+        due = {"published_at": None, "finished_at": None, "due_at__lte": timezone.now()}
+        held = ledger.rows().filter(state=State.QUEUED, queue=record.queue, **due)
+        return held.order_by("due_at").values_list("pk").first() is not None  # in the order of the index
+
+    try:
+        return rooms.is_full(record.queue, holds)
+    except DatabaseFailure:
+        return True  # writing the row will tell
 
 
 def _record(

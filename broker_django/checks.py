@@ -62,6 +62,11 @@ def check_settings(**_: Any) -> list[CheckMessage]:
 
 
 def _entry_hint(place: str) -> str:
+    if place == "PREFIX":
+        return (
+            "Use up to 64 letters, digits, dots, colons, hyphens and underscores that begin with a letter or digit, "
+            "and not with 'amq.'. None is used until it is mended."
+        )
     if place == "QUEUES":
         keys = ", ".join(field.name for field in fields(QueuePolicy))
         return (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,6 +26,7 @@ logger = logging.getLogger("broker_django")
 DEFAULTS: Mapping[str, Any] = {
     "QUEUES": {},
     "RULES": [],
+    "PREFIX": "",
     "MAX_BODY_SIZE": 10 * 1024 * 1024,
     "MAX_RESPONSE_SIZE": 10 * 1024 * 1024,
     "MAX_WAIT": 30,
@@ -54,6 +56,7 @@ class Compiled:
     """What is derived from one value of the setting. `errors` are (place, error) of the entries that were left out."""
 
     source: object
+    prefix: str
     queues: Mapping[str, QueuePolicy]
     classifier: Classifier
     errors: tuple[tuple[str, ConfigurationError], ...]
@@ -62,11 +65,12 @@ class Compiled:
 def _compile(source: object) -> Compiled:
     entries = source if isinstance(source, Mapping) else {}
     errors: list[tuple[str, ConfigurationError]] = []
+    prefix = _prefix(entries.get("PREFIX", ""), errors)
     try:
-        queues = policies_from(entries.get("QUEUES", {}))
+        queues = policies_from(entries.get("QUEUES", {}), prefix)
     except ConfigurationError as error:
         errors.append(("QUEUES", error))
-        queues = policies_from({})
+        queues = policies_from({}, prefix)
     rules: list[Rule] = []
     entered = entries.get("RULES", [])
     if not isinstance(entered, list | tuple):
@@ -78,7 +82,18 @@ def _compile(source: object) -> Compiled:
         except ConfigurationError as error:
             errors.append((f"RULES[{number}]", error))
             logger.error("REQUEST_BROKER[%r][%d] is left out: %s", "RULES", number, error)
-    return Compiled(source, queues, Classifier(rules, queues), tuple(errors))
+    return Compiled(source, prefix, queues, Classifier(rules, queues), tuple(errors))
+
+
+SAFE_PREFIX = re.compile(r"(?!amq\.)[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
+"""RabbitMQ keeps names that begin with `amq.` for itself."""
+
+
+def _prefix(entered: object, errors: list[tuple[str, ConfigurationError]]) -> str:
+    if entered == "" or (isinstance(entered, str) and SAFE_PREFIX.fullmatch(entered)):
+        return str(entered)
+    errors.append(("PREFIX", ConfigurationError(f"PREFIX cannot be {entered!r}")))
+    return ""
 
 
 class Setting(Generic[T]):
@@ -155,6 +170,11 @@ class Conf:
     @property
     def queues(self) -> Mapping[str, QueuePolicy]:
         return self.compiled.queues
+
+    @property
+    def prefix(self) -> str:
+        """What begins every name that this project shares with others on the message broker and in the storage."""
+        return self.compiled.prefix
 
     @property
     def classifier(self) -> Classifier:

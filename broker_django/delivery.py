@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import logging
+from contextlib import nullcontext
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from broker_core.redaction import redacted
 from broker_django.celery_app import TASK, broker_urls, get_app, scheme_of
 from broker_django.conf import conf
 from broker_django.context import WITNESS
+from broker_django.room import rooms
 from broker_django.serialization import serializer
 from broker_django.transport import TRANSPORTS
 
@@ -190,6 +192,15 @@ def _send(app: Celery, record: DispatchRecord, policy: QueuePolicy, failures: in
             retry_policy=RETRY_POLICY,
             timeout=conf.PUBLISH_TIMEOUT * SHARE_OF_A_TRY,
         )
+        _note_published(record.queue, policy, producer, queue)
+
+
+def _note_published(name: str, policy: QueuePolicy, producer: Any, queue: Queue) -> None:
+    """The message is there: nothing that goes wrong afterwards says otherwise."""
+    try:
+        rooms.note(name, policy, lambda: _message_count(producer.connection, queue, producer.channel))
+    except Exception as error:  # noqa: BLE001 - every transport has errors of its own
+        logger.info("The message broker does not tell how long %s is: %s", policy.celery_queue, redacted(error))
 
 
 def waiting_messages(policy: QueuePolicy) -> int | None:
@@ -204,10 +215,11 @@ def waiting_messages(policy: QueuePolicy) -> int | None:
         return None
 
 
-def _message_count(connection: Any, queue: Queue) -> int:
-    with connection.channel() as channel:
+def _message_count(connection: Any, queue: Queue, channel: Any = None) -> int:
+    """With the channel that a message was just published on, if one is given: there the queue is there."""
+    with connection.channel() if channel is None else nullcontext(channel) as own:
         try:
-            declared: Any = queue.bind(channel).queue_declare(passive=True)
+            declared: Any = queue.bind(own).queue_declare(passive=True)
             return int(declared.message_count)
         except connection.channel_errors:  # there is no such queue; on Redis, an empty one is none
             return 0

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -19,30 +19,30 @@ from broker_core.redaction import redacted
 from broker_django import ledger
 from broker_django.celery_app import get_app
 from broker_django.conf import conf
+from broker_django.findings import Finding, consumption, keys
 from broker_django.load import measure
+from broker_django.probing import probe
+from broker_django.table import READ_EVERY, is_kept_by_triggers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from celery import Celery
 
+    from broker_core.policies import QueuePolicy
+
+logger = logging.getLogger("broker_django.diagnosis")
+
 INSPECT_TIMEOUT = 2.0
+PROBE_TIMEOUT = 5.0
+"""Seconds that a worker with a free slot has to run a probe."""
 TOLERATED_SKEW = 2.0
 """Seconds by which the clocks of web process and worker may differ: leases and expiry compare them."""
 LATE = timedelta(seconds=30)
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What was examined, what was seen, and what to do; no advice where all is well."""
-
-    subject: str
-    detail: str
-    advice: str = ""
-
-    @property
-    def well(self) -> bool:
-        return not self.advice
+FORMER = (
+    "No worker can run them: put {queue!r} back into QUEUES of REQUEST_BROKER until they are done. Else they fail when "
+    "they are 15 minutes old, and stay dead letters: manage.py broker_dispatches list --queue {queue}"
+)
 
 
 def examine() -> Iterator[Finding]:
@@ -56,6 +56,7 @@ def examine() -> Iterator[Finding]:
     yield from _waiting(broker)
     yield from _limits()
     yield from _abandoned()
+    yield from _routing()
 
 
 def _ledger() -> Iterator[Finding]:
@@ -101,29 +102,101 @@ def _result_store(app: Celery) -> Finding:
 
 def _workers(app: Celery, broker: Finding) -> Iterator[Finding]:
     replies = _ask_workers(app) if broker.well else {}
+    silent = _busy_in_silence(replies) if broker.well else {}
     for name, policy in conf.queues.items():
-        serving = [worker for worker, reply in replies.items() if policy.celery_queue in reply.get("queues", ())]
+        serving = [worker for worker, reply in replies.items() if _serves(reply, policy)]
+        busy = [worker for worker in silent if name in silent[worker]]
         advice = f"Start one: manage.py broker_worker --queues {name}"
-        detail = f"served by {', '.join(serving)}" if serving else "no worker answers for it"
+        detail = f"served by {', '.join([*serving, *busy])}" if serving or busy else "no worker answers for it"
         if not broker.well:
             detail, advice = "its workers cannot be asked", "See the message broker, above."
-        yield Finding(f"queue {name}", detail, "" if serving else advice)
+        yield Finding(f"queue {name}", detail, "" if serving or busy else advice)
     for worker, reply in replies.items():
-        skew = reply["skew"]
-        yield Finding(
-            f"clock of {worker}",
-            f"{skew:+.1f} s from this process",
-            "" if abs(skew) <= TOLERATED_SKEW else "Synchronise the clocks: leases and expiry compare them.",
+        yield from _worker(worker, reply)
+    for worker, queues in silent.items():
+        detail = (
+            f"it does not answer, but renews the leases of what it runs for {', '.join(sorted(queues))}: it is busy"
         )
+        yield Finding(f"worker {worker}", detail)
+
+
+def _worker(worker: str, reply: dict[str, Any]) -> Iterator[Finding]:
+    skew = reply["skew"]
+    yield Finding(
+        f"clock of {worker}",
+        f"{skew:+.1f} s from this process",
+        "" if abs(skew) <= TOLERATED_SKEW else "Synchronise the clocks: leases and expiry compare them.",
+    )
+    if "keys" in reply and _reads_ours(reply):
+        yield keys(worker, reply["keys"])
+    if "slots" in reply:
+        yield consumption(worker, reply, PROBE_TIMEOUT)
+
+
+def _serves(reply: dict[str, Any], policy: QueuePolicy) -> bool:
+    """Whether the worker reads the queue, and can open what this process seals."""
+    keys = reply.get("keys")
+    return policy.celery_queue in reply["queues"] and (keys is None or conf.keyring.key_ids[0] in keys)
+
+
+def _reads_ours(reply: dict[str, Any]) -> bool:
+    return any(policy.celery_queue in reply["queues"] for policy in conf.queues.values())
+
+
+def _busy_in_silence(replies: dict[str, dict[str, Any]]) -> dict[str, set[str]]:
+    """The queues of what runs on workers that do not answer: with the solo pool one answers only between two tasks."""
+    held = ledger.rows().filter(state=State.RUNNING, due_at__gt=timezone.now()).exclude(worker__in=replies)
+    silent: dict[str, set[str]] = {}
+    try:
+        for worker, queue in held.values_list("worker", "queue").distinct().order_by("worker", "queue"):
+            silent.setdefault(worker, set()).add(queue)
+    except DatabaseError:
+        return {}
+    return {worker: queues for worker, queues in silent.items() if worker}
 
 
 def _ask_workers(app: Celery) -> dict[str, dict[str, Any]]:
-    """What each worker says of itself, with `skew`: seconds by which its clock is ahead of ours, at least."""
+    """What each worker says of itself, with `skew`: seconds by which its clock is ahead of ours, at least; and
+    `answered_in`, if it had a slot free: seconds that a probe took, 0 if it began other tasks instead, None if none.
+    """
+    replies = _ask_status(app)
+    free = [
+        worker for worker, reply in replies.items() if _reads_ours(reply) and reply.get("slots", 0) > reply["active"]
+    ]
+    took = _probe(app, free)
+    if None in took.values():
+        later = _ask_status(app)
+        for worker, seconds in took.items():
+            if seconds is None and not _stands_still(worker, replies, later):
+                took[worker] = 0.0
+        replies = {**replies, **later}
+    return {worker: {**reply, **_answered(worker, took)} for worker, reply in replies.items()}
+
+
+def _probe(app: Celery, workers: list[str]) -> dict[str, float | None]:
+    try:
+        return probe(app, workers, PROBE_TIMEOUT) if workers else {}
+    except Exception as error:  # noqa: BLE001 - every transport has errors of its own
+        logger.warning("Workers could not be probed: %s", redacted(error))
+        return {}
+
+
+def _ask_status(app: Celery) -> dict[str, dict[str, Any]]:
     before = time.time()
     answers: Any = app.control.inspect(timeout=INSPECT_TIMEOUT)._request("broker_status") or {}
     after = time.time()
     replies = {worker: reply for worker, reply in answers.items() if "queues" in reply}
     return {worker: {**reply, "skew": _skew(reply["time"], before, after)} for worker, reply in replies.items()}
+
+
+def _stands_still(worker: str, before: dict[str, dict[str, Any]], after: dict[str, dict[str, Any]]) -> bool:
+    """Whether it has begun no task since; of many tasks that wait, a probe may not be the next."""
+    reply = after.get(worker)
+    return reply is None or (reply["begun"] == before[worker]["begun"] and reply["slots"] > reply["active"])
+
+
+def _answered(worker: str, took: dict[str, float | None]) -> dict[str, float | None]:
+    return {"answered_in": took[worker]} if worker in took else {}
 
 
 def _skew(moment: float, before: float, after: float) -> float:
@@ -140,10 +213,13 @@ def _waiting(broker: Finding) -> Iterator[Finding]:
     for group in groups:
         age = timezone.now() - group["oldest"]
         why = "the message broker is down" if not broker.well else "no worker has come to it"
+        advice = "See above for what is down. A worker's reaper publishes what waits in the ledger."
+        if group["queue"] not in conf.queues:
+            why, advice = "the queue is not in the settings any more", FORMER.format(queue=group["queue"])
         yield Finding(
             f"backlog of {group['queue']}",
             f"{group['count']} dispatches wait, the oldest for {age.total_seconds():.0f} s: {why}",
-            "See above for what is down. A worker's reaper publishes what waits in the ledger.",
+            advice,
         )
 
 
@@ -176,6 +252,17 @@ def _abandoned() -> Iterator[Finding]:
             f"{group['count']} count as running, {age.total_seconds():.0f} s past their lease: its worker is gone",
             "Start a worker: its reaper has them run again, or fails them where their queue delivers at most once.",
         )
+
+
+def _routing() -> Iterator[Finding]:
+    try:
+        kept = is_kept_by_triggers()
+    except DatabaseError:
+        return
+    how = (
+        "triggers tell of changed rows" if kept else f"no triggers here: processes read the rows every {READ_EVERY:g} s"
+    )
+    yield Finding("routing", how)
 
 
 def _ms(started: float) -> str:

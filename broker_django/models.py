@@ -109,6 +109,11 @@ class DispatchRecord(models.Model):
                 condition=models.Q(expires_at__isnull=False, finished_at=None),
                 name="dispatch_expires",
             ),
+            models.Index(
+                fields=["queue", "due_at"],
+                condition=models.Q(due_at__isnull=False, published_at=None, finished_at=None),
+                name="dispatch_held",
+            ),
         ]
         permissions = [
             ("retry_dispatchrecord", "Can have dispatches run again"),
@@ -334,6 +339,9 @@ class RoutingVersion(models.Model):
     """One row, whose number triggers raise at every change of a router or destination; see `triggers`."""
 
     number = models.BigIntegerField(default=0)
+    kept_by_triggers = models.BooleanField(
+        default=False, db_default=False, help_text=_("Whether there are triggers that raise the number.")
+    )
 
     class Meta:
         verbose_name = _("routing version")

@@ -30,7 +30,7 @@ logger = logging.getLogger("broker_django.notifications")
 
 
 def channel(dispatch_id: uuid.UUID) -> str:
-    return f"request-broker:{dispatch_id}"
+    return f"{conf.prefix}request-broker:{dispatch_id}"
 
 
 def redis_url() -> str | None:

@@ -32,6 +32,11 @@ def _storage() -> Storage:
     return storages[conf.STORAGE]
 
 
+def directory() -> str:
+    """Where the files are in the storage, which other projects may use too. Not everywhere may a name have colons."""
+    return conf.prefix.replace(":", "/") + DIRECTORY
+
+
 @contextlib.contextmanager
 def set_aside(record: DispatchRecord) -> Iterator[None]:
     """Move a sealed request that is too large for a message into a file. Where the block raises, the file goes again.
@@ -53,7 +58,7 @@ def set_aside(record: DispatchRecord) -> Iterator[None]:
 def save(dispatch_id: uuid.UUID, sealed: bytes) -> str:
     """The name of the file in the storage. Raises StorageError."""
     longest = DispatchRecord._meta.get_field("sealed_file").max_length
-    name = f"{DIRECTORY}/{dispatch_id}"
+    name = f"{directory()}/{dispatch_id}"
     try:
         return _storage().save(name, ContentFile(sealed), max_length=longest)
     except Exception as error:
@@ -104,7 +109,8 @@ def older_than(moment: datetime) -> dict[str, uuid.UUID]:
     """
     storage = _storage()
     try:
-        named = {f"{DIRECTORY}/{name}": _dispatch_id(name) for name in storage.listdir(DIRECTORY)[1]}
+        place = directory()
+        named = {f"{place}/{name}": _dispatch_id(name) for name in storage.listdir(place)[1]}
         return {name: key for name, key in named.items() if key and storage.get_modified_time(name) < moment}
     except FileNotFoundError:
         return {}

@@ -1,17 +1,20 @@
 """The routing table of this process: compiled once, and again when rows change.
 
 A request never waits for it and never asks the database. A thread of its own looks every half second at a number that
-triggers raise (see `triggers`), and at once after a change by this very process. Django's test environment has no such
-thread: there a change is seen by the next request, and undone when its transaction is rolled back.
+triggers raise (see `triggers`), and at once after a change by this very process. If the database has no such triggers,
+the thread reads the rows every two seconds. Django's test environment has no such thread: there a change is seen by the
+next request, and undone when its transaction is rolled back.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import threading
 from typing import TYPE_CHECKING, Any
 
+from django.db import Error as DatabaseFailure
 from django.db import connections, router, transaction
 from django.test import utils as test_utils
 
@@ -28,10 +31,14 @@ from broker_django.routers import compiled
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from django.db.models import QuerySet
+
 logger = logging.getLogger("broker_django.table")
 
 LOOK_EVERY = 0.5
 """Seconds between looks at the number."""
+READ_EVERY = 2.0
+"""Seconds between looks at the rows themselves, if no triggers raise the number."""
 
 ATTEMPTS = 3
 
@@ -43,7 +50,7 @@ class Tables:
 
     def __init__(self) -> None:
         self._table: RoutingTable | None = NONE if _testing() else None
-        self._version: int | None = None
+        self._version: tuple[int, str] | None = None
         self._undo: list[tuple[_Mark, RoutingTable | None]] = []
         self._lock = threading.Lock()
         self._changed = threading.Event()
@@ -110,11 +117,11 @@ class Tables:
     def _keep_current(self) -> None:
         looks = True
         while True:
-            self._changed.wait(LOOK_EVERY)
+            self._changed.wait(self._pause)
             self._changed.clear()
             try:
                 with undisturbed:
-                    if version() != self._version:
+                    if fingerprint() != self._version:
                         self._reload()
                 looks = True
             except Exception as error:  # noqa: BLE001 - whatever it is, the table has to be looked after
@@ -123,15 +130,20 @@ class Tables:
                 looks = False
                 connections.close_all()  # those of this thread
 
+    @property
+    def _pause(self) -> float:
+        _number, digest = self._version or (0, "")
+        return READ_EVERY if digest else LOOK_EVERY
+
     def _reload(self) -> None:
         """Load the rows of one moment: again where some changed meanwhile, which raises the number.
 
         Where they never rest the last table counts until the next look.
         """
         for _attempt in range(ATTEMPTS):
-            before = version()
+            before = fingerprint()
             table = load()
-            if version() == before:
+            if fingerprint() == before:
                 break
         self._table, self._version = table, before
 
@@ -154,8 +166,9 @@ def _testing() -> bool:
 def load() -> RoutingTable:
     """The table as the rows are now. A row that can decide nothing is left out and logged."""
     destinations: dict[Any, list[Destination]] = {}
-    rows = list(Router._base_manager.using(alias()).filter(is_active=True))
-    for destination in Destination._base_manager.using(alias()).filter(is_active=True, router__is_active=True):
+    routers, targets = _active()
+    rows = list(routers)
+    for destination in targets:
         destinations.setdefault(destination.router_id, []).append(destination)
     return RoutingTable(_compiled(rows, destinations)) or NONE
 
@@ -168,9 +181,39 @@ def _compiled(rows: Iterable[Router], destinations: dict[Any, list[Destination]]
             logger.error("Router %s is left out: %s", row.code, error, extra={"router": row.code})
 
 
+def _active() -> tuple[QuerySet[Router], QuerySet[Destination]]:
+    return (
+        Router._base_manager.using(alias()).filter(is_active=True),
+        Destination._base_manager.using(alias()).filter(is_active=True, router__is_active=True),
+    )
+
+
 def version() -> int:
     """The number that every change raises; 0 before the first."""
-    return RoutingVersion._base_manager.using(alias()).values_list("number", flat=True).filter(pk=1).first() or 0
+    return _noted()[0]
+
+
+def fingerprint() -> tuple[int, str]:
+    """What differs after every change: the number, and a digest of the rows if no triggers raise the number."""
+    number, is_kept = _noted()
+    return number, "" if is_kept else _digest()
+
+
+def is_kept_by_triggers() -> bool:
+    return _noted()[1]
+
+
+def _noted() -> tuple[int, bool]:
+    rows = RoutingVersion._base_manager.using(alias()).filter(pk=1)
+    return rows.values_list("number", "kept_by_triggers").first() or (0, False)
+
+
+def _digest() -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for rows in _active():
+        for row in rows.order_by("pk").values_list():
+            digest.update(repr(row).encode())
+    return digest.hexdigest()
 
 
 tables = Tables()
@@ -182,12 +225,33 @@ def keep_watch(**_: Any) -> None:
     tables.changed()
 
 
-def after_migrate(using: str, plan: Any = None, **_: Any) -> None:
+def after_migrate(using: str, plan: Any = None, stdout: Any = None, **_: Any) -> None:
     """A receiver of `post_migrate`, which `flush` sends too, without a plan."""
     if plan is None:
         tables.emptied()
         return
     if all(router.allow_migrate_model(using, model) for model in (Router, Destination, RoutingVersion)):
-        rows = [Router._meta.db_table, Destination._meta.db_table]
-        triggers.install(using, rows, RoutingVersion._meta.db_table)
+        kept = _install_triggers(using, stdout)
+        RoutingVersion._base_manager.using(using).update_or_create(pk=1, defaults={"kept_by_triggers": kept})
         tables.changed()
+
+
+def _install_triggers(using: str, stdout: Any) -> bool:
+    """Whether the database has them then. If it refuses them, that is said, and `migrate` goes on."""
+    rows = [Router._meta.db_table, Destination._meta.db_table]
+    try:
+        return triggers.install(using, rows, RoutingVersion._meta.db_table)
+    except DatabaseFailure as error:
+        warning = REFUSED.format(error=redacted(error), seconds=READ_EVERY)
+    if stdout is None:
+        logger.warning(warning)
+    else:
+        stdout.write(warning)
+    return False
+
+
+REFUSED = (
+    "Warning: the database refuses the triggers that tell of changed routers ({error}). Processes will read the rows "
+    "every {seconds:g} s instead. If you want the triggers: let this user create them (MySQL and MariaDB with a binary "
+    "log need SET GLOBAL log_bin_trust_function_creators = 1, or a user with SUPER), and run migrate again."
+)

@@ -1,14 +1,18 @@
 """A number in the database that every change of a router or destination raises, whoever makes it and however.
 
-Triggers do it: they see SQL that no Django signal tells of. They are made after `migrate`, where the database is one
-that we know; elsewhere only changes through Django are noticed at once, and others at the next restart.
+Triggers do it: they see SQL that no Django signal tells of. They are made after `migrate`, if the database is one that
+we know and lets this user make them. A server that writes a binary log, as managed MySQL and MariaDB servers do, often
+does not. Then processes look at the rows themselves, every few seconds; see `table`.
+
+A trigger also says in the row of the number that it keeps it, so that each process knows which of both it has to do.
 """
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-from django.db import connections
+from django.db import connections, transaction
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,26 +22,48 @@ if TYPE_CHECKING:
 EVENTS = ("INSERT", "UPDATE", "DELETE")
 
 
-def install(using: str, tables: list[str], version_table: str) -> None:
-    """Make the triggers, or make them anew."""
+def install(using: str, tables: list[str], version_table: str) -> bool:
+    """Make the triggers, or make them again. False if there are none for this database.
+
+    Raises django.db.Error if the database refuses them.
+    """
     connection = connections[using]
     statements = _BY_VENDOR.get(connection.vendor)
     if statements is None:
-        return
-    with connection.cursor() as cursor:
+        return False
+    if connection.vendor == "mysql" and _has_all(connection, tables, version_table):
+        return True  # an administrator may have made them, and this user may not make them again
+    together = transaction.atomic(using=using) if connection.features.can_rollback_ddl else nullcontext()
+    with together, connection.cursor() as cursor:
         for table in tables:
             for statement in statements(connection, table, version_table):
                 cursor.execute(statement)
+    return True
+
+
+def _has_all(connection: BaseDatabaseWrapper, tables: list[str], version_table: str) -> bool:
+    """Whether MySQL has the triggers already, as they would be made now."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT trigger_name, action_statement FROM information_schema.triggers WHERE trigger_schema = database()"
+        )
+        there = dict(cursor.fetchall())
+    raised = _raise_in_mysql(connection, version_table)
+    return all(there.get(_name(table, event)) == raised for table in tables for event in EVENTS)
+
+
+def _name(table: str, event: str) -> str:
+    return f"{table}_{event.lower()}_noted"
 
 
 def _sqlite(connection: BaseDatabaseWrapper, table: str, version_table: str) -> Iterator[str]:
     quote = connection.ops.quote_name
     raised = (
-        f"INSERT INTO {quote(version_table)} (id, number) VALUES (1, 1) "  # noqa: S608 - names of our own
-        "ON CONFLICT (id) DO UPDATE SET number = number + 1;"
+        f"INSERT INTO {quote(version_table)} (id, number, kept_by_triggers) VALUES (1, 1, 1) "  # noqa: S608 - our own names
+        "ON CONFLICT (id) DO UPDATE SET number = number + 1, kept_by_triggers = 1;"
     )
     for event in EVENTS:
-        name = quote(f"{table}_{event.lower()}_noted")
+        name = quote(_name(table, event))
         yield f"DROP TRIGGER IF EXISTS {name}"
         yield f"CREATE TRIGGER {name} AFTER {event} ON {quote(table)} BEGIN {raised} END"
 
@@ -47,8 +73,9 @@ def _postgresql(connection: BaseDatabaseWrapper, table: str, version_table: str)
     function, name = quote(f"{version_table}_raise"), quote(f"{table}_noted")
     yield (
         f"CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "  # noqa: S608
-        f"INSERT INTO {quote(version_table)} (id, number) VALUES (1, 1) "
-        f"ON CONFLICT (id) DO UPDATE SET number = {quote(version_table)}.number + 1; RETURN NULL; END $$"
+        f"INSERT INTO {quote(version_table)} (id, number, kept_by_triggers) VALUES (1, 1, true) "
+        f"ON CONFLICT (id) DO UPDATE SET number = {quote(version_table)}.number + 1, kept_by_triggers = true; "
+        "RETURN NULL; END $$"
     )
     yield f"DROP TRIGGER IF EXISTS {name} ON {quote(table)}"
     yield (
@@ -60,12 +87,18 @@ def _postgresql(connection: BaseDatabaseWrapper, table: str, version_table: str)
 def _mysql(connection: BaseDatabaseWrapper, table: str, version_table: str) -> Iterator[str]:
     quote = connection.ops.quote_name
     for event in EVENTS:
-        name = quote(f"{table}_{event.lower()}_noted")
+        name = quote(_name(table, event))
         yield f"DROP TRIGGER IF EXISTS {name}"
-        yield (
-            f"CREATE TRIGGER {name} AFTER {event} ON {quote(table)} FOR EACH ROW "  # noqa: S608
-            f"INSERT INTO {quote(version_table)} (id, number) VALUES (1, 1) ON DUPLICATE KEY UPDATE number = number + 1"
-        )
+        raised = _raise_in_mysql(connection, version_table)
+        yield f"CREATE TRIGGER {name} AFTER {event} ON {quote(table)} FOR EACH ROW {raised}"
+
+
+def _raise_in_mysql(connection: BaseDatabaseWrapper, version_table: str) -> str:
+    return (
+        f"INSERT INTO {connection.ops.quote_name(version_table)} "  # noqa: S608 - a name of our own
+        "(id, number, kept_by_triggers) VALUES (1, 1, 1) "
+        "ON DUPLICATE KEY UPDATE number = number + 1, kept_by_triggers = 1"
+    )
 
 
 _BY_VENDOR: dict[str, Any] = {"sqlite": _sqlite, "postgresql": _postgresql, "mysql": _mysql}

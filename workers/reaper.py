@@ -129,17 +129,21 @@ class Reaper:
             yield
 
     def _due(self, now: datetime) -> Iterator[None]:
-        batch_is_full = True
-        while batch_is_full:
-            batch = self._batch(State.QUEUED, "due_at", now, due_at__lte=now)
-            batch_is_full = len(batch) == BATCH
-            random.shuffle(batch)  # another reaper has the same ones before it
-            for record in batch:
-                if breaker.is_open:
-                    return
-                with self._unless_locked(record, now):
-                    self._publish(record, now)
-                yield
+        """A batch of each queue in turn, as far as there is room for it: a full queue holds up no other."""
+        queues = [] if breaker.is_open else _due_queues(now)
+        while queues:
+            for queue in list(queues):
+                room = _room(queue)
+                batch = self._held(queue, now, room) if room else []
+                random.shuffle(batch)  # another reaper has the same ones before it
+                for record in batch:
+                    if breaker.is_open:
+                        return
+                    with self._unless_locked(record, now):
+                        self._publish(record, now)
+                    yield
+                if not room or len(batch) < room:
+                    queues.remove(queue)
 
     def _publish(self, record: DispatchRecord, now: datetime) -> None:
         policy = conf.queues.get(record.queue)
@@ -194,6 +198,11 @@ class Reaper:
         published = {"queue": queue, "published_at__lte": before, "due_at": None, "finished_at": None}
         return self._batch(State.QUEUED, "published_at", now, most, **published)
 
+    def _held(self, queue: str, now: datetime, most: int) -> list[DispatchRecord]:
+        """Those that are to be published; the rest says what the condition of their index does."""
+        held = {"queue": queue, "due_at__lte": now, "published_at": None, "finished_at": None}
+        return self._batch(State.QUEUED, "due_at", now, most, **held)
+
     @contextlib.contextmanager
     def _unless_locked(self, record: DispatchRecord, now: datetime) -> Any:
         """Leave a row alone for a while that somebody else has locked: it holds up no other."""
@@ -204,6 +213,24 @@ class Reaper:
                 raise
             self._locked[record.pk] = now + timedelta(seconds=conf.REPUBLISH_AFTER)
             _tell(record, "its row is locked by somebody else, it is left alone for a while")
+
+
+def _due_queues(now: datetime) -> list[str]:
+    """The queues to look into, in any order; none if nothing is due. Among them may be former ones."""
+    due = ledger.rows().filter(state=State.QUEUED, due_at__lte=now)
+    names = set(due.order_by("due_at").values_list("queue", flat=True)[:BATCH])
+    if names:
+        names.update(conf.queues)
+    return random.sample(sorted(names), len(names))
+
+
+def _room(queue: str) -> int:
+    """How many of this queue may be published before it is looked at again."""
+    policy = conf.queues.get(queue)
+    if policy is None or policy.max_published is None:
+        return BATCH
+    waiting = waiting_messages(policy)
+    return BATCH if waiting is None else max(0, min(policy.max_published - waiting, BATCH))
 
 
 def _publish_again(record: DispatchRecord, policy: QueuePolicy, now: datetime) -> bool:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from kombu.transport import redis
-from redis.exceptions import ResponseError
+from kombu.transport import redis, virtual
+from redis.exceptions import OutOfMemoryError, ResponseError
 
 from broker_core.redaction import redacted
 from broker_django import transport
@@ -104,6 +104,44 @@ class _Slots(Marked):
             self._cannot_wake(socket, error)
 
 
+class _QoS(redis.QoS):
+    """Runs a message that was read from a Redis which is too full to note it as unacknowledged.
+
+    Should the worker be killed meanwhile, that message is lost. A dispatch is published again then, from the ledger.
+    """
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        try:
+            super().append(message, delivery_tag)
+        except OutOfMemoryError as error:
+            logger.warning("Redis is full, a message is run that it cannot deliver again: %s", redacted(error))
+            virtual.QoS.append(self, message, delivery_tag)
+
+
+class _MakesRoom:
+    """Lets a worker start, and run what it reads, while Redis is full: nothing else makes room there.
+
+    Redis refuses all that needs memory then. kombu binds a queue by writing it into a set, each time it declares it,
+    but needs no binding to read it.
+    """
+
+    QoS = _QoS
+
+    def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
+        try:
+            super()._queue_bind(exchange, routing_key, pattern, queue)  # type: ignore[misc]
+        except OutOfMemoryError as error:
+            if not self._may_be_unbound(exchange, queue):
+                raise
+            logger.warning("Redis is full, the queue %s is read without being bound: %s", queue, redacted(error))
+
+    def _may_be_unbound(self, exchange: str, queue: str) -> bool:
+        """Whether nothing is routed by it, it is for replies that can be missed, or it was bound before."""
+        if self.typeof(exchange).type == "fanout" or queue in self._expires:  # type: ignore[attr-defined]
+            return True
+        return any(bound == queue for *_, bound in self.get_table(exchange))  # type: ignore[attr-defined]
+
+
 class Poller(redis.MultiChannelPoller):
     _channels: set[Any]
 
@@ -113,11 +151,11 @@ class Poller(redis.MultiChannelPoller):
         super().on_poll_start()
 
 
-class Channel(_TrueQueue, _Slots, transport.Channel):  # type: ignore[misc]
+class Channel(_MakesRoom, _TrueQueue, _Slots, transport.Channel):  # type: ignore[misc]
     pass
 
 
-class SentinelChannel(_TrueQueue, _Slots, transport.SentinelChannel):  # type: ignore[misc]
+class SentinelChannel(_MakesRoom, _TrueQueue, _Slots, transport.SentinelChannel):  # type: ignore[misc]
     pass
 
 

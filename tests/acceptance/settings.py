@@ -4,12 +4,14 @@ import os
 from collections.abc import Iterable
 
 from tests.settings import *  # noqa: F403
-from tests.settings import DATABASES, MIDDLEWARE, REQUEST_BROKER
+from tests.settings import DATABASES, MIDDLEWARE, REQUEST_BROKER, SECRET_KEY
 
+CELERY_IMPORTS = ["tests.acceptance.tasks"]
 DATA_UPLOAD_MAX_MEMORY_SIZE = 20 * 1024 * 1024
 DATABASES["default"]["CONN_MAX_AGE"] = int(os.environ.get("CONN_MAX_AGE", "0"))
 if "REUSE_MAX" in os.environ:
     CELERY_DB_REUSE_MAX = int(os.environ["REUSE_MAX"])
+SECRET_KEY = os.environ.get("SECRET_KEY", SECRET_KEY)
 if "ACCEPT_CONTENT" in os.environ:
     CELERY_ACCEPT_CONTENT = [os.environ["ACCEPT_CONTENT"]]
     CELERY_TASK_SERIALIZER = CELERY_RESULT_SERIALIZER = os.environ["ACCEPT_CONTENT"]
@@ -39,7 +41,7 @@ REQUEST_BROKER = {
             "max_depth": int(os.environ["PAYMENT_DEPTH"]) if "PAYMENT_DEPTH" in os.environ else None,
         },
         "brief": {"time_limit": 1, "max_attempts": 2, "retry_backoff": 0},
-        "bulk": {"retry_backoff": 0},
+        "bulk": {"retry_backoff": 0, "max_published": int(os.environ.get("BULK_PUBLISHED", "10000"))},
         "fleeting": {"expires": 1.5},
         "once": {"delivery": "at_most_once"},
         "stoppable": {"cancel_running": True},
@@ -49,6 +51,7 @@ REQUEST_BROKER = {
     "RULES": by_header(
         ["payment", "realtime", "bulk", "fleeting", "bulk-eu", "bulk-us", "once", "stoppable"],
     ),
+    "PREFIX": os.environ.get("PREFIX", ""),
     "LEASE": 4,
     "REPUBLISH_AFTER": 4,
     "REAPER_INTERVAL": 0.2,

@@ -8,18 +8,20 @@ import uuid
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
+from celery import Celery
 from django.utils import timezone
 
 from broker_core.dispatches import State
 from broker_django.models import DispatchRecord
 from broker_django.ports import any_port
 from tests import servers
-from tests.acceptance.conftest import ALIAS
-from tests.processes import finished
+from tests.acceptance.conftest import ALIAS, broker_worker, plain_worker
+from tests.processes import finished, wait_until
 
 if TYPE_CHECKING:
-    from tests.acceptance.conftest import Ledger, Site, Worker
+    from tests.acceptance.conftest import Gates, Ledger, Site, StartWorker, Worker
 
 
 def doctor(environment: dict[str, str], **variables: str) -> tuple[int, str]:
@@ -34,12 +36,15 @@ def nothing_unfinished(ledger: Ledger) -> None:
 
 
 def test_all_is_well_with_a_worker_on_every_queue(environment: dict[str, str], worker: Worker) -> None:
+    wait_until(lambda: "ran a probe" in doctor(environment)[1])
     status, output = doctor(environment)
     assert status == 0, output
     for subject in ("message broker", "result store", f"clock of {worker.hostname()}"):
         assert f"ok   {subject}: " in output
     for queue in ("payment", "realtime", "bulk"):
         assert f"ok   queue {queue}: served by {worker.hostname()}" in output
+    assert f"ok   keys of {worker.hostname()}: the same" in output
+    assert f"ok   worker {worker.hostname()}: ran a probe in " in output
 
 
 def test_queues_without_a_worker_are_named(environment: dict[str, str], unattended: Site) -> None:
@@ -63,3 +68,96 @@ def test_a_message_broker_that_is_down_is_why_dispatches_wait(environment: dict[
     assert "Start it, or mend CELERY_BROKER_URL" in output
     assert "FAIL backlog of bulk: 1 dispatches wait" in output
     assert "the message broker is down" in output
+
+
+@pytest.fixture
+def there(unattended: Site, environment: dict[str, str]) -> dict[str, str]:
+    """The variables of a doctor where no shared worker is."""
+    return {**environment, "BROKER_URL": unattended.process.env["BROKER_URL"]}
+
+
+def hold(site: Site, ledger: Ledger, gate: str, number: int) -> list[str]:
+    """The ids of so many dispatches that run until the gate is opened."""
+    with site.client() as client:
+        ids = [client.get(f"/gate/{gate}/", headers={"X-Queue": "bulk"}).json()["id"] for _ in range(number)]
+    wait_until(lambda: {row.state for row in ledger.dispatches(ids)} == {"running"})
+    return ids
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_worker_without_a_free_slot_is_busy_and_says_with_what(
+    unattended: Site, there: dict[str, str], ledger: Ledger, gates: Gates, start_worker: StartWorker, pool: str
+) -> None:
+    worker = start_worker(broker_worker, "--concurrency=2", f"--pool={pool}")
+    gate = gates.new()
+    ids = hold(unattended, ledger, gate, 2)
+    status, output = doctor(there)
+    gates.open(gate)
+    assert status == 0, output
+    assert f"ok   worker {worker.hostname()}: busy: 2 of 2 slots run GET /gate/<slug:name>/ (bulk) (" in output
+    assert all(each in output for each in ids)
+
+
+def test_a_worker_that_answers_only_between_two_tasks_is_busy(
+    unattended: Site, there: dict[str, str], ledger: Ledger, gates: Gates, start_worker: StartWorker
+) -> None:
+    worker = start_worker(plain_worker, "--pool=solo")
+    gate = gates.new()
+    hold(unattended, ledger, gate, 1)
+    _status, output = doctor(there)
+    gates.open(gate)
+    assert f"ok   queue bulk: served by {worker.hostname()}" in output
+    assert f"ok   worker {worker.hostname()}: it does not answer, but renews the leases" in output
+
+
+@pytest.mark.parametrize("options", [(), ("--queues=payment,bulk", "--processes=3")])
+def test_a_probe_finds_a_free_slot_beside_what_is_reserved(
+    unattended: Site,
+    there: dict[str, str],
+    ledger: Ledger,
+    gates: Gates,
+    start_worker: StartWorker,
+    options: tuple[str, ...],
+) -> None:
+    worker = start_worker(broker_worker, *(options or ("--processes=3",)), PAYMENT_RESERVE="1")
+    gate = gates.new()
+    hold(unattended, ledger, gate, 1)
+    _status, output = doctor(there)
+    gates.open(gate)
+    assert f"ok   worker {worker.hostname()}: ran a probe in " in output
+    assert "1 of 3 slots are busy" in output
+
+
+def test_a_worker_whose_processes_are_stuck_is_found(
+    unattended: Site, there: dict[str, str], start_worker: StartWorker
+) -> None:
+    worker = start_worker(broker_worker, "--concurrency=2")
+    wait_until(lambda: "ran a probe" in doctor(there)[1])
+    for child in psutil.Process(worker.container.pid).children(recursive=True):
+        if not child.children():
+            child.suspend()
+    status, output = doctor(there)
+    assert status == 1
+    assert f"FAIL worker {worker.hostname()}: it answers, but ran no task within 5 s though 2 of 2 slots" in output
+
+
+def test_slots_that_were_lost_are_found(unattended: Site, there: dict[str, str], start_worker: StartWorker) -> None:
+    worker = start_worker(broker_worker, "--concurrency=2", "--pool=threads")
+    with Celery(broker=there["BROKER_URL"], set_as_current=False) as app:
+        app.send_task("tests.leave", queue="bulk")
+    wait_until(lambda: "1 of 2 slots are lost" in doctor(there)[1])
+    status, output = doctor(there)
+    assert status == 1
+    assert f"FAIL worker {worker.hostname()}: 1 of 2 slots are lost: their tasks ended without saying so" in output
+
+
+def test_a_worker_of_another_project_on_our_queues_is_found(
+    unattended: Site, there: dict[str, str], start_worker: StartWorker
+) -> None:
+    start_worker(broker_worker, "--concurrency=1", SECRET_KEY="of another project")
+    wait_until(lambda: "keys of " in doctor(there)[1])
+    status, output = doctor(there)
+    assert status == 1
+    assert "it reads our queues and has none of our keys: another project, or another SECRET_KEY" in output
+    assert "give each project a PREFIX in REQUEST_BROKER" in output
+    assert "FAIL queue bulk: no worker answers for it" in output

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from tests.acceptance.conftest import Gates, Ledger, Site, StartSite
 
 REQUESTS = 1_000
-AT_ONCE = 60 if servers.DATABASE == "postgres" else REQUESTS
-"""PostgreSQL has 100 connections unless it is told otherwise, and under ASGI each request has one of its own."""
+AT_ONCE = REQUESTS if servers.DATABASE == "sqlite" else 60
+"""PostgreSQL has 100 connections and MariaDB 151 unless they are told otherwise, and under ASGI each request has one of
+its own.
+"""
 
 
 @pytest.fixture

@@ -13,8 +13,10 @@ from django.utils import timezone
 from kombu import Connection
 
 from broker_core.dispatches import State
+from broker_core.envelope import Keyring
 from broker_django import diagnosis
 from broker_django.celery_app import get_app
+from broker_django.conf import conf
 from broker_django.models import DispatchRecord
 
 HOST = "broker@host"
@@ -117,3 +119,71 @@ def test_a_queue_at_its_limit(memory: None, workers: dict[str, Any]) -> None:
         assert not wrong()
         add(State.QUEUED)
         assert "2 dispatches wait, the oldest for 0 s: new requests are refused" in wrong()["limit of bulk"].detail
+
+
+def with_slots(**values: Any) -> dict[str, Any]:
+    """What a worker says that has two slots, of which one is free."""
+    status = {"slots": 2, "active": 1, "lost": 0, "begun": 7, "keys": conf.keyring.key_ids}
+    running = [{"id": "1-2", "name": "POST /pay/ (payment)", "seconds": 61.2}]
+    return {**status, "running": running, "answered_in": 0.03, **values}
+
+
+@pytest.mark.parametrize(
+    ("values", "well", "detail"),
+    [
+        ({}, True, "ran a probe in 30 ms, 1 of 2 slots are busy"),
+        ({"active": 2, "answered_in": 0.0}, True, "busy: 2 of 2 slots run POST /pay/ (payment) (1-2) for 61 s"),
+        ({"answered_in": None}, False, "it answers, but ran no task within 5 s though 1 of 2 slots are free"),
+        ({"lost": 1}, False, "1 of 2 slots are lost"),
+    ],
+)
+def test_whether_a_worker_consumes(
+    memory: None, workers: dict[str, Any], values: dict[str, Any], well: bool, detail: str
+) -> None:
+    workers[HOST].update(with_slots(**values))
+    finding = findings()[f"worker {HOST}"]
+    assert finding.well is well
+    assert detail in finding.detail
+
+
+OURS = ["new", "old"]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "detail"),
+    [
+        (["new", "old"], "the same"),
+        (["old", "new"], "the same"),
+        (["other"], "another project, or another SECRET_KEY"),
+        (["old"], f"not all keys are known: {HOST} cannot open"),
+        (["newest", "new", "old"], "not all keys are known: this process cannot open"),
+        (["new"], "not all keys are known on both sides"),
+    ],
+)
+def test_keys_of_web_and_workers_are_compared(
+    memory: None, workers: dict[str, Any], theirs: list[str], detail: str
+) -> None:
+    with override_settings(SECRET_KEY=OURS[0], SECRET_KEY_FALLBACKS=OURS[1:]):
+        workers[HOST]["keys"] = [Keyring([secret]).key_ids[0] for secret in theirs]
+        finding = findings()[f"keys of {HOST}"]
+    assert detail in finding.detail
+    assert finding.well is (detail == "the same")
+
+
+def test_a_worker_of_another_project_serves_nothing(memory: None, workers: dict[str, Any]) -> None:
+    workers[HOST]["keys"] = Keyring(["other"]).key_ids
+    assert "no worker answers for it" in wrong()["queue bulk"].detail
+
+
+def test_what_waits_in_a_queue_that_the_settings_do_not_have_any_more(memory: None, workers: dict[str, Any]) -> None:
+    add(State.QUEUED, queue="former", accepted_at=timezone.now() - timedelta(minutes=5))
+    (finding,) = wrong().values()
+    assert "the queue is not in the settings any more" in finding.detail
+    assert "put 'former' back into QUEUES" in finding.advice
+
+
+def test_a_worker_that_runs_something_and_does_not_answer_is_busy(memory: None, workers: dict[str, Any]) -> None:
+    workers[HOST]["queues"].remove("bulk")
+    add(State.RUNNING, worker="solo@host", due_at=timezone.now() + timedelta(seconds=9))
+    assert not wrong()
+    assert "it does not answer, but renews the leases of what it runs for bulk" in findings()["worker solo@host"].detail

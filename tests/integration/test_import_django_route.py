@@ -24,10 +24,11 @@ DESTINATIONS = [
 
 @pytest.fixture
 def tables():
+    condition = connection.ops.quote_name("condition")
     with connection.cursor() as cursor:
         cursor.execute(
             "CREATE TABLE django_route_router (id integer PRIMARY KEY, code varchar(255), source varchar(255), "
-            "rank integer, action varchar(20), condition text, is_active boolean, description text)"
+            f"rank integer, action varchar(20), {condition} text, is_active boolean, description text)"
         )
         cursor.execute(
             "CREATE TABLE django_route_destination (id integer PRIMARY KEY, weight integer, url varchar(255), "
@@ -35,6 +36,11 @@ def tables():
         )
         cursor.executemany("INSERT INTO django_route_router VALUES (%s, %s, %s, %s, %s, %s, %s, %s)", ROUTERS)
         cursor.executemany("INSERT INTO django_route_destination VALUES (%s, %s, %s, %s, %s, %s, %s)", DESTINATIONS)
+        yield
+        if not connection.features.can_rollback_ddl:  # there, dropping a table commits what the test did
+            Router.objects.all().delete()
+        cursor.execute("DROP TABLE django_route_router")
+        cursor.execute("DROP TABLE django_route_destination")
 
 
 def run(*arguments):

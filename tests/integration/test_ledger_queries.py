@@ -45,6 +45,11 @@ def plan(statement: str) -> list[str]:
         if connection.vendor == "sqlite":
             cursor.execute(f"EXPLAIN QUERY PLAN {statement}")
             return [row[3] for row in cursor.fetchall() if TABLE in row[3]]
+        if connection.vendor == "mysql":
+            cursor.execute(f"EXPLAIN {statement}")
+            return [
+                f"possible keys: {row[4]}" for row in cursor.fetchall() if row[2] == TABLE
+            ]  # of a few rows it reads all
         cursor.execute("SET LOCAL enable_seqscan = off")
         cursor.execute(f"EXPLAIN {statement}")
         return [row[0] for row in cursor.fetchall()]
@@ -54,6 +59,8 @@ def is_indexed(statement: str) -> bool:
     steps = plan(statement)
     if connection.vendor == "sqlite":
         return bool(steps) and all(re.search(r"SEARCH .* USING (COVERING )?INDEX", step) for step in steps)
+    if connection.vendor == "mysql":
+        return bool(steps) and not any("None" in step for step in steps)
     return any("Index Cond" in step for step in steps) and not any("Seq Scan" in step for step in steps)
 
 

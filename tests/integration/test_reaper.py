@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from django.test import override_settings
 
 from broker_core.dispatches import State
 from broker_core.message import RequestMessage
@@ -38,17 +39,20 @@ class Wire:
     def __init__(self) -> None:
         self.published: list[uuid.UUID] = []
         self.takes = True
-        self.waiting: int | None = 0
+        self.waiting: int | dict[str, int] | None = 0
+        """How many messages wait in each queue."""
 
     def publish(self, record: DispatchRecord, _policy: Any) -> bool:
         if not self.takes:
             delivery.breaker.failed()
             return False
         self.published.append(record.pk)
+        if isinstance(self.waiting, dict):
+            self.waiting[record.queue] = self.waiting.get(record.queue, 0) + 1
         return True
 
-    def waiting_messages(self, _policy: Any) -> int | None:
-        return self.waiting
+    def waiting_messages(self, policy: Any) -> int | None:
+        return self.waiting.get(policy.celery_queue, 0) if isinstance(self.waiting, dict) else self.waiting
 
 
 @pytest.fixture
@@ -301,3 +305,31 @@ def test_a_lease_that_ran_out_while_nobody_could_write_is_left_to_its_worker(
         clock.passes(seconds=10)
         look(steady)
     assert state(record) == State.RUNNING
+
+
+BOUND = {"QUEUES": {"bulk": {"max_published": 5}}}
+
+
+@override_settings(REQUEST_BROKER=BOUND)
+def test_a_full_queue_holds_up_no_other_and_is_published_in_order_as_there_is_room(
+    steady: Reaper, clock: Clock, wire: Wire
+) -> None:
+    held = [
+        accepted(clock.now, published_at=None, due_at=clock.now - timedelta(seconds=300 - number))
+        for number in range(150)
+    ]
+    other = accepted(clock.now, queue="payment", published_at=None, due_at=clock.now)
+    wire.waiting = {"bulk": 5}
+    look(steady)
+    assert wire.published == [other.pk]
+    wire.waiting = {"bulk": 2}
+    look(steady)
+    assert set(wire.published[1:]) == {record.pk for record in held[:3]}
+
+
+@override_settings(REQUEST_BROKER=BOUND)
+def test_where_the_message_broker_does_not_tell_all_is_published(steady: Reaper, clock: Clock, wire: Wire) -> None:
+    held = [accepted(clock.now, published_at=None, due_at=clock.now) for _ in range(9)]
+    wire.waiting = None
+    look(steady)
+    assert set(wire.published) == {record.pk for record in held}

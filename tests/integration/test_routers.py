@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 from asgiref.sync import async_to_sync
 from django.conf.urls.i18n import i18n_patterns
 from django.core.exceptions import ValidationError
 from django.core.files.uploadedfile import SimpleUploadedFile
-from django.db import connection, transaction
+from django.db import OperationalError, connection, transaction
 from django.http import HttpResponse, HttpResponsePermanentRedirect, HttpResponseRedirect
 from django.test import Client, override_settings
 from django.urls import include, path
@@ -17,6 +19,7 @@ from broker_core import routing
 from broker_core.policies import Decision
 from broker_core.routing import Destination, Match, Route
 from broker_core.sources import Source
+from broker_django import table, triggers
 from broker_django.decorators import enable_routing
 from broker_django.dispatcher import Dispatcher
 from broker_django.models import DispatchRecord, Router
@@ -511,3 +514,39 @@ def test_a_visitor_is_known_again_without_the_middleware(rf, is_async):
     again = [view(rf.get("/old/")) for _ in range(10)]
     assert {response["Location"] for response in again} == {first["Location"]}
     assert not any(response.cookies for response in again)
+
+
+# A database that has no triggers
+
+
+def test_without_triggers_the_rows_themselves_tell_of_a_change(monkeypatch):
+    row = route()
+    monkeypatch.setattr(table, "_noted", lambda: (1, False))
+    seen = [table.fingerprint()]
+    with connection.cursor() as cursor:
+        for statement in (
+            f"UPDATE broker_django_router SET source = '/other/' WHERE id = {row.pk}",
+            "UPDATE broker_django_destination SET weight = 3",
+            "UPDATE broker_django_router SET is_active = (1 = 0)",
+        ):
+            cursor.execute(statement)
+            seen.append(table.fingerprint())
+    assert len(set(seen)) == len(seen)
+    assert seen[-1] == table.fingerprint()
+
+
+@pytest.mark.parametrize("to_whom", ["stdout", "log"])
+def test_migrating_goes_on_if_the_database_refuses_triggers(monkeypatch, caplog, to_whom):
+    def refuse(*_arguments):
+        raise OperationalError(1419, "You do not have the SUPER privilege and binary logging is enabled")
+
+    monkeypatch.setattr(triggers, "install", refuse)
+    said = io.StringIO() if to_whom == "stdout" else None
+    table.after_migrate(connection.alias, plan=[], stdout=said)
+    text = said.getvalue() if said else caplog.text
+    assert "the database refuses the triggers that tell of changed routers (OperationalError" in text
+    assert "SET GLOBAL log_bin_trust_function_creators = 1" in text
+    assert not table.is_kept_by_triggers()
+    monkeypatch.undo()
+    table.after_migrate(connection.alias, plan=[])
+    assert table.is_kept_by_triggers()

@@ -83,3 +83,21 @@ def test_keys_are_rotated_with_the_projects():
         assert conf.keyring.open(sealed, b"") == b"pay"
     with override_settings(SECRET_KEY="new"), pytest.raises(EnvelopeError):
         conf.keyring.open(sealed, b"")
+
+
+def test_a_prefix_begins_the_names_of_celery_queues_and_not_the_queues_own():
+    with broker(PREFIX="shop.", QUEUES={"own": {"celery_queue": "named"}}):
+        assert {name: policy.celery_queue for name, policy in conf.queues.items()} == {
+            "payment": "shop.payment",
+            "realtime": "shop.realtime",
+            "bulk": "shop.bulk",
+            "own": "named",
+        }
+        assert conf.queue_served_by("shop.bulk") == "bulk"
+
+
+@pytest.mark.parametrize("prefix", ["a b", "é", ".hidden", "-x", "../", "a/b", "x" * 65, "amq.x", 7, None, "a\n"])
+def test_a_prefix_that_is_not_safe_is_not_used_and_is_said(prefix):
+    with broker(PREFIX=prefix):
+        assert conf.prefix == ""
+        assert [place for place, _ in conf.compiled.errors] == ["PREFIX"]

@@ -303,3 +303,31 @@ def test_it_is_imported_before_django_is_set_up():
     """A project imports its Celery app in its package, and Celery's own commands what its settings name."""
     program = "import workers.config, workers.inspection, workers.scheduling, workers.transport, workers.amqp"
     assert finished([sys.executable, "-c", program], {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}).stderr == ""
+
+
+SHOP = override_settings(REQUEST_BROKER={"PREFIX": "shop:", "QUEUES": {"own": {"celery_queue": "named"}}})
+
+
+@SHOP
+def test_a_prefix_begins_whatever_other_projects_have_too(configured):
+    app = configured(from_object({"broker_url": "redis://localhost"}))
+    assert names(app) == ["shop:celery", "shop:payment", "shop:realtime", "shop:bulk", "named"]
+    assert list(app.amqp.queues) == names(app)
+    assert (app.conf.control_exchange, app.conf.event_exchange) == ("shop:celery", "shop:celeryev")
+    keys = {key: value for key, value in app.conf.broker_transport_options.items() if key.startswith("unacked")}
+    assert set(keys.values()) == {"shop:unacked", "shop:unacked_index", "shop:unacked_mutex"}
+
+
+@SHOP
+def test_what_the_project_named_keeps_its_name(configured):
+    given = {
+        "broker_url": "redis://localhost",
+        "task_default_queue": "default",
+        "control_exchange": "control",
+        "event_exchange": "events",
+        "broker_transport_options": {"unacked_key": "mine"},
+    }
+    app = configured(from_object(given))
+    assert names(app)[0] == "default"
+    assert (app.conf.control_exchange, app.conf.event_exchange) == ("control", "events")
+    assert app.conf.broker_transport_options["unacked_key"] == "mine"

@@ -93,3 +93,10 @@ def test_no_two_envelopes_are_alike():
 def test_a_keyring_without_a_key_is_refused(secrets):
     with pytest.raises(EnvelopeError):
         Keyring(secrets)
+
+
+def test_ids_tell_keys_apart_and_say_which_one_seals() -> None:
+    old, new = Keyring(["old"]), Keyring(["new", "old"])
+    assert new.key_ids[1:] == old.key_ids
+    assert len(set(new.key_ids)) == 2
+    assert bytes.fromhex(new.key_ids[0]) == new.seal(b"", b"")[1:5]

@@ -6,6 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from celery import signals
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
@@ -42,7 +43,7 @@ class Command(BaseCommand):
             return
         if settings.DEBUG and not options["noreload"]:
             sys.exit(supervise([sys.executable, *_own_command(), *sys.argv[2:], "--noreload"]))
-        get_app().worker_main(arguments)
+        sys.exit(_run(arguments))
 
     def worker_arguments(self, options: dict[str, Any]) -> list[str]:
         """The arguments of `celery worker`."""
@@ -87,6 +88,19 @@ class Command(BaseCommand):
         if not names:
             raise CommandError("No queue is left to serve.")
         return names
+
+
+def _run(arguments: list[str]) -> int:
+    """The exit status of the worker, which `worker_main` keeps to itself."""
+    app: Any = get_app()
+    workers: list[Any] = []
+
+    def remember(instance: Any, **_: Any) -> None:
+        workers.append(instance)
+
+    signals.celeryd_init.connect(remember)
+    app.worker_main(arguments)
+    return next((worker.exitcode for worker in workers if worker.exitcode is not None), os.EX_OK)
 
 
 def _hostname(names: list[str], options: dict[str, Any]) -> str:

@@ -1,0 +1,90 @@
+"""Databases that refuse something: a MariaDB with a binary log, as managed servers have one."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from django.db.utils import ConnectionHandler
+
+from tests import servers
+from tests.acceptance.conftest import PATIENCE
+from tests.processes import finished, wait_until
+from tests.settings import database
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.acceptance.conftest import StartSite
+
+pytestmark = [pytest.mark.server("mariadbd"), pytest.mark.timeout(240)]
+
+
+@pytest.fixture(autouse=True)
+def databases(django_db_blocker: Any) -> Iterator[None]:
+    with django_db_blocker.unblock():
+        yield
+
+
+@pytest.fixture(scope="module")
+def managed() -> Iterator[dict[str, str]]:
+    """The variables to reach it, as a user who is no administrator."""
+    with servers.mariadb("broker", "--log-bin", "--server-id=1") as variables:
+        yield {**variables, "POSTGRES_HOST": ""}
+
+
+@pytest.fixture(scope="module")
+def migrated(managed: dict[str, str]) -> str:
+    """What `migrate` wrote."""
+    variables = {**os.environ, **managed, "DJANGO_SETTINGS_MODULE": "tests.acceptance.settings"}
+    done = finished([sys.executable, "-m", "django", "migrate", "--run-syncdb"], variables, seconds=180)
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+def run(variables: dict[str, str], statement: str) -> Any:
+    """What the statement finds, in the database as somebody else reaches it."""
+    connection = ConnectionHandler({"default": database(variables)})["default"]
+    with connection.cursor() as cursor:
+        cursor.execute(statement)
+        found = cursor.fetchall()
+    connection.close()
+    return found
+
+
+def test_migrate_says_that_triggers_are_refused_and_goes_on(managed: dict[str, str], migrated: str) -> None:
+    assert run(managed, "SHOW TRIGGERS") == ()
+    warning = next(line for line in migrated.splitlines() if line.startswith("Warning: "))
+    assert "the database refuses the triggers that tell of changed routers" in warning
+    assert "log_bin_trust_function_creators = 1" in warning
+    assert run(managed, "SELECT kept_by_triggers FROM broker_django_routingversion") == ((0,),)
+
+
+def test_rows_that_somebody_changes_with_sql_count_without_triggers(
+    managed: dict[str, str], migrated: str, start_site: StartSite
+) -> None:
+    site = start_site("wsgi", **managed)
+    site.process.ready()
+    with site.client() as client:
+        assert client.get("/moving/").status_code == 404
+        values = "(7, 'moving', '/moving/', 1, '302', '*', '', 1, '', '', 'none', '')"
+        run(managed, f"INSERT INTO broker_django_router VALUES {values}")
+        run(managed, "INSERT INTO broker_django_destination VALUES (7, 1, '/first/', 1, '', 1, 7)")
+        wait_until(lambda: client.get("/moving/").headers.get("Location") == "/first/", PATIENCE)
+        run(managed, "UPDATE broker_django_destination SET url = '/second/'")
+        wait_until(lambda: client.get("/moving/").headers.get("Location") == "/second/", PATIENCE)
+        run(managed, "DELETE FROM broker_django_destination")
+        wait_until(lambda: client.get("/moving/").status_code == 404, PATIENCE)
+
+
+def test_triggers_that_are_there_are_left_alone(managed: dict[str, str], migrated: str) -> None:
+    """An administrator has made them; this user may not make them again."""
+    administrator = {**managed, "MYSQL_USER": "administrator"}
+    command = [sys.executable, "-m", "django", "migrate"]
+    variables = {**os.environ, "DJANGO_SETTINGS_MODULE": "tests.acceptance.settings"}
+    assert "Warning" not in finished(command, {**variables, **administrator}, seconds=180).stdout
+    done = finished(command, {**variables, **managed}, seconds=180)
+    assert (done.returncode, "Warning" in done.stdout) == (0, False)
+    assert run(managed, "SELECT kept_by_triggers FROM broker_django_routingversion") == ((1,),)

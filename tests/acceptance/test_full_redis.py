@@ -1,0 +1,93 @@
+"""A message broker that has too little memory for what is accepted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import redis
+
+from broker_django.models import DispatchRecord
+from tests import servers
+from tests.acceptance.conftest import ALIAS, broker_worker, plain_worker
+from tests.processes import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.acceptance.conftest import Ledger, Site, StartSite, StartWorker
+
+BODY = b"x" * 30_000
+"""A message of it takes some 42 kB: base64 of base64, and what Celery adds."""
+MOST = 20
+MANY = 200
+
+pytestmark = pytest.mark.timeout(240)
+
+
+@pytest.fixture
+def small() -> Iterator[servers.MessageBroker]:
+    """A Redis with room for some hundred such messages."""
+    with servers.valkey("--maxmemory", "6mb") as broker:
+        yield broker
+
+
+def fill(broker: servers.MessageBroker) -> None:
+    """Until it takes nothing any more."""
+    client = redis.Redis.from_url(broker.url)
+    for size in (10_000, 100):
+        with pytest.raises(redis.exceptions.OutOfMemoryError):
+            while True:
+                client.rpush("somebody else's", b"x" * size)
+
+
+def send(site: Site, queue: str, number: int) -> list[str]:
+    with site.client() as client:
+        accepted = [client.post("/note/full/", headers={"X-Queue": queue}, content=BODY) for _ in range(number)]
+    assert {response.status_code for response in accepted} == {202}
+    return [response.json()["id"] for response in accepted]
+
+
+def states(ids: list[str]) -> dict[str, int]:
+    found = list(DispatchRecord.objects.using(ALIAS).filter(pk__in=ids).values_list("state", flat=True))
+    return {state: found.count(state) for state in found}
+
+
+def test_more_than_the_message_broker_holds_is_accepted_and_all_of_it_runs(
+    alone: None, small: servers.MessageBroker, start_site: StartSite, ledger: Ledger, start_worker: StartWorker
+) -> None:
+    variables = {"BROKER_URL": small.url, "BULK_PUBLISHED": str(MOST)}
+    site = start_site(**variables)
+    site.process.ready()
+    ids = send(site, "bulk", MANY)
+    assert redis.Redis.from_url(small.url).llen("bulk") <= MOST + 10, "what one process sends in a second is too much"
+    start_worker(broker_worker, "--concurrency=2", **variables)
+    paid = send(site, "payment", 5)
+    wait_until(lambda: states(paid) == {"succeeded": 5})
+    assert states(ids).get("queued", 0) > 0, "the held ones hold up nobody"
+    wait_until(lambda: states(ids) == {"succeeded": MANY}, 120)
+    assert {ledger.executions(each) for each in ids} == {1}
+
+
+def test_a_worker_starts_and_makes_room_though_the_message_broker_is_full(
+    alone: None, small: servers.MessageBroker, start_site: StartSite, ledger: Ledger, start_worker: StartWorker
+) -> None:
+    variables = {"BROKER_URL": small.url, "BULK_PUBLISHED": "10000"}
+    site = start_site(**variables)
+    site.process.ready()
+    ids = send(site, "bulk", MANY)
+    fill(small)
+    worker = start_worker(broker_worker, "--queues=bulk", "--concurrency=2", **variables)
+    wait_until(lambda: states(ids) == {"succeeded": MANY}, 120)
+    assert worker.container.status == "running"
+
+
+@pytest.mark.parametrize("command", [broker_worker, plain_worker])
+def test_a_worker_that_redis_refuses_fails_and_says_what_to_do(
+    small: servers.MessageBroker, start_worker: StartWorker, command: Callable[..., list[str]]
+) -> None:
+    fill(small)
+    worker = start_worker(command, BROKER_URL=small.url)
+    wait_until(lambda: worker.container.status == "exited", 60)
+    assert worker.container.exit_status not in (0, None)
+    assert "Redis is at its maxmemory and takes nothing any more: raise maxmemory" in worker.logs()
