@@ -19,7 +19,7 @@ help:
 	@echo 'make test    the tests'
 	@echo 'make fuzz    100,000 mutated inputs, and as many again for each parser (that needs Linux on x86-64)'
 	@echo 'make bench   the measurements, side by side'
-	@echo 'make chaos   requests while workers, web processes, servers and the network fail; nothing may be lost'
+	@echo 'make chaos   requests while processes, servers, the network and views misbehave; nothing may be lost'
 	@echo 'make lint    ruff, mypy and import-linter'
 	@echo 'make clean   remove the environment, the caches and the data of the example'
 	@echo

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from django.contrib.admindocs.views import simplify_regex
 from django.db import Error as DatabaseFailure
 from django.db import transaction
 from django.http.request import RawPostDataException
@@ -251,8 +250,21 @@ def moments(policy: QueuePolicy, now: datetime) -> dict[str, datetime | None]:
 def route_of(match: ResolverMatch | None) -> str:
     """The pattern of the URL, such as `/orders/<int:pk>/`."""
     route = match.route if match is not None else ""
-    plain = simplify_regex(route) if route.startswith("^") or "(?P" in route else f"/{route}"
+    plain = _without_regex(route) if route.startswith("^") or "(?P" in route else f"/{route}"
     return plain[:500]
+
+
+def _without_regex(route: str) -> str:
+    from django.contrib.admindocs import utils  # noqa: PLC0415 - most projects do without it
+
+    for simplify in (
+        utils.remove_non_capturing_groups,
+        utils.replace_named_groups,
+        utils.replace_unnamed_groups,
+        utils.replace_metacharacters,
+    ):
+        route = simplify(route)
+    return route if route.startswith("/") else f"/{route}"
 
 
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")

@@ -51,6 +51,20 @@ def decide(request: HttpRequest, view: Any) -> Decision | None:
     return classifier.classify(lambda names: values(request, names), preferences_of(request))
 
 
+def decision_of(request: HttpRequest, view: Any) -> Decision | None:
+    """What is decided about this request to this view. It is asked once, and kept on `request.broker`."""
+    context: RequestContext = request.broker  # type: ignore[attr-defined]
+    if context.view is not view:
+        context.decision = settled(request, conf.dispatcher.classify(request, view))
+        context.view = view
+    return context.decision
+
+
+def may_block(request: HttpRequest, view: Any) -> bool:
+    """Whether `decision_of` would look at the user, and so could ask the database."""
+    return request.broker.view is not view and reads_user(request, view)  # type: ignore[attr-defined]
+
+
 def settled(request: HttpRequest, decision: Decision | None) -> Decision | None:
     """What a project decided in code, completed; None, and logged, for a queue that is not configured."""
     if decision is None:
@@ -102,14 +116,16 @@ def _user_id(request: HttpRequest) -> str:
 
 def _username(request: HttpRequest) -> str:
     user = getattr(request, "user", None)
-    return user.get_username() if user is not None else ""
+    name = getattr(user, "get_username", None)  # a project's own kind of user may have none
+    return str(name()) if name is not None else ""
 
 
 def _groups(request: HttpRequest) -> list[str]:
     user = getattr(request, "user", None)
-    if user is None or not user.is_authenticated:
+    groups = getattr(user, "groups", None)  # AbstractBaseUser has none
+    if groups is None or not getattr(user, "is_authenticated", False):
         return []
-    return list(user.groups.values_list("name", flat=True))
+    return list(groups.values_list("name", flat=True))
 
 
 _VALUES: Mapping[str, Callable[[HttpRequest], Any]] = {

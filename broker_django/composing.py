@@ -13,7 +13,7 @@ from django.utils.encoding import iri_to_uri
 
 from broker_core.errors import MessageError, UserInactiveError
 from broker_core.message import RequestMessage
-from broker_django import bodies, door
+from broker_django import bodies, users
 from broker_django.arrival import is_allowed
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def user_key_of(user: Any) -> str | None:
         return None
     if not hasattr(user, "is_authenticated"):
         try:
-            return str(door.active_user(user).pk)
+            return str(users.active_user(user).pk)
         except UserInactiveError as error:
             raise MessageError(f"there is no active user {user!r}") from error
     if user.pk is None:

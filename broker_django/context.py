@@ -30,7 +30,7 @@ class RequestContext:
     replayed: whether a worker runs it. id, queue, attempt (from 1), accepted_at: of the dispatch, when replayed.
     reached: whether a replay has come to the view that the request was accepted for. If a middleware answers instead,
     or the URL leads elsewhere, it stays False.
-    decision: what classification said, when it was asked; None where the view is left alone.
+    decision: what classification said about `view`, when it was asked; None where the view is left alone.
     routed: whether routers were asked. route: where one of them sends the request. new_visitor: whom a router wants to
     know again by a cookie.
     """
@@ -40,6 +40,7 @@ class RequestContext:
     queue: str | None = None
     attempt: int = 0
     decision: Decision | None = None
+    view: Any = None
     routed: bool = False
     route: Route | None = None
     new_visitor: str = ""
@@ -76,8 +77,9 @@ class Replay:
 
 
 def user_key(user: Any) -> str | None:
-    """The primary key as text, None where there is no user or an anonymous one."""
-    return str(user.pk) if user is not None and user.is_authenticated else None
+    """The primary key as text, None where there is no user or an anonymous one. It may be of a project's own kind."""
+    key = getattr(user, "pk", None) if getattr(user, "is_authenticated", False) else None
+    return None if key is None else str(key)
 
 
 def replay_of(request: HttpRequest) -> Replay | None:

@@ -1,17 +1,20 @@
-"""Decorators for views: functions, async functions, class-based views and their methods, and DRF views.
+"""Decorators for views: functions, async functions, class-based views and their methods, views of DRF and django-ninja.
 
-They only leave a note on the view, so they cost nothing when it is called and keep working under other decorators.
+They give back the same view with a note on it, and leave what they decorate as it is for other URLs. They cost nothing
+when the view is called, and keep working over and under other decorators.
 """
 
 from __future__ import annotations
 
-from functools import wraps
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from asgiref.sync import iscoroutinefunction
 
 from broker_core.policies import Annotation, Mode
+from broker_django import ninja, rest
 from broker_django.context import RequestContext
+from broker_django.notes import noted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,8 +44,7 @@ def run_now(view: View) -> View:
 
 def require_idempotency_key(view: View) -> View:
     """Refuse what would be queued with a method that is not safe, and has no `Idempotency-Key`, with a 400."""
-    setattr(view, KEY_ATTRIBUTE, True)
-    return view
+    return cast("View", noted(view, KEY_ATTRIBUTE, note=True))
 
 
 def enable_routing(view: View) -> View:
@@ -76,31 +78,34 @@ def _named(name: object, decorator: str) -> str:
 
 def _annotate(annotation: Annotation) -> Callable[[View], View]:
     def mark(view: View) -> View:
-        setattr(view, ATTRIBUTE, annotation)
-        return view
+        return cast("View", noted(view, ATTRIBUTE, annotation))
 
     return mark
 
 
 def annotation_of(view: Any, method: str) -> Annotation | None:
     """What decorators said about this view for this HTTP method: its handler, then the view, then its class."""
-    view_class = _class_of(view)
-    if view_class is not None:
-        found = getattr(_handler(view, view_class, method.lower()), ATTRIBUTE, None)
+    for place in _places(view, method):
+        found = getattr(place, ATTRIBUTE, None)
         if isinstance(found, Annotation):
             return found
-    found = getattr(view, ATTRIBUTE, None)
-    if found is None and view_class is not None:
-        found = getattr(view_class, ATTRIBUTE, None)
-    return found if isinstance(found, Annotation) else None
+    return None
 
 
 def requires_idempotency_key(view: Any, method: str) -> bool:
     """Whether a decorator of the handler for this HTTP method, of the view or of its class asks for a key."""
-    places, view_class = [view], _class_of(view)
+    return any(getattr(place, KEY_ATTRIBUTE, False) for place in _places(view, method))
+
+
+def _places(view: Any, method: str) -> tuple[Any, ...]:
+    """Where a note about this HTTP method can be, the narrowest first."""
+    view_class = _class_of(view)
     if view_class is not None:
-        places += [view_class, _handler(view, view_class, method.lower())]
-    return any(getattr(place, KEY_ATTRIBUTE, False) for place in places)
+        handler = _handler(view, view_class, method.lower())
+        return handler, rest.function_of(handler), view, view_class
+    if isinstance(view, partial):
+        return view, *_places(view.func, method)
+    return (*ninja.operation_places(view, method), view) if ninja.is_in_use() else (view,)
 
 
 def _class_of(view: Any) -> Any:

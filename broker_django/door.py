@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import uuid
 from typing import TYPE_CHECKING, Any
 
-from django.contrib.auth import get_user_model
-from django.contrib.auth.models import AnonymousUser
-from django.core.exceptions import ValidationError
 from django.http.request import RawPostDataException
-from django.urls import Resolver404, resolve
+from django.urls import NoReverseMatch, Resolver404, resolve
+from django.utils import timezone
 from django.utils.functional import SimpleLazyObject
 
-from broker_core.errors import BrokerError, UserInactiveError, ViewExitedError, ViewNotReachedError
-from broker_django import rest
+from broker_core.errors import BodyTooLargeError, BrokerError, ViewExitedError, ViewNotReachedError
+from broker_django import classification, idempotency, rest, tokens, users
 from broker_django.celery_app import ends_worker
 from broker_django.conf import conf
 from broker_django.context import Replay, RequestContext, replay_of, user_key
 from broker_django.http import problem, raw_body
-from broker_django.routing import route
+from broker_django.routing import OWN_NAMESPACE
+from broker_django.sessions import session_of
 
 if TYPE_CHECKING:
-    from django.contrib.auth.models import AbstractBaseUser
     from django.http import HttpRequest, HttpResponse
 
     from broker_django.acceptance import View
@@ -32,44 +31,61 @@ LOGGED_IN = "_auth_user_id"
 
 
 def enter(request: HttpRequest) -> HttpResponse | None:
-    """Let a request in, with `request.broker` set; a response where it is refused."""
+    """Let a request in, with `request.broker` set; a response if it is refused."""
     replay = replay_of(request)
+    if replay is None:
+        request.broker = RequestContext()  # type: ignore[attr-defined]
+        return None
+    if not hasattr(request, "broker"):  # a view has made another request of the replay's META
+        request.broker = replay.context()  # type: ignore[attr-defined]
     try:
-        if replay is not None:
-            replay.entered = True
-            pin(request, replay)
-            if replay.view_user is not None and replay.view_user != replay.user:
-                active_user(replay.view_user)
-        else:
-            request.broker = RequestContext()  # type: ignore[attr-defined]
-            if request.content_type == MULTIPART:
-                keep_body(request)
+        replay.entered = True
+        pin(request, replay)
+        if replay.view_user is not None and replay.view_user != replay.user:
+            users.active_user(replay.view_user)
     except BrokerError as error:
-        if replay is not None:
-            replay.refusal = str(error)
+        replay.refusal = str(error)
         return problem(error)
     return None
 
 
-def may_block(request: HttpRequest) -> bool:
-    """Whether `enter` could ask the database, or read a stream."""
-    return request.content_type == MULTIPART or replay_of(request) is not None
+def may_keep_body(request: HttpRequest) -> bool:
+    """Whether `keep_body` has to look at a request, and so may ask the database or read a stream."""
+    return request.content_type == MULTIPART and replay_of(request) is None
 
 
-def keep_body(request: HttpRequest) -> None:
-    """Take the raw body of a form before CsrfViewMiddleware parses it, but only where the request will be queued.
+def keep_body(request: HttpRequest) -> HttpResponse | None:
+    """Take the raw body of a form before CsrfViewMiddleware parses it, but only if the request will be queued.
 
-    Any other upload keeps streaming. Raises BodyTooLargeError.
+    Any other upload keeps streaming. A response if the body is too large.
     """
+    if may_keep_body(request) and _will_be_queued(request):
+        try:
+            with contextlib.suppress(RawPostDataException):
+                raw_body(request, conf.MAX_BODY_SIZE)
+        except BodyTooLargeError as error:
+            return problem(error)
+    return None
+
+
+def _will_be_queued(request: HttpRequest) -> bool:
+    """What `acceptance.accept` will find out, as far as it does not need the body."""
     try:
         match = resolve(request.path_info, getattr(request, "urlconf", None))
     except Resolver404:
-        return
-    route(request)
-    decision = conf.dispatcher.classify(request, match.func)
-    if decision is not None and decision.queued:
-        with contextlib.suppress(RawPostDataException):
-            raw_body(request, conf.MAX_BODY_SIZE)
+        return False
+    request.resolver_match = match  # as it is when `process_view` decides
+    if OWN_NAMESPACE in match.app_names:
+        return False
+    decision = classification.decision_of(request, match.func)
+    if decision is None or not decision.queued:
+        return False
+    try:
+        idempotency.key_of(request, match.func, decision)
+        tokens.status_url(request, uuid.uuid4(), timezone.now())
+    except (BrokerError, NoReverseMatch):
+        return False
+    return True
 
 
 def pin(request: HttpRequest, replay: Replay) -> None:
@@ -80,14 +96,13 @@ def pin(request: HttpRequest, replay: Replay) -> None:
     found = _user_without_trace(request)
     if found is None or user_key(found) == replay.user:
         return
-    user = AnonymousUser() if replay.user is None else active_user(replay.user)
-    request.user = user  # type: ignore[assignment]
+    request.user = user = users.anonymous() if replay.user is None else users.active_user(replay.user)
     request._cached_user = request._acached_user = user  # type: ignore[attr-defined]
 
 
 def _user_without_trace(request: HttpRequest) -> Any:
     """The user, as if nobody had asked: only a view that asks makes its response vary on the session cookie."""
-    user, session = getattr(request, "user", None), getattr(request, "session", None)
+    user, session = getattr(request, "user", None), session_of(request)
     if user is None or session is None or session.accessed:
         return user
 
@@ -104,17 +119,6 @@ def _user_without_trace(request: HttpRequest) -> Any:
             return find()
 
         request.user = SimpleLazyObject(ask)  # type: ignore[assignment]
-    return user
-
-
-def active_user(key: str) -> AbstractBaseUser:
-    """Raises UserInactiveError."""
-    try:
-        user = get_user_model()._default_manager.filter(pk=key).first()
-    except (ValueError, ValidationError):
-        user = None
-    if user is None or not user.is_active:
-        raise UserInactiveError("the user who made this request is gone or no longer active")
     return user
 
 
@@ -146,4 +150,4 @@ def pin_view(request: HttpRequest, view: View, replay: Replay) -> None:
         request._dont_enforce_csrf_checks = True  # type: ignore[attr-defined] # as its authenticators did at the door
     found = rest.found_user(request, view.function, view.args, view.kwargs)
     if replay.view_user is not None and found != replay.view_user:
-        rest.pin(request, active_user(replay.view_user))
+        rest.pin(request, users.active_user(replay.view_user))

@@ -6,13 +6,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from django.contrib.auth.models import AnonymousUser
 from django.test import RequestFactory
 from django.urls import Resolver404, resolve
 
 from broker_core.errors import LoopDetectedError
 from broker_core.routing import Action, Router, verdicts
-from broker_django import routing
+from broker_django import routing, users
 from broker_django.classification import settled, values
 from broker_django.conf import conf
 from broker_django.context import RequestContext
@@ -109,7 +108,7 @@ def _one_of(route: Route | None) -> str:
 
 def _request(method: str, path: str, headers: Mapping[str, str], user: Any) -> HttpRequest:
     request = RequestFactory(headers=dict(headers)).generic(method.upper(), path)
-    request.user = user or AnonymousUser()
+    request.user = user or users.anonymous()
     request.broker = RequestContext()  # type: ignore[attr-defined]
     return request
 

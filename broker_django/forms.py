@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from django import forms
-from django.contrib.auth import get_user_model
 from django.utils.translation import gettext_lazy as _
+
+from broker_django.users import user_model
 
 
 class TrialForm(forms.Form):
@@ -35,9 +36,11 @@ class TrialForm(forms.Form):
         return fields
 
     def clean_user(self) -> Any:
-        name, model = self.cleaned_data["user"], get_user_model()
+        name, model = self.cleaned_data["user"], user_model()
         if not name:
             return None
+        if model is None:
+            raise forms.ValidationError(_("This project has no users."))
         try:
             return model._default_manager.get_by_natural_key(name)
         except model.DoesNotExist as error:

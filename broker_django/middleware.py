@@ -11,9 +11,8 @@ from broker_core.routing import Action
 from broker_django import classification, door, routing, sessions
 from broker_django.acceptance import Accepted, Repeated, View, accept, hand_over
 from broker_django.answers import accepted_response, await_until_done, in_time, repeated_response, wait_until_done
-from broker_django.conf import conf
 from broker_django.context import replay_of
-from broker_django.http import problem
+from broker_django.http import problem, settled
 from broker_django.proxy import aproxy, proxy
 
 if TYPE_CHECKING:
@@ -43,21 +42,27 @@ class RequestBrokerMiddleware:
         if self.is_async:
             return self.__acall__(request)
         try:
-            response = door.enter(request) or routed(request) or self.get_response(request)
+            response = door.enter(request) or routed(request) or door.keep_body(request) or self.get_response(request)
         except BaseException as error:
             door.note_exit(request, error)
             raise
-        return routing.remembered(request, response)
+        return leave(request, response)
 
     async def __acall__(self, request: HttpRequest) -> HttpResponseBase:
-        enter = sync_to_async(door.enter) if door.may_block(request) else None
-        refusal = await enter(request) if enter else door.enter(request)
         try:
-            response: HttpResponseBase = refusal or await arouted(request) or await self.get_response(request)
+            response = await self._without_view(request) or await self.get_response(request)
         except BaseException as error:
             door.note_exit(request, error)
             raise
-        return routing.remembered(request, response)
+        return leave(request, response)
+
+    async def _without_view(self, request: HttpRequest) -> HttpResponseBase | None:
+        """What is answered before the view is resolved."""
+        enter = sync_to_async(door.enter) if replay_of(request) else None
+        response = (await enter(request) if enter else door.enter(request)) or await arouted(request)
+        if response is None and door.may_keep_body(request):
+            response = await sync_to_async(door.keep_body)(request)
+        return response
 
     def _process_view(self, request: HttpRequest, function: Any, args: Any, kwargs: Any) -> HttpResponseBase | None:
         view, replay = View(function, args, kwargs), replay_of(request)
@@ -78,7 +83,7 @@ class RequestBrokerMiddleware:
         view, replay = View(function, args, kwargs), replay_of(request)
         if replay is not None:
             return await sync_to_async(door.reach)(request, view, replay)
-        find = sync_to_async(classify) if classification.reads_user(request, function) else None
+        find = sync_to_async(classify) if classification.may_block(request, function) else None
         decision = await find(request, function) if find else classify(request, function)
         if decision is None:
             return None
@@ -92,6 +97,11 @@ class RequestBrokerMiddleware:
         replay = replay_of(request)
         if replay is not None:
             replay.exception = type(exception).__name__
+
+
+def leave(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+    """What the middleware around the broker gets: it can change nothing of a response that was stored."""
+    return settled(routing.remembered(request, response))
 
 
 def routed(request: HttpRequest) -> HttpResponseBase | None:
@@ -124,8 +134,7 @@ def classify(request: HttpRequest, function: Any) -> Decision | None:
     match = request.resolver_match
     if match is not None and routing.OWN_NAMESPACE in match.app_names:
         return None
-    decision = classification.settled(request, conf.dispatcher.classify(request, function))
-    request.broker.decision = decision  # type: ignore[attr-defined]
+    decision = classification.decision_of(request, function)
     return decision if decision is not None and decision.queued else None
 
 

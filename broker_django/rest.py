@@ -10,6 +10,7 @@ from django.apps import apps
 from django.utils.module_loading import import_string
 
 from broker_django.context import replay_of, user_key
+from broker_django.notes import closure_of, module_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -29,18 +30,17 @@ def speaks_first(view: Any) -> bool:
 
     Under a decorator of the project's, which may answer otherwise, it must not be asked at the door.
     """
-    while _module(view) == "django.views.decorators.csrf":
+    while module_of(view) == "django.views.decorators.csrf":
         view = view.__wrapped__
-    return view_class(view) is not None and _module(view) in _VIEW_MODULES
+    return view_class(view) is not None and module_of(view) in _VIEW_MODULES
 
 
 _VIEW_MODULES = frozenset({"django.views.generic.base", "rest_framework.viewsets"})
 
 
-def _module(function: Any) -> str:
-    """Where the function was written. `__module__` is what `functools.wraps` copied."""
-    name: str = getattr(function, "__globals__", {}).get("__name__", "")
-    return name
+def function_of(handler: Any) -> Any:
+    """The function that `@api_view` made a handler of; None for any other handler."""
+    return closure_of(handler).get("func") if module_of(handler) == "rest_framework.decorators" else None
 
 
 @contextlib.contextmanager

@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from django.conf import settings
-from django.http import HttpResponse
 from django.urls import NoReverseMatch, Resolver404, get_script_prefix, resolve, reverse
 from django.utils.cache import patch_vary_headers
-from django.utils.encoding import iri_to_uri
 from django.utils.translation import get_language
 
 from broker_core.errors import LoopDetectedError
@@ -21,10 +19,11 @@ from broker_core.routing import Action, Match, Route, Router, StickyBy, first, s
 from broker_django.classification import values
 from broker_django.conf import conf
 from broker_django.context import RequestContext, user_key
+from broker_django.http import redirect_to
 from broker_django.table import NONE, tables
 
 if TYPE_CHECKING:
-    from django.http import HttpRequest
+    from django.http import HttpRequest, HttpResponse
     from django.http.response import HttpResponseBase
 
 logger = logging.getLogger("broker_django.routing")
@@ -135,8 +134,7 @@ def _visitor(request: HttpRequest, router: Router) -> str | None:
 
 
 def _session_key(request: HttpRequest) -> str | None:
-    session = getattr(request, "session", None)
-    return None if session is None else session.session_key
+    return getattr(getattr(request, "session", None), "session_key", None)
 
 
 def _own_cookie(request: HttpRequest) -> str:
@@ -173,8 +171,7 @@ def redirect(request: HttpRequest, route: Route) -> HttpResponse | None:
     if same_url(target, request.get_full_path()):
         return None
     _follow(request, route, target)
-    response = HttpResponse(status=int(route.router.action))
-    response["Location"] = iri_to_uri(target)
+    response = redirect_to(target, int(route.router.action))
     _say_how_to_cache(response, route.match)
     return response
 

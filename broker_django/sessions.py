@@ -2,25 +2,30 @@
 
 Outer middleware may have begun a session or rotated the CSRF secret on this very request. Both are settled before the
 message is published, so that replay and outer chain do not each make their own.
+
+A project may have none of Django's sessions, messages and users: their code is imported for a request that has them.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
-from django.contrib.auth import SESSION_KEY
-from django.contrib.auth.middleware import AuthenticationMiddleware
-from django.contrib.messages.storage import default_storage
-from django.contrib.sessions.middleware import SessionMiddleware
 from django.http import HttpResponse
 from django.utils.crypto import salted_hmac
+from django.utils.module_loading import import_string
 
 if TYPE_CHECKING:
     from http.cookies import SimpleCookie
 
     from django.http import HttpRequest
     from django.http.response import HttpResponseBase
+
+
+def session_of(request: HttpRequest) -> Any:
+    """The session of Django's middleware; None for what a project may have put in its place."""
+    session = getattr(request, "session", None)
+    return session if hasattr(session, "session_key") else None
 
 
 def settle(request: HttpRequest) -> tuple[dict[str, str], HttpResponse]:
@@ -30,9 +35,10 @@ def settle(request: HttpRequest) -> tuple[dict[str, str], HttpResponse]:
     """
     carrier = HttpResponse()
     _settle_messages(request, carrier)
-    session = getattr(request, "session", None)
+    session = session_of(request)
     if session is not None and session.modified:
-        SessionMiddleware(lambda _request: carrier).process_response(request, carrier)
+        middleware = import_string("django.contrib.sessions.middleware.SessionMiddleware")
+        middleware(lambda _request: carrier).process_response(request, carrier)
         session.modified = False
     cookies = {name: morsel.coded_value for name, morsel in carrier.cookies.items() if morsel["max-age"] != 0}
     secret = request.META.get("CSRF_COOKIE")
@@ -50,7 +56,7 @@ def _settle_messages(request: HttpRequest, carrier: HttpResponse) -> None:
 
 def detach(request: HttpRequest) -> None:
     """Let the outer chain not save its copy of the session over what the replay writes."""
-    session = getattr(request, "session", None)
+    session = session_of(request)
     if session is None:
         return
     request.session = type(session)(session.session_key)
@@ -64,7 +70,7 @@ def _leave_to_the_replay(must_create: bool = False) -> None:  # noqa: FBT001, FB
 
 def adopt(request: HttpRequest, response: HttpResponseBase) -> None:
     """The replay owns session, messages and CSRF state: the outer chain goes on with those that the replay left."""
-    session = getattr(request, "session", None)
+    session = session_of(request)
     if session is not None:
         morsel = response.cookies.get(settings.SESSION_COOKIE_NAME)
         of_session = morsel is not None and _user_is_of_session(request)
@@ -73,23 +79,25 @@ def adopt(request: HttpRequest, response: HttpResponseBase) -> None:
             _forget_user(request)
     _adopt_cookies(request, response)
     if hasattr(request, "_messages"):
-        request._messages = default_storage(request)
+        request._messages = import_string("django.contrib.messages.storage.default_storage")(request)
     if settings.CSRF_COOKIE_NAME in response.cookies:
         request.META["CSRF_COOKIE_NEEDS_UPDATE"] = False
 
 
 def _user_is_of_session(request: HttpRequest) -> bool:
+    """Whether Django's AuthenticationMiddleware has found the user: it is the one that sets `auser`."""
     user = getattr(request, "user", None)
-    return (
-        hasattr(request, "auser") and user is not None and (not user.is_authenticated or SESSION_KEY in request.session)
-    )
+    if user is None or not hasattr(request, "auser"):
+        return False
+    return not user.is_authenticated or import_string("django.contrib.auth.SESSION_KEY") in request.session
 
 
 def _forget_user(request: HttpRequest) -> None:
     """Let the outer chain find who is logged in now: the view may have logged somebody in, or out."""
     request.__dict__.pop("_cached_user", None)
     request.__dict__.pop("_acached_user", None)
-    AuthenticationMiddleware(lambda _request: HttpResponse()).process_request(request)
+    middleware = import_string("django.contrib.auth.middleware.AuthenticationMiddleware")
+    middleware(lambda _request: HttpResponse()).process_request(request)
 
 
 def _adopt_cookies(request: HttpRequest, response: HttpResponseBase) -> None:

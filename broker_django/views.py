@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
-from django.contrib.auth.models import AnonymousUser
 from django.core.handlers.asgi import ASGIRequest
 from django.db import Error as DatabaseFailure
 from django.db import connection
@@ -32,6 +31,7 @@ from broker_django.answers import (
 )
 from broker_django.cancellation import cancel
 from broker_django.conf import conf
+from broker_django.context import user_key
 from broker_django.http import problem
 from broker_django.notifications import AsyncWatch, Watch
 
@@ -56,10 +56,8 @@ def owns(request: HttpRequest, record: DispatchRecord) -> bool:
     """Whether the dispatch belongs to who asks: the same user, or the same client with the same credential."""
     if not record.user or record.credential in sessions.credentials(request):
         return True
-    user = getattr(request, "user", None) or AnonymousUser()
-    if not user.is_authenticated:
-        user = rest.authenticate(request) or user
-    return bool(user.is_authenticated and str(user.pk) == record.user)
+    asks = user_key(getattr(request, "user", None)) or user_key(rest.authenticate(request))
+    return asks == record.user
 
 
 def _owned(request: HttpRequest, token: str) -> DispatchRecord:

@@ -2,22 +2,25 @@
 
 from broker_django.http.requests import PROCESS_ENVIRONMENT, declared_size, raw_body, to_message, to_request
 from broker_django.http.responses import (
-    SettledCookies,
-    StoredRedirect,
+    OtherRedirect,
     problem,
+    redirect_to,
     refill,
     to_response,
     to_response_message,
 )
+from broker_django.http.settled import SettledCookies, settled
 
 __all__ = [
     "PROCESS_ENVIRONMENT",
+    "OtherRedirect",
     "SettledCookies",
-    "StoredRedirect",
     "declared_size",
     "problem",
     "raw_body",
+    "redirect_to",
     "refill",
+    "settled",
     "to_message",
     "to_request",
     "to_response",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-from http.cookies import Morsel, SimpleCookie
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import async_to_sync
@@ -21,10 +20,12 @@ from django.http import (
     HttpResponseServerError,
     JsonResponse,
 )
+from django.utils.encoding import iri_to_uri
 
 from broker_core.errors import BrokerError, ResponseBrokenError, ResponseTooLargeError
 from broker_core.hop_by_hop import connection_options
 from broker_core.message import ResponseMessage
+from broker_django.http.settled import STORED, SettledCookies
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Iterable
@@ -101,59 +102,21 @@ def _append(body: bytearray, chunk: bytes, limit: int) -> None:
         raise ResponseTooLargeError(f"the response has more than the {limit} bytes that are stored")
 
 
-class SettledCookies(SimpleCookie):
-    """Cookies that are final: whatever is set afterwards under the same name is ignored.
-
-    The replay ran the whole middleware chain, so what the chain around it would still set or delete is out of date.
-    """
-
-    _settled: frozenset[str] = frozenset()
-
-    def __init__(self, lines: Iterable[str]) -> None:
-        super().__init__()
-        for line in lines:
-            morsel = self._morsel(line)
-            self[morsel.key] = morsel
-        self._settled = frozenset(self)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), ([morsel.OutputString() for morsel in self.values()],)
-
-    def _morsel(self, line: str) -> Morsel[str]:
-        """RFC 6265, section 5.2. `load` is for the Cookie field: it drops what it takes for no cookie."""
-        pair, *attributes = line.split(";")
-        name, _, coded = pair.partition("=")
-        morsel: Morsel[str] = Morsel()
-        morsel.set(name, *self.value_decode(coded))
-        for attribute in attributes:
-            key, separator, value = attribute.strip().partition("=")
-            if morsel.isReservedKey(key):
-                morsel[key] = value if separator else True
-        if str(morsel["max-age"]).isdigit():
-            morsel["max-age"] = int(morsel["max-age"])  # as `set_cookie` has it
-        return morsel
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        if key not in self._settled:
-            super().__setitem__(key, value)
-
-    def __getitem__(self, key: str) -> Morsel[str]:
-        morsel = super().__getitem__(key)
-        return morsel.copy() if key in self._settled else morsel
-
-
-class StoredRedirect(HttpResponse):
-    """A redirect that Django has no class for: another status, or a scheme that only the view's own class allows."""
+class OtherRedirect(HttpResponse):
+    """A redirect that Django has no class for, or whose URL its class refuses: an app's scheme, or too long."""
 
     @property
     def url(self) -> str:
         return self["Location"]
 
 
-_REDIRECTS: dict[int, type[HttpResponseRedirect | HttpResponsePermanentRedirect]] = {
-    302: HttpResponseRedirect,
-    301: HttpResponsePermanentRedirect,
+_REDIRECTS: dict[int, tuple[type[HttpResponseRedirect | HttpResponsePermanentRedirect], bool]] = {
+    301: (HttpResponsePermanentRedirect, False),
+    302: (HttpResponseRedirect, False),
+    307: (HttpResponseRedirect, True),
+    308: (HttpResponsePermanentRedirect, True),
 }
+"""Django's class for a status, and whether it is told to preserve the request."""
 
 _PLAIN: dict[int, type[HttpResponse]] = {
     kind.status_code: kind
@@ -176,6 +139,7 @@ def to_response(message: ResponseMessage) -> HttpResponse:
     for name, value in message.headers:
         response[name] = value
     response.cookies = SettledCookies(message.cookies)
+    setattr(response, STORED, True)
     return response
 
 
@@ -194,6 +158,7 @@ def refill(original: Any, message: ResponseMessage) -> HttpResponseBase:
         original[name] = value
     original.status_code, original.reason_phrase = message.status, message.reason
     original.cookies = SettledCookies(message.cookies)
+    setattr(original, STORED, True)
     if hasattr(original, "render"):
         original.render = None  # the handler asks `callable(response.render)`: the replay has rendered it
     return original  # type: ignore[no-any-return]
@@ -206,19 +171,20 @@ async def _one_chunk(body: bytes) -> AsyncIterator[bytes]:
 def _empty_response(message: ResponseMessage) -> HttpResponse:
     location = next((value for name, value in message.headers if name.lower() == "location"), None)
     if location and 300 <= message.status < 400:
-        return _redirect(message, location)
+        return redirect_to(location, message.status, message.reason)
     kind = _PLAIN.get(message.status, HttpResponse)
     if kind is HttpResponseNotModified and message.body:
         kind = HttpResponse  # a view may say 304 with a body, which Django's class refuses
     return kind(status=message.status, reason=message.reason)
 
 
-def _redirect(message: ResponseMessage, location: str) -> HttpResponse:
-    redirect = _REDIRECTS.get(message.status)
-    if redirect:
+def redirect_to(location: str, status: int, reason: str | None = None) -> HttpResponse:
+    """A redirect of Django's own class, if there is one for the status and it takes the URL. It has its `url`."""
+    if status in _REDIRECTS:
+        kind, preserve_request = _REDIRECTS[status]
         with contextlib.suppress(DisallowedRedirect, ValueError):
-            return redirect(location, reason=message.reason)
-    return StoredRedirect(status=message.status, reason=message.reason)
+            return kind(location, preserve_request=preserve_request, reason=reason)
+    return OtherRedirect(status=status, reason=reason, headers={"Location": iri_to_uri(location) or ""})
 
 
 def problem(error: BrokerError) -> HttpResponse:

@@ -9,8 +9,10 @@ import time
 from typing import TYPE_CHECKING
 
 from tests.chaos import command
-from tests.chaos.faults import OTHERS, Track, WorkerKilled
-from tests.chaos.load import Load
+from tests.chaos.faults import OTHERS, Rollout, Track, WorkerKilled
+from tests.chaos.installation import RELEASES
+from tests.chaos.load import Load, Menu
+from tests.processes import wait_until
 
 if TYPE_CHECKING:
     import argparse
@@ -20,28 +22,32 @@ if TYPE_CHECKING:
 
 AT_ONCE = 32
 KILL_EVERY = (2.0, 4.0)
-PAUSE = (2.0, 5.0)
+PAUSE = (1.5, 4.0)
 """Seconds between a fault that was put right and the next."""
+ROLL_EVERY = (2.0, 5.0)
+LONGEST_HESITATION = 30.0
+"""Seconds after which a dispatch has been tried again that the last worker handed back."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     made = command.parser("tests.chaos", __doc__, settle=180)
-    made.add_argument("--requests", type=int, default=10_000)
-    made.add_argument("--seconds", type=float, default=120, help="over which the requests are spread, at least")
+    made.add_argument("--requests", type=int, default=8_000)
+    made.add_argument("--seconds", type=float, default=95, help="over which the requests are spread, at least")
     return command.run_installed(made.parse_args(arguments), run)
 
 
 def run(installation: Installation, options: argparse.Namespace) -> int:
-    from tests.chaos import report
+    from tests.chaos import poison, report
 
     seed = random.randrange(1_000_000) if options.seed is None else options.seed
     print(f"seed {seed}, {options.broker}, {options.database}", flush=True)
-    load = Load(installation.urls, options.requests, options.requests / options.seconds, seed, AT_ONCE)
+    menu = Menu(random.Random(seed), poisons=poison.names(installation.vendor, installation.pool))
+    load = Load(installation.urls, options.requests, options.requests / options.seconds, menu, AT_ONCE)
     load.start()
     faults = torment(installation, load, random.Random(seed))
     took = time.monotonic() - load.began
     mend(installation)
-    settled = report.settle(installation, options.settle)
+    settled = settle(installation, options.settle)
     result = report.Result.of(installation, load, faults, took, settled)
     print(result.text(), flush=True)
     if options.json:
@@ -57,6 +63,7 @@ def torment(installation: Installation, load: Load, chance: random.Random) -> di
 
     tracks = [
         Track([WorkerKilled(installation, chance)], KILL_EVERY, chance, say),
+        Track([Rollout(installation, chance)], ROLL_EVERY, chance, say),
         Track([kind(installation, chance) for kind in OTHERS], PAUSE, chance, say),
     ]
     try:
@@ -76,8 +83,22 @@ def torment(installation: Installation, load: Load, chance: random.Random) -> di
 def mend(installation: Installation) -> None:
     """Wait until all is up."""
     installation.broker.process.ready()
-    for service in installation.services:
-        service.look_after()
+    wait_until(installation.is_up)
+
+
+def settle(installation: Installation, seconds: float) -> float | None:
+    """Go back to the old release until nothing waits for that, and then on to the new one, which ends the rest: how
+    long that took, None if not all has ended.
+    """
+    from tests.chaos import report
+
+    old, new = RELEASES
+    began = time.monotonic()
+    installation.deploy(old)
+    report.settle(installation, min(seconds, LONGEST_HESITATION), but=report.waiting_for(new, installation.account()))
+    installation.deploy(new)
+    rest = report.settle(installation, seconds)
+    return None if rest is None else time.monotonic() - began
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ def parser(module: str, description: str | None, settle: float) -> argparse.Argu
     made.add_argument("--database", choices=("sqlite", "postgres"), default="sqlite")
     made.add_argument("--webs", type=int, default=2, help="web processes, under ASGI and WSGI by turns")
     made.add_argument("--workers", type=int, default=3)
+    made.add_argument("--pool", choices=("prefork", "threads"), default="prefork", help="of the workers")
     made.add_argument("--seed", type=int, help="of what is chosen by chance; printed, to be used again")
     made.add_argument(
         "--settle", type=float, default=settle, help="seconds without a dispatch done after which the rest is lost"
@@ -34,7 +35,8 @@ def run_installed(options: argparse.Namespace, run: Callable[[Installation, argp
     if absent:
         print(f"Not installed: {', '.join(absent)}", file=sys.stderr)
         return 2
-    with install(options.broker, options.database, webs=options.webs, workers=options.workers) as installation:
+    counts = {"webs": options.webs, "workers": options.workers}
+    with install(options.broker, options.database, **counts, pool=options.pool) as installation:
         status = run(installation, options)
         if options.logs:
             installation.keep_logs(options.logs)

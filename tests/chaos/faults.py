@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import signal
 import sqlite3
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import psutil
+
+from tests.chaos.installation import RELEASES, children
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,12 +48,15 @@ class WorkerKilled(Fault):
     _killed: Service | None = None
 
     def apply(self) -> str:
-        worker = self.random.choice(self.installation.workers)
+        workers = self.installation.workers
+        worker = self.random.choice([worker for worker in workers if worker.expected] or workers)
         what = self.random.choice(["main process", "child", "all processes"])
-        children = [process for process in _children(worker) if process.is_running()]
-        if what == "child" and children:
+        alive = [process for process in children(worker) if process.is_running()]
+        if what == "child" and alive:
+            child = self.random.choice(alive)
+            worker.note_killed([child.pid])
             with contextlib.suppress(psutil.NoSuchProcess):
-                self.random.choice(children).kill()
+                child.kill()
             return f"{worker.name}, a child"
         self._killed = worker
         worker.stop(signal.SIGKILL, group=what == "all processes")
@@ -59,13 +66,6 @@ class WorkerKilled(Fault):
         if self._killed is not None:
             self._killed.start()
         self._killed = None
-
-
-def _children(service: Service) -> list[psutil.Process]:
-    try:
-        return psutil.Process(service.process.pid).children()
-    except psutil.NoSuchProcess:
-        return []
 
 
 class BrokerKilled(Fault):
@@ -175,7 +175,109 @@ def _signal_all(processes: Sequence[psutil.Process], send: Callable[[psutil.Proc
             send(process)
 
 
-OTHERS: Sequence[type[Fault]] = (BrokerKilled, NetworkCut, NetworkHeld, WebRestarted, DatabasePaused)
+class ReadOnlyWindow(Fault):
+    """Every write to the database is refused, and reads go on: a primary that was demoted."""
+
+    lasts = (3.0, 8.0)
+
+    def apply(self) -> str:
+        path = self.installation.variables.get("DATABASE_PATH")
+        if path is None:
+            self._configure("on")
+        else:
+            make_read_only(path)
+        return "writes are refused"
+
+    def undo(self) -> None:
+        path = self.installation.variables.get("DATABASE_PATH")
+        if path is None:
+            self._configure("off")
+        else:
+            make_writable(path)
+
+    def _configure(self, value: str) -> None:
+        """Sessions that are open get it with their next transaction; this one goes by what it sets for itself."""
+        import psycopg
+
+        variables = self.installation.variables
+        where = {name: variables[f"POSTGRES_{name.upper()}"] for name in ("host", "port", "user", "password")}
+        writes = "-c default_transaction_read_only=off"
+        with psycopg.connect(**where, dbname=variables["POSTGRES_DB"], autocommit=True, options=writes) as connection:
+            connection.execute(f"ALTER SYSTEM SET default_transaction_read_only TO {value}")
+            connection.execute("SELECT pg_reload_conf()")
+
+
+WRITE_VERSION = 18
+"""Where the header of a file of SQLite says which version may write to it."""
+TOO_NEW, OURS = bytes([3]), bytes([2])
+"""A version that no SQLite knows yet, and that of a file with a write-ahead log."""
+TRIES = 200
+
+
+def make_read_only(path: str) -> None:
+    """Let every connection to the file of SQLite get "attempt to write a readonly database" for its next write.
+
+    Permissions are looked at only when a file is opened, and a trigger's refusal is an IntegrityError. But SQLite reads
+    the header at the start of each transaction, and writes no file of a version that it does not know: "The SQLite
+    Database File Format", section 1.3.3. A connection that saw it never writes again, as one to a demoted primary.
+
+    The header must not be in the log, where the file's own would not count. What is written to the log then, without
+    it, has every connection read the header again.
+    """
+    connection = sqlite3.connect(path, timeout=30, isolation_level=None)
+    file = os.open(path, os.O_RDWR)
+    try:
+        for _ in range(TRIES):
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            connection.execute("BEGIN IMMEDIATE")
+            if not Path(f"{path}-wal").stat().st_size:
+                os.pwrite(file, TOO_NEW, WRITE_VERSION)
+                connection.execute("UPDATE chaos_window SET opened = opened + 1")
+                connection.execute("COMMIT")
+                return
+            connection.execute("ROLLBACK")
+        raise RuntimeError("the log was never empty")
+    finally:
+        connection.close()
+        os.close(file)  # not earlier: it would give up the locks that the connection has on the file
+
+
+def make_writable(path: str) -> None:
+    """Whoever connects to the file from now on writes to it again."""
+    file = os.open(path, os.O_RDWR)
+    os.pwrite(file, OURS, WRITE_VERSION)
+    os.close(file)
+
+
+class Rollout(Fault):
+    """Workers and web processes get the other release of the site, one after another, and then all the former again."""
+
+    lasts = (0.5, 1.5)
+    _restarted: Service | None = None
+
+    def __init__(self, installation: Installation, random: Random) -> None:
+        super().__init__(installation, random)
+        mixed = itertools.chain.from_iterable(itertools.zip_longest(installation.workers, installation.webs))
+        services = [service for service in mixed if service is not None]
+        self._turns = itertools.cycle(itertools.product(reversed(RELEASES), services))
+        self._next = next(self._turns)
+
+    def apply(self) -> str:
+        release, service = self._next
+        if not self.installation.serves_without(service):
+            return f"{service.name} has to wait, no other web process serves"
+        self._next = next(self._turns)
+        self._restarted, service.release = service, release
+        if service.expected:
+            service.stop(signal.SIGTERM)
+        return f"{service.name} gets the {release} release"
+
+    def undo(self) -> None:
+        if self._restarted is not None:
+            self._restarted.start()
+
+
+OTHERS: Sequence[type[Fault]] = (BrokerKilled, NetworkCut, NetworkHeld, WebRestarted, DatabasePaused, ReadOnlyWindow)
 
 
 class Track:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
@@ -16,15 +17,19 @@ import psutil
 
 from broker_django.ports import any_port
 from tests import servers
+from tests.chaos import account
 from tests.chaos.network import Proxy
 from tests.containers import ROOT, Process
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Iterable, Iterator
 
 PROGRAMS = {"redis": "redis-server", "rabbitmq": "rabbitmq-server", "valkey": "valkey", "postgres": "postgres"}
 """What has to be installed for it; SQLite needs nothing."""
+RELEASES = ("old", "new")
+"""Of the site, in the order in which they were made."""
+ENDS_WITHIN = 5.0
+"""Seconds after which a process that was told to end is killed, to be started again."""
 ORPHANS_LIVE = 5.0
 """Seconds for which processes outlive the one that started them, as under a supervisor that cleans up."""
 
@@ -39,48 +44,85 @@ class Service:
         """Whether it should be running."""
         self.ended: list[int | None] = []
         """The statuses with which it ended though nobody killed it."""
-        self._orphaned: list[tuple[float, int]] = []
+        self.killed: dict[int, float] = {}
+        """The processes of it that were killed on purpose, and when."""
+        self._start_by: float | None = None
+        self._orphaned: list[tuple[float, int, list[psutil.Process]]] = []
 
     @property
     def running(self) -> bool:
         return self.process.status == "running"
 
+    @property
+    def release(self) -> str:
+        """Of the code that it runs, or runs once it is started again."""
+        return self.process.env["CHAOS_RELEASE"]
+
+    @release.setter
+    def release(self, release: str) -> None:
+        self.process.env["CHAOS_RELEASE"] = release
+
     def stop(self, signal_: signal.Signals, *, group: bool = False) -> None:
         """Send a signal that ends it, alone or with all that it started. It is expected to be down until `start`."""
-        self.expected = False
-        pid = self.process.pid
+        self.expected, self._start_by = False, None
+        pid, started = self.process.pid, children(self, recursive=True)
+        if signal_ is signal.SIGKILL or group:
+            self.note_killed([pid, *(process.pid for process in started)])
         if group:
             _kill_group(pid)
         else:
-            self._orphaned.append((time.monotonic() + ORPHANS_LIVE, pid))
+            self._orphaned.append((time.monotonic() + ORPHANS_LIVE, pid, started))
             self.process.signal(signal_)
 
+    def note_killed(self, pids: Iterable[int]) -> None:
+        now = time.time()
+        self.killed = {**dict.fromkeys(pids, now), **self.killed}
+
     def start(self) -> None:
-        """Start it again. One that is not down yet is killed."""
-        if self.running:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process._popen.wait(5)
-        if self.running:
-            self.process.kill()
-        self.process.start()
-        self.expected = True
+        """Start it again as soon as it is down, unless that has been done: `look_after` does it."""
+        if not self.expected and self._start_by is None:
+            self._start_by = time.monotonic() + ENDS_WITHIN
+        self.look_after()
+
+    @property
+    def up(self) -> bool:
+        return self.expected and self.running
 
     def look_after(self) -> bool:
-        """Start it where it ended by itself, and end what outlived it. Whether it had ended."""
+        """Start it if it ended by itself or is to be started, and end what outlived it. Whether it ended by itself."""
         now = time.monotonic()
-        for _, pid in [orphan for orphan in self._orphaned if orphan[0] <= now]:
+        if self._start_by is not None:
+            self._start_if_down(late=now >= self._start_by)
+        for _, pid, started in [orphan for orphan in self._orphaned if orphan[0] <= now]:
+            self.note_killed(process.pid for process in started if process.is_running())
             _kill_group(pid)
         self._orphaned = [orphan for orphan in self._orphaned if orphan[0] > now]
         if not self.expected or self.running:
             return False
         self.ended.append(self.process._popen.returncode)
-        self.start()
+        self._start_if_down(late=False)
         return True
 
+    def _start_if_down(self, *, late: bool) -> None:
+        if self.running and not late:
+            return
+        if self.running:
+            self.note_killed(process.pid for process in children(self, recursive=True))
+            self.process.kill()
+        self.process.start()
+        self.expected, self._start_by = True, None
+
     def end(self) -> None:
-        for _, pid in self._orphaned:
+        for _, pid, _ in self._orphaned:
             _kill_group(pid)
         self.process.teardown()
+
+
+def children(service: Service, *, recursive: bool = False) -> list[psutil.Process]:
+    try:
+        return psutil.Process(service.process.pid).children(recursive)
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _kill_group(pid: int) -> None:
@@ -92,9 +134,15 @@ class Installation:
     """Everything that runs. Faults are done to its parts."""
 
     def __init__(
-        self, broker: servers.MessageBroker, proxy: Proxy, variables: dict[str, str], webs: int, workers: int
+        self,
+        broker: servers.MessageBroker,
+        proxy: Proxy,
+        variables: dict[str, str],
+        webs: int,
+        workers: int,
+        pool: str = "prefork",
     ) -> None:
-        self.broker, self.proxy, self.variables = broker, proxy, variables
+        self.broker, self.proxy, self.variables, self.pool = broker, proxy, variables, pool
         self.urls: list[str] = []
         self.webs = [self._web(number) for number in range(webs)]
         self.workers = [self._worker(number) for number in range(workers)]
@@ -102,6 +150,38 @@ class Installation:
     @property
     def services(self) -> list[Service]:
         return [*self.webs, *self.workers]
+
+    @property
+    def vendor(self) -> str:
+        """Of the database, as Django names it."""
+        return "sqlite" if "DATABASE_PATH" in self.variables else "postgresql"
+
+    @property
+    def killed(self) -> dict[int, float]:
+        """The processes that were killed on purpose, and when."""
+        return {pid: at for service in self.services for pid, at in service.killed.items()}
+
+    def account(self) -> list[account.Line]:
+        return account.read(Path(self.variables[account.VARIABLE]))
+
+    def serves_without(self, service: Service) -> bool:
+        """Whether clients reach a web process while this one is down. A worker is not missed."""
+        others = [url for web, url in zip(self.webs, self.urls, strict=True) if web is not service]
+        return service not in self.webs or any(servers.listens(urlsplit(url).port or 0) for url in others)
+
+    def is_up(self) -> bool:
+        for service in self.services:
+            service.look_after()
+        return all(service.up for service in self.services)
+
+    def deploy(self, release: str) -> None:
+        """Let everything run this release, and nothing another one."""
+        others = [service for service in self.services if service.release != release]
+        for service in others:
+            service.release = release
+            service.stop(signal.SIGTERM)
+        for service in others:
+            service.start()
 
     def _web(self, number: int) -> Service:
         """Under ASGI and WSGI by turns."""
@@ -116,6 +196,7 @@ class Installation:
     def _worker(self, number: int) -> Service:
         name = f"worker-{number}"
         command = [sys.executable, "-m", "django", "broker_worker", "--noreload", "--concurrency=2"]
+        command.append(f"--pool={self.pool}")
         return Service(Process(name, [*command, f"--hostname={name}@%h"], self.variables, " ready."))
 
     def ready(self) -> Self:
@@ -154,13 +235,20 @@ def missing(broker: str, database: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def install(broker: str, database: str, *, webs: int, workers: int) -> Iterator[Installation]:
+def install(broker: str, database: str, *, webs: int, workers: int, pool: str = "prefork") -> Iterator[Installation]:
     """Start it all, and use its database in this process too. Everything ends with the context."""
-    with servers.BROKERS[broker]() as server, servers.DATABASES[database]() as where, _network(server) as proxy:
+    with (
+        servers.BROKERS[broker]() as server,
+        servers.DATABASES[database]() as where,
+        _network(server) as proxy,
+        tempfile.NamedTemporaryFile(prefix="chaos-account-") as notes,
+    ):
         port = urlsplit(server.url).port
         variables = {
             **where,
             "DJANGO_SETTINGS_MODULE": "tests.chaos.settings",
+            account.VARIABLE: notes.name,
+            "CHAOS_RELEASE": RELEASES[0],
             "BROKER_URL": server.url.replace(f":{port}", f":{proxy.port}"),
             "EAGER": "0",
             "PYTHONPATH": str(ROOT),
@@ -168,7 +256,7 @@ def install(broker: str, database: str, *, webs: int, workers: int) -> Iterator[
         }
         os.environ.update(variables)
         _prepare()
-        installation = Installation(server, proxy, variables, webs, workers)
+        installation = Installation(server, proxy, variables, webs, workers, pool)
         try:
             yield installation.ready()
         finally:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import random
 import threading
 import time
 from dataclasses import dataclass
@@ -12,9 +11,10 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from tests.chaos.verdict import QUEUES
+from tests.chaos.verdict import BRIEF, QUEUES
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Sequence
 
 SHARES = (4, 2, 4)
@@ -23,6 +23,15 @@ LONG = 2_000
 LONG_SHARE = 0.02
 """Work that takes so many milliseconds, and how much of all work does."""
 SHORT = (5, 50)
+ASYNC_SHARE = 0.3
+"""Of work, that is a coroutine's."""
+POISON_SHARE = 0.1
+"""Of the requests to views that leave something behind."""
+RELEASE_SHARE = 0.05
+"""Of the requests that only one release of the site can answer, or each with another view."""
+SWALLOW = "swallow"
+"""The poison that needs a queue with a short time limit."""
+OF_RELEASES = ("old", "new", "moved")
 PATIENCE = 20.0
 """Seconds after which a client gives up."""
 AVOIDED = 0.5
@@ -45,6 +54,38 @@ class Answer:
     error: str = ""
 
 
+class Menu:
+    """What clients ask for, by chance: a path and a queue. All poisons have had their turn before one has another."""
+
+    def __init__(self, chance: random.Random, long_share: float = LONG_SHARE, poisons: Sequence[str] = ()) -> None:
+        self._random, self._long_share, self._poisons = chance, long_share, poisons
+        self._left: list[str] = []
+        others = (POISON_SHARE, RELEASE_SHARE) if poisons else (0.0, 0.0)
+        self._weights = (1 - sum(others), *others)
+
+    def draw(self) -> tuple[str, str]:
+        [queue] = self._random.choices(QUEUES, SHARES)
+        [kind] = self._random.choices(("work", "poison", "release"), self._weights)
+        if kind == "poison":
+            return self._poison(queue)
+        if kind == "release":
+            return f"/{self._random.choice(OF_RELEASES)}/{self._milliseconds()}/", queue
+        return f"/{self._prefix(ASYNC_SHARE)}work/{self._milliseconds()}/", queue
+
+    def _poison(self, queue: str) -> tuple[str, str]:
+        if not self._left:
+            self._left = [*self._poisons]
+            self._random.shuffle(self._left)
+        name = self._left.pop()
+        return f"/{self._prefix(0.5)}poison/{name}/", BRIEF if name == SWALLOW else queue
+
+    def _prefix(self, share: float) -> str:
+        return "async-" if self._random.random() < share else ""
+
+    def _milliseconds(self) -> int:
+        return LONG if self._random.random() < self._long_share else self._random.randint(*SHORT)
+
+
 class Load:
     """Sends the requests from a thread of its own. `answers` grows meanwhile."""
 
@@ -53,15 +94,13 @@ class Load:
         urls: Sequence[str],
         requests: int,
         rate: float,
-        seed: int | None,
+        menu: Menu,
         at_once: int,
-        long_share: float = LONG_SHARE,
     ) -> None:
         self.requests = requests
         self.answers: list[Answer] = []
         self._urls, self._rate, self._at_once = urls, rate, at_once
-        self._long_share = long_share
-        self._random = random.Random(seed)
+        self._menu = menu
         self._avoid_until = dict.fromkeys(urls, 0.0)
         self._turns = itertools.cycle(urls)
         self._thread = threading.Thread(target=self._drive, name="load", daemon=True)
@@ -98,13 +137,11 @@ class Load:
                 all_.create_task(self._send(client)).add_done_callback(lambda _: free.release())
 
     async def _send(self, client: httpx.AsyncClient) -> None:
-        [queue] = self._random.choices(QUEUES, SHARES)
-        long = self._random.random() < self._long_share
-        milliseconds = LONG if long else self._random.randint(*SHORT)
+        path, queue = self._menu.draw()
         url, at = self._next_url(), time.monotonic()
         status, dispatch, error = None, None, ""
         try:
-            response = await client.post(f"{url}/work/{milliseconds}/", headers={"X-Queue": queue})
+            response = await client.post(url + path, headers={"X-Queue": queue})
             status = response.status_code
             dispatch = response.json()["id"] if status == httpx.codes.ACCEPTED else None
         except httpx.TransportError as failure:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ import psutil
 
 from tests.chaos import command
 from tests.chaos.faults import kill_server
-from tests.chaos.load import Load
+from tests.chaos.load import Load, Menu
 
 if TYPE_CHECKING:
     import argparse
@@ -44,7 +45,8 @@ def run(installation: Installation, options: argparse.Namespace) -> int:
     from tests.chaos import report
 
     requests = int(options.rate * (options.seconds + 2 * AROUND))
-    load = Load(installation.urls, requests, options.rate, options.seed, AT_ONCE, long_share=0.0)
+    menu = Menu(random.Random(options.seed), long_share=0.0)
+    load = Load(installation.urls, requests, options.rate, menu, AT_ONCE)
     load.start()
     stopped = stop_and_start(installation, load, options.seconds, options.how)
     while not load.done:

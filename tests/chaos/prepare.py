@@ -19,13 +19,20 @@ TRIGGER = {
 """Notes each time that a dispatch comes to its end, whoever brings it there: the ledger itself keeps only the last."""
 
 
+OTHER = {
+    "sqlite": ["CREATE TABLE chaos_window AS SELECT 0 AS opened"],
+    "postgresql": ["CREATE ROLE chaos_guest"],
+}
+"""What faults and poisons need."""
+
+
 def prepare() -> None:
     from django.core.management import call_command
     from django.db import connection
 
     call_command("migrate", run_syncdb=True, verbosity=0)
     with connection.cursor() as cursor:
-        for statement in TRIGGER[connection.vendor]:
+        for statement in [*TRIGGER[connection.vendor], *OTHER[connection.vendor]]:
             cursor.execute(statement)
 
 

@@ -1,10 +1,13 @@
 """The test site with three queues, leases that run out soon, and a log that tells the time."""
 
 from tests.acceptance.settings import *  # noqa: F403
-from tests.acceptance.settings import DATABASES, INSTALLED_APPS, by_header
-from tests.chaos.verdict import AT_MOST_ONCE, QUEUES
+from tests.acceptance.settings import DATABASES, INSTALLED_APPS, MIDDLEWARE, by_header
+from tests.chaos.verdict import AT_MOST_ONCE, BRIEF, QUEUES
 
 INSTALLED_APPS = [*INSTALLED_APPS, "tests.chaos"]
+# The locale middleware sets the language of every request, and hides which one an earlier request left.
+LOCALE = "django.middleware.locale.LocaleMiddleware"
+MIDDLEWARE = ["tests.chaos.acceptances.note", *(name for name in MIDDLEWARE if name != LOCALE)]
 ROOT_URLCONF = "tests.chaos.urls"
 TIME_ZONE = "UTC"
 
@@ -15,8 +18,11 @@ _AGAIN = {"max_attempts": 20}
 _ONCE = {"delivery": "at_most_once", "expires": None}
 
 REQUEST_BROKER = {
-    "QUEUES": {name: _ONCE if name in AT_MOST_ONCE else _AGAIN for name in QUEUES},
-    "RULES": by_header(QUEUES),
+    "QUEUES": {
+        **{name: _ONCE if name in AT_MOST_ONCE else _AGAIN for name in QUEUES},
+        BRIEF: {**_AGAIN, "time_limit": 1},
+    },
+    "RULES": by_header([*QUEUES, BRIEF]),
     "LEASE": 6,
     "REPUBLISH_AFTER": 6,
     "REAPER_INTERVAL": 0.5,

@@ -281,3 +281,23 @@ def test_a_worker_with_old_settings_fails_nothing_of_a_queue_that_is_in_use(
     clock.passes(minutes=16)
     look(steady)
     assert state(old) == state(fresh) == State.QUEUED, "another worker serves it"
+
+
+def test_a_lease_that_ran_out_while_nobody_could_write_is_left_to_its_worker(
+    steady: Reaper, clock: Clock, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on SQLite, if somebody holds the lock of the file for longer than a lease."""
+    record = accepted(clock.now)
+    ledger.claim(record.pk, module.conf.queues["bulk"], "alive", clock.now)
+    for _ in range(4):
+        clock.passes(seconds=10)
+        steady._is_steady(clock.now)
+    waited = iter([0.0, 7.0])
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(waited, 100.0))
+    look(steady)
+    assert state(record) == State.RUNNING
+    ledger.renew([(record.pk, 1)], clock.now)
+    for _ in range(2):
+        clock.passes(seconds=10)
+        look(steady)
+    assert state(record) == State.RUNNING

@@ -20,10 +20,12 @@ from django.http import (
     HttpRequest,
     HttpResponse,
     HttpResponseNotModified,
+    HttpResponsePermanentRedirect,
     HttpResponseRedirect,
     StreamingHttpResponse,
 )
 from django.middleware.csrf import get_token
+from django.shortcuts import redirect
 from django.template.response import TemplateResponse
 from django.test import AsyncClient, Client, RequestFactory, override_settings
 from django.urls import include, path
@@ -142,6 +144,14 @@ def stored(response: HttpResponseBase) -> HttpResponse:
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_stored_redirect_has_its_url(status: int) -> None:
     assert stored(HttpResponse(status=status, headers={"Location": "/there/"})).url == "/there/"
+
+
+@pytest.mark.parametrize("permanent", [False, True])
+def test_a_stored_redirect_that_preserves_the_request_is_of_djangos_class(permanent: bool) -> None:
+    response = stored(redirect("/there/", permanent=permanent, preserve_request=True))
+    kind = HttpResponsePermanentRedirect if permanent else HttpResponseRedirect
+    assert isinstance(response, kind)
+    assert (response.status_code, response.url) == (308 if permanent else 307, "/there/")
 
 
 def test_a_stored_redirect_keeps_a_scheme_that_only_its_view_allows() -> None:

@@ -8,9 +8,10 @@ from django.conf.urls.i18n import i18n_patterns
 from django.core.exceptions import ValidationError
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.db import connection, transaction
-from django.http import HttpResponse
+from django.http import HttpResponse, HttpResponsePermanentRedirect, HttpResponseRedirect
 from django.test import Client, override_settings
 from django.urls import include, path
+from pytest_django.asserts import assertRedirects
 
 from broker_core import routing
 from broker_core.policies import Decision
@@ -49,6 +50,36 @@ def test_a_redirect(client, action):
     response = client.get("/old/?x=1")
     assert response.status_code == int(action)
     assert response["Location"] == "/echo/?x=1"
+
+
+@pytest.mark.parametrize("action", ["301", "302", "307", "308"])
+def test_djangos_test_clients_follow_a_redirect(client, async_client, action):
+    route("/older/", "/old/", action=action)
+    route(action=action)
+    response = client.get("/older/", follow=True)
+    assert response.redirect_chain == [("/old/", int(action)), ("/echo/", int(action))]
+    assert response.json()["path"] == "/echo/"
+    if action in {"301", "302"}:  # Django's asynchronous client does not follow the others
+        assert async_to_sync(async_client.get)("/older/", follow=True).json()["path"] == "/echo/"
+    assertRedirects(client.get("/old/"), "/echo/", int(action))
+    assertRedirects(client.get("/older/", follow=True), "/echo/", int(action))
+    kind = HttpResponsePermanentRedirect if action in {"301", "308"} else HttpResponseRedirect
+    assert type(client.get("/old/")) is kind
+
+
+@pytest.mark.parametrize("action", ["307", "308"])
+def test_a_redirect_that_preserves_the_request_takes_method_and_body_along(client, action):
+    route(action=action, methods="POST")
+    response = client.post("/old/", {"x": 1}, follow=True)
+    assert (response.json()["method"], response.json()["post"]) == ("POST", {"x": ["1"]})
+
+
+def test_a_redirect_that_is_too_long_for_djangos_class_is_made_all_the_same(client):
+    route()
+    query = "x=" + "y" * 20_000
+    response = client.get(f"/old/?{query}", follow=True)
+    assert response.redirect_chain == [(f"/echo/?{query}", 302)]
+    assert response.status_code == 200
 
 
 def test_redirects_are_for_safe_methods_unless_the_router_says_otherwise(client):

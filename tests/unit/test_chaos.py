@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import random
+import signal
 import socket
+import sqlite3
+import sys
 import threading
+from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from broker_core.dispatches import State
-from tests.chaos.load import Answer
+from tests.chaos import account, poison
+from tests.chaos.account import Line, Phase
+from tests.chaos.faults import make_read_only, make_writable
+from tests.chaos.installation import Service
+from tests.chaos.load import OF_RELEASES, Answer, Menu
 from tests.chaos.network import Proxy
 from tests.chaos.outage import broken, by_phase, percentile
-from tests.chaos.verdict import Entry, Evidence, explanations, judge
+from tests.chaos.verdict import BRIEF, HAND_BACK, LOSS, NOT_REACHED, RETRY, TELLING, Entry, Evidence, judge, mentions
+from tests.containers import Process
+from tests.processes import wait_until
 
 PAYMENT = "0f2c5a7e-6f1c-4e0e-9d0e-000000000001"
 REALTIME = "0f2c5a7e-6f1c-4e0e-9d0e-000000000002"
@@ -23,13 +35,31 @@ NOBODYS = "0f2c5a7e-6f1c-4e0e-9d0e-00000000000f"
 BEGAN = datetime(2030, 5, 17, 12, 0, tzinfo=UTC)
 
 
+KILLED, ALIVE = 71, 72
+"""Two processes."""
+KILLED_AT = 100.0
+
+
 def entry(dispatch_id: str, queue: str, state: State = State.SUCCEEDED, attempts: int = 1) -> Entry:
     return Entry(dispatch_id, queue, state, attempts, BEGAN, BEGAN + timedelta(seconds=3) if state.done else None)
 
 
+def begun(dispatch_id: str, attempt: int = 1, pid: int = ALIVE, release: str = "") -> Line:
+    """A view began just before the one process was killed."""
+    return Line(Phase.BEGIN, dispatch_id, attempt, pid, release, at=KILLED_AT - 1)
+
+
+def run(dispatch_id: str, attempt: int = 1, pid: int = ALIVE, release: str = "", raised: str = "") -> list[Line]:
+    """The account of a view that wrote its row and returned, or raised."""
+    begin = begun(dispatch_id, attempt, pid, release)
+    return [begin, replace(begin, phase=Phase.COMMITTED, text=""), replace(begin, phase=Phase.END, text=raised)]
+
+
 @pytest.fixture
 def flawless() -> Evidence:
-    """A payment ran twice because of a lost lease, a realtime request failed unrun, a bulk one went as it should."""
+    """A payment ran twice because its process was killed, a realtime request failed unrun because of that, and a bulk
+    one went as it should.
+    """
     return Evidence(
         accepted=[PAYMENT, REALTIME, BULK],
         ledger={
@@ -37,21 +67,32 @@ def flawless() -> Evidence:
             REALTIME: entry(REALTIME, "realtime", State.FAILED),
             BULK: entry(BULK, "bulk"),
         },
-        executions={PAYMENT: 2, BULK: 1},
+        account=[begun(PAYMENT, pid=KILLED), *run(PAYMENT, 2), *run(BULK)],
+        killed={KILLED: KILLED_AT},
         endings={PAYMENT: 1, REALTIME: 1, BULK: 1},
-        explanations={PAYMENT: 1},
+        rows={PAYMENT: 2, BULK: 1},
+        losses={PAYMENT: 1, REALTIME: 1},
+        retries={},
     )
 
 
-def test_a_second_run_that_a_lost_lease_explains_breaks_nothing(flawless):
+def test_a_second_run_that_a_lost_process_explains_breaks_nothing(flawless):
     verdict = judge(flawless)
     assert verdict.kept
     assert verdict.explained == [PAYMENT]
 
 
-def with_state(evidence: Evidence, dispatch_id: str, state: State) -> Evidence:
-    changed = replace(evidence.ledger[dispatch_id], state=state)
+def with_state(evidence: Evidence, dispatch_id: str, state: State, error: str = "") -> Evidence:
+    changed = replace(evidence.ledger[dispatch_id], state=state, error=error)
     return replace(evidence, ledger={**evidence.ledger, dispatch_id: changed})
+
+
+def of_bulk(evidence: Evidence, *account: Line, attempts: int = 1, **changes: object) -> Evidence:
+    """The same with another account of the bulk request, and the rows that belong to it."""
+    others = [line for line in evidence.account if line.dispatch != BULK]
+    rows = {**evidence.rows, BULK: sum(line.phase is Phase.COMMITTED for line in account)}
+    ledger = {**evidence.ledger, BULK: replace(evidence.ledger[BULK], attempts=attempts)}
+    return replace(evidence, **{"account": [*others, *account], "rows": rows, "ledger": ledger, **changes})
 
 
 def test_what_was_accepted_and_is_not_in_the_ledger_is_lost(flawless):
@@ -79,29 +120,116 @@ def test_what_was_taken_back_from_its_end_is_lost_and_seen(flawless):
 
 
 def test_a_second_run_that_nothing_explains_is_seen(flawless):
-    assert judge(replace(flawless, explanations={})).broken == {"run twice, unexplained": [PAYMENT]}
-
-
-def test_one_lost_lease_does_not_explain_two_more_runs(flawless):
-    evidence = replace(flawless, executions={PAYMENT: 3, BULK: 1})
+    evidence = replace(flawless, losses={REALTIME: 1})
     assert judge(evidence).broken == {"run twice, unexplained": [PAYMENT]}
 
 
-def test_no_lost_lease_explains_a_second_run_where_once_at_most_was_promised(flawless):
-    evidence = replace(
-        flawless, executions={**flawless.executions, REALTIME: 2}, explanations={PAYMENT: 1, REALTIME: 9}
-    )
-    assert judge(evidence).broken == {"run twice, at_most_once": [REALTIME]}
+def test_a_run_counts_although_its_transaction_was_rolled_back(flawless):
+    evidence = of_bulk(flawless, begun(BULK), replace(begun(BULK), phase=Phase.END), *run(BULK, 2), attempts=2)
+    assert judge(evidence).broken == {"run twice, unexplained": [BULK]}
 
 
-def test_a_success_that_never_ran_is_seen(flawless):
-    assert judge(replace(flawless, executions={PAYMENT: 2})).broken == {"succeeded without a run": [BULK]}
+def test_one_lost_lease_does_not_explain_two_more_runs(flawless):
+    evidence = replace(flawless, account=[*flawless.account, begun(PAYMENT, 3, KILLED)])
+    assert judge(evidence).broken == {"run twice, unexplained": [PAYMENT]}
+
+
+def test_nothing_explains_that_one_attempt_began_twice(flawless):
+    evidence = of_bulk(flawless, begun(BULK, pid=KILLED), *run(BULK), losses={**flawless.losses, BULK: 9})
+    assert judge(evidence).broken["run twice, unexplained"] == [BULK]
+
+
+def test_a_failure_and_the_line_that_tells_of_the_retry_explain_a_second_run(flawless):
+    evidence = of_bulk(flawless, *run(BULK, raised="SystemExit"), *run(BULK, 2), attempts=2, retries={BULK: 1})
+    assert judge(evidence).kept
+
+
+def test_a_retry_after_a_view_that_returned_explains_nothing(flawless):
+    evidence = of_bulk(flawless, *run(BULK), *run(BULK, 2), attempts=2, retries={BULK: 1})
+    assert judge(evidence).broken == {"run twice, unexplained": [BULK]}
+
+
+def test_nothing_explains_a_second_run_where_once_at_most_was_promised(flawless):
+    account = [*flawless.account, begun(REALTIME, 1, KILLED), *run(REALTIME, 2, raised="ValueError")]
+    evidence = replace(flawless, account=account, losses={PAYMENT: 1, REALTIME: 9}, retries={REALTIME: 9})
+    evidence = replace(evidence, rows={**evidence.rows, REALTIME: 1})
+    assert "run twice, at_most_once" in judge(evidence).broken
+
+
+@pytest.mark.parametrize("account", [[], [begun(BULK, pid=KILLED)], run(BULK, raised="Http404")])
+def test_a_success_whose_view_never_returned_is_seen(flawless, account):
+    assert judge(of_bulk(flawless, *account)).broken == {"succeeded without a run": [BULK]}
+
+
+@pytest.mark.parametrize("error", ["the view answered 503", "no attempt is left"])
+def test_a_failure_without_a_run_is_seen(flawless, error):
+    evidence = replace(with_state(flawless, REALTIME, State.FAILED, error), losses={PAYMENT: 1})
+    assert judge(evidence).broken == {"failed without a run": [REALTIME]}
+
+
+def test_a_dead_letter_may_say_that_its_view_was_not_reached(flawless):
+    evidence = with_state(flawless, REALTIME, State.FAILED, f"{NOT_REACHED}: no release knows the URL")
+    assert judge(replace(evidence, losses={PAYMENT: 1})).kept
+
+
+def test_a_view_that_returned_and_failed_although_its_process_lived_is_seen(flawless):
+    evidence = with_state(flawless, BULK, State.FAILED, "InternalError")
+    assert judge(evidence).broken == {"outcome discarded": [BULK]}
+
+
+def test_a_lease_that_ran_out_although_the_process_lived_is_seen(flawless):
+    losses = {**flawless.losses, BULK: 1}
+    evidence = of_bulk(flawless, *run(BULK), *run(BULK, 2), attempts=2, losses=losses)
+    assert judge(evidence).broken == {"outcome discarded": [BULK]}
+
+
+def test_an_attempt_that_was_handed_back_explains_no_lost_lease(flawless):
+    losses, handed_back = {**flawless.losses, BULK: 1}, {BULK: 1}
+    evidence = of_bulk(flawless, *run(BULK, 2), attempts=2, losses=losses, hand_backs=handed_back)
+    assert judge(evidence).broken == {"outcome discarded": [BULK]}
+
+
+def test_a_process_that_was_lost_before_the_view_began_explains_a_lost_lease(flawless):
+    assert judge(of_bulk(flawless, *run(BULK, 2), attempts=2, losses={**flawless.losses, BULK: 1})).kept
+
+
+@pytest.mark.parametrize(("later", "promises"), [(TELLING - 2, []), (TELLING + 2, ["outcome discarded"])])
+def test_a_process_that_was_killed_long_after_the_view_explains_nothing(flawless, later, promises):
+    account = [*run(BULK, pid=KILLED), *run(BULK, 2)]
+    killed, losses = {KILLED: KILLED_AT + later}, {**flawless.losses, BULK: 1}
+    assert list(judge(of_bulk(flawless, *account, attempts=2, killed=killed, losses=losses)).broken) == promises
+
+
+def test_a_process_that_ended_during_the_view_although_nobody_killed_it_is_seen(flawless):
+    evidence = of_bulk(flawless, begun(BULK), *run(BULK, 2), attempts=2, losses={**flawless.losses, BULK: 1})
+    assert judge(evidence).broken == {"outcome discarded": [BULK], "process ended by a view": [BULK]}
+
+
+@pytest.mark.parametrize(("release", "promises"), [("old", []), ("new", ["run by other code"]), ("", [])])
+def test_a_view_of_another_release_than_the_one_that_accepted_is_seen(flawless, release, promises):
+    accepted = Line(Phase.ACCEPTED, BULK, 0, ALIVE, "old")
+    assert list(judge(of_bulk(flawless, accepted, *run(BULK, release=release))).broken) == promises
 
 
 @pytest.mark.parametrize("dispatch_id", ["", NOBODYS])
 def test_a_run_without_a_dispatch_is_seen(flawless, dispatch_id):
-    evidence = replace(flawless, executions={**flawless.executions, dispatch_id: 1})
-    assert judge(evidence).broken == {"run without a dispatch": [dispatch_id]}
+    account, rows = [*flawless.account, *run(dispatch_id)], {**flawless.rows, dispatch_id: 1}
+    assert judge(replace(flawless, account=account, rows=rows)).broken == {"run without a dispatch": [dispatch_id]}
+
+
+@pytest.mark.parametrize("rows", [0, 2])
+def test_a_committed_row_that_is_gone_and_one_without_a_run_are_seen(flawless, rows):
+    evidence = replace(flawless, rows={**flawless.rows, BULK: rows})
+    assert judge(evidence).broken == {"rows and account disagree": [BULK]}
+
+
+def test_what_an_earlier_view_left_behind_is_seen(flawless):
+    found = replace(begun(BULK), phase=Phase.FOUND, text="umask is 0")
+    assert judge(of_bulk(flawless, found, *run(BULK))).broken == {"left behind by an earlier view": [BULK]}
+
+
+def test_a_row_of_a_transaction_that_was_left_open_is_seen(flawless):
+    assert list(judge(replace(flawless, uncommitted=1)).broken) == ["committed although left open"]
 
 
 def test_lines_that_tell_of_a_loss_explain_the_dispatch_that_they_name():
@@ -111,9 +239,83 @@ def test_lines_that_tell_of_a_loss_explain_the_dispatch_that_they_name():
         f"[12:00:03: WARNING/7] workers.reaper: Dispatch {BULK}: its message was lost, it is published again",
         f"[12:00:04: INFO/7] celery: Task POST /lease/ (payment)[{REALTIME}] received",
         f"[12:00:05: INFO/7] workers.tasks: Dispatch {REALTIME} is dropped: it was delivered before",
+        f"[12:00:05: INFO/7] workers.tasks: Dispatch {BULK} failed in attempt 1, it is due at 2030-05-17T12:00: 500",
+        f"[12:00:05: INFO/7] workers.tasks: Dispatch {BULK} is handed back, it is due at 2030-05-17T12:00: no URL",
         "[12:00:06: WARNING/7] workers.leases: 2 leases could not be renewed, there is another try",
     ]
-    assert explanations(lines) == {PAYMENT: 2}
+    assert mentions(LOSS, lines) == {PAYMENT: 2}
+    assert mentions(RETRY, lines) == {BULK: 1}
+    assert mentions(HAND_BACK, lines) == {BULK: 1}
+
+
+def test_processes_write_to_one_account_and_no_line_is_torn(tmp_path, monkeypatch):
+    path = tmp_path / "account"
+    monkeypatch.setenv(account.VARIABLE, str(path))
+    line = Line(Phase.FOUND, BULK, 1, ALIVE, "x" * 3_000, at=1.5)
+    children = []
+    for _ in range(4):
+        child = os.fork()
+        if not child:
+            for _ in range(200):
+                account.write(line)
+            os._exit(0)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
+    assert account.read(path) == [line] * 800
+
+
+def test_every_connection_to_a_read_only_file_is_refused_its_writes_and_reads_on(tmp_path):
+    path = str(tmp_path / "database")
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as earlier:
+        earlier.executescript("PRAGMA journal_mode = WAL; CREATE TABLE chaos_window AS SELECT 0 AS opened")
+        make_read_only(path)
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as later:
+            for connection in (earlier, later):
+                with pytest.raises(sqlite3.OperationalError, match="attempt to write a readonly database"):
+                    connection.execute("UPDATE chaos_window SET opened = 7")
+                assert connection.execute("SELECT opened FROM chaos_window").fetchall() == [(1,)]
+        make_writable(path)
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as anew:
+            anew.execute("UPDATE chaos_window SET opened = 7")
+            assert anew.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert earlier.execute("SELECT opened FROM chaos_window").fetchall() == [(7,)]
+
+
+def test_a_service_that_ended_by_itself_is_started_again_and_one_that_was_stopped_when_it_may_be():
+    service = Service(Process("service", [sys.executable, "-c", "import time; time.sleep(60)"]))
+    try:
+        first = service.process.pid
+        os.kill(first, signal.SIGKILL)
+        wait_until(lambda: not service.running)
+        assert service.look_after()
+        assert service.up
+        assert (service.ended, service.killed) == ([-signal.SIGKILL], {})
+        second = service.process.pid
+        service.stop(signal.SIGKILL)
+        wait_until(lambda: not service.running)
+        assert not service.look_after()
+        assert not service.running
+        service.start()
+        assert service.up
+        assert second in service.killed
+    finally:
+        service.end()
+
+
+def test_each_poison_has_its_turn_before_one_has_another():
+    poisons = poison.names("sqlite")
+    menu = Menu(random.Random(1), poisons=poisons)
+    drawn = [menu.draw() for _ in range(20_000)]
+    turns = Counter(path.split("/")[2] for path, _ in drawn if "poison" in path)
+    assert set(turns) == set(poisons)
+    assert max(turns.values()) - min(turns.values()) <= 1
+    assert {queue for path, queue in drawn if "/swallow/" in path} == {BRIEF}
+    assert {path.split("/")[1] for path, _ in drawn} >= set(OF_RELEASES)
+
+
+def test_without_poisons_there_is_only_work():
+    menu = Menu(random.Random(1))
+    assert {menu.draw()[0].split("/")[1] for _ in range(200)} == {"work", "async-work"}
 
 
 def answer(at: float = 0.0, seconds: float = 0.1, status: int | None = 202) -> Answer:

@@ -1,0 +1,139 @@
+"""Responses that are final: what was stored goes out as stored, whatever the middleware around it would make of it.
+
+The replay ran the whole middleware chain, and its view may have excused itself from parts of it. The chain around a
+held request or a poll knows nothing of that.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from http.cookies import Morsel, SimpleCookie
+from typing import TYPE_CHECKING, Any
+
+from django.http.response import ResponseHeaders
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from django.http.response import HttpResponseBase
+
+STORED = "_request_broker_stored"
+"""The attribute of a response that came from the store, and is settled when it leaves the broker."""
+
+
+class SettledCookies(SimpleCookie):
+    """Cookies that are final: whatever is set afterwards under the same name is ignored.
+
+    The replay ran the whole middleware chain, so what the chain around it would still set or delete is out of date.
+    """
+
+    _settled: frozenset[str] = frozenset()
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        super().__init__()
+        for line in lines:
+            morsel = self._morsel(line)
+            self[morsel.key] = morsel
+        self._settled = frozenset(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), ([morsel.OutputString() for morsel in self.values()],)
+
+    def _morsel(self, line: str) -> Morsel[str]:
+        """RFC 6265, section 5.2. `load` is for the Cookie field: it drops what it takes for no cookie."""
+        pair, *attributes = line.split(";")
+        name, _, coded = pair.partition("=")
+        morsel: Morsel[str] = Morsel()
+        morsel.set(name, *self.value_decode(coded))
+        for attribute in attributes:
+            key, separator, value = attribute.strip().partition("=")
+            if morsel.isReservedKey(key):
+                morsel[key] = value if separator else True
+        if str(morsel["max-age"]).isdigit():
+            morsel["max-age"] = int(morsel["max-age"])  # as `set_cookie` has it
+        return morsel
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if key not in self._settled:
+            super().__setitem__(key, value)
+
+    def __getitem__(self, key: str) -> Morsel[str]:
+        morsel = super().__getitem__(key)
+        return morsel.copy() if key in self._settled else morsel
+
+
+class SettledHeaders(ResponseHeaders):
+    """Header fields that are final, but for those that say who may read the response across origins (CORS).
+
+    A field that was set in vain can still be read by its name, for middleware that looks at what it has just set. It is
+    not among the fields that are sent.
+    """
+
+    def __init__(self, headers: ResponseHeaders) -> None:
+        super().__init__(headers)
+        self._in_vain: dict[str, str] = {}
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and key.lower() in self._store
+
+    def __getitem__(self, key: str) -> str:
+        return super().__getitem__(key) if key in self else self._in_vain[key.lower()]
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self._store[key.lower()][1] if key in self else default
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if "_in_vain" not in self.__dict__ or _is_of_the_exchange(key):
+            super().__setitem__(key, value)
+        else:
+            self._in_vain[key.lower()] = str(value)
+
+    def pop(self, key: str, default: Any = None) -> Any:
+        if _is_of_the_exchange(key):
+            return super().pop(key, default)
+        self._in_vain.pop(key.lower(), None)
+        return self._store.get(key.lower(), default)
+
+
+def _is_of_the_exchange(field: str) -> bool:
+    return field.lower().startswith("access-control-")
+
+
+_SETTLED = frozenset({"status_code", "reason_phrase", "headers", "cookies", "charset"})
+_BODY = frozenset({"content", "streaming_content"})
+
+
+class Settled:
+    """Mixed into the class of a response. The body can be emptied, as for HEAD, but not replaced or encoded again."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in _SETTLED and (name not in _BODY or not value):
+            super().__setattr__(name, value)
+
+    def write(self, content: object) -> None:
+        """The body is complete."""
+
+    writelines = write
+
+    def __reduce_ex__(self, _protocol: object) -> tuple[Any, ...]:
+        """By the class that was settled: caches pickle responses."""
+        return _new, (type(self).__bases__[1],), self.__getstate__()
+
+
+@lru_cache(maxsize=256)
+def _settled_class(kind: Any) -> Any:
+    names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
+    return type(kind.__name__, (Settled, kind), names)
+
+
+def _new(kind: Any) -> Any:
+    return object.__new__(_settled_class(kind))
+
+
+def settled(response: HttpResponseBase) -> HttpResponseBase:
+    """The same response, final from now on if it came from the store."""
+    if getattr(response, STORED, False) and not isinstance(response, Settled):
+        kind: Any = type(response)
+        response.headers = SettledHeaders(response.headers)
+        response.__class__ = _settled_class(kind)
+    return response

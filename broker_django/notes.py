@@ -1,0 +1,109 @@
+"""Leaving a note on a view without changing the view: what is decorated stays as it was for every other URL.
+
+A function is copied, any other callable is wrapped, a class is subclassed. Only a class on whose own `class` statement
+the decorator stands keeps its identity: nobody else can know it yet, and `super(Report, self)` in it means itself.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import sys
+from types import FrameType, FunctionType, MethodType
+from typing import Any
+
+_DESCRIPTORS = (staticmethod, classmethod)
+
+
+class NotedCallable:
+    """A callable object with a note of its own. Everything else is read from the object."""
+
+    def __init__(self, view: Any) -> None:
+        functools.update_wrapper(self, view)
+        self.__qualname__ = getattr(view, "__qualname__", type(view).__qualname__)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.__wrapped__(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "__wrapped__":  # a copy in the making
+            raise AttributeError(name)
+        return getattr(self.__wrapped__, name)
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        """Compiled functions and some wrappers are bound to an instance, as functions are."""
+        bind = getattr(type(self.__wrapped__), "__get__", None)
+        return self if instance is None or bind is None else bind(self.__wrapped__, instance, owner)
+
+
+def noted(view: Any, name: str, note: Any) -> Any:
+    """The same view, which has the note under this name in its attributes. Raises TypeError for what is no view."""
+    if isinstance(view, type):
+        return _noted_class(view, name, note)
+    if isinstance(view, _DESCRIPTORS):
+        return type(view)(noted(view.__func__, name, note))
+    if type(view) is MethodType:
+        return MethodType(noted(view.__func__, name, note), view.__self__)
+    if not callable(view):
+        raise TypeError(f"{view!r} is no view: it cannot be called")
+    again = _copied(view)
+    setattr(again, name, note)
+    operation = getattr(view, "_ninja_operation", None)
+    if operation is not None and type(view) is FunctionType and _is_being_defined(view):
+        operation.view_func = again  # the decorator stands above `@api.get`, which has registered the function
+    return again
+
+
+def _copied(view: Any) -> Any:
+    """One more of the same callable, with attributes of its own. By its exact type: proxies say they are functions."""
+    if type(view) is functools.partial:
+        return copy.copy(view)
+    if type(view) is not FunctionType:
+        return NotedCallable(view)
+    again = FunctionType(view.__code__, view.__globals__, view.__name__, view.__defaults__, view.__closure__)
+    again.__kwdefaults__ = view.__kwdefaults__
+    return functools.update_wrapper(again, view)
+
+
+def _noted_class(cls: Any, name: str, note: Any) -> Any:
+    if _is_being_defined(cls):
+        setattr(cls, name, note)
+        return cls
+    copied = ("__module__", "__qualname__", "__doc__")
+    return type(cls)(cls.__name__, (cls,), {**{key: getattr(cls, key) for key in copied}, name: note})
+
+
+def _is_being_defined(thing: Any) -> bool:
+    """Whether the statement that defines this class or function is still running, decorators and all.
+
+    Then its scope is on the stack and holds no reference to it.
+    """
+    module, scope = thing.__module__, thing.__qualname__.rpartition(".")[0]
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_globals.get("__name__") == module and _scope_of(frame) == scope:
+            return not any(value is thing for value in frame.f_locals.values())
+        frame = frame.f_back
+    return False
+
+
+def _scope_of(frame: FrameType) -> str:
+    """What stands before the names of classes and functions that this frame defines, in their `__qualname__`."""
+    code = frame.f_code
+    if code.co_name == "<module>":
+        return ""
+    return f"{code.co_qualname}.<locals>" if code.co_flags & inspect.CO_OPTIMIZED else code.co_qualname
+
+
+def module_of(function: Any) -> str:
+    """Where the function was written. `__module__` is what `functools.wraps` copied."""
+    name: str = getattr(function, "__globals__", {}).get("__name__", "")
+    return name
+
+
+def closure_of(function: Any) -> dict[str, Any]:
+    """What a function refers to of the function around it, by name."""
+    cells = getattr(function, "__closure__", None) or ()
+    names = function.__code__.co_freevars if cells else ()
+    return {name: cell.cell_contents for name, cell in zip(names, cells, strict=True)}

@@ -1,0 +1,53 @@
+"""Users, in a project that has any: nothing of `django.contrib.auth` is imported unless it is installed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.apps import apps
+from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.utils.module_loading import import_string
+
+from broker_core.errors import UserInactiveError
+
+
+class Nobody:
+    """An anonymous user of a project whose users are not those of `django.contrib.auth`."""
+
+    pk = id = None
+    is_authenticated = is_active = is_staff = is_superuser = False
+    is_anonymous = True
+
+    def get_username(self) -> str:
+        return ""
+
+    def __str__(self) -> str:
+        return "Nobody"
+
+
+def anonymous() -> Any:
+    """Django's AnonymousUser, if its app is installed."""
+    if not apps.is_installed("django.contrib.auth"):
+        return Nobody()
+    return import_string("django.contrib.auth.models.AnonymousUser")()
+
+
+def user_model() -> Any:
+    """The project's user model; None if its app is not installed."""
+    try:
+        return apps.get_model(settings.AUTH_USER_MODEL, require_ready=False)
+    except (LookupError, ValueError):
+        return None
+
+
+def active_user(key: str) -> Any:
+    """The user with this primary key. Raises UserInactiveError."""
+    model = user_model()
+    try:
+        user = None if model is None else model._default_manager.filter(pk=key).first()
+    except (ValueError, ValidationError):
+        user = None
+    if user is None or not getattr(user, "is_active", True):
+        raise UserInactiveError("the user who made this request is gone or no longer active")
+    return user

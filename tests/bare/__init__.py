@@ -1,0 +1,1 @@
+"""A project with as few of Django's own apps as the environment says."""

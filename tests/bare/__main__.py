@@ -1,0 +1,7 @@
+import runpy
+
+import django
+
+if __name__ == "__main__":
+    django.setup()
+    runpy.run_module("tests.bare.trial")["main"]()

@@ -1,0 +1,1 @@
+"""Users of a project's own, without django.contrib.auth."""

@@ -1,0 +1,62 @@
+"""What views did, written down outside the database: a transaction that is rolled back takes nothing of it away."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from django.http import HttpRequest
+
+VARIABLE = "CHAOS_ACCOUNT"
+"""The environment variable that names the file."""
+
+
+class Phase(StrEnum):
+    ACCEPTED = "accepted"
+    """A web process answered 202; `text` is its release."""
+    BEGIN = "begin"
+    """A view began; `text` is the release that it is of, empty where it is the same in all."""
+    COMMITTED = "committed"
+    """The row that the view wrote is in the database for good."""
+    END = "end"
+    """A view ended; `text` is the exception that it raised, empty where it returned."""
+    FOUND = "found"
+    """A view found something that an earlier one had left behind; `text` says what."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    phase: Phase
+    dispatch: str
+    attempt: int
+    pid: int
+    text: str = ""
+    at: float = field(default_factory=time.time)
+
+
+@cache
+def _descriptor(path: str) -> int:
+    """Open for appending: Linux writes each line as a whole, whoever else writes to the file at the same time."""
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def write(line: Line) -> None:
+    os.write(_descriptor(os.environ[VARIABLE]), (json.dumps(asdict(line)) + "\n").encode())
+
+
+def write_for(request: HttpRequest, phase: Phase, text: str = "") -> None:
+    """Write a line about the dispatch that this request is a replay of."""
+    broker = request.broker
+    write(Line(phase, str(broker.id or ""), broker.attempt, os.getpid(), text))
+
+
+def read(path: Path) -> list[Line]:
+    return [Line(**{**fields, "phase": Phase(fields["phase"])}) for fields in map(json.loads, path.open())]

@@ -1,0 +1,52 @@
+"""The chaos run's views see what another view leaves behind, or its verdict would be worth nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+import pytest
+
+from tests import servers
+from tests.chaos import account, poison
+from tests.containers import ROOT
+from tests.processes import finished
+
+LEAVE_NOTHING = {*poison.RAISING, *poison.TIME_LIMITED, "close", "close-driver"}
+"""Those that take something away instead."""
+
+EACH_IN_ITS_OWN_PROCESS = """
+import json, os, sys
+
+import django
+
+django.setup()
+
+from django.db import connections
+from tests.chaos import leftovers, poison
+from tests.chaos.prepare import prepare
+
+prepare()
+connections.close_all()
+for name in sys.argv[1:]:
+    if os.fork():
+        os.wait()
+        continue
+    clean = list(leftovers.find())
+    poison.act(name, 1)
+    print(json.dumps([name, clean, list(leftovers.find())]), flush=True)
+    os._exit(0)
+"""
+
+
+@pytest.mark.parametrize(("database", "vendor"), [("sqlite", "sqlite"), ("postgres", "postgresql")])
+def test_a_view_finds_whatever_a_poison_left(tmp_path, database, vendor):
+    names = sorted(set(poison.names(vendor)) - LEAVE_NOTHING)
+    with servers.DATABASES[database]() as where:
+        variables = {**os.environ, **where, account.VARIABLE: str(tmp_path / "account"), "CHAOS_RELEASE": "old"}
+        variables |= {"DJANGO_SETTINGS_MODULE": "tests.chaos.settings", "PYTHONPATH": str(ROOT)}
+        done = finished([sys.executable, "-c", EACH_IN_ITS_OWN_PROCESS, *names], variables)
+    seen = {name: (clean, found) for name, clean, found in map(json.loads, done.stdout.splitlines())}
+    assert list(seen) == names, done.stderr
+    assert [name for name, (clean, found) in seen.items() if clean or not found] == []

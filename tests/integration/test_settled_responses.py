@@ -1,0 +1,406 @@
+"""What was stored goes out as stored: the middleware around a held request, or around a poll, changes nothing of it."""
+
+from __future__ import annotations
+
+import gzip
+import pickle
+from functools import partial
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from asgiref.sync import async_to_sync
+from csp.constants import NONCE
+from csp.decorators import csp_exempt, csp_replace, csp_update
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse, StreamingHttpResponse
+from django.template.response import TemplateResponse
+from django.test import AsyncClient, Client, override_settings
+from django.urls import include, path
+from django.utils.cache import patch_vary_headers
+from django.views.decorators.cache import cache_control
+from django.views.decorators.clickjacking import xframe_options_exempt, xframe_options_sameorigin
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from broker_django.http import settled, to_response, to_response_message
+from tests.site.models import Execution
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from django.http.response import HttpResponseBase
+
+    Get = Callable[..., HttpResponseBase]
+
+pytestmark = pytest.mark.urls(__name__)
+
+TEXT = "All that the view says, again and again. " * 50
+DJANGOS_CSP = find_spec("django.middleware.csp") is not None
+
+
+def page(_request: HttpRequest) -> HttpResponse:
+    return HttpResponse(TEXT)
+
+
+def tagged(_request: HttpRequest) -> HttpResponse:
+    return HttpResponse(TEXT, headers={"ETag": '"one"', "Last-Modified": "Mon, 23 Nov 2026 01:29:07 GMT"})
+
+
+def in_german(_request: HttpRequest) -> HttpResponse:
+    return HttpResponse(TEXT, headers={"Content-Language": "de", "Referrer-Policy": "unsafe-url", "Vary": "X-Theme"})
+
+
+def encoded(_request: HttpRequest) -> HttpResponse:
+    return HttpResponse(gzip.compress(TEXT.encode(), mtime=0), headers={"Content-Encoding": "gzip"})
+
+
+def missing(_request: HttpRequest) -> HttpResponse:
+    return JsonResponse({"detail": TEXT}, status=404)
+
+
+def away(_request: HttpRequest) -> HttpResponse:
+    return HttpResponseRedirect("/elsewhere/")
+
+
+def lines(_request: HttpRequest) -> StreamingHttpResponse:
+    return StreamingHttpResponse(iter([TEXT.encode()] * 3))
+
+
+class Rest(APIView):
+    def get(self, _request: Any) -> Response:
+        return Response({"text": TEXT})
+
+
+def nonce(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(f"{request.csp_nonce} {TEXT}")
+
+
+VIEWS: dict[str, Callable[..., Any]] = {
+    "page": page,
+    "tagged": tagged,
+    "in-german": in_german,
+    "encoded": encoded,
+    "missing": missing,
+    "away": away,
+    "lines": lines,
+    "rest": Rest.as_view(),
+    "framed": xframe_options_exempt(page),
+    "framed-here": xframe_options_sameorigin(page),
+    "without-csp": csp_exempt()(page),
+    "csp-update": csp_update({"img-src": "cdn.example"})(page),
+    "csp-replace": csp_replace({"default-src": ["'none'"]})(page),
+    "cached": cache_control(max_age=60, private=True)(page),
+}
+if DJANGOS_CSP:
+    from django.views.decorators.csp import csp_override, csp_report_only_override
+
+    VIEWS["csp-override"] = csp_override({"default-src": ["'none'"]})(page)
+    VIEWS["no-csp-override"] = csp_override({})(page)
+    VIEWS["csp-report"] = csp_report_only_override({"default-src": ["'none'"]})(page)
+
+urlpatterns = [
+    *(path(f"{name}/", view) for name, view in VIEWS.items()),
+    path("nonce/", nonce),
+    path("broker/", include("broker_django.urls")),
+]
+
+
+class Stamps:
+    """A project's own middleware: it sets, reads back, changes and removes fields, and encodes the body again."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        response = self.get_response(request)
+        if request.broker.replayed or not request.headers.get("X-Stamp"):
+            return response
+        response["X-Stamp"] = "1"
+        response.headers["X-Stamp"] += "2"
+        assert response["X-Stamp"] == "12"
+        del response["Content-Type"]
+        response.headers.pop("X-Frame-Options", None)
+        response.headers.setdefault("X-Also", "yes")
+        patch_vary_headers(response, ["X-Stamp"])
+        if not response.streaming:
+            response.content = b"stamped"
+            response.write(b"stamped")
+        response.status_code, response.reason_phrase = 299, "Stamped"
+        return response
+
+
+MIDDLEWARE = [
+    f"{__name__}.Stamps",
+    "django.middleware.gzip.GZipMiddleware",
+    "django.middleware.http.ConditionalGetMiddleware",
+    "corsheaders.middleware.CorsMiddleware",
+    "django.middleware.security.SecurityMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.locale.LocaleMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "csp.middleware.CSPMiddleware",
+    *(["django.middleware.csp.ContentSecurityPolicyMiddleware"] if DJANGOS_CSP else []),
+    "broker_django.middleware.RequestBrokerMiddleware",
+]
+
+
+@pytest.fixture(autouse=True)
+def surrounded(settings: Any) -> None:
+    settings.MIDDLEWARE = MIDDLEWARE
+    settings.CONTENT_SECURITY_POLICY = {"DIRECTIVES": {"default-src": ["'self'", NONCE]}}
+    settings.CORS_ALLOWED_ORIGINS = ["https://app.example", "https://other.example"]
+    settings.CORS_EXPOSE_HEADERS = ["Location"]
+    settings.CORS_ALLOW_CREDENTIALS = True
+    settings.SECURE_CSP = {"default-src": ["'self'"]}
+    settings.SECURE_CSP_REPORT_ONLY = {"img-src": ["'self'"]}
+
+
+QUEUED = {"QUEUES": {"bulk": {"wait": 5}}, "RULES": [{"when": "!request.path.startsWith('/broker')", "queue": "bulk"}]}
+ACCEPTED = {"RULES": QUEUED["RULES"]}
+
+
+@pytest.fixture(params=["wsgi", "asgi"])
+def get(request: pytest.FixtureRequest, client: Client) -> Get:
+    """A client's method, over either interface."""
+    if request.param == "wsgi":
+        return client.get
+    return async_to_sync(AsyncClient().get)
+
+
+def directly(get: Get, url: str, **headers: str) -> HttpResponseBase:
+    with override_settings(REQUEST_BROKER={}):
+        return get(url, headers=headers)
+
+
+def held(get: Get, url: str, **headers: str) -> HttpResponseBase:
+    with override_settings(REQUEST_BROKER=QUEUED):
+        return get(url, headers=headers)
+
+
+def polled(get: Get, url: str, _poll: dict[str, str] | None = None, **headers: str) -> HttpResponseBase:
+    with override_settings(REQUEST_BROKER=ACCEPTED):
+        accepted = get(url, headers=headers)
+        assert accepted.status_code == 202
+        return get(f"{accepted['Location']}response/", headers=headers if _poll is None else _poll)
+
+
+def body(response: HttpResponseBase) -> bytes:
+    return b"".join(response) if response.streaming else response.content
+
+
+def sent(response: HttpResponseBase) -> dict[str, Any]:
+    """What a server sends of it."""
+    fields = {name.lower(): value for name, value in response.items()}
+    if fields.get("content-encoding") == "gzip":  # Django's middleware adds random bytes
+        fields.pop("content-length", None)
+        text = gzip.decompress(body(response))
+    else:
+        text = body(response)
+    return {"status": response.status_code, "reason": response.reason_phrase, "fields": fields, "body": text}
+
+
+PLAIN: dict[str, str] = {}
+FULL = {
+    "Accept-Encoding": "gzip",
+    "Origin": "https://app.example",
+    "Accept-Language": "de",
+    "If-None-Match": '"another"',
+}
+
+
+@pytest.mark.parametrize("headers", [PLAIN, FULL], ids=["plain", "full"])
+@pytest.mark.parametrize("name", VIEWS)
+def test_a_response_is_the_same_directly_held_and_polled(get: Get, name: str, headers: dict[str, str]) -> None:
+    expected = sent(directly(get, f"/{name}/", **headers))
+    assert sent(held(get, f"/{name}/", **headers)) == expected
+    assert sent(polled(get, f"/{name}/", **headers)) == expected
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_middleware_may_do_what_it_likes_around_what_was_stored(get: Get, name: str) -> None:
+    expected = sent(directly(get, f"/{name}/"))
+    stamped = {"X-Stamp": "please"}
+    assert sent(held(get, f"/{name}/", **stamped)) == expected
+    assert sent(polled(get, f"/{name}/", stamped)) == expected
+    assert directly(get, f"/{name}/", **stamped).status_code == 299
+
+
+def test_what_a_poll_asks_for_does_not_change_what_was_stored(get: Get) -> None:
+    expected = sent(directly(get, "/page/"))
+    asked = {"Accept-Encoding": "gzip", "Accept-Language": "de"}
+    assert sent(polled(get, "/page/", asked)) == expected
+    compressed = polled(get, "/page/", {}, **asked)
+    assert compressed["Content-Encoding"] == "gzip"
+    assert gzip.decompress(body(compressed)).decode() == TEXT
+    assert compressed["Content-Language"] == "de"
+
+
+def test_who_may_read_a_poll_is_about_the_poll(get: Get) -> None:
+    answer = polled(get, "/page/", {"Origin": "https://other.example"}, Origin="https://app.example")
+    assert answer["Access-Control-Allow-Origin"] == "https://other.example"
+    assert answer["Access-Control-Expose-Headers"] == "Location"
+    answer = polled(get, "/page/", {"Origin": "https://app.example"})
+    assert answer["Access-Control-Allow-Origin"] == "https://app.example"
+
+
+def test_the_202_and_the_status_are_as_any_other_response(get: Get) -> None:
+    with override_settings(REQUEST_BROKER=ACCEPTED):
+        accepted = get("/framed/")
+        status = get(accepted.json()["links"]["self"])
+    for response in (accepted, status):
+        assert response["X-Frame-Options"] == "DENY"
+        assert "default-src" in response["Content-Security-Policy"]
+
+
+@pytest.mark.parametrize("form", [held, polled])
+def test_djangos_clients_see_no_body_of_head(client: Client, form: Callable[..., Any]) -> None:
+    for name in ("page", "lines", "rest"):
+        response = form(client.head, f"/{name}/")
+        assert body(response) == b""
+
+
+def test_a_nonce_is_that_of_the_replay(get: Get, settings: Any) -> None:
+    settings.MIDDLEWARE = [entry for entry in MIDDLEWARE if not entry.startswith("django.middleware.csp")]
+    for response in (held(get, "/nonce/"), polled(get, "/nonce/")):
+        used = body(response).decode().partition(" ")[0]
+        assert f"'nonce-{used}'" in response["Content-Security-Policy"]
+
+
+@pytest.mark.skipif(not DJANGOS_CSP, reason="Django has no CSP middleware before 6.0")
+def test_a_nonce_of_djangos_middleware_is_that_of_the_replay(get: Get, settings: Any) -> None:
+    from django.utils.csp import CSP
+
+    settings.MIDDLEWARE = [entry for entry in MIDDLEWARE if entry != "csp.middleware.CSPMiddleware"]
+    settings.SECURE_CSP = {"script-src": [CSP.SELF, CSP.NONCE]}
+    for form in (held, polled):
+        with override_settings(ROOT_URLCONF=DjangosNonce):
+            response = form(get, "/")
+        assert f"'nonce-{body(response).decode()}'" in response["Content-Security-Policy"]
+
+
+class DjangosNonce:
+    @staticmethod
+    def _view(request: HttpRequest) -> HttpResponse:
+        from django.middleware.csp import get_nonce
+
+        return HttpResponse(str(get_nonce(request)))
+
+    urlpatterns = [
+        path("", _view.__func__),
+        path("broker/", include("broker_django.urls")),
+    ]
+
+
+def stored(response: HttpResponse) -> HttpResponse:
+    return settled(to_response(to_response_message(response, 10_000)))
+
+
+def test_only_what_was_stored_is_settled() -> None:
+    response = HttpResponse("fresh")
+    assert settled(response) is response
+    response["X-Late"] = "1"
+    assert response["X-Late"] == "1"
+
+
+def test_fields_are_read_as_they_are_sent() -> None:
+    response = stored(HttpResponse("text", headers={"X-One": "1"}))
+    response["X-Two"] = "2"
+    response["x-one"] = "3"
+    del response["X-ONE"]
+    assert (
+        dict(response.items()) == dict(response.headers) == {"Content-Type": "text/html; charset=utf-8", "X-One": "1"}
+    )
+    assert "X-Two" not in response and not response.has_header("X-Two")
+    assert response.get("X-Two", "none") == response.headers.get("X-Two", "none") == "none"
+    assert b"X-Two" not in response.serialize_headers()
+    assert (response.headers.pop("X-Nowhere", "none"), len(response.headers)) == ("none", 2)
+    with pytest.raises(KeyError):
+        response["X-Three"]
+
+
+class OwnResponse(HttpResponse):
+    """Of a project."""
+
+
+@pytest.mark.parametrize("make", [HttpResponse, OwnResponse, partial(HttpResponseRedirect, "/there/"), JsonResponse])
+def test_a_settled_response_can_be_pickled_and_keeps_its_class(make: Any) -> None:
+    original = make({})
+    response = settled(to_response(to_response_message(original, 1000)))
+    again = pickle.loads(pickle.dumps(response))
+    for each in (response, again):
+        each["X-Late"] = "1"
+        each.set_cookie("late", "1")
+        assert dict(each.items()) == dict(original.items())
+        assert each.content == original.content
+        assert type(each).__name__ == type(to_response(to_response_message(original, 1000))).__name__
+    assert isinstance(again, HttpResponse)
+
+
+def test_an_eager_replays_own_object_is_settled_too(client: Client, settings: Any) -> None:
+    with override_settings(REQUEST_BROKER=QUEUED):
+        response = client.get("/rest/", headers={"X-Stamp": "please"})
+    assert isinstance(response, Response) and response.data == {"text": TEXT}
+    assert "X-Stamp" not in response
+    assert type(response).__name__ == "Response"
+
+
+def test_a_response_that_was_rendered_is_settled(rf: Any) -> None:
+    response = TemplateResponse(rf.get("/"), "any.html")
+    response.content = "rendered"
+    assert stored(response).content == b"rendered"
+
+
+@pytest.fixture
+def replays_are_left_alone(settings: Any) -> Iterator[None]:
+    settings.MIDDLEWARE = [f"{__name__}.LimitsRates", f"{__name__}.AsyncLooksOn", *MIDDLEWARE]
+    LimitsRates.seen.clear()
+    yield
+
+
+class LimitsRates:
+    """Middleware that steps aside for a replay, before anything else has run."""
+
+    seen: list[tuple[bool, Any]] = []
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        broker = getattr(request, "broker", None)
+        replayed = broker is not None and broker.replayed
+        self.seen.append((replayed, broker.id if replayed else None))
+        if not replayed and Execution.objects.exists():
+            return HttpResponse("too many", status=429)
+        if not replayed:
+            Execution.objects.create()
+        return self.get_response(request)
+
+
+class AsyncLooksOn:
+    async_capable = True
+    sync_capable = False
+
+    def __init__(self, get_response: Any) -> None:
+        from asgiref.sync import markcoroutinefunction
+
+        self.get_response = get_response
+        markcoroutinefunction(self)
+
+    async def __call__(self, request: HttpRequest) -> HttpResponse:
+        before = getattr(request, "broker", None)
+        response = await self.get_response(request)
+        assert before is None or request.broker is before
+        return response
+
+
+@pytest.mark.usefixtures("replays_are_left_alone")
+def test_middleware_can_tell_a_replay_before_any_of_it_runs(get: Get) -> None:
+    response = held(get, "/page/")
+    assert response.status_code == 200
+    (_, nothing), (replayed, dispatch) = LimitsRates.seen
+    assert nothing is None and replayed and dispatch is not None
+    assert held(get, "/page/").status_code == 429
