@@ -48,7 +48,8 @@ class SettledCookies(SimpleCookie):
         for attribute in attributes:
             key, separator, value = attribute.strip().partition("=")
             if morsel.isReservedKey(key):
-                morsel[key] = value if separator else True
+                # A comment is quoted when it is written, so it must not be quoted here.
+                morsel[key] = self.value_decode(value)[0] if separator else True
         if str(morsel["max-age"]).isdigit():
             morsel["max-age"] = int(morsel["max-age"])  # as `set_cookie` has it
         return morsel
