@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from django.conf import settings
 
 from broker_django import sessions
+from broker_django.merged_sessions import merged
 
 if TYPE_CHECKING:
     from django.http import HttpRequest, HttpResponse
@@ -29,7 +30,7 @@ def take_up(request: HttpRequest) -> bool:
     session = getattr(request, "session", None)
     if session is None or session.session_key is None:
         return True
-    request.session = type(session)(session.session_key)
+    request.session = merged(session)
     return bool(session.exists(session.session_key))
 
 

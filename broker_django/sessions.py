@@ -15,6 +15,8 @@ from django.http import HttpResponse
 from django.utils.crypto import salted_hmac
 from django.utils.module_loading import import_string
 
+from broker_django.merged_sessions import merged
+
 if TYPE_CHECKING:
     from http.cookies import SimpleCookie
 
@@ -59,7 +61,7 @@ def detach(request: HttpRequest) -> None:
     session = session_of(request)
     if session is None:
         return
-    request.session = type(session)(session.session_key)
+    request.session = merged(session)
     if settings.SESSION_SAVE_EVERY_REQUEST:
         request.session.save = _leave_to_the_replay  # type: ignore[method-assign]
 

@@ -33,10 +33,10 @@ class Heard:
 
     def _listen(self) -> None:
         with self._app.connection_for_read() as connection:
-            kinds = ("task-failed", "task-succeeded", "task-retried")
-            self._receiver = self._app.events.Receiver(connection, handlers=dict.fromkeys(kinds, self._note))
+            kinds = dict.fromkeys(("task-failed", "task-succeeded", "task-retried"), self._note)
+            handlers = {**kinds, "worker-heartbeat": lambda _event: self._listening.set()}
+            self._receiver = self._app.events.Receiver(connection, handlers=handlers)
             with self._receiver.consumer_context(wakeup=False):
-                self._listening.set()
                 for _ in self._receiver.consume(limit=None, timeout=2 * PATIENCE, wakeup=False):
                     pass
 

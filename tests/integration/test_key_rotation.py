@@ -191,7 +191,8 @@ def test_what_was_run_again_has_its_time_to_be_deployed_anew(client: Client, pub
 
 def test_what_no_key_opens_and_has_no_attempt_left_fails(client: Client, published: Any) -> None:
     record, _location = accepted(client)
-    DispatchRecord.objects.update(attempts=conf.queues[record.queue].max_attempts, due_at=after(record, minutes=15))
+    spent = {"attempts": conf.queues[record.queue].max_attempts, "published_at": None}
+    DispatchRecord.objects.update(due_at=after(record, minutes=15), **spent)
     with override_settings(**DROPPED):
         deployed()
         look(after(record, minutes=16))
