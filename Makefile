@@ -7,6 +7,8 @@ FUZZ_EXAMPLES = 2000
 FUZZ_AT_LEAST = 100000
 FUZZ_RUNS = 100000
 FUZZ_CALLS = 1000
+# Half of the tests wait for processes of their own, so there is work for more than the cores.
+TEST_PROCESSES = 4
 
 BIN = $(VENV)/bin
 CONSTRAINTS = $(wildcard constraints.txt)
@@ -31,7 +33,7 @@ demo: $(VENV)/.demo
 	@exec $(BIN)/python example/manage.py broker_dev --migrate --exit-with-parent $(ARGS)
 
 test: $(VENV)/.test
-	@exec $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile $(ARGS)
+	@exec $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
 
 fuzz: $(VENV)/.fuzz
 	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) FUZZ_AT_LEAST=$(FUZZ_AT_LEAST) \

@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import copy
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from asgiref.sync import sync_to_async
-
-if TYPE_CHECKING:
-    from collections.abc import Hashable
 
 
 def merged(session: Any) -> Any:
     """The same session, not loaded yet. What is changed in it is laid over what others have saved meanwhile."""
-    store: Hashable = type(session)
+    store: Any = type(session)
     return _merging(store)(session.session_key)
 
 

@@ -148,7 +148,7 @@ ERRORS = {
     "parse": exceptions.ParseError("what?"),
     "not-found": exceptions.NotFound(),
     "denied": exceptions.PermissionDenied(),
-    "throttled": exceptions.Throttled(wait=7),
+    "throttled": exceptions.Throttled(wait=1),
     "teapot": exceptions.APIException(detail="short and stout", code="teapot"),
     "value": ValueError("a secret"),
 }
