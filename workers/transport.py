@@ -108,7 +108,14 @@ class _QoS(redis.QoS):
     """Runs a message that was read from a Redis which is too full to note it as unacknowledged.
 
     Should the worker be killed meanwhile, that message is lost. A dispatch is published again then, from the ledger.
+    What other workers left unacknowledged is restored later: a worker that starts would end otherwise.
     """
+
+    def restore_visible(self, *args: Any, **options: Any) -> None:
+        try:
+            super().restore_visible(*args, **options)
+        except OutOfMemoryError as error:
+            logger.warning("Redis is full, unacknowledged messages are restored later: %s", redacted(error))
 
     def append(self, message: Any, delivery_tag: str) -> None:
         try:
