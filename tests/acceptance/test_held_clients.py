@@ -121,7 +121,7 @@ def test_sixty_waits_on_an_event_loop_keep_one_connection(
     async def scenario() -> None:
         limits = httpx.Limits(max_connections=None)
         async with httpx.AsyncClient(timeout=PATIENCE, trust_env=False, limits=limits) as client:
-            polls = [asyncio.ensure_future(client.get(url, params={"wait": 10})) for url in urls]
+            polls = [asyncio.ensure_future(client.get(url, params={"wait": PATIENCE})) for url in urls]
             await in_thread(wait_until, lambda: connected(serving(site), environment) == OWN + 1)
             await in_thread(page_answers_promptly, site)
             with site.client() as other:
