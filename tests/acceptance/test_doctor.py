@@ -29,6 +29,18 @@ def doctor(environment: dict[str, str], **variables: str) -> tuple[int, str]:
     return process.returncode, process.stdout + process.stderr
 
 
+def doctor_until(environment: dict[str, str], text: str) -> tuple[int, str]:
+    """What the first one says that says this: workers may be about to start."""
+    said = [(0, "")]
+
+    def says() -> bool:
+        said.append(doctor(environment))
+        return text in said[-1][1]
+
+    wait_until(says)
+    return said[-1]
+
+
 @pytest.fixture(autouse=True)
 def nothing_unfinished(ledger: Ledger) -> None:
     """What other tests left waiting would need attention."""
@@ -36,8 +48,7 @@ def nothing_unfinished(ledger: Ledger) -> None:
 
 
 def test_all_is_well_with_a_worker_on_every_queue(environment: dict[str, str], worker: Worker) -> None:
-    wait_until(lambda: "ran a probe" in doctor(environment)[1])
-    status, output = doctor(environment)
+    status, output = doctor_until(environment, "ran a probe")
     assert status == 0, output
     for subject in ("message broker", "result store", f"clock of {worker.hostname()}"):
         assert f"ok   {subject}: " in output
@@ -132,7 +143,7 @@ def test_a_worker_whose_processes_are_stuck_is_found(
     unattended: Site, there: dict[str, str], start_worker: StartWorker
 ) -> None:
     worker = start_worker(broker_worker, "--concurrency=2")
-    wait_until(lambda: "ran a probe" in doctor(there)[1])
+    worker.wait_for_log(" ready.")
     for child in psutil.Process(worker.container.pid).children(recursive=True):
         if not child.children():
             child.suspend()
@@ -145,8 +156,7 @@ def test_slots_that_were_lost_are_found(unattended: Site, there: dict[str, str],
     worker = start_worker(broker_worker, "--concurrency=2", "--pool=threads")
     with Celery(broker=there["BROKER_URL"], set_as_current=False) as app:
         app.send_task("tests.leave", queue="bulk")
-    wait_until(lambda: "1 of 2 slots are lost" in doctor(there)[1])
-    status, output = doctor(there)
+    status, output = doctor_until(there, "1 of 2 slots are lost")
     assert status == 1
     assert f"FAIL worker {worker.hostname()}: 1 of 2 slots are lost: their tasks ended without saying so" in output
 
@@ -155,8 +165,7 @@ def test_a_worker_of_another_project_on_our_queues_is_found(
     unattended: Site, there: dict[str, str], start_worker: StartWorker
 ) -> None:
     start_worker(broker_worker, "--concurrency=1", SECRET_KEY="of another project")
-    wait_until(lambda: "keys of " in doctor(there)[1])
-    status, output = doctor(there)
+    status, output = doctor_until(there, "keys of ")
     assert status == 1
     assert "it reads our queues and has none of our keys: another project, or another SECRET_KEY" in output
     assert "give each project a PREFIX in REQUEST_BROKER" in output

@@ -170,5 +170,6 @@ def test_a_response_that_the_result_store_does_not_take_is_kept_and_handed_over(
             response = document["links"]["response"]
             assert client.get(response).text == "kept"
             store.process.start()
+            start_worker(broker_worker, "--concurrency=1", RESULT_BACKEND=store.url)  # it keeps house at once
             wait_until(lambda: ledger.dispatch(document["id"]).kept_response is None, 2 * PATIENCE)
             assert client.get(response).text == "kept"
