@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
+from celery.exceptions import WorkerShutdown
 from django.core.management import CommandError, load_command_class
 from django.test import override_settings
+
+from broker_django.management.commands.broker_worker import _succeed_if_asked
 
 
 def arguments(*given):
@@ -46,3 +51,13 @@ def test_names_are_those_of_the_broker_and_queues_those_of_celery():
 def test_queues_that_are_not_there_are_refused(given):
     with pytest.raises(CommandError):
         arguments(given)
+
+
+@pytest.mark.parametrize(("cause", "status"), [(None, 0), (ConnectionError("refused"), 1)])
+def test_a_signal_ends_a_worker_with_success_and_an_error_does_not(cause, status):
+    worker = SimpleNamespace(exitcode=1)
+    try:
+        raise WorkerShutdown(1) from cause
+    except WorkerShutdown:
+        _succeed_if_asked(worker)
+    assert worker.exitcode == status

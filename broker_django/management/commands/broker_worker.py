@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from celery import signals
+from celery.exceptions import WorkerShutdown
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
@@ -99,8 +100,16 @@ def _run(arguments: list[str]) -> int:
         workers.append(instance)
 
     signals.celeryd_init.connect(remember)
+    signals.worker_shutdown.connect(_succeed_if_asked)
     app.worker_main(arguments)
     return next((worker.exitcode for worker in workers if worker.exitcode is not None), os.EX_OK)
+
+
+def _succeed_if_asked(sender: Any, **_: Any) -> None:
+    """Celery takes SIGINT for a failure. It raises WorkerShutdown for a signal, and from an error if there is one."""
+    reason = sys.exc_info()[1]
+    if isinstance(reason, WorkerShutdown) and reason.__cause__ is None:
+        sender.exitcode = os.EX_OK
 
 
 def _hostname(names: list[str], options: dict[str, Any]) -> str:
