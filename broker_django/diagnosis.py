@@ -19,6 +19,7 @@ from broker_core.redaction import redacted
 from broker_django import ledger
 from broker_django.celery_app import get_app
 from broker_django.conf import conf
+from broker_django.database import results_too
 from broker_django.findings import Finding, consumption, keys
 from broker_django.load import measure
 from broker_django.probing import probe
@@ -86,6 +87,7 @@ def _message_broker(app: Celery) -> Finding:
     return Finding(subject, f"{url}, there and back in {_ms(started)}")
 
 
+@results_too()
 def _result_store(app: Celery) -> Finding:
     subject, backend, started = "result store", app.backend, time.perf_counter()
     name, task_id = type(backend).__name__, str(uuid.uuid4())

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
 from django.db import Error as DatabaseFailure
-from django.db import connection
+from django.db import connections
 from django.http import HttpResponse, JsonResponse, StreamingHttpResponse
 
 from broker_core.errors import DispatchNotFoundError
 from broker_core.holding import Server
-from broker_django import caching, held_sessions, holding, ledger, rest, sessions, tokens, waiting
+from broker_django import caching, database, held_sessions, holding, ledger, rest, sessions, tokens, waiting
 from broker_django.answers import (
     await_until_done,
     status_document,
@@ -230,9 +230,9 @@ events = endpoint(("GET",), _events, _async_events)
 
 
 def _health(_request: HttpRequest) -> HttpResponse:
-    """200 while this process answers and its database does, else 503."""
+    """200 while this process answers and the ledger's database does, else 503."""
     try:
-        with connection.cursor() as cursor:
+        with connections[database.alias()].cursor() as cursor:
             cursor.execute("SELECT 1")
     except DatabaseFailure:
         return JsonResponse({"status": "fail", "database": "unreachable"}, status=503)

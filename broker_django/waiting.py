@@ -12,17 +12,18 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import AsyncToSync, SyncToAsync, sync_to_async
-from django.db import connections, router
+from django.db import connections
 from django.test import utils as test_utils
 
-from broker_django import ledger
+from broker_django import database, ledger
 from broker_django.celery_app import get_app
-from broker_django.models import DispatchRecord
 from broker_django.watcher import FIRST_STEP, LAST_STEP, Waiter, watcher
 
 if TYPE_CHECKING:
     import uuid
     from collections.abc import Callable, Iterator
+
+    from broker_django.models import DispatchRecord
 
     Wanted = Callable[[DispatchRecord], bool]
 
@@ -80,7 +81,7 @@ def _looks_here() -> bool:
 
 def _in_transaction() -> bool:
     """Whether this thread may have written the dispatch where no other connection sees it yet."""
-    connection = connections[router.db_for_write(DispatchRecord)]
+    connection = connections[database.alias()]
     return bool(connection.connection) and (connection.in_atomic_block or not connection.autocommit)
 
 

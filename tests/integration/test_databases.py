@@ -18,7 +18,9 @@ from django_celery_results.models import TaskResult
 
 import broker_django
 from broker_core.errors import UnavailableError
-from broker_django import database, dead_letters, housekeeping, ledger
+from broker_django import database, dead_letters, diagnosis, housekeeping, ledger, waiting
+from broker_django.celery_app import get_app
+from broker_django.management.commands import import_django_route
 from broker_django.models import ActionRecord, AttemptRecord, Destination, DispatchRecord, Router
 from tests.site import tenants
 
@@ -157,6 +159,43 @@ def test_results_of_the_projects_own_tasks_are_where_its_routers_say(tenant: str
     with database.results_too():
         assert TaskResult.objects.db == "default"
     assert ledger.rows().db == DispatchRecord.objects.db == "default"
+
+
+def test_the_doctor_looks_at_the_results_that_are_beside_the_ledger(tenant: str, settings: SettingsWrapper) -> None:
+    settings.DATABASE_ROUTERS = [tenants.ByContext()]
+    tenants.TENANT.set(tenant)
+    finding = diagnosis._result_store(get_app())
+    assert finding.well, finding
+
+
+def test_health_asks_the_database_of_the_ledger(
+    tenant: str, client: Client, settings: SettingsWrapper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away() -> None:
+        raise OperationalError("away")
+
+    monkeypatch.setattr(connections[tenant], "cursor", away)
+    assert client.get("/broker/health/").status_code == 200
+    settings.REQUEST_BROKER = {"DATABASE": tenant}
+    assert client.get("/broker/health/").status_code == 503
+
+
+def test_a_wait_looks_for_a_transaction_in_the_database_of_the_ledger(tenant: str, settings: SettingsWrapper) -> None:
+    assert waiting._in_transaction()
+    settings.REQUEST_BROKER = {"DATABASE": tenant}
+    assert not waiting._in_transaction()
+
+
+def test_help_of_a_command_asks_no_router(tenant: str, settings: SettingsWrapper) -> None:
+    asked: list[Any] = []
+
+    class Asking:
+        def db_for_write(self, model: Any, **_hints: Any) -> None:
+            asked.append(model)
+
+    settings.DATABASE_ROUTERS = [Asking()]
+    import_django_route.Command().create_parser("manage.py", "import_django_route").format_help()
+    assert not asked
 
 
 def test_a_row_that_was_read_elsewhere_on_purpose_stays_there(tenant: str) -> None:

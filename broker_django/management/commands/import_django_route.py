@@ -26,10 +26,11 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--database", default=alias(), help="the alias that django-route's tables are in")
+        parser.add_argument("--database", help="the alias that django-route's tables are in; else that of the broker's")
         parser.add_argument("--dry-run", action="store_true", help="tell what would be done, and do nothing")
 
-    def handle(self, *_args: Any, database: str, dry_run: bool, **_options: Any) -> None:
+    def handle(self, *_args: Any, database: str | None, dry_run: bool, **_options: Any) -> None:
+        database = database or alias()
         present = connections[database].introspection.table_names()
         if not {ROUTERS, DESTINATIONS} <= set(present):
             raise CommandError(f"The database {database!r} has no tables of django-route.")
