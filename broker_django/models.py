@@ -80,7 +80,11 @@ class DispatchRecord(models.Model):
     )
     sealed = models.BinaryField(help_text=_("The sealed request, kept so that it can be published again."))
     sealed_with = models.CharField(
-        max_length=20, blank=True, help_text=_("Version of the sealed request, and the id of its key.")
+        max_length=20,
+        blank=True,
+        default="",
+        db_default="",
+        help_text=_("Version of the sealed request, and the id of its key."),
     )
     sealed_file = models.CharField(
         max_length=255, blank=True, help_text=_("Where the sealed request is in the storage, when it is large.")

@@ -13,6 +13,6 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='dispatchrecord',
             name='sealed_with',
-            field=models.CharField(blank=True, help_text='Version of the sealed request, and the id of its key.', max_length=20),
+            field=models.CharField(blank=True, db_default='', default='', help_text='Version of the sealed request, and the id of its key.', max_length=20),
         ),
     ]

@@ -6,6 +6,11 @@ from django.db import migrations, models
 SEARCHED = {"path", "route", "error", "description"}
 
 
+def default_of(field: Any, schema_editor: Any) -> str:
+    """MODIFY forgets the default of a column unless it is repeated."""
+    return f" DEFAULT {schema_editor.quote_value(field.db_default)}" if field.has_db_default() else ""
+
+
 def tell_letters_apart(apps: Any, schema_editor: Any) -> None:
     """Unless a column says otherwise MySQL takes `Bulk` for `bulk`, and an old default knows no emoji.
 
@@ -20,7 +25,7 @@ def tell_letters_apart(apps: Any, schema_editor: Any) -> None:
         changes = ", ".join(
             f"MODIFY {quote(field.column)} {field.db_type(schema_editor.connection)} "
             f"CHARACTER SET utf8mb4 COLLATE {'utf8mb4_general_ci' if field.name in SEARCHED else 'utf8mb4_bin'} "
-            f"{'NULL' if field.null else 'NOT NULL'}"
+            f"{'NULL' if field.null else 'NOT NULL'}{default_of(field, schema_editor)}"
             for field in options.local_fields
             if isinstance(field, (models.CharField, models.TextField))
         )

@@ -1,0 +1,44 @@
+"""Migrations, and the processes of the previous release that go on after them: whoever deploys migrates first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.management import call_command
+from django.db import connection
+from django.db.migrations.loader import MigrationLoader
+from django.utils import timezone
+
+APP = "broker_django"
+BEFORE = "0003_durability"
+"""The last migration of the previous release."""
+
+
+def models_before() -> dict[str, Any]:
+    """The models as the previous release has them, which name its columns and no other."""
+    state = MigrationLoader(connection).project_state((APP, BEFORE))
+    return {model.__name__: model for model in state.apps.get_app_config(APP).get_models()}
+
+
+def test_the_migrations_are_one_line_and_complete() -> None:
+    assert len(MigrationLoader(connection).graph.leaf_nodes(APP)) == 1
+    call_command("makemigrations", "--check", "--dry-run", verbosity=0)
+
+
+def test_the_previous_release_goes_on_writing_rows() -> None:
+    before, now = models_before(), timezone.now()
+    dispatch = before["DispatchRecord"].objects.create(
+        queue="bulk", method="GET", path="/", accepted_at=now, sealed=b""
+    )
+    router = before["Router"].objects.create(code="a", source="/a", action="queue")
+    written = {
+        "DispatchRecord": dispatch,
+        "Router": router,
+        "Destination": before["Destination"].objects.create(router=router, url="bulk"),
+        "RoutingVersion": before["RoutingVersion"].objects.create(),
+        "ActionRecord": before["ActionRecord"].objects.create(dispatch=dispatch, at=now, action="retry"),
+        "AttemptRecord": before["AttemptRecord"].objects.create(
+            dispatch=dispatch, number=1, started_at=now, ended_at=now
+        ),
+    }
+    assert written.keys() == before.keys()
