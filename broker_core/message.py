@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 VERSION = 2
+"""Which layout of the head is written."""
+VERSIONS = frozenset({1, 2})
+"""Which are read: what the previous release accepted still waits while this one is deployed."""
 _PREFIX = struct.Struct(">BI")
 
 Protocol = Literal["wsgi", "asgi"]
@@ -28,12 +31,13 @@ def _pack(head: list[object], body: bytes) -> bytes:
     return _PREFIX.pack(VERSION, len(encoded)) + encoded + body
 
 
-def _unpack(data: bytes, fields: int) -> tuple[list[Any], bytes]:
+def _unpack(data: bytes) -> tuple[int, list[Any], bytes]:
+    """Returns the version, the head and the body."""
     if len(data) < _PREFIX.size:
         raise MessageError("the message is cut short")
     version, length = _PREFIX.unpack_from(data)
-    if version != VERSION:
-        raise MessageError(f"version {version} is not known, {VERSION} is")
+    if version not in VERSIONS:
+        raise MessageError(f"version {version} is not known, {sorted(VERSIONS)} are")
     end = _PREFIX.size + length
     if len(data) < end:
         raise MessageError("the message is cut short")
@@ -41,9 +45,24 @@ def _unpack(data: bytes, fields: int) -> tuple[list[Any], bytes]:
         head = json.loads(data[_PREFIX.size : end])
     except (ValueError, RecursionError) as error:
         raise MessageError("the head is not JSON") from error
-    if not isinstance(head, list) or len(head) != fields:
-        raise MessageError(f"the head is not a list of {fields}")
-    return head, data[end:]
+    if not isinstance(head, list):
+        raise MessageError("the head is not a list")
+    return version, head, data[end:]
+
+
+def _require_fields(head: list[Any], number: int) -> None:
+    if len(head) != number:
+        raise MessageError(f"the head is not a list of {number}")
+
+
+def _request_head(version: int, head: list[Any]) -> list[Any]:
+    """The fields in the order of VERSION. A request of version 1 had no path, route, view or moment of acceptance."""
+    if version != 1:
+        _require_fields(head, 10)
+        return head
+    _require_fields(head, 6)
+    protocol, scheme, user, view_user, csrf, environ = head
+    return [protocol, scheme, csrf, "", "", "", user, view_user, 0, environ]
 
 
 def _require(*, valid: bool, what: str) -> None:
@@ -101,8 +120,9 @@ class RequestMessage:
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        """Raises MessageError for bytes that `encode` did not make."""
-        (protocol, scheme, csrf, path, route, view, user, view_user, accepted_at, environ), body = _unpack(data, 10)
+        """Raises MessageError for bytes that `encode` did not make, in this release or the previous one."""
+        version, head, body = _unpack(data)
+        protocol, scheme, csrf, path, route, view, user, view_user, accepted_at, environ = _request_head(version, head)
         _require(valid=protocol in get_args(Protocol), what="the protocol")
         _require(valid=csrf in get_args(Csrf), what="the CSRF state")
         _require(valid=all(isinstance(text, str) for text in (scheme, path, route, view)), what="the scheme or route")
@@ -131,8 +151,10 @@ class ResponseMessage:
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        """Raises MessageError for bytes that `encode` did not make."""
-        (status, reason, headers, cookies), body = _unpack(data, 4)
+        """Raises MessageError for bytes that `encode` did not make. Both versions have the same fields."""
+        _version, head, body = _unpack(data)
+        _require_fields(head, 4)
+        status, reason, headers, cookies = head
         _require(valid=type(status) is int and 100 <= status <= 999, what="the status")
         _require(valid=isinstance(reason, str), what="the reason")
         _require(valid=isinstance(headers, list) and all(map(_is_text_pair, headers)), what="a header")

@@ -16,6 +16,7 @@ from broker_core.breakers import CircuitBreaker
 from broker_core.envelope import context, key_id
 from broker_core.errors import ConfigurationError, EnvelopeError, UnknownKeyError
 from broker_core.message import VERSION as MESSAGE_VERSION
+from broker_core.message import VERSIONS as MESSAGE_VERSIONS
 from broker_core.message import RequestMessage
 from broker_core.redaction import redacted
 from broker_django.celery_app import TASK, broker_urls, get_app, scheme_of
@@ -83,7 +84,7 @@ def sealed_with(sealed: bytes) -> str:
 def is_known(seal: str) -> bool:
     """Whether this process can open what was sealed so."""
     version, _, key = seal.partition(".")
-    return version == str(MESSAGE_VERSION) and key in conf.keyring.key_ids
+    return version in {str(known) for known in MESSAGE_VERSIONS} and key in conf.keyring.key_ids
 
 
 def seal_reference(name: str, dispatch_id: str, queue: str) -> bytes:

@@ -9,8 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker_core.errors import EnvelopeError
-from broker_core.message import RequestMessage, ResponseMessage
-from broker_django.delivery import from_text, open_request, open_response, seal_request, seal_response, shadow, to_text
+from broker_core.message import VERSION, VERSIONS, RequestMessage, ResponseMessage
+from broker_django.delivery import (
+    from_text,
+    is_known,
+    open_request,
+    open_response,
+    seal_request,
+    seal_response,
+    sealed_with,
+    shadow,
+    to_text,
+)
 from broker_django.models import DispatchRecord
 
 REQUEST = RequestMessage({"REQUEST_METHOD": "POST"}, b"card=4111")
@@ -59,3 +69,12 @@ def test_another_site_opens_nothing():
 def test_the_name_that_monitors_show_holds_none_of_the_clients_values():
     record = DispatchRecord(method="POST", path="/cards/4111/", route="/cards/<int:number>/", queue="payment")
     assert shadow(record) == "POST /cards/<int:number>/ (payment)"
+
+
+def test_what_was_sealed_in_any_version_that_is_read_is_known():
+    seal = sealed_with(seal_request(REQUEST, str(uuid.uuid4()), "bulk"))
+    version, _, key = seal.partition(".")
+    assert version == str(VERSION)
+    assert all(is_known(f"{each}.{key}") for each in VERSIONS)
+    assert not is_known(f"{VERSION + 1}.{key}")
+    assert not is_known(f"{VERSION}.0000")

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import itertools
 import json
 import struct
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from broker_core.errors import MessageError
-from broker_core.message import VERSION, RequestMessage, ResponseMessage
+from broker_core.message import VERSION, VERSIONS, RequestMessage, ResponseMessage
 
 # What Django leaves in a request: any text, and bytes that were no UTF-8 as low surrogates (PEP 383).
 TEXT = st.text(st.characters(exclude_categories=["Cs"]) | st.characters(min_codepoint=0xDC80, max_codepoint=0xDCFF))
@@ -87,9 +89,9 @@ def test_any_bytes_are_a_message_or_refused(data):
 
 @given(JSON | st.lists(JSON, min_size=4, max_size=5))
 def test_any_head_of_json_is_a_message_or_refused(head):
-    data = packed(json.dumps(head).encode())
-    for kind in (RequestMessage, ResponseMessage):
-        message = decoded(kind, data)
+    encoded = json.dumps(head).encode()
+    for kind, version in itertools.product((RequestMessage, ResponseMessage), VERSIONS):
+        message = decoded(kind, packed(encoded, version=version))
         assert message is None or kind.decode(message.encode()) == message
 
 
@@ -147,9 +149,49 @@ def test_a_malformed_response_is_refused(head):
         ResponseMessage.decode(packed(head))
 
 
-def test_another_version_is_refused():
-    with pytest.raises(MessageError, match="version 1"):
-        RequestMessage.decode(packed(b'["wsgi","http","unchecked","","","",null,null,0,{}]', version=1))
+@pytest.mark.parametrize("version", [0, VERSION + 1, 255])
+@pytest.mark.parametrize("kind", [RequestMessage, ResponseMessage])
+def test_another_version_is_refused(kind, version):
+    with pytest.raises(MessageError, match=f"version {version}"):
+        kind.decode(packed(b'["wsgi","http","unchecked","","","",null,null,0,{}]', version=version))
+
+
+@given(REQUESTS)
+def test_a_request_of_the_previous_release_is_decoded(message):
+    """Without what it did not have yet."""
+    head = [message.protocol, message.scheme, message.user, message.view_user, message.csrf, message.environ]
+    decoded = RequestMessage.decode(packed(json.dumps(head).encode(), message.body, version=1))
+    assert decoded == replace(message, path="", route="", view="", accepted_at=0.0)
+    assert RequestMessage.decode(decoded.encode()) == decoded
+
+
+@given(RESPONSES)
+def test_a_response_of_the_previous_release_is_decoded(message):
+    head = [message.status, message.reason, message.headers, message.cookies]
+    assert ResponseMessage.decode(packed(json.dumps(head).encode(), message.body, version=1)) == message
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b'{"A":1}',
+        b'["wsgi","http",null,null,"checked"]',
+        b'["wsgi","http","checked","","","",null,null,0,{}]',
+        b'["smtp","http",null,null,"checked",{}]',
+        b'["wsgi",null,null,null,"checked",{}]',
+        b'["wsgi","http",7,null,"checked",{}]',
+        b'["wsgi","http",null,7,"checked",{}]',
+        b'["wsgi","http",null,null,true,{}]',
+        b'["wsgi","http",null,null,"checked",{"A":1}]',
+    ],
+)
+def test_a_malformed_request_of_the_previous_release_is_refused(head):
+    with pytest.raises(MessageError):
+        RequestMessage.decode(packed(head, version=1))
+
+
+def test_what_is_written_can_be_read():
+    assert max(VERSIONS) == VERSION
 
 
 def test_the_body_is_whatever_follows_the_head():
