@@ -35,7 +35,7 @@ def test_the_previous_release_goes_on_writing_rows() -> None:
         "DispatchRecord": dispatch,
         "Router": router,
         "Destination": before["Destination"].objects.create(router=router, url="bulk"),
-        "RoutingVersion": before["RoutingVersion"].objects.create(),
+        "RoutingVersion": before["RoutingVersion"].objects.create(pk=2),
         "ActionRecord": before["ActionRecord"].objects.create(dispatch=dispatch, at=now, action="retry"),
         "AttemptRecord": before["AttemptRecord"].objects.create(
             dispatch=dispatch, number=1, started_at=now, ended_at=now
