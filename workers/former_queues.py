@@ -5,16 +5,24 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from django.db.models import Exists, OuterRef
+
 from broker_core.dispatches import State
 from broker_core.redaction import redacted
 from broker_django import ledger
 from broker_django.celery_app import get_app
 from broker_django.conf import conf
+from broker_django.models import ActionRecord
 from broker_django.notifications import announce
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
+    from uuid import UUID
+
+    from django.db.models import QuerySet
+
+    from broker_django.models import DispatchRecord
 
 logger = logging.getLogger("workers.former_queues")
 
@@ -38,13 +46,18 @@ def former_queues(now: datetime) -> Iterator[None]:
         if newest is None or now - newest.accepted_at < ledger.DEPLOYMENT or _is_served(queue):
             continue
         yield
-        for record in list(waiting.defer("sealed", "kept_response")[:BATCH]):
-            if now - ledger.last_wanted(record) < ledger.DEPLOYMENT:
-                continue
-            if ledger.abandon(record.pk, f"the queue {queue!r} is not configured any more", now):
-                logger.error("Dispatch %s fails: its queue %r is not configured any more", record.pk, queue)
-                announce(record.pk)
+        for dispatch_id in list(_unwanted(waiting, now)[:BATCH]):
+            if ledger.abandon(dispatch_id, f"the queue {queue!r} is not configured any more", now):
+                logger.error("Dispatch %s fails: its queue %r is not configured any more", dispatch_id, queue)
+                announce(dispatch_id)
             yield
+
+
+def _unwanted(waiting: QuerySet[DispatchRecord], now: datetime) -> QuerySet[DispatchRecord, UUID]:
+    """The ids of those that nobody has asked for of late: see `ledger.last_wanted`."""
+    late = now - ledger.DEPLOYMENT
+    retried = ActionRecord.objects.filter(dispatch=OuterRef("pk"), action="retry", at__gt=late)
+    return waiting.filter(~Exists(retried), accepted_at__lte=late).values_list("pk", flat=True)
 
 
 def _is_served(queue: str) -> bool:

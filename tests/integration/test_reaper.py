@@ -12,7 +12,7 @@ from django.test import override_settings
 from broker_core.dispatches import State
 from broker_core.message import RequestMessage
 from broker_django import delivery, housekeeping, ledger
-from broker_django.models import AttemptRecord, DispatchRecord
+from broker_django.models import ActionRecord, AttemptRecord, DispatchRecord
 from workers import reaper as module
 from workers.reaper import Reaper
 
@@ -271,6 +271,28 @@ def test_what_waits_in_a_queue_that_was_removed_fails_when_nobody_can_know_it_an
         assert (record.state, record.error) == ("failed", "the queue 'former' is not configured any more")
         assert record.sealed, "it can be run again"
     assert wire.published == []
+
+
+def test_what_was_retried_of_late_holds_up_nothing_behind_it(
+    steady: Reaper, clock: Clock, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.former_queues._is_served", lambda _queue: False)
+    monkeypatch.setattr("workers.former_queues.BATCH", 2)
+    retried = [accepted(clock.now, queue="former") for _ in range(3)]
+    others = [accepted(clock.now + timedelta(seconds=1), queue="former") for _ in range(3)]
+    clock.passes(minutes=20)
+    for record in retried:
+        ActionRecord.objects.create(dispatch=record, at=clock.now - timedelta(hours=1), action="retry")
+        ActionRecord.objects.create(dispatch=record, at=clock.now - timedelta(minutes=5), action="retry")
+    ActionRecord.objects.create(dispatch=others[0], at=clock.now - timedelta(minutes=5), action="discard")
+    for _ in range(2):
+        clock.passes(seconds=60)
+        look(steady)
+    assert {state(record) for record in others} == {State.FAILED}
+    assert {state(record) for record in retried} == {State.QUEUED}
+    clock.passes(minutes=10)
+    look(steady)
+    assert [state(record) for record in retried].count(State.FAILED) == 2
 
 
 def test_a_worker_with_old_settings_fails_nothing_of_a_queue_that_is_in_use(
