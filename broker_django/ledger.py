@@ -355,6 +355,16 @@ def cancel(dispatch_id: uuid.UUID, now: datetime | None = None) -> bool:
     return False
 
 
+def cancel_all(ids: Collection[uuid.UUID], now: datetime | None = None) -> list[uuid.UUID]:
+    """Cancel those of these that have not begun, in one statement. Returns which it cancelled."""
+    cancelled = {"state": State.CANCELLED, "finished_at": now or timezone.now()}
+    waiting = list(rows().filter(pk__in=ids, state=State.QUEUED).values_list("pk", flat=True))
+    changed = rows().filter(pk__in=waiting, state=State.QUEUED).update(**cancelled, due_at=None) if waiting else 0
+    if changed == len(waiting):
+        return waiting
+    return list(rows().filter(pk__in=waiting, **cancelled).values_list("pk", flat=True)) if changed else []
+
+
 def stop(dispatch_id: uuid.UUID, run: Run, now: datetime | None = None) -> bool:
     """Cancel an attempt that its worker is about to stop. False where it does not run any more."""
     running = rows().filter(run.condition, pk=dispatch_id)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from django.db import connections
 
-from broker_core.dispatches import State
 from broker_core.errors import DispatchConflictError
 from broker_core.redaction import redacted
 from broker_django import ledger
@@ -31,10 +30,9 @@ def cancel_waiting(task_ids: Iterable[str]) -> None:
     """Cancel those that are dispatches and wait, also for another attempt, when there is no message at all."""
     found = {key for task_id in task_ids if (key := _key(task_id)) is not None}
     with _patient(f"The dispatches among {len(found)} revoked tasks"):
-        for chunk in _chunks(list(found)):
-            waiting = ledger.rows().filter(pk__in=chunk, state=State.QUEUED).values_list("pk", flat=True)
-            for dispatch_id in list(waiting):
-                _cancelled(dispatch_id, None)
+        for chunk in _chunks(sorted(found)):  # in the same order as other workers, which do the same just now
+            for dispatch_id in ledger.cancel_all(chunk):
+                _tell(dispatch_id, "revoked")
 
 
 def cancel(task_id: str, run: ledger.Run | None) -> None:
@@ -49,11 +47,14 @@ def cancel(task_id: str, run: ledger.Run | None) -> None:
 
 
 def _cancelled(dispatch_id: uuid.UUID, run: ledger.Run | None) -> None:
-    if not _stop_or_cancel(dispatch_id, run):
-        return
+    if _stop_or_cancel(dispatch_id, run):
+        _tell(dispatch_id, "terminated" if run else "revoked")
+
+
+def _tell(dispatch_id: uuid.UUID, why: str) -> None:
     announce(dispatch_id)
     told = {"dispatch_id": str(dispatch_id)}
-    logger.warning("Dispatch %s is cancelled: it was %s", dispatch_id, "terminated" if run else "revoked", extra=told)
+    logger.warning("Dispatch %s is cancelled: it was %s", dispatch_id, why, extra=told)
 
 
 def _stop_or_cancel(dispatch_id: uuid.UUID, run: ledger.Run | None) -> bool:

@@ -15,6 +15,7 @@ from celery.concurrency.thread import TaskPool as Threads
 from celery.exceptions import TaskRevokedError, Terminated
 from celery.worker import control, state
 from django.db import OperationalError, connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from broker_core.errors import DispatchConflictError
@@ -214,6 +215,45 @@ def test_celerys_commands_cancel_what_waits(name: str, record: DispatchRecord) -
     assert (now_is(record), now_is(again)) == ("cancelled", "cancelled")
     assert ids[2] in state.revoked, "Celery's own does what it always did"
     assert "ok" in control.Panel.data[name](consumer, task_id=ids[3], **signal)
+
+
+def test_many_are_cancelled_by_few_statements_and_each_is_announced(monkeypatch: pytest.MonkeyPatch) -> None:
+    announced: list[uuid.UUID] = []
+    monkeypatch.setattr(revocation, "announce", announced.append)
+    now = timezone.now()
+    rows = [DispatchRecord(queue="bulk", path="/", accepted_at=now, published_at=now, sealed=b"") for _ in range(40)]
+    DispatchRecord.objects.bulk_create(rows)
+    ids = [row.pk for row in rows]
+    assert ledger.claim(ids[0], conf.queues["bulk"], HOSTNAME)
+    ledger.cancel(ids[1])
+    with CaptureQueriesContext(connection) as queries:
+        revocation.cancel_waiting(map(str, ids))
+        revocation.cancel_waiting(map(str, ids))
+    assert sorted(announced) == sorted(ids[2:])
+    assert [now_is(row) for row in rows] == ["running"] + 39 * ["cancelled"]
+    assert len([each for each in queries if each["sql"].startswith("UPDATE")]) == 1
+
+
+def test_what_is_claimed_or_cancelled_meanwhile_is_not_announced(
+    record: DispatchRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    announced: list[uuid.UUID] = []
+    monkeypatch.setattr(revocation, "announce", announced.append)
+    now = timezone.now()
+    others = [DispatchRecord(queue="bulk", path="/", accepted_at=now, published_at=now, sealed=b"") for _ in range(2)]
+    DispatchRecord.objects.bulk_create(others)
+
+    def overtake(execute: Any, sql: str, *rest: Any) -> Any:
+        if sql.startswith("UPDATE") and others:
+            claimed, cancelled = others.pop(), others.pop()
+            assert ledger.claim(claimed.pk, conf.queues["bulk"], HOSTNAME)
+            ledger.cancel(cancelled.pk)
+        return execute(sql, *rest)
+
+    ids = [str(row.pk) for row in (record, *others)]
+    with connection.execute_wrapper(overtake):
+        revocation.cancel_waiting(ids)
+    assert announced == [record.pk]
 
 
 def test_what_is_done_stays_as_it_is(record: DispatchRecord) -> None:
