@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import re
 import uuid
@@ -28,6 +27,7 @@ from broker_django.delivery import breaker, publish, run_eagerly, seal_request, 
 from broker_django.http import raw_body, to_message
 from broker_django.models import DispatchRecord
 from broker_django.room import rooms
+from broker_django.view_names import view_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,16 +50,6 @@ class View:
     function: Any
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
-
-    @property
-    def name(self) -> str:
-        """The dotted path of the view function, or of the class behind it, by which another process knows it."""
-        view_class = getattr(self.function, "view_class", None) or getattr(self.function, "cls", None)
-        named = view_class or self.function
-        while isinstance(named, functools.partial):
-            named = named.func
-        named = named if hasattr(named, "__qualname__") else type(named)
-        return f"{named.__module__}.{named.__qualname__}"
 
 
 @dataclass(slots=True)
@@ -146,7 +136,7 @@ def accept(request: HttpRequest, view: View, decision: Decision) -> Accepted | H
         to_message(request, body, user, cookies),
         view_user=view_user,
         route=record.route,
-        view=view.name,
+        view=view_name(view.function, request.method or ""),
         accepted_at=now.timestamp(),
     )
     record.sealed = seal_request(message, str(record.pk), decision.queue)

@@ -54,7 +54,8 @@ class Replay:
 
     The middleware tells the worker through `exception` what the view raised, and through `refusal` why the view was
     not run at all. `admitted` tells the view that its own checks were made at the door. `entered` says that the request
-    came to the broker's middleware, `reached` that it came to its view, and `elsewhere` which other view it came to.
+    came to the broker's middleware, `reached` that it came to its view, `elsewhere` which other view it came to, and
+    `eager` that no worker runs it.
     """
 
     id: uuid.UUID
@@ -70,6 +71,7 @@ class Replay:
     entered: bool = False
     reached: bool = False
     elsewhere: str = ""
+    eager: bool = False
 
     def context(self) -> RequestContext:
         """`request.broker` of the replayed request."""

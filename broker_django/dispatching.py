@@ -15,7 +15,7 @@ from django.utils.functional import Promise
 from broker_core.errors import BodyTooLargeError, ConfigurationError, MessageError
 from broker_core.message import RequestMessage
 from broker_django import ledger, load, rest, sessions
-from broker_django.acceptance import View, moments, publish_when_committed, route_of, trace_of, write
+from broker_django.acceptance import moments, publish_when_committed, route_of, trace_of, write
 from broker_django.arrival import arrived, asks_for_a_user
 from broker_django.composing import Parts, compose
 from broker_django.conf import conf
@@ -24,6 +24,7 @@ from broker_django.delivery import seal_request
 from broker_django.http import raw_body, to_message
 from broker_django.models import DispatchRecord
 from broker_django.routing import OWN_NAMESPACE
+from broker_django.view_names import view_name
 
 if TYPE_CHECKING:
     from django.urls import ResolverMatch
@@ -87,7 +88,7 @@ def _from_path(path: str, parts: Parts) -> Taken:
     if rest.view_class(match.func) is not None:
         message = replace(message, view_user=message.user)
     _refuse_nobody(message, match)
-    return Taken(message, match, _view(match))
+    return Taken(message, match, _view(match, message.method))
 
 
 def _from_message(message: RequestMessage) -> Taken:
@@ -113,11 +114,11 @@ def _from_request(request: HttpRequest) -> Taken:
     message, match = to_message(request, body, user_key(getattr(request, "user", None)), {}), request.resolver_match
     if _is_made_by_code(request):
         message, match = arrived(message)
-    return Taken(message, match, _view(match), next(iter(sessions.credentials(request)), ""))
+    return Taken(message, match, _view(match, message.method), next(iter(sessions.credentials(request)), ""))
 
 
-def _view(match: ResolverMatch | None) -> str:
-    return "" if match is None else View(match.func, match.args, match.kwargs).name
+def _view(match: ResolverMatch | None, method: str) -> str:
+    return "" if match is None else view_name(match.func, method)
 
 
 def _is_made_by_code(request: HttpRequest) -> bool:

@@ -12,13 +12,14 @@ from django.utils import timezone
 from django.utils.functional import SimpleLazyObject
 
 from broker_core.errors import BodyTooLargeError, BrokerError, ViewExitedError, ViewNotReachedError
-from broker_django import classification, idempotency, rest, tokens, users
+from broker_django import classification, idempotency, ledger, rest, tokens, users
 from broker_django.celery_app import ends_worker
 from broker_django.conf import conf
 from broker_django.context import Replay, RequestContext, replay_of, user_key
 from broker_django.http import problem, raw_body
 from broker_django.routing import OWN_NAMESPACE
 from broker_django.sessions import session_of
+from broker_django.view_names import view_name
 
 if TYPE_CHECKING:
     from django.http import HttpRequest, HttpResponse
@@ -123,10 +124,14 @@ def _user_without_trace(request: HttpRequest) -> Any:
 
 
 def reach(request: HttpRequest, view: View, replay: Replay) -> HttpResponse | None:
-    """Let a replay come to its view; a response if the URL leads to another view in this process."""
-    if replay.view and view.name != replay.view:
-        replay.elsewhere = view.name
-        return problem(ViewNotReachedError(f"the URL leads to {view.name} here, not to {replay.view}"))
+    """Let a replay come to its view; a response if the URL leads to another view in this process.
+
+    If somebody in charge had it run again, it is for whichever view the URL leads to by now.
+    """
+    name = view_name(view.function, request.method or "")
+    if replay.view and name != replay.view and not ledger.is_revived(replay.id):
+        replay.elsewhere = name
+        return problem(ViewNotReachedError(f"the URL leads to {name} here, not to {replay.view}"))
     replay.reached = request.broker.reached = True  # type: ignore[attr-defined]
     pin_view(request, view, replay)
     return None
@@ -135,7 +140,7 @@ def reach(request: HttpRequest, view: View, replay: Replay) -> HttpResponse | No
 def note_exit(request: HttpRequest, error: BaseException) -> None:
     """Raise ViewExitedError if a replayed view raised what would end its process: to Django that is no exception."""
     replay = replay_of(request)
-    if replay is None or isinstance(error, Exception) or ends_worker(error):
+    if replay is None or replay.eager or isinstance(error, Exception) or ends_worker(error):
         return
     replay.exception = type(error).__name__
     raise ViewExitedError(f"the view raised {replay.exception}") from error

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from django.db import transaction
-from django.db.models import F, Max, Q
+from django.db.models import F, Max, Min, Q
 from django.db.models.constants import OnConflict
 from django.utils import timezone
 
@@ -22,7 +22,7 @@ from broker_core.errors import DispatchConflictError
 from broker_core.retries import pause
 from broker_django import database, statements
 from broker_django.conf import conf
-from broker_django.models import PATH_LENGTH, AttemptRecord, DispatchRecord
+from broker_django.models import PATH_LENGTH, ActionRecord, AttemptRecord, DispatchRecord
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -40,6 +40,9 @@ DEPLOYMENT = timedelta(minutes=15)
 """How old a dispatch is that no worker can be expected to run later. A younger one may have been accepted by a process
 with newer code, keys or settings than this worker has.
 """
+
+NOT_REACHED = "the view was not reached"
+"""How the error of an attempt begins that did not come to its view."""
 
 LONGEST_HAND_BACK = 60.0
 """Seconds until a dispatch that was handed back is published again: one at first, and twice as many each time."""
@@ -252,12 +255,12 @@ def retry(
 def hand_back(dispatch_id: uuid.UUID, run: Run, reason: str, now: datetime | None = None) -> datetime | None:
     """Queue the dispatch again, as if this attempt had not been: its worker cannot run it. Returns when it is due.
 
-    Returns None if it was wanted so long ago that a worker that could run it would have come by now, or if the attempt
-    does not run any more.
+    Returns None if it was handed back for so long that a worker that could run it would have come by now, or if the
+    attempt does not run any more.
     """
     now = now or timezone.now()
     record = _running(dispatch_id, run)
-    if record is None or now - last_wanted(record) >= DEPLOYMENT:
+    if record is None or now - _handed_back_since(record, now) >= DEPLOYMENT:
         return None
     due = now + timedelta(seconds=min(2.0 ** min(record.attempts_before, 10), LONGEST_HAND_BACK))
     changes = {"due_at": due, "published_at": None, "attempts_before": F("attempts_before") + 1}
@@ -267,6 +270,17 @@ def hand_back(dispatch_id: uuid.UUID, run: Run, reason: str, now: datetime | Non
 def prove_writable() -> None:
     """Write nothing. Raises django.db.Error if the database takes no writes, once its patience is over."""
     rows().filter(pk=uuid.UUID(int=0)).update(error="")
+
+
+def _handed_back_since(record: DispatchRecord, now: datetime) -> datetime:
+    """When a worker handed it back for the first time since somebody wanted it."""
+    ended = record.ended_attempts.filter(error__startswith=NOT_REACHED, ended_at__gte=last_wanted(record))
+    return ended.aggregate(first=Min("ended_at"))["first"] or now
+
+
+def is_revived(dispatch_id: uuid.UUID) -> bool:
+    """Whether somebody in charge had it run again."""
+    return ActionRecord.objects.using(database.alias()).filter(dispatch=dispatch_id, action="retry").exists()
 
 
 def latest_seal() -> str:

@@ -22,11 +22,20 @@ def operation_places(view: Any, method: str) -> Iterator[Any]:
     """Where decorators leave notes about this HTTP method of a view of django-ninja: on the operation as it is run
     (`decorate_view`), and on its function. Nothing for any other view.
     """
-    for operation in getattr(_path_view(view), "operations", ()):
-        if method in operation.methods:
-            yield operation.run
-            yield operation.view_func
-            return
+    for operation in _operations(view, method):
+        yield operation.run
+        yield operation.view_func
+
+
+def operation_functions(view: Any, method: str) -> list[Any]:
+    """The project's function that answers this HTTP method of a view of django-ninja; none for any other view."""
+    return [operation.view_func for operation in _operations(view, method)]
+
+
+def _operations(view: Any, method: str) -> list[Any]:
+    """The one operation of this method, if there is one."""
+    found = getattr(_path_view(view), "operations", ())
+    return [operation for operation in found if method in operation.methods][:1]
 
 
 def _path_view(view: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import decimal
 import locale
@@ -18,7 +19,7 @@ from django.urls import set_urlconf
 from django.utils import timezone, translation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 T = TypeVar("T")
 
@@ -31,17 +32,18 @@ _OF_THE_POOL = ("billiard", "celery")
 
 
 def isolated(function: Callable[[], T]) -> T:
-    """Call the function in a context of its own, and give the process back as it was before the first call."""
+    """Call the function in a context of its own, and give the process back as it was before the first call.
+
+    In a pool of threads that is done when none of them runs a view any more.
+    """
     state = _baseline()
-    try:
-        return contextvars.copy_context().run(_afresh, function)
-    finally:
-        state.restore()
+    with state.in_use():
+        return contextvars.copy_context().run(_afresh, function, state.decimal_context.copy())
 
 
-def _afresh(function: Callable[[], T]) -> T:
-    """Without what a task of the project may have left in this thread. The decimal context is changed in place."""
-    decimal.setcontext(decimal.Context())
+def _afresh(function: Callable[[], T], decimal_context: decimal.Context) -> T:
+    """Without what a task of the project may have left in this thread. A decimal context is changed in place."""
+    decimal.setcontext(decimal_context)
     translation.deactivate()
     timezone.deactivate()
     set_urlconf(None)
@@ -56,6 +58,22 @@ class ProcessState:
         self._handlers = {number: signal.getsignal(number) for number in SIGNALS}
         self._umask = os.umask(0o77)
         os.umask(self._umask)
+        self.decimal_context = decimal.getcontext().copy()
+        self._users = 0
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Put all back after the block, unless another thread is in one like it."""
+        with self._lock:
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if not self._users:
+                    self.restore()
 
     def restore(self) -> None:
         """Put back what is different. Each part that cannot be put back is logged."""

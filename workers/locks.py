@@ -29,11 +29,13 @@ _TIMEOUTS = {"55P03", 1205}
 def limit_waits() -> None:
     """Have this thread wait for a lock in the ledger for so many seconds at most. Raises django.db.Error.
 
-    On SQLite the whole database is locked, for as long as its option `timeout` says.
+    On SQLite the whole database is locked, for as long as its option `timeout` says. A session that others will use,
+    of a pool or of pgbouncer, is left as it is.
     """
     connection = connections[ledger.rows().db]
     statement = _LIMIT.get(connection.vendor)
-    if statement is None:
+    shared = getattr(connection, "pool", None) or connection.settings_dict.get("DISABLE_SERVER_SIDE_CURSORS")
+    if statement is None or shared:
         return
     connection.ensure_connection()
     if getattr(connection, LIMITED, None) is not connection.connection:

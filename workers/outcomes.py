@@ -74,18 +74,25 @@ def seconds_left(request: Any) -> float:
     return max(hard - LEFT_AT_LIMIT - (time.monotonic() - began), 0.0)
 
 
+def seconds_to_soft_limit(request: Any) -> float:
+    """How long it may wait before the view begins: the soft limit would end the wait with an exception."""
+    soft: float | None = (request.timelimit or (None, None))[1]
+    return PATIENCE if soft is None else max(soft - LEFT_AT_LIMIT, 0.0)
+
+
 class LateOutcomes:
     """Outcomes that could not be told within the time limit of their task. A thread of the process tells them."""
 
     def __init__(self) -> None:
-        self._waiting: list[threading.Thread] = []
+        self._waiting: set[threading.Thread] = set()
+        self._lock = threading.Lock()
 
     def tell(self, dispatch_id: str, tell: Callable[[], object]) -> None:
         """Go on telling until the database takes it, or the process ends."""
         logger.error("Dispatch %s has ended, and the ledger cannot be told: it will be, as soon as it can", dispatch_id)
-        self._waiting = [thread for thread in self._waiting if thread.is_alive()]
         thread = threading.Thread(target=self._run, args=(dispatch_id, tell), name="broker-late-outcome", daemon=True)
-        self._waiting.append(thread)
+        with self._lock:
+            self._waiting.add(thread)
         thread.start()
 
     def _run(self, dispatch_id: str, tell: Callable[[], object]) -> None:
@@ -95,11 +102,15 @@ class LateOutcomes:
             logger.error("The outcome of dispatch %s is lost: %s", dispatch_id, redacted(error))
         finally:
             connections.replace_all()
+            with self._lock:
+                self._waiting.discard(threading.current_thread())
 
     def wait(self, seconds: float = PATIENCE) -> None:
         """Before the process ends."""
         deadline = time.monotonic() + seconds
-        for thread in self._waiting:
+        with self._lock:
+            waiting = list(self._waiting)
+        for thread in waiting:
             thread.join(max(deadline - time.monotonic(), 0))
 
 

@@ -19,7 +19,7 @@ from broker_django.conf import conf
 from broker_django.context import WITNESS
 from broker_django.handler import Handler, handler, thread_state
 from broker_django.http import problem, to_request, to_response_message
-from broker_django.ledger import Outcome
+from broker_django.ledger import NOT_REACHED, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from broker_django.context import Replay
 
 logger = logging.getLogger("workers.replay")
+
+NOT_MODIFIED = 304
 
 
 def _respond(request: HttpRequest, protocol: Protocol) -> HttpResponseBase:
@@ -68,7 +70,7 @@ def run(message: RequestMessage, replay: Replay) -> Answer:
         with thread_state(), _connections_kept():
             return _run(message, replay)
     except BaseException as error:
-        if ends_worker(error):
+        if ends_worker(error) or (replay.eager and not isinstance(error, Exception)):
             raise
         return _broken(error, replay)
 
@@ -134,16 +136,20 @@ def _answer(response: ResponseMessage, request: HttpRequest, replay: Replay) -> 
 
 
 def _not_reached(response: ResponseMessage, request: HttpRequest, replay: Replay) -> Answer:
-    """The URL leads nowhere or elsewhere, by the code of this process; or a middleware answered that had not at the
-    door, such as one for logins, TLS or maintenance.
+    """The URL leads nowhere or elsewhere, by the code of this process; or a middleware answered.
+
+    A redirect or refusal of a middleware, for logins, TLS or maintenance, is one that the door did not see. A cached
+    page is an answer.
     """
     if replay.entered and (replay.elsewhere or request.resolver_match is None):
         wanted = replay.view or "a view"
         here = f"the URL leads to {replay.elsewhere} here" if replay.elsewhere else "the URL leads nowhere here"
-        error = ViewNotReachedError(f"the view was not reached: {here}, and led to {wanted} when it was accepted")
+        error = ViewNotReachedError(f"{NOT_REACHED}: {here}, and led to {wanted} when it was accepted")
         return Answer(_unreadable(error), str(error), unknown_here=True)
+    if response.status < 300 or response.status == NOT_MODIFIED:
+        return Answer(response)
     by = replay.exception or f"a middleware answered {response.status}"
-    return Answer(response, f"the view was not reached: {by}", retriable=True, retry_after=_retry_after(response))
+    return Answer(response, f"{NOT_REACHED}: {by}", retriable=True, retry_after=_retry_after(response))
 
 
 def _retry_after(response: ResponseMessage) -> float | None:

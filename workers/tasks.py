@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from celery import Task, shared_task
-from celery.exceptions import Ignore, Reject, Retry
+from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from django.utils import timezone
 
 from broker_core.errors import (
@@ -33,7 +33,15 @@ from broker_django.notifications import announce
 from workers import connections
 from workers.isolation import isolated
 from workers.leases import leases
-from workers.outcomes import NEVER_PASSES, PATIENCE, LedgerSilentError, late, persistently, seconds_left
+from workers.outcomes import (
+    NEVER_PASSES,
+    PATIENCE,
+    LedgerSilentError,
+    late,
+    persistently,
+    seconds_left,
+    seconds_to_soft_limit,
+)
 from workers.replay import run, unanswered
 from workers.time_limits import past_soft_limit
 
@@ -111,8 +119,8 @@ def _told(request: Any, tell: Callable[[], int], dispatch_id: uuid.UUID) -> int:
     if request.is_eager:
         return tell()
     try:
-        return persistently(tell, str(dispatch_id), min(PATIENCE, seconds_left(request)))
-    except LedgerSilentError as error:
+        return persistently(tell, str(dispatch_id), min(PATIENCE, seconds_to_soft_limit(request)))
+    except (LedgerSilentError, SoftTimeLimitExceeded) as error:
         logger.error("Dispatch %s goes back to its queue, the ledger does not answer: %s", dispatch_id, error)
         raise Reject(str(error), requeue=True) from error
 
@@ -134,6 +142,7 @@ def _answer(task: Any, request: RequestMessage | str, dispatch_id: uuid.UUID, qu
         message.view_user,
         view=message.view,
         accepted_at=accepted_at,
+        eager=task.is_eager,
     )
     if task.is_eager:
         return run(message, replay)

@@ -106,3 +106,21 @@ def test_a_replay_has_the_path_that_the_request_had_under_a_forced_script_name(p
     if direct.status_code == 200:
         assert DispatchRecord.objects.count() == 1
         assert replayed.json()["path"] == direct.json()["path"]
+
+
+def test_a_page_that_a_middleware_has_in_its_cache_is_an_answer(client: Client) -> None:
+    with override_settings(MIDDLEWARE=[f"{__name__}.caching", MIDDLEWARE]):
+        client.get("/seen/")
+    record = DispatchRecord.objects.get()
+    assert (record.state, record.error, record.response_status) == ("succeeded", "", 200)
+    assert answer(client).content == b"from the cache"
+
+
+def caching(get_response: Callable[[HttpRequest], HttpResponse]) -> Any:
+    """Has the page by the time that it is replayed."""
+
+    def middleware(request: HttpRequest) -> HttpResponse:
+        replayed = getattr(request, "broker", None) is not None and request.broker.replayed
+        return HttpResponse("from the cache") if replayed else get_response(request)
+
+    return middleware

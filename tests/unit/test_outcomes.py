@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import threading
+from types import SimpleNamespace
+
+import pytest
+from django.db import DataError, InternalError
+
+from workers.outcomes import LateOutcomes, LedgerSilentError, persistently, seconds_left, seconds_to_soft_limit
+
+
+@pytest.fixture(autouse=True)
+def quick(settings, monkeypatch):
+    settings.REQUEST_BROKER = {"LEASE": 0.2}
+    monkeypatch.setattr("workers.connections.replace_all", lambda: None)
+
+
+def failing(times, error):
+    calls = []
+
+    def tell():
+        calls.append(error)
+        if len(calls) <= times:
+            raise error
+        return len(calls)
+
+    return tell
+
+
+def test_the_ledger_is_told_again_until_it_takes_it():
+    assert persistently(failing(3, InternalError("read-only")), "id", 30) == 4
+
+
+def test_it_is_given_up_after_so_many_seconds():
+    with pytest.raises(LedgerSilentError):
+        persistently(failing(9, InternalError("read-only")), "id", 0)
+
+
+def test_what_never_passes_is_raised_at_once():
+    tell = failing(9, DataError("too long"))
+    with pytest.raises(DataError):
+        persistently(tell, "id", 30)
+
+
+@pytest.mark.parametrize(
+    ("limits", "before", "after"), [((310, 300), 297, 307), ((11, 1), 0, 8), ((None, None), 120, 120)]
+)
+def test_a_task_waits_no_longer_than_its_limits_allow(limits, before, after):
+    request = SimpleNamespace(timelimit=limits, called_directly=False)
+    assert seconds_to_soft_limit(request) == before
+    assert seconds_left(request) == pytest.approx(after, abs=0.5)
+
+
+def test_a_process_that_ends_waits_for_all_outcomes_that_are_late():
+    late, gate, told = LateOutcomes(), threading.Event(), []
+    begin = threading.Barrier(8)
+
+    def tell(number):
+        gate.wait(30)
+        told.append(number)
+
+    def hand_over(number):
+        begin.wait(30)
+        late.tell(str(number), lambda: tell(number))
+
+    threads = [threading.Thread(target=hand_over, args=[number]) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    gate.set()
+    late.wait(30)
+    assert sorted(told) == list(range(8))
