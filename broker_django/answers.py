@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 from datetime import timedelta
@@ -17,6 +18,7 @@ from broker_django.caching import never_kept
 from broker_django.classification import preferences_of
 from broker_django.conf import conf
 from broker_django.http import problem, refill, to_response
+from broker_django.watcher import UnwatchedError
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -134,7 +136,8 @@ def in_time(record: DispatchRecord | None, original: HttpResponseBase | None) ->
 
 def wait_until_done(request: HttpRequest, record: DispatchRecord, seconds: float) -> DispatchRecord:
     """The dispatch when it is done, or as it is when this client may be held no longer, for `seconds` at most."""
-    with holding.hold(holding.guest(request, record), seconds) as allowed:
+    done = None
+    with holding.hold(holding.guest(request, record), seconds) as allowed, contextlib.suppress(UnwatchedError):
         done = waiting.wait(record.pk, allowed, _is_done) if allowed else None
     return done or ledger.find(record.pk) or record
 
@@ -143,7 +146,8 @@ async def await_until_done(
     request: HttpRequest, record: DispatchRecord, seconds: float, *, quick: float = 0.0
 ) -> DispatchRecord:
     """`wait_until_done` for coroutines. The request keeps its thread for `quick` seconds."""
-    with holding.hold(holding.guest(request, record), seconds) as allowed:
+    done = None
+    with holding.hold(holding.guest(request, record), seconds) as allowed, contextlib.suppress(UnwatchedError):
         done = await waiting.async_wait(record.pk, allowed, _is_done, quick=quick) if allowed else None
     return done or await sync_to_async(ledger.find)(record.pk) or record
 

@@ -6,6 +6,7 @@ Both make the same decisions; they differ in how they wait.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from functools import lru_cache
@@ -32,6 +33,7 @@ from broker_django.cancellation import cancel
 from broker_django.conf import conf
 from broker_django.context import user_key
 from broker_django.endpoints import endpoint
+from broker_django.watcher import UnwatchedError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -171,7 +173,7 @@ def _stream(content: Any) -> StreamingHttpResponse:
 
 def _told(record: DispatchRecord, here: str, guest: Guest) -> Iterator[str]:
     seconds = min(conf.MAX_WAIT, EVENTS_LIFETIME) if guest.server is Server.THREADS else 0.0
-    with holding.hold(guest, seconds) as allowed:
+    with holding.hold(guest, seconds) as allowed, contextlib.suppress(UnwatchedError):
         changes = _Changes(record, here, allowed)
         yield changes.present()
         while changes.to_come:
@@ -180,7 +182,7 @@ def _told(record: DispatchRecord, here: str, guest: Guest) -> Iterator[str]:
 
 
 async def _async_told(record: DispatchRecord, here: str, guest: Guest) -> AsyncIterator[str]:
-    with holding.hold(guest, EVENTS_LIFETIME) as allowed:
+    with holding.hold(guest, EVENTS_LIFETIME) as allowed, contextlib.suppress(UnwatchedError):
         changes = _Changes(record, here, allowed)
         yield changes.present()
         while changes.to_come:

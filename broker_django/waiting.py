@@ -32,7 +32,10 @@ QUICK = 0.2
 
 
 def wait(dispatch_id: uuid.UUID, seconds: float, wanted: Wanted) -> DispatchRecord | None:
-    """The dispatch as soon as it is as wanted; None if it is not within so many seconds."""
+    """The dispatch as soon as it is as wanted; None if it is not within so many seconds.
+
+    Raises UnwatchedError if the process has no file or no thread left to wait with.
+    """
     if _looks_here() or _in_transaction():
         return _look_here(dispatch_id, seconds, wanted)
     event = threading.Event()

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from django.db import Error as DatabaseFailure
 from django.db import connections
 
+from broker_core.errors import UnavailableError
 from broker_core.redaction import redacted
 from broker_django import ledger
 from broker_django.forking import undisturbed
@@ -41,6 +42,10 @@ DEAF = 10.0
 """Seconds without announcements after Redis did not answer: connecting to it holds up everybody who waits."""
 LINGER = 1.0
 """Seconds for which the connections are kept for the next who waits."""
+
+
+class UnwatchedError(UnavailableError):
+    """The process may open no more files, or start no more threads: nobody can be woken."""
 
 
 class Waiter:
@@ -94,20 +99,20 @@ class Watcher:
 
     @contextlib.contextmanager
     def waiting(self, waiter: Waiter) -> Iterator[None]:
-        """Have the waiter woken while the context lasts."""
-        self._add(waiter)
+        """Have the waiter woken while the context lasts. Raises UnwatchedError if no thread can be started for it."""
         try:
+            self._add(waiter)
             yield
         finally:
             self._remove(waiter)
 
     def _add(self, waiter: Waiter) -> None:
         with self._lock:
+            if self._thread is None:
+                self._start()
             watched = self._watched.setdefault(waiter.dispatch_id, _Watched())
             watched.waiters.add(waiter)
             watched.begin()
-            if self._thread is None:
-                self._start()
         self._ring()
 
     def _remove(self, waiter: Waiter) -> None:
@@ -120,11 +125,18 @@ class Watcher:
                 del self._watched[waiter.dispatch_id]
 
     def _start(self) -> None:
-        heard, self._bell = socket.socketpair()
-        heard.settimeout(0)
-        self._bell.settimeout(0)
-        self._thread = threading.Thread(target=self._run, args=[heard], name="request-broker-watcher", daemon=True)
-        self._thread.start()
+        with contextlib.ExitStack() as opened:
+            try:
+                heard, bell = map(opened.enter_context, socket.socketpair())
+                look = _Look(self, heard, opened.enter_context(selectors.DefaultSelector()))
+                thread = threading.Thread(target=self._run, args=[look], name="request-broker-watcher", daemon=True)
+                thread.start()
+            except (OSError, RuntimeError) as error:
+                logger.warning("Clients cannot wait: %s", redacted(error))
+                raise UnwatchedError("nobody can wait here now") from error
+            opened.pop_all()  # they are the thread's
+        bell.settimeout(0)
+        self._thread, self._bell = thread, bell
 
     def _ring(self) -> None:
         bell = self._bell
@@ -132,8 +144,7 @@ class Watcher:
             with contextlib.suppress(OSError):  # it has rung so often that it need not again, or the thread has ended
                 bell.send(b"\0")
 
-    def _run(self, bell: socket.socket) -> None:
-        look = _Look(self, bell)
+    def _run(self, look: _Look) -> None:
         while not self._ended(look):
             try:
                 look.once()
@@ -197,10 +208,11 @@ class Watcher:
 class _Look:
     """The thread's own: its connections, and how it sleeps."""
 
-    def __init__(self, watcher: Watcher, bell: socket.socket) -> None:
+    def __init__(self, watcher: Watcher, bell: socket.socket, selector: selectors.BaseSelector) -> None:
         self._watcher = watcher
         self._bell = bell
-        self._selector = selectors.DefaultSelector()
+        self._bell.settimeout(0)
+        self._selector = selector
         self._selector.register(bell, selectors.EVENT_READ)
         self._subscription: Subscription | None = None
         self._deaf_until = 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,6 +17,7 @@ from django_celery_results.models import TaskResult
 
 from broker_django import tokens, views
 from broker_django.models import DispatchRecord
+from broker_django.watcher import UnwatchedError, Watcher
 
 
 def path_of(record: DispatchRecord, what: str = "") -> str:
@@ -143,6 +145,11 @@ def streamed(client: AsyncClient, record: DispatchRecord) -> bytes:
     return async_to_sync(read)()
 
 
+def streamed_by_wsgi(client: Client, record: DispatchRecord) -> bytes:
+    response: Any = client.get(path_of(record, "events/"))
+    return b"".join(response.streaming_content)
+
+
 def test_events_under_asgi(async_client: AsyncClient, answered: DispatchRecord) -> None:
     assert states(streamed(async_client, answered)) == ["succeeded"]
 
@@ -161,10 +168,36 @@ def test_a_stream_ends_with_its_lifetime_and_says_when_to_come_back(
 @pytest.mark.parametrize("settings", [{"MAX_WAIT": 0.05}, {"MAX_HELD_THREADS": 0}])
 def test_a_stream_under_wsgi_is_short(client: Client, waiting: DispatchRecord, settings: dict[str, Any]) -> None:
     with override_settings(REQUEST_BROKER=settings):
-        response: Any = client.get(path_of(waiting, "events/"))
-        body = b"".join(response.streaming_content)
+        body = streamed_by_wsgi(client, waiting)
     assert states(body) == ["queued"]
     assert body.endswith(b"\n\nretry: 1000\n\n")
+
+
+@pytest.fixture
+def nothing_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process can start no thread that would look for those who wait."""
+
+    def start(_thread: Watcher) -> None:
+        raise UnwatchedError("no thread")
+
+    monkeypatch.setattr(Watcher, "_start", start)
+    monkeypatch.setattr("broker_django.waiting._looks_here", lambda: False)
+    monkeypatch.setattr("broker_django.waiting._in_transaction", lambda: False)
+
+
+@pytest.mark.usefixtures("nothing_left")
+@override_settings(REQUEST_BROKER={"QUEUES": {"bulk": {"wait": 30}}, "MAX_WAIT": 30})
+def test_who_cannot_wait_is_answered_at_once(
+    client: Client, async_client: AsyncClient, waiting: DispatchRecord
+) -> None:
+    began = time.monotonic()
+    for get in (client.get, async_to_sync(async_client.get)):
+        assert get(path_of(waiting), {"wait": "30"}).json()["state"] == "queued"
+        assert get(path_of(waiting, "response/"), {"wait": "30"}).status_code == 202
+    for body in (streamed(async_client, waiting), streamed_by_wsgi(client, waiting)):
+        assert states(body) == ["queued"]
+        assert body.endswith(b"retry: 1000\n\n")
+    assert time.monotonic() - began < 20
 
 
 @override_settings(ALLOWED_HOSTS=["testserver"], MIDDLEWARE=["broker_django.middleware.RequestBrokerMiddleware"])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import gc
 import threading
+import warnings
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +15,7 @@ from django.utils import timezone
 
 from broker_django import ledger
 from broker_django.models import DispatchRecord
-from broker_django.watcher import Waiter, Watcher
+from broker_django.watcher import UnwatchedError, Waiter, Watcher
 from tests.processes import wait_until
 
 if TYPE_CHECKING:
@@ -93,6 +96,34 @@ def test_a_ledger_that_does_not_answer_for_a_while_leaves_nobody_waiting(
 
     monkeypatch.setattr(ledger, "find_all", find_all)
     waiter, woken = waits(record, "running")
+    with watcher.waiting(waiter):
+        change(record, state="running")
+        assert woken.wait(PATIENCE)
+
+
+@pytest.mark.parametrize(
+    ("where", "error"),
+    [
+        ("socket.socketpair", OSError(errno.EMFILE, "Too many open files")),
+        ("selectors.DefaultSelector", OSError(errno.EMFILE, "Too many open files")),
+        ("threading.Thread.start", RuntimeError("can't start new thread")),
+    ],
+)
+def test_who_cannot_be_watched_leaves_nothing_behind(
+    watcher: Watcher, monkeypatch: pytest.MonkeyPatch, where: str, error: Exception
+) -> None:
+    def fail(*_args: object) -> Any:
+        raise error
+
+    record = waiting()
+    waiter, woken = waits(record, "running")
+    with monkeypatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("error", ResourceWarning)  # of a socket that nobody closed
+        patch.setattr(where, fail)
+        with pytest.raises(UnwatchedError), watcher.waiting(waiter):
+            pass
+        gc.collect()
+    assert not watcher.ids()
     with watcher.waiting(waiter):
         change(record, state="running")
         assert woken.wait(PATIENCE)
