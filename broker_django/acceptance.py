@@ -15,7 +15,6 @@ from django.http.request import RawPostDataException
 from django.urls import NoReverseMatch
 from django.utils import timezone
 
-from broker_core.dispatches import State
 from broker_core.errors import ReducedCapacityError, StorageError, UnavailableError
 from broker_core.idempotency import verdict
 from broker_core.redaction import redacted
@@ -23,7 +22,7 @@ from broker_django import idempotency, ledger, load, rest, sealed_storage, sessi
 from broker_django.celery_app import get_app
 from broker_django.conf import conf
 from broker_django.context import user_key
-from broker_django.delivery import breaker, publish, run_eagerly, seal_request, sealed_with
+from broker_django.delivery import breaker, publish, run_eagerly, seal_request, sealed_with, waiting_messages
 from broker_django.http import raw_body, to_message
 from broker_django.models import DispatchRecord
 from broker_django.room import rooms
@@ -216,14 +215,8 @@ def write(record: DispatchRecord) -> DispatchRecord:
 
 def _has_no_room(record: DispatchRecord) -> bool:
     """Whether it waits in the ledger, for so many of its queue are published, or wait there before it."""
-
-    def holds() -> bool:
-        due = {"published_at": None, "finished_at": None, "due_at__lte": timezone.now()}
-        held = ledger.rows().filter(state=State.QUEUED, queue=record.queue, **due)
-        return held.order_by("due_at").values_list("pk").first() is not None  # in the order of the index
-
     try:
-        return rooms.is_full(record.queue, holds)
+        return rooms.is_full(record.queue, lambda: ledger.holds_up(record.queue), waiting_messages)
     except DatabaseFailure:
         return True  # writing the row will tell
 

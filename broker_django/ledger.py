@@ -47,6 +47,9 @@ NOT_REACHED = "the view was not reached"
 LONGEST_HAND_BACK = 60.0
 """Seconds until a dispatch that was handed back is published again: one at first, and twice as many each time."""
 
+A_FEW = 10
+"""How many dispatches may wait in the ledger for longer than the reapers need: somebody else may have locked a row."""
+
 AT_ONCE = 500
 """How many rows one query names."""
 
@@ -176,6 +179,13 @@ def renew(claims: Iterable[tuple[uuid.UUID, int]], now: datetime | None = None) 
 def holds(dispatch_id: uuid.UUID, attempt: int) -> bool:
     """Whether this attempt still has the dispatch."""
     return rows().filter(pk=dispatch_id, state=State.RUNNING, attempts=attempt).exists()
+
+
+def holds_up(queue: str, now: datetime | None = None) -> bool:
+    """Whether more than a few dispatches of this queue wait in the ledger that the reapers should have published."""
+    late = (now or timezone.now()) - timedelta(seconds=2 * conf.REAPER_INTERVAL)
+    held = {"state": State.QUEUED, "queue": queue, "due_at__lte": late, "published_at": None, "finished_at": None}
+    return bool(rows().filter(**held).order_by("due_at").values_list("pk")[A_FEW : A_FEW + 1])  # in the index's order
 
 
 def finish(

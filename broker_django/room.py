@@ -2,8 +2,10 @@
 
 A message broker keeps messages in memory, the ledger keeps them on disk. Each process knows how many messages of a
 queue waited a moment ago, since it asks once a second right after it published one, and what it published since. From
-the bound on it publishes none until the ledger holds nothing of the queue that is due: the workers' reapers publish
-that first, the oldest first, as there is room.
+the bound on it publishes none: the workers' reapers publish what the ledger holds, the oldest first, as there is room.
+It publishes again once the reapers have caught up: the message broker is half empty, and hardly anything in the ledger
+has been due for longer than they need to come by. To wait until the ledger holds nothing would be to wait for a pause
+in the traffic, as each new dispatch is held there too.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 ASK_EVERY = 1.0
 """Seconds between two questions to the message broker, or to the ledger."""
+LOW_WATER = 0.5
+"""The part of the bound below which a queue that was full takes messages again."""
 
 
 class Room:
@@ -33,12 +37,17 @@ class Room:
         self._published = 0
         self._is_full = False
 
-    def is_full(self, most: int, holds: Callable[[], bool]) -> bool:
-        """Whether the next one waits in the ledger. `holds` says whether the ledger holds some that are due."""
+    def is_full(self, most: int, holds: Callable[[], bool], ask: Callable[[], int | None]) -> bool:
+        """Whether the next one waits in the ledger.
+
+        `holds` tells whether the ledger holds some that the reapers should have published by now, `ask` how many
+        messages wait, or None if the message broker does not tell.
+        """
         if not self._is_full:
             self._is_full = self._waiting + self._published >= most
         elif self._is_time() and not holds():
-            self._forget()
+            self._waiting, self._published = ask() or 0, 0
+            self._is_full = self._waiting >= most * LOW_WATER
         return self._is_full
 
     def note(self, ask: Callable[[], int]) -> None:
@@ -55,11 +64,6 @@ class Room:
         self._asked_at = now
         return True
 
-    def _forget(self) -> None:
-        """The next one that is published tells how many wait."""
-        self._waiting = self._published = 0
-        self._asked_at, self._is_full = None, False
-
 
 class Rooms:
     """A room for each queue that has a bound."""
@@ -71,12 +75,12 @@ class Rooms:
     def of(self, queue: str) -> Room:
         return self._rooms.get(queue) or self._rooms.setdefault(queue, Room(self._now))
 
-    def is_full(self, queue: str, holds: Callable[[], bool]) -> bool:
-        """Whether the next dispatch of this queue waits in the ledger. `holds` is asked as in `Room.is_full`."""
+    def is_full(self, queue: str, holds: Callable[[], bool], ask: Callable[[QueuePolicy], int | None]) -> bool:
+        """Whether the next dispatch of this queue waits in the ledger. Both are called as in `Room.is_full`."""
         policy = conf.queues.get(queue)
         if policy is None or policy.max_published is None:
             return False
-        return self.of(queue).is_full(policy.max_published, holds)
+        return self.of(queue).is_full(policy.max_published, holds, lambda: ask(policy))
 
     def note(self, queue: str, policy: QueuePolicy, ask: Callable[[], int]) -> None:
         """One of this queue was published."""

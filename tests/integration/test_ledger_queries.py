@@ -11,7 +11,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from broker_django import housekeeping, load
+from broker_django import housekeeping, ledger, load
 from broker_django.conf import conf
 from broker_django.models import DispatchRecord
 from workers import reaper
@@ -89,4 +89,9 @@ def test_the_housekeeping_finds_what_is_old_in_an_index() -> None:
 
 def test_the_load_of_a_queue_is_measured_in_an_index(all_looked_for: None) -> None:
     seen = statements(lambda: load.measure("bulk", conf.queues["bulk"], timezone.now()))
+    assert [statement for statement in seen if not is_indexed(statement)] == []
+
+
+def test_what_the_ledger_holds_of_a_queue_is_found_in_an_index() -> None:
+    seen = statements(lambda: ledger.holds_up("bulk"))
     assert [statement for statement in seen if not is_indexed(statement)] == []
