@@ -7,15 +7,23 @@ from __future__ import annotations
 
 import copy
 from functools import lru_cache
+from http.cookies import Morsel, SimpleCookie
 from typing import Any
 
 from asgiref.sync import sync_to_async
+from django.conf import settings
+from django.utils.module_loading import import_string
 
 
-def merged(session: Any) -> Any:
-    """The same session, not loaded yet. What is changed in it is laid over what others have saved meanwhile."""
+def merged(session: Any, *, only_changes: bool = False) -> Any:
+    """The same session, not loaded yet. What is changed in it is laid over what others have saved meanwhile.
+
+    With `only_changes` it is not saved if nothing in it was changed.
+    """
     store: Any = type(session)
-    return _merging(store)(session.session_key)
+    late = _merging(store)(session.session_key)
+    late.only_changes = only_changes
+    return late
 
 
 @lru_cache(maxsize=8)
@@ -25,32 +33,80 @@ def _merging(store: Any) -> Any:
 
 
 class Merging:
-    """Saves the keys that were set or deleted since it was loaded, and leaves the others as they are by then."""
+    """Saves the keys that were set or deleted since it was loaded, and leaves the others as they are by then.
 
+    It is not saved if another request renewed its key or ended it, as a login, a change of password and a logout do.
+    """
+
+    ended = False
+    """Whether another request renewed or ended the session: the client has, or will get, another cookie."""
+    only_changes = False
+    modified: bool
+    session_key: str | None
     _session_cache: dict[str, Any]
-    _loaded: tuple[str | None, dict[str, Any]] | None = None
+    _session_key: str | None
+    _loaded: tuple[str | None, dict[str, Any]] = None, {}
 
     def load(self) -> dict[str, Any]:
-        data: dict[str, Any] = super().load()  # type: ignore[misc]
-        self._loaded = self.session_key, copy.deepcopy(data)  # type: ignore[attr-defined]
+        data = self._current()
+        self._loaded = self.session_key, copy.deepcopy(data)
         return data
 
     async def aload(self) -> dict[str, Any]:
         return await sync_to_async(self.load)()
 
     def save(self, must_create: bool = False) -> None:  # noqa: FBT001, FBT002 - as SessionBase has it
-        if not must_create and self._loaded is not None:
-            key, before = self._loaded
-            if key is not None and key == self.session_key:  # type: ignore[attr-defined] # neither renewed nor ended
-                self._lay_over(before)
-        super().save(must_create)  # type: ignore[misc]
+        if must_create:
+            self.ended = False
+        else:
+            self._lay_over()
+            if self.ended or (self.only_changes and not self.modified):
+                return
+        try:
+            super().save(must_create)  # type: ignore[misc]
+        except import_string("django.contrib.sessions.backends.base.UpdateError"):
+            self.ended = True
 
     async def asave(self, must_create: bool = False) -> None:  # noqa: FBT001, FBT002
         await sync_to_async(self.save)(must_create)
 
-    def _lay_over(self, before: dict[str, Any]) -> None:
-        mine: dict[str, Any] = self._session_cache
-        current: dict[str, Any] = super().load()  # type: ignore[misc]
+    def _current(self) -> dict[str, Any]:
+        """What is in the store. A store that finds nothing takes the session's key away; signed cookies never do."""
+        key = self.session_key
+        data: dict[str, Any] = super().load()  # type: ignore[misc]
+        if self.session_key != key:
+            self._session_key, self.ended = key, True
+        return data
+
+    def _lay_over(self) -> None:
+        """Lay the changes over what is in the store, unless the outer chain itself renewed or ended the session."""
+        mine: dict[str, Any] = self._get_session()  # type: ignore[attr-defined]
+        key, before = self._loaded
+        if key is None or key != self.session_key or self.ended:
+            return
+        current = self._current()
         changed = {name: value for name, value in mine.items() if name not in before or before[name] != value}
         kept = {name: value for name, value in current.items() if name in mine or name not in before}
         self._session_cache = {**kept, **changed}
+
+
+class Cookies(SimpleCookie):
+    """Cookies of a response, to which the outer chain can add none for a session that has ended, or change it."""
+
+    def __init__(self, cookies: SimpleCookie, session: Merging) -> None:
+        super().__init__()
+        self._session = session
+        for name, morsel in cookies.items():
+            super().__setitem__(name, morsel)
+
+    def _is_refused(self, name: str) -> bool:
+        return name == settings.SESSION_COOKIE_NAME and self._session.ended
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if not self._is_refused(key):
+            super().__setitem__(key, value)
+
+    def __getitem__(self, key: str) -> Morsel[str]:
+        if not self._is_refused(key):
+            return super().__getitem__(key)
+        return super().__getitem__(key).copy() if key in self else Morsel()

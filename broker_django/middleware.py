@@ -164,7 +164,9 @@ def answer(request: HttpRequest, accepted: Accepted, record: DispatchRecord | No
     response = in_time(record, accepted.replayed)
     if response is None:
         sessions.detach(request)
-        return accepted_response(request, accepted)
+        response = accepted_response(request, accepted)
+        sessions.guard(request, response)
+        return response
     sessions.adopt(request, response)
     return _with_cookies(accepted, response)
 
@@ -173,7 +175,9 @@ def answer_again(request: HttpRequest, repeated: Repeated, record: DispatchRecor
     """What a repetition gets. The session of a response that was stored long ago is not taken up."""
     repeated.record = record or repeated.record
     sessions.detach(request)
-    return _with_cookies(repeated, repeated_response(request, repeated))
+    response = _with_cookies(repeated, repeated_response(request, repeated))
+    sessions.guard(request, response)
+    return response
 
 
 def _with_cookies(accepted: Accepted, response: HttpResponseBase) -> HttpResponseBase:

@@ -15,7 +15,7 @@ from django.http import HttpResponse
 from django.utils.crypto import salted_hmac
 from django.utils.module_loading import import_string
 
-from broker_django.merged_sessions import merged
+from broker_django.merged_sessions import Cookies, Merging, merged
 
 if TYPE_CHECKING:
     from http.cookies import SimpleCookie
@@ -57,17 +57,20 @@ def _settle_messages(request: HttpRequest, carrier: HttpResponse) -> None:
 
 
 def detach(request: HttpRequest) -> None:
-    """Let the outer chain not save its copy of the session over what the replay writes."""
+    """Let the outer chain not save its copy of the session over what the replay writes.
+
+    With `SESSION_SAVE_EVERY_REQUEST` the replay saves it on this request's behalf.
+    """
     session = session_of(request)
-    if session is None:
-        return
-    request.session = merged(session)
-    if settings.SESSION_SAVE_EVERY_REQUEST:
-        request.session.save = _leave_to_the_replay  # type: ignore[method-assign]
+    if session is not None:
+        request.session = merged(session, only_changes=True)
 
 
-def _leave_to_the_replay(must_create: bool = False) -> None:  # noqa: FBT001, FBT002 - SessionBase.save has it so
-    """The replay saves the session on this request's behalf."""
+def guard(request: HttpRequest, response: HttpResponseBase) -> None:
+    """Let the response of the outer chain have no cookie for a session that another request renewed or ended."""
+    session = session_of(request)
+    if isinstance(session, Merging):
+        response.cookies = Cookies(response.cookies, session)
 
 
 def adopt(request: HttpRequest, response: HttpResponseBase) -> None:

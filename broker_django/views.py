@@ -89,9 +89,9 @@ class _Poll:
     def answered(self, answer: Answer) -> HttpResponseBase:
         if not self.seconds:
             return answer(self.request, self.record)
-        same_session = held_sessions.take_up(self.request)
+        held_sessions.take_up(self.request)
         response = answer(self.request, self.record)
-        held_sessions.hand_over(response, self._carrier, same_session=same_session)
+        held_sessions.hand_over(self.request, response, self._carrier)
         return response
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from importlib import import_module
 
 import pytest
@@ -68,3 +69,70 @@ def test_a_session_that_was_renewed_or_ended_is_saved_as_it_is(store):
     late["c"] = 3
     late.save()
     assert keys_of(store, late) == {"c": 3}
+
+
+def renewed(session):
+    session.cycle_key()
+
+
+def ended(session):
+    session.flush()
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("end", [renewed, ended])
+@pytest.mark.parametrize("loaded", [True, False])
+@pytest.mark.parametrize("in_thread", [True, False])
+def test_a_session_that_another_request_renewed_or_ended_is_not_saved(store, end, loaded, in_thread):
+    key = saved(store, {"a": 1}).session_key
+    late = merged(store(key))
+    if loaded:
+        late["seen"] = 1
+    end(store(key))
+    late["seen"] = 2
+    asyncio.run(late.asave()) if in_thread else late.save()
+    assert late.ended
+    assert late.session_key == key
+    assert not store().exists(key)
+
+
+def test_a_session_that_ends_while_it_is_saved_is_not_saved(store, monkeypatch):
+    session = saved(store, {"a": 1})
+    late = merged(session)
+    late["seen"] = 1
+    monkeypatch.setattr(type(late), "_lay_over", lambda _self: store(session.session_key).flush())
+    late.save()
+    assert late.ended
+    assert not store().exists(session.session_key)
+
+
+def test_a_login_after_the_session_has_ended_begins_another(store):
+    session = saved(store, {"a": 1})
+    late = merged(session)
+    session.flush()
+    late["b"] = 2
+    late.cycle_key()
+    late.save()
+    assert not late.ended
+    assert keys_of(store, late) == {"b": 2}
+
+
+def test_a_session_without_changes_is_not_saved_if_only_changes_are(store):
+    late = merged(saved(store, {"a": 1}), only_changes=True)
+    begun = store(late.session_key)
+    assert late["a"] == 1
+    begun["a"] = 2
+    begun.save()
+    late.save()
+    late["b"] = 3
+    late.save()
+    assert keys_of(store, late) == {"a": 2, "b": 3}
+
+
+def test_signed_cookies_are_in_no_store_and_never_end():
+    store = import_module("django.contrib.sessions.backends.signed_cookies").SessionStore
+    late = merged(saved(store, {"a": 1}))
+    late["b"] = 2
+    late.save()
+    assert not late.ended
+    assert keys_of(store, late) == {"a": 1, "b": 2}
