@@ -7,27 +7,32 @@ from typing import TYPE_CHECKING, Any
 from django.db import connections
 
 from broker_django import ledger
+from broker_django.conf import conf
 
 if TYPE_CHECKING:
-    from django.db import Error
+    from collections.abc import Callable
 
-PATIENCE = 2
-"""Seconds."""
+    from django.db import Error
 
 LIMITED = "request_broker_lock_wait"
 """The attribute of a connection that names the session whose waits are limited."""
 
-_LIMIT = {
-    "postgresql": f"SET lock_timeout TO '{PATIENCE}s'",
-    "mysql": f"SET SESSION innodb_lock_wait_timeout = {PATIENCE}",
+_LIMIT: dict[str, Callable[[float], str]] = {
+    "postgresql": lambda seconds: f"SET lock_timeout TO '{seconds * 1000:.0f}ms'",
+    "mysql": lambda seconds: f"SET SESSION innodb_lock_wait_timeout = {max(round(seconds), 1)}",
 }
 
 _TIMEOUTS = {"55P03", 1205}
 """lock_not_available of PostgreSQL, ER_LOCK_WAIT_TIMEOUT of MySQL and MariaDB."""
 
 
+def patience() -> float:
+    """Seconds: whoever renews several leases must come to all of them in time."""
+    return min(2.0, conf.LEASE / 20)
+
+
 def limit_waits() -> None:
-    """Have this thread wait for a lock in the ledger for so many seconds at most. Raises django.db.Error.
+    """Have this thread wait for a lock in the ledger for a small part of a lease at most. Raises django.db.Error.
 
     On SQLite the whole database is locked, for as long as its option `timeout` says. A session that others will use,
     of a pool or of pgbouncer, is left as it is.
@@ -40,7 +45,7 @@ def limit_waits() -> None:
     connection.ensure_connection()
     if getattr(connection, LIMITED, None) is not connection.connection:
         with connection.cursor() as cursor:
-            cursor.execute(statement)
+            cursor.execute(statement(patience()))
         setattr(connection, LIMITED, connection.connection)
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from celery.exceptions import SoftTimeLimitExceeded
 from django.db.backends.signals import connection_created
@@ -13,8 +14,19 @@ from broker_django.decorators import queue
 from tests.processes import wait_until
 from tests.site.models import Execution
 
-made: list[str] = []
-connection_created.connect(lambda connection, **_: made.append(connection.alias), weak=False)
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+made: list[object] = []
+"""The connections to the database. A worker says again of a session that it was made when it has reset it."""
+
+
+def note_connection(connection: BaseDatabaseWrapper, **_: object) -> None:
+    if not any(each is connection.connection for each in made):
+        made.append(connection.connection)
+
+
+connection_created.connect(note_connection)
 
 
 @csrf_exempt
