@@ -35,7 +35,7 @@ SOON = 3.0
 
 CLIENTS = 6
 
-DISPATCHES = int(os.environ.get("TEST_DISPATCHES", "600"))
+DISPATCHES = int(os.environ.get("TEST_DISPATCHES", "400"))
 """How many dispatches have to show the weights: 4,000 show them within 2 per cent."""
 
 
