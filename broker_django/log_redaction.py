@@ -21,7 +21,7 @@ TOKEN = re.compile(r"([0-9a-f]{32}-[0-9A-Za-z]{1,12}(?:\.|%2[eE]))[0-9A-Za-z_%-]
 LONG_SEGMENT = re.compile(r"(/tasks/)[^/?\s\"']{70,}")
 """The same in other words: a client may percent-encode any character."""
 
-OF_DJANGO = ("django.request", "django.server", "django.security.csrf")
+OF_DJANGO = ("django.request", "django.server", "django.channels.server", "django.security.csrf")
 OF_SERVERS = ("uvicorn.access", "gunicorn.access", "hypercorn.access")
 
 
@@ -30,23 +30,52 @@ def without_tokens(text: str) -> str:
 
 
 class TokenFilter(logging.Filter):
-    """Replaces tokens in a record's message, its arguments and the request that handlers make reports of."""
+    """Replaces tokens in all that handlers write of a record: message, traceback and reports."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if isinstance(record.msg, str):
-            record.msg = without_tokens(record.msg)
-        if isinstance(record.args, tuple):
-            record.args = tuple(map(_clean, record.args))
-        elif record.args and "tasks/" in (said := record.getMessage()):
-            record.msg, record.args = without_tokens(said), ()
+        _clean_message(record)
         request = getattr(record, "request", None)
-        if "/tasks/" in str(getattr(request, "path", "")):
+        secret = _has_token(request)
+        if secret:
             record.request = _clean_request(request)
+        record.exc_text, record.stack_info = _clean(record.exc_text), _clean(record.stack_info)
+        if record.exc_info and record.exc_info[1] is not None:
+            _clean_error(record, record.exc_info[1], secret=secret)
         return True
 
 
+def _clean_message(record: logging.LogRecord) -> None:
+    record.msg = _clean(record.msg)
+    if isinstance(record.args, tuple):
+        record.args = tuple(map(_clean, record.args))
+    elif record.args and "tasks/" in (said := record.getMessage()):
+        record.msg, record.args = without_tokens(said), ()
+
+
 def _clean(value: Any) -> Any:
-    return without_tokens(value) if isinstance(value, str) else value
+    """The value itself if neither its text nor its representation has a token, else its text without."""
+    if value is None or isinstance(value, int | float):
+        return value
+    try:
+        said, shown = str(value), repr(value)
+    except Exception:  # noqa: BLE001 - whoever writes the record will stumble over it, and report it
+        return value
+    cleaned = without_tokens(said)
+    return value if cleaned == said and without_tokens(shown) == shown else cleaned
+
+
+def _clean_error(record: logging.LogRecord, error: BaseException, *, secret: bool) -> None:
+    """Keep the traceback as text. Its frames have variables, which reports in HTML show: a `secret` path too."""
+    text = record.exc_text or logging.Formatter().formatException((type(error), error, error.__traceback__))
+    cleaned = without_tokens(text)
+    if secret or cleaned != text:
+        kind = type(type(error).__name__, (Exception,), {"__module__": type(error).__module__})
+        record.exc_text, record.exc_info = cleaned, (kind, kind(cleaned), None)
+
+
+def _has_token(request: Any) -> bool:
+    told = [getattr(request, "path", ""), *getattr(request, "META", {}).values()]
+    return any(without_tokens(each) != each for each in told if isinstance(each, str))
 
 
 def _clean_request(request: Any) -> Any:
@@ -58,13 +87,15 @@ def _clean_request(request: Any) -> Any:
         cleaned.META = _clean_mapping(request.META)
         if hasattr(request, "environ"):
             cleaned.environ = cleaned.META
+        for name in ("GET", "COOKIES"):  # a report has them read again
+            vars(cleaned).pop(name, None)
     except Exception:  # noqa: BLE001 - a request of some middleware's own: rather no report than a token
         return None
     return cleaned
 
 
 def _clean_mapping(mapping: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: _clean(value) for key, value in mapping.items()}
+    return {key: without_tokens(value) if isinstance(value, str) else value for key, value in mapping.items()}
 
 
 def _security_loggers(kind: type[Exception] = SuspiciousOperation) -> Iterator[str]:

@@ -9,7 +9,8 @@ import django
 import pytest
 from django.conf import settings
 from django.core import mail
-from django.test import override_settings
+from django.test import RequestFactory, override_settings
+from django.utils.log import AdminEmailHandler
 
 from broker_django.log_redaction import without_tokens
 
@@ -32,6 +33,14 @@ class Raises:
         raise RuntimeError("a middleware of the project's")
 
 
+class RaisesWithPath(Raises):
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        try:
+            raise LookupError(request.path)
+        except LookupError as error:
+            raise ValueError(f"no tenant for {request.path}") from error
+
+
 @pytest.fixture(autouse=True)
 def written(waiting: str, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """All that is logged and mailed: something is, and the signature of the token is nowhere in it."""
@@ -39,7 +48,7 @@ def written(waiting: str, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     with override_settings(ADMINS=[ADMIN]), caplog.at_level(logging.DEBUG):
         yield
     said = [logging.Formatter().format(record) + repr(vars(record)) for record in caplog.get_records("call")]
-    said += [message.subject + str(message.body) for message in mail.outbox]
+    said += [f"{message.subject} {message.body} {message.alternatives}" for message in mail.outbox]  # type: ignore[attr-defined]
     assert any("tasks/" in each for each in said)
     assert not any(signature in each for each in said), said
 
@@ -56,6 +65,54 @@ def test_a_middleware_that_raises(browser: Browser, waiting: str) -> None:
     with override_settings(MIDDLEWARE=[f"{__name__}.Raises", *settings.MIDDLEWARE]):
         assert browser.get(waiting).status == 500
     assert [("tasks/" in message.subject, "tasks/" in message.body) for message in mail.outbox] == [(True, True)]
+
+
+@pytest.fixture
+def mails_html() -> Iterator[None]:
+    """Reports are mailed in HTML too, with the variables of every frame."""
+    [handler] = [each for each in logging.getLogger("django").handlers if isinstance(each, AdminEmailHandler)]
+    handler.include_html = True
+    yield
+    handler.include_html = False
+
+
+@PLAIN
+@pytest.mark.usefixtures("mails_html")
+@pytest.mark.parametrize("name", ["Raises", "RaisesWithPath"])
+def test_what_a_middleware_raises_with_the_path(
+    browser: Browser, waiting: str, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    with override_settings(MIDDLEWARE=[f"{__name__}.{name}", *settings.MIDDLEWARE]):
+        assert browser.get(waiting).status == 500
+    assert "in __call__" in caplog.text
+    [message] = mail.outbox
+    assert "in __call__" in str(message.body)
+    assert message.alternatives  # type: ignore[attr-defined]
+
+
+@PLAIN
+@pytest.mark.parametrize("name", ["django.request", "django.channels.server"])
+def test_what_others_log_of_errors(waiting: str, name: str) -> None:
+    log, error = logging.getLogger(name), LookupError(waiting)
+    log.error("Failed: %s", error)
+    log.error("Failed: %r, %d times", error, 3)
+    log.error(error)
+    log.error("Failed", exc_info=error)
+    log.info("HTTP %(method)s %(path)s", {"method": "GET", "path": waiting})
+    request = RequestFactory().get("/other/", {"next": waiting}, headers={"Referer": waiting})
+    assert request.GET
+    log.error("Failed", extra={"request": request}, exc_info=error)
+
+
+@PLAIN
+def test_an_error_without_a_token_stays_as_it_is(waiting: str, caplog: pytest.LogCaptureFixture) -> None:
+    error, log = LookupError("/tasks/7/"), logging.getLogger("django.request")
+    log.warning("A line about %s", waiting)
+    log.error("Failed: %s", error, exc_info=error)
+    record = caplog.records[-1]
+    assert record.args == (error,)
+    assert record.exc_info
+    assert record.exc_info[1] is error
 
 
 @PLAIN
