@@ -134,11 +134,13 @@ def in_time(record: DispatchRecord | None, original: HttpResponseBase | None) ->
     return response
 
 
-def wait_until_done(request: HttpRequest, record: DispatchRecord, seconds: float) -> DispatchRecord:
+def wait_until_done(
+    request: HttpRequest, record: DispatchRecord, seconds: float, *, ledger_only: bool = False
+) -> DispatchRecord:
     """The dispatch when it is done, or as it is when this client may be held no longer, for `seconds` at most."""
     done = None
     with holding.hold(holding.guest(request, record), seconds) as allowed, contextlib.suppress(UnwatchedError):
-        done = waiting.wait(record.pk, allowed, _is_done) if allowed else None
+        done = waiting.wait(record.pk, allowed, _is_done, ledger_only=ledger_only) if allowed else None
     return done or ledger.find(record.pk) or record
 
 

@@ -76,7 +76,9 @@ class RequestBrokerMiddleware:
         accepted = take(request, view, decision)
         if not isinstance(accepted, Accepted):
             return accepted
-        record = wait_until_done(request, accepted.record, accepted.wait) if accepted.wait else None
+        record = None
+        if accepted.wait:
+            record = wait_until_done(request, accepted.record, accepted.wait, ledger_only=True)
         return answer(request, accepted, record)
 
     async def _aprocess_view(

@@ -31,9 +31,10 @@ QUICK = 0.2
 """Seconds for which a thread keeps its connections: most answers are there by then, and connecting takes time too."""
 
 
-def wait(dispatch_id: uuid.UUID, seconds: float, wanted: Wanted) -> DispatchRecord | None:
+def wait(dispatch_id: uuid.UUID, seconds: float, wanted: Wanted, *, ledger_only: bool = False) -> DispatchRecord | None:
     """The dispatch as soon as it is as wanted; None if it is not within so many seconds.
 
+    With `ledger_only` the thread gives up no connection but that to the ledger.
     Raises UnwatchedError if the process has no file or no thread left to wait with.
     """
     if _looks_here() or _in_transaction():
@@ -42,7 +43,7 @@ def wait(dispatch_id: uuid.UUID, seconds: float, wanted: Wanted) -> DispatchReco
     waiter = Waiter(dispatch_id, wanted, event.set)
     with watcher.waiting(waiter):
         if not event.wait(min(seconds, QUICK)) and seconds > QUICK:
-            _close_connections()
+            _close_connections(ledger_only=ledger_only)
             event.wait(seconds - QUICK)
     return waiter.record
 
@@ -117,9 +118,11 @@ def _pauses(seconds: float) -> Iterator[float]:
 # What is given up
 
 
-def _close_connections() -> None:
-    """Close this thread's database connections, but for those in a transaction."""
+def _close_connections(*, ledger_only: bool = False) -> None:
+    """Close this thread's database connections, or only that to the ledger, but for those in a transaction."""
     for connection in connections.all(initialized_only=True):
+        if ledger_only and connection.alias != database.alias():
+            continue
         if connection.connection and connection.autocommit and not connection.in_atomic_block:
             connection.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -184,6 +185,23 @@ def test_a_wait_looks_for_a_transaction_in_the_database_of_the_ledger(tenant: st
     assert waiting._in_transaction()
     settings.REQUEST_BROKER = {"DATABASE": tenant}
     assert not waiting._in_transaction()
+
+
+@pytest.mark.parametrize(("ledger_only", "closed"), [(True, {"ledger"}), (False, {"ledger", "projects"})])
+def test_a_held_request_of_the_projects_gives_up_the_connection_to_the_ledger_alone(
+    settings: SettingsWrapper, monkeypatch: pytest.MonkeyPatch, *, ledger_only: bool, closed: set[str]
+) -> None:
+    settings.REQUEST_BROKER = {"DATABASE": "ledger"}
+    given_up: set[str] = set()
+
+    def connected(alias: str) -> SimpleNamespace:
+        known = {"alias": alias, "connection": True, "autocommit": True, "in_atomic_block": False}
+        return SimpleNamespace(**known, close=lambda: given_up.add(alias))
+
+    both = [connected("ledger"), connected("projects")]
+    monkeypatch.setattr(waiting, "connections", SimpleNamespace(all=lambda **_options: both))
+    waiting._close_connections(ledger_only=ledger_only)
+    assert given_up == closed
 
 
 def test_help_of_a_command_asks_no_router(tenant: str, settings: SettingsWrapper) -> None:
