@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from django.db import OperationalError
 from django.db.models import Exists, OuterRef
 
 from broker_core.dispatches import State
@@ -14,6 +15,7 @@ from broker_django.celery_app import get_app
 from broker_django.conf import conf
 from broker_django.models import ActionRecord
 from broker_django.notifications import announce
+from workers import locks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,10 +49,21 @@ def former_queues(now: datetime) -> Iterator[None]:
             continue
         yield
         for dispatch_id in list(_unwanted(waiting, now)[:BATCH]):
-            if ledger.abandon(dispatch_id, f"the queue {queue!r} is not configured any more", now):
-                logger.error("Dispatch %s fails: its queue %r is not configured any more", dispatch_id, queue)
-                announce(dispatch_id)
+            _abandon(dispatch_id, f"the queue {queue!r} is not configured any more", now)
             yield
+
+
+def _abandon(dispatch_id: UUID, reason: str, now: datetime) -> None:
+    """Fail it, unless somebody else has locked its row: the next pass comes to it again."""
+    try:
+        abandoned = ledger.abandon(dispatch_id, reason, now)
+    except OperationalError as error:
+        if not locks.is_timeout(error):
+            raise
+        return
+    if abandoned:
+        logger.error("Dispatch %s fails: %s", dispatch_id, reason, extra={"dispatch_id": str(dispatch_id)})
+        announce(dispatch_id)
 
 
 def _unwanted(waiting: QuerySet[DispatchRecord], now: datetime) -> QuerySet[DispatchRecord, UUID]:
