@@ -3,20 +3,54 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from django.conf import settings
+from django.core.handlers import base
 from django.core.handlers.base import BaseHandler
 from django.core.signals import setting_changed
+from django.middleware.cache import FetchFromCacheMiddleware, UpdateCacheMiddleware
 from django.urls import get_script_prefix, get_urlconf, set_script_prefix, set_urlconf
 from django.utils import translation
+from django.utils.module_loading import import_string
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
 class Handler(BaseHandler):
-    """With the project's whole middleware."""
+    """With the project's whole middleware, but for a cache of the whole site.
+
+    A page from the cache would keep the view from running. And what a replay answers its user, who has no session in it
+    if code has named him, would be kept for everybody.
+    """
+
+    def load_middleware(self, is_async: bool = False) -> None:  # noqa: FBT001, FBT002 - Django's signature
+        with _loading:
+            _base.settings = _WithoutSiteCache()
+            try:
+                super().load_middleware(is_async=is_async)
+            finally:
+                _base.settings = settings
+
+
+_base: Any = base
+_loading = threading.Lock()
+
+
+class _WithoutSiteCache:
+    """The settings, as Django's handler reads them while it loads the middleware."""
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(settings, name)
+        return [path for path in value if not _is_site_cache(path)] if name == "MIDDLEWARE" else value
+
+
+def _is_site_cache(path: str) -> bool:
+    middleware = import_string(path)
+    return isinstance(middleware, type) and issubclass(middleware, FetchFromCacheMiddleware | UpdateCacheMiddleware)
 
 
 @lru_cache(maxsize=2)
