@@ -36,7 +36,7 @@ def _name(response: HttpResponse) -> None:
 
 
 def _reason(response: HttpResponse) -> None:
-    response.reason_phrase = "OK\r\nSet-Cookie: a=b"
+    response._reason_phrase = "OK\r\nSet-Cookie: a=b"  # newer versions of Django check the property
 
 
 def _cookie(response: HttpResponse) -> None:
@@ -56,7 +56,7 @@ UNSENDABLE: dict[str, Callable[[HttpResponse], None]] = {
     "early hints": lambda response: setattr(response, "status_code", 103),
 }
 ODD: dict[str, Callable[[HttpResponse], None]] = {
-    "lazy reason": lambda response: setattr(response, "reason_phrase", gettext_lazy("Yes")),
+    "lazy reason": lambda response: setattr(response, "_reason_phrase", gettext_lazy("Yes")),
     "named status": lambda response: setattr(response, "status_code", HTTPStatus.ACCEPTED),
     "lazy header": lambda response: response.__setitem__("X-Lazy", gettext_lazy("Yes")),
     "empty reason": lambda response: setattr(response, "reason_phrase", ""),
