@@ -36,9 +36,8 @@ class Heard:
             kinds = dict.fromkeys(("task-failed", "task-succeeded", "task-retried"), self._note)
             handlers = {**kinds, "worker-heartbeat": lambda _event: self._listening.set()}
             self._receiver = self._app.events.Receiver(connection, handlers=handlers)
-            with self._receiver.consumer_context(wakeup=False):
-                for _ in self._receiver.consume(limit=None, timeout=2 * PATIENCE, wakeup=False):
-                    pass
+            for _ in self._receiver.consume(limit=None, timeout=2 * PATIENCE, wakeup=False):
+                pass
 
     def _note(self, event: dict[str, Any]) -> None:
         with self._more:
