@@ -53,6 +53,7 @@ REQUEST_BROKER = {
     ),
     "PREFIX": os.environ.get("PREFIX", ""),
     "LEASE": 4,
+    "RESET_CONNECTIONS": os.environ.get("RESET_CONNECTIONS") != "0",
     "REPUBLISH_AFTER": 4,
     "REAPER_INTERVAL": 0.2,
     **{name: int(os.environ[name]) for name in ("MAX_HELD", "MAX_HELD_THREADS") if name in os.environ},

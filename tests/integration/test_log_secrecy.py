@@ -97,6 +97,7 @@ def test_an_outcome_that_cannot_be_stored(monkeypatch: pytest.MonkeyPatch) -> No
     send()
 
 
+@pytest.mark.django_db(transaction=True)  # a reaper's connection is in none
 def test_a_reaper_that_stumbles(monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture) -> None:
     def stumble(_self: object) -> Any:
         raise ValueError(MARK)
