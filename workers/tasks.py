@@ -38,6 +38,7 @@ from workers.outcomes import (
     PATIENCE,
     LedgerSilentError,
     late,
+    longest_pause,
     persistently,
     seconds_left,
     seconds_to_soft_limit,
@@ -122,6 +123,8 @@ def _told(request: Any, tell: Callable[[], int], dispatch_id: uuid.UUID) -> int:
         return persistently(tell, str(dispatch_id), min(PATIENCE, seconds_to_soft_limit(request)))
     except (LedgerSilentError, SoftTimeLimitExceeded) as error:
         logger.error("Dispatch %s goes back to its queue, the ledger does not answer: %s", dispatch_id, error)
+        with past_soft_limit():
+            time.sleep(longest_pause())  # a queue with a short time limit would be read again at once, and again
         raise Reject(str(error), requeue=True) from error
 
 

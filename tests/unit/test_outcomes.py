@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import threading
+import uuid
 from types import SimpleNamespace
 
 import pytest
+from celery.exceptions import Reject
 from django.db import DataError, InternalError
 
+from workers import outcomes, tasks
 from workers.outcomes import LateOutcomes, LedgerSilentError, persistently, seconds_left, seconds_to_soft_limit
 
 
@@ -49,6 +52,16 @@ def test_a_task_waits_no_longer_than_its_limits_allow(limits, before, after):
     request = SimpleNamespace(timelimit=limits, called_directly=False)
     assert seconds_to_soft_limit(request) == before
     assert seconds_left(request) == pytest.approx(after, abs=0.5)
+
+
+def test_a_message_that_goes_back_to_its_queue_is_not_read_again_at_once(monkeypatch):
+    paused = []
+    monkeypatch.setattr(tasks.time, "sleep", paused.append)
+    request = SimpleNamespace(timelimit=(11, 1), is_eager=False)
+    with pytest.raises(Reject) as raised:
+        tasks._told(request, failing(9, InternalError("read-only")), uuid.uuid4())
+    assert raised.value.requeue
+    assert paused == [outcomes.longest_pause()]
 
 
 def test_a_process_that_ends_waits_for_all_outcomes_that_are_late():
