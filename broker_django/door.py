@@ -131,7 +131,9 @@ def reach(request: HttpRequest, view: View, replay: Replay) -> HttpResponse | No
     name = view_name(view.function, request.method or "")
     if replay.view and name != replay.view and not ledger.is_revived(replay.id):
         replay.elsewhere = name
-        return problem(ViewNotReachedError(f"the URL leads to {name} here, not to {replay.view}"))
+        response = problem(ViewNotReachedError(f"the URL leads to {name} here, not to {replay.view}"))
+        response._has_been_logged = True  # type: ignore[attr-defined] # the worker says so; no view has failed
+        return response
     replay.reached = request.broker.reached = True  # type: ignore[attr-defined]
     pin_view(request, view, replay)
     return None

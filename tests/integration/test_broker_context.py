@@ -10,8 +10,11 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.test import AsyncClient, Client, override_settings
 from django.urls import include, path
 
+from broker_django.celery_app import get_app
+from broker_django.delivery import argument
 from broker_django.models import DispatchRecord
 from tests.integration.test_endpoints import path_of
+from workers import tasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -124,3 +127,25 @@ def caching(get_response: Callable[[HttpRequest], HttpResponse]) -> Any:
         return HttpResponse("from the cache") if replayed else get_response(request)
 
     return middleware
+
+
+class Elsewhere:
+    """The URLs of another release."""
+
+    urlpatterns = [path("seen/", lambda _request: HttpResponse("another view")), *urlpatterns[1:]]
+
+
+def test_a_view_that_other_code_has_instead_is_no_error_of_a_view(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    get_app().conf.task_always_eager = False
+    try:
+        client.get("/seen/")
+    finally:
+        get_app().conf.task_always_eager = True
+    record = DispatchRecord.objects.get()
+    with override_settings(ROOT_URLCONF=Elsewhere):
+        tasks.replay.apply(args=(argument(record),), task_id=str(record.pk), routing_key=record.queue, throw=False)
+    record.refresh_from_db()
+    assert "the view was not reached: the URL leads to" in record.error
+    assert [each for each in caplog.records if each.name == "django.request"] == []
