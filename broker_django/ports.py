@@ -2,17 +2,41 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import sys
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if sys.platform != "win32":
+    import fcntl
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 NEIGHBOURS = 20
 
 
-def free_port(preferred: int, host: str = "127.0.0.1") -> int:
-    """The preferred port, or the next free one above it, or any."""
+@contextmanager
+def reserved_port(preferred: int, host: str = "127.0.0.1") -> Iterator[int]:
+    """The preferred port, or the next free one above it, or any.
+
+    Another process that asks in this way gets another port, also before anything listens on this one.
+    """
     for port in range(preferred, min(preferred + NEIGHBOURS, 65536)):
-        if _can_listen(host, port):
-            return port
-    return any_port(host)
+        with _reservation(port) as is_ours:
+            if is_ours and _can_listen(host, port):
+                yield port
+                return
+    yield any_port(host)
+
+
+def free_port(preferred: int, host: str = "127.0.0.1") -> int:
+    """As `reserved_port`, for a program that listens at once and tries another port if that fails."""
+    with reserved_port(preferred, host) as port:
+        return port
 
 
 def any_port(host: str = "127.0.0.1") -> int:
@@ -21,6 +45,28 @@ def any_port(host: str = "127.0.0.1") -> int:
         probe.bind((host, 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+@contextmanager
+def _reservation(port: int) -> Iterator[bool]:
+    """Whether nobody else of this user has reserved the port; it is reserved until the end."""
+    if sys.platform == "win32":
+        yield True
+        return
+    path = Path(tempfile.gettempdir()) / f"request-broker-{os.getuid()}-{port}.lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        yield _is_locked(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _is_locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _can_listen(host: str, port: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,22 @@ def processes_in(directory: Path) -> list[psutil.Process]:
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
     return inside
+
+
+def kill_in(directory: Path) -> None:
+    """Kill what `processes_in` finds, apart from what ends by itself meanwhile."""
+    for process in processes_in(directory):
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def command_lines_in(directory: Path) -> str:
+    """One line for each process that `processes_in` finds."""
+    lines = []
+    for process in processes_in(directory):
+        with suppress(psutil.NoSuchProcess):
+            lines.append(" ".join(process.cmdline()))
+    return "\n".join(lines)
 
 
 def is_gone(pid: int) -> bool:

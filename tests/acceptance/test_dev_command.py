@@ -18,7 +18,7 @@ import pytest
 
 from broker_django import tether
 from broker_django.ports import any_port
-from tests.processes import finished, processes_in, read_until, wait_until
+from tests.processes import command_lines_in, finished, kill_in, processes_in, read_until, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -159,8 +159,7 @@ def running(project: Path, argv: list[str]) -> Iterator[subprocess.Popen[str]]:
         try:
             yield process
         finally:
-            for left in processes_in(project):
-                left.kill()
+            kill_in(project)
 
 
 def fetch(url: str) -> str:
@@ -172,10 +171,6 @@ def front_page(output: str) -> str:
     found = re.search(r"Front page +(\S+)", output)
     assert found, output
     return found[1]
-
-
-def names(project: Path) -> str:
-    return "\n".join(" ".join(process.cmdline()) for process in processes_in(project))
 
 
 def nothing_left(project: Path) -> bool:
@@ -191,7 +186,7 @@ def test_everything_runs_and_the_banner_says_where(project):
         assert re.search(r"Flower +http://127.0.0.1:\d+/", output)
         assert "Applying auth.0001_initial" in output
         for name in ("runserver", "broker_worker", "flower", "valkey-server"):
-            assert name in names(project)
+            assert name in command_lines_in(project)
         process.terminate()
 
 
@@ -283,7 +278,7 @@ def test_a_message_broker_of_the_users_own_is_used_as_it_is(project):
     url = f"redis://127.0.0.1:{any_port()}/5"
     with running(project, command("--without=flower,workers", "--broker-url", url)) as process:
         assert fetch(front_page(read_until(process, "Ctrl-C"))) == url
-        assert "valkey-server" not in names(project)
+        assert "valkey-server" not in command_lines_in(project)
         process.terminate()
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from broker_django import tether
 from tests.containers import ROOT
-from tests.processes import processes_in, read_until, wait_until
+from tests.processes import kill_in, processes_in, read_until, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,8 +81,7 @@ def worker(project: Path) -> Iterator[subprocess.Popen[str]]:
         try:
             yield process
         finally:
-            for left in processes_in(project):
-                left.kill()
+            kill_in(project)
 
 
 def ends(process: subprocess.Popen[str], project: Path, number: int = signal.SIGTERM) -> str:

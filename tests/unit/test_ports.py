@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 
-from broker_django.ports import any_port, free_port
+from broker_django.ports import any_port, free_port, reserved_port
+
+LOOK = "import sys\nfrom broker_django.ports import free_port\nprint(free_port(int(sys.argv[1])))"
 
 
 def test_the_preferred_port_is_taken_when_it_is_free():
@@ -24,3 +28,21 @@ def test_a_port_that_only_held_a_connection_is_free_again():
             accepted, _ = server.accept()
             accepted.close()
     assert free_port(address[1]) == address[1]
+
+
+def test_a_reserved_port_is_nobody_elses_until_it_is_given_back():
+    with reserved_port(any_port()) as port:
+        looked = subprocess.run([sys.executable, "-c", LOOK, str(port)], capture_output=True, text=True, check=True)
+        assert int(looked.stdout) != port
+        assert free_port(port) != port
+        socket.create_server(("127.0.0.1", port)).close()
+    assert free_port(port) == port
+
+
+def test_the_program_that_reserved_a_port_keeps_it_from_nobody_after_its_end():
+    port = any_port()
+    program = (
+        f"import os\nfrom broker_django.ports import reserved_port\nreserved_port({port}).__enter__()\nos._exit(1)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=False)
+    assert free_port(port) == port

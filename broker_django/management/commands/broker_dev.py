@@ -22,7 +22,7 @@ from django.utils.termcolors import colorize
 
 from broker_django import tether
 from broker_django.embedded import EmbeddedServerError, EmbeddedValkey
-from broker_django.ports import free_port
+from broker_django.ports import reserved_port
 from broker_django.supervisor import Program, Supervisor
 
 if TYPE_CHECKING:
@@ -114,7 +114,13 @@ class Command(BaseCommand):
                 server = stack.enter_context(_embedded_valkey(options["valkey_port"]))
                 watched = {"valkey": server.process}
                 broker_url = server.url
-            plan = _plan(parts, broker_url, options)
+            plan = Plan(
+                parts=parts,
+                host=options["host"],
+                web_port=options["port"] or stack.enter_context(reserved_port(8000, options["host"])),
+                flower_port=options["flower_port"] or stack.enter_context(reserved_port(5555)),
+                broker_url=broker_url,
+            )
             status = asyncio.run(self._run(plan, options, watched))
         if status:
             sys.exit(status)
@@ -185,16 +191,6 @@ def _embedded_valkey(port: int | None) -> Iterator[EmbeddedValkey]:
         yield server
     finally:
         server.stop()
-
-
-def _plan(parts: frozenset[str], broker_url: str | None, options: dict[str, Any]) -> Plan:
-    return Plan(
-        parts=parts,
-        host=options["host"],
-        web_port=options["port"] or free_port(8000, options["host"]),
-        flower_port=options["flower_port"] or free_port(5555),
-        broker_url=broker_url,
-    )
 
 
 def _environment(plan: Plan) -> dict[str, str]:
