@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import states
 from django.db import DatabaseError
-from django.db.models import Count, Min
+from django.db.models import Count, Max, Min, Q
 from django.utils import timezone
 
 from broker_core.backpressure import is_limited, pressure
@@ -26,11 +26,14 @@ from broker_django.probing import probe
 from broker_django.table import READ_EVERY, is_kept_by_triggers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
+    from datetime import datetime
 
     from celery import Celery
+    from django.db.models import QuerySet
 
     from broker_core.policies import QueuePolicy
+    from broker_django.models import DispatchRecord
 
 logger = logging.getLogger("broker_django.diagnosis")
 
@@ -43,6 +46,12 @@ LATE = timedelta(seconds=30)
 FORMER = (
     "No worker can run them: put {queue!r} back into QUEUES of REQUEST_BROKER until they are done. Else they fail when "
     "they are 15 minutes old, and stay dead letters: manage.py broker_dispatches list --queue {queue}"
+)
+
+
+ELSEWHERE = (
+    "Start one: manage.py broker_worker --queues {queue}. If one runs, it has another CELERY_BROKER_URL (perhaps "
+    "only another database number) or another PREFIX than this process"
 )
 
 
@@ -81,6 +90,7 @@ def _message_broker(app: Celery) -> Finding:
             with connection.SimpleBuffer(name, queue_opts={"expires": 60}) as queue:
                 queue.put(name)
                 queue.get(timeout=conf.PUBLISH_TIMEOUT).ack()
+                queue.queue.delete()  # Redis would keep its binding
     except Exception as error:  # noqa: BLE001 - every transport has errors of its own
         advice = "Start it, or mend CELERY_BROKER_URL. Dispatches wait in the ledger meanwhile."
         return Finding(subject, f"{url}: {redacted(error)}", advice)
@@ -108,7 +118,8 @@ def _workers(app: Celery, broker: Finding) -> Iterator[Finding]:
     for name, policy in conf.queues.items():
         serving = [worker for worker, reply in replies.items() if _serves(reply, policy)]
         busy = [worker for worker in silent if name in silent[worker]]
-        advice = f"Start one: manage.py broker_worker --queues {name}"
+        reading = [worker for worker, reply in replies.items() if policy.celery_queue in reply["queues"]]
+        advice = ELSEWHERE.format(queue=name) if not reading else "Its workers have other keys: see below."
         detail = f"served by {', '.join([*serving, *busy])}" if serving or busy else "no worker answers for it"
         if not broker.well:
             detail, advice = "its workers cannot be asked", "See the message broker, above."
@@ -207,22 +218,41 @@ def _skew(moment: float, before: float, after: float) -> float:
 
 
 def _waiting(broker: Finding) -> Iterator[Finding]:
-    late = ledger.rows().filter(state=State.QUEUED, accepted_at__lt=timezone.now() - LATE)
+    """What waits though it is due; what waits for its next attempt by a policy is as it should be."""
+    now = timezone.now()
+    due = Q(due_at=None) | Q(due_at__lt=now - LATE)
+    late = ledger.rows().filter(due, state=State.QUEUED, accepted_at__lt=now - LATE)
+    handed_back = ledger.rows().filter(state=State.QUEUED, error__startswith=ledger.NOT_REACHED)
     try:
-        groups = list(late.values("queue").annotate(count=Count("pk"), oldest=Min("accepted_at")).order_by("queue"))
+        groups = list(_by_queue(late.exclude(error__startswith=ledger.NOT_REACHED)))
+        elsewhere = list(_by_queue(handed_back, error=Max("error")))
     except DatabaseError:
         return
     for group in groups:
-        age = timezone.now() - group["oldest"]
         why = "the message broker is down" if not broker.well else "no worker has come to it"
         advice = "See above for what is down. A worker's reaper publishes what waits in the ledger."
         if group["queue"] not in conf.queues:
             why, advice = "the queue is not in the settings any more", FORMER.format(queue=group["queue"])
+        yield Finding(f"backlog of {group['queue']}", f"{_wait(group, now)}: {why}", advice)
+    for group in elsewhere:
         yield Finding(
-            f"backlog of {group['queue']}",
-            f"{group['count']} dispatches wait, the oldest for {age.total_seconds():.0f} s: {why}",
-            advice,
+            f"handed back to {group['queue']}",
+            f"{_wait(group, now)}: workers came to it, and gave it back. {group['error']}",
+            "Give the workers of this queue the code and settings of the web processes. What nobody can run for 15 "
+            "minutes fails, and stays a dead letter.",
         )
+
+
+def _by_queue(records: QuerySet[DispatchRecord], **also: Any) -> Iterable[Any]:
+    return records.values("queue").annotate(count=Count("pk"), oldest=Min("accepted_at"), **also).order_by("queue")
+
+
+def _wait(group: dict[str, Any], now: datetime) -> str:
+    return f"{_waits(group['count'])}, the oldest for {(now - group['oldest']).total_seconds():.0f} s"
+
+
+def _waits(number: int) -> str:
+    return "1 dispatch waits" if number == 1 else f"{number} dispatches wait"
 
 
 def _limits() -> Iterator[Finding]:
@@ -236,7 +266,7 @@ def _limits() -> Iterator[Finding]:
         if pressure(policy, load) >= 1:
             yield Finding(
                 f"limit of {name}",
-                f"{load.depth} dispatches wait, the oldest for {load.age:.0f} s: new requests are refused",
+                f"{_waits(load.depth)}, the oldest for {load.age:.0f} s: new requests are refused",
                 "Start more workers, or raise max_depth or max_age of the queue.",
             )
 

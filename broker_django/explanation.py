@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from django.apps import apps
+from django.conf import settings
+from django.core.exceptions import MiddlewareNotUsed
+from django.middleware.common import CommonMiddleware
 from django.test import RequestFactory
 from django.urls import Resolver404, resolve
+from django.utils.module_loading import import_string
 
 from broker_core.errors import LoopDetectedError
 from broker_core.routing import Action, Router, verdicts
@@ -17,16 +23,21 @@ from broker_django.conf import conf
 from broker_django.context import RequestContext
 from broker_django.decorators import annotation_of
 from broker_django.table import tables
+from broker_django.view_names import view_name
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
-    from django.http import HttpRequest
+    from django.http import HttpRequest, HttpResponse
+    from django.urls import ResolverMatch
+    from django.utils.deprecation import MiddlewareMixin
 
     from broker_core.policies import Decision
     from broker_core.routing import Route
 
 VISITORS = 1_000
+
+M = TypeVar("M", bound="MiddlewareMixin")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +74,12 @@ def explain(method: str, path: str, headers: Mapping[str, str], user: Any = None
     try:
         found = resolve(request.path_info)
     except Resolver404:
-        told.outcome = "No view has this URL: 404."
+        told.outcome = _without_view(request)
         return told
-    told.view = f"{getattr(found.func, '__module__', '')}.{getattr(found.func, '__qualname__', found.func)}"
+    told.view = view_name(found.func, request.method or "")
+    told.outcome = _login(request, found)
+    if told.outcome:
+        return told
     if routing.is_ours(request):
         told.outcome = "The broker answers: its own URLs are neither routed nor queued."
         return told
@@ -98,6 +112,44 @@ def _routed(request: HttpRequest) -> str:
     if response is None:
         return ""
     return f"Router {code} answers: {response.status_code} to {response['Location']}{_one_of(route)}"
+
+
+def _without_view(request: HttpRequest) -> str:
+    for middleware in _loaded(CommonMiddleware):
+        if middleware.should_redirect_with_slash(request):
+            slashed = request.get_full_path(force_append_slash=True)
+            return f"{_title(middleware)} answers: {middleware.response_redirect_class.status_code} to {slashed}"
+    return "No view has this URL: 404."
+
+
+def _login(request: HttpRequest, found: ResolverMatch) -> str:
+    """What a middleware answers that lets nobody pass who is not logged in; empty if it lets the request pass."""
+    if not apps.is_installed("django.contrib.auth"):
+        return ""
+    from django.contrib.auth.middleware import LoginRequiredMiddleware  # noqa: PLC0415 - needs its app
+
+    for middleware in _loaded(LoginRequiredMiddleware):
+        response = middleware.process_view(request, found.func, found.args, found.kwargs)
+        if response is not None:
+            return f"{_title(middleware)} answers: {response.status_code} to {response['Location']}"
+    return ""
+
+
+def _loaded(middleware_class: type[M]) -> Iterator[M]:
+    """What the project has of this class of Django's, made for this question."""
+    for path in settings.MIDDLEWARE:
+        named = import_string(path)
+        if isinstance(named, type) and issubclass(named, middleware_class):
+            with suppress(MiddlewareNotUsed):
+                yield named(_never_asked)
+
+
+def _never_asked(request: HttpRequest) -> HttpResponse:
+    raise NotImplementedError
+
+
+def _title(middleware: object) -> str:
+    return type(middleware).__name__
 
 
 def _one_of(route: Route | None) -> str:

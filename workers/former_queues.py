@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from django.db import OperationalError
@@ -19,7 +20,6 @@ from workers import locks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from datetime import datetime
     from uuid import UUID
 
     from django.db.models import QuerySet
@@ -29,8 +29,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger("workers.former_queues")
 
 BATCH = 100
+REPORTED_EVERY = timedelta(minutes=5)
 INSPECT_TIMEOUT = 1.0
 """Seconds that the other workers have to say what they serve."""
+
+_reported: dict[str, datetime] = {}
+"""When this process last logged that something waits in such a queue."""
 
 
 def former_queues(now: datetime) -> Iterator[None]:
@@ -43,7 +47,7 @@ def former_queues(now: datetime) -> Iterator[None]:
         if queue in conf.queues:
             continue
         waiting = ledger.rows().filter(state=State.QUEUED, queue=queue).order_by("accepted_at")
-        logger.error("%d dispatches wait in the queue %r, which is not configured here", waiting.count(), queue)
+        _report(queue, waiting, now)
         newest = waiting.last()
         if newest is None or now - newest.accepted_at < ledger.DEPLOYMENT or _is_served(queue):
             continue
@@ -51,6 +55,14 @@ def former_queues(now: datetime) -> Iterator[None]:
         for dispatch_id in list(_unwanted(waiting, now)[:BATCH]):
             _abandon(dispatch_id, f"the queue {queue!r} is not configured any more", now)
             yield
+
+
+def _report(queue: str, waiting: QuerySet[DispatchRecord], now: datetime) -> None:
+    """Log what waits, once in a while for each queue: there is a pass every few seconds."""
+    last = _reported.get(queue)
+    if last is None or now - last >= REPORTED_EVERY:
+        _reported[queue] = now
+        logger.error("%d dispatches wait in the queue %r, which is not configured here", waiting.count(), queue)
 
 
 def _abandon(dispatch_id: UUID, reason: str, now: datetime) -> None:

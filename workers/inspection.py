@@ -41,7 +41,7 @@ def broker_status(state: Any) -> dict[str, Any]:
         "keys": conf.keyring.key_ids,
         "slots": state.consumer.pool.num_processes,
         "active": len(running),
-        "lost": _lost_slots(state.consumer.pool, len(running)),
+        "lost": _lost_slots(state.consumer.pool),
         "begun": all_total_count[0],
         "running": sorted(map(_shown, running), key=lambda each: -each["seconds"])[:MOST_SHOWN],
         "queues": (consumed := sorted(state.app.amqp.queues.consume_from)),
@@ -57,14 +57,18 @@ def _shown(request: Any) -> dict[str, Any]:
     return {"id": request.id, "name": request.name, "seconds": round(max(seconds, 0.0), 1)}
 
 
-def _lost_slots(pool: Any, active: int) -> int:
-    """Of the threads pool, whose tasks count as running for ever if they end with a SystemExit or the like."""
+def _lost_slots(pool: Any) -> int:
+    """Of the threads pool, whose tasks count as running for ever if they end with a SystemExit or the like.
+
+    What runs before and after the threads are counted has one of them, or is lost.
+    """
     executor = getattr(pool, "executor", None)
     threads, idle = getattr(executor, "_threads", None), getattr(executor, "_idle_semaphore", None)
     if threads is None or idle is None:
         return 0
+    before = set(active_requests)
     busy: int = len(threads) - idle._value
-    return max(0, active - busy)
+    return max(0, len(before & set(active_requests)) - busy)
 
 
 @control_command(name=probing.CONSUME, args=[("queue", str)], signature="<queue>")

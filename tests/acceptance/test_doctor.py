@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+import redis
 from celery import Celery
 from django.utils import timezone
 
@@ -65,6 +66,9 @@ def test_queues_without_a_worker_are_named(environment: dict[str, str], unattend
     assert "ok   message broker: " in output
     assert "FAIL queue payment: no worker answers for it" in output
     assert "broker_worker --queues payment" in output
+    assert "another PREFIX" in output
+    if url.startswith("redis"):
+        assert redis.Redis.from_url(url).keys("*request-broker-*") == []
 
 
 def test_a_message_broker_that_is_down_is_why_dispatches_wait(environment: dict[str, str], ledger: Ledger) -> None:
@@ -77,7 +81,7 @@ def test_a_message_broker_that_is_down_is_why_dispatches_wait(environment: dict[
     assert status == 1
     assert "FAIL message broker: " in output
     assert "Start it, or mend CELERY_BROKER_URL" in output
-    assert "FAIL backlog of bulk: 1 dispatches wait" in output
+    assert "FAIL backlog of bulk: 1 dispatch waits" in output
     assert "the message broker is down" in output
 
 

@@ -17,6 +17,7 @@ from broker_core.envelope import Keyring
 from broker_django import diagnosis
 from broker_django.celery_app import get_app
 from broker_django.conf import conf
+from broker_django.ledger import NOT_REACHED
 from broker_django.models import DispatchRecord
 
 HOST = "broker@host"
@@ -88,13 +89,37 @@ def test_a_message_broker_that_is_down_and_what_waits_for_it() -> None:
     add(State.QUEUED, accepted_at=timezone.now() - timedelta(minutes=5))
     found = wrong()
     assert "Start it, or mend CELERY_BROKER_URL" in found["message broker"].advice
-    assert "1 dispatches wait, the oldest for 300 s: the message broker is down" in found["backlog of bulk"].detail
+    assert "1 dispatch waits, the oldest for 300 s: the message broker is down" in found["backlog of bulk"].detail
     assert {"queue payment", "queue realtime", "queue bulk"} <= set(found)
 
 
 def test_what_waits_for_a_worker(memory: None, workers: dict[str, Any]) -> None:
     add(State.QUEUED, accepted_at=timezone.now() - timedelta(minutes=5))
     assert "no worker has come to it" in wrong()["backlog of bulk"].detail
+
+
+def test_what_waits_for_its_next_attempt_is_as_it_should_be(memory: None, workers: dict[str, Any]) -> None:
+    long_ago, soon = timezone.now() - timedelta(minutes=5), timezone.now() + timedelta(minutes=1)
+    add(State.QUEUED, accepted_at=long_ago, due_at=soon, attempts=1, error="the view answered 503")
+    assert not wrong()
+
+
+def test_what_workers_with_other_code_gave_back(memory: None, workers: dict[str, Any]) -> None:
+    error = f"{NOT_REACHED}: the URL leads nowhere here, and led to shop.views.pay when it was accepted"
+    for _ in range(2):
+        add(State.QUEUED, due_at=timezone.now() + timedelta(seconds=8), attempts=3, attempts_before=3, error=error)
+    (finding,) = wrong().values()
+    assert finding.subject == "handed back to bulk"
+    assert finding.detail.startswith("2 dispatches wait")
+    assert error in finding.detail
+    assert "code and settings of the web processes" in finding.advice
+
+
+def test_workers_with_another_key_are_not_said_to_be_missing(memory: None, workers: dict[str, Any]) -> None:
+    workers[HOST]["keys"] = ["another"]
+    found = wrong()
+    assert found["queue bulk"].advice == "Its workers have other keys: see below."
+    assert "SECRET_KEY of the web processes" in found[f"keys of {HOST}"].advice
 
 
 def test_dispatches_whose_worker_is_gone(memory: None, workers: dict[str, Any]) -> None:

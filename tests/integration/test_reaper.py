@@ -257,6 +257,7 @@ def test_what_waits_in_a_queue_that_was_removed_fails_when_nobody_can_know_it_an
     steady: Reaper, clock: Clock, wire: Wire, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("workers.former_queues._is_served", lambda _queue: False)
+    monkeypatch.setattr("workers.former_queues._reported", {})
     on_broker, in_ledger = (
         accepted(clock.now, queue="former", **values) for values in ({}, {"published_at": None, "due_at": clock.now})
     )
@@ -264,6 +265,8 @@ def test_what_waits_in_a_queue_that_was_removed_fails_when_nobody_can_know_it_an
     look(steady)
     assert state(on_broker) == state(in_ledger) == State.QUEUED, "another process may have newer settings"
     assert "2 dispatches wait in the queue 'former'" in caplog.text
+    look(steady)
+    assert caplog.text.count("dispatches wait in the queue 'former'") == 1
     clock.passes(minutes=6)
     look(steady)
     for record in (on_broker, in_ledger):

@@ -182,6 +182,24 @@ class Elsewhere(Dispatcher):
         return Route(Match(router), destination)
 
 
+def test_broker_explain_names_the_handler_of_a_class_based_view():
+    assert "view tests.site.views.Report.get, decorated: queue bulk" in explained("GET", "/report/2026/")
+
+
+def test_broker_explain_knows_what_middleware_of_django_answers(settings, django_user_model):
+    settings.MIDDLEWARE = [
+        "django.middleware.common.CommonMiddleware",
+        "django.contrib.auth.middleware.LoginRequiredMiddleware",
+        *settings.MIDDLEWARE,
+    ]
+    settings.LOGIN_URL = "/login/"
+    assert "CommonMiddleware answers: 301 to /echo/?x=1" in explained("GET", "/echo?x=1")
+    assert "LoginRequiredMiddleware answers: 302 to /login/?next=/echo/" in explained("GET", "/echo/")
+    django_user_model.objects.create_user("ada")
+    assert "LoginRequiredMiddleware" not in explained("GET", "/echo/", "--user", "ada")
+    assert "neither routed nor queued" in explained("GET", "/broker/health/")
+
+
 def test_broker_explain_asks_the_dispatcher_of_the_project(settings):
     settings.REQUEST_BROKER = {"DISPATCHER": f"{__name__}.Elsewhere"}
     assert "Router in-code answers: 302 to /elsewhere/" in explained("GET", "/old/")
