@@ -14,7 +14,7 @@ from broker_core.envelope import context
 from broker_core.errors import IdempotencyKeyError, IdempotencyKeyInFlightError, IdempotencyKeyReusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from broker_core.errors import BrokerError
 
@@ -54,10 +54,12 @@ def _string(field: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def scope(user: str, client: str, route: str, key: str) -> str:
-    """What is unique: a digest of the key, of the user, or else the client, who sent it, and of the route it is for."""
+def scope(site: Sequence[str], user: str, client: str, route: str, key: str) -> str:
+    """What is unique: a digest of the key, of the site that it was sent to (its host and its tenant), of the user, or
+    else the client, who sent it, and of the route it is for.
+    """
     who = ("user", user) if user else ("client", client)
-    return sha256(context("idempotency scope", *who, route, key)).hexdigest()
+    return sha256(context("idempotency scope", *site, *who, route, key)).hexdigest()
 
 
 def fingerprint(key: str, method: str, target: str, media_type: str, parameters: Mapping[str, str], body: bytes) -> str:

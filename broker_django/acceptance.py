@@ -18,7 +18,7 @@ from django.utils import timezone
 from broker_core.errors import ReducedCapacityError, StorageError, UnavailableError
 from broker_core.idempotency import verdict
 from broker_core.redaction import redacted
-from broker_django import idempotency, ledger, load, rest, sealed_storage, sessions, tokens
+from broker_django import idempotency, ledger, load, ownership, rest, sealed_storage, sessions, tokens
 from broker_django.celery_app import get_app
 from broker_django.conf import conf
 from broker_django.context import user_key
@@ -129,7 +129,8 @@ def accept(request: HttpRequest, view: View, decision: Decision) -> Accepted | H
         return refusal
     cookies, carrier = sessions.settle(request)
     user = user_key(getattr(request, "user", None))
-    record = _record(request, decision, carrier, view_user or user, now)
+    credential = _credential(request, carrier, user, view_user)
+    record = _record(request, decision, credential, view_user or user, now)
     record.pk = dispatch_id
     message = replace(
         to_message(request, body, user, cookies),
@@ -221,8 +222,14 @@ def _has_no_room(record: DispatchRecord) -> bool:
         return True  # writing the row will tell
 
 
+def _credential(request: HttpRequest, carrier: HttpResponse, user: str | None, view_user: str | None) -> str:
+    """What the client has to show again. That of a user counts only if it was what said who the user is."""
+    named = user is None or view_user is not None or ownership.names_user(request, user)
+    return ownership.credential_of(request, carrier.cookies) if named else ""
+
+
 def _record(
-    request: HttpRequest, decision: Decision, carrier: HttpResponse, owner: str | None, now: datetime
+    request: HttpRequest, decision: Decision, credential: str, owner: str | None, now: datetime
 ) -> DispatchRecord:
     return DispatchRecord(
         queue=decision.queue,
@@ -231,7 +238,9 @@ def _record(
         route=route_of(request.resolver_match),
         reason=decision.reason[:100],
         user=owner or "",
-        credential=next(iter(sessions.credentials(request, carrier.cookies)), ""),
+        credential=credential,
+        host=ownership.host_of(request),
+        tenant=ownership.tenant_of(request),
         trace_id=trace_of(request.META),
         **moments(conf.queues[decision.priority or decision.queue], now),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -48,6 +48,8 @@ DEFAULTS: Mapping[str, Any] = {
     "ALLOWED_REDIRECT_HOSTS": [],
     "DATABASE": None,
     "RESET_CONNECTIONS": True,
+    "CREDENTIALS": ("Authorization", "Api-Key", "X-Api-Key", "X-Auth-Token", "X-Access-Token"),
+    "TENANT": None,
 }
 
 
@@ -150,6 +152,8 @@ class Conf:
     ALLOWED_REDIRECT_HOSTS = Setting[list[str]]()
     DATABASE = Setting[str | None]()
     RESET_CONNECTIONS = Setting[bool]()
+    CREDENTIALS = Setting[Sequence[str]]()
+    TENANT = Setting[str | None]()
 
     def __init__(self) -> None:
         self._compiled: Compiled | None = None

@@ -14,7 +14,7 @@ from django.utils.functional import Promise
 
 from broker_core.errors import BodyTooLargeError, ConfigurationError, MessageError
 from broker_core.message import RequestMessage
-from broker_django import ledger, load, rest, sessions
+from broker_django import ledger, load, ownership, rest
 from broker_django.acceptance import moments, publish_when_committed, route_of, trace_of, write
 from broker_django.arrival import arrived, asks_for_a_user
 from broker_django.composing import Parts, compose
@@ -33,13 +33,15 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Taken:
     """What is to be dispatched: the message, the URL that it resolves to, the name of its view, if it has to be that
-    one, and a digest of its client's credential.
+    one, and what of its client the owner is known by.
     """
 
     message: RequestMessage
     match: ResolverMatch | None
     view: str = ""
     credential: str = ""
+    host: str = ""
+    tenant: str = ""
 
 
 def dispatch(given: HttpRequest | RequestMessage | str, *, queue: str, parts: Parts | None = None) -> DispatchRecord:
@@ -60,6 +62,8 @@ def dispatch(given: HttpRequest | RequestMessage | str, *, queue: str, parts: Pa
         route=route,
         user=message.view_user or message.user or "",
         credential=taken.credential,
+        host=taken.host,
+        tenant=taken.tenant,
         trace_id=trace_of(message.environ),
         **moments(policy, now),
     )
@@ -114,7 +118,15 @@ def _from_request(request: HttpRequest) -> Taken:
     message, match = to_message(request, body, user_key(getattr(request, "user", None)), {}), request.resolver_match
     if _is_made_by_code(request):
         message, match = arrived(message)
-    return Taken(message, match, _view(match, message.method), next(iter(sessions.credentials(request)), ""))
+    named = message.user is None or ownership.names_user(request, message.user)
+    return Taken(
+        message,
+        match,
+        _view(match, message.method),
+        ownership.credential_of(request) if named else "",
+        ownership.host_of(request),
+        ownership.tenant_of(request),
+    )
 
 
 def _view(match: ResolverMatch | None, method: str) -> str:

@@ -18,7 +18,7 @@ from broker_django.conf import conf
 from broker_django.context import Replay, RequestContext, replay_of, user_key
 from broker_django.http import problem, raw_body
 from broker_django.routing import OWN_NAMESPACE
-from broker_django.sessions import session_of
+from broker_django.sessions import LOGGED_IN, session_of
 from broker_django.view_names import view_name
 
 if TYPE_CHECKING:
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from broker_django.acceptance import View
 
 MULTIPART = "multipart/form-data"
-LOGGED_IN = "_auth_user_id"
-"""The key of the session's user, as django.contrib.auth has it."""
 
 
 def enter(request: HttpRequest) -> HttpResponse | None:

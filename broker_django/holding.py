@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from django.core.handlers.asgi import ASGIRequest
 
 from broker_core.holding import Guest, Limits, Places, Server
-from broker_django import sessions
+from broker_django import ownership
 from broker_django.conf import conf
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def guest(request: HttpRequest, record: DispatchRecord) -> Guest:
     client = f"address {request.META.get('REMOTE_ADDR', '')}"
     if record.user:
         client = f"user {record.user}"
-    elif record.credential and record.credential in sessions.credentials(request):
+    elif record.credential and ownership.shows_again(request, record.credential):
         client = record.credential
     return Guest(client, record.pk, server_of(request))
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker_core.errors import IdempotencyKeyMissingError
 from broker_core.idempotency import SAFE_METHODS, fingerprint, parse_key, scope
-from broker_django import sessions
+from broker_django import ownership
 from broker_django.conf import conf
 from broker_django.decorators import requires_idempotency_key
 
@@ -43,8 +43,8 @@ def mark(record: DispatchRecord, request: HttpRequest, body: bytes, key: str) ->
 
     An anonymous client is known by what it sent: one that never got its first answer has no cookie of it.
     """
-    client = next(iter(sessions.credentials(request)), "")
-    record.idempotency_key = scope(record.user, client, record.route, key)
+    client = ownership.credential_of(request)
+    record.idempotency_key = scope((record.host, record.tenant), record.user, client, record.route, key)
     record.fingerprint = fingerprint(
         key,
         request.method or "",

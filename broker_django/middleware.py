@@ -8,7 +8,7 @@ from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_asy
 
 from broker_core.errors import BrokerError
 from broker_core.routing import Action
-from broker_django import caching, classification, door, routing, sessions
+from broker_django import caching, classification, door, ownership, routing, sessions
 from broker_django.acceptance import Accepted, Repeated, View, accept, hand_over
 from broker_django.answers import accepted_response, await_until_done, in_time, repeated_response, wait_until_done
 from broker_django.context import replay_of
@@ -167,6 +167,7 @@ def answer(request: HttpRequest, accepted: Accepted, record: DispatchRecord | No
     if response is None:
         sessions.detach(request)
         response = accepted_response(request, accepted)
+        ownership.give_claim(request, response, accepted.record, accepted.here)
         sessions.guard(request, response)
         return response
     sessions.adopt(request, response)
@@ -177,7 +178,10 @@ def answer_again(request: HttpRequest, repeated: Repeated, record: DispatchRecor
     """What a repetition gets. The session of a response that was stored long ago is not taken up."""
     repeated.record = record or repeated.record
     sessions.detach(request)
-    response = _with_cookies(repeated, repeated_response(request, repeated))
+    response = repeated_response(request, repeated)
+    if not ownership.may_have_cookies(request, repeated.record):
+        ownership.without_cookies(response)
+    response = _with_cookies(repeated, response)
     sessions.guard(request, response)
     return response
 

@@ -41,14 +41,26 @@ class DispatchRecord(models.Model):
     route = models.CharField(max_length=500)
     reason = models.CharField(max_length=100, blank=True, help_text=_("What decided that the request is queued."))
     user = models.CharField(max_length=255, blank=True, help_text=_("Primary key of the user who made the request."))
-    credential = models.CharField(max_length=64, blank=True, help_text=_("Digest of what the client identified with."))
+    credential = models.CharField(
+        max_length=255, blank=True, help_text=_("What the client identified with: kinds, and a digest of their values.")
+    )
+    host = models.CharField(
+        max_length=255, blank=True, default="", db_default="", help_text=_("The host that the request was sent to.")
+    )
+    tenant = models.CharField(
+        max_length=255,
+        blank=True,
+        default="",
+        db_default="",
+        help_text=_("Whose request it was: see the setting TENANT."),
+    )
     trace_id = models.CharField(max_length=32, blank=True, help_text=_("Trace of the request (W3C Trace Context)."))
     idempotency_key = models.CharField(  # noqa: DJ001 - many have none, and none of these conflict
         max_length=64,
         null=True,
         unique=True,
         editable=False,
-        help_text=_("Digest of the key, its user and its route."),
+        help_text=_("Digest of the key, its site, its user and its route."),
     )
     fingerprint = models.CharField(max_length=64, blank=True, help_text=_("Digest of the request that the key is for."))
     attempts = models.PositiveIntegerField(default=0)

@@ -7,6 +7,7 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from django.apps import apps
+from django.urls import resolve
 from django.utils.module_loading import import_string
 
 from broker_django.context import replay_of, user_key
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
     from django.http import HttpRequest
     from django.http.response import HttpResponseBase
+
+    from broker_django.models import DispatchRecord
 
 
 def view_class(view: Any) -> Any:
@@ -126,12 +129,20 @@ def pin(request: HttpRequest, user: Any) -> None:
     request._force_auth_user = user  # type: ignore[attr-defined]
 
 
-def authenticate(request: HttpRequest) -> Any:
-    """The user that DRF's default authenticators find for a poll; None where DRF is not installed or finds none."""
+def authenticated(request: HttpRequest, record: DispatchRecord) -> Iterator[Any]:
+    """The users whom DRF finds for a poll, if it is installed: by its default authenticators, and by those of the view
+    that the dispatch is for.
+    """
     if not apps.is_installed("rest_framework"):
-        return None
-    view = import_string("rest_framework.views.APIView")  # an optional dependency
-    try:
-        return view().initialize_request(request).user
-    except Exception:  # noqa: BLE001 - whatever is wrong with the credentials, they are nobody's
-        return None
+        return
+    default = import_string("rest_framework.views.APIView")  # an optional dependency
+    for make in (default, functools.partial(_view_of, request, record)):
+        with contextlib.suppress(Exception), _user_kept(request):  # whatever is wrong with a credential, it is nobody's
+            yield make().initialize_request(request).user
+
+
+def _view_of(request: HttpRequest, record: DispatchRecord) -> Any:
+    """The view that the path of a dispatch leads to by now. Raises whatever the project's code raises."""
+    path = record.path.removeprefix(request.META.get("SCRIPT_NAME", "").rstrip("/"))
+    found = resolve(path, getattr(request, "urlconf", None))
+    return _instance(request, found.func, found.args, found.kwargs)

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.http import HttpResponse
-from django.utils.crypto import salted_hmac
 from django.utils.module_loading import import_string
 
 from broker_django.merged_sessions import Cookies, Merging, merged
 
 if TYPE_CHECKING:
-    from http.cookies import SimpleCookie
-
     from django.http import HttpRequest
     from django.http.response import HttpResponseBase
+
+LOGGED_IN = "_auth_user_id"
+"""The key of the session's user, as django.contrib.auth has it."""
 
 
 def session_of(request: HttpRequest) -> Any:
@@ -111,21 +111,3 @@ def _adopt_cookies(request: HttpRequest, response: HttpResponseBase) -> None:
             request.COOKIES.pop(name, None)
         else:
             request.COOKIES[name] = morsel.value
-
-
-def credentials(request: HttpRequest, extra: SimpleCookie | None = None) -> list[str]:
-    """Digests of what the client identifies itself with: its session cookie, its Authorization header field.
-
-    With the key that is in use first, and then with the fallbacks.
-    """
-    cookie = request.COOKIES.get(settings.SESSION_COOKIE_NAME)
-    if extra and settings.SESSION_COOKIE_NAME in extra:
-        cookie = extra[settings.SESSION_COOKIE_NAME].value
-    authorization = request.META.get("HTTP_AUTHORIZATION")
-    presented = [(kind, value) for kind, value in (("session", cookie), ("authorization", authorization)) if value]
-    keys = (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)
-    return [_digest(kind, value, key) for key in keys for kind, value in presented]
-
-
-def _digest(kind: str, value: str, key: str | bytes) -> str:
-    return salted_hmac(f"request_broker.credential.{kind}", value, secret=key, algorithm="sha256").hexdigest()

@@ -41,6 +41,20 @@ def user_model() -> Any:
         return None
 
 
+def is_active(user: Any) -> bool:
+    """Whether this user may log in. A kind of user that does not say may."""
+    return bool(getattr(user, "is_active", True))
+
+
+def may_act(key: str) -> bool:
+    """Whether there is an active user with this primary key."""
+    try:
+        active_user(key)
+    except UserInactiveError:
+        return False
+    return True
+
+
 def active_user(key: str) -> Any:
     """The user with this primary key. Raises UserInactiveError."""
     model = user_model()
@@ -48,6 +62,6 @@ def active_user(key: str) -> Any:
         user = None if model is None else model._default_manager.filter(pk=key).first()
     except (ValueError, ValidationError):
         user = None
-    if user is None or not getattr(user, "is_active", True):
+    if user is None or not is_active(user):
         raise UserInactiveError("the user who made this request is gone or no longer active")
     return user

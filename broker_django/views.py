@@ -10,7 +10,6 @@ import contextlib
 import json
 import time
 from functools import lru_cache
-from http.cookies import SimpleCookie
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,7 @@ from django.http import HttpResponse, JsonResponse, StreamingHttpResponse
 
 from broker_core.errors import DispatchNotFoundError
 from broker_core.holding import Server
-from broker_django import caching, database, held_sessions, holding, ledger, rest, sessions, tokens, waiting
+from broker_django import caching, database, held_sessions, holding, ledger, ownership, tokens, waiting
 from broker_django.answers import (
     await_until_done,
     status_document,
@@ -31,7 +30,6 @@ from broker_django.answers import (
 )
 from broker_django.cancellation import cancel
 from broker_django.conf import conf
-from broker_django.context import user_key
 from broker_django.endpoints import endpoint
 from broker_django.watcher import UnwatchedError
 
@@ -53,18 +51,10 @@ KEEP_ALIVE = 15.0
 """Seconds of silence on an event stream after which a comment is sent. It also finds out that the client has gone."""
 
 
-def owns(request: HttpRequest, record: DispatchRecord) -> bool:
-    """Whether the dispatch belongs to who asks: the same user, or the same client with the same credential."""
-    if not record.user or record.credential in sessions.credentials(request):
-        return True
-    asks = user_key(getattr(request, "user", None)) or user_key(rest.authenticate(request))
-    return asks == record.user
-
-
 def _owned(request: HttpRequest, token: str) -> DispatchRecord:
     """Raises DispatchNotFoundError for a token that was not issued here, and for anybody else's dispatch."""
     record = ledger.find(tokens.read(token))
-    if record is None or not owns(request, record):
+    if record is None or not ownership.owns(request, record):
         raise DispatchNotFoundError("there is no such dispatch, or it is not yours")
     return record
 
@@ -127,18 +117,10 @@ def _response(request: HttpRequest, record: DispatchRecord) -> HttpResponseBase:
     if not record.current_state.done:
         return status_response(request, record, 202)
     answer = stored_response(record)
-    if not _may_have_cookies(request, record):
-        answer.cookies = SimpleCookie()
+    if not ownership.may_have_cookies(request, record):
+        ownership.without_cookies(answer)
     caching.for_one_client(answer)
     return answer
-
-
-def _may_have_cookies(request: HttpRequest, record: DispatchRecord) -> bool:
-    """An anonymous client's cookies, such as those of a login, are for the client that the dispatch was accepted from.
-
-    One that had neither a session nor a credential then is known by nothing but the URL.
-    """
-    return bool(record.user) or not record.credential or record.credential in sessions.credentials(request)
 
 
 task = _polled(("GET", "HEAD", "DELETE"), _task)
