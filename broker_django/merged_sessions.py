@@ -14,6 +14,8 @@ from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.utils.module_loading import import_string
 
+from broker_django.http.settled import SettledCookies
+
 
 def merged(session: Any, *, only_changes: bool = False) -> Any:
     """The same session, not loaded yet. What is changed in it is laid over what others have saved meanwhile.
@@ -91,16 +93,20 @@ class Merging:
 
 
 class Cookies(SimpleCookie):
-    """Cookies of a response, to which the outer chain can add none for a session that has ended, or change it."""
+    """Cookies of a response, to which the outer chain can add none for a session that has ended, or change it.
+
+    Those that were stored stay as they are, too.
+    """
 
     def __init__(self, cookies: SimpleCookie, session: Merging) -> None:
         super().__init__()
         self._session = session
+        self._stored = frozenset(cookies) if isinstance(cookies, SettledCookies) else frozenset()
         for name, morsel in cookies.items():
             super().__setitem__(name, morsel)
 
     def _is_refused(self, name: str) -> bool:
-        return name == settings.SESSION_COOKIE_NAME and self._session.ended
+        return name in self._stored or (name == settings.SESSION_COOKIE_NAME and self._session.ended)
 
     def __setitem__(self, key: str, value: Any) -> None:
         if not self._is_refused(key):

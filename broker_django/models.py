@@ -52,7 +52,7 @@ class DispatchRecord(models.Model):
         blank=True,
         default="",
         db_default="",
-        help_text=_("Whose request it was: see the setting TENANT."),
+        help_text=_("Whose request it was, by the setting TENANT."),
     )
     trace_id = models.CharField(max_length=32, blank=True, help_text=_("Trace of the request (W3C Trace Context)."))
     idempotency_key = models.CharField(  # noqa: DJ001 - many have none, and none of these conflict

@@ -38,12 +38,12 @@ def with_a_session() -> Client:
     return client
 
 
-def test_a_client_with_a_session_gets_its_login_and_nobody_else_does() -> None:
+def test_a_client_with_a_session_gets_its_login_and_nobody_else_gets_anything() -> None:
     client = with_a_session()
     url = log_in(client)
-    assert cookies(Client(), url) == set()
-    assert cookies(with_a_session(), url) == set()
-    assert cookies(Client(), url, Authorization="Bearer 1") == set()
+    for stranger in (Client(), with_a_session()):
+        assert stranger.get(url).status_code == 404
+    assert Client().get(url, headers={"Authorization": "Bearer 1"}).status_code == 404
     assert "sessionid" in cookies(client, url)
 
 
@@ -55,18 +55,32 @@ def test_a_client_that_lost_the_response_gets_it_again() -> None:
     assert "sessionid" in cookies(client, url)
 
 
-def test_a_client_with_a_credential_is_known_by_it() -> None:
-    url = log_in(Client(), Authorization="Key 1")
-    assert cookies(Client(), url) == cookies(Client(), url, Authorization="Key 2") == set()
-    assert "sessionid" in cookies(Client(), url, Authorization="Key 1")
+def test_a_client_with_a_credential_has_to_show_it_and_gets_the_cookies_by_its_claim() -> None:
+    client = Client()
+    url = log_in(client, Authorization="Key 1")
+    assert Client().get(url).status_code == Client().get(url, headers={"Authorization": "Key 2"}).status_code == 404
+    assert cookies(Client(), url, Authorization="Key 1") == set(), "others may share it"
+    assert "sessionid" in cookies(client, url)
 
 
-def test_a_client_without_anything_is_known_by_its_url() -> None:
-    assert "sessionid" in cookies(Client(), log_in(Client()))
+def test_a_client_without_anything_is_known_by_its_claim_and_others_by_its_url() -> None:
+    client = Client()
+    url = log_in(client)
+    assert cookies(Client(), url) == set()
+    assert "sessionid" in cookies(client, url)
 
 
-def test_the_owner_gets_the_cookies_in_any_session(client: Client, ann: User) -> None:
+def test_the_owner_gets_the_cookies_in_the_session_that_sent_the_request(client: Client, ann: User) -> None:
     client.force_login(ann)
     url, elsewhere = log_in(client), Client()
     elsewhere.force_login(ann)
-    assert "sessionid" in cookies(elsewhere, url)
+    assert cookies(elsewhere, url) == set()
+    assert "sessionid" in cookies(client, url)
+
+
+@pytest.mark.parametrize("path", ["/set-cookie-field/"])
+def test_a_cookie_that_was_set_as_a_field_is_one(path: str) -> None:
+    client = Client()
+    url = str(client.post(path).json()["links"]["response"])
+    assert "Set-Cookie" not in Client().get(url).headers
+    assert client.get(url).headers["Set-Cookie"] == "sessionid=planted; Path=/"

@@ -89,7 +89,7 @@ def test_a_message_broker_that_is_away(monkeypatch: pytest.MonkeyPatch, error: E
 def test_a_result_store_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     location, url = send()["Location"], f"redis://:{MARK}@127.0.0.1:1/0"
     monkeypatch.setattr(get_app()._local, "backend", RedisBackend(app=get_app(), url=url))
-    assert Client().get(f"{location}response/").status_code == 503
+    assert Client().get(f"{location}response/", headers={"Authorization": f"Bearer {MARK}"}).status_code == 503
 
 
 def test_an_outcome_that_cannot_be_stored(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,7 +64,7 @@ def test_a_user_who_logged_out_meanwhile_is_still_the_one(client: Client, ann: U
 
 
 @pytest.mark.parametrize("fate", ["deactivated", "deleted"])
-def test_a_user_who_is_gone_fails_the_dispatch_with_403(
+def test_a_user_who_is_gone_fails_the_dispatch_and_has_no_answer(
     client: Client, ann: User, before_replay: Any, fate: str
 ) -> None:
     client.force_login(ann)
@@ -72,8 +72,9 @@ def test_a_user_who_is_gone_fails_the_dispatch_with_403(
     before_replay(mine.delete if fate == "deleted" else lambda: mine.update(is_active=False))
     with override_settings(REQUEST_BROKER=ACCEPT_ALL):
         response = client.get("/echo/")
-    assert follow(client, response).status_code == 403
-    assert DispatchRecord.objects.get().state == "failed"
+    assert follow(client, response).status_code == 404
+    record = DispatchRecord.objects.get()
+    assert (record.state, record.response_status) == ("failed", 403)
 
 
 def test_an_anonymous_request_stays_anonymous(client: Client, ann: User, before_replay: Any) -> None:

@@ -39,6 +39,11 @@ def tenant_middleware(get_response: Callable[[HttpRequest], Any]) -> Any:
     return middleware
 
 
+def of_header(request: HttpRequest) -> str:
+    """For the setting TENANT."""
+    return str(request.headers.get("X-Tenant", ""))
+
+
 def leave() -> None:
     TENANT.set(None)
     _local.__dict__.clear()

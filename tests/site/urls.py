@@ -36,6 +36,7 @@ urlpatterns = [
     path("broken-stream/", views.broken_stream),
     path("download/", views.download),
     path("log-in/", views.log_in),
+    path("set-cookie-field/", views.set_cookie_field),
     path("log-out/", views.log_out),
     path("count/", views.count),
     path("flashes/", views.flashes),

@@ -209,6 +209,11 @@ def download(request: HttpRequest) -> FileResponse:
 
 
 @csrf_exempt
+def set_cookie_field(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(headers={"Set-Cookie": "sessionid=planted; Path=/"})
+
+
+@csrf_exempt
 def log_in(request: HttpRequest) -> HttpResponse:
     user = authenticate(request, username=request.POST["username"], password=request.POST["password"])
     if user is None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import string
+from typing import Any
 
 import http_sf
 import pytest
@@ -59,17 +60,19 @@ def test_a_long_field_is_refused(field: str) -> None:
         parse_key(field)
 
 
-scopes = st.tuples(texts, texts, texts, keys)
+sites = st.tuples(texts, texts)
+scopes = st.tuples(sites, texts, texts, texts, keys)
 
 
 @given(scopes, scopes)
-@example(("1", "", "/a/", "k"), ("", "1", "/a/", "k"))
-@example(("", "", "/a/", "bk"), ("", "", "/a/b", "k"))
-def test_scopes_are_equal_only_where_their_parts_are(one: tuple[str, ...], other: tuple[str, ...]) -> None:
-    def counted(parts: tuple[str, ...]) -> tuple[str, ...]:
+@example((("", ""), "1", "", "/a/", "k"), (("", ""), "", "1", "/a/", "k"))
+@example((("", ""), "", "", "/a/", "bk"), (("", ""), "", "", "/a/b", "k"))
+@example((("a", "b"), "1", "", "/a/", "k"), (("ab", ""), "1", "", "/a/", "k"))
+def test_scopes_are_equal_only_where_their_parts_are(one: tuple[Any, ...], other: tuple[Any, ...]) -> None:
+    def counted(parts: tuple[Any, ...]) -> tuple[Any, ...]:
         """A user is the same user, whatever the client."""
-        user, client, route, key = parts
-        return ("user", user, route, key) if user else ("client", client, route, key)
+        site, user, client, route, key = parts
+        return (site, "user", user, route, key) if user else (site, "client", client, route, key)
 
     assert (scope(*one) == scope(*other)) == (counted(one) == counted(other))
     assert len(scope(*one)) == 64

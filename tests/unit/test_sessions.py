@@ -85,22 +85,3 @@ def test_after_a_replay_the_outer_chain_goes_on_with_its_session(request_, cooki
     sessions.adopt(request_, response)
     assert request_.session.session_key == key
     assert request_.META["CSRF_COOKIE_NEEDS_UPDATE"] is (cookie is None)
-
-
-def test_a_client_is_known_by_digests_of_its_credentials():
-    nobody, cookie, header = (
-        RequestFactory().get("/", headers=headers)
-        for headers in ({}, {"cookie": "sessionid=abc"}, {"authorization": "abc"})
-    )
-    assert sessions.credentials(nobody) == []
-    assert sessions.credentials(cookie) != sessions.credentials(header)
-    assert "abc" not in "".join(sessions.credentials(cookie) + sessions.credentials(header))
-    assert all(len(digest) == 64 for digest in sessions.credentials(cookie))
-
-
-def test_a_cookie_that_the_client_is_about_to_get_counts_for_the_one_it_has():
-    request = RequestFactory().get("/", headers={"cookie": "sessionid=old"})
-    response = HttpResponse()
-    response.set_cookie("sessionid", "new")
-    later = RequestFactory().get("/", headers={"cookie": "sessionid=new"})
-    assert sessions.credentials(request, response.cookies) == sessions.credentials(later)

@@ -1,0 +1,173 @@
+"""Whose a dispatch is: who asks with what, and what they get, at every exit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.http import HttpResponse
+from django.test import Client, RequestFactory, override_settings
+
+from broker_django import ownership
+from broker_django.models import DispatchRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+pytestmark = pytest.mark.usefixtures("everything_accepted")
+
+EDGE = {"Authorization": "Basic ZWRnZTplZGdl"}
+"""What everybody sends who comes through the same proxy."""
+
+
+def logged_in(name: str, **options: Any) -> Client:
+    client = Client(**options)
+    client.force_login(User.objects.get_or_create(username=name)[0])
+    return client
+
+
+def exits(client: Client, links: dict[str, str], **headers: str) -> set[int]:
+    """What all URLs of a dispatch answer."""
+    asked = [client.get(links[name], headers=headers) for name in ("self", "response", "events")]
+    return {response.status_code for response in (*asked, client.delete(links["cancel"], headers=headers))}
+
+
+def send(client: Client, **headers: str) -> dict[str, str]:
+    accepted = client.post("/pay/", headers=headers)
+    assert accepted.status_code == 202, accepted.content
+    return dict(accepted.json()["links"])
+
+
+def ann() -> Client:
+    return logged_in("ann")
+
+
+def bob() -> Client:
+    return logged_in("bob")
+
+
+SENT: dict[str, tuple[Callable[[], Client], dict[str, str]]] = {
+    "user": (ann, {}),
+    "user behind an edge": (ann, EDGE),
+    "nobody with a key": (Client, {"X-Api-Key": "1"}),
+    "nobody with a bearer token": (Client, {"Authorization": "Bearer 1"}),
+    "nobody behind an edge with a key": (Client, {**EDGE, "X-Api-Key": "1"}),
+}
+STRANGERS: dict[str, tuple[Callable[[], Client], dict[str, str]]] = {
+    "nobody": (Client, {}),
+    "another user": (bob, {}),
+    "another user behind the edge": (bob, EDGE),
+    "nobody behind the edge": (Client, EDGE),
+    "another key": (Client, {**EDGE, "X-Api-Key": "2"}),
+}
+
+
+@pytest.mark.parametrize("asks", STRANGERS)
+@pytest.mark.parametrize("sent", SENT)
+def test_a_dispatch_is_not_there_for_strangers(sent: str, asks: str) -> None:
+    make, headers = SENT[sent]
+    owner = make()
+    links = send(owner, **headers)
+    stranger, shown = STRANGERS[asks]
+    assert exits(stranger(), links, **shown) == {404}
+    assert 404 not in exits(owner, links, **headers)
+
+
+def test_the_same_user_elsewhere_is_the_owner() -> None:
+    assert 404 not in exits(ann(), send(ann()))
+
+
+def test_who_sent_a_credential_may_show_it_again() -> None:
+    headers = {"Authorization": "Bearer 1", "X-Api-Key": "2"}
+    links = send(Client(), **headers)
+    assert exits(Client(), links, Authorization="Bearer 1") == {404}
+    assert 404 not in exits(Client(), links, **headers, **{"X-Auth-Token": "more"})
+
+
+def test_who_sent_nothing_is_known_by_the_url() -> None:
+    assert 404 not in exits(Client(), send(Client()))
+
+
+@pytest.mark.parametrize("fate", ["deactivated", "deleted"])
+def test_the_cookie_of_an_account_that_is_gone_opens_nothing(fate: str) -> None:
+    client = ann()
+    links, account = send(client), User.objects.filter(username="ann")
+    account.delete() if fate == "deleted" else account.update(is_active=False)
+    assert exits(client, links) == {404}
+
+
+def test_a_session_that_logs_in_keeps_what_it_sent_before() -> None:
+    client = Client()
+    session = client.session
+    session["cart"] = [1]
+    session.save()
+    client.cookies["sessionid"] = session.session_key
+    links = send(client)
+    client.force_login(User.objects.create_user("ann"))
+    assert 404 not in exits(client, links)
+
+
+def test_another_host_is_another_site() -> None:
+    with override_settings(ALLOWED_HOSTS=["a.example", "b.example"]):
+        client = logged_in("ann", headers={"host": "a.example"})
+        links = send(client)
+        assert exits(client, links, host="b.example") == {404}
+        assert 404 not in exits(client, links)
+
+
+def test_a_key_on_another_host_is_another_key() -> None:
+    with override_settings(ALLOWED_HOSTS=["a.example", "b.example"]):
+        for host in ("a.example", "b.example", "a.example"):
+            Client().post("/pay/", headers={"host": host, "Idempotency-Key": "k"})
+    assert DispatchRecord.objects.count() == 2
+
+
+def test_another_tenant_on_the_same_host_is_another_site() -> None:
+    with override_settings(
+        REQUEST_BROKER={"TENANT": "tests.site.tenants.of_header", "RULES": [{"when": "true", "queue": "bulk"}]}
+    ):
+        client = ann()
+        links = send(client, **{"X-Tenant": "a"})
+        assert exits(client, links, **{"X-Tenant": "b"}) == {404}
+        assert 404 not in exits(client, links, **{"X-Tenant": "a"})
+        for tenant in "aba":
+            client.post("/pay/", headers={"X-Tenant": tenant, "Idempotency-Key": "k"})
+    assert sorted(DispatchRecord.objects.values_list("tenant", flat=True)) == ["a", "a", "b"]
+
+
+def test_a_claim_goes_to_the_urls_of_its_dispatch_only() -> None:
+    accepted = Client().post("/pay/", secure=True)
+    claim = accepted.cookies[ownership.CLAIM]
+    assert accepted.json()["links"]["self"].endswith(claim["path"])
+    assert (claim["httponly"], claim["secure"], claim["samesite"]) == (True, True, "Lax")
+    assert ownership.CLAIM not in ann().post("/pay/").cookies
+    with_key = [Client().post("/pay/", headers={"Idempotency-Key": "k"}) for _ in range(2)]
+    assert [ownership.CLAIM in response.cookies for response in with_key] == [True, False]
+
+
+def test_a_credential_is_kept_as_a_digest() -> None:
+    nobody, cookie, header = (
+        ownership.credential_of(RequestFactory().get("/", headers=headers))
+        for headers in ({}, {"cookie": "sessionid=abc"}, {"authorization": "abc"})
+    )
+    assert nobody == ""
+    assert cookie.startswith("session:")
+    assert header.startswith("authorization:")
+    assert "abc" not in cookie + header
+
+
+def test_a_cookie_that_the_client_is_about_to_get_counts_for_the_one_it_has() -> None:
+    request, response = RequestFactory().get("/", headers={"cookie": "sessionid=old"}), HttpResponse()
+    response.set_cookie("sessionid", "new")
+    later = RequestFactory().get("/", headers={"cookie": "sessionid=new"})
+    assert ownership.credential_of(request, response.cookies) == ownership.credential_of(later)
+
+
+def test_credentials_are_known_after_a_rotation_of_keys() -> None:
+    request = RequestFactory().get("/", headers={"authorization": "abc"})
+    with override_settings(SECRET_KEY="old"):
+        credential = ownership.credential_of(request)
+    assert not ownership.shows_again(request, credential)
+    with override_settings(SECRET_KEY_FALLBACKS=["old"]):
+        assert ownership.shows_again(request, credential)
