@@ -18,6 +18,7 @@ from broker_django.caching import never_kept
 from broker_django.classification import preferences_of
 from broker_django.conf import conf
 from broker_django.http import problem, refill, to_response
+from broker_django.moments import as_text
 from broker_django.watcher import UnwatchedError
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def status_document(record: DispatchRecord, here: str) -> dict[str, Any]:
 
 
 def _time(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.isoformat().replace("+00:00", "Z")
+    return None if moment is None else as_text(moment)
 
 
 def status_response(request: HttpRequest, record: DispatchRecord, status: int = 200) -> HttpResponse:

@@ -10,6 +10,8 @@ from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from asgiref.sync import iscoroutinefunction
+from django.http import HttpRequest
+from django.utils.decorators import classonlymethod
 
 from broker_core.policies import Annotation, Mode
 from broker_django import ninja, rest
@@ -18,8 +20,6 @@ from broker_django.notes import noted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from django.http import HttpRequest
 
 View = TypeVar("View", bound="Callable[..., Any]")
 
@@ -49,22 +49,35 @@ def require_idempotency_key(view: View) -> View:
 
 def enable_routing(view: View) -> View:
     """Let routers redirect or proxy this view's requests, in a project that leaves the middleware out."""
+    if isinstance(view, type):
+        return cast("View", _routed_class(view))
     from broker_django import middleware, routing  # noqa: PLC0415 - which import the rules of decorators
 
     @wraps(view)
-    def wrapped(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
-        response = middleware.routed(_known(request)) or view(request, *args, **kwargs)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        request = _known(args)
+        response = middleware.routed(request) or view(*args, **kwargs)
         return routing.remembered(request, response)
 
     @wraps(view)
-    async def awrapped(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
-        response = await middleware.arouted(_known(request)) or await view(request, *args, **kwargs)
+    async def awrapped(*args: Any, **kwargs: Any) -> Any:
+        request = _known(args)
+        response = await middleware.arouted(request) or await view(*args, **kwargs)
         return routing.remembered(request, response)
 
     return cast("View", awrapped if iscoroutinefunction(view) else wrapped)
 
 
-def _known(request: HttpRequest) -> HttpRequest:
+def _routed_class(view: Any) -> Any:
+    """The class, whose `as_view` makes views that ask the routers."""
+    make = view.as_view.__func__
+    return noted(view, "as_view", classonlymethod(lambda cls, **given: enable_routing(make(cls, **given))))
+
+
+def _known(args: tuple[Any, ...]) -> HttpRequest:
+    """The request among what a view is called with: a method has its instance first. REST framework wraps it."""
+    found = (getattr(each, "_request", each) for each in args)
+    request = next(each for each in found if isinstance(each, HttpRequest))
     if not hasattr(request, "broker"):
         request.broker = RequestContext()  # type: ignore[attr-defined]
     return request

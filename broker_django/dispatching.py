@@ -6,10 +6,12 @@ import uuid
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest
 from django.http.request import RawPostDataException
 from django.test.client import FakePayload
 from django.utils import timezone
+from django.utils.crypto import salted_hmac
 from django.utils.functional import Promise
 
 from broker_core.errors import BodyTooLargeError, ConfigurationError, MessageError
@@ -28,6 +30,9 @@ from broker_django.view_names import view_name
 
 if TYPE_CHECKING:
     from django.urls import ResolverMatch
+
+USER_COOKIE = "request_broker_user"
+"""The name of the cookie that a replay has whose user was named by code."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +57,7 @@ def dispatch(given: HttpRequest | RequestMessage | str, *, queue: str, parts: Pa
     taken = _taken(given, parts or Parts())
     load.gauges.check(queue)
     now, route = timezone.now(), route_of(taken.match)
-    message = replace(taken.message, route=route, view=taken.view, accepted_at=now.timestamp())
+    message = replace(_told_apart(taken.message), route=route, view=taken.view, accepted_at=now.timestamp())
     record = DispatchRecord(
         id=uuid.uuid4(),
         queue=queue,
@@ -73,12 +78,24 @@ def dispatch(given: HttpRequest | RequestMessage | str, *, queue: str, parts: Pa
     return record
 
 
+def _told_apart(message: RequestMessage) -> RequestMessage:
+    """With a cookie of its own where code has named the user, and nothing else does.
+
+    Caches that go by the Cookie field would take it for a request of nobody, and hand this user's page to everybody.
+    """
+    if message.user is None or {"HTTP_COOKIE", "HTTP_AUTHORIZATION"} & message.environ.keys():
+        return message
+    value = salted_hmac("request_broker.user", message.user, algorithm="sha256").hexdigest()
+    return replace(message, environ={**message.environ, "HTTP_COOKIE": f"{USER_COOKIE}={value}"})
+
+
 def _taken(given: HttpRequest | RequestMessage | str, parts: Parts) -> Taken:
     if isinstance(given, str | Promise):
         return _from_path(str(given), parts)
     if parts.given:
         raise TypeError(f"{', '.join(parts.given)} can only be given with a path: a request has its own")
-    return _from_request(given) if isinstance(given, HttpRequest) else _from_message(given)
+    request: object = getattr(given, "_request", given)  # of the one that REST framework hands to its views
+    return _from_request(request) if isinstance(request, HttpRequest) else _from_message(request)
 
 
 def _from_path(path: str, parts: Parts) -> Taken:
@@ -95,7 +112,7 @@ def _from_path(path: str, parts: Parts) -> Taken:
     return Taken(message, match, _view(match, message.method))
 
 
-def _from_message(message: RequestMessage) -> Taken:
+def _from_message(message: object) -> Taken:
     if not isinstance(message, RequestMessage):
         raise TypeError(f"a path, a request or a RequestMessage can be dispatched, not {type(message).__name__}")
     if not {"REQUEST_METHOD", "PATH_INFO"} <= message.environ.keys():
@@ -137,7 +154,8 @@ def _is_made_by_code(request: HttpRequest) -> bool:
     """Whether no client sent it: RequestFactory made it. One that middleware has in its hands is a client's."""
     if request.resolver_match is not None or hasattr(request, "broker"):
         return False
-    return isinstance(getattr(request, "environ", {}).get("wsgi.input"), FakePayload)
+    stream = request._stream if isinstance(request, ASGIRequest) else getattr(request, "environ", {}).get("wsgi.input")
+    return isinstance(getattr(stream, "_stream", stream), FakePayload)
 
 
 def _refuse_large(message: RequestMessage) -> None:

@@ -6,12 +6,16 @@ import contextlib
 import uuid
 from typing import TYPE_CHECKING, Any
 
+from django.apps import apps
+from django.conf import settings
+from django.core.handlers.asgi import ASGIRequest
 from django.http.request import RawPostDataException
 from django.urls import NoReverseMatch, Resolver404, resolve
 from django.utils import timezone
 from django.utils.functional import SimpleLazyObject
+from django.utils.module_loading import import_string
 
-from broker_core.errors import BodyTooLargeError, BrokerError, ViewExitedError, ViewNotReachedError
+from broker_core.errors import BodyTooLargeError, BrokerError, UserInactiveError, ViewExitedError, ViewNotReachedError
 from broker_django import classification, idempotency, ledger, rest, tokens, users
 from broker_django.celery_app import ends_worker
 from broker_django.conf import conf
@@ -85,6 +89,37 @@ def _will_be_queued(request: HttpRequest) -> bool:
     except (BrokerError, NoReverseMatch):
         return False
     return True
+
+
+def expect(request: HttpRequest, replay: Replay) -> None:
+    """Let the middleware around the broker find the user who was accepted, if the session names nobody any more.
+
+    Whom it does name is left alone: middleware that lets one user act for another goes by it.
+    """
+    if replay.user is None or not apps.is_installed("django.contrib.auth"):
+        return
+    get_user = import_string("django.contrib.auth.get_user")
+
+    def find() -> Any:
+        found = get_user(request) if session_of(request) is not None else users.anonymous()
+        return found if found.is_authenticated else accepted()
+
+    def accepted() -> Any:
+        try:
+            return users.active_user(replay.user or "")
+        except UserInactiveError:
+            return users.anonymous()  # `pin` refuses
+
+    request._cached_user = SimpleLazyObject(find)  # type: ignore[attr-defined]
+    if isinstance(request, ASGIRequest) and not _session_names_anybody(request):
+        request._acached_user = accepted()  # type: ignore[attr-defined] # a coroutine may not wait for the database
+
+
+def _session_names_anybody(request: HttpRequest) -> bool:
+    key = request.COOKIES.get(settings.SESSION_COOKIE_NAME)
+    if not key or not apps.is_installed("django.contrib.sessions"):
+        return False
+    return LOGGED_IN in import_string(f"{settings.SESSION_ENGINE}.SessionStore")(key)
 
 
 def pin(request: HttpRequest, replay: Replay) -> None:

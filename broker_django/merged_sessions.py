@@ -5,16 +5,22 @@ Django saves a session as a whole, so the later of the two would undo what the o
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from functools import lru_cache
 from http.cookies import Morsel, SimpleCookie
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
 from django.conf import settings
+from django.db import router, transaction
+from django.db.models import F
 from django.utils.module_loading import import_string
 
 from broker_django.http.settled import SettledCookies
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def merged(session: Any, *, only_changes: bool = False) -> Any:
@@ -60,17 +66,36 @@ class Merging:
     def save(self, must_create: bool = False) -> None:  # noqa: FBT001, FBT002 - as SessionBase has it
         if must_create:
             self.ended = False
-        else:
-            self._lay_over()
-            if self.ended or (self.only_changes and not self.modified):
-                return
-        try:
             super().save(must_create)  # type: ignore[misc]
+        elif self.only_changes and not self.modified:
+            self._lay_over()
+        else:
+            with self._locked():
+                self._lay_over()
+                if not self.ended:
+                    self._save()
+
+    def _save(self) -> None:
+        try:
+            super().save()  # type: ignore[misc]
         except import_string("django.contrib.sessions.backends.base.UpdateError"):
             self.ended = True
 
     async def asave(self, must_create: bool = False) -> None:  # noqa: FBT001, FBT002
         await sync_to_async(self.save)(must_create)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Let nobody write between the look at what is there and the write, if the sessions are rows of a database."""
+        model = getattr(self, "model", None)
+        if model is None or self.session_key is None:
+            yield
+            return
+        alias = router.db_for_write(model)
+        with transaction.atomic(using=alias):
+            rows = model._default_manager.using(alias).filter(session_key=self.session_key)
+            rows.update(expire_date=F("expire_date"))  # a lock on every database; not all have SELECT FOR UPDATE
+            yield
 
     def _current(self) -> dict[str, Any]:
         """What is in the store. A store that finds nothing takes the session's key away; signed cookies never do."""

@@ -6,9 +6,11 @@ the decorator stands keeps its identity: nobody else can know it yet, and `super
 
 from __future__ import annotations
 
+import ast
 import copy
 import functools
 import inspect
+import linecache
 import sys
 from types import FrameType, FunctionType, MethodType
 from typing import Any
@@ -77,15 +79,49 @@ def _noted_class(cls: Any, name: str, note: Any) -> Any:
 def _is_being_defined(thing: Any) -> bool:
     """Whether the statement that defines this class or function is still running, decorators and all.
 
-    Then its scope is on the stack and holds no reference to it.
+    Then its scope is on the stack, at a line of that statement, and holds no reference to it.
     """
     module, scope = thing.__module__, thing.__qualname__.rpartition(".")[0]
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         if frame.f_globals.get("__name__") == module and _scope_of(frame) == scope:
-            return not any(value is thing for value in frame.f_locals.values())
+            known = any(value is thing for value in frame.f_locals.values())
+            return not known and _is_within(frame, thing.__qualname__)
         frame = frame.f_back
     return False
+
+
+def _is_within(frame: FrameType, name: str) -> bool:
+    """Whether the frame is at a line of a statement that defines this name. Code without a source may be."""
+    lines = _definitions(frame.f_code.co_filename)
+    return lines is None or any(frame.f_lineno in each for each in lines.get(name, ()))
+
+
+@functools.lru_cache(maxsize=64)
+def _definitions(filename: str) -> dict[str, list[range]] | None:
+    """The lines of each statement that defines a class or a function, decorators and all, by its `__qualname__`.
+
+    None if there is no source.
+    """
+    source = "".join(linecache.getlines(filename))
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:
+        return None
+    found: dict[str, list[range]] = {}
+    _collect(tree, "", found)
+    return found if source else None
+
+
+def _collect(node: ast.AST, scope: str, found: dict[str, list[range]]) -> None:
+    for child in ast.iter_child_nodes(node):
+        inside = scope
+        if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            name = scope + child.name
+            first = min([child.lineno, *(each.lineno for each in child.decorator_list)])
+            found.setdefault(name, []).append(range(first, (child.end_lineno or first) + 1))
+            inside = f"{name}." if isinstance(child, ast.ClassDef) else f"{name}.<locals>."
+        _collect(child, inside, found)
 
 
 def _scope_of(frame: FrameType) -> str:

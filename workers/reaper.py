@@ -12,7 +12,7 @@ import random
 import threading
 import time
 import traceback
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps
@@ -26,6 +26,7 @@ from broker_django import housekeeping, ledger
 from broker_django.conf import conf
 from broker_django.delivery import breaker, publish, waiting_messages
 from broker_django.forking import undisturbed
+from broker_django.moments import moment
 from broker_django.notifications import announce
 from workers import locks
 from workers.former_queues import former_queues
@@ -183,7 +184,7 @@ class Reaper:
         latest = handed.get(policy.celery_queue)
         if latest is None:
             return None
-        return datetime.fromtimestamp(latest, UTC) - timedelta(seconds=conf.REPUBLISH_AFTER)
+        return moment(latest) - timedelta(seconds=conf.REPUBLISH_AFTER)
 
     def _batch(
         self, state: State, order: str, now: datetime, most: int = BATCH, **conditions: Any

@@ -14,6 +14,7 @@ from django.urls import set_script_prefix
 
 from broker_core.errors import ResponseBrokenError, ResponseTooLargeError, ViewNotReachedError
 from broker_core.retries import is_failure, parse_retry_after
+from broker_django import door
 from broker_django.celery_app import ends_worker
 from broker_django.conf import conf
 from broker_django.context import WITNESS
@@ -77,6 +78,7 @@ def run(message: RequestMessage, replay: Replay) -> Answer:
 
 def _run(message: RequestMessage, replay: Replay) -> Answer:
     request = to_request(message, replay)
+    door.expect(request, replay)
     set_script_prefix(request.META.get("SCRIPT_NAME") or "/")
     if WITNESS.get() is None:
         signals.request_started.send(sender=Handler, environ=request.META)

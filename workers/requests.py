@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import uuid
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
@@ -13,6 +12,7 @@ from django.db import connections
 
 from broker_core.redaction import redacted
 from broker_django import ledger
+from broker_django.moments import moment
 from broker_django.notifications import announce
 from workers import locks, revocation, stopping
 
@@ -79,7 +79,7 @@ class ReplayRequest(Request):
         """The attempt that runs here; None if it has not begun."""
         if not self.time_start:
             return None
-        return ledger.Run(worker=self.hostname, since=datetime.fromtimestamp(self.time_start, UTC))
+        return ledger.Run(worker=self.hostname, since=moment(self.time_start))
 
     def _lost(self, dispatch_id: uuid.UUID, run: ledger.Run) -> State | None:
         state = ledger.lose(dispatch_id, run, "the worker process was lost")

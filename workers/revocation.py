@@ -74,7 +74,7 @@ def _patient(subject: str) -> Iterator[None]:
         locks.limit_waits()
         yield
     except Exception as error:  # noqa: BLE001 - whatever it is, this worker must not lose count of its tasks
-        logger.error("%s cannot be cancelled now, the ledger does not answer: %s", subject, redacted(error))
+        logger.error("%s cannot be cancelled now: %s", subject, redacted(error))
     finally:
         connections.close_all()  # a process that is forked later must not inherit them
 

@@ -6,7 +6,6 @@ import logging
 import time
 import uuid
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from celery import Task, shared_task
@@ -29,6 +28,7 @@ from broker_django.conf import conf
 from broker_django.context import Replay
 from broker_django.delivery import from_text, open_reference, open_request, seal_response
 from broker_django.ledger import Outcome
+from broker_django.moments import moment
 from broker_django.notifications import announce
 from workers import connections
 from workers.isolation import isolated
@@ -48,6 +48,7 @@ from workers.time_limits import past_soft_limit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from datetime import datetime
 
     from broker_core.policies import QueuePolicy
     from workers.replay import Answer
@@ -136,7 +137,7 @@ def _answer(task: Any, request: RequestMessage | str, dispatch_id: uuid.UUID, qu
         logger.error("Dispatch %s is not run: %s", dispatch_id, error, extra={"dispatch_id": str(dispatch_id)})
         may_heal = isinstance(error, StorageError) or isinstance(error.__cause__, UnknownKeyError)
         return unanswered(error, retriable=may_heal)
-    accepted_at = datetime.fromtimestamp(message.accepted_at, UTC) if message.accepted_at else None
+    accepted_at = moment(message.accepted_at) if message.accepted_at else None
     replay = Replay(
         dispatch_id,
         queue,

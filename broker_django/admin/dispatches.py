@@ -16,6 +16,7 @@ from django.utils.translation import ngettext
 from broker_core.dispatches import State
 from broker_django import dead_letters, ledger
 from broker_django.models import DispatchRecord
+from broker_django.moments import in_local_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -165,16 +166,13 @@ class DispatchAdmin(ModelAdmin):
 
     @admin.display(description=_("history"))
     def state_history(self, record: DispatchRecord) -> str:
-        rows = (
-            (state.value, timezone.localtime(at).isoformat(" ", "milliseconds"), detail)
-            for state, at, detail in history(record)
-        )
+        rows = ((state.value, in_local_time(at, "milliseconds"), detail) for state, at, detail in history(record))
         return format_html_join("", "<div><strong>{}</strong> {} <em>{}</em></div>", rows)
 
     @admin.display(description=_("actions"))
     def action_history(self, record: DispatchRecord) -> str:
         rows = (
-            (each.action, timezone.localtime(each.at).isoformat(" ", "seconds"), each.actor, each.detail)
+            (each.action, in_local_time(each.at, "seconds"), each.actor, each.detail)
             for each in record.actions.order_by("pk")
         )
         return format_html_join("", "<div><strong>{}</strong> {} by {} <em>{}</em></div>", rows)

@@ -40,6 +40,8 @@ from tests.site.models import Execution
 ALIAS = "acceptance"
 PATIENCE = 30
 """Seconds that a test waits for what has to happen; also the longest long-poll."""
+KEPT = 2.0
+"""Seconds for which a client keeps an idle connection: servers close theirs after five, which may cross a request."""
 
 
 class WorkerProcess(Process):
@@ -66,7 +68,8 @@ class Site:
 
     def client(self, **options: Any) -> httpx.Client:
         """A new browser, so to say: with cookies of its own."""
-        return httpx.Client(base_url=self.url, timeout=PATIENCE + 10, trust_env=False, **options)
+        limits = httpx.Limits(keepalive_expiry=KEPT)
+        return httpx.Client(base_url=self.url, timeout=PATIENCE + 10, limits=limits, trust_env=False, **options)
 
 
 class Ledger:

@@ -18,6 +18,8 @@ if "ACCEPT_CONTENT" in os.environ:
 ROOT_URLCONF = os.environ.get("URLCONF", "tests.acceptance.urls")
 MIDDLEWARE = [*os.environ.get("OUTER_MIDDLEWARE", "").split(), *MIDDLEWARE]
 SECURE_SSL_REDIRECT = "SSL_REDIRECT" in os.environ
+if "NAIVE" in os.environ:
+    USE_TZ, TIME_ZONE = False, "America/New_York"
 if "TOUCH_SESSIONS" in os.environ:
     MIDDLEWARE.insert(-1, "tests.endpoints.projects.CountsVisits")
 if "MEDIA" in os.environ:

@@ -93,7 +93,7 @@ class Traffic:
     def wait_for(self, number: int) -> list[str]:
         """The next so many ids."""
         start = len(self.ids)
-        wait_until(lambda: len(self.ids) >= start + number or any(run.done() for run in self._runs), 120)
+        wait_until(lambda: len(self.ids) >= start + number or any(run.done() for run in self._runs), 600)
         assert len(self.ids) >= start + number, "the traffic has ended"
         return self.ids[start : start + number]
 
@@ -121,7 +121,7 @@ def share(ids: list[str], queue: str) -> float:
     return queues[queue] / len(ids)
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1500)
 def test_pools_get_their_shares_and_follow_the_admin_while_work_flows(
     message_broker: MessageBroker, router: Router, traffic: Traffic, unattended: Site, start_worker: StartWorker
 ) -> None:

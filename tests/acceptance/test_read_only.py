@@ -27,6 +27,17 @@ def _say(*statements: str) -> None:
             cursor.execute(statement)
 
 
+def _said_to_new_connections(statement: str) -> str:
+    """The server reads its settings some time after it was told to, and has the processes that serve read them then."""
+    fresh = connections[ALIAS].copy()
+    try:
+        with fresh.cursor() as cursor:
+            cursor.execute(statement)
+            return str(cursor.fetchone()[0])
+    finally:
+        fresh.close()
+
+
 @contextlib.contextmanager
 def read_only() -> Iterator[None]:
     """For all others. Theirs is the setting of the server, for each transaction that they begin."""
@@ -35,6 +46,7 @@ def read_only() -> Iterator[None]:
         "ALTER SYSTEM SET default_transaction_read_only TO on",
         "SELECT pg_reload_conf()",
     )
+    wait_until(lambda: _said_to_new_connections("SHOW default_transaction_read_only") == "on")
     try:
         yield
     finally:

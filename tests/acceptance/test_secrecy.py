@@ -97,7 +97,7 @@ def flower_tasks(installation: Installation) -> dict[str, Any]:
 
 
 def test_nothing_that_a_client_sent_can_be_read_on_the_way(
-    installation: Installation, start_worker: StartWorker
+    installation: Installation, start_worker: StartWorker, alone: None
 ) -> None:
     with installation.site.client(cookies={"card": MARKER}) as client:
         accepted = client.post(

@@ -63,6 +63,7 @@ def projects() -> dict[str, dict[str, Any]]:
         },
         "below a prefix": {"FORCE_SCRIPT_NAME": "/app"},
         "kept connections": {"CONN_MAX_AGE": 60},
+        "naive datetimes": {"USE_TZ": False, "TIME_ZONE": "America/New_York"},
         "a URLconf by host": {"MIDDLEWARE": _with(after=("tests.endpoints.projects.BySite",))},
         "conditional and compressed": {
             "MIDDLEWARE": _with(

@@ -13,7 +13,9 @@ from django.db import OperationalError, connection, transaction
 from django.http import HttpResponse, HttpResponsePermanentRedirect, HttpResponseRedirect
 from django.test import Client, override_settings
 from django.urls import include, path
+from django.views import View
 from pytest_django.asserts import assertRedirects
+from rest_framework.views import APIView
 
 from broker_core import routing
 from broker_core.policies import Decision
@@ -500,6 +502,38 @@ def test_routing_for_one_coroutine_without_the_middleware(rf):
     assert async_to_sync(view)(rf.get("/old/")).content == b"the view"
     route()
     assert async_to_sync(view)(rf.get("/old/"))["Location"] == "/echo/"
+
+
+class Plain(View):
+    def get(self, request):
+        return HttpResponse("the view")
+
+
+class ByHandler(View):
+    @enable_routing
+    def get(self, request):
+        return HttpResponse("the view")
+
+
+class OfRest(APIView):
+    @enable_routing
+    def get(self, request):
+        return HttpResponse("the view")
+
+
+@pytest.mark.parametrize(
+    "view", [enable_routing(Plain).as_view(), ByHandler.as_view(), OfRest.as_view()], ids=["class", "handler", "DRF"]
+)
+def test_routing_for_one_class_without_the_middleware(rf, view):
+    assert view(rf.get("/old/")).content == b"the view"
+    route()
+    assert view(rf.get("/old/"))["Location"] == "/echo/"
+
+
+def test_a_class_that_asks_routers_is_another_class(rf):
+    enable_routing(Plain)
+    route()
+    assert Plain.as_view()(rf.get("/old/")).content == b"the view"
 
 
 @pytest.mark.parametrize("is_async", [False, True])

@@ -238,6 +238,54 @@ def test_a_class_that_others_know_is_subclassed_and_one_in_the_making_is_not():
     assert annotation_of(Known.as_view(), "GET") is annotation_of(Base.as_view(), "GET") is None
 
 
+class Crud(View):
+    def get(self, request):
+        return HttpResponse("crud")
+
+
+MADE = {name: type(f"{name}View", (Crud,), {}) for name in "AB"}
+LATER = queue("bulk")(MADE["A"])
+LISTED = []
+
+
+def listed(cls):
+    LISTED.append(cls)
+    return cls.as_view()
+
+
+@listed
+class Report(Crud):
+    pass
+
+
+LATER_REPORT = queue("bulk")(LISTED[0])
+
+
+@pytest.mark.parametrize(("noted", "plain"), [(LATER, MADE["A"]), (LATER_REPORT, LISTED[0])])
+def test_a_class_that_only_a_container_knows_is_subclassed(noted, plain):
+    assert annotation_of(noted.as_view(), "GET") == BULK
+    assert annotation_of(plain.as_view(), "GET") is None
+
+
+WITHOUT_SOURCE = """
+def keep(cls):
+    kept.append(cls)
+    return cls
+
+
+@queue("bulk")
+@keep
+class Typed(View):
+    pass
+"""
+
+
+def test_a_class_without_a_source_keeps_its_identity_in_its_own_statement():
+    scope = {"View": View, "queue": queue, "__name__": "typed", "kept": []}
+    exec(WITHOUT_SOURCE, scope)
+    assert scope["Typed"] is scope["kept"][0]
+
+
 def test_decorators_of_the_broker_stack_in_any_order():
     orders = list(itertools.permutations([queue("bulk"), require_idempotency_key, csrf_exempt, never_cache]))
     for order in orders:

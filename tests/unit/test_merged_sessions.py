@@ -4,6 +4,8 @@ import asyncio
 from importlib import import_module
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -136,3 +138,23 @@ def test_signed_cookies_are_in_no_store_and_never_end():
     late.save()
     assert not late.ended
     assert keys_of(store, late) == {"a": 1, "b": 2}
+
+
+@pytest.mark.parametrize("engine", ["db", "cached_db"])
+def test_nobody_writes_between_the_look_at_a_row_and_the_write(engine):
+    store = import_module(f"django.contrib.sessions.backends.{engine}").SessionStore
+    late = merged(saved(store, {"a": 1}))
+    late["b"] = 2
+    with CaptureQueriesContext(connection) as queries:
+        late.save()
+    verbs = [query["sql"].split()[0] for query in queries if "django_session" in query["sql"]]
+    assert verbs[0] == "UPDATE", "which locks the row, before it is read"
+    assert keys_of(store, late) == {"a": 1, "b": 2}
+
+
+def test_a_session_that_nobody_changed_is_not_written(store):
+    late = merged(saved(store, {"a": 1}), only_changes=True)
+    assert late["a"] == 1
+    with CaptureQueriesContext(connection) as queries:
+        late.save()
+    assert not [query for query in queries if query["sql"].startswith("UPDATE")]
