@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
@@ -18,6 +19,7 @@ from django.core.checks import Warning as CheckWarning
 from django.core.files.storage import FileSystemStorage, InvalidStorageError, storages
 from django.db import connections, router
 from django.urls import NoReverseMatch, URLPattern, URLResolver, get_resolver, reverse
+from django.utils.module_loading import import_string
 
 from broker_core.errors import ConfigurationError
 from broker_core.policies import Mode, QueuePolicy
@@ -125,6 +127,29 @@ def check_dispatcher(**_: Any) -> list[CheckMessage]:
     hint = "Name a subclass of 'broker_django.dispatcher.Dispatcher', or leave it out."
     text = f"REQUEST_BROKER['DISPATCHER'] cannot be used: {reason}."
     return [Error(text, hint=hint, id="request_broker.E010")] if reason else []
+
+
+@register("request_broker")
+def check_owners(**_: Any) -> list[CheckMessage]:
+    found: list[CheckMessage] = []
+    fields = conf.CREDENTIALS
+    if not isinstance(fields, list | tuple | set | frozenset) or not all(map(_is_field, fields)):
+        text = f"REQUEST_BROKER['CREDENTIALS'] has to be a list of the names of header fields, and not {fields!r}."
+        found.append(Error(text, hint="Such as ['Authorization', 'X-Api-Key'].", id="request_broker.E014"))
+    if conf.TENANT is not None:
+        try:
+            usable = callable(import_string(conf.TENANT))
+        except Exception:  # noqa: BLE001 - whatever its module raises
+            usable = False
+        if not usable:
+            text = f"REQUEST_BROKER['TENANT'] is {conf.TENANT!r}, which is no function."
+            hint = "Name a function by its dotted path: it gets a request, and says whose it is."
+            found.append(Error(text, hint=hint, id="request_broker.E015"))
+    return found
+
+
+def _is_field(name: object) -> bool:
+    return isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9-]+", name) is not None
 
 
 @register("request_broker")

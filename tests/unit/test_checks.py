@@ -285,6 +285,25 @@ def test_w007_a_storage_without_a_place(tmp_path):
         assert said(checks.check_shared_storage) == []
 
 
+@pytest.mark.parametrize(
+    ("given", "ids"),
+    [
+        ({}, []),
+        ({"CREDENTIALS": ["X-Key"], "TENANT": "tests.site.tenants.of_header"}, []),
+        ({"CREDENTIALS": []}, []),
+        ({"CREDENTIALS": "X-Key"}, ["E014"]),
+        ({"CREDENTIALS": ["X Key"]}, ["E014"]),
+        ({"CREDENTIALS": [1]}, ["E014"]),
+        ({"TENANT": "tests.site.tenants.nowhere"}, ["E015"]),
+        ({"TENANT": "tests.site.tenants.TENANT"}, ["E015"]),
+        ({"TENANT": 1}, ["E015"]),
+    ],
+)
+def test_what_tells_owners_apart_is_looked_at(given, ids):
+    with override_settings(REQUEST_BROKER=given):
+        assert said(checks.check_owners) == ids
+
+
 def test_e013_a_database_that_is_not_there_or_may_not_have_the_tables():
     with broker(DATABASE="elsewhere"):
         assert said(checks.check_database) == ["E013"]
