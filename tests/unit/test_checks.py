@@ -299,7 +299,7 @@ def test_w007_a_storage_without_a_place(tmp_path):
         ({"TENANT": 1}, ["E015"]),
     ],
 )
-def test_what_tells_owners_apart_is_looked_at(given, ids):
+def test_e014_e015_what_tells_owners_apart(given, ids):
     with override_settings(REQUEST_BROKER=given):
         assert said(checks.check_owners) == ids
 
