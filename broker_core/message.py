@@ -58,11 +58,11 @@ def _require_fields(head: list[Any], number: int) -> None:
 def _request_head(version: int, head: list[Any]) -> list[Any]:
     """The fields in the order of VERSION. A request of version 1 had no path, route, view or moment of acceptance."""
     if version != 1:
-        _require_fields(head, 10)
+        _require_fields(head, 12)
         return head
     _require_fields(head, 6)
     protocol, scheme, user, view_user, csrf, environ = head
-    return [protocol, scheme, csrf, "", "", "", user, view_user, 0, environ]
+    return [protocol, scheme, csrf, "", "", "", "", user, view_user, None, 0, environ]
 
 
 def _require(*, valid: bool, what: str) -> None:
@@ -95,7 +95,9 @@ class RequestMessage:
     `view_user` is the same for the user whom the view itself authenticated, as API frameworks do.
 
     `path` is the path of the ASGI scope, empty under WSGI. `route` and `view` name the URL pattern and the view that
-    the URL resolved to, empty if nobody resolved it. `accepted_at` is in seconds since the epoch, 0 if unknown.
+    the URL resolved to, empty if nobody resolved it. `tenant` is whose request it was, empty if nobody said.
+    `principal` is what else is known of who sent it, for JSON. `accepted_at` is in seconds since the epoch, 0 if
+    unknown.
     """
 
     environ: Mapping[str, str]
@@ -109,27 +111,45 @@ class RequestMessage:
     route: str = ""
     view: str = ""
     accepted_at: float = 0.0
+    tenant: str = ""
+    principal: Any = None
 
     @property
     def method(self) -> str:
         return self.environ.get("REQUEST_METHOD", "GET")
 
     def encode(self) -> bytes:
-        texts = [self.protocol, self.scheme, self.csrf, self.path, self.route, self.view]
-        return _pack([*texts, self.user, self.view_user, self.accepted_at, dict(self.environ)], self.body)
+        texts = [self.protocol, self.scheme, self.csrf, self.path, self.route, self.view, self.tenant]
+        who = [self.user, self.view_user, self.principal]
+        return _pack([*texts, *who, self.accepted_at, dict(self.environ)], self.body)
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
         """Raises MessageError for bytes that `encode` did not make, in this release or the previous one."""
         version, head, body = _unpack(data)
-        protocol, scheme, csrf, path, route, view, user, view_user, accepted_at, environ = _request_head(version, head)
+        *texts, user, view_user, principal, accepted_at, environ = _request_head(version, head)
+        _require(valid=all(isinstance(text, str) for text in texts), what="the scheme or route")
+        protocol, scheme, csrf, path, route, view, tenant = texts
         _require(valid=protocol in get_args(Protocol), what="the protocol")
         _require(valid=csrf in get_args(Csrf), what="the CSRF state")
-        _require(valid=all(isinstance(text, str) for text in (scheme, path, route, view)), what="the scheme or route")
         _require(valid=all(key is None or isinstance(key, str) for key in (user, view_user)), what="the user")
         _require(valid=_is_moment(accepted_at), what="the moment of acceptance")
         _require(valid=_is_text_map(environ), what="the environ")
-        return cls(environ, body, scheme, user, protocol, view_user, csrf, path, route, view, float(accepted_at))
+        return cls(
+            environ,
+            body,
+            scheme,
+            user,
+            protocol,
+            view_user,
+            csrf,
+            path,
+            route,
+            view,
+            float(accepted_at),
+            tenant,
+            principal,
+        )
 
 
 @dataclass(frozen=True, slots=True)

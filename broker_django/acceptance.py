@@ -18,7 +18,7 @@ from django.utils import timezone
 from broker_core.errors import ReducedCapacityError, StorageError, UnavailableError
 from broker_core.idempotency import verdict
 from broker_core.redaction import redacted
-from broker_django import idempotency, ledger, load, ownership, rest, sealed_storage, sessions, tokens
+from broker_django import idempotency, ledger, load, ownership, principals, rest, sealed_storage, sessions, tokens
 from broker_django.celery_app import get_app
 from broker_django.conf import conf
 from broker_django.context import user_key
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from broker_core.errors import BrokerError
     from broker_core.policies import Decision, QueuePolicy
+    from broker_django.rest import Found
 
 logger = logging.getLogger("broker_django.acceptance")
 
@@ -98,12 +99,10 @@ def _patience(decision: Decision) -> float:
     return min(decision.wait or 0.0, conf.MAX_WAIT)
 
 
-def admit(request: HttpRequest, view: View) -> tuple[str | None, HttpResponseBase | None]:
-    """The user whom the view itself authenticates, and its response where it refuses the request at the door."""
+def admit(request: HttpRequest, view: View) -> tuple[Found | None, HttpResponseBase | None]:
+    """Whom the view itself authenticates, and its response where it refuses the request at the door."""
     if rest.view_class(view.function) is None:
         return None, None
-    if not rest.speaks_first(view.function):
-        return rest.found_user(request, view.function, view.args, view.kwargs), None
     return rest.admit(request, view.function, view.args, view.kwargs)
 
 
@@ -124,11 +123,11 @@ def accept(request: HttpRequest, view: View, decision: Decision) -> Accepted | H
         logger.warning("%s runs now instead of in a queue: %s", route_of(request.resolver_match), type(error).__name__)
         return None
     full = _full(decision.queue, key)
-    view_user, refusal = admit(request, view)
+    found, refusal = admit(request, view)
     if refusal is not None:
         return refusal
     cookies, carrier = sessions.settle(request)
-    user = user_key(getattr(request, "user", None))
+    user, view_user = user_key(getattr(request, "user", None)), user_key(found.user) if found is not None else None
     credential = _credential(request, carrier, user, view_user)
     record = _record(request, decision, credential, view_user or user, now)
     record.pk = dispatch_id
@@ -137,6 +136,8 @@ def accept(request: HttpRequest, view: View, decision: Decision) -> Accepted | H
         view_user=view_user,
         route=record.route,
         view=view_name(view.function, request.method or ""),
+        tenant=record.tenant,
+        principal=principals.describe(getattr(request, "user", None), found),
         accepted_at=now.timestamp(),
     )
     record.sealed = seal_request(message, str(record.pk), decision.queue)

@@ -6,6 +6,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from broker_django import users
+
 if TYPE_CHECKING:
     import uuid
     from datetime import datetime
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
 
 REPLAY_KEY = "request_broker.replay"
 """The key in `request.META` that marks a replay. It holds an object: no header field can set it."""
+
+KEY_LENGTH = 255
+"""Characters that the ledger has for it."""
 
 WITNESS: ContextVar[list[HttpResponseBase] | None] = ContextVar("request_broker.witness", default=None)
 """Where an eager replay leaves the response that its view made, for the client that is held for it."""
@@ -50,7 +55,7 @@ class RequestContext:
 
 @dataclass(slots=True)
 class Replay:
-    """A replay in progress. `user`, `view_user`, `view` and `accepted_at` are those of its message.
+    """A replay in progress. `user`, `view_user`, `view`, `tenant`, `principal`, `accepted_at` are those of its message.
 
     The middleware tells the worker through `exception` what the view raised, and through `refusal` why the view was
     not run at all. `admitted` tells the view that its own checks were made at the door. `entered` says that the request
@@ -67,6 +72,8 @@ class Replay:
     exception: str = ""
     refusal: str = ""
     view: str = ""
+    tenant: str = ""
+    principal: Any = None
     accepted_at: datetime | None = None
     entered: bool = False
     reached: bool = False
@@ -79,9 +86,16 @@ class Replay:
 
 
 def user_key(user: Any) -> str | None:
-    """The primary key as text, None where there is no user or an anonymous one. It may be of a project's own kind."""
+    """The primary key as text; with the name of its class, if the user is none of the project's user model.
+
+    None where there is no user, an anonymous one, or one that has no key.
+    """
     key = getattr(user, "pk", None) if getattr(user, "is_authenticated", False) else None
-    return None if key is None else str(key)
+    if key is None:
+        return None
+    model, kind = users.user_model(), user.__class__
+    text = str(key) if model is None or issubclass(kind, model) else f"{kind.__module__}.{kind.__qualname__}:{key}"
+    return text[:KEY_LENGTH]
 
 
 def replay_of(request: HttpRequest) -> Replay | None:

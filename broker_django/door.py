@@ -16,7 +16,7 @@ from django.utils.functional import SimpleLazyObject
 from django.utils.module_loading import import_string
 
 from broker_core.errors import BodyTooLargeError, BrokerError, UserInactiveError, ViewExitedError, ViewNotReachedError
-from broker_django import classification, idempotency, ledger, rest, tokens, users
+from broker_django import classification, idempotency, ledger, principals, rest, tokens, users
 from broker_django.celery_app import ends_worker
 from broker_django.conf import conf
 from broker_django.context import Replay, RequestContext, replay_of, user_key
@@ -45,7 +45,7 @@ def enter(request: HttpRequest) -> HttpResponse | None:
         replay.entered = True
         pin(request, replay)
         if replay.view_user is not None and replay.view_user != replay.user:
-            users.active_user(replay.view_user)
+            principals.accepted(replay.view_user, _told(replay, principals.VIEW_USER))
     except BrokerError as error:
         replay.refusal = str(error)
         return problem(error)
@@ -96,7 +96,7 @@ def expect(request: HttpRequest, replay: Replay) -> None:
 
     Whom it does name is left alone: middleware that lets one user act for another goes by it.
     """
-    if replay.user is None or not apps.is_installed("django.contrib.auth"):
+    if not _had_a_user(replay) or not apps.is_installed("django.contrib.auth"):
         return
     get_user = import_string("django.contrib.auth.get_user")
 
@@ -106,13 +106,27 @@ def expect(request: HttpRequest, replay: Replay) -> None:
 
     def accepted() -> Any:
         try:
-            return users.active_user(replay.user or "")
+            return _accepted(replay)
         except UserInactiveError:
             return users.anonymous()  # `pin` refuses
 
     request._cached_user = SimpleLazyObject(find)  # type: ignore[attr-defined]
     if isinstance(request, ASGIRequest) and not _session_names_anybody(request):
         request._acached_user = accepted()  # type: ignore[attr-defined] # a coroutine may not wait for the database
+
+
+def _told(replay: Replay, what: str) -> Any:
+    """What the message says of who sent the request, beside the keys of users."""
+    return replay.principal.get(what) if isinstance(replay.principal, dict) else None
+
+
+def _had_a_user(replay: Replay) -> bool:
+    return replay.user is not None or _told(replay, principals.USER) is not None
+
+
+def _accepted(replay: Replay) -> Any:
+    """Raises UserInactiveError."""
+    return principals.accepted(replay.user, _told(replay, principals.USER))
 
 
 def _session_names_anybody(request: HttpRequest) -> bool:
@@ -127,10 +141,13 @@ def pin(request: HttpRequest, replay: Replay) -> None:
 
     Raises UserInactiveError where that user is gone or may no longer log in.
     """
-    found = _user_without_trace(request)
-    if found is None or user_key(found) == replay.user:
+    found, had_a_user = _user_without_trace(request), _had_a_user(replay)
+    if found is None:
         return
-    request.user = user = users.anonymous() if replay.user is None else users.active_user(replay.user)
+    frozen = _told(replay, principals.USER)
+    if principals.is_same(found, replay.user, frozen) if had_a_user else user_key(found) is None:
+        return
+    request.user = user = _accepted(replay) if had_a_user else users.anonymous()
     request._cached_user = request._acached_user = user  # type: ignore[attr-defined]
 
 
@@ -182,12 +199,16 @@ def note_exit(request: HttpRequest, error: BaseException) -> None:
 
 
 def pin_view(request: HttpRequest, view: View, replay: Replay) -> None:
-    """The same for views that authenticate on their own."""
+    """The same for views that authenticate on their own: the user, and what authenticated it."""
     if rest.view_class(view.function) is None:
         return
-    replay.admitted = rest.speaks_first(view.function)
+    known = isinstance(replay.principal, dict)  # code that dispatches, and older messages, do not say
+    replay.admitted = bool(_told(replay, principals.ADMITTED)) if known else rest.speaks_first(view.function)
     if replay.admitted:
         request._dont_enforce_csrf_checks = True  # type: ignore[attr-defined] # as its authenticators did at the door
-    found = rest.found_user(request, view.function, view.args, view.kwargs)
-    if replay.view_user is not None and found != replay.view_user:
-        rest.pin(request, users.active_user(replay.view_user))
+    frozen = _told(replay, principals.VIEW_USER)
+    if replay.view_user is None and frozen is None:
+        return
+    found = rest.found(request, view.function, view.args, view.kwargs)
+    if found is None or not principals.is_same(found.user, replay.view_user, frozen):
+        rest.pin(request, principals.accepted(replay.view_user, frozen), principals.auth_of(replay.principal or {}))

@@ -51,8 +51,8 @@ def owns(request: HttpRequest, record: DispatchRecord) -> bool:
     asks = user_key(getattr(request, "user", None))
     if asks == record.user:
         return users.is_active(request.user)
-    if asks is None and record.credential and shows_again(request, record.credential):
-        return users.may_act(record.user)
+    if asks is None and record.credential and shows_again(request, record.credential) and users.may_act(record.user):
+        return True
     return any(user_key(user) == record.user and users.is_active(user) for user in rest.authenticated(request, record))
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from django.apps import apps
 from django.urls import resolve
 from django.utils.module_loading import import_string
 
-from broker_django.context import replay_of, user_key
+from broker_django.context import replay_of
 from broker_django.notes import closure_of, module_of
 
 if TYPE_CHECKING:
@@ -58,29 +59,63 @@ def _user_kept(request: HttpRequest) -> Iterator[None]:
             request.user = user  # type: ignore[assignment]
 
 
+class CannotAskError(Exception):
+    """The view is not ready to be asked at the door: what it needs, it makes when it runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Whom a view has authenticated, and by what; `admitted` if its permissions and throttles let the request in."""
+
+    user: Any
+    auth: Any
+    admitted: bool = False
+
+
 def admit(
     request: HttpRequest, view: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> tuple[str | None, HttpResponseBase | None]:
-    """What DRF says of the request before its handler runs: the user it found, or the response that refuses."""
-    with _user_kept(request):
-        return _ask(request, view, args, kwargs)
+) -> tuple[Found | None, HttpResponseBase | None]:
+    """What DRF says of the request before its handler runs: whom it found, or the response that refuses.
+
+    A view that cannot be asked is asked when it runs, in the replay.
+    """
+    if speaks_first(view) and not _begins_on_its_own(view_class(view)):
+        with contextlib.suppress(CannotAskError), _user_kept(request):
+            return _ask(request, view, args, kwargs)
+    return found(request, view, args, kwargs), None
+
+
+def _begins_on_its_own(cls: Any) -> bool:
+    """Whether the class has a `dispatch` of its own, which may answer without asking, or prepare what is asked."""
+    return str(cls.dispatch.__module__) != "rest_framework.views"
 
 
 def _ask(
     request: HttpRequest, view: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> tuple[str | None, HttpResponseBase | None]:
-    instance = _instance(request, view, args, kwargs)
-    drf_request = instance.initialize_request(request, *args, **kwargs)
+) -> tuple[Found | None, HttpResponseBase | None]:
+    try:
+        instance = _instance(request, view, args, kwargs)
+        drf_request = instance.initialize_request(request, *args, **kwargs)
+    except Exception as error:
+        raise CannotAskError from error
     instance.request = drf_request
     instance.headers = instance.default_response_headers
     try:
         instance.initial(drf_request, *args, **kwargs)
-    except Exception as error:  # noqa: BLE001 - DRF's own handler decides, and raises again what it does not know
-        response = instance.handle_exception(error)
-        final = instance.finalize_response(drf_request, response, *args, **kwargs)
-        return None, final.render()
+    except Exception as error:  # noqa: BLE001 - of which DRF makes a response, or not
+        return None, _refusal(instance, drf_request, error)
     _throttle_once(type(instance))
-    return user_key(drf_request.user), None
+    return Found(drf_request.user, drf_request.auth, admitted=True), None
+
+
+def _refusal(instance: Any, drf_request: Any, error: Exception) -> HttpResponseBase:
+    """DRF's own response. Raises CannotAskError for an error that is nobody's refusal."""
+    try:
+        response = instance.handle_exception(error)
+        final: HttpResponseBase = instance.finalize_response(drf_request, response, *instance.args, **instance.kwargs)
+        return final.render()  # type: ignore[attr-defined, no-any-return]
+    except Exception as unknown:
+        raise CannotAskError from unknown
 
 
 def _instance(request: HttpRequest, view: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -113,20 +148,21 @@ def _throttle_once(cls: Any) -> None:
     cls.check_throttles = check_throttles
 
 
-def found_user(request: HttpRequest, view: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
-    """The user whom DRF's authenticators find, None where they find none or refuse."""
+def found(request: HttpRequest, view: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Found | None:
+    """Whom DRF's authenticators find, None where they find none or refuse."""
     _throttle_once(view.cls)
-    instance = _instance(request, view, args, kwargs)
     with _user_kept(request):
         try:
-            return user_key(instance.initialize_request(request, *args, **kwargs).user)
+            drf_request = _instance(request, view, args, kwargs).initialize_request(request, *args, **kwargs)
+            return Found(drf_request.user, drf_request.auth)
         except Exception:  # noqa: BLE001 - a credential that has run out since is no longer one
             return None
 
 
-def pin(request: HttpRequest, user: Any) -> None:
-    """Hand DRF this user, whatever its authenticators find."""
+def pin(request: HttpRequest, user: Any, auth: Any = None) -> None:
+    """Hand DRF this user and what authenticated it, whatever its authenticators find."""
     request._force_auth_user = user  # type: ignore[attr-defined]
+    request._force_auth_token = auth  # type: ignore[attr-defined]
 
 
 def authenticated(request: HttpRequest, record: DispatchRecord) -> Iterator[Any]:

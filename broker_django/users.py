@@ -6,7 +6,7 @@ from typing import Any
 
 from django.apps import apps
 from django.conf import settings
-from django.core.exceptions import ValidationError
+from django.core.exceptions import ObjectDoesNotExist, ValidationError
 from django.utils.module_loading import import_string
 
 from broker_core.errors import UserInactiveError
@@ -47,10 +47,14 @@ def is_active(user: Any) -> bool:
 
 
 def may_act(key: str) -> bool:
-    """Whether there is an active user with this primary key."""
+    """Whether there is an active user with this key; one that is no row may act."""
+    path, colon, pk = key.rpartition(":")
     try:
+        if colon:
+            kind = import_string(path)
+            return not hasattr(kind, "_default_manager") or is_active(kind._default_manager.get(pk=pk))
         active_user(key)
-    except UserInactiveError:
+    except (UserInactiveError, ImportError, ObjectDoesNotExist, ValueError):
         return False
     return True
 

@@ -145,6 +145,8 @@ def _answer(task: Any, request: RequestMessage | str, dispatch_id: uuid.UUID, qu
         message.user,
         message.view_user,
         view=message.view,
+        tenant=message.tenant,
+        principal=message.principal,
         accepted_at=accepted_at,
         eager=task.is_eager,
     )

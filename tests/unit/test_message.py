@@ -153,7 +153,7 @@ def test_a_malformed_response_is_refused(head):
 @pytest.mark.parametrize("kind", [RequestMessage, ResponseMessage])
 def test_another_version_is_refused(kind, version):
     with pytest.raises(MessageError, match=f"version {version}"):
-        kind.decode(packed(b'["wsgi","http","unchecked","","","",null,null,0,{}]', version=version))
+        kind.decode(packed(b'["wsgi","http","unchecked","","","","",null,null,null,0,{}]', version=version))
 
 
 @given(REQUESTS)
