@@ -196,7 +196,7 @@ def test_what_is_written_can_be_read():
 
 def test_the_body_is_whatever_follows_the_head():
     assert (
-        RequestMessage.decode(packed(b'["wsgi","http","unchecked","","","",null,null,0,{}]', b"\x00[{")).body
+        RequestMessage.decode(packed(b'["wsgi","http","unchecked","","","","",null,null,null,0,{}]', b"\x00[{")).body
         == b"\x00[{"
     )
 
