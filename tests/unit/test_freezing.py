@@ -42,7 +42,8 @@ def again(value):
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary() | st.uuids()
-    | st.datetimes(timezones=st.none() | st.just(datetime.UTC)) | st.dates() | st.times() | st.decimals(allow_nan=False),
+    | st.datetimes(timezones=st.none() | st.just(datetime.UTC)) | st.dates() | st.times()
+    | st.decimals(allow_nan=False),
     lambda inner: st.lists(inner, max_size=4) | st.tuples(inner, inner) | st.dictionaries(st.text(), inner, max_size=4)
     | st.frozensets(st.integers(), max_size=4) | st.builds(lambda each: Plain(each=each), inner),
     max_leaves=12,
