@@ -58,6 +58,18 @@ def still_known(seen: Observation) -> None:
     seen.update({"cookies": [], "jar": {**seen["jar"], "sessionid": "<sessionid>"}, "left: session": kept})
 
 
+def not_found(seen: Observation) -> None:
+    """As for a dispatch that never was."""
+    problem = {
+        "type": "urn:request-broker:problem:dispatch-not-found",
+        "title": "There is no such dispatch",
+        "status": 404,
+        "detail": "there is no such dispatch, or it is not yours",
+    }
+    _replace_body(seen, json.dumps(problem))
+    seen.update({"status": 404, "reason": "Not Found", "header Content-Type": ["application/problem+json"]})
+
+
 def _replace_body(seen: Observation, body: str) -> None:
     length = int(seen["header Content-Length"][0]) + len(body) - len(seen["body"])
     seen.update({"body": body, "header Content-Length": [str(length)]})
@@ -109,6 +121,12 @@ DIFFERENCES: tuple[Difference, ...] = (
         "a view that fails is tried again",
         lambda seen: seen.update({"left: rows": seen["left: rows"] * ATTEMPTS}),
         ("error/500-after-writing",),
+    ),
+    Difference(
+        "an account that was deactivated owns nothing any more",
+        not_found,
+        ("session/user-deactivate",),
+        ways=(Way.POLLED,),
     ),
     Difference("a stored response is for its client alone", kept_for_one_client, ways=(Way.POLLED,)),
 )
