@@ -20,7 +20,7 @@ from django.http import HttpResponse, JsonResponse, StreamingHttpResponse
 
 from broker_core.errors import DispatchNotFoundError
 from broker_core.holding import Server
-from broker_django import caching, database, held_sessions, holding, ledger, ownership, tokens, waiting
+from broker_django import caching, database, held_sessions, holding, ledger, ownership, tokens, users, waiting
 from broker_django.answers import (
     await_until_done,
     status_document,
@@ -55,8 +55,12 @@ def _owned(request: HttpRequest, token: str) -> DispatchRecord:
     """Raises DispatchNotFoundError for a token that was not issued here, and for anybody else's dispatch."""
     record = ledger.find(tokens.read(token))
     if record is None or not ownership.owns(request, record):
-        raise DispatchNotFoundError("there is no such dispatch, or it is not yours")
+        raise _not_found()
     return record
+
+
+def _not_found() -> DispatchNotFoundError:
+    return DispatchNotFoundError("there is no such dispatch, or it is not yours")
 
 
 def wait_of(request: HttpRequest) -> float:
@@ -79,6 +83,8 @@ class _Poll:
     def answered(self, answer: Answer) -> HttpResponseBase:
         if not self.seconds:
             return answer(self.request, self.record)
+        if self.record.user and not users.may_act(self.record.user):
+            raise _not_found()  # the account was closed meanwhile
         held_sessions.take_up(self.request)
         response = answer(self.request, self.record)
         held_sessions.hand_over(self.request, response, self._carrier)
