@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.exceptions import DisallowedHost
+from django.http.request import split_domain_port
 from django.utils.crypto import constant_time_compare, salted_hmac
 from django.utils.module_loading import import_string
 
@@ -79,9 +80,9 @@ def is_known_by_session(record: DispatchRecord) -> bool:
 
 
 def host_of(request: HttpRequest) -> str:
-    """The host that the request was sent to, with its port; empty if it is none of this site's."""
+    """The host that the request was sent to, without its port, as cookies go; empty if it is none of this site's."""
     try:
-        return request.get_host().lower()[:255]
+        return split_domain_port(request.get_host())[0][:255]
     except DisallowedHost:
         return ""
 
