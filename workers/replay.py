@@ -48,7 +48,7 @@ class Answer:
     """What came of a replay: the response, and why it failed; empty where it succeeded.
 
     retriable: whether another attempt may end otherwise, in `retry_after` seconds at the earliest.
-    unknown_here: whether a worker with other code may know the view, which this one does not.
+    unknown_here: whether a worker with other code or settings may come to the view, as this one does not.
     """
 
     response: ResponseMessage
@@ -117,9 +117,10 @@ def _let_go(response: HttpResponseBase) -> None:
     witness.append(response)
 
 
-def unanswered(error: BrokerError, *, retriable: bool) -> Answer:
-    """What is told where the view could not be run."""
-    return Answer(_unreadable(error), str(error), retriable=retriable)
+def unanswered(error: BrokerError, *, unknown_here: bool) -> Answer:
+    """What is told if the request cannot be read; by this worker, or by any."""
+    text = f"{NOT_REACHED}: {error}" if unknown_here else str(error)
+    return Answer(_unreadable(error), text, unknown_here=unknown_here)
 
 
 def _unreadable(error: BrokerError) -> ResponseMessage:

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from django.utils import timezone
 
-from broker_django.models import AttemptRecord, DispatchRecord
 from tests.acceptance.conftest import ALIAS, PATIENCE, plain_worker
 from tests.processes import wait_until
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from broker_django.models import DispatchRecord
     from tests.acceptance.conftest import Ledger, Site, StartWorker
 
 OTHER = {"URLCONF": "tests.acceptance.other_urls"}
 
 
-def accept(site: Site, path: str, queue: str) -> str:
+def accept(site: Site, path: str, queue: str, content: bytes = b"") -> str:
     with site.client() as client:
-        response = client.post(path, headers={"X-Queue": queue, "Prefer": "respond-async"})
+        response = client.post(path, headers={"X-Queue": queue, "Prefer": "respond-async"}, content=content)
     assert response.status_code == 202, response.text
     return response.json()["id"]
 
@@ -43,18 +43,28 @@ def test_a_dispatch_of_newer_code_is_handed_back_until_a_worker_knows_its_view(
     assert "the view was not reached" in record.ended_attempts.using(ALIAS).first().error
 
 
+@pytest.mark.parametrize("queue", ["bulk", "once"])
+def test_a_worker_that_does_not_see_the_storage_leaves_large_requests_to_one_that_does(
+    unattended: Site, ledger: Ledger, start_worker: StartWorker, tmp_path: Path, queue: str
+) -> None:
+    blind = start_worker(plain_worker, MEDIA=str(tmp_path))
+    dispatch_id = accept(unattended, "/note/x/", queue, bytes(600_000))
+    wait_until(lambda: ledger.dispatch(dispatch_id).ended_attempts.using(ALIAS).exists(), PATIENCE)
+    record = ledger.dispatch(dispatch_id)
+    assert (record.state, bool(record.sealed_file), ledger.executions(dispatch_id)) == ("queued", True, 0)
+    start_worker(plain_worker)
+    blind.container.kill_all()
+    wait_until(lambda: ledger.dispatch(dispatch_id).state == "succeeded", PATIENCE)
+    assert ledger.executions(dispatch_id) == 1
+
+
 @pytest.mark.parametrize(("path", "reason"), [("/note/x/", "nowhere"), ("/flaky/0/", "tests.acceptance.views.gate")])
 def test_a_dispatch_whose_view_no_worker_knows_is_a_dead_letter_in_the_end(
     unattended: Site, ledger: Ledger, start_worker: StartWorker, path: str, reason: str
 ) -> None:
     older = start_worker(plain_worker, **OTHER)
     dispatch_id = accept(unattended, path, "bulk")
-    attempts = AttemptRecord.objects.using(ALIAS).filter(dispatch=dispatch_id)
-    wait_until(attempts.exists, PATIENCE)
-    attempts.update(ended_at=timezone.now() - timedelta(minutes=20))
-    DispatchRecord.objects.using(ALIAS).filter(pk=dispatch_id).update(
-        accepted_at=timezone.now() - timedelta(minutes=30)
-    )
+    ledger.hand_back_long_ago(dispatch_id)
     wait_until(lambda: ledger.dispatch(dispatch_id).state == "failed", PATIENCE)
     record = ledger.dispatch(dispatch_id)
     assert "the view was not reached" in record.error and reason in record.error
