@@ -7,6 +7,7 @@ import threading
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from asgiref.sync import iscoroutinefunction
 from django.conf import settings
 from django.core.handlers import base
 from django.core.handlers.base import BaseHandler
@@ -17,7 +18,9 @@ from django.utils import translation
 from django.utils.module_loading import import_string
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from django.http import HttpRequest
 
 
 class Handler(BaseHandler):
@@ -34,6 +37,22 @@ class Handler(BaseHandler):
                 super().load_middleware(is_async=is_async)
             finally:
                 _base.settings = settings
+
+    def make_view_atomic(self, view: Callable[..., Any]) -> Callable[..., Any]:
+        view = super().make_view_atomic(view)
+        return view if iscoroutinefunction(view) else _without_stop_iteration(view)
+
+
+def _without_stop_iteration(view: Callable[..., Any]) -> Callable[..., Any]:
+    """Under ASGI it runs in a thread, of whose StopIteration older releases of Python tell nobody (cpython#112182)."""
+
+    def call(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return view(request, *args, **kwargs)
+        except StopIteration as error:
+            raise RuntimeError("the view raised StopIteration") from error
+
+    return call
 
 
 _base: Any = base

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import async_to_sync
 from django.core import signals
@@ -37,10 +38,25 @@ logger = logging.getLogger("workers.replay")
 NOT_MODIFIED = 304
 
 
-def _respond(request: HttpRequest, protocol: Protocol) -> HttpResponseBase:
+def _respond(request: HttpRequest, protocol: Protocol, replay: Replay) -> HttpResponseBase:
     if protocol == "asgi":
-        return async_to_sync(handler(is_async=True).get_response_async)(request)
+        return async_to_sync(_respond_async)(request, replay)
     return handler(is_async=False).get_response(request)
+
+
+async def _respond_async(request: HttpRequest, replay: Replay) -> HttpResponseBase:
+    if not replay.eager:  # the loop is this replay's own
+        asyncio.get_running_loop().set_exception_handler(_cancel_what_waits_for_ever)
+    return await handler(is_async=True).get_response_async(request)
+
+
+def _cancel_what_waits_for_ever(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Older releases of Python tell nobody of a StopIteration that a function of a thread raised (cpython#112182)."""
+    loop.default_exception_handler(context)
+    error = context.get("exception")
+    if isinstance(error, TypeError) and StopIteration.__name__ in str(error):
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +87,13 @@ def run(message: RequestMessage, replay: Replay) -> Answer:
         with thread_state(), _connections_kept():
             return _run(message, replay)
     except BaseException as error:
-        if ends_worker(error) or (replay.eager and not isinstance(error, Exception)):
+        if _is_for_the_process(error, replay):
             raise
         return _broken(error, replay)
+
+
+def _is_for_the_process(error: BaseException, replay: Replay) -> bool:
+    return ends_worker(error) or (replay.eager and not isinstance(error, Exception))
 
 
 def _run(message: RequestMessage, replay: Replay) -> Answer:
@@ -82,16 +102,14 @@ def _run(message: RequestMessage, replay: Replay) -> Answer:
     set_script_prefix(request.META.get("SCRIPT_NAME") or "/")
     if WITNESS.get() is None:
         signals.request_started.send(sender=Handler, environ=request.META)
-    response = _respond(request, message.protocol)
+    response = _respond(request, message.protocol, replay)
     try:
         return _answer(to_response_message(response, conf.MAX_RESPONSE_SIZE), request, replay)
-    except ResponseTooLargeError as error:
-        return Answer(_unreadable(error), str(error))
-    except ResponseBrokenError as error:
+    except (ResponseTooLargeError, ResponseBrokenError) as error:
         logger.error("The response of dispatch %s cannot be sent: %s", replay.id, error, extra=_told(replay))
         return Answer(_unreadable(error), str(error))
     finally:
-        _let_go(response)
+        _finish(response, replay)
 
 
 def _broken(error: BaseException, replay: Replay) -> Answer:
@@ -103,6 +121,18 @@ def _broken(error: BaseException, replay: Replay) -> Answer:
 
 def _told(replay: Replay) -> dict[str, str]:
     return {"dispatch_id": str(replay.id)}
+
+
+def _finish(response: HttpResponseBase, replay: Replay) -> None:
+    """Let go of the response. Whatever that raises comes too late to be the outcome: the view has answered."""
+    try:
+        _let_go(response)
+    except BaseException as error:
+        if _is_for_the_process(error, replay):
+            raise
+        logger.error(
+            "Dispatch %s has its response, which did not close", replay.id, exc_info=error, extra=_told(replay)
+        )
 
 
 def _let_go(response: HttpResponseBase) -> None:
@@ -141,8 +171,8 @@ def _answer(response: ResponseMessage, request: HttpRequest, replay: Replay) -> 
 def _not_reached(response: ResponseMessage, request: HttpRequest, replay: Replay) -> Answer:
     """The URL leads nowhere or elsewhere, by the code of this process; or a middleware answered.
 
-    A redirect or refusal of a middleware, for logins, TLS or maintenance, is one that the door did not see. A cached
-    page is an answer.
+    A redirect or refusal of a middleware, for logins, TLS or maintenance, is one that the door did not see. What may
+    be a page from a cache of the project is an answer.
     """
     if replay.entered and (replay.elsewhere or request.resolver_match is None):
         wanted = replay.view or "a view"

@@ -153,9 +153,21 @@ def _answer(task: Any, request: RequestMessage | str, dispatch_id: uuid.UUID, qu
     )
     if task.is_eager:
         return run(message, replay)
-    answer = isolated(lambda: run(message, replay))
-    connections.clean()
-    return answer
+    return _replayed(message, replay)
+
+
+def _replayed(message: RequestMessage, replay: Replay) -> Answer:
+    """In isolation. What fails as the process is put back comes too late to be the outcome."""
+    answers: list[Answer] = []
+    try:
+        isolated(lambda: answers.append(run(message, replay)))
+        connections.clean()
+    except Exception as error:
+        if not answers:
+            raise
+        told = {"dispatch_id": str(replay.id)}
+        logger.error("Dispatch %s left a process that cannot be put back", replay.id, exc_info=error, extra=told)
+    return answers[0]
 
 
 def _read(file: str, dispatch_id: str, queue: str) -> RequestMessage:

@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from celery.exceptions import WorkerShutdown, WorkerTerminate
 from django.db import Error, connection, transaction
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.urls import get_script_prefix, get_urlconf, set_script_prefix, set_urlconf
@@ -122,6 +123,9 @@ EXITS: dict[str, BaseException] = {
     "generator exit": GeneratorExit(),
     "cancelled": asyncio.CancelledError(),
     "own": type("Stop", (BaseException,), {})("stop"),
+    "shutdown": WorkerShutdown(0),
+    "terminate": WorkerTerminate(1),
+    "stop iteration": StopIteration(),
 }
 
 
