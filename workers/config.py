@@ -69,6 +69,7 @@ def configure(app: Celery) -> Celery:
     app.autodiscover_tasks(["workers"], related_name="inspection")
     app.autodiscover_tasks(["workers"], related_name="probing")
     app.steps["consumer"].add("workers.planning:Planning")
+    app.steps["worker"].add("workers.readiness:Readiness")
     app.steps["worker"].add("workers.reaper:Reaping")
     if app.configured:  # type: ignore[attr-defined]
         _apply(app)

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("workers.replay")
 
-NOT_MODIFIED = 304
+CACHEABLE, FROM_A_CACHE = frozenset({"GET", "HEAD"}), frozenset({200, 304})
+"""What a cache of pages answers, and how."""
 
 
 def _respond(request: HttpRequest, protocol: Protocol, replay: Replay) -> HttpResponseBase:
@@ -107,14 +108,21 @@ def _run(message: RequestMessage, replay: Replay) -> Answer:
         return _answer(to_response_message(response, conf.MAX_RESPONSE_SIZE), request, replay)
     except (ResponseTooLargeError, ResponseBrokenError) as error:
         logger.error("The response of dispatch %s cannot be sent: %s", replay.id, error, extra=_told(replay))
-        return Answer(_unreadable(error), str(error))
+        text = str(error) if replay.reached else f"{NOT_REACHED}: {error}"
+        return Answer(_unreadable(error), text, retriable=not replay.reached)
     finally:
         _finish(response, replay)
 
 
 def _broken(error: BaseException, replay: Replay) -> Answer:
-    """What came of a replay whose code raised outside of what Django makes a response of."""
+    """What came of a replay whose code raised outside of what Django makes a response of.
+
+    Before the view that is the middleware or the URLs, which may be as they should in another worker.
+    """
     logger.error("The replay of dispatch %s broke off", replay.id, exc_info=error, extra=_told(replay))
+    if not replay.reached:
+        unreached = ViewNotReachedError(f"{NOT_REACHED}: {type(error).__name__}")
+        return Answer(_unreadable(unreached), str(unreached), unknown_here=True)
     broken = ResponseBrokenError("the view's response broke off")
     return Answer(_unreadable(broken), type(error).__name__, retriable=True)
 
@@ -179,7 +187,7 @@ def _not_reached(response: ResponseMessage, request: HttpRequest, replay: Replay
         here = f"the URL leads to {replay.elsewhere} here" if replay.elsewhere else "the URL leads nowhere here"
         error = ViewNotReachedError(f"{NOT_REACHED}: {here}, and led to {wanted} when it was accepted")
         return Answer(_unreadable(error), str(error), unknown_here=True)
-    if response.status < 300 or response.status == NOT_MODIFIED:
+    if request.method in CACHEABLE and response.status in FROM_A_CACHE:
         return Answer(response)
     by = replay.exception or f"a middleware answered {response.status}"
     return Answer(response, f"{NOT_REACHED}: {by}", retriable=True, retry_after=_retry_after(response))

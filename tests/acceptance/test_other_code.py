@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.acceptance.conftest import ALIAS, PATIENCE, plain_worker
+from tests.acceptance.conftest import ALIAS, PATIENCE, broker_worker, plain_worker
 from tests.processes import wait_until
 
 if TYPE_CHECKING:
@@ -77,10 +77,11 @@ def test_a_dispatch_whose_view_no_worker_knows_is_a_dead_letter_in_the_end(
     [
         ({"OUTER_MIDDLEWARE": "tests.acceptance.middleware.redirecting"}, 302),
         ({"OUTER_MIDDLEWARE": "tests.acceptance.middleware.forgetful"}, 404),
+        ({"OUTER_MIDDLEWARE": "tests.acceptance.middleware.locked_down"}, 200),
         ({"OUTER_MIDDLEWARE": "tests.acceptance.middleware.Closed"}, 503),
         ({"SSL_REDIRECT": "1"}, 301),
     ],
-    ids=["log in", "not found", "maintenance", "TLS"],
+    ids=["log in", "not found", "a page that asks for a password", "maintenance", "TLS"],
 )
 def test_what_a_middleware_answers_instead_of_the_view_is_no_success(
     unattended: Site, ledger: Ledger, start_worker: StartWorker, variables: dict[str, Any], answered: int
@@ -98,6 +99,32 @@ def test_what_a_middleware_answers_instead_of_the_view_is_no_success(
         location = f"/broker/tasks/{_token(record)}/response/"
         if variables.get("OUTER_MIDDLEWARE", "").endswith("Closed"):
             assert client.get(location).headers["X-Reached"] == "False"
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [(plain_worker, ["--pool=solo"]), (plain_worker, ["--concurrency=1"]), (broker_worker, ["--concurrency=1"])],
+    ids=["solo", "prefork", "broker_worker"],
+)
+@pytest.mark.parametrize(
+    "variables",
+    [{"OUTER_MIDDLEWARE": "tests.nowhere.Gone"}, {"URLCONF": "tests.nowhere_urls"}],
+    ids=["middleware", "URLs"],
+)
+def test_a_worker_that_could_reach_no_view_does_not_start(
+    unattended: Site,
+    ledger: Ledger,
+    start_worker: StartWorker,
+    command: Any,
+    options: list[str],
+    variables: dict[str, str],
+) -> None:
+    dispatch_id = accept(unattended, "/note/x/", "once")
+    worker = start_worker(command, *options, **variables).container
+    wait_until(lambda: worker.status == "exited", PATIENCE)
+    assert worker.exit_status not in (0, None)
+    assert "No module named 'tests.nowhere" in worker.logs()
+    assert (ledger.dispatch(dispatch_id).state, ledger.dispatch(dispatch_id).attempts) == ("queued", 0)
 
 
 def _token(record: DispatchRecord) -> str:

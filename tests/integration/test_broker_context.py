@@ -119,6 +119,25 @@ def test_a_page_that_a_middleware_has_in_its_cache_is_an_answer(client: Client) 
     assert answer(client).content == b"from the cache"
 
 
+@pytest.mark.parametrize(("method", "status"), [("POST", 200), ("GET", 202), ("GET", 204)])
+def test_what_no_cache_answers_is_no_success_without_the_view(client: Client, method: str, status: int) -> None:
+    with override_settings(MIDDLEWARE=[f"{__name__}.locked_down", MIDDLEWARE]):
+        client.generic(method, "/seen/", headers={"X-Status": str(status)})
+    record = DispatchRecord.objects.get()
+    assert (record.state, record.error) == ("failed", f"the view was not reached: a middleware answered {status}")
+    assert record.sealed
+
+
+def locked_down(get_response: Callable[[HttpRequest], HttpResponse]) -> Any:
+    """Asks for a password, with a page that looks like a success."""
+
+    def middleware(request: HttpRequest) -> HttpResponse:
+        replayed = getattr(request, "broker", None) is not None and request.broker.replayed
+        return HttpResponse("password?", status=int(request.headers["X-Status"])) if replayed else get_response(request)
+
+    return middleware
+
+
 def caching(get_response: Callable[[HttpRequest], HttpResponse]) -> Any:
     """Has the page by the time that it is replayed."""
 

@@ -14,8 +14,10 @@ from django.http import HttpRequest, HttpResponse
 from django.test import override_settings
 from django.urls import include, path
 
+from broker_core.errors import ConfigurationError
 from broker_core.message import RequestMessage
 from broker_django.context import Replay
+from broker_django.handler import prove_usable
 from broker_django.ledger import NOT_REACHED
 from workers import replay, tasks
 from workers.isolation import isolated
@@ -81,6 +83,18 @@ urlpatterns = [
     path("rendered/", rendered),
     path("broker/", include("broker_django.urls")),
 ]
+
+
+def raising(get_response: Callable[[HttpRequest], HttpResponse]) -> Any:
+    """Cannot be made."""
+    raise RuntimeError("a variable of the environment is missing")
+
+
+def exiting(get_response: Callable[[HttpRequest], HttpResponse]) -> Any:
+    def middleware(request: HttpRequest) -> HttpResponse:
+        raise Stop
+
+    return middleware
 
 
 def stopping(get_response: Callable[[HttpRequest], HttpResponse]) -> Any:
@@ -178,3 +192,36 @@ def test_what_celery_raises_to_end_a_worker_is_no_outcome(monkeypatch: pytest.Mo
     monkeypatch.setattr(state, "should_terminate", 1)
     with pytest.raises(WorkerTerminate):
         answer("/leave/WorkerTerminate/")
+
+
+BROKEN = {
+    "gone": {"MIDDLEWARE": ["tests.nowhere.Gone", MIDDLEWARE]},
+    "raising": {"MIDDLEWARE": [f"{__name__}.raising", MIDDLEWARE]},
+    "without the broker": {"MIDDLEWARE": []},
+    "no URLs": {"ROOT_URLCONF": "tests.nowhere_urls"},
+}
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("name", BROKEN)
+def test_where_no_view_can_be_reached_the_dispatch_is_handed_back(name: str, protocol: Protocol) -> None:
+    with override_settings(**BROKEN[name]):
+        found = answer("/good/", protocol)
+    assert (found.unknown_here, found.error.partition(": ")[0], ran) == (True, NOT_REACHED, [])
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_worker_that_could_reach_no_view_does_not_start(name: str) -> None:
+    with override_settings(**BROKEN[name]), pytest.raises((ImportError, RuntimeError, ConfigurationError)):
+        prove_usable()
+
+
+def test_a_worker_that_can_reach_its_views_starts() -> None:
+    prove_usable()
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_middleware_that_exits_before_the_view_hands_the_dispatch_back(protocol: Protocol) -> None:
+    with override_settings(MIDDLEWARE=[f"{__name__}.exiting", MIDDLEWARE]):
+        found = answer("/good/", protocol)
+    assert (found.unknown_here, found.error, ran) == (True, f"{NOT_REACHED}: Stop", [])

@@ -1,0 +1,27 @@
+"""A worker that could run no request does not start."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from celery import bootsteps
+from django.db import connections
+
+from broker_core.redaction import redacted
+from broker_django.handler import prove_usable
+
+logger = logging.getLogger("workers.readiness")
+
+
+class Readiness(bootsteps.Step):
+    """Raises what keeps the middleware or the URLs from being loaded, before the worker has taken anything."""
+
+    def create(self, parent: Any) -> None:  # noqa: ARG002 - Celery's signature
+        try:
+            prove_usable()
+        except Exception as error:
+            logger.critical("This worker could run no request: %s", redacted(error))
+            raise
+        finally:
+            connections.close_all()  # a process that is forked later must not inherit what middleware opened
