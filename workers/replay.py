@@ -183,9 +183,8 @@ def _not_reached(response: ResponseMessage, request: HttpRequest, replay: Replay
     be a page from a cache of the project is an answer.
     """
     if replay.entered and (replay.elsewhere or request.resolver_match is None):
-        wanted = replay.view or "a view"
         here = f"the URL leads to {replay.elsewhere} here" if replay.elsewhere else "the URL leads nowhere here"
-        error = ViewNotReachedError(f"{NOT_REACHED}: {here}, and led to {wanted} when it was accepted")
+        error = ViewNotReachedError(f"{NOT_REACHED}: {here}, and led to {replay.wanted} when it was accepted")
         return Answer(_unreadable(error), str(error), unknown_here=True)
     if request.method in CACHEABLE and response.status in FROM_A_CACHE:
         return Answer(response)

@@ -148,6 +148,7 @@ def _answer(task: Any, request: RequestMessage | str, dispatch_id: uuid.UUID, qu
         message.user,
         message.view_user,
         view=message.view,
+        route=message.route,
         accepted_at=accepted_at,
         eager=task.is_eager,
     )

@@ -8,7 +8,7 @@ import pytest
 from asgiref.sync import async_to_sync
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.test import AsyncClient, Client, override_settings
-from django.urls import include, path
+from django.urls import include, path, re_path
 
 from broker_django.celery_app import get_app
 from broker_django.delivery import argument
@@ -154,8 +154,17 @@ class Elsewhere:
     urlpatterns = [path("seen/", lambda _request: HttpResponse("another view")), *urlpatterns[1:]]
 
 
+class Caught:
+    """The URLs of a release that lacks one: the same view has it by another pattern."""
+
+    urlpatterns = [re_path("^s.*/$", view), *urlpatterns[1:]]
+
+
+@pytest.mark.parametrize(
+    ("urls", "here"), [(Elsewhere, f"{__name__}.Elsewhere.<lambda>"), (Caught, f"{__name__}.view by /s./")]
+)
 def test_a_view_that_other_code_has_instead_is_no_error_of_a_view(
-    client: Client, caplog: pytest.LogCaptureFixture
+    client: Client, caplog: pytest.LogCaptureFixture, urls: type, here: str
 ) -> None:
     get_app().conf.task_always_eager = False
     try:
@@ -163,8 +172,9 @@ def test_a_view_that_other_code_has_instead_is_no_error_of_a_view(
     finally:
         get_app().conf.task_always_eager = True
     record = DispatchRecord.objects.get()
-    with override_settings(ROOT_URLCONF=Elsewhere):
+    with override_settings(ROOT_URLCONF=urls):
         tasks.replay.apply(args=(argument(record),), task_id=str(record.pk), routing_key=record.queue, throw=False)
     record.refresh_from_db()
-    assert "the view was not reached: the URL leads to" in record.error
+    assert f"the view was not reached: the URL leads to {here}" in record.error
+    assert f"and led to {__name__}.view by /seen/ when it was accepted" in record.error
     assert [each for each in caplog.records if each.name == "django.request"] == []
