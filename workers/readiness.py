@@ -9,15 +9,22 @@ from celery import bootsteps
 from django.db import connections
 
 from broker_core.redaction import redacted
+from broker_django.conf import conf
 from broker_django.handler import prove_usable
 
 logger = logging.getLogger("workers.readiness")
 
 
 class Readiness(bootsteps.Step):
-    """Raises what keeps the middleware or the URLs from being loaded, before the worker has taken anything."""
+    """Raises what keeps the middleware or the URLs from being loaded, before the worker has taken anything.
 
-    def create(self, parent: Any) -> None:  # noqa: ARG002 - Celery's signature
+    A worker that serves only queues of the project's own may do without.
+    """
+
+    def create(self, parent: Any) -> None:
+        consumed = parent.app.amqp.queues.consume_from
+        if not any(policy.celery_queue in consumed for policy in conf.queues.values()):
+            return
         try:
             prove_usable()
         except Exception as error:

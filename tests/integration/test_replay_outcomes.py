@@ -10,6 +10,7 @@ import pytest
 from celery.exceptions import WorkerShutdown, WorkerTerminate
 from celery.worker import state
 from django.core import signals
+from django.db import connections
 from django.http import HttpRequest, HttpResponse
 from django.test import override_settings
 from django.urls import include, path
@@ -17,10 +18,10 @@ from django.urls import include, path
 from broker_core.errors import ConfigurationError
 from broker_core.message import RequestMessage
 from broker_django.context import Replay
-from broker_django.handler import prove_usable
 from broker_django.ledger import NOT_REACHED
 from workers import replay, tasks
 from workers.isolation import isolated
+from workers.readiness import Readiness
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -210,14 +211,31 @@ def test_where_no_view_can_be_reached_the_dispatch_is_handed_back(name: str, pro
     assert (found.unknown_here, found.error.partition(": ")[0], ran) == (True, NOT_REACHED, [])
 
 
+def start(monkeypatch: pytest.MonkeyPatch, *queues: str) -> None:
+    """The first step of a worker that serves these queues of Celery."""
+    monkeypatch.setattr(connections, "close_all", lambda: None)
+    amqp = SimpleNamespace(queues=SimpleNamespace(consume_from=queues))
+    worker = SimpleNamespace(app=SimpleNamespace(amqp=amqp))
+    Readiness(worker).create(worker)
+
+
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_worker_that_could_reach_no_view_does_not_start(name: str) -> None:
+def test_a_worker_that_could_reach_no_view_does_not_start(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
     with override_settings(**BROKEN[name]), pytest.raises((ImportError, RuntimeError, ConfigurationError)):
-        prove_usable()
+        start(monkeypatch, "celery", "bulk")
+    assert "This worker could run no request" in caplog.text
 
 
-def test_a_worker_that_can_reach_its_views_starts() -> None:
-    prove_usable()
+def test_a_worker_that_can_reach_its_views_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    start(monkeypatch, "celery", "bulk")
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_worker_of_the_projects_own_queues_needs_no_views(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    with override_settings(**BROKEN[name]):
+        start(monkeypatch, "celery")
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
