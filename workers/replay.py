@@ -82,7 +82,8 @@ def _run(message: RequestMessage, replay: Replay) -> Answer:
         signals.request_started.send(sender=Handler, environ=request.META)
     response = _respond(request, message.protocol)
     try:
-        return _answer(to_response_message(response, conf.MAX_RESPONSE_SIZE), request, replay)
+        made = to_response_message(response, conf.MAX_RESPONSE_SIZE, method=message.method, protocol=message.protocol)
+        return _answer(made, request, replay)
     except ResponseTooLargeError as error:
         return Answer(_unreadable(error), str(error))
     except ResponseBrokenError as error:
