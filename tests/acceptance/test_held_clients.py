@@ -168,6 +168,19 @@ def test_streams_do_not_block_threads_and_workers(serve: Callable[..., Site], in
 
 
 @pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("interface", SERVERS)
+def test_no_stream_is_held_back_to_be_compressed(serve: Callable[..., Site], interface: str) -> None:
+    site = serve(interface, OUTER_MIDDLEWARE="django.middleware.gzip.GZipMiddleware")
+    url, reads = accept(site), httpx.Timeout(PROMPTLY)
+    headers = {"Accept-Encoding": "gzip"}
+    with site.client(headers=headers) as client, client.stream("GET", f"{url}events/", timeout=reads) as stream:
+        assert next(stream.iter_lines()) == "event: state"
+        assert "Content-Encoding" not in stream.headers
+        with site.client() as other:  # so that nobody is held when the server is to stop
+            assert other.delete(url).status_code == 202
+
+
+@pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize("interface", ["sync", "gthread"])
 def test_sixty_waits_do_not_hold_up_a_page(serve: Callable[..., Site], interface: str) -> None:
     site = serve(interface)

@@ -209,3 +209,12 @@ def test_a_new_visitor_who_is_held_gets_the_session_that_middleware_began(browse
     with override_settings(REQUEST_BROKER={"MAX_WAIT": 0.05}):
         assert browser.get(waiting, wait=1).status == 200
     assert session_of(browser)["came"] == 1
+
+
+def test_a_stream_tells_what_happens_meanwhile(browser: Browser, waiting: str, held_while: Callable[..., None]) -> None:
+    held_while(lambda: None)
+    browser.headers["Accept-Encoding"] = "gzip"
+    stream = browser.get(f"{waiting}events/")
+    assert "Content-Encoding" not in stream
+    told = [line for line in stream.text.splitlines() if line.startswith("id: ")]
+    assert told == ["id: queued", "id: cancelled"]
