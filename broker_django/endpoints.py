@@ -103,5 +103,5 @@ def _finished(request: HttpRequest, response: HttpResponseBase) -> HttpResponseB
     if not response.has_header("Cache-Control"):
         caching.never_kept(response)
     if response.status_code == 404:
-        request.META.pop("HTTP_REFERER", None)  # BrokenLinkEmailsMiddleware mails links that it came from
+        request.META.pop("HTTP_REFERER", None)  # the middleware does so only if there is a token
     return response

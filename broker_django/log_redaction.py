@@ -35,7 +35,7 @@ class TokenFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         _clean_message(record)
         request = getattr(record, "request", None)
-        secret = _has_token(request)
+        secret = has_token(request)
         if secret:
             record.request = _clean_request(request)
         record.exc_text, record.stack_info = _clean(record.exc_text), _clean(record.stack_info)
@@ -73,7 +73,8 @@ def _clean_error(record: logging.LogRecord, error: BaseException, *, secret: boo
         record.exc_text, record.exc_info = cleaned, (kind, kind(cleaned), None)
 
 
-def _has_token(request: Any) -> bool:
+def has_token(request: Any) -> bool:
+    """Whether its path or one of its header fields has a token, such as the Referer of what a stored page links to."""
     told = [getattr(request, "path", ""), *getattr(request, "META", {}).values()]
     return any(without_tokens(each) != each for each in told if isinstance(each, str))
 

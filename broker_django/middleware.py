@@ -14,6 +14,7 @@ from broker_django.answers import accepted_response, await_until_done, in_time, 
 from broker_django.context import replay_of
 from broker_django.endpoints import coroutine_of
 from broker_django.http import is_stored, problem, put_back, settled
+from broker_django.log_redaction import has_token
 from broker_django.proxy import aproxy, proxy
 from broker_django.waiting import QUICK
 
@@ -152,6 +153,8 @@ def _in_its_place(kept: list[HttpResponseBase], response: HttpResponseBase) -> H
 def leave(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
     """What the middleware around the broker is given: an object that, if it was stored, cannot be changed."""
     response = settled(routing.remembered(request, response))
+    if response.status_code == 404 and "HTTP_REFERER" in request.META and has_token(request):
+        del request.META["HTTP_REFERER"]  # BrokenLinkEmailsMiddleware mails it
     if is_stored(response):
         request.broker.stored = True  # type: ignore[attr-defined]
         getattr(request, KEPT, []).append(response)

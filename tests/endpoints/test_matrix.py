@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urljoin
 
 import django
 import pytest
@@ -218,3 +219,13 @@ def test_a_stream_tells_what_happens_meanwhile(browser: Browser, waiting: str, h
     assert "Content-Encoding" not in stream
     told = [line for line in stream.text.splitlines() if line.startswith("id: ")]
     assert told == ["id: queued", "id: cancelled"]
+
+
+@pytest.mark.parametrize("project", ["broken links mailed"], indirect=True)
+@pytest.mark.parametrize("missing", ["response/logo.png", "../../../logo.png", "../../logo.png"])
+def test_what_a_stored_page_lacks_is_mailed_to_nobody(browser: Browser, waiting: str, missing: str) -> None:
+    picture = urljoin(waiting, missing)
+    assert browser.send("GET", picture, headers={"Referer": f"{waiting}response/"}).status == 404
+    assert mail.outbox == []
+    browser.send("GET", "/logo.png", headers={"Referer": "http://testserver/page/"})
+    assert "http://testserver/page/" in mail.outbox.pop().body
