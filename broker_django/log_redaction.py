@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from django.core.exceptions import SuspiciousOperation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 TOKEN = re.compile(r"([0-9a-f]{32}-[0-9A-Za-z]{1,12}(?:\.|%2[eE]))[0-9A-Za-z_%-]{20,}")
 """A token up to its signature, which alone makes it one; the id before it may be logged."""
@@ -106,9 +106,28 @@ def _security_loggers(kind: type[Exception] = SuspiciousOperation) -> Iterator[s
         yield from _security_loggers(narrower)
 
 
+class RecordFactory:
+    """Filters the loggers of those errors that were not known at first: a project's own, in modules loaded later."""
+
+    def __init__(self, make: Callable[..., logging.LogRecord]) -> None:
+        self._make = make
+
+    def __call__(self, name: str | None, *args: Any, **kwargs: Any) -> logging.LogRecord:
+        if name is not None and name.startswith("django.security."):
+            _filter(name)
+        return self._make(name, *args, **kwargs)
+
+
 def keep_tokens_out() -> None:
     """Filter the loggers themselves: the project's handlers may be anywhere. Doing it again changes nothing."""
     for name in {*OF_DJANGO, *OF_SERVERS, *_security_loggers()}:
-        found = logging.getLogger(name)
-        if not any(isinstance(each, TokenFilter) for each in found.filters):
-            found.addFilter(TokenFilter())
+        _filter(name)
+    factory = logging.getLogRecordFactory()
+    if not isinstance(factory, RecordFactory):
+        logging.setLogRecordFactory(RecordFactory(factory))
+
+
+def _filter(name: str) -> None:
+    found = logging.getLogger(name)
+    if not any(isinstance(each, TokenFilter) for each in found.filters):
+        found.addFilter(TokenFilter())
