@@ -13,6 +13,7 @@ from broker_django.acceptance import Accepted, Repeated, View, accept, hand_over
 from broker_django.answers import accepted_response, await_until_done, in_time, repeated_response, wait_until_done
 from broker_django.context import replay_of
 from broker_django.endpoints import coroutine_of
+from broker_django.holding import places
 from broker_django.http import is_stored, problem, put_back, settled
 from broker_django.log_redaction import has_token
 from broker_django.proxy import aproxy, proxy
@@ -44,6 +45,7 @@ class RequestBrokerMiddleware:
     def __call__(self, request: HttpRequest) -> Any:
         if self.is_async:
             return self.__acall__(request)
+        places.see_thread()
         try:
             response = door.enter(request) or routed(request) or door.keep_body(request) or self.get_response(request)
         except BaseException as error:
