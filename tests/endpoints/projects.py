@@ -64,6 +64,7 @@ def projects() -> dict[str, dict[str, Any]]:
         "below a prefix": {"FORCE_SCRIPT_NAME": "/app"},
         "kept connections": {"CONN_MAX_AGE": 60},
         "a URLconf by host": {"MIDDLEWARE": _with(after=("tests.endpoints.projects.BySite",))},
+        "arguments for every view": {"ROOT_URLCONF": "tests.endpoints.urls_with_arguments"},
         "conditional and compressed": {
             "MIDDLEWARE": _with(
                 "django.middleware.gzip.GZipMiddleware", "django.middleware.http.ConditionalGetMiddleware"
