@@ -33,6 +33,7 @@ class RequestContext:
     decision: what classification said about `view`, when it was asked; None where the view is left alone.
     routed: whether routers were asked. route: where one of them sends the request. new_visitor: whom a router wants to
     know again by a cookie.
+    stored: whether what the middleware around the broker is given was stored, so that it has been through all of them.
     """
 
     replayed: bool = False
@@ -46,6 +47,7 @@ class RequestContext:
     new_visitor: str = ""
     accepted_at: datetime | None = None
     reached: bool = False
+    stored: bool = False
 
 
 @dataclass(slots=True)

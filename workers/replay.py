@@ -105,7 +105,8 @@ def _run(message: RequestMessage, replay: Replay) -> Answer:
         signals.request_started.send(sender=Handler, environ=request.META)
     response = _respond(request, message.protocol, replay)
     try:
-        return _answer(to_response_message(response, conf.MAX_RESPONSE_SIZE), request, replay)
+        made = to_response_message(response, conf.MAX_RESPONSE_SIZE, method=message.method, protocol=message.protocol)
+        return _answer(made, request, replay)
     except (ResponseTooLargeError, ResponseBrokenError) as error:
         logger.error("The response of dispatch %s cannot be sent: %s", replay.id, error, extra=_told(replay))
         text = str(error) if replay.reached else f"{NOT_REACHED}: {error}"

@@ -181,6 +181,8 @@ StartWorker = Callable[..., Worker]
 GUNICORN = {
     "sync": ["--workers=4", "--preload"],
     "gthread": ["--worker-class=gthread", "--threads=16"],
+    "one thread": ["--worker-class=gthread", "--threads=1"],
+    "two threads": ["--worker-class=gthread", "--threads=2"],
     "gevent": ["--worker-class=gevent"],
 }
 
