@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from django.urls import set_urlconf
 from django.utils import timezone, translation
 
+from workers.caches import CacheClients
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -69,7 +71,8 @@ def _afresh(function: Callable[[], T], state: ProcessState) -> T:
     translation.deactivate()
     timezone.deactivate()
     set_urlconf(None)
-    return function()
+    with state.cache_clients.lent():
+        return function()
 
 
 @contextlib.contextmanager
@@ -120,6 +123,7 @@ class ProcessState:
         self._umask = os.umask(0o77)
         os.umask(self._umask)
         self.decimal_context = decimal.getcontext().copy()
+        self.cache_clients = CacheClients()
         self._users = 0
         self._lock = threading.Lock()
 

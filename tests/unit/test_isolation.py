@@ -12,7 +12,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import redis
+from django.core.cache import cache, caches
+from django.test import override_settings
 
+from tests import servers
 from workers import isolation
 from workers.isolation import isolated
 
@@ -192,3 +196,39 @@ def test_threads_that_begin_at_once_agree_on_the_umask():
     finally:
         os.umask(umask)
         sys.setswitchinterval(interval)
+
+
+CACHES = {
+    "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
+    "never-used": {"BACKEND": "nowhere.Cache"},
+}
+
+
+@override_settings(CACHES=CACHES)
+def test_replays_have_the_clients_of_caches_in_turns():
+    first = isolated(lambda: caches["default"])
+    assert isolated(lambda: caches["default"]) is first
+    assert isolated(lambda: isolated(lambda: caches["default"])) is not first
+    assert caches["default"] is not first
+
+
+@override_settings(CACHES=CACHES)
+def test_a_client_of_a_cache_is_as_the_settings_say_for_each_replay():
+    def change():
+        cache.key_prefix = "acme:"
+        replaced, caches["default"] = caches["default"], None
+        return replaced
+
+    changed = isolated(change)
+    assert isolated(lambda: (caches["default"], cache.key_prefix)) == (changed, "")
+
+
+@pytest.mark.server("valkey")
+def test_replays_share_the_connections_of_a_cache():
+    with servers.valkey() as server, redis.Redis.from_url(server.url) as client:
+        location = {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": server.url}
+        with override_settings(CACHES={"default": location}):
+            before = client.info("stats")["total_connections_received"]
+            for _ in range(20):
+                isolated(lambda: cache.get("x"))
+            assert client.info("stats")["total_connections_received"] == before + 1
