@@ -13,7 +13,7 @@ from kombu.transport import TRANSPORT_ALIASES
 from broker_django import celery_app
 from broker_django.conf import conf as broker_conf
 from broker_django.delivery import RETRY_POLICY, SHARE_OF_A_TRY
-from workers.connections import clean, watch
+from workers.connections import clean, keep_settings, watch
 from workers.failing import explain
 
 if TYPE_CHECKING:
@@ -132,7 +132,6 @@ def _prepare(instance: Any, conf: Any, options: Any, **_: Any) -> None:
     app = celery_app.get_app()
     if instance.app != app:
         return
-    watch()
     signals.task_postrun.connect(_leave_clean, dispatch_uid="request_broker.clean", weak=False)
     pool = options.get("pool_cls") or options.get("pool") or conf.worker_pool
     if REUSE_MAX in celery_app.filled_in(app):
@@ -141,6 +140,9 @@ def _prepare(instance: Any, conf: Any, options: Any, **_: Any) -> None:
         signals.task_postrun.connect(close, dispatch_uid="request_broker.connections", weak=False)
         for alias in connections:
             _keep(connections.settings[alias])
+    watch()
+    for begins in (signals.worker_init, signals.worker_process_init):  # where projects change settings for workers
+        begins.connect(keep_settings, dispatch_uid="request_broker.settings", weak=False)
     signals.worker_shutdown.connect(explain, dispatch_uid="request_broker.failing", weak=False)
     TRANSPORT_ALIASES.update(WORKER_TRANSPORTS)
     if _speaks(app, celery_app.REDIS_SCHEMES):
