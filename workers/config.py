@@ -82,8 +82,6 @@ def _apply(app: Celery) -> None:
     missing = [name for name in safe if not _is_set(app, name)]
     app.conf.update({name: safe[name] for name in missing})
     celery_app.note_filled_in(app, missing)
-    if _speaks(app, celery_app.AMQP_SCHEMES):
-        app.conf.broker_transport_options = {"confirm_publish": True, **app.conf.broker_transport_options}
     if _speaks(app, celery_app.REDIS_SCHEMES):
         app.conf.broker_transport_options = {
             **REDIS_OPTIONS,
