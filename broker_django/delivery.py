@@ -49,6 +49,9 @@ tries twice to connect anew.
 SHARE_OF_WAITING = 0.15
 """The part of it for which a connection of the pool is waited for. With three such answers a tenth is left."""
 
+NOT_FOUND = "404"
+"""What AMQP says of a queue that is not there, and kombu of one on Redis."""
+
 PUBLISHED = "broker_published"
 """The header of a message that says when it was published, as the ledger does: what a worker is handed tells it that
 whatever was published to the same queue before has left it.
@@ -212,6 +215,7 @@ def waiting_messages(policy: QueuePolicy) -> int | None:
     try:
         queue = app.amqp.queues[policy.celery_queue]
         with _producer(app, conf.PUBLISH_TIMEOUT) as producer:
+            producer.connection.ensure_connection(**RETRY_POLICY)
             return _message_count(producer.connection, queue)
     except Exception as error:  # noqa: BLE001 - every transport has errors of its own
         logger.info("The message broker does not tell how long %s is: %s", policy.celery_queue, redacted(error))
@@ -224,8 +228,10 @@ def _message_count(connection: Any, queue: Queue, channel: Any = None) -> int:
         try:
             declared: Any = queue.bind(own).queue_declare(passive=True)
             return int(declared.message_count)
-        except connection.channel_errors:  # there is no such queue; on Redis, an empty one is none
-            return 0
+        except connection.channel_errors as error:
+            if str(getattr(error, "reply_code", "")) != NOT_FOUND:
+                raise
+            return 0  # on Redis, an empty queue is none
 
 
 def _undeclared(connection: Connection, queue: Queue) -> list[Queue]:
