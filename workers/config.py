@@ -13,7 +13,7 @@ from kombu.transport import TRANSPORT_ALIASES
 from broker_django import celery_app
 from broker_django.conf import conf as broker_conf
 from broker_django.delivery import RETRY_POLICY, SHARE_OF_A_TRY
-from workers.connections import clean, watch
+from workers.connections import clean, is_pooled, watch, watch_pools
 from workers.failing import explain
 
 if TYPE_CHECKING:
@@ -130,6 +130,7 @@ def _prepare(instance: Any, conf: Any, options: Any, **_: Any) -> None:
     if instance.app != app:
         return
     watch()
+    watch_pools()
     signals.task_postrun.connect(_leave_clean, dispatch_uid="request_broker.clean", weak=False)
     pool = options.get("pool_cls") or options.get("pool") or conf.worker_pool
     if REUSE_MAX in celery_app.filled_in(app):
@@ -148,8 +149,10 @@ def _prepare(instance: Any, conf: Any, options: Any, **_: Any) -> None:
 
 def _keep(database: dict[str, Any]) -> None:
     """As long as CONN_MAX_AGE says where it does, else for good; and checked before it is used again, for a task that
-    meets a cut connection could not claim its dispatch.
+    meets a cut connection could not claim its dispatch. A pool of Django's keeps its connections itself.
     """
+    if is_pooled(database):
+        return
     database["CONN_MAX_AGE"] = database["CONN_MAX_AGE"] or None
     database["CONN_HEALTH_CHECKS"] = True
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.skipif(servers.DATABASE == "sqlite", reason="SQLite has no locks of rows")
 
+ON_POSTGRESQL = pytest.mark.skipif(servers.DATABASE != "postgres", reason="Django has a pool for PostgreSQL only")
+
 
 @contextlib.contextmanager
 def locked(dispatch_id: str) -> Iterator[None]:
@@ -35,14 +37,19 @@ def accept(site: Site, path: str) -> str:
         return client.post(path, headers={"X-Queue": "bulk", "Prefer": "respond-async"}).json()["id"]
 
 
-def test_a_row_that_is_locked_holds_up_no_other(unattended: Site, ledger: Ledger, start_worker: StartWorker) -> None:
+@pytest.mark.parametrize(
+    "variables", [{}, pytest.param({"DATABASE_POOL": "4"}, marks=ON_POSTGRESQL)], ids=["connections", "pool"]
+)
+def test_a_row_that_is_locked_holds_up_no_other(
+    unattended: Site, ledger: Ledger, start_worker: StartWorker, variables: dict[str, str]
+) -> None:
     first, *others = [accept(unattended, "/note/x/") for _ in range(4)]
     rows = DispatchRecord.objects.using(ALIAS).filter(pk__in=[first, *others])
     rows.update(due_at=timezone.now(), published_at=None)
     rows.filter(pk=first).update(due_at=timezone.now() - timedelta(hours=1))
     connections[ALIAS].close()
     with locked(first):
-        start_worker(broker_worker, "--concurrency=2")  # one of them may wait to claim the first
+        start_worker(broker_worker, "--concurrency=2", **variables)  # one of them may wait to claim the first
         wait_until(lambda: rows.filter(state="succeeded").count() == len(others), PATIENCE)
     wait_until(lambda: ledger.dispatch(first).state == "succeeded", PATIENCE)
     assert ledger.executions(first) == 1
