@@ -91,7 +91,7 @@ def _message_broker(app: Celery) -> Finding:
             with connection.SimpleBuffer(name, queue_opts={"expires": 60}) as queue:
                 queue.put(name)
                 queue.get(timeout=conf.PUBLISH_TIMEOUT).ack()
-                queue.queue.delete()  # Redis would keep its binding
+            queue.queue.delete()  # Redis would keep its binding
     except Exception as error:  # noqa: BLE001 - every transport has errors of its own
         advice = "Start it, or mend CELERY_BROKER_URL. Dispatches wait in the ledger meanwhile."
         return Finding(subject, f"{url}: {redacted(error)}", advice)
