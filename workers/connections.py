@@ -2,16 +2,18 @@
 
 A connection that is in a transaction is closed. The state of a session (what `SET`, `SET ROLE`, `LISTEN`, temporary
 tables, advisory locks or `PRAGMA` leave) is reset on PostgreSQL and compared on SQLite; other databases are closed.
-Wrappers, drivers' attributes and the settings of databases are compared with what they were.
+Wrappers, drivers' attributes and the settings of databases are compared with what they were. A connection of Django's
+pool goes back after each task, and is reset there: a view may have given it back itself.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 import threading
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from django.db import connections
@@ -21,6 +23,9 @@ from django.db.backends.signals import connection_created
 from broker_core.redaction import redacted
 from broker_django.conf import conf
 from workers.database_settings import database_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 logger = logging.getLogger("workers.connections")
 
@@ -95,6 +100,54 @@ def watch() -> None:
 def keep_settings(**_: Any) -> None:
     """Keep the settings of each database as they are now."""
     database_settings.keep()
+
+
+def watch_pools() -> None:
+    """Have Django's pools reset what they take back, and leave them to the parent when this process is forked."""
+    for alias in _pooled():
+        options = connections.settings[alias]["OPTIONS"]
+        given = {} if options["pool"] is True else options["pool"]
+        connections[alias].close_pool()  # type: ignore[attr-defined] # of PostgreSQL
+        options["pool"] = {**given, "reset": _resetting(alias, given.get("reset"))}
+    os.register_at_fork(after_in_child=_leave_pools)
+
+
+def is_pooled(database: dict[str, Any]) -> bool:
+    """Whether Django keeps its connections in a pool, by the settings of a database."""
+    return bool(database["OPTIONS"].get("pool"))
+
+
+def _pooled() -> list[str]:
+    """The databases of which Django has a pool of psycopg's; that of Oracle resets its sessions itself."""
+    return [each for each in connections if is_pooled(connections.settings[each]) and _is_postgresql(each)]
+
+
+def _is_postgresql(alias: str) -> bool:
+    return connections[alias].vendor == "postgresql"
+
+
+def _resetting(alias: str, further: Callable[[Any], None] | None) -> Callable[[Any], None]:
+    """Make what psycopg's pool calls with each connection that comes back; one that cannot be reset is closed."""
+
+    def reset(raw: Any) -> None:
+        with raw.cursor() as cursor:
+            cursor.execute("DISCARD ALL" if conf.RESET_CONNECTIONS else "RESET lock_timeout")
+        wrapper: Any = connections.create_connection(alias)
+        wrapper._configure_connection(raw)  # Django has the pool do it, for new connections only
+        if further is not None:
+            further(raw)
+
+    return reset
+
+
+_inherited: list[Any] = []
+"""Pools of the process that was forked. To close them would close its connections."""
+
+
+def _leave_pools() -> None:
+    for alias in _pooled():
+        pools: dict[str, Any] = connections[alias]._connection_pools  # type: ignore[attr-defined] # of PostgreSQL
+        _inherited.append(pools.pop(alias, None))
 
 
 def _clean() -> None:
@@ -260,7 +313,10 @@ def _reset(connection: BaseDatabaseWrapper) -> bool:
         if connection.vendor == "sqlite":
             return bool(getattr(connection, FRESH).session == _sqlite_state(connection))
         if connection.vendor == "postgresql":
-            _discard_all(connection)
+            if getattr(connection, "pool", None):
+                connection.close()  # the pool resets it
+            else:
+                _discard_all(connection)
             return True
     except Exception as error:  # noqa: BLE001 - every driver has errors of its own
         logger.info("The connection %r cannot be reset: %s", connection.alias, redacted(error))
@@ -271,10 +327,7 @@ def _discard_all(connection: Any) -> None:
     """As when it was opened: Django's own settings, and those of the project's receivers of `connection_created`."""
     with connection.connection.cursor() as cursor:
         cursor.execute("DISCARD ALL")
-    if getattr(connection, "pool", None):
-        connection._configure_connection(connection.connection)  # Django has the pool do it, for new connections only
-    else:
-        connection.init_connection_state()
+    connection.init_connection_state()
     connection_created.send(sender=type(connection), connection=connection)
 
 

@@ -232,6 +232,8 @@ def poisons(vendor: str) -> dict[str, Callable[[], object]]:
 @csrf_exempt
 def poison(request: HttpRequest, name: str) -> HttpResponse:
     poisons(connection.vendor)[name]()
+    if "close" in request.GET:
+        connection.close()
     return HttpResponse("swallowed")
 
 
