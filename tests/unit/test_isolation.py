@@ -113,7 +113,7 @@ def test_the_signals_that_a_view_blocked_arrive_again_and_cost_no_answer():
 
     def leave():
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
-        os.kill(os.getpid(), signal.SIGUSR1)
+        signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)  # another thread would let one to the process in
         return "answer"
 
     before = signal.signal(signal.SIGUSR1, handle)
