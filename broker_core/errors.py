@@ -191,10 +191,14 @@ class StorageError(UnavailableError):
 
 
 class StoredRequestError(BrokerError):
-    """What was stored of a large request is gone, or is not what was stored."""
+    """What was stored of a large request cannot be read here: the file is not there, or of another key or release."""
 
     slug = "stored-request"
     title = "The stored request cannot be read"
+
+
+class StoredRequestAlteredError(StoredRequestError):
+    """What is stored of a large request is not what was stored."""
 
 
 class ViewNotReachedError(BrokerError):

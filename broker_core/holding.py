@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator
 
 SHARE = 0.25
-"""The part of a process's time that waits may take where it serves one request at a time."""
+"""The part of a process's time that waits may take if it serves one request at a time, or may do so."""
 AT_A_TIME = 1.0
 """Seconds that such a wait may take."""
 LEAST = 0.05
@@ -68,7 +68,7 @@ class Places:
     """The clients that this process holds. `now` is a monotonic clock in seconds.
 
     Nobody can ask a WSGI server how many threads it has. So at most half of the threads that have been seen here are
-    held, and one at least: the others go on serving pages.
+    held: the others go on serving pages. Until a second one was seen, waits are rationed, as if there were none.
     """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
@@ -91,7 +91,7 @@ class Places:
     @contextlib.contextmanager
     def hold(self, guest: Guest, seconds: float, limits: Limits) -> Iterator[float]:
         """Hold the client for as long as the context lasts; yields the seconds that it may last, 0 for not at all."""
-        allowed = self._enter(guest, seconds, limits)
+        rationed, allowed = self._enter(guest, seconds, limits)
         if not allowed:
             yield 0.0
             return
@@ -99,22 +99,25 @@ class Places:
         try:
             yield allowed
         finally:
-            self._leave(guest, self._now() - began)
+            self._leave(guest, self._now() - began if rationed else 0.0)
 
-    def _enter(self, guest: Guest, seconds: float, limits: Limits) -> float:
-        with self._lock:
-            if guest.server is Server.THREADS:
-                self._see_thread(limits)
-            allowed = self._allowed(guest, seconds, limits)
-            if allowed:
-                self._count(guest, 1)
-            return allowed
-
-    def _see_thread(self, limits: Limits) -> None:
-        if len(self._seen) < 2 * limits.threads:
+    def see_thread(self, enough: int = 2) -> None:
+        """This thread serves requests. Nothing is done once so many are known."""
+        if len(self._seen) < enough:
             self._seen.add(threading.current_thread().name)
 
-    def _allowed(self, guest: Guest, seconds: float, limits: Limits) -> float:
+    def _enter(self, guest: Guest, seconds: float, limits: Limits) -> tuple[bool, float]:
+        """Whether the wait is rationed, and how long it may last."""
+        with self._lock:
+            if guest.server is Server.THREADS:
+                self.see_thread(2 * limits.threads)
+            rationed = guest.server is Server.ALONE or (guest.server is Server.THREADS and len(self._seen) < 2)
+            allowed = self._allowed(guest, seconds, limits, rationed=rationed)
+            if allowed:
+                self._count(guest, 1)
+            return rationed, allowed
+
+    def _allowed(self, guest: Guest, seconds: float, limits: Limits, *, rationed: bool) -> float:
         if (
             self._held >= limits.total
             or self._clients[guest.client] >= limits.per_client
@@ -123,15 +126,14 @@ class Places:
             return 0.0
         if guest.server is Server.THREADS and self._threads >= min(limits.threads, max(1, len(self._seen) // 2)):
             return 0.0
-        if guest.server is Server.ALONE:
+        if rationed:
             seconds = min(seconds, self._share.left)
-        return seconds if seconds >= LEAST or guest.server is not Server.ALONE else 0.0
+        return seconds if seconds >= LEAST or not rationed else 0.0
 
-    def _leave(self, guest: Guest, lasted: float) -> None:
+    def _leave(self, guest: Guest, spent: float) -> None:
         with self._lock:
             self._count(guest, -1)
-            if guest.server is Server.ALONE:
-                self._share.spend(lasted)
+            self._share.spend(spent)
 
     def _count(self, guest: Guest, change: int) -> None:
         self._held += change

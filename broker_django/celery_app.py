@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import sys
+import threading
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from billiard.common import terminate_handler_fired  # type: ignore[attr-defined] # not in its stubs
 from celery import _state
-from celery.exceptions import WorkerShutdown, WorkerTerminate
+from celery.exceptions import WorkerTerminate
 
 from broker_django.conf import conf
 
@@ -28,6 +30,8 @@ STOP = "broker_stop"
 """The name of the remote control command that has a worker stop a dispatch. The workers have it too."""
 
 FALLBACK = "workers.celery"
+
+WORKER_STATE = "celery.worker.state"
 
 REDIS_SCHEMES = frozenset({"redis", "rediss", "sentinel"})
 
@@ -95,8 +99,15 @@ def queue_of_delivery(info: Mapping[str, Any]) -> str:
 
 
 def ends_worker(error: BaseException) -> bool:
-    """Whether Celery or its pool raised this to end the process. If not, the code of a view did."""
-    return isinstance(error, WorkerShutdown | WorkerTerminate) or terminate_handler_fired()
+    """Whether Celery or its pool raised this to end the process. If not, the code of a view did.
+
+    In the middle of a task Celery raises only WorkerTerminate, where signals are handled, and says so in its state.
+    """
+    if isinstance(error, WorkerTerminate) and threading.current_thread() is threading.main_thread():
+        state = sys.modules.get(WORKER_STATE)  # web processes do without it
+        asked = getattr(state, "should_terminate", None)
+        return asked is not None and asked is not False
+    return bool(terminate_handler_fired())
 
 
 def broker_urls(setting: str | Sequence[str] | None) -> list[str]:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from celery.backends.base import DisabledBackend
 from celery.backends.rpc import RPCBackend
@@ -18,7 +19,16 @@ from django.core.checks import CheckMessage, Error, Tags, register
 from django.core.checks import Warning as CheckWarning
 from django.core.files.storage import FileSystemStorage, InvalidStorageError, storages
 from django.db import connections, router
-from django.urls import NoReverseMatch, URLPattern, URLResolver, get_resolver, reverse
+from django.urls import (
+    NoReverseMatch,
+    Resolver404,
+    URLPattern,
+    URLResolver,
+    get_resolver,
+    get_script_prefix,
+    resolve,
+    reverse,
+)
 from django.utils.module_loading import import_string
 
 from broker_core.errors import ConfigurationError
@@ -31,6 +41,7 @@ from broker_django.decorators import annotation_of
 from broker_django.embedded import embedded_url
 from broker_django.ledger import LEASE_MARGIN
 from broker_django.models import DispatchRecord
+from broker_django.routing import OWN_NAMESPACE
 from broker_django.serialization import accepts, serializer
 
 if TYPE_CHECKING:
@@ -252,16 +263,33 @@ def check_middleware(**_: Any) -> list[CheckMessage]:
 @register(Tags.urls)
 def check_urls(**_: Any) -> list[CheckMessage]:
     try:
-        reverse("request_broker:task", args=["token"])
+        path = reverse(f"{OWN_NAMESPACE}:task", args=["token"])
     except NoReverseMatch:
         return [
             Error(
                 "The status URLs are not included: nobody could ask for the response of a queued request.",
-                hint='Add path("broker/", include("broker_django.urls")) to the root URLconf.',
+                hint='Add path("broker/", include("broker_django.urls")) to the root URLconf, below a prefix that '
+                "captures nothing.",
                 id="request_broker.E006",
             )
         ]
-    return []
+    if _leads_to_a_status(unquote(path)):
+        return []
+    return [
+        Error(
+            f"The status URLs, such as {path}, lead elsewhere: nobody could ask for the response of a queued request.",
+            hint='Move include("broker_django.urls") before the pattern that takes them.',
+            id="request_broker.E006",
+        )
+    ]
+
+
+def _leads_to_a_status(path: str) -> bool:
+    try:
+        match = resolve("/" + path.removeprefix(get_script_prefix()))
+    except Resolver404:
+        return False
+    return OWN_NAMESPACE in match.app_names and match.url_name == "task"
 
 
 @register(Tags.urls)

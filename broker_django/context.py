@@ -38,6 +38,7 @@ class RequestContext:
     decision: what classification said about `view`, when it was asked; None where the view is left alone.
     routed: whether routers were asked. route: where one of them sends the request. new_visitor: whom a router wants to
     know again by a cookie.
+    stored: whether what the middleware around the broker is given was stored, so that it has been through all of them.
     """
 
     replayed: bool = False
@@ -51,15 +52,17 @@ class RequestContext:
     new_visitor: str = ""
     accepted_at: datetime | None = None
     reached: bool = False
+    stored: bool = False
 
 
 @dataclass(slots=True)
 class Replay:
-    """A replay in progress. `user`, `view_user`, `view`, `tenant`, `principal`, `accepted_at` are those of its message.
+    """A replay in progress. `user`, `view_user`, `view`, `route`, `tenant`, `principal` and `accepted_at` are those of its
+    message.
 
     The middleware tells the worker through `exception` what the view raised, and through `refusal` why the view was
     not run at all. `admitted` tells the view that its own checks were made at the door. `entered` says that the request
-    came to the broker's middleware, `reached` that it came to its view, `elsewhere` which other view it came to, and
+    came to the broker's middleware, `reached` that it came to its view, `elsewhere` where it came to instead, and
     `eager` that no worker runs it.
     """
 
@@ -79,10 +82,25 @@ class Replay:
     reached: bool = False
     elsewhere: str = ""
     eager: bool = False
+    route: str = ""
+
+    @property
+    def wanted(self) -> str:
+        """The view that it was accepted for, with the pattern of its URL."""
+        return by(self.view or "a view", self.route)
+
+    def is_for(self, view: str, route: str) -> bool:
+        """Whether it was accepted for this view, by this pattern. If the message names no view, it is for any."""
+        return not self.view or (view == self.view and self.route in ("", route))
 
     def context(self) -> RequestContext:
         """`request.broker` of the replayed request."""
         return RequestContext(True, self.id, self.queue, self.attempt, accepted_at=self.accepted_at)  # noqa: FBT003
+
+
+def by(view: str, route: str) -> str:
+    """How a view, and the pattern that leads to it, are told."""
+    return f"{view} by {route}" if route else view
 
 
 def user_key(user: Any) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import logging
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from broker_core.message import VERSION as MESSAGE_VERSION
 from broker_core.message import VERSIONS as MESSAGE_VERSIONS
 from broker_core.message import RequestMessage
 from broker_core.redaction import redacted
-from broker_django.celery_app import TASK, broker_urls, get_app, scheme_of
+from broker_django.celery_app import AMQP_SCHEMES, TASK, broker_urls, get_app, scheme_of
 from broker_django.conf import conf
 from broker_django.context import WITNESS
 from broker_django.room import rooms
@@ -27,6 +27,8 @@ from broker_django.serialization import serializer
 from broker_django.transport import TRANSPORTS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from celery import Celery
     from django.http.response import HttpResponseBase
     from kombu import Connection, Queue
@@ -46,6 +48,9 @@ tries twice to connect anew.
 """
 SHARE_OF_WAITING = 0.15
 """The part of it for which a connection of the pool is waited for. With three such answers a tenth is left."""
+
+NOT_FOUND = "404"
+"""What AMQP says of a queue that is not there, and kombu of one on Redis."""
 
 PUBLISHED = "broker_published"
 """The header of a message that says when it was published, as the ledger does: what a worker is handed tells it that
@@ -179,7 +184,7 @@ def _send(app: Celery, record: DispatchRecord, policy: QueuePolicy, failures: in
     if record.published_at is not None:
         message.headers[PUBLISHED] = record.published_at.timestamp()
     queue = app.amqp.queues[policy.celery_queue]
-    with _producers(app, app.pool).acquire(block=True, timeout=conf.PUBLISH_TIMEOUT * SHARE_OF_WAITING) as producer:
+    with _producer(app, conf.PUBLISH_TIMEOUT * SHARE_OF_WAITING) as producer:
         if breaker.failures != failures:
             raise OperationalError("somebody else has found the message broker down meanwhile")
         app.amqp.send_task_message(
@@ -209,7 +214,8 @@ def waiting_messages(policy: QueuePolicy) -> int | None:
     app = get_app()
     try:
         queue = app.amqp.queues[policy.celery_queue]
-        with _producers(app, app.pool).acquire(block=True, timeout=conf.PUBLISH_TIMEOUT) as producer:
+        with _producer(app, conf.PUBLISH_TIMEOUT) as producer:
+            producer.connection.ensure_connection(**RETRY_POLICY)
             return _message_count(producer.connection, queue)
     except Exception as error:  # noqa: BLE001 - every transport has errors of its own
         logger.info("The message broker does not tell how long %s is: %s", policy.celery_queue, redacted(error))
@@ -222,8 +228,10 @@ def _message_count(connection: Any, queue: Queue, channel: Any = None) -> int:
         try:
             declared: Any = queue.bind(own).queue_declare(passive=True)
             return int(declared.message_count)
-        except connection.channel_errors:  # there is no such queue; on Redis, an empty one is none
-            return 0
+        except connection.channel_errors as error:
+            if str(getattr(error, "reply_code", "")) != NOT_FOUND:
+                raise
+            return 0  # on Redis, an empty queue is none
 
 
 def _undeclared(connection: Connection, queue: Queue) -> list[Queue]:
@@ -235,18 +243,54 @@ def _undeclared(connection: Connection, queue: Queue) -> list[Queue]:
     return [] if known else [queue]
 
 
+@contextmanager
+def _producer(app: Celery, timeout: float) -> Iterator[Any]:
+    """A producer of the pool, for which `timeout` seconds are waited.
+
+    If anything fails, its connection is dropped. kombu would close it politely, and wait for an answer without limit.
+    """
+    with _producers(app, app.pool).acquire(block=True, timeout=timeout) as producer:
+        try:
+            yield producer
+        except BaseException:
+            producer.connection.collect()
+            raise
+
+
 @lru_cache(maxsize=4)
 def _producers(app: Celery, _connections: Any) -> Any:
-    """The app's pool of producers; on Redis, one of as many that keep their client.
+    """The app's pool of producers, or one of as many whose connections are of our own.
 
     `_connections` is the app's pool of connections. Celery makes another after a fork by multiprocessing, and so are
     these; after any other fork redis-py itself connects anew.
     """
-    schemes = {scheme_of(url) for url in broker_urls(app.conf.broker_write_url)}
-    if app.conf.broker_transport or len(schemes) != 1 or not schemes <= TRANSPORTS.keys():
-        return app.amqp.producer_pool
-    tls = app.connection_for_write().ssl  # kombu goes by the name `rediss`
-    return pools.producers[app.connection_for_write(transport=TRANSPORTS[schemes.pop()], ssl=tls)]
+    return pools.producers[own_connection(app)] if _own_options(app) else app.amqp.producer_pool
+
+
+def own_connection(app: Celery, **options: Any) -> Connection:
+    """A connection to write with: to Redis one that keeps its client, to RabbitMQ one that confirms and never hangs."""
+    return app.connection_for_write(**_own_options(app), **options)
+
+
+def _own_options(app: Celery) -> dict[str, Any]:
+    schemes = {scheme_of(url) for url in broker_urls(app.conf.broker_write_url or "amqp://")}
+    own: dict[str, Any] = {}
+    if not schemes.isdisjoint(AMQP_SCHEMES):
+        own["transport_options"] = _confirmed(app)
+    if not app.conf.broker_transport and len(schemes) == 1 and schemes <= TRANSPORTS.keys():
+        own["transport"] = TRANSPORTS[schemes.pop()]
+        own["ssl"] = app.connection_for_write().ssl  # kombu goes by the name `rediss`
+    return own
+
+
+def _confirmed(app: Celery) -> dict[str, Any]:
+    """Options of py-amqp: RabbitMQ says that it has a dispatch, and no answer is waited for without limit.
+
+    Other connections have nothing confirmed, for a worker's main loop would wait while RabbitMQ's alarm lasts.
+    """
+    timeout = conf.PUBLISH_TIMEOUT * SHARE_OF_A_TRY
+    timeouts = {"read_timeout": timeout, "write_timeout": timeout}
+    return {"confirm_publish": True, **timeouts, **app.conf.broker_transport_options}
 
 
 def run_eagerly(app: Celery, record: DispatchRecord, policy: QueuePolicy, *, held: bool) -> HttpResponseBase | None:

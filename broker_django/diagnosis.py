@@ -20,6 +20,7 @@ from broker_django import ledger
 from broker_django.celery_app import get_app
 from broker_django.conf import conf
 from broker_django.database import results_too
+from broker_django.delivery import own_connection
 from broker_django.findings import Finding, consumption, keys
 from broker_django.load import measure
 from broker_django.probing import probe
@@ -84,13 +85,13 @@ def _message_broker(app: Celery) -> Finding:
     name = f"request-broker-doctor-{uuid.uuid4().hex}"
     started = time.perf_counter()
     try:
-        with app.connection_for_write(connect_timeout=conf.PUBLISH_TIMEOUT) as connection:
+        with own_connection(app, connect_timeout=conf.PUBLISH_TIMEOUT) as connection:
             timeout: Any = conf.PUBLISH_TIMEOUT  # kombu takes fractions too
             connection.ensure_connection(max_retries=1, interval_start=0, timeout=timeout)
             with connection.SimpleBuffer(name, queue_opts={"expires": 60}) as queue:
                 queue.put(name)
                 queue.get(timeout=conf.PUBLISH_TIMEOUT).ack()
-                queue.queue.delete()  # Redis would keep its binding
+            queue.queue.delete()  # Redis would keep its binding
     except Exception as error:  # noqa: BLE001 - every transport has errors of its own
         advice = "Start it, or mend CELERY_BROKER_URL. Dispatches wait in the ledger meanwhile."
         return Finding(subject, f"{url}: {redacted(error)}", advice)

@@ -17,9 +17,10 @@ from django.utils.module_loading import import_string
 
 from broker_core.errors import BodyTooLargeError, BrokerError, UserInactiveError, ViewExitedError, ViewNotReachedError
 from broker_django import classification, idempotency, ledger, principals, rest, tokens, users
+from broker_django.acceptance import route_of
 from broker_django.celery_app import ends_worker
 from broker_django.conf import conf
-from broker_django.context import Replay, RequestContext, replay_of, user_key
+from broker_django.context import Replay, RequestContext, by, replay_of, user_key
 from broker_django.http import problem, raw_body
 from broker_django.routing import OWN_NAMESPACE
 from broker_django.sessions import LOGGED_IN, session_of
@@ -174,14 +175,14 @@ def _user_without_trace(request: HttpRequest) -> Any:
 
 
 def reach(request: HttpRequest, view: View, replay: Replay) -> HttpResponse | None:
-    """Let a replay come to its view; a response if the URL leads to another view in this process.
+    """Let a replay come to its view; a response if the URL leads to another one in this process, or by another pattern.
 
     If somebody in charge had it run again, it is for whichever view the URL leads to by now.
     """
-    name = view_name(view.function, request.method or "")
-    if replay.view and name != replay.view and not ledger.is_revived(replay.id):
-        replay.elsewhere = name
-        response = problem(ViewNotReachedError(f"the URL leads to {name} here, not to {replay.view}"))
+    name, route = view_name(view.function, request.method or ""), route_of(request.resolver_match)
+    if not replay.is_for(name, route) and not ledger.is_revived(replay.id):
+        replay.elsewhere = by(name, route)
+        response = problem(ViewNotReachedError(f"the URL leads to {replay.elsewhere} here, not to {replay.wanted}"))
         response._has_been_logged = True  # type: ignore[attr-defined] # the worker says so; no view has failed
         return response
     replay.reached = request.broker.reached = True  # type: ignore[attr-defined]

@@ -7,6 +7,7 @@ middleware answers with the coroutine, if there is one.
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 import traceback
 from typing import TYPE_CHECKING, Any
@@ -49,12 +50,15 @@ def coroutine_of(view: object) -> AsyncView | None:
 
 
 def endpoint(methods: tuple[str, ...], view: View, coroutine: AsyncView | None = None) -> View:
-    """The view as an endpoint: it never raises, is in no transaction, asks for no login, and is kept by no cache."""
+    """The view as an endpoint: it never raises, is in no transaction, asks for no login, and is kept by no cache.
+
+    It takes only the arguments that it knows: a project may pass more to all that it includes.
+    """
 
     @functools.wraps(view)
     def answer(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         try:
-            response = _refused(request, methods) or view(request, *args, **kwargs)
+            response = _refused(request, methods) or view(request, *args, **_known(view, kwargs))
         except Exception as error:  # noqa: BLE001 - Django would log it with the token, and mail it
             response = failure(error)
         return _finished(request, response)
@@ -70,12 +74,21 @@ def endpoint(methods: tuple[str, ...], view: View, coroutine: AsyncView | None =
 def _async_endpoint(methods: tuple[str, ...], coroutine: AsyncView) -> AsyncView:
     async def answer(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         try:
-            response = _refused(request, methods) or await coroutine(request, *args, **kwargs)
+            response = _refused(request, methods) or await coroutine(request, *args, **_known(coroutine, kwargs))
         except Exception as error:  # noqa: BLE001 - as above
             response = failure(error)
         return _finished(request, response)
 
     return answer
+
+
+def _known(function: Callable[..., Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in kwargs.items() if name in _parameters(function)}
+
+
+@functools.lru_cache(maxsize=64)
+def _parameters(function: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(function).parameters)
 
 
 def _refused(request: HttpRequest, methods: tuple[str, ...]) -> HttpResponse | None:
@@ -103,5 +116,5 @@ def _finished(request: HttpRequest, response: HttpResponseBase) -> HttpResponseB
     if not response.has_header("Cache-Control"):
         caching.never_kept(response)
     if response.status_code == 404:
-        request.META.pop("HTTP_REFERER", None)  # BrokenLinkEmailsMiddleware mails links that it came from
+        request.META.pop("HTTP_REFERER", None)  # the middleware does so only if there is a token
     return response

@@ -7,17 +7,25 @@ import threading
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from asgiref.sync import iscoroutinefunction
 from django.conf import settings
 from django.core.handlers import base
 from django.core.handlers.base import BaseHandler
 from django.core.signals import setting_changed
 from django.middleware.cache import FetchFromCacheMiddleware, UpdateCacheMiddleware
-from django.urls import get_script_prefix, get_urlconf, set_script_prefix, set_urlconf
+from django.urls import get_resolver, get_script_prefix, get_urlconf, set_script_prefix, set_urlconf
 from django.utils import translation
 from django.utils.module_loading import import_string
 
+from broker_core.errors import ConfigurationError
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from django.http import HttpRequest
+
+BROKER = "broker_django.middleware"
+"""The module of the broker's middleware, which builds handlers itself."""
 
 
 class Handler(BaseHandler):
@@ -34,6 +42,24 @@ class Handler(BaseHandler):
                 super().load_middleware(is_async=is_async)
             finally:
                 _base.settings = settings
+        if not any(map(_is_the_brokers, settings.MIDDLEWARE)):
+            raise ConfigurationError("MIDDLEWARE has no middleware of the request broker, which finds the view")
+
+    def make_view_atomic(self, view: Callable[..., Any]) -> Callable[..., Any]:
+        view = super().make_view_atomic(view)
+        return view if iscoroutinefunction(view) else _without_stop_iteration(view)
+
+
+def _without_stop_iteration(view: Callable[..., Any]) -> Callable[..., Any]:
+    """Under ASGI it runs in a thread, of whose StopIteration older releases of Python tell nobody (cpython#112182)."""
+
+    def call(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return view(request, *args, **kwargs)
+        except StopIteration as error:
+            raise RuntimeError("the view raised StopIteration") from error
+
+    return call
 
 
 _base: Any = base
@@ -51,6 +77,23 @@ class _WithoutSiteCache:
 def _is_site_cache(path: str) -> bool:
     middleware = import_string(path)
     return isinstance(middleware, type) and issubclass(middleware, FetchFromCacheMiddleware | UpdateCacheMiddleware)
+
+
+def _is_the_brokers(path: str) -> bool:
+    middleware = import_string(path)
+    return isinstance(middleware, type) and any(base.__module__ == BROKER for base in middleware.__mro__)
+
+
+def prove_usable() -> None:
+    """Raise what would keep every replay from its view: URLs that cannot be imported, or middleware."""
+    get_resolver().url_patterns  # noqa: B018 - imports them
+    try:
+        Handler().load_middleware(is_async=False)
+    except Exception as error:  # noqa: BLE001 - middleware may raise anything
+        try:
+            Handler().load_middleware(is_async=True)  # the project may be served by ASGI only
+        except Exception:  # noqa: BLE001
+            raise error from None
 
 
 @lru_cache(maxsize=2)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from django.core.exceptions import SuspiciousOperation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 TOKEN = re.compile(r"([0-9a-f]{32}-[0-9A-Za-z]{1,12}(?:\.|%2[eE]))[0-9A-Za-z_%-]{20,}")
 """A token up to its signature, which alone makes it one; the id before it may be logged."""
@@ -35,7 +35,7 @@ class TokenFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         _clean_message(record)
         request = getattr(record, "request", None)
-        secret = _has_token(request)
+        secret = has_token(request)
         if secret:
             record.request = _clean_request(request)
         record.exc_text, record.stack_info = _clean(record.exc_text), _clean(record.stack_info)
@@ -73,7 +73,8 @@ def _clean_error(record: logging.LogRecord, error: BaseException, *, secret: boo
         record.exc_text, record.exc_info = cleaned, (kind, kind(cleaned), None)
 
 
-def _has_token(request: Any) -> bool:
+def has_token(request: Any) -> bool:
+    """Whether its path or one of its header fields has a token, such as the Referer of what a stored page links to."""
     told = [getattr(request, "path", ""), *getattr(request, "META", {}).values()]
     return any(without_tokens(each) != each for each in told if isinstance(each, str))
 
@@ -105,9 +106,28 @@ def _security_loggers(kind: type[Exception] = SuspiciousOperation) -> Iterator[s
         yield from _security_loggers(narrower)
 
 
+class RecordFactory:
+    """Filters the loggers of those errors that were not known at first: a project's own, in modules loaded later."""
+
+    def __init__(self, make: Callable[..., logging.LogRecord]) -> None:
+        self._make = make
+
+    def __call__(self, name: str | None, *args: Any, **kwargs: Any) -> logging.LogRecord:
+        if name is not None and name.startswith("django.security."):
+            _filter(name)
+        return self._make(name, *args, **kwargs)
+
+
 def keep_tokens_out() -> None:
     """Filter the loggers themselves: the project's handlers may be anywhere. Doing it again changes nothing."""
     for name in {*OF_DJANGO, *OF_SERVERS, *_security_loggers()}:
-        found = logging.getLogger(name)
-        if not any(isinstance(each, TokenFilter) for each in found.filters):
-            found.addFilter(TokenFilter())
+        _filter(name)
+    factory = logging.getLogRecordFactory()
+    if not isinstance(factory, RecordFactory):
+        logging.setLogRecordFactory(RecordFactory(factory))
+
+
+def _filter(name: str) -> None:
+    found = logging.getLogger(name)
+    if not any(isinstance(each, TokenFilter) for each in found.filters):
+        found.addFilter(TokenFilter())

@@ -13,7 +13,9 @@ from broker_django.acceptance import Accepted, Repeated, View, accept, hand_over
 from broker_django.answers import accepted_response, await_until_done, in_time, repeated_response, wait_until_done
 from broker_django.context import replay_of
 from broker_django.endpoints import coroutine_of
-from broker_django.http import problem, settled
+from broker_django.holding import places
+from broker_django.http import is_stored, problem, put_back, settled
+from broker_django.log_redaction import has_token
 from broker_django.proxy import aproxy, proxy
 from broker_django.waiting import QUICK
 
@@ -43,6 +45,7 @@ class RequestBrokerMiddleware:
     def __call__(self, request: HttpRequest) -> Any:
         if self.is_async:
             return self.__acall__(request)
+        places.see_thread()
         try:
             response = door.enter(request) or routed(request) or door.keep_body(request) or self.get_response(request)
         except BaseException as error:
@@ -108,9 +111,56 @@ class RequestBrokerMiddleware:
             replay.exception = type(exception).__name__
 
 
+class StoredResponseMiddleware:
+    """Puts a stored response back if middleware has made another of it. To be the first in `MIDDLEWARE`, if wanted."""
+
+    sync_capable = True
+    async_capable = True
+
+    def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
+        self.get_response = get_response
+        self.is_async = iscoroutinefunction(get_response)
+        if self.is_async:
+            markcoroutinefunction(self)
+
+    def __call__(self, request: HttpRequest) -> Any:
+        if self.is_async:
+            return self.__acall__(request)
+        kept = _keep(request)
+        return _in_its_place(kept, self.get_response(request))
+
+    async def __acall__(self, request: HttpRequest) -> HttpResponseBase:
+        kept = _keep(request)
+        return _in_its_place(kept, await self.get_response(request))
+
+
+KEPT = "_request_broker_kept"
+"""The attribute of a request that has the stored response, if there is one, for `StoredResponseMiddleware`."""
+
+
+def _keep(request: HttpRequest) -> list[HttpResponseBase]:
+    kept: list[HttpResponseBase] = []
+    setattr(request, KEPT, kept)
+    return kept
+
+
+def _in_its_place(kept: list[HttpResponseBase], response: HttpResponseBase) -> HttpResponseBase:
+    """What is sent. Middleware that answers with another status refuses, redirects or says 304, and has its way."""
+    stored = kept.pop() if kept else response
+    if stored is response or stored.status_code != response.status_code:
+        return response
+    return put_back(stored, response)
+
+
 def leave(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
-    """What the middleware around the broker gets: it can change nothing of a response that was stored."""
-    return settled(routing.remembered(request, response))
+    """What the middleware around the broker is given: an object that, if it was stored, cannot be changed."""
+    response = settled(routing.remembered(request, response))
+    if response.status_code == 404 and "HTTP_REFERER" in request.META and has_token(request):
+        del request.META["HTTP_REFERER"]  # BrokenLinkEmailsMiddleware mails it
+    if is_stored(response):
+        request.broker.stored = True  # type: ignore[attr-defined]
+        getattr(request, KEPT, []).append(response)
+    return response
 
 
 def routed(request: HttpRequest) -> HttpResponseBase | None:

@@ -12,7 +12,7 @@ import functools
 import inspect
 import linecache
 import sys
-from types import FrameType, FunctionType, MethodType
+from types import CellType, FrameType, FunctionType, MethodType
 from typing import Any
 
 _DESCRIPTORS = (staticmethod, classmethod)
@@ -142,4 +142,7 @@ def closure_of(function: Any) -> dict[str, Any]:
     """What a function refers to of the function around it, by name."""
     cells = getattr(function, "__closure__", None) or ()
     names = function.__code__.co_freevars if cells else ()
-    return {name: cell.cell_contents for name, cell in zip(names, cells, strict=True)}
+    return {name: cell.cell_contents for name, cell in zip(names, cells, strict=True) if cell != _EMPTY}
+
+
+_EMPTY = CellType()

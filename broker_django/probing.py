@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from kombu import Exchange, Queue
 
+from broker_django.delivery import own_connection
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -41,7 +43,7 @@ def probe(app: Celery, workers: Iterable[str], seconds: float) -> dict[str, floa
     Raises whatever the message broker raises.
     """
     queues = {worker: queue_of(QUEUES + uuid.uuid4().hex) for worker in workers}
-    with app.connection_for_write() as connection, _consumed(app, connection, queues) as read:
+    with own_connection(app) as connection, _consumed(app, connection, queues) as read:
         answers = connection.SimpleBuffer(QUEUES + uuid.uuid4().hex, queue_opts={"expires": 60})
         started = time.monotonic()
         for worker in read:

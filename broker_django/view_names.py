@@ -1,48 +1,44 @@
 """What a view is called, so that a worker with other code can tell that a URL leads elsewhere there.
 
-The name has what is run: the handler of the HTTP method, the action of a view set, the operation of django-ninja, the
-text that `as_view` was given, the model of an admin page.
+The name has what is run: the handler of the HTTP method, the action of a view set, the operation of django-ninja, what
+`as_view` was given, the model of an admin page. Views that have the same path apart from that, such as two that one
+factory made, are told apart by a digest of what they were made with.
 """
 
 from __future__ import annotations
 
 import functools
-import sys
-from pathlib import Path
 from typing import Any
 
-from broker_django import ninja
+from broker_django import ninja, rest
+from broker_django.stable_values import class_of, digest, innermost, made_of, path_of, said
+
+LONGEST = 150
+"""How many characters of what `as_view` was given a name has; of more it has a digest."""
+
+_OF_VIEW_SETS = frozenset({"basename", "description", "detail", "name", "suffix"})
+"""What REST framework tells its own pages. The action is in the name, and its docstring may be edited."""
 
 
 def view_name(view: Any, method: str) -> str:
     """The name of what answers this HTTP method, such as `shop.views.Checkout.post`."""
     operation = next(iter(ninja.operation_functions(view, method)), None) if ninja.is_in_use() else None
     if operation is not None:
-        return _path(operation)
+        return _of_function(operation, method)
     view_class = getattr(view, "view_class", None) or getattr(view, "cls", None)
     if view_class is not None:
-        return _path(view_class) + _handler(view, view_class, method.lower()) + _given(view)
-    owner = getattr(view, "model_admin", None) or getattr(view, "__self__", None)
-    return _path(view) + (f" of {_path(type(owner))}{_of_model(owner)}" if owner is not None else "")
+        return path_of(view_class) + _handler(view, view_class, method.lower()) + _given(view)
+    return _of_function(view, method)
 
 
-def _path(named: Any) -> str:
-    while isinstance(named, functools.partial):
-        named = named.func
-    named = named if hasattr(named, "__qualname__") else type(named)
-    qualified: str = named.__qualname__
-    last = qualified.rpartition(".")[2]
-    name = getattr(named, "__name__", last)  # `api_view` of REST framework gives its classes that of their functions
-    return f"{_module(named.__module__)}.{qualified if name == last else name}"
-
-
-def _module(name: str) -> str:
-    """The name under which others import a module that this process was started with."""
-    main = sys.modules.get("__main__")
-    if name != "__main__" or main is None:
-        return name
-    spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
-    return spec.name if spec else Path(file).stem if file else name
+def _of_function(view: Any, method: str) -> str:
+    """The name of a function, a method or a callable object, under any decorators."""
+    inner = innermost(view)
+    if isinstance(inner, functools.partial):
+        return view_name(inner.func, method) + digest([said((inner.args, inner.keywords))])
+    owner = getattr(view, "model_admin", None) or getattr(inner, "__self__", None)
+    of = f" of {path_of(class_of(owner))}{_of_model(owner)}" if owner is not None else ""
+    return path_of(inner) + of + digest(made_of(inner))
 
 
 def _handler(view: Any, view_class: Any, method: str) -> str:
@@ -50,17 +46,25 @@ def _handler(view: Any, view_class: Any, method: str) -> str:
     actions = getattr(view, "actions", None)
     if actions is not None:
         name = actions.get(method) or (actions.get("get") if method == "head" else None)
-        return f".{name}" if name else ""
-    if method == "head" and not hasattr(view_class, "head"):
-        method = "get"
-    return f".{method}" if hasattr(view_class, method) else ""
+    else:
+        name = "get" if method == "head" and not hasattr(view_class, "head") else method
+    handler = getattr(view_class, name, None) if name else None
+    if handler is None:
+        return f".{name}" if name and actions is not None else ""
+    return f".{name}{digest(made_of(rest.function_of(handler) or handler))}"
 
 
 def _given(view: Any) -> str:
-    """The texts that a generic view was configured with: without them, all pages of templates would be one view."""
+    """What a generic view was configured with: without it, all pages of templates would be one view.
+
+    Who may use it, and in which formats, may change and leave it the same view.
+    """
     given = getattr(view, "view_initkwargs", None) or getattr(view, "initkwargs", None) or {}
-    texts = [f"{name}={value!r}" for name, value in sorted(given.items()) if isinstance(value, str)]
-    return f"({', '.join(texts)})" if texts else ""
+    of_view_sets = _OF_VIEW_SETS if getattr(view, "actions", None) is not None else frozenset()
+    names = [name for name in sorted(given) if name not in of_view_sets and not name.endswith("_classes")]
+    texts = [f"{name}={said(given[name])}" for name in names]
+    text = ", ".join(texts)
+    return f"({text if len(text) <= LONGEST else text[:LONGEST] + digest(texts)})" if texts else ""
 
 
 def _of_model(owner: Any) -> str:

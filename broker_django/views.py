@@ -125,6 +125,8 @@ def _response(request: HttpRequest, record: DispatchRecord) -> HttpResponseBase:
     answer = stored_response(record)
     if not ownership.may_have_cookies(request, record):
         ownership.without_cookies(answer)
+    if record.method == "HEAD" and request.method == "GET" and answer.has_header("Content-Length"):
+        answer["Content-Length"] = str(len(answer.content))  # type: ignore[attr-defined] # its view told that of a GET
     caching.for_one_client(answer)
     return answer
 
@@ -139,13 +141,13 @@ response = _polled(("GET", "HEAD"), _response)
 def _events(request: HttpRequest, token: str) -> HttpResponseBase:
     """State changes as server-sent events, for as long as a thread can be spared, which may be not at all."""
     record, here, guest = _listener(request, token)
-    return _stream(_told(record, here, guest))
+    return _stream(request, _told(record, here, guest))
 
 
 async def _async_events(request: HttpRequest, token: str) -> HttpResponseBase:
     """State changes as server-sent events, until the dispatch is done."""
     record, here, guest = await sync_to_async(_listener)(request, token)
-    return _stream(_async_told(record, here, guest))
+    return _stream(request, _async_told(record, here, guest))
 
 
 def _listener(request: HttpRequest, token: str) -> tuple[DispatchRecord, str, Guest]:
@@ -153,7 +155,10 @@ def _listener(request: HttpRequest, token: str) -> tuple[DispatchRecord, str, Gu
     return record, tokens.status_url(request, record.pk, record.accepted_at), holding.guest(request, record)
 
 
-def _stream(content: Any) -> StreamingHttpResponse:
+def _stream(request: HttpRequest, content: Any) -> StreamingHttpResponse:
+    """The stream, which no middleware is to compress: under WSGI it would keep each change back for the next ones."""
+    request.META.pop("HTTP_ACCEPT_ENCODING", None)
+    vars(request).pop("headers", None)  # Django makes them of META once
     answer = StreamingHttpResponse(content, content_type="text/event-stream")
     answer["X-Accel-Buffering"] = "no"
     return answer

@@ -3,14 +3,19 @@
 The order between queues is RabbitMQ's own, so a shared process could not choose. The limit is the prefetch count of the
 queue's consumer (basic.qos that is not global), which holds for a consumer from its start: another limit takes another
 consumer. What an older one has delivered stays in hand until it is acknowledged, and counts.
+
+Events and replies are dropped while RabbitMQ blocks who publishes: the worker goes on, which ends the alarm.
 """
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from kombu.transport import pyamqp
 
+from broker_django import amqp
+from broker_django.celery_app import get_app
 from workers.in_hand import Marked, running
 from workers.pools import pools
 
@@ -20,7 +25,16 @@ if TYPE_CHECKING:
     from kombu import Queue
 
 
+def _fleeting() -> set[str]:
+    """The exchanges of what nobody misses: events, remote control commands and the replies to them."""
+    conf = get_app().conf
+    control = f"{conf.control_exchange}.pidbox"
+    return {conf.event_exchange, control, f"reply.{control}"}
+
+
 class Channel(Marked, pyamqp.Channel):
+    connection: Connection | None
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._unacknowledged: dict[int, str] = {}
         """The consumer of each message, by delivery tag."""
@@ -57,6 +71,22 @@ class Channel(Marked, pyamqp.Channel):
         self._unacknowledged.pop(delivery_tag, None)
         return super().basic_reject(delivery_tag, *args, **kwargs)
 
+    def basic_publish(self, msg: Any, exchange: str = "", *args: Any, **options: Any) -> Any:
+        if exchange in _fleeting():
+            return self._publish_fleeting(msg, exchange, *args, **options)
+        return super().basic_publish(msg, exchange, *args, **options)
+
+    def basic_publish_confirm(self, msg: Any, exchange: str = "", *args: Any, **options: Any) -> Any:
+        if exchange in _fleeting():
+            return self._publish_fleeting(msg, exchange, *args, **options)
+        return super().basic_publish_confirm(msg, exchange, *args, **options)
+
+    def _publish_fleeting(self, *args: Any, **options: Any) -> Any:
+        """The main loop sends them: it waits for no confirmation, nor until RabbitMQ reads again."""
+        if self.connection and self.connection.is_still_blocked():
+            return None
+        return self._basic_publish(*args, **options)  # type: ignore[attr-defined] # not in its stubs
+
     def _limit(self, queue: str, consumer_tag: str = "") -> int:
         """How many messages the consumer of this queue may hold, which is this one, or a new one.
 
@@ -77,13 +107,20 @@ class Channel(Marked, pyamqp.Channel):
         consumer.consume()
 
 
-class Connection(pyamqp.Connection):
+class Connection(amqp.Connection):
     Channel = Channel
 
+    def is_still_blocked(self) -> bool:
+        """Whether it is blocked, after reading whether RabbitMQ has said otherwise."""
+        if self.is_blocked:
+            with contextlib.suppress(TimeoutError):
+                self.drain_events(timeout=0)
+        return self.is_blocked
 
-class Transport(pyamqp.Transport):
+
+class Transport(amqp.Transport):
     Connection = Connection
 
 
-class SSLTransport(pyamqp.SSLTransport):
+class SSLTransport(amqp.SSLTransport):
     Connection = Connection

@@ -13,7 +13,7 @@ from kombu.transport import TRANSPORT_ALIASES
 from broker_django import celery_app
 from broker_django.conf import conf as broker_conf
 from broker_django.delivery import RETRY_POLICY, SHARE_OF_A_TRY
-from workers.connections import clean, watch
+from workers.connections import clean, is_pooled, keep_settings, watch, watch_pools
 from workers.failing import explain
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ def configure(app: Celery) -> Celery:
     app.autodiscover_tasks(["workers"], related_name="inspection")
     app.autodiscover_tasks(["workers"], related_name="probing")
     app.steps["consumer"].add("workers.planning:Planning")
+    app.steps["worker"].add("workers.readiness:Readiness")
     app.steps["worker"].add("workers.reaper:Reaping")
     if app.configured:  # type: ignore[attr-defined]
         _apply(app)
@@ -82,8 +83,6 @@ def _apply(app: Celery) -> None:
     missing = [name for name in safe if not _is_set(app, name)]
     app.conf.update({name: safe[name] for name in missing})
     celery_app.note_filled_in(app, missing)
-    if _speaks(app, celery_app.AMQP_SCHEMES):
-        app.conf.broker_transport_options = {"confirm_publish": True, **app.conf.broker_transport_options}
     if _speaks(app, celery_app.REDIS_SCHEMES):
         app.conf.broker_transport_options = {
             **REDIS_OPTIONS,
@@ -131,7 +130,6 @@ def _prepare(instance: Any, conf: Any, options: Any, **_: Any) -> None:
     app = celery_app.get_app()
     if instance.app != app:
         return
-    watch()
     signals.task_postrun.connect(_leave_clean, dispatch_uid="request_broker.clean", weak=False)
     pool = options.get("pool_cls") or options.get("pool") or conf.worker_pool
     if REUSE_MAX in celery_app.filled_in(app):
@@ -140,6 +138,10 @@ def _prepare(instance: Any, conf: Any, options: Any, **_: Any) -> None:
         signals.task_postrun.connect(close, dispatch_uid="request_broker.connections", weak=False)
         for alias in connections:
             _keep(connections.settings[alias])
+    watch_pools()  # which changes the settings that `watch` keeps
+    watch()
+    for begins in (signals.worker_init, signals.worker_process_init):  # where projects change settings for workers
+        begins.connect(keep_settings, dispatch_uid="request_broker.settings", weak=False)
     signals.worker_shutdown.connect(explain, dispatch_uid="request_broker.failing", weak=False)
     TRANSPORT_ALIASES.update(WORKER_TRANSPORTS)
     if _speaks(app, celery_app.REDIS_SCHEMES):
@@ -150,8 +152,10 @@ def _prepare(instance: Any, conf: Any, options: Any, **_: Any) -> None:
 
 def _keep(database: dict[str, Any]) -> None:
     """As long as CONN_MAX_AGE says where it does, else for good; and checked before it is used again, for a task that
-    meets a cut connection could not claim its dispatch.
+    meets a cut connection could not claim its dispatch. A pool of Django's keeps its connections itself.
     """
+    if is_pooled(database):
+        return
     database["CONN_MAX_AGE"] = database["CONN_MAX_AGE"] or None
     database["CONN_HEALTH_CHECKS"] = True
 

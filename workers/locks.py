@@ -8,6 +8,7 @@ from django.db import connections
 
 from broker_django import ledger
 from broker_django.conf import conf
+from workers.connections import is_pooled
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,16 +35,15 @@ def patience() -> float:
 def limit_waits() -> None:
     """Have this thread wait for a lock in the ledger for a small part of a lease at most. Raises django.db.Error.
 
-    On SQLite the whole database is locked, for as long as its option `timeout` says. A session that others will use,
-    of a pool or of pgbouncer, is left as it is.
+    On SQLite the whole database is locked, for as long as its option `timeout` says. A session of pgbouncer, which
+    others will use, is left as it is. Django's pool undoes it when the connection goes back.
     """
     connection = connections[ledger.rows().db]
     statement = _LIMIT.get(connection.vendor)
-    shared = getattr(connection, "pool", None) or connection.settings_dict.get("DISABLE_SERVER_SIDE_CURSORS")
-    if statement is None or shared:
+    if statement is None or connection.settings_dict.get("DISABLE_SERVER_SIDE_CURSORS"):
         return
     connection.ensure_connection()
-    if getattr(connection, LIMITED, None) is not connection.connection:
+    if is_pooled(connection.settings_dict) or getattr(connection, LIMITED, None) is not connection.connection:
         with connection.cursor() as cursor:
             cursor.execute(statement(patience()))
         setattr(connection, LIMITED, connection.connection)

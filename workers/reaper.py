@@ -44,6 +44,8 @@ logger = logging.getLogger("workers.reaper")
 
 BATCH = 100
 """Rows that are taken up at a time."""
+A_FEW = 10
+"""Rows of a bounded queue that a pass publishes if the message broker does not tell how many messages wait there."""
 LOOKS_AT_LOST = 3
 """How often it looks for lost messages in the time after which one may count as lost."""
 HOUSEKEEPING_EVERY = 30.0
@@ -135,7 +137,7 @@ class Reaper:
         while queues:
             for queue in list(queues):
                 room = _room(queue)
-                batch = self._held(queue, now, room) if room else []
+                batch = [] if room == 0 else self._held(queue, now, A_FEW if room is None else room)
                 random.shuffle(batch)  # another reaper has the same ones before it
                 for record in batch:
                     if breaker.is_open:
@@ -225,13 +227,13 @@ def _due_queues(now: datetime) -> list[str]:
     return random.sample(sorted(names), len(names))
 
 
-def _room(queue: str) -> int:
-    """How many of this queue may be published before it is looked at again."""
+def _room(queue: str) -> int | None:
+    """How many of this queue may be published before it is looked at again. None if nobody tells."""
     policy = conf.queues.get(queue)
     if policy is None or policy.max_published is None:
         return BATCH
     waiting = waiting_messages(policy)
-    return BATCH if waiting is None else max(0, min(policy.max_published - waiting, BATCH))
+    return None if waiting is None else max(0, min(policy.max_published - waiting, BATCH))
 
 
 def _publish_again(record: DispatchRecord, policy: QueuePolicy, now: datetime) -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import async_to_sync
 from django.core import signals
@@ -34,13 +35,29 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("workers.replay")
 
-NOT_MODIFIED = 304
+CACHEABLE, FROM_A_CACHE = frozenset({"GET", "HEAD"}), frozenset({200, 304})
+"""What a cache of pages answers, and how."""
 
 
-def _respond(request: HttpRequest, protocol: Protocol) -> HttpResponseBase:
+def _respond(request: HttpRequest, protocol: Protocol, replay: Replay) -> HttpResponseBase:
     if protocol == "asgi":
-        return async_to_sync(handler(is_async=True).get_response_async)(request)
+        return async_to_sync(_respond_async)(request, replay)
     return handler(is_async=False).get_response(request)
+
+
+async def _respond_async(request: HttpRequest, replay: Replay) -> HttpResponseBase:
+    if not replay.eager:  # the loop is this replay's own
+        asyncio.get_running_loop().set_exception_handler(_cancel_what_waits_for_ever)
+    return await handler(is_async=True).get_response_async(request)
+
+
+def _cancel_what_waits_for_ever(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Older releases of Python tell nobody of a StopIteration that a function of a thread raised (cpython#112182)."""
+    loop.default_exception_handler(context)
+    error = context.get("exception")
+    if isinstance(error, TypeError) and StopIteration.__name__ in str(error):
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +65,7 @@ class Answer:
     """What came of a replay: the response, and why it failed; empty where it succeeded.
 
     retriable: whether another attempt may end otherwise, in `retry_after` seconds at the earliest.
-    unknown_here: whether a worker with other code may know the view, which this one does not.
+    unknown_here: whether a worker with other code or settings may come to the view, as this one does not.
     """
 
     response: ResponseMessage
@@ -71,9 +88,13 @@ def run(message: RequestMessage, replay: Replay) -> Answer:
         with thread_state(), _connections_kept():
             return _run(message, replay)
     except BaseException as error:
-        if ends_worker(error) or (replay.eager and not isinstance(error, Exception)):
+        if _is_for_the_process(error, replay):
             raise
         return _broken(error, replay)
+
+
+def _is_for_the_process(error: BaseException, replay: Replay) -> bool:
+    return ends_worker(error) or (replay.eager and not isinstance(error, Exception))
 
 
 def _run(message: RequestMessage, replay: Replay) -> Answer:
@@ -82,27 +103,45 @@ def _run(message: RequestMessage, replay: Replay) -> Answer:
     set_script_prefix(request.META.get("SCRIPT_NAME") or "/")
     if WITNESS.get() is None:
         signals.request_started.send(sender=Handler, environ=request.META)
-    response = _respond(request, message.protocol)
+    response = _respond(request, message.protocol, replay)
     try:
-        return _answer(to_response_message(response, conf.MAX_RESPONSE_SIZE), request, replay)
-    except ResponseTooLargeError as error:
-        return Answer(_unreadable(error), str(error))
-    except ResponseBrokenError as error:
+        made = to_response_message(response, conf.MAX_RESPONSE_SIZE, method=message.method, protocol=message.protocol)
+        return _answer(made, request, replay)
+    except (ResponseTooLargeError, ResponseBrokenError) as error:
         logger.error("The response of dispatch %s cannot be sent: %s", replay.id, error, extra=_told(replay))
-        return Answer(_unreadable(error), str(error))
+        text = str(error) if replay.reached else f"{NOT_REACHED}: {error}"
+        return Answer(_unreadable(error), text, retriable=not replay.reached)
     finally:
-        _let_go(response)
+        _finish(response, replay)
 
 
 def _broken(error: BaseException, replay: Replay) -> Answer:
-    """What came of a replay whose code raised outside of what Django makes a response of."""
+    """What came of a replay whose code raised outside of what Django makes a response of.
+
+    Before the view that is the middleware or the URLs, which may be as they should in another worker.
+    """
     logger.error("The replay of dispatch %s broke off", replay.id, exc_info=error, extra=_told(replay))
+    if not replay.reached:
+        unreached = ViewNotReachedError(f"{NOT_REACHED}: {type(error).__name__}")
+        return Answer(_unreadable(unreached), str(unreached), unknown_here=True)
     broken = ResponseBrokenError("the view's response broke off")
     return Answer(_unreadable(broken), type(error).__name__, retriable=True)
 
 
 def _told(replay: Replay) -> dict[str, str]:
     return {"dispatch_id": str(replay.id)}
+
+
+def _finish(response: HttpResponseBase, replay: Replay) -> None:
+    """Let go of the response. Whatever that raises comes too late to be the outcome: the view has answered."""
+    try:
+        _let_go(response)
+    except BaseException as error:
+        if _is_for_the_process(error, replay):
+            raise
+        logger.error(
+            "Dispatch %s has its response, which did not close", replay.id, exc_info=error, extra=_told(replay)
+        )
 
 
 def _let_go(response: HttpResponseBase) -> None:
@@ -117,9 +156,10 @@ def _let_go(response: HttpResponseBase) -> None:
     witness.append(response)
 
 
-def unanswered(error: BrokerError, *, retriable: bool) -> Answer:
-    """What is told where the view could not be run."""
-    return Answer(_unreadable(error), str(error), retriable=retriable)
+def unanswered(error: BrokerError, *, unknown_here: bool) -> Answer:
+    """What is told if the request cannot be read; by this worker, or by any."""
+    text = f"{NOT_REACHED}: {error}" if unknown_here else str(error)
+    return Answer(_unreadable(error), text, unknown_here=unknown_here)
 
 
 def _unreadable(error: BrokerError) -> ResponseMessage:
@@ -140,15 +180,14 @@ def _answer(response: ResponseMessage, request: HttpRequest, replay: Replay) -> 
 def _not_reached(response: ResponseMessage, request: HttpRequest, replay: Replay) -> Answer:
     """The URL leads nowhere or elsewhere, by the code of this process; or a middleware answered.
 
-    A redirect or refusal of a middleware, for logins, TLS or maintenance, is one that the door did not see. A cached
-    page is an answer.
+    A redirect or refusal of a middleware, for logins, TLS or maintenance, is one that the door did not see. What may
+    be a page from a cache of the project is an answer.
     """
     if replay.entered and (replay.elsewhere or request.resolver_match is None):
-        wanted = replay.view or "a view"
         here = f"the URL leads to {replay.elsewhere} here" if replay.elsewhere else "the URL leads nowhere here"
-        error = ViewNotReachedError(f"{NOT_REACHED}: {here}, and led to {wanted} when it was accepted")
+        error = ViewNotReachedError(f"{NOT_REACHED}: {here}, and led to {replay.wanted} when it was accepted")
         return Answer(_unreadable(error), str(error), unknown_here=True)
-    if response.status < 300 or response.status == NOT_MODIFIED:
+    if request.method in CACHEABLE and response.status in FROM_A_CACHE:
         return Answer(response)
     by = replay.exception or f"a middleware answered {response.status}"
     return Answer(response, f"{NOT_REACHED}: {by}", retriable=True, retry_after=_retry_after(response))

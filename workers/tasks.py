@@ -17,6 +17,7 @@ from broker_core.errors import (
     EnvelopeError,
     MessageError,
     StorageError,
+    StoredRequestAlteredError,
     StoredRequestError,
     UnknownKeyError,
 )
@@ -130,13 +131,15 @@ def _told(request: Any, tell: Callable[[], int], dispatch_id: uuid.UUID) -> int:
 
 
 def _answer(task: Any, request: RequestMessage | str, dispatch_id: uuid.UUID, queue: str, attempt: int) -> Answer:
-    """Of the view; or why it could not be run, where the request lies in a file of this name."""
+    """Of the view; or why it could not be run, where the request lies in a file of this name.
+
+    Another worker may see a storage, or have a key, that this one does not.
+    """
     try:
         message = _read(request, str(dispatch_id), queue) if isinstance(request, str) else request
     except (StoredRequestError, StorageError) as error:
         logger.error("Dispatch %s is not run: %s", dispatch_id, error, extra={"dispatch_id": str(dispatch_id)})
-        may_heal = isinstance(error, StorageError) or isinstance(error.__cause__, UnknownKeyError)
-        return unanswered(error, retriable=may_heal)
+        return unanswered(error, unknown_here=not isinstance(error, StoredRequestAlteredError))
     accepted_at = moment(message.accepted_at) if message.accepted_at else None
     replay = Replay(
         dispatch_id,
@@ -145,6 +148,7 @@ def _answer(task: Any, request: RequestMessage | str, dispatch_id: uuid.UUID, qu
         message.user,
         message.view_user,
         view=message.view,
+        route=message.route,
         tenant=message.tenant,
         principal=message.principal,
         accepted_at=accepted_at,
@@ -152,19 +156,33 @@ def _answer(task: Any, request: RequestMessage | str, dispatch_id: uuid.UUID, qu
     )
     if task.is_eager:
         return run(message, replay)
-    answer = isolated(lambda: run(message, replay))
-    connections.clean()
-    return answer
+    return _replayed(message, replay)
+
+
+def _replayed(message: RequestMessage, replay: Replay) -> Answer:
+    """In isolation. What fails as the process is put back comes too late to be the outcome."""
+    answers: list[Answer] = []
+    try:
+        isolated(lambda: answers.append(run(message, replay)))
+        connections.clean()
+    except Exception as error:
+        if not answers:
+            raise
+        told = {"dispatch_id": str(replay.id)}
+        logger.error("Dispatch %s left a process that cannot be put back", replay.id, exc_info=error, extra=told)
+    return answers[0]
 
 
 def _read(file: str, dispatch_id: str, queue: str) -> RequestMessage:
-    """Raises StoredRequestError and StorageError."""
+    """Raises StorageError and StoredRequestError; StoredRequestAlteredError if no worker could read it."""
     try:
         return RequestMessage.decode(open_request(sealed_storage.read(file), dispatch_id, queue))
     except UnknownKeyError as error:
         raise StoredRequestError(f"the stored request body cannot be opened: {error}") from error
-    except (EnvelopeError, MessageError) as error:
-        raise StoredRequestError("the stored request body was altered") from error
+    except EnvelopeError as error:
+        raise StoredRequestAlteredError("the stored request body was altered") from error
+    except MessageError as error:
+        raise StoredRequestError(f"the stored request body is not of this release: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)

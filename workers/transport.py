@@ -10,7 +10,7 @@ from redis.exceptions import OutOfMemoryError, ResponseError
 
 from broker_core.redaction import redacted
 from broker_django import transport
-from broker_django.celery_app import TASK
+from broker_django.celery_app import TASK, get_app
 from workers.in_hand import Marked, running
 from workers.pools import pools
 
@@ -143,10 +143,14 @@ class _MakesRoom:
             logger.warning("Redis is full, the queue %s is read without being bound: %s", queue, redacted(error))
 
     def _may_be_unbound(self, exchange: str, queue: str) -> bool:
-        """Whether nothing is routed by it, it is for replies that can be missed, or it was bound before."""
+        """Whether nothing is routed by it, it is for replies that can be missed, it was bound before, or the worker has
+        messages to run, which makes room.
+        """
         if self.typeof(exchange).type == "fanout" or queue in self._expires:  # type: ignore[attr-defined]
             return True
-        return any(bound == queue for *_, bound in self.get_table(exchange))  # type: ignore[attr-defined]
+        if any(bound == queue for *_, bound in self.get_table(exchange)):  # type: ignore[attr-defined]
+            return True
+        return any(self._size(name) for name in get_app().amqp.queues.consume_from)  # type: ignore[attr-defined]
 
 
 class Poller(redis.MultiChannelPoller):

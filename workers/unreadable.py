@@ -59,7 +59,7 @@ def _fail(record: DispatchRecord, policy: QueuePolicy, reason: str, now: datetim
     if not attempt:
         ledger.close(record.pk, policy, now)
         return
-    answer = unanswered(StoredRequestError(reason), retriable=False)
+    answer = unanswered(StoredRequestError(reason), unknown_here=False)
     sealed = seal_response(answer.response, str(record.pk))
     if results.conclude(record.pk, attempt, policy, answer.outcome, sealed, None):
         logger.error("Dispatch %s fails: %s", record.pk, reason, extra={"dispatch_id": str(record.pk)})

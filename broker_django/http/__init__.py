@@ -9,14 +9,16 @@ from broker_django.http.responses import (
     to_response,
     to_response_message,
 )
-from broker_django.http.settled import SettledCookies, settled
+from broker_django.http.settled import SettledCookies, is_stored, put_back, settled
 
 __all__ = [
     "PROCESS_ENVIRONMENT",
     "OtherRedirect",
     "SettledCookies",
     "declared_size",
+    "is_stored",
     "problem",
+    "put_back",
     "raw_body",
     "redirect_to",
     "refill",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import async_to_sync
@@ -22,10 +21,11 @@ from django.http import (
 )
 from django.utils.encoding import iri_to_uri
 
-from broker_core.errors import BrokerError, ResponseBrokenError, ResponseTooLargeError
+from broker_core.errors import BrokerError, ResponseTooLargeError
 from broker_core.hop_by_hop import connection_options
 from broker_core.message import ResponseMessage
 from broker_django.caching import never_kept
+from broker_django.http.sending import sendable
 from broker_django.http.settled import STORED, SettledCookies
 
 if TYPE_CHECKING:
@@ -33,9 +33,13 @@ if TYPE_CHECKING:
 
     from django.http.response import HttpResponseBase
 
+    from broker_core.message import Protocol
 
-def to_response_message(response: HttpResponseBase, limit: int) -> ResponseMessage:
-    """The response without hop-by-hop fields, its body read to the end.
+
+def to_response_message(
+    response: HttpResponseBase, limit: int, *, method: str = "GET", protocol: Protocol = "wsgi"
+) -> ResponseMessage:
+    """The response without hop-by-hop fields, its body read to the end, as a server sends it over this interface.
 
     Raises ResponseTooLargeError above `limit` bytes, and ResponseBrokenError for what no server could send.
     """
@@ -47,29 +51,7 @@ def to_response_message(response: HttpResponseBase, limit: int) -> ResponseMessa
         cookies=tuple(morsel.OutputString() for morsel in response.cookies.values()),
         body=_content(response, limit),
     )
-    _check_sendable(message)
-    return message
-
-
-_CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-"""Control characters but for the tab, which no field value may have (RFC 9110, section 5.5)."""
-
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-
-
-def _check_sendable(message: ResponseMessage) -> None:
-    """Refuse it now: it would fail each time that somebody asks for it."""
-    if not 200 <= message.status <= 999:
-        raise ResponseBrokenError(f"the status {message.status} is not one of a final response")
-    if _CONTROLS.search(message.reason) or max(message.reason, default="") > "\xff":
-        raise ResponseBrokenError("the reason phrase has a character that HTTP does not allow")
-    for name, value in message.headers:
-        if not _TOKEN.fullmatch(name):
-            raise ResponseBrokenError("a header field has a name that is none")
-        if _CONTROLS.search(value):
-            raise ResponseBrokenError(f"the header field {name} has a control character")
-    if any(map(_CONTROLS.search, message.cookies)):
-        raise ResponseBrokenError("a cookie has a control character")
+    return sendable(message, method, protocol)
 
 
 def _content(response: HttpResponseBase, limit: int) -> bytes:
@@ -176,7 +158,9 @@ def _empty_response(message: ResponseMessage) -> HttpResponse:
     kind = _PLAIN.get(message.status, HttpResponse)
     if kind is HttpResponseNotModified and message.body:
         kind = HttpResponse  # a view may say 304 with a body, which Django's class refuses
-    return kind(status=message.status, reason=message.reason)
+    response = kind(reason=message.reason)
+    response.status_code = message.status  # which Django's classes take up to 599 alone
+    return response
 
 
 def redirect_to(location: str, status: int, reason: str | None = None) -> HttpResponse:

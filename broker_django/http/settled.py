@@ -131,10 +131,25 @@ def _new(kind: Any) -> Any:
     return object.__new__(_settled_class(kind))
 
 
+def is_stored(response: HttpResponseBase) -> bool:
+    """Whether it came from the store."""
+    return getattr(response, STORED, False)
+
+
 def settled(response: HttpResponseBase) -> HttpResponseBase:
     """The same response, final from now on if it came from the store."""
-    if getattr(response, STORED, False) and not isinstance(response, Settled):
+    if is_stored(response) and not isinstance(response, Settled):
         kind: Any = type(response)
         response.headers = SettledHeaders(response.headers)
         response.__class__ = _settled_class(kind)
     return response
+
+
+def put_back(stored: HttpResponseBase, made: HttpResponseBase) -> HttpResponseBase:
+    """The stored response in place of one that middleware has made of it. It takes over what it lets be added."""
+    for name, value in made.items():
+        stored[name] = value
+    for name, morsel in made.cookies.items():
+        stored.cookies[name] = morsel
+    stored._resource_closers.extend(made._resource_closers)  # type: ignore[attr-defined]
+    return stored

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,12 @@ from pytest_celery import (
     CeleryWorkerCluster,
 )
 
-from broker_django.models import DispatchRecord
+from broker_django.models import AttemptRecord, DispatchRecord
 from broker_django.ports import any_port
 from tests import servers, vendors
 from tests.acceptance.prepare import PASSWORD
 from tests.containers import ROOT, Process
+from tests.processes import wait_until
 from tests.settings import database as database_settings
 from tests.site.models import Execution
 
@@ -95,6 +97,14 @@ class Ledger:
         """Other tests may have left something behind that counts for a limit."""
         waiting = DispatchRecord.objects.using(ALIAS).filter(queue=queue, state="queued")
         waiting.update(state="cancelled", finished_at=timezone.now())
+
+    def hand_back_long_ago(self, dispatch_id: str) -> None:
+        """Wait until workers have handed it back, and date that back beyond any deployment."""
+        attempts = AttemptRecord.objects.using(ALIAS).filter(dispatch=dispatch_id)
+        wait_until(attempts.exists, PATIENCE)
+        attempts.update(ended_at=timezone.now() - timedelta(minutes=20))
+        accepted = DispatchRecord.objects.using(ALIAS).filter(pk=dispatch_id)
+        accepted.update(accepted_at=timezone.now() - timedelta(minutes=30))
 
 
 class Gates:
@@ -171,6 +181,8 @@ StartWorker = Callable[..., Worker]
 GUNICORN = {
     "sync": ["--workers=4", "--preload"],
     "gthread": ["--worker-class=gthread", "--threads=16"],
+    "one thread": ["--worker-class=gthread", "--threads=1"],
+    "two threads": ["--worker-class=gthread", "--threads=2"],
     "gevent": ["--worker-class=gevent"],
 }
 

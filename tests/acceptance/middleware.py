@@ -26,6 +26,15 @@ def redirecting(get_response: Callable[[HttpRequest], HttpResponseBase]) -> Any:
     return middleware
 
 
+def locked_down(get_response: Callable[[HttpRequest], HttpResponseBase]) -> Any:
+    """Asks everybody for a password, with a page that looks like a success."""
+
+    def middleware(request: HttpRequest) -> HttpResponseBase:
+        return get_response(request) if _is_ours(request) else HttpResponse("<form>password?</form>")
+
+    return middleware
+
+
 class Closed:
     """Is closed for maintenance, which it finds out when the view is known."""
 

@@ -11,12 +11,14 @@ import logging
 import os
 import signal
 import socket
+import sqlite3
 import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from django.db import Error, connection, transaction
+from celery.exceptions import WorkerShutdown, WorkerTerminate
+from django.db import Error, connection, connections, transaction
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.urls import get_script_prefix, get_urlconf, set_script_prefix, set_urlconf
 from django.utils import timezone, translation
@@ -67,6 +69,67 @@ def _native() -> None:
     connection.connection.cursor().execute("BEGIN")
 
 
+def _refuse(*_args: Any, **_options: Any) -> None:
+    raise RuntimeError("left by another view")
+
+
+def _on_another_database() -> None:
+    """From the next time on that it connects."""
+    connection.close()
+    connection.settings_dict["NAME"] = "nowhere.sqlite3" if connection.vendor == "sqlite" else "template1"
+
+
+def _closed_with_a_wrapper() -> None:
+    connection.close()
+    connection.execute_wrappers.append(_refuse)
+
+
+def _closed_in_a_transaction() -> None:
+    _atomic()
+    connection.close()
+
+
+def _opened_with_a_wrapper() -> None:
+    _closed_with_a_wrapper()
+    connection.connect()
+
+
+def _replaced() -> None:
+    """The worker's own connection stays in a transaction, and somebody keeps it."""
+    Execution.objects.create(dispatch="before the transaction")
+    _atomic()
+    REPLACED.append(connections["default"])
+    connections["default"] = connections.create_connection("default")
+    connections["default"].settings_dict = {**connection.settings_dict, "NAME": "nowhere"}
+
+
+def _on_the_driver(**attributes: Any) -> Callable[[], None]:
+    def run() -> None:
+        connection.ensure_connection()
+        for name, value in attributes.items():
+            setattr(connection.connection, name, value)
+
+    return run
+
+
+def _one_level() -> None:
+    import psycopg
+
+    _on_the_driver(isolation_level=psycopg.IsolationLevel.SERIALIZABLE)()
+
+
+def _timer(which: int, number: int) -> Callable[[], None]:
+    """What it interrupts goes on, as long as the handler is there."""
+
+    def run() -> None:
+        signal.signal(number, lambda *_: None)
+        signal.setitimer(which, 0.01, 0.01)
+
+    return run
+
+
+REPLACED: list[Any] = []
+
 ANYWHERE: dict[str, Callable[[], object]] = {
     "begin": _begin,
     "begin through the driver": _native,
@@ -76,6 +139,18 @@ ANYWHERE: dict[str, Callable[[], object]] = {
     "autocommit": lambda: transaction.set_autocommit(False),
     "on commit": lambda: (_atomic(), transaction.on_commit(lambda: Execution.objects.create(dispatch="late"))),
     "execute wrapper": _wrapper,
+    "closed with an execute wrapper": _closed_with_a_wrapper,
+    "opened with an execute wrapper": _opened_with_a_wrapper,
+    "closed in a transaction": _closed_in_a_transaction,
+    "cursor": lambda: setattr(connection, "cursor", _refuse),
+    "another database": _on_another_database,
+    "settings of the connection": lambda: setattr(connection, "settings_dict", {}),
+    "settings of the database": lambda: connections.settings.update(default={}),
+    "time zone of the database": lambda: connection.settings_dict.update(TIME_ZONE="Asia/Tokyo"),
+    "options of the database": lambda: connection.settings_dict["OPTIONS"].update(nonsense=1),
+    "replaced connection": _replaced,
+    "something else as connection": lambda: connections.__setitem__("default", object()),
+    "deleted connection": lambda: connections.__delitem__("default"),
     "temporary table": _execute("CREATE TEMPORARY TABLE tests_site_leftover (id integer)"),
     "context variable": lambda: TENANT.set("acme"),
     "decimal context": lambda: setattr(decimal.getcontext(), "prec", 3),
@@ -88,10 +163,19 @@ ANYWHERE: dict[str, Callable[[], object]] = {
     "umask": lambda: os.umask(0o777),
     "environment": lambda: os.environ.update(TENANT="acme", TZ="Asia/Tokyo"),
     "less environment": lambda: os.environ.pop("DJANGO_SETTINGS_MODULE"),
+    "replaced environment": lambda: setattr(os, "environ", dict(os.environ)),
     "locale": lambda: locale.setlocale(locale.LC_ALL, "C.UTF-8"),
     "signal handler": lambda: signal.signal(signal.SIGUSR2, signal.SIG_IGN),
     "termination": lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN),
     "alarm": lambda: (signal.signal(signal.SIGALRM, lambda *_: sys.exit(3)), signal.alarm(1)),
+    "quick alarm": _timer(signal.ITIMER_REAL, signal.SIGALRM),
+    "profiling timer": _timer(signal.ITIMER_PROF, signal.SIGPROF),
+    "virtual timer": _timer(signal.ITIMER_VIRTUAL, signal.SIGVTALRM),
+    "signal mask": lambda: signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1, signal.SIGTERM]),
+    "blocked alarm": lambda: (
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM]),
+        signal.raise_signal(signal.SIGALRM),
+    ),
     "socket timeout": lambda: socket.setdefaulttimeout(0.001),
     "standard output": lambda: setattr(sys, "stdout", None),
     "logging": lambda: logging.disable(logging.CRITICAL),
@@ -109,11 +193,19 @@ POSTGRESQL: dict[str, Callable[[], object]] = {
     "statement timeout": _execute("SET statement_timeout TO 1"),
     "own setting": _execute("SET app.tenant TO 'acme'"),
     "failed transaction": lambda: (_execute("BEGIN")(), _swallowed("SELECT 1 / 0")),
+    "isolation level": _one_level,
+    "transactions": _on_the_driver(read_only=True, deferrable=True),
+    "no autocommit": _on_the_driver(autocommit=False),
+    "prepared statements": _on_the_driver(prepare_threshold=1),
 }
 SQLITE: dict[str, Callable[[], object]] = {
     "query only": _execute("PRAGMA query_only = ON"),
     "foreign keys": _execute("PRAGMA foreign_keys = OFF"),
     "attached": _execute("ATTACH ':memory:' AS another"),
+    "order": _execute("PRAGMA reverse_unordered_selects = ON"),
+    "pages": _execute("PRAGMA max_page_count = 1"),
+    "checkpoints": _execute("PRAGMA wal_autocheckpoint = 1"),
+    "length of statements": lambda: connection.connection.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, 300),
 }
 EXITS: dict[str, BaseException] = {
     "exit": SystemExit(0),
@@ -122,6 +214,9 @@ EXITS: dict[str, BaseException] = {
     "generator exit": GeneratorExit(),
     "cancelled": asyncio.CancelledError(),
     "own": type("Stop", (BaseException,), {})("stop"),
+    "shutdown": WorkerShutdown(0),
+    "terminate": WorkerTerminate(1),
+    "stop iteration": StopIteration(),
 }
 
 
@@ -137,6 +232,8 @@ def poisons(vendor: str) -> dict[str, Callable[[], object]]:
 @csrf_exempt
 def poison(request: HttpRequest, name: str) -> HttpResponse:
     poisons(connection.vendor)[name]()
+    if "close" in request.GET:
+        connection.close()
     return HttpResponse("swallowed")
 
 
@@ -164,7 +261,12 @@ current_setting('TimeZone'), current_setting('statement_timeout'), coalesce(curr
 (SELECT count(*) FROM pg_cursors), (SELECT count(*) FROM pg_listening_channels()),
 to_regclass('pg_temp.tests_site_leftover') IS NULL"""
 _ON_SQLITE = """SELECT (SELECT query_only FROM pragma_query_only), (SELECT foreign_keys FROM pragma_foreign_keys),
-(SELECT count(*) FROM pragma_database_list WHERE name <> 'temp'), (SELECT count(*) FROM sqlite_temp_master)"""
+(SELECT count(*) FROM pragma_database_list WHERE name <> 'temp'), (SELECT count(*) FROM sqlite_temp_master),
+(SELECT * FROM pragma_reverse_unordered_selects), (SELECT * FROM pragma_max_page_count)"""
+_OF_DRIVERS = {
+    "postgresql": ("autocommit", "isolation_level", "read_only", "deferrable", "prepare_threshold", "row_factory"),
+    "sqlite": ("isolation_level", "row_factory"),
+}
 
 
 @csrf_exempt
@@ -181,6 +283,10 @@ def probe(request: HttpRequest) -> JsonResponse:
         {
             "pid": os.getpid(),
             "session": [str(value) for value in session],
+            "driver": {
+                name: str(getattr(connection.connection, name)) for name in _OF_DRIVERS.get(connection.vendor, ())
+            },
+            "database": {name: str(value) for name, value in connection.settings_dict.items()},
             "in transaction": in_transaction,
             "atomic": atomic,
             "autocommit": connection.get_autocommit(),
@@ -193,10 +299,13 @@ def probe(request: HttpRequest) -> JsonResponse:
             "script prefix": get_script_prefix(),
             "working directory": str(Path.cwd()),
             "umask": umask,
-            "environment": sorted(os.environ.items()),
+            "environment": [type(os.environ).__name__, *sorted(os.environ.items())],
             "locale": locale.setlocale(locale.LC_ALL),
             "signals": {str(number): str(signal.getsignal(number)) for number in (10, 12, 14, 15)},
-            "alarm": signal.getitimer(signal.ITIMER_REAL)[0],
+            "signal mask": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ())),
+            "timers": [
+                signal.getitimer(which)[0] for which in (signal.ITIMER_REAL, signal.ITIMER_PROF, signal.ITIMER_VIRTUAL)
+            ],
             "socket timeout": socket.getdefaulttimeout(),
             "standard output": sys.stdout is None,
             "logging": logging.root.manager.disable,

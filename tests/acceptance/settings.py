@@ -9,6 +9,8 @@ from tests.settings import DATABASES, MIDDLEWARE, REQUEST_BROKER, SECRET_KEY
 CELERY_IMPORTS = ["tests.acceptance.tasks"]
 DATA_UPLOAD_MAX_MEMORY_SIZE = 20 * 1024 * 1024
 DATABASES["default"]["CONN_MAX_AGE"] = int(os.environ.get("CONN_MAX_AGE", "0"))
+if "DATABASE_POOL" in os.environ:
+    DATABASES["default"]["OPTIONS"] = {"pool": {"min_size": 1, "max_size": int(os.environ["DATABASE_POOL"])}}
 if "REUSE_MAX" in os.environ:
     CELERY_DB_REUSE_MAX = int(os.environ["REUSE_MAX"])
 SECRET_KEY = os.environ.get("SECRET_KEY", SECRET_KEY)

@@ -50,3 +50,14 @@ def test_a_kept_connection_that_was_cut_costs_no_dispatch(
                 " AND datname = current_database() AND backend_type = 'client backend'"
             )
         assert connections_made(client) > made
+
+
+@pytest.mark.skipif(servers.DATABASE != "postgres", reason="Django has a pool of connections to PostgreSQL")
+@pytest.mark.parametrize("pool", ["solo", "threads", "prefork"])
+def test_a_worker_uses_the_pool_of_connections_that_the_project_has(
+    unattended: Site, start_worker: StartWorker, pool: str
+) -> None:
+    start_worker(broker_worker, "--concurrency=2", f"--pool={pool}", DATABASE_POOL="4")
+    with unattended.client() as client:
+        accepted = [client.post("/note/x/", headers={"X-Queue": "bulk"}) for _ in range(20)]
+        assert [done(client, each)["state"] for each in accepted] == ["succeeded"] * 20

@@ -70,15 +70,24 @@ def test_more_than_the_message_broker_holds_is_accepted_and_all_of_it_runs(
     assert {ledger.executions(each) for each in ids} == {1}
 
 
+@pytest.mark.parametrize("filled", [True, False], ids=["by others", "by ours"])
+@pytest.mark.parametrize("queues", [["--queues=bulk"], []], ids=["bulk", "all"])
 def test_a_worker_starts_and_makes_room_though_the_message_broker_is_full(
-    alone: None, small: servers.MessageBroker, start_site: StartSite, ledger: Ledger, start_worker: StartWorker
+    alone: None,
+    small: servers.MessageBroker,
+    start_site: StartSite,
+    ledger: Ledger,
+    start_worker: StartWorker,
+    queues: list[str],
+    filled: bool,
 ) -> None:
     variables = {"BROKER_URL": small.url, "BULK_PUBLISHED": "10000"}
     site = start_site(**variables)
     site.process.ready()
     ids = send(site, "bulk", MANY)
-    fill(small)
-    worker = start_worker(broker_worker, "--queues=bulk", "--concurrency=2", **variables)
+    if filled:
+        fill(small)
+    worker = start_worker(broker_worker, *queues, "--concurrency=2", **variables)
     wait_until(lambda: states(ids) == {"succeeded": MANY}, 120)
     assert worker.container.status == "running"
 

@@ -38,9 +38,17 @@ def serve(start_site: StartSite, message_broker: servers.MessageBroker) -> Calla
             variables["BROKER_URL"] = message_broker.unattended_url
         site = start_site(interface, **variables)
         site.process.ready()
+        if interface == "gthread":
+            show_threads(site)
         return site
 
     return start
+
+
+def show_threads(site: Site) -> None:
+    """The server has more than one thread at work: before that, the site cannot know that it has them."""
+    with ThreadPoolExecutor(4) as threads, site.client() as client:
+        assert all(threads.map(lambda _: client.get("/echo/").is_success, range(80)))
 
 
 def accept(site: Site) -> str:
@@ -168,6 +176,19 @@ def test_streams_do_not_block_threads_and_workers(serve: Callable[..., Site], in
 
 
 @pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("interface", SERVERS)
+def test_no_stream_is_held_back_to_be_compressed(serve: Callable[..., Site], interface: str) -> None:
+    site = serve(interface, OUTER_MIDDLEWARE="django.middleware.gzip.GZipMiddleware")
+    url, reads = accept(site), httpx.Timeout(PROMPTLY)
+    headers = {"Accept-Encoding": "gzip"}
+    with site.client(headers=headers) as client, client.stream("GET", f"{url}events/", timeout=reads) as stream:
+        assert next(stream.iter_lines()) == "event: state"
+        assert "Content-Encoding" not in stream.headers
+        with site.client() as other:  # so that nobody is held when the server is to stop
+            assert other.delete(url).status_code == 202
+
+
+@pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize("interface", ["sync", "gthread"])
 def test_sixty_waits_do_not_hold_up_a_page(serve: Callable[..., Site], interface: str) -> None:
     site = serve(interface)
@@ -184,6 +205,22 @@ def test_sixty_waits_do_not_hold_up_a_page(serve: Callable[..., Site], interface
                 assert (answer.status_code, answer.headers["Retry-After"]) == (200, "1")
 
     run(scenario())
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("interface", ["one thread", "two threads"])
+@pytest.mark.parametrize("what", ["", "response/", "events/"])
+def test_one_client_does_not_hold_up_a_page_where_threads_are_few(
+    serve: Callable[..., Site], interface: str, what: str
+) -> None:
+    site = serve(interface)
+    url = accept(site)
+    with ThreadPoolExecutor() as threads, site.client() as client:
+        waits = threads.submit(client.get, url + what, params={"wait": PATIENCE})
+        page_answers_promptly(site)
+        with site.client() as other:
+            assert other.delete(url).status_code == 202
+        assert waits.result().is_success or waits.result().status_code == 410
 
 
 @pytest.mark.parametrize("interface", SERVERS)

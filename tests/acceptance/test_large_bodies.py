@@ -69,15 +69,16 @@ def test_nothing_large_is_on_redis(client: httpx.Client, redis_broker: MessageBr
         assert sum(server.memory_usage(key) for key in server.scan_iter()) < 10 * MESSAGE_AT_MOST
 
 
-def test_a_file_that_is_gone_fails_the_dispatch(
+def test_a_file_that_is_gone_for_good_fails_the_dispatch_in_the_end(
     client: httpx.Client, environment: dict[str, str], ledger: Ledger, start_worker: StartWorker
 ) -> None:
     accepted = client.post("/body/", content=bytes(SIZE), headers=QUEUED)
     file_of(Path(environment["MEDIA"]), accepted.json()["id"]).unlink()
     start_worker(broker_worker)
+    ledger.hand_back_long_ago(accepted.json()["id"])
     document = done(client, accepted)
-    assert (document["state"], document["error"]) == ("failed", "the stored request body is missing")
-    assert document["attempts"] == 1
+    reason = "the stored request body is missing"
+    assert (document["state"], document["error"]) == ("failed", f"the view was not reached: {reason}")
     answer = client.get(document["links"]["response"])
     assert (answer.status_code, answer.headers["Content-Type"]) == (500, "application/problem+json")
-    assert answer.json()["detail"] == "the stored request body is missing"
+    assert answer.json()["detail"] == reason

@@ -55,6 +55,22 @@ def test_a_view_leaves_nothing_to_the_next(
             assert (name, probed(client)) == (name, clean)
 
 
+@pytest.mark.skipif(servers.DATABASE != "postgres", reason="Django has a pool of connections to PostgreSQL")
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("close", ["", "?close=1"])
+def test_a_view_leaves_nothing_in_a_pool_of_connections(
+    start_site: StartSite, unattended: Site, start_worker: StartWorker, close: str
+) -> None:
+    site = start_site(BROKER_URL=unattended.process.env["BROKER_URL"], DATABASE_POOL="4")
+    site.process.ready()
+    start_worker(broker_worker, "--concurrency=1", DATABASE_POOL="1")
+    with site.client() as client:
+        clean = probed(client)
+        for name in (*POSTGRESQL, "begin", "atomic", "autocommit", "temporary table"):
+            swallow(client, f"/poison/{name}/{close}")
+            assert (name, probed(client)) == (name, clean)
+
+
 @pytest.mark.parametrize("pool", ["solo", "threads", "prefork"])
 def test_a_view_that_exits_ends_its_dispatch_and_no_worker(
     unattended: Site, start_worker: StartWorker, ledger: Ledger, pool: str
@@ -67,7 +83,8 @@ def test_a_view_that_exits_ends_its_dispatch_and_no_worker(
         for name, response in accepted:
             document = done(client, response)
             assert (document["state"], document["attempts"]) == ("failed", 1)
-            assert document["error"] == type(EXITS[name]).__name__
+            raised = RuntimeError if name == "stop iteration" else type(EXITS[name])
+            assert document["error"] == raised.__name__
             assert client.get(document["links"]["response"]).status_code == 500
         assert client.get(accept(client, "/probe/").headers["Location"], params={"wait": PATIENCE}).json()["done"]
     assert worker.container.status == "running"

@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from broker_django.models import DispatchRecord
 from tests import servers
-from tests.acceptance.conftest import ALIAS, PATIENCE, broker_worker, plain_worker
+from tests.acceptance.conftest import ALIAS, PATIENCE, _purge, broker_worker, plain_worker
 from tests.processes import wait_until
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from tests.acceptance.conftest import Gates, Ledger, Site, StartWorker
 
 pytestmark = pytest.mark.skipif(servers.DATABASE == "sqlite", reason="SQLite has no locks of rows")
+
+ON_POSTGRESQL = pytest.mark.skipif(servers.DATABASE != "postgres", reason="Django has a pool for PostgreSQL only")
 
 
 @contextlib.contextmanager
@@ -35,14 +37,24 @@ def accept(site: Site, path: str) -> str:
         return client.post(path, headers={"X-Queue": "bulk", "Prefer": "respond-async"}).json()["id"]
 
 
-def test_a_row_that_is_locked_holds_up_no_other(unattended: Site, ledger: Ledger, start_worker: StartWorker) -> None:
-    first, *others = [accept(unattended, "/note/x/") for _ in range(4)]
+@pytest.mark.parametrize(
+    "variables", [{}, pytest.param({"DATABASE_POOL": "4"}, marks=ON_POSTGRESQL)], ids=["connections", "pool"]
+)
+def test_a_row_that_is_locked_holds_up_no_other(
+    unattended: Site,
+    ledger: Ledger,
+    start_worker: StartWorker,
+    message_broker: servers.MessageBroker,
+    variables: dict[str, str],
+) -> None:
+    first, *others = [accept(unattended, "/note/x/") for _ in range(12)]  # in any order
     rows = DispatchRecord.objects.using(ALIAS).filter(pk__in=[first, *others])
     rows.update(due_at=timezone.now(), published_at=None)
     rows.filter(pk=first).update(due_at=timezone.now() - timedelta(hours=1))
     connections[ALIAS].close()
+    _purge(message_broker.unattended_url)
     with locked(first):
-        start_worker(broker_worker, "--concurrency=2")  # one of them may wait to claim the first
+        start_worker(broker_worker, "--concurrency=2", **variables)  # one of them may wait to claim the first
         wait_until(lambda: rows.filter(state="succeeded").count() == len(others), PATIENCE)
     wait_until(lambda: ledger.dispatch(first).state == "succeeded", PATIENCE)
     assert ledger.executions(first) == 1

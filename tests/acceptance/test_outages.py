@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import socket
 import time
 from typing import TYPE_CHECKING
@@ -75,6 +77,22 @@ def test_a_request_is_accepted_after_the_message_broker_is_killed(
             assert client.post("/pay/").status_code == 202
             broker.process.kill()
             accepted_in_time(client, ledger)
+
+
+def test_a_request_is_accepted_after_the_message_broker_has_fallen_silent(
+    alone: None, start_site: StartSite, ledger: Ledger
+) -> None:
+    with servers.BROKERS[servers.BROKER]() as broker:
+        site = start_site(BROKER_URL=broker.url)
+        site.process.ready()
+        with site.client() as client:
+            assert client.post("/pay/").status_code == 202
+            os.killpg(broker.process.pid, signal.SIGSTOP)
+            try:
+                accepted_in_time(client, ledger)
+                accepted_in_time(client, ledger)
+            finally:
+                os.killpg(broker.process.pid, signal.SIGCONT)
 
 
 def test_a_poll_ends_in_time_while_the_message_broker_is_down(alone: None, start_site: StartSite) -> None:

@@ -11,6 +11,7 @@ from tests.acceptance.views import (
     gate_and_fail,
     later,
     note,
+    odd,
 )
 from tests.site.urls import urlpatterns as site
 
@@ -25,6 +26,7 @@ urlpatterns = [
     path("gate-and-fail/<slug:name>/", gate_and_fail),
     path("later/", later),
     path("note/<slug:name>/", note),
+    path("odd/<slug:name>/", odd),
     path("poison/<str:name>/", poison.poison),
     path("apoison/<str:name>/", poison.apoison),
     path("leave/<str:name>/", poison.leave),

@@ -15,6 +15,8 @@ from tests.processes import wait_until
 from tests.site.models import Execution
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from django.db.backends.base.base import BaseDatabaseWrapper
 
 made: list[object] = []
@@ -99,3 +101,26 @@ def endless(request: HttpRequest) -> HttpResponse:
         with contextlib.suppress(Exception):
             while True:
                 pass
+
+
+ODD: dict[str, Callable[[HttpResponse], object]] = {
+    "cookie-beyond-latin-1": lambda response: response.set_cookie("city", "Köln €"),
+    "cookie-in-latin-1": lambda response: response.set_cookie("city", "Köln"),
+    "path-in-latin-1": lambda response: response.set_cookie("seen", "1", path="/büro/"),
+    "path-beyond-latin-1": lambda response: response.set_cookie("seen", "1", path="/€/"),
+    "too-short": lambda response: response.__setitem__("Content-Length", "3"),
+    "too-long": lambda response: response.__setitem__("Content-Length", "300"),
+    "no-length": lambda response: response.__setitem__("Content-Length", "abc"),
+    "no-content": lambda response: setattr(response, "status_code", 204),
+    "reset-content": lambda response: setattr(response, "status_code", 205),
+    "not-modified": lambda response: setattr(response, "status_code", 304),
+    "unknown-status": lambda response: setattr(response, "status_code", 799),
+}
+
+
+@csrf_exempt
+def odd(_request: HttpRequest, name: str) -> HttpResponse:
+    """Answers what servers make different things of, or nothing."""
+    response = HttpResponse("a body")
+    ODD[name](response)
+    return response

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 TENANT: ContextVar[str | None] = ContextVar("chaos.tenant", default=None)
 SIGNALS = (signal.SIGALRM, signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 
 SET_BY_DJANGO = ("TimeZone", "client_encoding")
 SESSION = f"""
@@ -56,7 +57,8 @@ def _process_state() -> dict[str, Any]:
     return {
         "directory": str(Path.cwd()),
         "umask": _umask(),
-        "alarm": signal.getitimer(signal.ITIMER_REAL)[0] > 0,
+        "timers": [signal.getitimer(which)[0] > 0 for which in TIMERS],
+        "signal mask": signal.pthread_sigmask(signal.SIG_BLOCK, ()),
         **handlers,
     }
 

@@ -72,6 +72,17 @@ def alarm() -> None:
     signal.setitimer(signal.ITIMER_REAL, 0.5)
 
 
+def profiling() -> None:
+    """Ends the process unless its handler stays for as long as it runs."""
+    signal.signal(signal.SIGPROF, lambda *_: None)
+    signal.setitimer(signal.ITIMER_PROF, 0.01, 0.01)
+
+
+def closed_wrapper() -> None:
+    connection.close()
+    connection.execute_wrappers.append(count_statement)
+
+
 def close() -> None:
     connection.close()
 
@@ -124,6 +135,8 @@ OF_PROCESS: dict[str, Poison] = {
     "umask": lambda: os.umask(0),
     "signals": signals,
     "alarm": alarm,
+    "profiling": profiling,
+    "mask": lambda: signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1]),
 }
 
 """What all threads of a process share: where views run beside each other, any of them would see it in good time."""
@@ -133,6 +146,7 @@ OF_CONNECTION: dict[str, Poison] = {
     "atomic": _with_a_row(lambda: transaction.atomic().__enter__()),
     "autocommit": _with_a_row(lambda: transaction.set_autocommit(False)),
     "wrapper": lambda: connection.execute_wrappers.append(count_statement),
+    "closed-wrapper": closed_wrapper,
     "close": close,
     "close-driver": close_driver,
     "temporary-table": execute("CREATE TEMPORARY TABLE chaos_left (x integer)"),

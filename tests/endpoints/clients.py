@@ -90,6 +90,7 @@ def _wsgi(method: str, path: str, query: str, headers: dict[str, str], body: byt
     environ = RequestFactory(headers=headers).generic(method, path, body, QUERY_STRING=query).environ
     environ["CONTENT_TYPE"] = headers.get("Content-Type", "")
     environ["REQUEST_METHOD"] = method
+    environ["wsgi.multithread"] = True
     started: list[Any] = []
     response = WSGIHandler()(environ, lambda status, fields: started.append((int(status[:3]), fields)))
     try:

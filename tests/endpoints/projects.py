@@ -65,6 +65,7 @@ def projects() -> dict[str, dict[str, Any]]:
         "kept connections": {"CONN_MAX_AGE": 60},
         "naive datetimes": {"USE_TZ": False, "TIME_ZONE": "America/New_York"},
         "a URLconf by host": {"MIDDLEWARE": _with(after=("tests.endpoints.projects.BySite",))},
+        "arguments for every view": {"ROOT_URLCONF": "tests.endpoints.urls_with_arguments"},
         "conditional and compressed": {
             "MIDDLEWARE": _with(
                 "django.middleware.gzip.GZipMiddleware", "django.middleware.http.ConditionalGetMiddleware"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urljoin
 
 import django
 import pytest
@@ -209,3 +210,22 @@ def test_a_new_visitor_who_is_held_gets_the_session_that_middleware_began(browse
     with override_settings(REQUEST_BROKER={"MAX_WAIT": 0.05}):
         assert browser.get(waiting, wait=1).status == 200
     assert session_of(browser)["came"] == 1
+
+
+def test_a_stream_tells_what_happens_meanwhile(browser: Browser, waiting: str, held_while: Callable[..., None]) -> None:
+    held_while(lambda: None)
+    browser.headers["Accept-Encoding"] = "gzip"
+    stream = browser.get(f"{waiting}events/")
+    assert "Content-Encoding" not in stream
+    told = [line for line in stream.text.splitlines() if line.startswith("id: ")]
+    assert told == ["id: queued", "id: cancelled"]
+
+
+@pytest.mark.parametrize("project", ["broken links mailed"], indirect=True)
+@pytest.mark.parametrize("missing", ["response/logo.png", "../../../logo.png", "../../logo.png"])
+def test_what_a_stored_page_lacks_is_mailed_to_nobody(browser: Browser, waiting: str, missing: str) -> None:
+    picture = urljoin(waiting, missing)
+    assert browser.send("GET", picture, headers={"Referer": f"{waiting}response/"}).status == 404
+    assert mail.outbox == []
+    browser.send("GET", "/logo.png", headers={"Referer": "http://testserver/page/"})
+    assert "http://testserver/page/" in mail.outbox.pop().body

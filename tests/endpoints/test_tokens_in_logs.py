@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import uuid
 from typing import TYPE_CHECKING
 
 import django
 import pytest
 from django.conf import settings
 from django.core import mail
+from django.core.exceptions import SuspiciousOperation
 from django.test import RequestFactory, override_settings
 from django.utils.log import AdminEmailHandler
 
@@ -39,6 +41,14 @@ class RaisesWithPath(Raises):
             raise LookupError(request.path)
         except LookupError as error:
             raise ValueError(f"no tenant for {request.path}") from error
+
+
+class RaisesOwnSuspicion(Raises):
+    """Its error is a class that nobody knew before, so that Django's logger for it is new, too."""
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        own = type(f"Odd{uuid.uuid4().hex}", (SuspiciousOperation,), {})
+        raise own(f"no tenant for {request.path}")
 
 
 @pytest.fixture(autouse=True)
@@ -88,6 +98,14 @@ def test_what_a_middleware_raises_with_the_path(
     [message] = mail.outbox
     assert "in __call__" in str(message.body)
     assert message.alternatives  # type: ignore[attr-defined]
+
+
+@PLAIN
+@pytest.mark.usefixtures("mails_html")
+def test_a_suspicion_of_a_projects_own(browser: Browser, waiting: str) -> None:
+    with override_settings(MIDDLEWARE=[f"{__name__}.RaisesOwnSuspicion", *settings.MIDDLEWARE]):
+        assert browser.get(waiting).status == 400
+    assert ["tasks/" in message.subject for message in mail.outbox] == [True]
 
 
 @PLAIN

@@ -11,10 +11,13 @@ from celery.backends.redis import RedisBackend
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import OperationalError
+from django.http import HttpResponse
 from django.test import AsyncClient, Client, override_settings
+from django.urls import include, path
 
 from broker_django import ledger
 from broker_django.celery_app import get_app
+from broker_django.decorators import queue
 from broker_django.models import DispatchRecord, Router
 
 
@@ -194,6 +197,22 @@ def test_a_request_whose_own_urlconf_has_no_status_urls_runs_now(client: Client)
     with override_settings(MIDDLEWARE=["tests.integration.middleware.OwnUrlconf", *settings.MIDDLEWARE]):
         response = client.get("/own/")
     assert (response.status_code, response.content) == (200, b"own")
+    assert not DispatchRecord.objects.exists()
+
+
+class ByTenant:
+    """A URLconf whose status URLs are below a part of the path that nobody can make up."""
+
+    urlpatterns = [
+        path("<slug:tenant>/broker/", include("broker_django.urls")),
+        path("<slug:tenant>/", queue("bulk")(lambda _request, tenant: HttpResponse(tenant))),
+    ]
+
+
+def test_a_request_runs_now_if_the_prefix_of_the_status_urls_captures_something(client: Client) -> None:
+    with override_settings(ROOT_URLCONF=ByTenant):
+        response = client.get("/acme/")
+    assert (response.status_code, response.content) == (200, b"acme")
     assert not DispatchRecord.objects.exists()
 
 

@@ -8,7 +8,7 @@ import pytest
 from asgiref.sync import async_to_sync
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.test import AsyncClient, Client, override_settings
-from django.urls import include, path
+from django.urls import include, path, re_path
 
 from broker_django.celery_app import get_app
 from broker_django.delivery import argument
@@ -119,6 +119,25 @@ def test_a_page_that_a_middleware_has_in_its_cache_is_an_answer(client: Client) 
     assert answer(client).content == b"from the cache"
 
 
+@pytest.mark.parametrize(("method", "status"), [("POST", 200), ("GET", 202), ("GET", 204)])
+def test_what_no_cache_answers_is_no_success_without_the_view(client: Client, method: str, status: int) -> None:
+    with override_settings(MIDDLEWARE=[f"{__name__}.locked_down", MIDDLEWARE]):
+        client.generic(method, "/seen/", headers={"X-Status": str(status)})
+    record = DispatchRecord.objects.get()
+    assert (record.state, record.error) == ("failed", f"the view was not reached: a middleware answered {status}")
+    assert record.sealed
+
+
+def locked_down(get_response: Callable[[HttpRequest], HttpResponse]) -> Any:
+    """Asks for a password, with a page that looks like a success."""
+
+    def middleware(request: HttpRequest) -> HttpResponse:
+        replayed = getattr(request, "broker", None) is not None and request.broker.replayed
+        return HttpResponse("password?", status=int(request.headers["X-Status"])) if replayed else get_response(request)
+
+    return middleware
+
+
 def caching(get_response: Callable[[HttpRequest], HttpResponse]) -> Any:
     """Has the page by the time that it is replayed."""
 
@@ -135,8 +154,17 @@ class Elsewhere:
     urlpatterns = [path("seen/", lambda _request: HttpResponse("another view")), *urlpatterns[1:]]
 
 
+class Caught:
+    """The URLs of a release that lacks one: the same view has it by another pattern."""
+
+    urlpatterns = [re_path("^s.*/$", view), *urlpatterns[1:]]
+
+
+@pytest.mark.parametrize(
+    ("urls", "here"), [(Elsewhere, f"{__name__}.Elsewhere.<lambda>"), (Caught, f"{__name__}.view by /s./")]
+)
 def test_a_view_that_other_code_has_instead_is_no_error_of_a_view(
-    client: Client, caplog: pytest.LogCaptureFixture
+    client: Client, caplog: pytest.LogCaptureFixture, urls: type, here: str
 ) -> None:
     get_app().conf.task_always_eager = False
     try:
@@ -144,8 +172,9 @@ def test_a_view_that_other_code_has_instead_is_no_error_of_a_view(
     finally:
         get_app().conf.task_always_eager = True
     record = DispatchRecord.objects.get()
-    with override_settings(ROOT_URLCONF=Elsewhere):
+    with override_settings(ROOT_URLCONF=urls):
         tasks.replay.apply(args=(argument(record),), task_id=str(record.pk), routing_key=record.queue, throw=False)
     record.refresh_from_db()
-    assert "the view was not reached: the URL leads to" in record.error
+    assert f"the view was not reached: the URL leads to {here}" in record.error
+    assert f"and led to {__name__}.view by /seen/ when it was accepted" in record.error
     assert [each for each in caplog.records if each.name == "django.request"] == []

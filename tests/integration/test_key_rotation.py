@@ -244,13 +244,14 @@ def test_of_two_reapers_one_fails_it(client: Client, published: Any, caplog: pyt
     assert (record.state, record.attempts) == ("failed", 1)
 
 
-def test_the_file_of_a_large_request_may_be_opened_by_another_attempt(client: Client, tmp_path: Path) -> None:
+def test_the_file_of_a_large_request_is_left_to_a_worker_that_has_its_key(client: Client, tmp_path: Path) -> None:
     backend = {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": {"location": str(tmp_path)}}
     broker = {"MAX_INLINE_SIZE": 10, "STORAGE": "sealed"}
     with override_settings(STORAGES={"sealed": backend}, REQUEST_BROKER=broker):
         record, _location = accepted(client)
         with override_settings(**DROPPED):
             task = SimpleNamespace(is_eager=True)
-            assert tasks._answer(task, record.sealed_file, record.pk, record.queue, 1).outcome.retriable
+            assert tasks._answer(task, record.sealed_file, record.pk, record.queue, 1).unknown_here
             assert run(record) == State.FAILED, "eager tasks are not retried"
-    assert record.error.startswith("the stored request body cannot be opened: the envelope was sealed with a key")
+    reason = "the view was not reached: the stored request body cannot be opened: the envelope was sealed with a key"
+    assert record.error.startswith(reason)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,15 +16,18 @@ from django.test import AsyncClient, Client, override_settings
 from django.utils import timezone
 
 from broker_core.dispatches import State
-from broker_django import dead_letters, delivery, housekeeping, ledger, results, sealed_storage
+from broker_core.envelope import context
+from broker_django import dead_letters, delivery, housekeeping, ledger, sealed_storage
 from broker_django.celery_app import TASK, get_app
+from broker_django.ledger import NOT_REACHED
 from broker_django.models import DispatchRecord
+from workers import tasks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from broker_django.ledger import Outcome
+    from workers.replay import Answer
 
 LIMIT = 4_000
 LARGE = bytes(range(256)) * 40
@@ -124,13 +128,20 @@ def test_the_row_and_the_message_are_small_and_the_storage_sees_only_ciphertext(
     assert LARGE in delivery.open_request(sealed, str(record.pk), "bulk")
 
 
-def test_a_missing_file_fails_the_dispatch_for_good(
+def answer(record: DispatchRecord) -> Answer:
+    """Of a worker that is handed the reference to the file."""
+    return tasks._answer(SimpleNamespace(is_eager=True), record.sealed_file, record.pk, record.queue, 1)
+
+
+def test_a_worker_that_sees_no_file_hands_the_dispatch_back(
     client: Client, storage: Storage, not_eager: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     record = accepted(client)
     storage.delete(record.sealed_file)
+    assert answer(record).unknown_here
     record = replay(record)
-    assert (record.state, record.error, record.attempts) == ("failed", "the stored request body is missing", 1)
+    error = f"{NOT_REACHED}: the stored request body is missing"
+    assert (record.state, record.error, record.attempts) == ("failed", error, 1), "an eager replay is not repeated"
     assert (record.response_status, record.response_type) == (500, "application/problem+json")
     assert record.sealed_file, "it stays a dead letter"
     assert f"Dispatch {record.pk} is not run: the stored request body is missing" in caplog.text
@@ -147,17 +158,26 @@ def test_an_altered_file_fails_the_dispatch_for_good(client: Client, storage: St
         assert (replay(record).state, record.error) == ("failed", "the stored request body was altered")
 
 
-def test_a_storage_that_does_not_answer_is_asked_again(
-    client: Client, storage: Storage, not_eager: None, monkeypatch: pytest.MonkeyPatch
+def test_a_file_of_a_newer_release_is_left_to_a_worker_that_has_it(
+    client: Client, storage: Storage, not_eager: None
 ) -> None:
     record = accepted(client)
-    ended: list[Outcome] = []
-    conclude = results.conclude
-    monkeypatch.setattr(results, "conclude", lambda *args: ended.append(args[3]) or conclude(*args))
-    with override_settings(STORAGES={"sealed": {"BACKEND": f"{__name__}.Silent"}}):
-        assert replay(record).state == "failed", "an eager replay is not repeated"
-    assert record.error == "the stored request body cannot be read: TimeoutError"
-    assert [(outcome.status, outcome.retriable) for outcome in ended] == [(503, True)]
+    storage.delete(record.sealed_file)
+    sealed = delivery.conf.keyring.seal(b"\xff of another version", context("request", str(record.pk), "bulk"))
+    storage.save(record.sealed_file, ContentFile(sealed))
+    found = answer(record)
+    assert (found.unknown_here, "version 255" in found.error) == (True, True)
+
+
+@pytest.mark.parametrize("storages", [{"sealed": {"BACKEND": f"{__name__}.Silent"}}, {}], ids=["silent", "unknown"])
+def test_a_storage_that_does_not_answer_is_asked_again(
+    client: Client, storage: Storage, not_eager: None, storages: dict[str, Any]
+) -> None:
+    record = accepted(client)
+    with override_settings(STORAGES=storages):
+        found = answer(record)
+    assert (found.response.status, found.unknown_here) == (503, True)
+    assert found.error.startswith(f"{NOT_REACHED}: the stored request body cannot be read: ")
 
 
 def test_a_reference_is_good_for_its_dispatch_and_queue_alone(

@@ -11,9 +11,9 @@ from celery import Celery
 from django.test import override_settings
 from kombu import Exchange, Queue
 
-from broker_django import transport
+from broker_django import amqp, transport
 from broker_django.conf import conf
-from broker_django.delivery import _producers, breaker, publish
+from broker_django.delivery import _producers, breaker, publish, waiting_messages
 from broker_django.models import DispatchRecord
 from broker_django.notifications import _announcers
 from tests import servers
@@ -106,6 +106,50 @@ def test_what_is_encrypted_on_the_way_is_so_here_too(make_app, url, values):
     stock, ours = app.connection_for_write(), _producers(app, app.pool).connections.connection
     assert ours.ssl == stock.ssl
     assert bool(ours.ssl) is (url.startswith("rediss") or bool(values))
+
+
+@pytest.mark.parametrize(
+    ("url", "own"),
+    [
+        (None, amqp.Transport),
+        ("amqp://host", amqp.Transport),
+        ("amqps://host", amqp.SSLTransport),
+        ("pyamqp://one;pyamqp://two", amqp.Transport),
+        ("amqp://one;amqps://two", None),
+    ],
+)
+def test_rabbitmq_confirms_dispatches_and_no_answer_is_waited_for_without_limit(make_app, url, own):
+    app = make_app(broker_url=url)
+    connection = _producers(app, app.pool).connections.connection
+    options = connection.transport_options
+    assert (options["confirm_publish"], options["read_timeout"], options["write_timeout"]) == (True, 0.5, 0.5)
+    assert own is None or connection.get_transport_cls() is own
+
+
+def test_what_the_project_says_of_confirmations_stays(make_app):
+    app = make_app(broker_url="amqp://host", broker_transport_options={"confirm_publish": False})
+    options = _producers(app, app.pool).connections.connection.transport_options
+    assert options["confirm_publish"] is False
+
+
+def test_lengths_are_known_again_after_the_message_broker_has_refused(client, make_app):
+    make_app()
+    assert publish_one()
+    used = client.info("memory")["used_memory"]
+    client.config_set("maxmemory", used // 2)
+    assert publish_one() is False
+    assert waiting_messages(conf.queues["payment"]) == 1
+    assert waiting_messages(conf.queues["bulk"]) == 0
+    client.config_set("maxmemory", 0)
+    assert publish_one()
+    assert waiting_messages(conf.queues["payment"]) == 2
+
+
+def test_a_refusal_does_not_mean_that_nothing_waits(client, make_app):
+    make_app()
+    assert publish_one()
+    client.acl_setuser("default", enabled=True, nopass=True, keys=["*"], channels=["*"], commands=["+@all", "-llen"])
+    assert waiting_messages(conf.queues["payment"]) is None
 
 
 def test_a_publisher_waits_for_a_producer_no_longer_than_it_may(make_app):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import pickle
 from functools import partial
 from importlib.util import find_spec
@@ -129,6 +130,31 @@ class Stamps:
         return response
 
 
+class Envelope:
+    """An API's own: it answers with a response of its own making, and refuses whom it does not know any more."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        response = self.get_response(request)
+        if "X-Unknown" in request.headers:
+            return JsonResponse({"error": "unknown"}, status=403)
+        if response.status_code == 202 or not response["Content-Type"].startswith("application/json"):
+            return response
+        enveloped = JsonResponse({"data": json.loads(body(response))}, status=response.status_code)
+        enveloped.set_cookie("seen", "1")
+        return enveloped
+
+
+class CarefulEnvelope(Envelope):
+    """It knows that what was stored has been through it."""
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        response = self.get_response(request)
+        return response if request.broker.stored else Envelope(lambda _request: response)(request)
+
+
 MIDDLEWARE = [
     f"{__name__}.Stamps",
     "django.middleware.gzip.GZipMiddleware",
@@ -237,6 +263,35 @@ def test_middleware_may_do_what_it_likes_around_what_was_stored(get: Get, name: 
     assert sent(held(get, f"/{name}/", **stamped)) == expected
     assert of_a_poll(sent(polled(get, f"/{name}/", stamped)), expected) == expected
     assert directly(get, f"/{name}/", **stamped).status_code == 299
+
+
+KEEPS = "broker_django.middleware.StoredResponseMiddleware"
+ENVELOPES = {"told": ["CarefulEnvelope"], "kept": [KEEPS, "Envelope"], "kept and told": [KEEPS, "CarefulEnvelope"]}
+
+
+@pytest.fixture(params=ENVELOPES)
+def enveloped(request: pytest.FixtureRequest, settings: Any) -> None:
+    entries = [each if "." in each else f"{__name__}.{each}" for each in ENVELOPES[request.param]]
+    settings.MIDDLEWARE = [*entries, *MIDDLEWARE]
+
+
+@pytest.mark.usefixtures("enveloped")
+@pytest.mark.parametrize("name", ["rest", "missing", "page"])
+def test_an_envelope_is_put_around_a_response_once(get: Get, name: str) -> None:
+    expected = sent(directly(get, f"/{name}/"))
+    assert sent(held(get, f"/{name}/")) == expected
+    answer = polled(get, f"/{name}/")
+    assert of_a_poll(sent(answer), expected) == expected
+    assert answer["Cache-Control"] == "private, no-store"
+
+
+def test_what_middleware_has_to_say_of_the_exchange_is_said_of_what_was_kept(get: Get, settings: Any) -> None:
+    settings.MIDDLEWARE = [KEEPS, "corsheaders.middleware.CorsMiddleware", f"{__name__}.Envelope", *MIDDLEWARE]
+    answer = polled(get, "/rest/", {"Origin": "https://other.example"})
+    assert answer["Access-Control-Allow-Origin"] == "https://other.example"
+    assert answer.cookies["seen"].value == "1"
+    refused = polled(get, "/rest/", {"X-Unknown": "1"})
+    assert (refused.status_code, json.loads(body(refused))) == (403, {"error": "unknown"})
 
 
 def test_what_a_poll_asks_for_does_not_change_what_was_stored(get: Get) -> None:

@@ -6,8 +6,10 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from asgiref.sync import async_to_sync
+from django.conf import settings
 from django.http import HttpRequest, HttpResponse
-from django.test import Client, override_settings
+from django.test import AsyncClient, Client, override_settings
 from django.urls import include, path
 from django.utils.translation import gettext_lazy
 from django.views.decorators.csrf import csrf_exempt
@@ -18,6 +20,8 @@ from tests.site.models import Execution
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    Get = Callable[..., Any]
 
 
 def _status(response: HttpResponse) -> None:
@@ -44,6 +48,14 @@ def _cookie(response: HttpResponse) -> None:
     dict.__setitem__(response.cookies["a"], "path", "/\r\nX-Split: 1")
 
 
+def _length(said: str) -> Callable[[HttpResponse], None]:
+    return lambda response: response.__setitem__("Content-Length", said)
+
+
+def _seen_at(path: str) -> Callable[[HttpResponse], None]:
+    return lambda response: response.set_cookie("seen", "1", path=path)
+
+
 UNSENDABLE: dict[str, Callable[[HttpResponse], None]] = {
     "switching": _status,
     "line break": _header("a\r\nSet-Cookie: a=b"),
@@ -54,6 +66,18 @@ UNSENDABLE: dict[str, Callable[[HttpResponse], None]] = {
     "reason beyond latin-1": lambda response: setattr(response, "reason_phrase", "Schön €"),
     "cookie": _cookie,
     "early hints": lambda response: setattr(response, "status_code", 103),
+    "status of four digits": lambda response: setattr(response, "status_code", 1000),
+    "cookie beyond latin-1": lambda response: response.set_cookie("city", "Köln €"),
+    "cookie's path beyond latin-1": _seen_at("/€/"),
+    "no length": _length("abc"),
+    "signed length": _length("-4"),
+    "fractional length": _length("4.0"),
+    "too long": _length("300"),
+}
+UNSENDABLE_UNDER_ASGI: dict[str, Callable[[HttpResponse], None]] = {
+    "cookie's path": _seen_at("/büro/"),
+    "too short": _length("3"),
+    "unknown status": lambda response: setattr(response, "status_code", 799),
 }
 ODD: dict[str, Callable[[HttpResponse], None]] = {
     "lazy reason": lambda response: setattr(response, "_reason_phrase", gettext_lazy("Yes")),
@@ -61,7 +85,10 @@ ODD: dict[str, Callable[[HttpResponse], None]] = {
     "lazy header": lambda response: response.__setitem__("X-Lazy", gettext_lazy("Yes")),
     "empty reason": lambda response: setattr(response, "reason_phrase", ""),
     "tab": _header("a\tb"),
+    "space": _header("\ta b "),
     "no content": lambda response: setattr(response, "status_code", 204),
+    "latin-1 in a cookie": lambda response: response.set_cookie("city", "Köln"),
+    "the right length": _length("4"),
 }
 
 
@@ -69,11 +96,21 @@ ODD: dict[str, Callable[[HttpResponse], None]] = {
 def spoilt(request: HttpRequest, name: str) -> HttpResponse:
     Execution.objects.create(dispatch=str(request.broker.id or ""))
     response = HttpResponse("body")
-    (UNSENDABLE | ODD)[name](response)
+    (UNSENDABLE | UNSENDABLE_UNDER_ASGI | ODD)[name](response)
     return response
 
 
-urlpatterns = [path("spoilt/<str:name>/", spoilt), path("broker/", include("broker_django.urls"))]
+def described(request: HttpRequest) -> HttpResponse:
+    """Tells the size of a body that it does not make for HEAD."""
+    text = b"" if request.method == "HEAD" else b"x" * 300
+    return HttpResponse(text, headers={"Content-Length": "300"})
+
+
+urlpatterns = [
+    path("spoilt/<str:name>/", spoilt),
+    path("spoilt/", described),
+    path("broker/", include("broker_django.urls")),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -83,24 +120,64 @@ def queued() -> Any:
         yield
 
 
-@pytest.mark.parametrize("name", UNSENDABLE)
-def test_what_no_server_could_send_fails_the_dispatch_and_is_not_handed_out(client: Client, name: str) -> None:
-    assert client.get(f"/spoilt/{name}/").status_code == 202
+@pytest.fixture(params=["wsgi", "asgi"])
+def get(request: pytest.FixtureRequest, client: Client) -> Get:
+    """A client's method, over either interface."""
+    return client.get if request.param == "wsgi" else async_to_sync(AsyncClient().get)
+
+
+def refused(get: Get, name: str) -> None:
+    """The response is refused when it is made, and a problem is handed out instead."""
+    assert get(f"/spoilt/{name}/").status_code == 202
     record = DispatchRecord.objects.get()
     assert (record.state, record.attempts, Execution.objects.count()) == ("failed", 1, 1)
-    response = client.get(path_of(record, "response/"))
+    response = get(path_of(record, "response/"))
     assert (response.status_code, response["Content-Type"]) == (500, "application/problem+json")
     assert response.json()["detail"] == record.error
 
 
+@pytest.mark.parametrize("name", UNSENDABLE)
+def test_what_no_server_could_send_fails_the_dispatch_and_is_not_handed_out(get: Get, name: str) -> None:
+    refused(get, name)
+
+
+@pytest.mark.parametrize("name", UNSENDABLE_UNDER_ASGI)
+def test_what_no_asgi_server_could_send_is_refused_there(name: str) -> None:
+    refused(async_to_sync(AsyncClient().get), name)
+
+
+def test_what_wsgi_servers_send_is_handed_out(client: Client) -> None:
+    sent = {}
+    for name in UNSENDABLE_UNDER_ASGI:
+        with override_settings(REQUEST_BROKER={**settings.REQUEST_BROKER, "QUEUES": {"bulk": {"max_attempts": 1}}}):
+            links = client.get(f"/spoilt/{name}/").json()["links"]
+        sent[name] = client.get(links["response"])
+    assert (sent["too short"].content, sent["too short"]["Content-Length"]) == (b"bod", "3")
+    assert (sent["unknown status"].status_code, sent["unknown status"].content) == (799, b"body")
+    assert sent["cookie's path"].cookies["seen"]["path"] == "/büro/"
+
+
+def test_white_space_around_a_field_is_not_sent_under_asgi() -> None:
+    get = async_to_sync(AsyncClient().get)
+    links = get("/spoilt/space/").json()["links"]
+    assert get(links["response"])["X-Split"] == "a b"
+
+
+def test_the_length_in_an_answer_to_head_is_that_of_a_get(client: Client) -> None:
+    links = client.head("/spoilt/").headers["Location"] + "response/"
+    assert client.head(links)["Content-Length"] == "300"
+    assert client.get(links)["Content-Length"] == "0"
+
+
 @pytest.mark.parametrize("name", ODD)
-def test_what_is_only_odd_is_kept(client: Client, name: str) -> None:
-    assert client.get(f"/spoilt/{name}/").status_code == 202
+def test_what_is_only_odd_is_kept(get: Get, name: str) -> None:
+    assert get(f"/spoilt/{name}/").status_code == 202
     with override_settings(REQUEST_BROKER={}):
-        direct = client.get(f"/spoilt/{name}/")
+        direct = get(f"/spoilt/{name}/")
     record = DispatchRecord.objects.get()
     assert (record.state, record.attempts) == ("succeeded", 1)
-    response = client.get(path_of(record, "response/"))
+    response = get(path_of(record, "response/"))
     assert (response.status_code, response.reason_phrase) == (direct.status_code, str(direct.reason_phrase))
     assert response.get("X-Lazy") == direct.get("X-Lazy")
-    assert response.get("X-Split") == direct.get("X-Split")
+    assert response.get("X-Split", "").strip() == direct.get("X-Split", "").strip()
+    assert response.cookies.output() == direct.cookies.output()

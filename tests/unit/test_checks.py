@@ -7,7 +7,7 @@ from celery import Celery, current_app
 from django.core.checks import CheckMessage, run_checks
 from django.http import HttpResponse
 from django.test import override_settings
-from django.urls import include, path
+from django.urls import include, path, re_path, set_script_prefix
 
 from broker_django import celery_app, checks
 from broker_django.decorators import priority, queue, run_now
@@ -121,6 +121,39 @@ def test_e006_a_project_without_the_status_urls():
         assert said(checks.check_urls) == ["E006"]
     with urlconf(path("anywhere/", include("broker_django.urls"))):
         assert said(checks.check_urls) == []
+
+
+@pytest.mark.parametrize(
+    "patterns",
+    [
+        [path("<slug:tenant>/broker/", include("broker_django.urls"))],
+        [re_path("^(a|b)/broker/", include("broker_django.urls"))],
+        [path("broker/<path:rest>", view), path("broker/", include("broker_django.urls"))],
+    ],
+    ids=["named", "unnamed", "shadowed"],
+)
+def test_e006_status_urls_that_lead_nowhere(patterns):
+    with urlconf(*patterns):
+        assert said(checks.check_urls) == ["E006"]
+
+
+@pytest.mark.parametrize("prefix", ["/", "/shop/"])
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        path("broker/", include("broker_django.urls"), {"section": "internal"}),
+        path("büro/", include("broker_django.urls")),
+        re_path("^(?:broker)/", include("broker_django.urls", namespace="tasks")),
+    ],
+    ids=["arguments", "not ASCII", "pattern"],
+)
+def test_status_urls_that_are_found(pattern, prefix):
+    set_script_prefix(prefix)
+    try:
+        with urlconf(pattern):
+            assert said(checks.check_urls) == []
+    finally:
+        set_script_prefix("/")
 
 
 def test_e007_a_decorator_that_names_a_queue_that_is_not_there():

@@ -190,17 +190,11 @@ def test_transport_options_are_laid_under_those_of_the_project_on_redis(configur
 
 
 @pytest.mark.parametrize("url", [None, "amqp://host", "amqps://host", "pyamqp://one;pyamqp://two"])
-def test_rabbitmq_confirms_what_is_published(configured, url):
-    assert configured(from_object({"broker_url": url})).conf.broker_transport_options == {"confirm_publish": True}
-    for value in (True, False):
-        options = {"confirm_publish": value, "a": 1}
-        app = configured(from_object({"broker_url": url, "broker_transport_options": options}))
-        assert app.conf.broker_transport_options == options
-
-
-def test_rabbitmq_confirms_what_is_published_also_where_only_that_goes_there(configured):
-    app = configured(from_object({"broker_read_url": "redis://host", "broker_write_url": "amqp://host"}))
-    assert app.conf.broker_transport_options["confirm_publish"] is True
+def test_nothing_but_dispatches_is_confirmed_on_rabbitmq_unless_the_project_says_so(configured, url):
+    assert configured(from_object({"broker_url": url})).conf.broker_transport_options == {}
+    options = {"confirm_publish": True, "a": 1}
+    app = configured(from_object({"broker_url": url, "broker_transport_options": options}))
+    assert app.conf.broker_transport_options == options
 
 
 @pytest.mark.parametrize("url", ["memory://", "sqs://"])

@@ -78,6 +78,20 @@ def test_half_of_the_threads_that_were_seen_are_held_and_no_more_than_the_limit(
     assert [bool(seconds) for seconds in held] == [True, False, False, True, False, True, False, True] + [False] * 4
 
 
+def test_a_process_in_which_one_thread_was_seen_may_have_no_other(clock: Clock) -> None:
+    places, threaded = Places(clock), guest(server=Server.THREADS)
+    with places.hold(threaded, 30, LIMITS) as seconds:
+        assert seconds == AT_A_TIME
+        clock.now += seconds
+    assert granted(places, [threaded], 30) == [0.0]
+    another = threading.Thread(target=places.see_thread)
+    another.start()
+    another.join()
+    assert granted(places, [threaded, threaded], 30) == [30.0, 0.0]
+    places.forget()
+    assert granted(places, [threaded], 30) == [AT_A_TIME]
+
+
 def test_no_thread_is_held_if_the_limit_is_none() -> None:
     assert granted(Places(), [guest(server=Server.THREADS)], limits=Limits(5, 5, 5, 0)) == [0.0]
 

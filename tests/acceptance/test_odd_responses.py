@@ -1,0 +1,44 @@
+"""A stored response is what the server would have sent; what it cannot send fails when it is made."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from tests.acceptance.conftest import done
+from tests.acceptance.views import ODD
+
+if TYPE_CHECKING:
+    from tests.acceptance.conftest import Site, StartSite, Worker
+
+REFUSED = 500, "application/problem+json", "failed"
+
+
+def answer(site: Site, method: str, url: str) -> Any:
+    """What the client sees of the response; None if it gets none, or not all of it."""
+    try:
+        with site.client() as client:
+            response = client.request(method, url, timeout=2)
+    except httpx.TransportError:
+        return None
+    fields = [response.headers.get(name) for name in ("Content-Type", "Content-Length", "Set-Cookie")]
+    return response.status_code, *fields, response.content
+
+
+@pytest.mark.parametrize("interface", ["asgi", "wsgi", "gthread"])
+def test_what_a_server_sends_directly_it_sends_from_the_store(
+    start_site: StartSite, worker: Worker, interface: str
+) -> None:
+    site = start_site(interface)
+    site.process.ready()
+    for name in ODD:
+        directly = answer(site, "POST", f"/odd/{name}/")
+        with site.client() as client:
+            document = done(client, client.post(f"/odd/{name}/", headers={"X-Queue": "once"}))
+        polled = answer(site, "GET", document["links"]["response"])
+        if directly is None or directly[0] == 500:
+            assert (*polled[:2], document["state"]) == REFUSED, name
+        else:
+            assert polled == directly, name
