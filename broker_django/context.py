@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -90,12 +91,24 @@ class Replay:
         return by(self.view or "a view", self.route)
 
     def is_for(self, view: str, route: str) -> bool:
-        """Whether it was accepted for this view, by this pattern. If the message names no view, it is for any."""
-        return not self.view or (view == self.view and self.route in ("", route))
+        """Whether it was accepted for this view, by a pattern that captures the same. A pattern that catches whatever
+        comes may lead to the same view, but hands it other arguments.
+
+        If the message names no view, it is for any.
+        """
+        return not self.view or (view == self.view and (not self.route or _captured(route) == _captured(self.route)))
 
     def context(self) -> RequestContext:
         """`request.broker` of the replayed request."""
         return RequestContext(True, self.id, self.queue, self.attempt, accepted_at=self.accepted_at)  # noqa: FBT003
+
+
+_CAPTURED = re.compile(r"<(?:[^<>:]*:)?([^<>]*)>")
+
+
+def _captured(route: str) -> list[str]:
+    """The names of what a pattern such as `/orders/<int:pk>/` captures."""
+    return sorted(_CAPTURED.findall(route))
 
 
 def by(view: str, route: str) -> str:

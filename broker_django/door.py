@@ -175,7 +175,7 @@ def _user_without_trace(request: HttpRequest) -> Any:
 
 
 def reach(request: HttpRequest, view: View, replay: Replay) -> HttpResponse | None:
-    """Let a replay come to its view; a response if the URL leads to another one in this process, or by another pattern.
+    """Let a replay come to its view; a response if the URL leads to another one in this process.
 
     If somebody in charge had it run again, it is for whichever view the URL leads to by now.
     """

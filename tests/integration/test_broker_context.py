@@ -155,17 +155,19 @@ class Elsewhere:
 
 
 class Caught:
-    """The URLs of a release that lacks one: the same view has it by another pattern."""
+    """The URLs of a release that lacks one: the same view has it by a pattern that catches whatever comes."""
 
-    urlpatterns = [re_path("^s.*/$", view), *urlpatterns[1:]]
+    urlpatterns = [re_path("^(?P<anything>.*)/$", view), *urlpatterns[1:]]
 
 
-@pytest.mark.parametrize(
-    ("urls", "here"), [(Elsewhere, f"{__name__}.Elsewhere.<lambda>"), (Caught, f"{__name__}.view by /s./")]
-)
-def test_a_view_that_other_code_has_instead_is_no_error_of_a_view(
-    client: Client, caplog: pytest.LogCaptureFixture, urls: type, here: str
-) -> None:
+class Edited:
+    """The URLs of a release that writes a pattern otherwise."""
+
+    urlpatterns = [re_path("^seen/$", view), *urlpatterns[1:]]
+
+
+def replayed_with(client: Client, urls: type) -> DispatchRecord:
+    """A dispatch that was accepted here, and that a worker with these URLs came to."""
     get_app().conf.task_always_eager = False
     try:
         client.get("/seen/")
@@ -175,6 +177,20 @@ def test_a_view_that_other_code_has_instead_is_no_error_of_a_view(
     with override_settings(ROOT_URLCONF=urls):
         tasks.replay.apply(args=(argument(record),), task_id=str(record.pk), routing_key=record.queue, throw=False)
     record.refresh_from_db()
+    return record
+
+
+def test_a_pattern_that_is_written_otherwise_leads_to_the_same_view(client: Client) -> None:
+    assert replayed_with(client, Edited).state == "succeeded"
+
+
+@pytest.mark.parametrize(
+    ("urls", "here"), [(Elsewhere, f"{__name__}.Elsewhere.<lambda>"), (Caught, f"{__name__}.view by /<anything>/")]
+)
+def test_a_view_that_other_code_has_instead_is_no_error_of_a_view(
+    client: Client, caplog: pytest.LogCaptureFixture, urls: type, here: str
+) -> None:
+    record = replayed_with(client, urls)
     assert f"the view was not reached: the URL leads to {here}" in record.error
     assert f"and led to {__name__}.view by /seen/ when it was accepted" in record.error
     assert [each for each in caplog.records if each.name == "django.request"] == []
