@@ -30,6 +30,7 @@ def dispatch(
     headers: Mapping[str, Any] | None = None,
     host: str | None = None,
     user: Any = None,
+    tenant: str | None = None,
 ) -> DispatchRecord:
     """Have a request run later, on this queue, as its user. Returns the dispatch, with its id.
 
@@ -37,8 +38,8 @@ def dispatch(
 
     A path may have a query, and may be a URL of this site. With it go `method` (GET, or POST if there is a body); one
     of `json`, `data` (a form, as a mapping or pairs) with or without `files`, and `body` with `content_type`; `query`;
-    `headers`; `host`, if it is not the usual one of ALLOWED_HOSTS; and `user`, as an object or by primary key. No CSRF
-    token is asked for.
+    `headers`; `host`, if it is not the usual one of ALLOWED_HOSTS; `user`, as an object or by primary key; and
+    `tenant`, as the function of the setting TENANT says it. No CSRF token is asked for.
 
     Instead of a path it takes a request, as it is now, with its user and session, whose body must not have been
     streamed away; or a RequestMessage. Within a transaction the dispatch is published when that is committed; if it is
@@ -51,7 +52,7 @@ def dispatch(
     from broker_django.composing import Parts  # noqa: PLC0415 - which needs the apps to be loaded
     from broker_django.dispatching import dispatch as made  # noqa: PLC0415
 
-    parts = Parts(method, json, data, files, body, content_type, query, headers, host, user)
+    parts = Parts(method, json, data, files, body, content_type, query, headers, host, user, tenant)
     return made(request, queue=queue, parts=parts)
 
 

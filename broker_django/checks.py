@@ -159,6 +159,24 @@ def check_owners(**_: Any) -> list[CheckMessage]:
     return found
 
 
+@register("request_broker")
+def check_tenant_apps(**_: Any) -> list[CheckMessage]:
+    """A project whose tenants are schemas of one database, as django-tenants has it."""
+    found: list[CheckMessage] = []
+    of_tenants, shared = (_apps_of(name) for name in ("TENANT_APPS", "SHARED_APPS"))
+    for app in ("broker_django", "django_celery_results") if of_tenants or shared else ():
+        if apps.is_installed(app) and (app in of_tenants or app not in shared):
+            text = f"{app!r} is not among the SHARED_APPS alone: no worker would look into the schemas of tenants."
+            hint = "Move it from TENANT_APPS to SHARED_APPS, and run migrate_schemas --shared."
+            found.append(Error(text, hint=hint, id="request_broker.E016"))
+    return found
+
+
+def _apps_of(name: str) -> set[str]:
+    """The packages that a setting names, be it by their configuration."""
+    return {str(each).partition(".apps.")[0] for each in getattr(settings, name, ())}
+
+
 def _is_field(name: object) -> bool:
     return isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9-]+", name) is not None
 

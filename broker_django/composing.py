@@ -41,6 +41,7 @@ class Parts:
     headers: Mapping[str, Any] | None = None
     host: str | None = None
     user: Any = None
+    tenant: str | None = None
 
     @property
     def given(self) -> list[str]:
@@ -70,7 +71,7 @@ def compose(path: str, parts: Parts) -> RequestMessage:
         environ["HTTP_HOST"] = host
     if content_type:
         environ |= {"CONTENT_TYPE": content_type, "CONTENT_LENGTH": str(len(body))}
-    return RequestMessage(environ, body, scheme, user_key_of(parts.user))
+    return RequestMessage(environ, body, scheme, user_key_of(parts.user), tenant=parts.tenant or "")
 
 
 def _split(path: str) -> SplitResult:

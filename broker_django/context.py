@@ -58,8 +58,8 @@ class RequestContext:
 
 @dataclass(slots=True)
 class Replay:
-    """A replay in progress. `user`, `view_user`, `view`, `route`, `tenant`, `principal` and `accepted_at` are those of its
-    message.
+    """A replay in progress. `user`, `view_user`, `view`, `route`, `tenant`, `principal` and `accepted_at` are those of
+    its message.
 
     The middleware tells the worker through `exception` what the view raised, and through `refusal` why the view was
     not run at all. `admitted` tells the view that its own checks were made at the door. `entered` says that the request

@@ -109,7 +109,8 @@ def _from_path(path: str, parts: Parts) -> Taken:
     if rest.view_class(match.func) is not None:
         message = replace(message, view_user=message.user)
     _refuse_nobody(message, match)
-    return Taken(message, match, _view(match, message.method))
+    _refuse_without_tenant(message)
+    return Taken(message, match, _view(match, message.method), tenant=message.tenant)
 
 
 def _from_message(message: object) -> Taken:
@@ -120,7 +121,8 @@ def _from_message(message: object) -> Taken:
     _refuse_large(message)
     message, match = arrived(message)
     _refuse_nobody(message, match)
-    return Taken(message, match, message.view)
+    _refuse_without_tenant(message)
+    return Taken(message, match, message.view, tenant=message.tenant)
 
 
 def _from_request(request: HttpRequest) -> Taken:
@@ -135,14 +137,15 @@ def _from_request(request: HttpRequest) -> Taken:
     message, match = to_message(request, body, user_key(getattr(request, "user", None)), {}), request.resolver_match
     if _is_made_by_code(request):
         message, match = arrived(message)
+    tenant = ownership.tenant_of(request)
     named = message.user is None or ownership.names_user(request, message.user)
     return Taken(
-        message,
+        replace(message, tenant=tenant),
         match,
         _view(match, message.method),
         ownership.credential_of(request) if named else "",
         ownership.host_of(request),
-        ownership.tenant_of(request),
+        tenant,
     )
 
 
@@ -161,6 +164,12 @@ def _is_made_by_code(request: HttpRequest) -> bool:
 def _refuse_large(message: RequestMessage) -> None:
     if len(message.body) > conf.MAX_BODY_SIZE:
         raise BodyTooLargeError(f"the body has {len(message.body)} bytes, at most {conf.MAX_BODY_SIZE} are accepted")
+
+
+def _refuse_without_tenant(message: RequestMessage) -> None:
+    """Raises MessageError where a project has tenants, and nobody says whose request it is."""
+    if conf.TENANT and not message.tenant:
+        raise MessageError("REQUEST_BROKER['TENANT'] tells tenants apart: say whose request it is, with tenant=")
 
 
 def _refuse_nobody(message: RequestMessage, match: ResolverMatch | None) -> None:

@@ -16,7 +16,7 @@ from django.utils.functional import SimpleLazyObject
 from django.utils.module_loading import import_string
 
 from broker_core.errors import BodyTooLargeError, BrokerError, UserInactiveError, ViewExitedError, ViewNotReachedError
-from broker_django import classification, idempotency, ledger, principals, rest, tokens, users
+from broker_django import classification, idempotency, ledger, ownership, principals, rest, tokens, users
 from broker_django.acceptance import route_of
 from broker_django.celery_app import ends_worker
 from broker_django.conf import conf
@@ -181,13 +181,19 @@ def reach(request: HttpRequest, view: View, replay: Replay) -> HttpResponse | No
     """
     name, route = view_name(view.function, request.method or ""), route_of(request.resolver_match)
     if not replay.is_for(name, route) and not ledger.is_revived(replay.id):
-        replay.elsewhere = by(name, route)
-        response = problem(ViewNotReachedError(f"the URL leads to {replay.elsewhere} here, not to {replay.wanted}"))
-        response._has_been_logged = True  # type: ignore[attr-defined] # the worker says so; no view has failed
-        return response
+        return _astray(replay, by(name, route))
+    if conf.TENANT and ownership.tenant_of(request) != replay.tenant:
+        return _astray(replay, f"another tenant than {replay.tenant!r}")
     replay.reached = request.broker.reached = True  # type: ignore[attr-defined]
     pin_view(request, view, replay)
     return None
+
+
+def _astray(replay: Replay, where: str) -> HttpResponse:
+    replay.elsewhere = where
+    response = problem(ViewNotReachedError(f"the URL leads to {where} here, not to {replay.wanted}"))
+    response._has_been_logged = True  # type: ignore[attr-defined] # the worker says so; no view has failed
+    return response
 
 
 def note_exit(request: HttpRequest, error: BaseException) -> None:

@@ -9,6 +9,8 @@ from django.contrib.auth.models import User
 from django.http import HttpResponse
 from django.test import Client, RequestFactory, override_settings
 
+import broker_django
+from broker_core.errors import MessageError
 from broker_django import ownership
 from broker_django.models import DispatchRecord
 
@@ -171,3 +173,33 @@ def test_credentials_are_known_after_a_rotation_of_keys() -> None:
     assert not ownership.shows_again(request, credential)
     with override_settings(SECRET_KEY_FALLBACKS=["old"]):
         assert ownership.shows_again(request, credential)
+
+
+TENANTS = {"TENANT": "tests.site.tenants.of_header", "RULES": [{"when": "true", "queue": "bulk"}]}
+
+
+def test_code_says_whose_request_it_is(django_capture_on_commit_callbacks: Any) -> None:
+    ann = User.objects.create_user("ann")
+    given = {"queue": "bulk", "user": ann, "headers": {"X-Tenant": "a"}}
+    with override_settings(REQUEST_BROKER=TENANTS):
+        with pytest.raises(MessageError, match="tenant="):
+            broker_django.dispatch("/echo/", **given)
+        with django_capture_on_commit_callbacks(execute=True):
+            right, wrong = (broker_django.dispatch("/echo/", tenant=name, **given) for name in "ab")
+    right.refresh_from_db()
+    wrong.refresh_from_db()
+    assert (right.state, right.tenant) == ("succeeded", "a")
+    assert "another tenant than 'b'" in wrong.error
+
+
+def test_a_replay_of_another_tenant_than_at_the_door_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a host was given to another tenant meanwhile."""
+    tenants = iter("ab")
+    monkeypatch.setattr("tests.site.tenants.of_header", lambda _request: next(tenants))
+    ownership._tenant_function.cache_clear()
+    with override_settings(REQUEST_BROKER=TENANTS):
+        ann().post("/pay/", headers={"X-Tenant": "a"})
+    ownership._tenant_function.cache_clear()
+    record = DispatchRecord.objects.get()
+    assert record.response_status != 201
+    assert "another tenant than 'a'" in record.error

@@ -355,6 +355,23 @@ def test_w009_a_router_that_insists_on_a_request():
         assert said(checks.check_database) == []
 
 
+@pytest.mark.parametrize(
+    ("shared", "of_tenants", "ids"),
+    [
+        ((), (), []),
+        (("broker_django", "django_celery_results"), ("tests.site",), []),
+        (("broker_django.apps.BrokerConfig", "django_celery_results"), ("tests.site",), []),
+        (("django_celery_results",), ("broker_django",), ["E016"]),
+        (("broker_django", "django_celery_results"), ("broker_django",), ["E016"]),
+        (("broker_django",), ("django_celery_results",), ["E016"]),
+        (("tests.site",), ("tests.site",), ["E016", "E016"]),
+    ],
+)
+def test_e016_tables_in_the_schemas_of_tenants(shared, of_tenants, ids):
+    with override_settings(SHARED_APPS=shared, TENANT_APPS=of_tenants):
+        assert said(checks.check_tenant_apps) == ids
+
+
 def test_every_id_has_a_test():
     source = checks.__loader__.get_source(checks.__name__)
     ids = {part.split('"')[0].lower() for part in source.split('"request_broker.')[1:]}
