@@ -237,7 +237,11 @@ def _require_known_functions(program: cel.Program, bare: str) -> None:
 def _comprehension_variables(bare: str) -> set[str]:
     bound: set[str] = set()
     ends: list[int] = []
-    for match in _MACRO.finditer(bare):
+    macros = list(_MACRO.finditer(bare))
+    maps = [match for match in macros if match[1] == "map"]
+    if len(maps) > 1:
+        raise InvalidConditionError("there may be one map: each may make its list much larger", maps[1].start() + 1)
+    for match in macros:
         if any(match.start() < end for end in ends):
             raise InvalidConditionError("a comprehension may not be nested in another", match.start() + 1)
         ends.append(_closing(bare, bare.index("(", match.start())))

@@ -8,7 +8,7 @@ from broker_core.errors import BrokerError
 
 LONGEST = 300
 
-_USER_INFO = re.compile(r"://\S*@")
+_WORD = re.compile(r"\S+")
 _PASSWORD = re.compile(r"(?i)(passw(?:or)?d\s*[=:]\s*)\S+")
 
 
@@ -25,5 +25,16 @@ def redacted(error: BaseException) -> str:
     lines = str(error).splitlines()
     if not lines or isinstance(error, ValueError | LookupError) or name == "DataError":
         return name
-    said = _PASSWORD.sub(r"\1**", _USER_INFO.sub("://**@", lines[0]))
+    said = _PASSWORD.sub(r"\1**", _WORD.sub(_without_user_info, lines[0]))
     return f"{name}: {said}"[:LONGEST]
+
+
+def _without_user_info(word: re.Match[str]) -> str:
+    head, _, rest = word[0].partition("://")
+    _secret, at, after = rest.rpartition("@")
+    return f"{head}://**@{after}" if at else word[0]
+
+
+def printable(text: object) -> str:
+    """On one line of a terminal or a log: whoever has written it cannot move the cursor, or begin another line."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in str(text))

@@ -20,6 +20,11 @@ class TrialForm(forms.Form):
     )
     user = forms.CharField(required=False, help_text=_("The name that the user logs in with; nothing: anonymous."))
 
+    def __init__(self, *args: Any, may_name_users: bool = True, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not may_name_users:
+            del self.fields["user"]  # whoever may see no users is not to find out who there is
+
     def clean_path(self) -> str:
         text = str(self.cleaned_data["path"])
         if not text.startswith("/") or text.startswith("//"):

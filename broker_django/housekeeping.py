@@ -133,6 +133,8 @@ def _has_relations() -> bool:
 def sweep(now: datetime | None = None) -> int:
     """Delete the files of large requests that no dispatch has, where the storage lists its files: how many.
 
+    Those of another installation in the same storage were sealed with a key that is not known here, and stay.
+
     A process that ends in between leaves them behind. Raises StorageError.
     """
     try:
@@ -144,6 +146,7 @@ def sweep(now: datetime | None = None) -> int:
     for chunk in _chunks(list(old)):
         rows = ledger.rows().filter(pk__in=[old[name] for name in chunk])
         orphans += set(chunk).difference(rows.values_list("sealed_file", flat=True))
+    orphans = [name for name in orphans if sealed_storage.is_ours(name)]
     sealed_storage.delete(orphans)
     return len(orphans)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from django.core import serializers
 from django.core.exceptions import ValidationError
-from django.db import transaction
+from django.db import models, transaction
 from django.utils.translation import gettext as _
 
 from broker_django import database
@@ -136,9 +137,25 @@ def _entry(number: int, given: dict[str, Any], codes: dict[Any, str]) -> _Entry:
     if model is Destination:
         named = fields["router"]
         fields["router"] = named[0] if isinstance(named, list) and named else codes.get(named)
-    elif not isinstance(fields["code"], str):
-        raise ValueError(f"the code of entry {number} is no text")
+        if not isinstance(fields["router"], str | None):
+            raise ValueError(f"the router of entry {number} is no code")
+    for name, value in fields.items():
+        if name != "router" and not _fits(model._meta.get_field(name), value):
+            raise ValueError(f"entry {number} has another kind of value for {name!r}")
     return _Entry(number, model, fields)
+
+
+def _fits(field: Any, value: Any) -> bool:
+    """Whether the value is of the kind that `dumpdata` writes for the column. What it says is looked at later."""
+    if isinstance(field, models.CharField | models.TextField):
+        return isinstance(value, str) and "\0" not in value and not _SURROGATE.search(value)
+    if isinstance(field, models.BooleanField):
+        return isinstance(value, bool)
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""Half of a character, which JSON can write and no database takes."""
 
 
 def _model(entry: dict[str, Any]) -> type[Router | Destination]:

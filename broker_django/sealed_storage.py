@@ -11,6 +11,7 @@ from django.core.files.base import ContentFile
 from django.core.files.storage import storages
 from django.db import transaction
 
+from broker_core.envelope import key_id
 from broker_core.errors import StorageError, StoredRequestError
 from broker_core.redaction import redacted
 from broker_django import database
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("broker_django.sealed_storage")
 
 DIRECTORY = "request_broker"
+HEAD = 64
+"""Bytes of a file that say which key it was sealed with, and more."""
 
 
 def _storage() -> Storage:
@@ -86,6 +89,18 @@ def _is_missing(name: str, error: Exception) -> bool:
         return not _storage().exists(name)
     except Exception:  # noqa: BLE001 - every storage has errors of its own
         return False
+
+
+def is_ours(name: str) -> bool:
+    """Whether a file was sealed with a key of this installation, or is empty. Raises StorageError."""
+    try:
+        with _storage().open(name) as file:
+            head = file.read(HEAD)
+    except Exception as error:
+        if _is_missing(name, error):
+            return False
+        raise StorageError(f"the stored request body cannot be read: {type(error).__name__}") from error
+    return not head or key_id(head) in conf.keyring.key_ids
 
 
 def delete(names: Collection[str]) -> None:

@@ -124,10 +124,11 @@ class Reaper:
             return
         for record in batch:
             with self._unless_locked(record, now):
-                reason = f"the lease of {record.worker or 'its worker'} ran out"
+                reason = "the lease of its worker ran out"
                 state = ledger.lose(record.pk, ledger.Run(record.attempts, lapsed_at=now), reason, now)
                 if state is not None:
-                    _tell(record, f"{reason} in attempt {record.attempts}: {state}")
+                    whose = record.worker or "its worker"
+                    _tell(record, f"the lease of {whose} ran out in attempt {record.attempts}: {state}")
                     announce(record.pk)
             yield
 

@@ -22,7 +22,7 @@ from broker_core.errors import (
     UnknownKeyError,
 )
 from broker_core.message import RequestMessage
-from broker_core.redaction import redacted
+from broker_core.redaction import printable, redacted
 from broker_django import ledger, results, sealed_storage
 from broker_django.celery_app import TASK, queue_of_delivery
 from broker_django.conf import conf
@@ -287,12 +287,6 @@ def _open(task_id: str, delivery: Mapping[str, Any], sealed: object) -> tuple[st
         except EnvelopeError:
             return queue, open_reference(envelope, dispatch_id, queue)
     except (EnvelopeError, MessageError, KeyError, ValueError, TypeError) as error:
-        came_on = _on_one_line(delivery.get("routing_key"))
-        told = _on_one_line(task_id)
+        came_on, told = (printable(str(text)[:100]) for text in (delivery.get("routing_key"), task_id))
         logger.error("Task %s on %s is refused: %s", told, came_on, redacted(error), extra={"dispatch_id": told})
         raise Ignore from error
-
-
-def _on_one_line(text: object) -> str:
-    """Anybody may have written it who can write to the message broker."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in str(text)[:100])

@@ -21,6 +21,7 @@ from broker_django.forms import ImportForm, TrialForm
 from broker_django.models import Destination, Router
 from broker_django.pools import tell_workers
 from broker_django.routers import broken
+from broker_django.users import user_model
 
 if TYPE_CHECKING:
     from django.db.models import QuerySet
@@ -156,11 +157,11 @@ class RouterAdmin(ModelAdmin):
         """Tell what would happen to a request."""
         if not self.has_view_permission(request):
             raise PermissionDenied
-        form = TrialForm(request.GET or None)
+        form = TrialForm(request.GET or None, may_name_users=_may_see_users(request))
         told = None
         if form.is_valid():
             given = form.cleaned_data
-            told = explain(given["method"], given["path"], given["headers"], given["user"])
+            told = explain(given["method"], given["path"], given["headers"], given.get("user"))
         return self._page(request, "try.html", _("Try a request"), form=form, told=told)
 
     def _may_import(self, request: HttpRequest) -> bool:
@@ -196,6 +197,11 @@ class RouterAdmin(ModelAdmin):
 
 def _may(request: HttpRequest, verb: str, model: Any) -> bool:
     return request.user.has_perm(f"broker_django.{verb}_{model._meta.model_name}")
+
+
+def _may_see_users(request: HttpRequest) -> bool:
+    model = user_model()
+    return model is not None and request.user.has_perm(f"{model._meta.app_label}.view_{model._meta.model_name}")
 
 
 def _shares(router: Router) -> dict[Any, float]:

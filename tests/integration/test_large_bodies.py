@@ -16,9 +16,10 @@ from django.test import AsyncClient, Client, override_settings
 from django.utils import timezone
 
 from broker_core.dispatches import State
-from broker_core.envelope import context
+from broker_core.envelope import Keyring, context
 from broker_django import dead_letters, delivery, housekeeping, ledger, sealed_storage
 from broker_django.celery_app import TASK, get_app
+from broker_django.conf import conf
 from broker_django.ledger import NOT_REACHED
 from broker_django.models import DispatchRecord
 from workers import tasks
@@ -276,15 +277,16 @@ def test_a_dispatch_that_is_run_again_by_somebody_still_has_its_file(
 
 def test_orphans_are_swept_a_day_later(client: Client, storage: Storage, not_eager: None) -> None:
     kept = accepted(client)
-    orphan = sealed_storage.save(uuid.uuid4(), b"orphan")
-    twin = sealed_storage.save(kept.pk, b"of a second try")
+    orphan = sealed_storage.save(uuid.uuid4(), conf.keyring.seal(b"orphan", b""))
+    twin = sealed_storage.save(kept.pk, conf.keyring.seal(b"of a second try", b""))
+    elsewhere = sealed_storage.save(uuid.uuid4(), Keyring(["of another installation"]).seal(b"its request", b""))
     storage.save("request_broker/somebody-elses", ContentFile(b"else"))
     assert twin != kept.sealed_file
     now = timezone.now()
     assert housekeeping.sweep(now + timedelta(hours=23)) == 0
     assert housekeeping.sweep(now + timedelta(hours=25)) == 2
     assert not storage.exists(orphan) and not storage.exists(twin)
-    assert sorted(files(storage)) == sorted([str(kept.pk), "somebody-elses"])
+    assert sorted(files(storage)) == sorted([str(kept.pk), "somebody-elses", elsewhere.rpartition("/")[2]])
 
 
 def test_where_nothing_was_ever_stored_there_is_nothing_to_sweep(storage: Storage) -> None:

@@ -133,7 +133,7 @@ def test_a_lease_that_ran_out_is_taken_up_and_the_dispatch_published(steady: Rea
         clock.passes(seconds=10)
         look(steady)
     assert wire.published == [record.pk]
-    assert AttemptRecord.objects.get().error == "the lease of gone ran out"
+    assert AttemptRecord.objects.get().error == "the lease of its worker ran out"
 
 
 def test_after_the_database_was_away_workers_may_renew_first(steady: Reaper, clock: Clock, wire: Wire) -> None:

@@ -13,6 +13,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
 from broker_core.dispatches import State
+from broker_core.redaction import printable
 from broker_django import dead_letters, ledger
 from broker_django.conf import conf
 
@@ -77,17 +78,21 @@ class Command(BaseCommand):
     def _list(self, rows: QuerySet[DispatchRecord]) -> None:
         for row in rows:
             answered = f" {row.response_status}" if row.response_status else ""
-            self.stdout.write(
+            self._say(
                 f"{row.pk}  {row.accepted_at:%Y-%m-%d %H:%M:%S}  {row.state:9}  {row.queue}  "
                 f"{row.method} {row.path}{answered}  attempts {row.attempts}  {row.error}".rstrip()
             )
 
     def _groups(self, letters: QuerySet[DispatchRecord]) -> None:
         for group in dead_letters.by_error(letters):
-            self.stdout.write(
+            self._say(
                 f"{group['count']:7}  {group['queue']}  {group['state']}  "
                 f"{group['first']:%Y-%m-%d %H:%M} to {group['last']:%Y-%m-%d %H:%M}  {group['error'] or '(no error)'}"
             )
+
+    def _say(self, line: str) -> None:
+        """A client may have put into its path what a terminal takes for a command."""
+        self.stdout.write(printable(line))
 
     def _act(self, options: dict[str, Any]) -> None:
         chosen = ("ids", "queue", "state", "route", "error", "older_than", "newer_than", "all")

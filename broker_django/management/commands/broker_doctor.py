@@ -7,6 +7,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
+from broker_core.redaction import printable
 from broker_django.diagnosis import examine
 
 
@@ -17,9 +18,9 @@ class Command(BaseCommand):
         wrong = 0
         for finding in examine():
             mark = self.style.SUCCESS("ok  ") if finding.well else self.style.ERROR("FAIL")
-            self.stdout.write(f"{mark} {finding.subject}: {finding.detail}")
+            self.stdout.write(f"{mark} {printable(f'{finding.subject}: {finding.detail}')}")
             if finding.advice:
-                self.stdout.write(f"     {finding.advice}")
+                self.stdout.write(f"     {printable(finding.advice)}")
             wrong += not finding.well
         if wrong:
             self.stderr.write(self.style.ERROR(f"{wrong} of the above need attention."))
