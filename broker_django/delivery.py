@@ -102,13 +102,13 @@ def open_reference(sealed: bytes, dispatch_id: str, queue: str) -> str:
     return conf.keyring.open(sealed, context("reference", dispatch_id, queue)).decode()
 
 
-def seal_response(message: ResponseMessage, dispatch_id: str) -> str:
-    return to_text(conf.keyring.seal(message.encode(), context("response", dispatch_id)))
+def seal_response(message: ResponseMessage, dispatch_id: str, attempt: int) -> str:
+    return to_text(conf.keyring.seal(message.encode(), context("response", dispatch_id, str(attempt))))
 
 
-def open_response(text: str, dispatch_id: str) -> bytes:
-    """Raises EnvelopeError."""
-    return conf.keyring.open(from_text(text), context("response", dispatch_id))
+def open_response(text: str, dispatch_id: str, attempt: int) -> bytes:
+    """Raises EnvelopeError, also for the response of another attempt."""
+    return conf.keyring.open(from_text(text), context("response", dispatch_id, str(attempt)))
 
 
 def to_text(sealed: bytes) -> str:

@@ -193,16 +193,19 @@ def fetch(record: DispatchRecord) -> ResponseMessage | None:
     dispatch_id = record.pk
     try:
         if record.kept_response:
-            return ResponseMessage.decode(open_response(bytes(record.kept_response).decode(), str(dispatch_id)))
+            return _opened(bytes(record.kept_response).decode(), record)
         stored = _stored(str(dispatch_id))
         if not isinstance(stored, dict) or not isinstance(stored.get("sealed"), str):
             return None
-        if stored.get("attempt", record.attempts) != record.attempts:
-            raise EnvelopeError("it is of another attempt")
-        return ResponseMessage.decode(open_response(stored["sealed"], str(dispatch_id)))
+        return _opened(stored["sealed"], record)
     except (EnvelopeError, MessageError, *UNREADABLE) as error:
         logger.error("The stored response of dispatch %s is refused: %s", dispatch_id, redacted(error))
         return None
+
+
+def _opened(text: str, record: DispatchRecord) -> ResponseMessage:
+    """Raises EnvelopeError for the response of another dispatch or attempt, and MessageError."""
+    return ResponseMessage.decode(open_response(text, str(record.pk), record.attempts))
 
 
 @database.results_too()

@@ -204,7 +204,7 @@ def _conclude(request: Any, attempt: Attempt, answer: Answer) -> dict[str, Any]:
     the dispatch failed for good.
     """
     dispatch_id = str(attempt.dispatch_id)
-    sealed = seal_response(answer.response, dispatch_id)
+    sealed = seal_response(answer.response, dispatch_id, attempt.number)
     if request.is_eager:
         due = _end(request, attempt, answer, sealed)
     else:

@@ -60,7 +60,7 @@ def _fail(record: DispatchRecord, policy: QueuePolicy, reason: str, now: datetim
         ledger.close(record.pk, policy, now)
         return
     answer = unanswered(StoredRequestError(reason), unknown_here=False)
-    sealed = seal_response(answer.response, str(record.pk))
+    sealed = seal_response(answer.response, str(record.pk), attempt)
     if results.conclude(record.pk, attempt, policy, answer.outcome, sealed, None):
         logger.error("Dispatch %s fails: %s", record.pk, reason, extra={"dispatch_id": str(record.pk)})
         announce(record.pk)

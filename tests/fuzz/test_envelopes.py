@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 ID, OTHER_ID = (str(uuid.UUID(int=number)) for number in (1, 2))
 SEALED = {ID: seal_request(REQUEST, ID, "payment"), OTHER_ID: seal_request(REQUEST, OTHER_ID, "bulk")}
-STORED = {ID: seal_response(RESPONSE, ID), OTHER_ID: seal_response(RESPONSE, OTHER_ID)}
+STORED = {each: seal_response(RESPONSE, each, 1) for each in (ID, OTHER_ID)}
 NAMES = st.sampled_from([ID, OTHER_ID, "request", "response", "payment", "bulk", ""]) | st.text(max_size=20)
 
 
@@ -65,7 +65,7 @@ def test_other_purposes_ids_and_queues(names: list[str]) -> None:
     purpose, *rest = names
     if names != ["request", ID, "payment"]:
         is_refused(SEALED[ID], context(purpose, *rest))
-    if names != ["response", ID]:
+    if names != ["response", ID, "1"]:
         is_refused(from_text(STORED[ID]), context(purpose, *rest))
 
 
@@ -73,7 +73,7 @@ def test_other_purposes_ids_and_queues(names: list[str]) -> None:
 def test_mutated_text(changes: list[Step]) -> None:
     text = mutated_text(STORED[ID], changes, STORED[OTHER_ID])
     try:
-        opened = open_response(text, ID)
+        opened = open_response(text, ID, 1)
     except EnvelopeError:
         return
     assert from_text(text) == from_text(STORED[ID])

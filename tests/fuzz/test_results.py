@@ -151,7 +151,7 @@ def test_anothers_response_is_not_handed_out(one: Payer, other: Payer) -> None:
 def test_what_was_sealed_for_something_else_is_no_response(one: Payer) -> None:
     one.put_sealed(to_text(seal_request(REQUEST, one.dispatch_id, "payment")))
     assert one.answer() is None
-    one.put_sealed(seal_response(ResponseMessage(200), one.dispatch_id.upper()))
+    one.put_sealed(seal_response(ResponseMessage(200), one.dispatch_id.upper(), 1))
     assert one.answer() is None
     one.put_sealed(to_text(bytes(DispatchRecord.objects.get(pk=one.dispatch_id).sealed)))
     assert one.answer() is None

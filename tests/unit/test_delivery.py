@@ -50,20 +50,22 @@ def test_a_request_is_opened_for_its_id_and_queue_only():
             open_request(sealed, dispatch_id, queue)
 
 
-def test_a_response_is_opened_for_its_id_only_and_is_no_request():
+def test_a_response_is_opened_for_its_attempt_only_and_is_no_request():
     one, other = str(uuid.uuid4()), str(uuid.uuid4())
-    sealed = seal_response(RESPONSE, one)
-    assert ResponseMessage.decode(open_response(sealed, one)) == RESPONSE
+    sealed = seal_response(RESPONSE, one, 1)
+    assert ResponseMessage.decode(open_response(sealed, one, 1)) == RESPONSE
     with pytest.raises(EnvelopeError):
-        open_response(sealed, other)
+        open_response(sealed, other, 1)
+    with pytest.raises(EnvelopeError):
+        open_response(sealed, one, 2)
     with pytest.raises(EnvelopeError):
         open_request(from_text(sealed), one, "bulk")
 
 
 def test_another_site_opens_nothing():
-    sealed = seal_response(RESPONSE, "1")
+    sealed = seal_response(RESPONSE, "1", 1)
     with override_settings(SECRET_KEY="another"), pytest.raises(EnvelopeError):
-        open_response(sealed, "1")
+        open_response(sealed, "1", 1)
 
 
 def test_the_name_that_monitors_show_holds_none_of_the_clients_values():

@@ -130,7 +130,7 @@ OUTCOME = Outcome(201, "text/plain", 5)
 
 def test_outcome_and_response_are_recorded_together(configured, django_assert_max_num_queries):
     record = running(timezone.now())
-    sealed = seal_response(RESPONSE, str(record.pk))
+    sealed = seal_response(RESPONSE, str(record.pk), 1)
     with django_assert_max_num_queries(4):  # a savepoint, an UPDATE and an INSERT
         assert results.conclude(record.pk, 1, POLICY, OUTCOME, sealed, None)
     record.refresh_from_db()
@@ -147,7 +147,7 @@ def test_where_the_response_cannot_be_stored_no_outcome_is_recorded(configured, 
         return execute(sql, *args)
 
     with connection.execute_wrapper(refuse), pytest.raises(InternalError):
-        results.conclude(record.pk, 1, POLICY, OUTCOME, seal_response(RESPONSE, str(record.pk)), None)
+        results.conclude(record.pk, 1, POLICY, OUTCOME, seal_response(RESPONSE, str(record.pk), 1), None)
     record.refresh_from_db()
     assert (record.state, TaskResult.objects.count()) == ("running", 0)
 
@@ -155,13 +155,13 @@ def test_where_the_response_cannot_be_stored_no_outcome_is_recorded(configured, 
 def test_a_stored_response_is_fetched():
     dispatch_id = uuid.uuid4()
     assert results.fetch(DispatchRecord(pk=dispatch_id)) is None
-    kept(dispatch_id, sealed=seal_response(RESPONSE, str(dispatch_id)))
+    kept(dispatch_id, sealed=seal_response(RESPONSE, str(dispatch_id), 0))
     assert results.fetch(DispatchRecord(pk=dispatch_id)) == RESPONSE
 
 
 def test_the_response_of_another_dispatch_is_refused(caplog):
     one, other = uuid.uuid4(), uuid.uuid4()
-    kept(one, sealed=seal_response(RESPONSE, str(other)))
+    kept(one, sealed=seal_response(RESPONSE, str(other), 0))
     assert results.fetch(DispatchRecord(pk=one)) is None
     assert str(one) in caplog.text
 
@@ -180,7 +180,7 @@ def test_the_response_of_another_dispatch_is_refused(caplog):
 )
 def test_a_stored_response_that_was_tampered_with_is_refused(text):
     dispatch_id = uuid.uuid4()
-    kept(dispatch_id, sealed=seal_response(RESPONSE, str(dispatch_id)))
+    kept(dispatch_id, sealed=seal_response(RESPONSE, str(dispatch_id), 0))
     TaskResult.objects.update(result=text)
     assert results.fetch(DispatchRecord(pk=dispatch_id)) is None
 
@@ -191,6 +191,6 @@ def test_a_stored_response_that_was_tampered_with_is_refused(text):
 )
 def test_a_stored_response_of_another_type_is_refused(content_type, text):
     dispatch_id = uuid.uuid4()
-    kept(dispatch_id, sealed=seal_response(RESPONSE, str(dispatch_id)))
+    kept(dispatch_id, sealed=seal_response(RESPONSE, str(dispatch_id), 0))
     TaskResult.objects.update(content_type=content_type, result=text)
     assert results.fetch(DispatchRecord(pk=dispatch_id)) is None
