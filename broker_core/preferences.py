@@ -20,11 +20,14 @@ class Preferences:
     respond_async: bool = False
     wait: int | None = None
 
-    def applied(self) -> str:
-        """The value of Preference-Applied (RFC 7240, section 3) for a request that was queued."""
+    def applied(self, held: float) -> str:
+        """The value of Preference-Applied (RFC 7240, section 3) for a request that was queued.
+
+        `held` is for how many seconds its client was held.
+        """
         parts = ["respond-async"] if self.respond_async else []
-        if self.wait is not None:
-            parts.append(f"wait={self.wait}")
+        if self.wait is not None and held >= min(self.wait, 1):
+            parts.append(f"wait={min(self.wait, int(held))}")
         return ", ".join(parts)
 
 

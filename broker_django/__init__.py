@@ -11,8 +11,10 @@ if TYPE_CHECKING:
 
     from broker_core.message import RequestMessage
     from broker_django.bodies import Pairs
+    from broker_django.context import BrokerRequest
     from broker_django.models import DispatchRecord
 
+__all__ = ["BrokerRequest", "__version__", "dispatch", "is_replay", "status_url"]
 __version__ = "0.1.0"
 
 
@@ -54,6 +56,25 @@ def dispatch(
 
     parts = Parts(method, json, data, files, body, content_type, query, headers, host, user, tenant)
     return made(request, queue=queue, parts=parts)
+
+
+def is_replay(request: HttpRequest) -> bool:
+    """Whether a worker runs this request, which was accepted before: known before any middleware is asked.
+
+    Middleware that is to act once for a request, such as a rate limit or an audit log, steps aside in a replay, or acts
+    only then.
+    """
+    from broker_django.context import replay_of  # noqa: PLC0415 - which needs Django
+
+    return replay_of(request) is not None
+
+
+def __getattr__(name: str) -> Any:
+    if name == "BrokerRequest":  # which needs Django, and is for annotations
+        from broker_django.context import BrokerRequest  # noqa: PLC0415
+
+        return BrokerRequest
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def status_url(request: HttpRequest, dispatch: DispatchRecord) -> str:

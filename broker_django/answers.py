@@ -96,7 +96,7 @@ def repeated_response(request: HttpRequest, repeated: Repeated) -> HttpResponseB
 
 
 def _applied(request: HttpRequest, response: HttpResponse) -> HttpResponse:
-    applied = preferences_of(request).applied()
+    applied = preferences_of(request).applied(request.broker.held)  # type: ignore[attr-defined]
     if applied:
         response["Preference-Applied"] = applied
     return response
@@ -141,6 +141,7 @@ def wait_until_done(
     """The dispatch when it is done, or as it is when this client may be held no longer, for `seconds` at most."""
     done = None
     with holding.hold(holding.guest(request, record), seconds) as allowed, contextlib.suppress(UnwatchedError):
+        _note_held(request, allowed)
         done = waiting.wait(record.pk, allowed, _is_done, ledger_only=ledger_only) if allowed else None
     return done or ledger.find(record.pk) or record
 
@@ -151,8 +152,15 @@ async def await_until_done(
     """`wait_until_done` for coroutines. The request keeps its thread for `quick` seconds."""
     done = None
     with holding.hold(holding.guest(request, record), seconds) as allowed, contextlib.suppress(UnwatchedError):
+        _note_held(request, allowed)
         done = await waiting.async_wait(record.pk, allowed, _is_done, quick=quick) if allowed else None
     return done or await sync_to_async(ledger.find)(record.pk) or record
+
+
+def _note_held(request: HttpRequest, seconds: float) -> None:
+    context = getattr(request, "broker", None)
+    if context is not None:
+        context.held = seconds
 
 
 def _is_done(record: DispatchRecord) -> bool:

@@ -7,13 +7,14 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from django.http import HttpRequest
+
 from broker_django import users
 
 if TYPE_CHECKING:
     import uuid
     from datetime import datetime
 
-    from django.http import HttpRequest
     from django.http.response import HttpResponseBase
 
     from broker_core.policies import Decision
@@ -40,6 +41,7 @@ class RequestContext:
     routed: whether routers were asked. route: where one of them sends the request. new_visitor: whom a router wants to
     know again by a cookie.
     stored: whether what the middleware around the broker is given was stored, so that it has been through all of them.
+    held: for how many seconds the client was held, at most.
     """
 
     replayed: bool = False
@@ -54,6 +56,7 @@ class RequestContext:
     accepted_at: datetime | None = None
     reached: bool = False
     stored: bool = False
+    held: float = 0.0
 
 
 @dataclass(slots=True)
@@ -127,6 +130,12 @@ def user_key(user: Any) -> str | None:
     model, kind = users.user_model(), user.__class__
     text = str(key) if model is None or issubclass(kind, model) else f"{kind.__module__}.{kind.__qualname__}:{key}"
     return text[:KEY_LENGTH]
+
+
+class BrokerRequest(HttpRequest):
+    """A request as views have it behind the broker's middleware, for annotations: there is no such object."""
+
+    broker: RequestContext
 
 
 def replay_of(request: HttpRequest) -> Replay | None:

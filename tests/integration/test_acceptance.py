@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from celery import current_app
 from celery.backends.redis import RedisBackend
 from django.conf import settings
 from django.contrib.auth.models import User
-from django.db import OperationalError
+from django.db import OperationalError, transaction
 from django.http import HttpResponse
 from django.test import AsyncClient, Client, override_settings
 from django.urls import include, path
@@ -115,6 +116,29 @@ def test_the_mode_of_a_rule(client: Client, mode: str, prefer: str, status: int)
         response = client.get("/echo/", headers={"Prefer": prefer})
     assert response.status_code == status
     assert response.get("Preference-Applied") == ("respond-async" if prefer and status == 202 else None)
+
+
+QUEUED = {"RULES": [{"when": "true", "queue": "bulk"}]}
+
+
+@pytest.mark.parametrize(("atomic", "applied"), [(False, "wait=1"), (True, None)])
+@pytest.mark.django_db(transaction=True)
+def test_a_wait_that_a_transaction_forbids_is_not_said_to_be_applied(
+    client: Client, monkeypatch: pytest.MonkeyPatch, atomic: bool, applied: str | None
+) -> None:
+    """Nothing is published before the transaction is over, so there is nothing to wait for."""
+    monkeypatch.setattr("broker_django.acceptance.hand_to_message_broker", lambda *_: True)
+    get_app().conf.task_always_eager = False
+    try:
+        with (
+            override_settings(REQUEST_BROKER={"RULES": [{"when": "true", "queue": "bulk"}]}),
+            transaction.atomic() if atomic else nullcontext(),
+        ):
+            response = client.get("/echo/", headers={"Prefer": "wait=1"})
+    finally:
+        get_app().conf.task_always_eager = True
+    assert response.status_code == 202
+    assert response.get("Preference-Applied") == applied
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from asgiref.sync import async_to_sync
 from django.http import HttpRequest, HttpResponse, JsonResponse
-from django.test import AsyncClient, Client, override_settings
+from django.test import AsyncClient, Client, RequestFactory, override_settings
 from django.urls import include, path, re_path
 
+import broker_django
 from broker_django.celery_app import get_app
 from broker_django.delivery import argument
 from broker_django.models import DispatchRecord
@@ -194,3 +195,11 @@ def test_a_view_that_other_code_has_instead_is_no_error_of_a_view(
     assert f"the view was not reached: the URL leads to {here}" in record.error
     assert f"and led to {__name__}.view by /seen/ when it was accepted" in record.error
     assert [each for each in caplog.records if each.name == "django.request"] == []
+
+
+def test_middleware_tells_a_replay(client: Client) -> None:
+    assert broker_django.is_replay(RequestFactory().get("/")) is False
+    assert issubclass(broker_django.BrokerRequest, HttpRequest)
+    assert "BrokerRequest" in broker_django.__all__
+    with pytest.raises(AttributeError):
+        _ = broker_django.Nothing

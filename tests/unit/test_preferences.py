@@ -14,7 +14,7 @@ def test_any_text_has_preferences_or_none(text):
     found = parse_preferences(text)
     assert isinstance(found.respond_async, bool)
     assert found.wait is None or found.wait >= 0
-    assert parse_preferences(found.applied()) == found
+    assert parse_preferences(found.applied(found.wait or 0)) == found
 
 
 @pytest.mark.parametrize(
@@ -72,13 +72,16 @@ def test_a_field_of_any_length_is_looked_at_up_to_a_limit():
 
 
 @pytest.mark.parametrize(
-    ("preferences", "applied"),
+    ("preferences", "held", "applied"),
     [
-        (NO_PREFERENCES, ""),
-        (Preferences(True), "respond-async"),
-        (Preferences(False, 0), "wait=0"),
-        (Preferences(True, 5), "respond-async, wait=5"),
+        (NO_PREFERENCES, 5, ""),
+        (Preferences(True), 0, "respond-async"),
+        (Preferences(False, 0), 0, "wait=0"),
+        (Preferences(True, 5), 5, "respond-async, wait=5"),
+        (Preferences(True, 5), 0, "respond-async"),
+        (Preferences(False, 5), 0.2, ""),
+        (Preferences(False, 100), 30.0, "wait=30"),
     ],
 )
-def test_what_was_applied_is_told(preferences, applied):
-    assert preferences.applied() == applied
+def test_what_was_applied_is_told(preferences, held, applied):
+    assert preferences.applied(held) == applied
