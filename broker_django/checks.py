@@ -17,7 +17,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, register
 from django.core.checks import Warning as CheckWarning
 from django.core.files.storage import FileSystemStorage, InvalidStorageError, storages
-from django.db import connections, router
+from django.db import DEFAULT_DB_ALIAS, connections, router
 from django.urls import (
     NoReverseMatch,
     Resolver404,
@@ -136,6 +136,20 @@ def check_dispatcher(**_: Any) -> list[CheckMessage]:
     hint = "Name a subclass of 'broker_django.dispatcher.Dispatcher', or leave it out."
     text = f"REQUEST_BROKER['DISPATCHER'] cannot be used: {reason}."
     return [Error(text, hint=hint, id="request_broker.E010")] if reason else []
+
+
+@register("request_broker")
+def check_sqlite(**_: Any) -> list[CheckMessage]:
+    named = conf.DATABASE
+    alias = named if named is not None and named in connections else DEFAULT_DB_ALIAS
+    if connections[alias].vendor != "sqlite" or not connections[alias].settings_dict["ATOMIC_REQUESTS"]:
+        return []
+    text = (
+        f"The database {alias!r} is SQLite with ATOMIC_REQUESTS and has the broker's tables: whoever writes there waits "
+        "for each view from its first statement to its end."
+    )
+    hint = "Put the broker's tables into a file of their own (DATABASE), or use PostgreSQL: docs/operations.md, SQLite."
+    return [CheckWarning(text, hint=hint, id="request_broker.W011")]
 
 
 @register("request_broker")
