@@ -145,8 +145,8 @@ def check_sqlite(**_: Any) -> list[CheckMessage]:
     if connections[alias].vendor != "sqlite" or not connections[alias].settings_dict["ATOMIC_REQUESTS"]:
         return []
     text = (
-        f"The database {alias!r} is SQLite with ATOMIC_REQUESTS and has the broker's tables: whoever writes there waits "
-        "for each view from its first statement to its end."
+        f"The database {alias!r} is SQLite with ATOMIC_REQUESTS and has the broker's tables: whoever writes waits for "
+        "each view from its first statement to its end."
     )
     hint = "Put the broker's tables into a file of their own (DATABASE), or use PostgreSQL: docs/operations.md, SQLite."
     return [CheckWarning(text, hint=hint, id="request_broker.W011")]
