@@ -73,7 +73,7 @@ def _host(environ: Mapping[str, str]) -> str:
     host = environ.get(_host_field(environ), "")
     if not host:
         server = environ.get("SERVER_NAME", "")
-        host = server if server and is_allowed(server) else _usual_host()
+        host = server if server and is_allowed(server) else usual_host()
     if settings.PREPEND_WWW and not host.startswith("www."):
         host = f"www.{host}"
     if not is_allowed(host):
@@ -81,7 +81,7 @@ def _host(environ: Mapping[str, str]) -> str:
     return host
 
 
-def _usual_host() -> str:
+def usual_host() -> str:
     """The first name in ALLOWED_HOSTS that is no loopback, else the first; `localhost` if any is allowed."""
     names = [name.removeprefix(".") for name in _allowed_hosts() if "*" not in name]
     return next((name for name in names if name not in LOOPBACK), names[0] if names else "localhost")

@@ -18,7 +18,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, register
 from django.core.checks import Warning as CheckWarning
 from django.core.files.storage import FileSystemStorage, InvalidStorageError, storages
-from django.db import connections, router
+from django.db import DEFAULT_DB_ALIAS, connections, router
 from django.urls import (
     NoReverseMatch,
     Resolver404,
@@ -179,6 +179,20 @@ def _apps_of(name: str) -> set[str]:
 
 def _is_field(name: object) -> bool:
     return isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9-]+", name) is not None
+
+
+@register("request_broker")
+def check_sqlite(**_: Any) -> list[CheckMessage]:
+    named = conf.DATABASE
+    alias = named if named is not None and named in connections else DEFAULT_DB_ALIAS
+    if connections[alias].vendor != "sqlite" or not connections[alias].settings_dict["ATOMIC_REQUESTS"]:
+        return []
+    text = (
+        f"The database {alias!r} is SQLite with ATOMIC_REQUESTS and has the broker's tables: whoever writes waits for "
+        "each view from its first statement to its end."
+    )
+    hint = "Put the broker's tables into a file of their own (DATABASE), or use PostgreSQL: docs/operations.md, SQLite."
+    return [CheckWarning(text, hint=hint, id="request_broker.W011")]
 
 
 @register("request_broker")

@@ -162,7 +162,7 @@ def user_key_of(user: Any) -> str | None:
         try:
             return str(users.active_user(user).pk)
         except UserInactiveError as error:
-            raise MessageError(f"there is no active user {user!r}") from error
+            raise MessageError(f"there is no active user with the primary key {user!r}") from error
     if user.pk is None:
         raise MessageError("the user is not saved")
     if not getattr(user, "is_active", True):

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from celery import states
 from django.db import DatabaseError
-from django.db.models import Count, Max, Min, Q
+from django.db.models import Count, Max, Min, OuterRef, Q, Subquery, Value
+from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from broker_core.backpressure import is_limited, pressure
@@ -23,6 +24,7 @@ from broker_django.database import results_too
 from broker_django.delivery import own_connection
 from broker_django.findings import Finding, consumption, keys
 from broker_django.load import measure
+from broker_django.models import AttemptRecord
 from broker_django.probing import probe
 from broker_django.table import READ_EVERY, is_kept_by_triggers
 
@@ -222,11 +224,14 @@ def _waiting(broker: Finding) -> Iterator[Finding]:
     """What waits though it is due; what waits for its next attempt by a policy is as it should be."""
     now = timezone.now()
     due = Q(due_at=None) | Q(due_at__lt=now - LATE)
-    late = ledger.rows().filter(due, state=State.QUEUED, accepted_at__lt=now - LATE)
-    handed_back = ledger.rows().filter(state=State.QUEUED, error__startswith=ledger.NOT_REACHED)
+    last = AttemptRecord.objects.filter(dispatch=OuterRef("pk"), number=OuterRef("attempts"))
+    last_error = Coalesce(Subquery(last.values("error")[:1]), Value(""))
+    waiting = ledger.rows().filter(state=State.QUEUED).annotate(last_error=last_error)
+    handed_back = waiting.filter(attempts__gt=0, last_error__startswith=ledger.NOT_REACHED)
+    late = waiting.filter(due, accepted_at__lt=now - LATE).exclude(last_error__startswith=ledger.NOT_REACHED)
     try:
-        groups = list(_by_queue(late.exclude(error__startswith=ledger.NOT_REACHED)))
-        elsewhere = list(_by_queue(handed_back, error=Max("error")))
+        groups = list(_by_queue(late))
+        elsewhere = list(_by_queue(handed_back, error=Max("last_error")))
     except DatabaseError:
         return
     for group in groups:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.apps import apps
 from django.conf import settings
-from django.core.exceptions import MiddlewareNotUsed
+from django.core.exceptions import DisallowedHost, MiddlewareNotUsed
 from django.middleware.common import CommonMiddleware
 from django.test import RequestFactory
 from django.urls import Resolver404, resolve
@@ -18,6 +18,7 @@ from django.utils.module_loading import import_string
 from broker_core.errors import LoopDetectedError
 from broker_core.routing import Action, Router, verdicts
 from broker_django import routing, users
+from broker_django.arrival import usual_host
 from broker_django.classification import settled, values
 from broker_django.conf import conf
 from broker_django.context import RequestContext
@@ -129,7 +130,10 @@ def _login(request: HttpRequest, found: ResolverMatch) -> str:
     from django.contrib.auth.middleware import LoginRequiredMiddleware  # noqa: PLC0415 - needs its app
 
     for middleware in _loaded(LoginRequiredMiddleware):
-        response = middleware.process_view(request, found.func, found.args, found.kwargs)
+        try:
+            response = middleware.process_view(request, found.func, found.args, found.kwargs)
+        except DisallowedHost as error:
+            return f"The request is refused: 400, {error}"
         if response is not None:
             return f"{_title(middleware)} answers: {response.status_code} to {response['Location']}"
     return ""
@@ -160,6 +164,8 @@ def _one_of(route: Route | None) -> str:
 
 def _request(method: str, path: str, headers: Mapping[str, str], user: Any) -> HttpRequest:
     request = RequestFactory(headers=dict(headers)).generic(method.upper(), path)
+    if not any(name.lower() == "host" for name in headers):
+        request.META["SERVER_NAME"] = usual_host()
     request.user = user or users.anonymous()
     request.broker = RequestContext()  # type: ignore[attr-defined]
     return request

@@ -14,7 +14,7 @@ import sqlite3
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -130,6 +130,8 @@ def _resetting(alias: str, further: Callable[[Any], None] | None) -> Callable[[A
     """Make what psycopg's pool calls with each connection that comes back; one that cannot be reset is closed."""
 
     def reset(raw: Any) -> None:
+        if raw in _of_pools and _of_pools[raw] != _driver_state("postgresql", raw):
+            raise ValueError("a view has changed attributes of the driver's connection")
         with raw.cursor() as cursor:
             cursor.execute("DISCARD ALL" if conf.RESET_CONNECTIONS else "RESET lock_timeout")
         wrapper: Any = connections.create_connection(alias)
@@ -139,6 +141,9 @@ def _resetting(alias: str, further: Callable[[Any], None] | None) -> Callable[[A
 
     return reset
 
+
+_of_pools: WeakKeyDictionary[Any, tuple[Any, ...]] = WeakKeyDictionary()
+"""How each connection of a pool was when it was handed out first."""
 
 _inherited: list[Any] = []
 """Pools of the process that was forked. To close them would close its connections."""
@@ -194,6 +199,8 @@ def _drop(alias: str, connection: Any, reason: str) -> None:
 
 
 def _close(connection: Any) -> None:
+    """It is not looked at again: Django keeps what it closes inside of `atomic()` as a connection in a transaction."""
+    _of_thread.opened.discard(connection)
     raw = connection.connection
     try:
         if raw is not None and getattr(connection, "pool", None):  # the pool would hand out what a view left
@@ -241,10 +248,12 @@ def _note_fresh(connection: BaseDatabaseWrapper, **_: Any) -> None:
     if before is not None and before.raw is connection.connection:
         return
     _of_thread.opened.add(connection)
+    if getattr(connection, "pool", None):
+        _of_pools.setdefault(connection.connection, _driver_state(connection.vendor, connection.connection))
     opened = Opened(
         connection.connection,
         before.wrapper if before else _wrapper_state(connection),
-        _driver_state(connection),
+        _driver_state(connection.vendor, connection.connection),
         _sqlite_state(connection),
         database_settings.are_kept(connection.alias),
     )
@@ -258,7 +267,8 @@ def _is_as_opened(connection: BaseDatabaseWrapper) -> bool:
         return False
     if connection.connection is None:
         return True
-    return opened.raw is connection.connection and opened.configured and opened.driver == _driver_state(connection)
+    raw = connection.connection
+    return opened.raw is raw and opened.configured and opened.driver == _driver_state(connection.vendor, raw)
 
 
 UNCHANGED: tuple[Any, ...] = ((), False, {})
@@ -293,12 +303,11 @@ _SQLITE_LIMITS = tuple(
 )
 
 
-def _driver_state(connection: BaseDatabaseWrapper) -> tuple[Any, ...]:
-    raw: Any = connection.connection
+def _driver_state(vendor: str, raw: Any) -> tuple[Any, ...]:
     if raw is None:
         return ()
-    state = [getattr(raw, name, None) for name in _DRIVER_ATTRIBUTES.get(connection.vendor, ())]
-    if connection.vendor == "sqlite":
+    state = [getattr(raw, name, None) for name in _DRIVER_ATTRIBUTES.get(vendor, ())]
+    if vendor == "sqlite":
         state += [raw.getlimit(limit) for limit in _SQLITE_LIMITS]
     return tuple(state)
 

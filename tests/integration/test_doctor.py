@@ -100,14 +100,18 @@ def test_what_waits_for_a_worker(memory: None, workers: dict[str, Any]) -> None:
 
 def test_what_waits_for_its_next_attempt_is_as_it_should_be(memory: None, workers: dict[str, Any]) -> None:
     long_ago, soon = timezone.now() - timedelta(minutes=5), timezone.now() + timedelta(minutes=1)
-    add(State.QUEUED, accepted_at=long_ago, due_at=soon, attempts=1, error="the view answered 503")
+    record = add(State.QUEUED, accepted_at=long_ago, due_at=soon, attempts=1)
+    record.ended_attempts.create(number=1, started_at=long_ago, ended_at=long_ago, error="the view answered 503")
     assert not wrong()
 
 
 def test_what_workers_with_other_code_gave_back(memory: None, workers: dict[str, Any]) -> None:
     error = f"{NOT_REACHED}: the URL leads nowhere here, and led to shop.views.pay when it was accepted"
+    now = timezone.now()
     for _ in range(2):
-        add(State.QUEUED, due_at=timezone.now() + timedelta(seconds=8), attempts=3, attempts_before=3, error=error)
+        record = add(State.QUEUED, due_at=now + timedelta(seconds=8), attempts=3, attempts_before=3)
+        for number in (1, 2, 3):
+            record.ended_attempts.create(number=number, started_at=now, ended_at=now, error=error)
     (finding,) = wrong().values()
     assert finding.subject == "handed back to bulk"
     assert finding.detail.startswith("2 dispatches wait")

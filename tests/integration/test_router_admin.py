@@ -193,8 +193,10 @@ def test_broker_explain_knows_what_middleware_of_django_answers(settings, django
         *settings.MIDDLEWARE,
     ]
     settings.LOGIN_URL = "/login/"
+    settings.ALLOWED_HOSTS = ["shop.example"]
     assert "CommonMiddleware answers: 301 to /echo/?x=1" in explained("GET", "/echo?x=1")
     assert "LoginRequiredMiddleware answers: 302 to /login/?next=/echo/" in explained("GET", "/echo/")
+    assert "is refused: 400" in explained("GET", "/echo/", "-H", "Host: elsewhere.example")
     django_user_model.objects.create_user("ada")
     assert "LoginRequiredMiddleware" not in explained("GET", "/echo/", "--user", "ada")
     assert "neither routed nor queued" in explained("GET", "/broker/health/")

@@ -5,6 +5,7 @@ from types import ModuleType
 import pytest
 from celery import Celery, current_app
 from django.core.checks import CheckMessage, run_checks
+from django.db import connections
 from django.http import HttpResponse
 from django.test import override_settings
 from django.urls import include, path, re_path, set_script_prefix
@@ -370,6 +371,13 @@ def test_w009_a_router_that_insists_on_a_request():
 def test_e016_tables_in_the_schemas_of_tenants(shared, of_tenants, ids):
     with override_settings(SHARED_APPS=shared, TENANT_APPS=of_tenants):
         assert said(checks.check_tenant_apps) == ids
+
+
+def test_w011_sqlite_with_a_transaction_for_each_request(monkeypatch):
+    assert said(checks.check_sqlite) == []
+    database = connections["default"].settings_dict
+    monkeypatch.setitem(database, "ATOMIC_REQUESTS", True)
+    assert said(checks.check_sqlite) == (["W011"] if connections["default"].vendor == "sqlite" else [])
 
 
 def test_every_id_has_a_test():
