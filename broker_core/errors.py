@@ -129,6 +129,14 @@ class ResponseGoneError(BrokerError):
     title = "There is no response to this dispatch any more"
 
 
+class NotAcceptableError(BrokerError):
+    """The stored response is in a content coding that the client does not accept, and that cannot be undone."""
+
+    status = 406
+    slug = "not-acceptable"
+    title = "The response is not there in a coding that the client accepts"
+
+
 class IdempotencyKeyError(BrokerError):
     """An Idempotency-Key that is none."""
 

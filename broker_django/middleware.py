@@ -11,10 +11,11 @@ from broker_core.routing import Action
 from broker_django import caching, classification, door, ownership, routing, sessions
 from broker_django.acceptance import Accepted, Repeated, View, accept, hand_over
 from broker_django.answers import accepted_response, await_until_done, in_time, repeated_response, wait_until_done
+from broker_django.conf import conf
 from broker_django.context import replay_of
 from broker_django.endpoints import coroutine_of
 from broker_django.holding import places
-from broker_django.http import is_stored, problem, put_back, settled
+from broker_django.http import codings, is_stored, problem, put_back, settled
 from broker_django.log_redaction import has_token
 from broker_django.proxy import aproxy, proxy
 from broker_django.waiting import QUICK
@@ -231,6 +232,10 @@ def answer_again(request: HttpRequest, repeated: Repeated, record: DispatchRecor
     response = repeated_response(request, repeated)
     if not ownership.may_have_cookies(request, repeated.record):
         ownership.without_cookies(response)
+    try:
+        codings.fit(request, response, conf.MAX_RESPONSE_SIZE)
+    except BrokerError as error:
+        response = problem(error)
     response = _with_cookies(repeated, response)
     sessions.guard(request, response)
     return response

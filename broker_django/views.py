@@ -31,6 +31,7 @@ from broker_django.answers import (
 from broker_django.cancellation import cancel
 from broker_django.conf import conf
 from broker_django.endpoints import endpoint
+from broker_django.http import codings
 from broker_django.watcher import UnwatchedError
 
 if TYPE_CHECKING:
@@ -127,6 +128,7 @@ def _response(request: HttpRequest, record: DispatchRecord) -> HttpResponseBase:
         ownership.without_cookies(answer)
     if record.method == "HEAD" and request.method == "GET" and answer.has_header("Content-Length"):
         answer["Content-Length"] = str(len(answer.content))  # type: ignore[attr-defined] # its view told that of a GET
+    codings.fit(request, answer, conf.MAX_RESPONSE_SIZE)
     caching.for_one_client(answer)
     return answer
 

@@ -1,0 +1,73 @@
+"""Content codings (RFC 9110, section 8.4.1): what was coded for one client may be asked for by another."""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING, Any
+
+from django.utils.cache import patch_vary_headers
+from django.utils.http import parse_header_parameters
+
+from broker_core.errors import NotAcceptableError
+
+if TYPE_CHECKING:
+    from django.http import HttpRequest
+    from django.http.response import HttpResponseBase
+
+GROWTH = 20
+"""How many times as long as the limit of stored responses a response may be once it is decoded."""
+
+_WINDOW = {"gzip": zlib.MAX_WBITS | 16, "x-gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
+
+
+def fit(request: HttpRequest, response: HttpResponseBase, limit: int) -> None:
+    """Decode a stored response for a client that does not accept its coding. `limit` is in bytes.
+
+    A client that says nothing accepts none: the site's own middleware would have coded nothing for it. Raises
+    NotAcceptableError for a coding that cannot be undone here.
+    """
+    coding = response.get("Content-Encoding", "").strip().lower()
+    if coding in {"", "identity"}:
+        return
+    patch_vary_headers(response, ("Accept-Encoding",))
+    if _accepts(request.META.get("HTTP_ACCEPT_ENCODING", ""), coding):
+        return
+    stored: Any = response
+    if coding not in _WINDOW:
+        raise NotAcceptableError(f"the response is stored in the coding {coding}")
+    if stored.content:
+        stored.content = _decoded(stored.content, coding, limit * GROWTH)
+        stored["Content-Length"] = str(len(stored.content))
+    else:
+        del stored["Content-Length"]  # of a HEAD: how long it would be is not known
+    del stored["Content-Encoding"]
+    etag = stored.get("ETag", "")
+    if etag.startswith('"'):
+        stored["ETag"] = f"W/{etag}"  # the same response in another form (RFC 9110, section 8.8.1)
+
+
+def _decoded(content: bytes, coding: str, most: int) -> bytes:
+    try:
+        decoder = zlib.decompressobj(_WINDOW[coding])
+        decoded = decoder.decompress(content, most)
+    except zlib.error as error:
+        raise NotAcceptableError(f"the response cannot be decoded from {coding}") from error
+    if decoder.unconsumed_tail:
+        raise NotAcceptableError(f"the response is too long to be decoded from {coding}")
+    return decoded
+
+
+def _accepts(field: str, coding: str) -> bool:
+    """RFC 9110, section 12.5.3."""
+    weights: dict[str, bool] = {}
+    for part in field.split(","):
+        name, parameters = parse_header_parameters(part)
+        weights[name.strip()] = _is_positive(parameters.get("q", "1"))
+    return weights.get(coding, weights.get("*", False))
+
+
+def _is_positive(weight: str) -> bool:
+    try:
+        return float(weight) > 0
+    except ValueError:
+        return False
