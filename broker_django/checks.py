@@ -18,7 +18,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, register
 from django.core.checks import Warning as CheckWarning
 from django.core.files.storage import FileSystemStorage, InvalidStorageError, storages
-from django.db import DEFAULT_DB_ALIAS, connections, router
+from django.db import connections, router
 from django.urls import (
     NoReverseMatch,
     Resolver404,
@@ -183,9 +183,15 @@ def _is_field(name: object) -> bool:
 
 @register("request_broker")
 def check_sqlite(**_: Any) -> list[CheckMessage]:
-    named = conf.DATABASE
-    alias = named if named is not None and named in connections else DEFAULT_DB_ALIAS
-    if connections[alias].vendor != "sqlite" or not connections[alias].settings_dict["ATOMIC_REQUESTS"]:
+    try:
+        alias = database.alias()
+    except Exception:  # noqa: BLE001 - `check_database` says what a router of the project raises
+        return []
+    if (
+        alias not in connections
+        or connections[alias].vendor != "sqlite"
+        or not connections[alias].settings_dict["ATOMIC_REQUESTS"]
+    ):
         return []
     text = (
         f"The database {alias!r} is SQLite with ATOMIC_REQUESTS and has the broker's tables: whoever writes waits for "

@@ -269,7 +269,7 @@ GRANT ALL ON *.* TO administrator@127.0.0.1;
 
 
 CRASHES = 3
-"""How often the server may crash as it makes its own tables, which MariaDB 10.11 does about once in fifteen times."""
+"""How often the server may crash as it makes its own tables, which MariaDB 10.11 does now and then."""
 
 
 def _install_mariadb(install: Path, home: Path, user: str | None) -> None:

@@ -61,18 +61,26 @@ _of_thread = _OfThread()
 
 def drop_unfit() -> None:
     """Drop each connection of this thread that is in a transaction. Tasks of the project may have left one."""
+    _drop_unless(lambda _connection: True, "a task left a transaction open")
+
+
+def _drop_unless(is_fit: Callable[[BaseDatabaseWrapper], bool], reason: str) -> None:
+    """Drop each that Django has not made by the settings as they were, is in a transaction, or is not fit."""
     changed = database_settings.put_back()
     for alias, connection in _all():
         if alias in changed or not _is_made_by_django(alias, connection):
             _drop(alias, connection, "")
         elif not _is_idle(connection):
-            _drop(alias, connection, "a task left a transaction open")
+            _drop(alias, connection, reason)
+        elif not is_fit(connection):
+            _drop(alias, connection, "")
 
 
 def clean() -> None:
     """Give no connection of this thread to the next task as a view has changed it. Raises nothing."""
     try:
-        _clean()
+        _drop_unless(lambda each: _is_as_opened(each) and _is_reset(each), "a transaction was left open")
+        _close_replaced()
     except Exception as error:  # noqa: BLE001 - a view ran, and its outcome has to be recorded
         logger.error("The connections are replaced, they could not be cleaned: %s", redacted(error))
         replace_all()
@@ -104,12 +112,14 @@ def keep_settings(**_: Any) -> None:
 
 def watch_pools() -> None:
     """Have Django's pools reset what they take back, and leave them to the parent when this process is forked."""
-    for alias in _pooled():
+    pooled = _pooled()
+    for alias in pooled:
         options = connections.settings[alias]["OPTIONS"]
         given = {} if options["pool"] is True else options["pool"]
         connections[alias].close_pool()  # type: ignore[attr-defined] # of PostgreSQL
         options["pool"] = {**given, "reset": _resetting(alias, given.get("reset"))}
-    os.register_at_fork(after_in_child=_leave_pools)
+    if pooled:
+        os.register_at_fork(after_in_child=_leave_pools)
 
 
 def is_pooled(database: dict[str, Any]) -> bool:
@@ -153,18 +163,6 @@ def _leave_pools() -> None:
     for alias in _pooled():
         pools: dict[str, Any] = connections[alias]._connection_pools  # type: ignore[attr-defined] # of PostgreSQL
         _inherited.append(pools.pop(alias, None))
-
-
-def _clean() -> None:
-    changed = database_settings.put_back()
-    for alias, connection in _all():
-        if alias in changed or not _is_made_by_django(alias, connection):
-            _drop(alias, connection, "")
-        elif not _is_idle(connection):
-            _drop(alias, connection, "a transaction was left open")
-        elif not _is_as_opened(connection) or not _is_reset(connection):
-            _drop(alias, connection, "")
-    _close_replaced()
 
 
 def _all() -> list[tuple[str, BaseDatabaseWrapper]]:

@@ -198,3 +198,13 @@ def test_a_transaction_in_a_connection_that_a_view_replaced_is_ended(worker):
         assert connection.connection is None
 
     worker(views)
+
+
+def test_a_transaction_is_told_of_once(worker, caplog):
+    def views():
+        in_a_transaction()
+        for _ in range(3):
+            clean()
+
+    worker(views)
+    assert caplog.text.count("a transaction was left open") == 1
