@@ -46,6 +46,17 @@ def alias_of(model: type[Model]) -> str:
     return alias() if model._meta.app_label == OURS else router.db_for_write(model)
 
 
+def let_writers_be() -> None:
+    """Have this thread's reads lock no table of a database in memory, as those of tests are.
+
+    Connections to one share its cache: a writer does not wait for a reader there, but fails.
+    """
+    connection: Any = connections[alias()]
+    if connection.connection is None and connection.vendor == "sqlite" and connection.is_in_memory_db():
+        with connection.cursor() as cursor:
+            cursor.execute("PRAGMA read_uncommitted = 1")
+
+
 @contextlib.contextmanager
 def results_too() -> Iterator[None]:
     """Within the block, stored responses are read and written beside the ledger too.

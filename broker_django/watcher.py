@@ -21,7 +21,7 @@ from django.db import connections
 
 from broker_core.errors import UnavailableError
 from broker_core.redaction import redacted
-from broker_django import ledger
+from broker_django import database, ledger
 from broker_django.forking import undisturbed
 from broker_django.notifications import Subscription, redis_url
 
@@ -262,6 +262,7 @@ class _Look:
 
     def _look(self, due: list[uuid.UUID]) -> None:
         try:
+            database.let_writers_be()
             found = ledger.find_all(due)
         except DatabaseFailure as error:
             if not self._blind:

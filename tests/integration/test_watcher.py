@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from django.db import OperationalError
+from django.db import OperationalError, connection
 from django.utils import timezone
 
 from broker_django import ledger
@@ -65,6 +65,29 @@ def test_everybody_is_woken_by_what_they_wait_for_and_by_one_thread(watcher: Wat
         assert done[1].wait(PATIENCE)
         assert len(threads()) == 1
         assert not elsewhere[1].is_set()
+
+
+def test_a_writer_of_a_database_in_memory_does_not_fail_because_the_watcher_reads(
+    watcher: Watcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find, reading, written = ledger.find_all, threading.Event(), threading.Event()
+
+    def find_all(ids: Any) -> Any:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT id FROM broker_django_dispatchrecord")
+            assert cursor.fetchone()
+            reading.set()
+            assert written.wait(PATIENCE)
+        return find(ids)
+
+    record, _other = waiting(), waiting()
+    waiter, woken = waits(record, "running")
+    monkeypatch.setattr(ledger, "find_all", find_all)
+    with watcher.waiting(waiter):
+        assert reading.wait(PATIENCE)
+        change(record, state="running")
+        written.set()
+        assert woken.wait(PATIENCE)
 
 
 def test_whoever_comes_after_the_thread_has_ended_is_woken_by_another(watcher: Watcher) -> None:
