@@ -85,6 +85,10 @@ _TEXT = re.compile(
 _USE = re.compile(r"\.\s*[A-Za-z_]\w*|\b(request|user|now)\b(?:\s*\.\s*([A-Za-z_]\w*)\b(?!\s*\())?")
 _LIKE_A_FLAT_NAME = re.compile(r"\b(?:request|user)_")
 _MACRO = re.compile(r"\.\s*(all|exists|exists_one|map|filter)\s*\(\s*([A-Za-z_]\w*)\s*,")
+_WHOLE = re.compile(r"(\bin\s+)?\b((?:request\s*\.\s*(?:query|headers|cookies)|user\s*\.\s*groups)\b)(?!\s*[.\[])")
+"""A collection that is not indexed; the first group is there if it is asked whether something is in it."""
+_GROWING = re.compile(r"\{|[^\w)\]\s]\s*\[|\+[^+]*\+")
+"""What makes the elements of a `map` larger: a map or a list, and a second sum."""
 _POSITION = re.compile(r"<input>:\d+:(\d+): (?:Syntax error: )?([^\n]*)")
 _EXPECTING = re.compile(r" expecting \{.*\}$")  # every token that the grammar has there
 
@@ -93,7 +97,7 @@ class Condition:
     """A compiled condition. `names` are the members it reads, as `request.path` or `now`.
 
     Raises InvalidConditionError, with the column, for what does not parse, reads something that is not there,
-    or could run long (nested comprehensions, more than `MAX_LENGTH` characters).
+    or could run long (`_comprehension_variables` says what, and more than `MAX_LENGTH` characters).
     """
 
     __slots__ = ("_program", "guards", "names", "nested", "text")
@@ -235,18 +239,35 @@ def _require_known_functions(program: cel.Program, bare: str) -> None:
 
 
 def _comprehension_variables(bare: str) -> set[str]:
+    """The names that comprehensions bind. Raises InvalidConditionError for what takes too long for a large request.
+
+    Each step of `map` and `filter` copies the list that they have so far.
+    """
     bound: set[str] = set()
     ends: list[int] = []
     macros = list(_MACRO.finditer(bare))
-    maps = [match for match in macros if match[1] == "map"]
-    if len(maps) > 1:
-        raise InvalidConditionError("there may be one map: each may make its list much larger", maps[1].start() + 1)
+    for name in ("map", "filter"):
+        again = [match.start() + 1 for match in macros if match[1] == name][1:]
+        if again:
+            raise InvalidConditionError(f"there may be one {name}: each builds a list", again[0])
     for match in macros:
         if any(match.start() < end for end in ends):
             raise InvalidConditionError("a comprehension may not be nested in another", match.start() + 1)
-        ends.append(_closing(bare, bare.index("(", match.start())))
+        begin = bare.index("(", match.start())
+        ends.append(_closing(bare, begin))
+        _require_small_steps(bare, match, begin + 1, ends[-1])
         bound.add(match[2])
     return bound
+
+
+def _require_small_steps(bare: str, macro: re.Match[str], begin: int, end: int) -> None:
+    for whole in _WHOLE.finditer(bare, begin, end):
+        if not whole[1]:
+            reason = f"a comprehension may ask what is in {whole[2]}, and not take all of it"
+            raise InvalidConditionError(reason, whole.start(2) + 1)
+    growing = _GROWING.search(bare, begin, end) if macro[1] == "map" else None
+    if growing:
+        raise InvalidConditionError("a map may not make its elements larger", growing.end())
 
 
 def _closing(text: str, start: int) -> int:

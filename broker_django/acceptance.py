@@ -129,7 +129,7 @@ def accept(request: HttpRequest, view: View, decision: Decision) -> Accepted | H
     cookies, carrier = sessions.settle(request)
     user, view_user = user_key(getattr(request, "user", None)), user_key(found.user) if found is not None else None
     credential = _credential(request, carrier, user, view_user)
-    record = _record(request, decision, credential, view_user or user, now)
+    record = _record(request, decision, credential, found, now)
     record.pk = dispatch_id
     message = replace(
         to_message(request, body, user, cookies),
@@ -230,15 +230,16 @@ def _credential(request: HttpRequest, carrier: HttpResponse, user: str | None, v
 
 
 def _record(
-    request: HttpRequest, decision: Decision, credential: str, owner: str | None, now: datetime
+    request: HttpRequest, decision: Decision, credential: str, found: Found | None, now: datetime
 ) -> DispatchRecord:
+    of_view = ownership.owner_of(found.user) if found is not None else None
     return DispatchRecord(
         queue=decision.queue,
         method=(request.method or "")[:20],
         path=ledger.truncated(request.path),
         route=route_of(request.resolver_match),
         reason=decision.reason[:100],
-        user=owner or "",
+        user=of_view or ownership.owner_of(getattr(request, "user", None)) or "",
         credential=credential,
         host=ownership.host_of(request),
         tenant=ownership.tenant_of(request),

@@ -127,9 +127,14 @@ def user_key(user: Any) -> str | None:
     key = getattr(user, "pk", None) if getattr(user, "is_authenticated", False) else None
     if key is None:
         return None
-    model, kind = users.user_model(), user.__class__
-    text = str(key) if model is None or issubclass(kind, model) else f"{kind.__module__}.{kind.__qualname__}:{key}"
+    model = users.user_model()
+    text = str(key) if model is None or issubclass(user.__class__, model) else f"{class_path(user)}:{key}"
     return text[:KEY_LENGTH]
+
+
+def class_path(value: Any) -> str:
+    kind = value.__class__
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 class BrokerRequest(HttpRequest):

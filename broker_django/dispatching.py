@@ -47,6 +47,7 @@ class Taken:
     credential: str = ""
     host: str = ""
     tenant: str = ""
+    owner: str | None = None
 
 
 def dispatch(given: HttpRequest | RequestMessage | str, *, queue: str, parts: Parts | None = None) -> DispatchRecord:
@@ -65,7 +66,7 @@ def dispatch(given: HttpRequest | RequestMessage | str, *, queue: str, parts: Pa
         method=message.method[:20],
         path=ledger.truncated(message.environ.get("SCRIPT_NAME", "") + message.environ.get("PATH_INFO", "/")),
         route=route,
-        user=message.view_user or message.user or "",
+        user=taken.owner or message.view_user or message.user or "",
         credential=taken.credential,
         host=taken.host,
         tenant=taken.tenant,
@@ -146,6 +147,7 @@ def _from_request(request: HttpRequest) -> Taken:
         ownership.credential_of(request) if named else "",
         ownership.host_of(request),
         tenant,
+        ownership.owner_of(getattr(request, "user", None)) if message.user is None else None,
     )
 
 

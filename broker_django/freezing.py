@@ -1,7 +1,8 @@
 """Users and credentials as they were at the door, for a replay that cannot find them again.
 
-They travel inside the sealed message, as JSON: rows by their keys, values as they are, other objects by their class and
-their attributes. Nothing is pickled. Only what was sealed here is thawed, so nobody else can name a class.
+They travel inside the sealed message, as JSON: rows by their keys, values as they are, other objects, and rows that
+were never saved, by their class and their attributes. Nothing is pickled. Only what was sealed here is thawed, so
+nobody else can name a class.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import base64
 import datetime
 import decimal
+import json
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -65,23 +67,29 @@ class _Freezer:
             return value
         if kind in _NAMES:
             name = _NAMES[kind]
-            return [name, _TEXTS[name][1](value) if name in _TEXTS else self._series(value, depth)]
+            return [name, _TEXTS[name][1](value) if name in _TEXTS else self._series(value, depth, name)]
         if kind is dict:
             return ["dict", [self._series(pair, depth) for pair in value.items()]]
         return self._object(_evaluated(value), depth)
 
-    def _series(self, values: Any, depth: int) -> list[Any]:
-        return [self.freeze(each, depth + 1) for each in values]
+    def _series(self, values: Any, depth: int, name: str = "") -> list[Any]:
+        """Sets in an order that is the same in each process."""
+        frozen = [self.freeze(each, depth + 1) for each in values]
+        return sorted(frozen, key=json.dumps) if name.endswith("set") else frozen
 
     def _object(self, value: Any, depth: int) -> Any:
-        if isinstance(value, models.Model):
-            return _row(value)
         kind = type(value)
+        if isinstance(value, models.Model):
+            return _row(value) if _is_row(value) else ["unsaved", value._meta.label, self._fields(value, depth)]
         path = f"{kind.__module__}.{kind.__qualname__}"
         if not _is_importable(kind, path):
             raise NotFrozenError(f"{path} cannot be imported by that name")
         state = {name: self.freeze(each, depth + 1) for name, each in _attributes(value)}
         return ["object", path, state]
+
+    def _fields(self, value: models.Model, depth: int) -> dict[str, Any]:
+        """And whatever else was set on it; not the rows that it has looked up."""
+        return {name: self.freeze(each, depth + 1) for name, each in vars(value).items() if name != "_state"}
 
 
 def _evaluated(value: Any) -> Any:
@@ -91,9 +99,11 @@ def _evaluated(value: Any) -> Any:
     return value
 
 
+def _is_row(value: models.Model) -> bool:
+    return value.pk is not None and not value._state.adding
+
+
 def _row(value: models.Model) -> Any:
-    if value.pk is None or value._state.adding or (not value._meta.managed and value._meta.proxy):
-        raise NotFrozenError("it is no row")
     return ["row", value._meta.label, str(value.pk), value._state.db]
 
 
@@ -137,15 +147,19 @@ def thaw(frozen: Any) -> Any:
         return {thaw(key): thaw(each) for key, each in told}
     if name == "row":
         return apps.get_model(told)._default_manager.using(frozen[3]).filter(pk=frozen[2]).first()
-    return _made(told, frozen[2])
+    kind = apps.get_model(told) if name == "unsaved" else _imported(told)
+    return _made(kind, frozen[2])
 
 
-def _made(path: str, state: dict[str, Any]) -> Any:
+def _imported(path: str) -> Any:
     try:
-        kind: Any = import_string(path)
+        return import_string(path)
     except ImportError as error:
         raise LookupError(f"{path} is not there any more") from error
-    made = kind.__new__(kind)
+
+
+def _made(kind: Any, state: dict[str, Any]) -> Any:
+    made = kind() if issubclass(kind, models.Model) else kind.__new__(kind)
     for name, each in state.items():
         object.__setattr__(made, name, thaw(each))
     return made

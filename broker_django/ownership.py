@@ -19,7 +19,8 @@ from django.utils.module_loading import import_string
 
 from broker_django import rest, users
 from broker_django.conf import conf
-from broker_django.context import user_key
+from broker_django.context import KEY_LENGTH, class_path, user_key
+from broker_django.freezing import NotFrozenError, freeze
 from broker_django.sessions import LOGGED_IN, session_of
 
 if TYPE_CHECKING:
@@ -49,12 +50,34 @@ def owns(request: HttpRequest, record: DispatchRecord) -> bool:
         return False
     if not record.user:
         return claims(request, record) or shows_again(request, record.credential)
-    asks = user_key(getattr(request, "user", None))
+    asks = owner_of(getattr(request, "user", None))
     if asks == record.user:
         return users.is_active(request.user)
     if asks is None and record.credential and shows_again(request, record.credential) and users.may_act(record.user):
         return True
-    return any(user_key(user) == record.user and users.is_active(user) for user in rest.authenticated(request, record))
+    return any(owner_of(user) == record.user and users.is_active(user) for user in rest.authenticated(request, record))
+
+
+def owner_of(user: Any) -> str | None:
+    """How the ledger names a user: by its key, and one that has none by a digest of its name, or of all that it is.
+
+    None where there is no user, or an anonymous one.
+    """
+    key = user_key(user)
+    if key is not None or not getattr(user, "is_authenticated", False):
+        return key
+    digest = salted_hmac("request_broker.owner", _known_by(user), algorithm="sha256").hexdigest()
+    return f"{class_path(user)}:{digest}"[-KEY_LENGTH:]
+
+
+def _known_by(user: Any) -> str:
+    name = getattr(user, "get_username", str)()
+    if name:
+        return str(name)
+    try:
+        return json.dumps(freeze(user), sort_keys=True)
+    except NotFrozenError:
+        return str(user)
 
 
 def may_have_cookies(request: HttpRequest, record: DispatchRecord) -> bool:

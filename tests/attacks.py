@@ -1,14 +1,21 @@
-"""An attacker who knows the URL of somebody else's dispatch: `python -m tests.attacks`.
+"""What an attacker would try: `python -m tests.attacks`.
 
-Each line is an attack, and says whether it was refused. The exit status is 1 if one was not.
+Some know the URL of somebody else's dispatch, some may edit routers or write to a store that the broker shares. Each
+line is an attack, and says whether it was refused. The exit status is 1 if one was not.
 """
 
 from __future__ import annotations
 
+import io
+import json
 import os
+import re
 import sys
+import uuid
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import django
 
@@ -16,9 +23,24 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
 django.setup()
 
 from django.conf import settings  # noqa: E402
-from django.contrib.auth.models import User  # noqa: E402
+from django.contrib.auth.models import Permission, User  # noqa: E402
+from django.core.files.storage import InMemoryStorage  # noqa: E402
+from django.core.files.uploadedfile import SimpleUploadedFile  # noqa: E402
+from django.core.management import call_command  # noqa: E402
 from django.test import Client, override_settings  # noqa: E402
 from django.test.utils import get_runner  # noqa: E402
+from django.utils import timezone  # noqa: E402
+from django_celery_results.models import TaskResult  # noqa: E402
+
+from broker_core.envelope import Keyring  # noqa: E402
+from broker_django import housekeeping, sealed_storage  # noqa: E402
+from broker_django.conf import conf  # noqa: E402
+from broker_django.models import DispatchRecord, Router  # noqa: E402
+from broker_django.promotion import FIELDS  # noqa: E402
+from tests.containers import ROOT  # noqa: E402
+from tests.integration import test_rest_principals  # noqa: E402
+from tests.processes import finished  # noqa: E402
+from workers.reaper import Reaper  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,6 +49,7 @@ EVERYTHING: dict[str, Any] = {"RULES": [{"when": "true", "queue": "bulk"}]}
 EDGE = {"Authorization": "Basic ZWRnZTplZGdl"}
 KEY = {"Idempotency-Key": "a-key-that-leaked"}
 LOGIN = {"username": "mallory", "password": "secret"}
+TRY, IMPORT = "/admin/broker_django/router/try/", "/admin/broker_django/router/import/"
 
 attacks: list[tuple[str, Callable[[], bool]]] = []
 
@@ -45,7 +68,13 @@ def attack(name: str) -> Callable[[Callable[[], bool]], Callable[[], bool]]:
 class Dispatch:
     """URLs that an attacker has got hold of."""
 
+    id: str
     links: dict[str, str]
+
+    @classmethod
+    def of(cls, accepted: Any) -> Dispatch:
+        document = accepted.json()
+        return cls(document["id"], document["links"])
 
     def read(self, client: Client, **headers: str) -> bool:
         """Whether any exit opens."""
@@ -62,9 +91,12 @@ class Dispatch:
 
 
 def sent(client: Client, path: str = "/pay/", data: Any = None, **headers: str) -> Dispatch:
+    """A dispatch that whoever sent it can read: an attack that nobody survives would prove nothing."""
     with override_settings(REQUEST_BROKER=EVERYTHING):
         accepted = client.post(path, data or {}, headers=headers)
-    return Dispatch(accepted.json()["links"])
+    dispatch = Dispatch.of(accepted)
+    assert dispatch.read(client, **headers), "its owner cannot read it"
+    return dispatch
 
 
 def user(name: str) -> User:
@@ -211,7 +243,164 @@ def _() -> bool:
     with override_settings(REQUEST_BROKER={**EVERYTHING, "TENANT": "tests.site.tenants.of_header"}):
         client = logged_in("ann")
         accepted = client.post("/pay/", headers={"X-Tenant": "a"})
-        return Dispatch(accepted.json()["links"]).read(client, **{"X-Tenant": "b"})
+        return Dispatch.of(accepted).read(client, **{"X-Tenant": "b"})
+
+
+def sent_to_rest(token: str) -> Dispatch:
+    test_rest_principals.accepted_now.add(token)
+    return sent(Client(), "/whose/", **{"X-Custom": token})
+
+
+@attack("read the dispatch of a user who is no row with another's token")
+def _() -> bool:
+    test_rest_principals.accepted_now.add("no-key:bob")
+    with override_settings(ROOT_URLCONF=test_rest_principals.__name__):
+        return sent_to_rest("no-key:ada").read(Client(), **{"X-Custom": "no-key:bob"})
+
+
+@attack("read a user's dispatch as another kind of user with the same primary key")
+def _() -> bool:
+    user("ada")
+    test_rest_principals.accepted_now.add("foreign-key:ada")
+    with override_settings(ROOT_URLCONF=test_rest_principals.__name__):
+        return sent_to_rest("row:ada").read(Client(), **{"X-Custom": "foreign-key:ada"})
+
+
+@attack("read a dispatch with a token that has expired")
+def _() -> bool:
+    with override_settings(ROOT_URLCONF=test_rest_principals.__name__):
+        dispatch = sent_to_rest("no-key:ada")
+        test_rest_principals.accepted_now.clear()
+        return dispatch.read(Client(), **{"X-Custom": "no-key:ada"})
+
+
+@attack("have another installation's files swept from the storage that both use")
+def _() -> bool:
+    storage = InMemoryStorage()
+    with patch.object(sealed_storage, "_storage", lambda: storage):
+        theirs = sealed_storage.save(uuid.uuid4(), Keyring(["theirs"]).seal(b"a request", b""))
+        ours = sealed_storage.save(uuid.uuid4(), conf.keyring.seal(b"a request", b""))
+        housekeeping.sweep(timezone.now() + timedelta(days=2))
+        assert not storage.exists(ours), "nothing was swept"
+        return not storage.exists(theirs)
+
+
+@attack("end the process, or keep it busy, by a condition")
+def _() -> bool:
+    """Within two gigabytes, and twenty seconds for all of them."""
+    conditions = [
+        "['a']" + ".map(b, b + b)" * 32 + " == []",
+        "request.query" + ".filter(k, true)" * 100 + ".size() == 0",
+        "request.query.map(k, request.query) == []",
+        "request.query.map(k, [[request.full_path]]) == []",
+        "[1, 2, 3].all(a, [1, 2, 3].all(b, [1, 2, 3].all(c, a + b + c > 0)))",
+        "(" * 1900,
+    ]
+    limits = "import resource as r; r.setrlimit(r.RLIMIT_AS, (2 << 30, 2 << 30)); r.setrlimit(r.RLIMIT_CPU, (20, 20))"
+    program = f"""{limits}
+import contextlib
+from broker_core import conditions, errors
+values = {{"request.query": {{str(k): "v" * 20 for k in range(1000)}}, "request.full_path": "/" * 4000}}
+for text in {conditions}:
+    with contextlib.suppress(errors.InvalidConditionError, ValueError, TypeError):
+        conditions.Condition(text).holds(conditions.context(values))
+"""
+    done = finished([sys.executable, "-c", program], {**os.environ, "PYTHONPATH": str(ROOT)})
+    return done.returncode != 0
+
+
+@attack("have the response of another attempt handed out")
+def _() -> bool:
+    client = Client()
+    dispatch = sent(client)
+    DispatchRecord.objects.filter(pk=dispatch.id).update(attempts=2)
+    return client.get(dispatch.links["response"]).status_code != 410
+
+
+@attack("have a response handed out with another status than the view's")
+def _() -> bool:
+    client = Client()
+    dispatch = sent(client)
+    DispatchRecord.objects.filter(pk=dispatch.id).update(response_status=500)
+    for stored in TaskResult.objects.filter(task_id=dispatch.id):
+        stored.result = json.dumps({**json.loads(stored.result), "status": 500})
+        stored.save()
+    return client.get(dispatch.links["response"]).status_code != 201
+
+
+@attack("keep the log busy by a long error")
+def _() -> bool:
+    texts = ["a://" * 500_000, "password=" * 300_000, "password " * 300_000, "://" * 10**6, "@" * 10**6, " " * 10**6]
+    program = f"""import resource; resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
+from broker_core.redaction import redacted
+for text in {[(text[:9], len(text)) for text in texts]}:
+    redacted(OSError((text[0] * text[1])[:text[1]]))
+"""
+    return finished([sys.executable, "-c", program], {**os.environ, "PYTHONPATH": str(ROOT)}).returncode != 0
+
+
+@attack("send commands to the terminal of an operator")
+def _() -> bool:
+    dispatch, said = sent(Client(), "/pay/"), io.StringIO()
+    harm = "\x1b]0;pwned\x07\x9b2J\r\n\u202e"
+    DispatchRecord.objects.filter(pk=dispatch.id).update(state="failed", path=f"/{harm}", error=harm, route=harm)
+    for arguments in (["list"], ["list", "--groups"]):
+        call_command("broker_dispatches", *arguments, stdout=said, no_color=True)
+    assert dispatch.id in said.getvalue(), "it was not listed"
+    return any(letter in said.getvalue() for letter in harm if letter != "\n" and not letter.isprintable())
+
+
+@attack("learn the names of workers from a dispatch whose worker was lost")
+def _() -> bool:
+    client, now = Client(), timezone.now()
+    dispatch = sent(client)
+    running = {"state": "running", "worker": "broker@db-7.internal", "attempts": 9, "finished_at": None}
+    DispatchRecord.objects.filter(pk=dispatch.id).update(**running, started_at=now, due_at=now)
+    reaper = Reaper(iter([now + timedelta(seconds=10 * step) for step in range(1, 400)]).__next__)
+    while DispatchRecord.objects.get(pk=dispatch.id).state == "running":
+        for _step in reaper.look():
+            pass
+    told = client.get(dispatch.links["self"])
+    assert told.json()["error"], "it was not lost"
+    return b"db-7" in told.content
+
+
+@attack("learn which users there are, with the permission to see routers")
+def _() -> bool:
+    clerk = user("clerk")
+    clerk.is_staff = True
+    clerk.save()
+    clerk.user_permissions.add(Permission.objects.get(codename="view_router"))
+    user("ann")
+    client = logged_in("clerk")
+    pages = [client.get(TRY, {"method": "GET", "path": "/pay/", "user": name}) for name in ("ann", "nobody-at-all")]
+    assert all(b"/pay/" in page.content for page in pages), "there was no page"
+    texts = [page.content.replace(b"nobody-at-all", b"ann") for page in pages]
+    return texts[0] != texts[1] or b'name="user"' in texts[0]
+
+
+@attack("break the import of routers by an odd file")
+def _() -> bool:
+    User.objects.create_superuser("root", password="secret")
+    client = logged_in("root")
+    client.raise_request_exception = False
+    odd = [None, "", 0, -1, 10**30, 1e308, True, [], {}, [None], {"a": {}}, "x" * 10_000, "a\0b", "2026-99-99"]
+    entries = [
+        {"model": "broker_django.router", "pk": 1, "fields": {name: value}} for name in FIELDS[Router] for value in odd
+    ]
+    entries += [{"model": value, "pk": value, "fields": value} for value in odd]
+    files = [json.dumps([entry]).encode() for entry in entries] + [json.dumps(value).encode() for value in odd]
+    files += [b"\xff\xfe", b"[" * 100_000, b'["\\ud800"]', b"[1e999, NaN]", b""]
+    posted = (client.post(IMPORT, {"file": SimpleUploadedFile("routers.json", file)}) for file in files)
+    return any(answer.status_code >= 500 for answer in posted)
+
+
+@attack("know the secret key of an installation that was started from docker-compose.yml")
+def _() -> bool:
+    text = (ROOT / "docker-compose.yml").read_text()
+    given = re.findall(r"(?:SECRET_KEY|PASSWORD\w*): *(.+)", text)
+    assert given, "it has no such setting"
+    return any(not re.match(r"\$\{\w+:\?", value) for value in given)
 
 
 def results() -> Iterator[tuple[str, bool]]:

@@ -122,8 +122,8 @@ def _broken(error: BaseException, replay: Replay) -> Answer:
     """
     logger.error("The replay of dispatch %s broke off", replay.id, exc_info=error, extra=_told(replay))
     if not replay.reached:
-        unreached = ViewNotReachedError(f"{NOT_REACHED}: {type(error).__name__}")
-        return Answer(_unreadable(unreached), str(unreached), unknown_here=True)
+        text = f"{NOT_REACHED}: {type(error).__name__}"
+        return Answer(_unreadable(ViewNotReachedError(NOT_REACHED)), text, unknown_here=True)
     broken = ResponseBrokenError("the view's response broke off")
     return Answer(_unreadable(broken), type(error).__name__, retriable=True)
 
@@ -185,8 +185,8 @@ def _not_reached(response: ResponseMessage, request: HttpRequest, replay: Replay
     """
     if replay.entered and (replay.elsewhere or request.resolver_match is None):
         here = f"the URL leads to {replay.elsewhere} here" if replay.elsewhere else "the URL leads nowhere here"
-        error = ViewNotReachedError(f"{NOT_REACHED}: {here}, and led to {replay.wanted} when it was accepted")
-        return Answer(_unreadable(error), str(error), unknown_here=True)
+        error = f"{NOT_REACHED}: {here}, and led to {replay.wanted} when it was accepted"
+        return Answer(_unreadable(ViewNotReachedError(NOT_REACHED)), error, unknown_here=True)
     if request.method in CACHEABLE and response.status in FROM_A_CACHE:
         return Answer(response)
     by = replay.exception or f"a middleware answered {response.status}"

@@ -64,6 +64,7 @@ def group(name: str) -> Any:
 
 MAKE: dict[str, Callable[[str], Any]] = {
     "row": row,
+    "unsaved": lambda name: User(username=name),
     "no key": TokenUser,
     "foreign key": KeyedUser,
     "other model": group,
@@ -207,7 +208,7 @@ def answered(accepted: Any, token: str) -> Any:
     return response.json()
 
 
-@pytest.mark.parametrize("kind", ["row", "no-key", "foreign-key"])
+@pytest.mark.parametrize("kind", ["row", "no-key", "foreign-key", "unsaved"])
 @pytest.mark.parametrize("name", VIEWS)
 def test_a_user_of_any_kind_is_who_it_was(send: Any, name: str, kind: str) -> None:
     token = f"{kind}:ada"
@@ -216,7 +217,7 @@ def test_a_user_of_any_kind_is_who_it_was(send: Any, name: str, kind: str) -> No
     assert answered(send(name, token), token) == direct.json()
 
 
-@pytest.mark.parametrize("kind", ["row", "no-key", "foreign-key"])
+@pytest.mark.parametrize("kind", ["row", "no-key", "foreign-key", "unsaved"])
 @pytest.mark.parametrize("name", VIEWS)
 def test_a_credential_that_expires_while_it_waits_is_as_it_was(
     send: Any, monkeypatch: pytest.MonkeyPatch, name: str, kind: str
@@ -244,13 +245,36 @@ def test_the_owner_may_come_with_another_token(send: Any) -> None:
     assert answered(accepted, refreshed)["name"] == "ada"
 
 
-@pytest.mark.parametrize("other", ["row:bob", "foreign-key:ada", "other-model:ada"])
-def test_another_user_of_the_same_key_is_another_user(send: Any, other: str) -> None:
+OTHERS = [
+    *(("row:ada", other) for other in ("row:bob", "foreign-key:ada", "other-model:ada", "no-key:ada", "unsaved:ada")),
+    *((f"{kind}:ada", f"{kind}:bob") for kind in ("no-key", "unsaved")),
+]
+
+
+@pytest.mark.parametrize(("owner", "other"), OTHERS)
+def test_another_user_is_not_the_owner(send: Any, owner: str, other: str) -> None:
     User.objects.create(username="bob")
-    accepted = send("whose", "row:ada")
+    accepted = send("whose", owner)
     accepted_now.add(other)
     for token in (other, ""):
         assert Client().get(accepted.json()["links"]["self"], headers={"X-Custom": token}).status_code == 404
+
+
+@pytest.mark.parametrize("kind", ["no-key", "unsaved", "foreign-key"])
+def test_a_user_who_is_no_row_may_come_with_another_token(send: Any, kind: str) -> None:
+    accepted, refreshed = send("whose", f"{kind}:ada"), f"{kind}:ada/refreshed"
+    accepted_now.add(refreshed)
+    assert answered(accepted, refreshed)["name"] == "ada"
+
+
+@pytest.mark.parametrize("kind", ["no-key", "unsaved"])
+def test_an_idempotency_key_is_a_users_own_who_is_no_row(send: Any, kind: str) -> None:
+    first, again, other = (
+        send("whose", f"{kind}:{name}", **{"Idempotency-Key": "one"}) for name in ("ada", "ada", "bob")
+    )
+    assert [each.status_code for each in (first, again, other)] == [202, 200, 202]
+    assert again.json()["name"] == "ada"
+    assert other.json()["id"] != first.json()["id"]
 
 
 def test_a_refusal_at_the_door_is_the_views_own(send: Any) -> None:

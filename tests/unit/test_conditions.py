@@ -123,6 +123,15 @@ def test_what_follows_a_string_or_a_comment_is_read(text):
         ("nothing()", "unknown function 'nothing'", 1),
         ("[1].all(x, [2].all(y, y > x))", "nested", 15),
         ("[1] . // why\n all (x, [2].map(y, y) == [])", "nested", 26),
+        ("[1].map(x, x).map(x, x) == []", "one map", 14),
+        ("['a'].map(b, b + b).map(b, b + b).map(b, b + b) == []", "one map", 20),
+        ("[1].filter(x, true).filter(x, true) == []", "one filter", 20),
+        ("request.query.map(k, request.query) == []", "not take all of it", 22),
+        ("request.query.all(k, request . headers == {})", "not take all of it", 22),
+        ("user.groups.exists(g, [user.groups] == [])", "not take all of it", 24),
+        ("[1].map(x, [x, x]) == []", "larger", 12),
+        ("[1].map(x, {x: x}) == []", "larger", 12),
+        ("['a'].map(b, b + b + b) == []", "larger", 20),
         ("true &&", "mismatched input", 8),
         ("a" * (MAX_LENGTH + 1), f"at most {MAX_LENGTH}", 0),
         ("\ud800", "surrogates", 0),
@@ -158,6 +167,18 @@ def test_depth_never_ends_the_process(text):
 
 def test_comprehensions_in_a_row_are_not_nested():
     assert holds("[1, 2].map(x, x + 1).filter(x, x > 2).size() == 1 && [1].all(x, x == 1)")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "user.groups.exists(g, !(g in request.headers))",
+        "request.headers.all(k, request.headers[k] == '' || request.headers.size() < 1000)",
+        "request.headers.map(k, request.headers [k] + k).filter(x, x == 'a').size() == 0",
+    ],
+)
+def test_a_comprehension_asks_what_is_in_a_collection(text):
+    assert holds(text)
 
 
 @pytest.mark.parametrize("text", ["1", "'true'", "null", "[true]", "request.path"])
