@@ -38,9 +38,11 @@ class TokenUser:
 
 
 class KeyedUser(TokenUser):
+    """Of another service, whose keys are numbers too."""
+
     def __init__(self, name: str) -> None:
         super().__init__(name)
-        self.pk = self.id = 1
+        self.pk = self.id = row("ada").pk
 
 
 class Payload(dict):  # type: ignore[type-arg]
