@@ -50,10 +50,12 @@ def owns(request: HttpRequest, record: DispatchRecord) -> bool:
         return False
     if not record.user:
         return claims(request, record) or shows_again(request, record.credential)
+    named = names_user(request, record.user)  # Django empties a session that it does not take for its user's any more
     asks = owner_of(getattr(request, "user", None))
     if asks == record.user:
         return users.is_active(request.user)
-    if asks is None and record.credential and shows_again(request, record.credential) and users.may_act(record.user):
+    unnamed = asks is None and not named and record.credential
+    if unnamed and shows_again(request, record.credential) and users.may_act(record.user):
         return True
     return any(owner_of(user) == record.user and users.is_active(user) for user in rest.authenticated(request, record))
 

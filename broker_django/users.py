@@ -42,7 +42,16 @@ def user_model() -> Any:
 
 
 def is_active(user: Any) -> bool:
-    """Whether this user may log in. A kind of user that does not say may."""
+    """Whether this user may log in, as the authentication backends say; where none says, as the user does.
+
+    A kind of user that does not say may.
+    """
+    model = user_model() if apps.is_installed("django.contrib.auth") else None
+    if model is not None and isinstance(user, model):
+        backends = import_string("django.contrib.auth.get_backends")()
+        asked = [backend for backend in backends if hasattr(backend, "user_can_authenticate")]
+        if asked:
+            return any(backend.user_can_authenticate(user) for backend in asked)
     return bool(getattr(user, "is_active", True))
 
 
