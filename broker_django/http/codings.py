@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING, Any
 
-from django.utils.cache import patch_vary_headers
+from django.utils.cache import has_vary_header, patch_vary_headers
 from django.utils.http import parse_header_parameters
 
 from broker_core.errors import NotAcceptableError
@@ -23,16 +23,18 @@ _WINDOW = {"gzip": zlib.MAX_WBITS | 16, "x-gzip": zlib.MAX_WBITS | 16, "deflate"
 def fit(request: HttpRequest, response: HttpResponseBase, limit: int) -> None:
     """Decode a stored response for a client that does not accept its coding. `limit` is in bytes.
 
-    A client that says nothing accepts none: the site's own middleware would have coded nothing for it. Raises
-    NotAcceptableError for a coding that cannot be undone here.
+    A client that says nothing accepts what is coded for everybody, but not what was coded for those that accept it, as
+    `Vary` tells. Raises NotAcceptableError for a coding that cannot be undone here.
     """
     given = [coding.strip().lower() for coding in response.get("Content-Encoding", "").split(",")]
     codings = [coding for coding in given if coding not in {"", "identity"}]
     if not codings:
         return
+    accepted = request.META.get("HTTP_ACCEPT_ENCODING")
+    if accepted is None and not has_vary_header(response, "Accept-Encoding"):
+        return
     patch_vary_headers(response, ("Accept-Encoding",))
-    accepted = request.META.get("HTTP_ACCEPT_ENCODING", "")
-    if all(_accepts(accepted, coding) for coding in codings):
+    if all(_accepts(accepted or "", coding) for coding in codings):
         return
     stored: Any = response
     if not _WINDOW.keys() >= set(codings):

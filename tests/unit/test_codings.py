@@ -18,7 +18,9 @@ CODED = {"gzip": gzip.compress(TEXT), "x-gzip": gzip.compress(TEXT), "deflate": 
 
 
 def fitted(accepts, coding="gzip", content=None, limit=10_000, **headers):
-    response = HttpResponse(CODED.get(coding, b"?") if content is None else content, headers=headers)
+    """Of a response that was coded for whoever accepts it, unless `Vary` says otherwise."""
+    fields = {"Vary": "Accept-Encoding", **headers}
+    response = HttpResponse(CODED.get(coding, b"?") if content is None else content, headers=fields)
     response["Content-Encoding"] = coding
     request = RequestFactory().get("/", headers={} if accepts is None else {"accept-encoding": accepts})
     fit(request, response, limit)
@@ -39,6 +41,11 @@ def test_who_does_not_gets_it_decoded(accepts, coding):
     assert response.content == TEXT
     assert "Content-Encoding" not in response
     assert (response["Content-Length"], response["ETag"]) == (str(len(TEXT)), 'W/"1"')
+
+
+def test_who_says_nothing_gets_what_is_coded_for_everybody():
+    assert fitted(None, Vary="Cookie").content == CODED["gzip"]
+    assert fitted("", Vary="Cookie").content == TEXT
 
 
 def test_members_and_codings_in_a_row_are_decoded():
