@@ -91,9 +91,10 @@ def may_have_cookies(request: HttpRequest, record: DispatchRecord) -> bool:
 
 
 def without_cookies(response: HttpResponseBase) -> None:
-    """Take out what a view has set by `set_cookie`, and what it has set as a header field."""
+    """Take out what a view has set by `set_cookie`, what it has set as a header field, and what would empty the jar."""
     response.cookies = SimpleCookie()
-    response.headers.pop("Set-Cookie", None)
+    for name in ("Set-Cookie", "Clear-Site-Data"):
+        response.headers.pop(name, None)
 
 
 def is_known_by_session(record: DispatchRecord) -> bool:
