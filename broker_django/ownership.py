@@ -35,8 +35,10 @@ if TYPE_CHECKING:
 CLAIM = "request_broker_claim"
 """The name of the cookie by which a browser is known that was nobody when its request was accepted."""
 
+COOKIE = "cookie:"
+"""What begins the name of a credential that is a cookie."""
 SESSION = "session"
-"""The session cookie, among the kinds of credentials; the others are header fields, by their names in lower case."""
+"""The session cookie, among the kinds of credentials; header fields are there by their names in lower case."""
 
 
 def owns(request: HttpRequest, record: DispatchRecord) -> bool:
@@ -166,11 +168,18 @@ def _kinds(credential: str) -> list[str]:
 
 
 def _presented(request: HttpRequest, extra: SimpleCookie | None = None) -> dict[str, str]:
-    """By kind: the session cookie, and the header fields of CREDENTIALS."""
+    """By kind: the session cookie, and the header fields and cookies of CREDENTIALS."""
     name = settings.SESSION_COOKIE_NAME
-    cookie = extra[name].value if extra and name in extra else request.COOKIES.get(name)
-    fields = ((field.lower(), request.headers.get(field)) for field in conf.CREDENTIALS)
-    return {kind: value for kind, value in (*fields, (SESSION, cookie)) if value}
+    session = extra[name].value if extra and name in extra else request.COOKIES.get(name)
+    others = (_credential(request, name) for name in conf.CREDENTIALS)
+    return {kind: value for kind, value in (*others, (SESSION, session)) if value}
+
+
+def _credential(request: HttpRequest, name: str) -> tuple[str, str | None]:
+    """The kind of a credential, and its value; None if the request has none."""
+    if name.startswith(COOKIE):
+        return name, request.COOKIES.get(name.removeprefix(COOKIE))
+    return name.lower(), request.headers.get(name)
 
 
 def _digest(presented: dict[str, str], kinds: list[str], key: str | bytes) -> str:

@@ -96,6 +96,14 @@ def test_who_sent_a_credential_may_show_it_again() -> None:
     assert 404 not in exits(Client(), links, **headers, **{"X-Auth-Token": "more"})
 
 
+@pytest.mark.parametrize("shown", ["access=1; theme=light", "access=2; theme=dark", ""])
+def test_a_cookie_may_be_a_credential(shown: str) -> None:
+    queued = {"RULES": [{"when": "true", "queue": "bulk"}], "CREDENTIALS": ["Authorization", "cookie:access"]}
+    with override_settings(REQUEST_BROKER=queued):
+        links = send(Client(), Cookie="access=1; theme=dark")
+        assert (exits(Client(), links, Cookie=shown) == {404}) is ("access=1" not in shown)
+
+
 def test_who_sent_nothing_is_known_by_the_url() -> None:
     assert 404 not in exits(Client(), send(Client()))
 
