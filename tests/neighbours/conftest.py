@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import httpx
 import psycopg
@@ -97,23 +98,24 @@ class Project:
         """What Python code says that runs with the settings of the project."""
         return self.manage("shell", "--no-imports", "-c", code)
 
-    def web(self) -> str:
+    def web(self, interface: str = "wsgi") -> str:
         """Start a web server. Returns its URL."""
         port = any_port()
         url = f"http://127.0.0.1:{port}"
-        command = [sys.executable, "-m", "gunicorn", "tests.site.wsgi:application", f"--bind=127.0.0.1:{port}"]
-        command += ["--worker-class=gthread", "--threads=4", "--no-control-socket"]
+        if interface == "asgi":
+            command = [sys.executable, "-m", "uvicorn", "tests.site.asgi:application", "--port", str(port)]
+            command += ["--lifespan", "off"]
+        else:
+            command = [sys.executable, "-m", "gunicorn", "tests.site.wsgi:application", f"--bind=127.0.0.1:{port}"]
+            command += ["--worker-class=gthread", "--threads=4", "--no-control-socket"]
 
         def healthy() -> bool:
             with contextlib.suppress(httpx.TransportError):
-                return httpx.get(f"{url}/broker/health/", trust_env=False, headers=self._host()).is_success
+                return httpx.get(f"{url}/broker/health/", trust_env=False).is_success
             return False
 
         self.started.enter_context(servers.serving(Process("web", command, self.variables, healthy)))
         return url
-
-    def _host(self) -> dict[str, str]:
-        return {"Host": self.variables["HEALTHY_HOST"]} if "HEALTHY_HOST" in self.variables else {}
 
     def worker(self, *options: str) -> Process:
         command = [sys.executable, "-m", "django", "broker_worker", "--noreload", "--concurrency=2", *options]
@@ -149,10 +151,15 @@ def start(redis: servers.MessageBroker, cluster: dict[str, str]) -> Iterator[Cal
         yield make
 
 
-def finished(client: httpx.Client, response: httpx.Response) -> httpx.Response:
-    """The stored response of an accepted request."""
+def links_of(response: httpx.Response) -> dict[str, str]:
+    """The paths of a dispatch: no name server knows the hosts of a test."""
     assert response.status_code == 202, response.text
-    links = response.json()["links"]
-    document = client.get(links["self"], params={"wait": PATIENCE}).json()
-    assert document["done"], document
-    return client.get(links["response"])
+    return {name: urlsplit(link).path for name, link in response.json()["links"].items()}
+
+
+def finished(client: httpx.Client, response: httpx.Response, **headers: str) -> httpx.Response:
+    """The stored response of an accepted request."""
+    links = links_of(response)
+    document = client.get(links["self"], params={"wait": PATIENCE}, headers=headers).json()
+    assert document.get("done"), document
+    return client.get(links["response"], headers=headers)
