@@ -9,9 +9,18 @@ from tests.settings import *  # noqa: F403
 from tests.settings import INSTALLED_APPS, MIDDLEWARE
 
 SITE_APPS = [app for app in INSTALLED_APPS if app != "tests.site"]
+SITE_MIDDLEWARE = MIDDLEWARE
 OURS = MIDDLEWARE[-1]
 
 APPS = [
+    "allauth",
+    "allauth.account",
+    "corsheaders",
+    "debug_toolbar",
+    "django_prometheus",
+    "django_structlog",
+    "django_user_agents",
+    "silk",
     "auditlog",
     "axes",
     "django_otp",
@@ -32,6 +41,9 @@ APPS = [
 ]
 INSTALLED_APPS = [*INSTALLED_APPS, *(app for app in APPS if find_spec(app)), "tests.neighbours.shop"]
 
+if find_spec("allauth"):  # which starts with its middleware only
+    MIDDLEWARE = [*MIDDLEWARE[:-1], "allauth.account.middleware.AccountMiddleware", OURS]
+
 SILENCED_SYSTEM_CHECKS = ["axes.W003", "hijack.E001"]
 REQUEST_BROKER: dict[str, Any] = {
     "RULES": [{"when": '"x-queue" in request.headers', "queue": "bulk"}],
@@ -43,6 +55,6 @@ REQUEST_BROKER: dict[str, Any] = {
 
 if "NEIGHBOUR" in os.environ:
     ROOT_URLCONF = f"tests.neighbours.projects.{os.environ['NEIGHBOUR']}"
-    INSTALLED_APPS = [*SITE_APPS, "tests.neighbours.shop"]
+    INSTALLED_APPS, MIDDLEWARE = [*SITE_APPS, "tests.neighbours.shop"], SITE_MIDDLEWARE
     REQUEST_BROKER["PREFIX"] = os.environ["PREFIX"]
     globals().update(import_module(f"{ROOT_URLCONF}_settings").SETTINGS)
