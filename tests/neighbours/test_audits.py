@@ -18,6 +18,7 @@ from auditlog.models import LogEntry  # noqa: E402
 from reversion.models import Revision  # noqa: E402
 
 from tests.neighbours.conftest import PATIENCE, QUEUED, accepted, direct, finished, links_of  # noqa: E402
+from tests.neighbours.sessions import LOG_IN  # noqa: E402
 from tests.neighbours.settings import OURS  # noqa: E402
 from tests.neighbours.shop.models import Order  # noqa: E402
 from tests.neighbours.test_accounts import FATES  # noqa: E402
@@ -131,17 +132,3 @@ def test_a_worker_records_the_same_and_a_wait_is_told_honestly(start: Callable[.
     assert said.count("recorded ada 127.0.0.1 ada") == 3, said
     assert said.count("'ada'") == (3 if around == "revisions" else 0), said
     assert "Traceback" not in worker.logs()
-
-
-LOG_IN = """
-from importlib import import_module
-from django.conf import settings
-from django.contrib.auth.models import User
-
-user = User.objects.get_or_create(username="ada")[0]
-session = import_module(settings.SESSION_ENGINE).SessionStore()
-session["_auth_user_id"], session["_auth_user_hash"] = str(user.pk), user.get_session_auth_hash()
-session["_auth_user_backend"] = "django.contrib.auth.backends.ModelBackend"
-session.save()
-print(session.session_key)
-"""
