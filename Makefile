@@ -40,7 +40,7 @@ test: $(VENV)/.test
 
 test-neighbours: $(NEIGHBOURS_VENV)/.neighbours
 	NEIGHBOURS=1 $(NEIGHBOURS_VENV)/bin/python -m pytest -n $(TEST_PROCESSES) \
-	  --ds tests.neighbours.settings tests/neighbours $(ARGS)
+	  --ds tests.neighbours.settings --no-migrations tests/neighbours $(ARGS)
 
 fuzz: $(VENV)/.fuzz
 	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) FUZZ_AT_LEAST=$(FUZZ_AT_LEAST) \

@@ -16,7 +16,7 @@ from django.utils.functional import Promise
 
 from broker_core.errors import BodyTooLargeError, ConfigurationError, MessageError
 from broker_core.message import RequestMessage
-from broker_django import ledger, load, ownership, rest
+from broker_django import ledger, load, ownership, principals, rest
 from broker_django.acceptance import moments, publish_when_committed, route_of, trace_of, write
 from broker_django.arrival import arrived, asks_for_a_user
 from broker_django.composing import Parts, compose
@@ -147,7 +147,7 @@ def _from_request(request: HttpRequest) -> Taken:
     tenant = ownership.tenant_of(request)
     named = message.user is None or ownership.names_user(request, message.user)
     return Taken(
-        replace(message, tenant=tenant),
+        replace(message, tenant=tenant, principal=principals.describe(request, None)),
         match,
         _view(match, message.method),
         ownership.credential_of(request) if named else "",

@@ -17,6 +17,8 @@ from django.urls import include, path
 from django.utils.decorators import sync_and_async_middleware
 from django.views.decorators.csrf import csrf_exempt
 
+import broker_django
+from broker_django import results
 from broker_django.decorators import queue
 from broker_django.models import DispatchRecord
 from tests.integration.test_users import before_replay  # noqa: F401 - a fixture
@@ -62,7 +64,14 @@ def view(request: HttpRequest, act: str) -> JsonResponse:
     return JsonResponse({"factor": str(request.factor), "name": request.name})  # type: ignore[attr-defined]
 
 
-urlpatterns = [path("view/<str:act>/", view), path("broker/", include("broker_django.urls"))]
+@csrf_exempt
+def later(request: HttpRequest) -> JsonResponse:
+    if request.broker.replayed:  # type: ignore[attr-defined]
+        return JsonResponse({"factor": str(request.factor), "name": request.name})  # type: ignore[attr-defined]
+    return JsonResponse({"id": str(broker_django.dispatch(request, queue="bulk").pk)})
+
+
+urlpatterns = [path("later/", later), path("view/<str:act>/", view), path("broker/", include("broker_django.urls"))]
 
 
 @pytest.fixture
@@ -114,6 +123,20 @@ def test_a_view_may_log_in_another(before_replay: Any, ada: User) -> None:  # no
     client.post("/view/log in/")
     assert [session.get_decoded().get("factor", "none") for session in Session.objects.all()] == ["none"]
     assert DispatchRecord.objects.get().state == "succeeded"
+
+
+def test_of_a_request_that_code_dispatched(
+    before_replay: Any,  # noqa: F811
+    ada: User,
+    settings: Any,
+    django_capture_on_commit_callbacks: Any,
+) -> None:
+    client = logged_in(Client(), ada)
+    before_replay(flush(client))
+    with django_capture_on_commit_callbacks(execute=True):
+        said = client.post("/later/").json()
+    record = DispatchRecord.objects.get(pk=said["id"])
+    assert results.fetch(record).body == b'{"factor": "key", "name": "ada"}'
 
 
 def test_one_that_goes_on_is_written_as_ever(ada: User) -> None:

@@ -126,7 +126,7 @@ def test_a_worker_records_the_same_and_a_wait_is_told_honestly(start: Callable[.
             assert "wait" not in held.headers.get("Preference-Applied", ""), "the transaction of all is not over"
             held = finished(ada, held) if links_of(held) else held
         else:
-            assert "wait=10" in held.headers["Preference-Applied"]
+            assert held.status_code == 200, "the view answered while the client was held"
         assert held.json()["pk"] == 3
     said = project.run(RECORDED)
     assert said.count("recorded ada 127.0.0.1 ada") == 3, said

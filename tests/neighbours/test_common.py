@@ -27,9 +27,11 @@ needs(
     "whitenoise",
 )
 
+import structlog  # noqa: E402
 from guardian.shortcuts import assign_perm  # noqa: E402
 from waffle.models import Flag  # noqa: E402
 
+from broker_django.log_redaction import without_tokens  # noqa: E402
 from tests.neighbours.conftest import QUEUED, accepted, direct  # noqa: E402
 from tests.neighbours.settings import OURS  # noqa: E402
 from tests.settings import MIDDLEWARE  # noqa: E402
@@ -171,3 +173,20 @@ def test_a_login_of_allauth(ada: User, settings: Any) -> None:
     later = client.get(queued.json()["links"]["response"])
     assert (later.status_code, "sessionid" in later.cookies) == (302, True)
     assert direct(client, "/told/").json()["user"] == "ada"
+
+
+def test_tokens_stay_out_of_structlog(ada: User, settings: Any) -> None:
+    settings.MIDDLEWARE = [*MIDDLEWARE[:-1], *LAST["structlog"], OURS]
+    client = log_in(Client(), ada)
+    links = accepted(client, "/told/")
+    token = links["self"].split("/")[-2]
+
+    def keep_tokens_out(_logger: Any, _name: str, event: dict[str, Any]) -> dict[str, Any]:
+        return {name: without_tokens(value) if isinstance(value, str) else value for name, value in event.items()}
+
+    with structlog.testing.capture_logs(
+        processors=[structlog.contextvars.merge_contextvars, keep_tokens_out]
+    ) as logged:
+        client.get(links["self"])
+    assert "/broker/tasks/" in str(logged)
+    assert token not in str(logged)

@@ -94,6 +94,8 @@ def test_tenants_do_not_meet(project: Project, interface: str) -> None:
             direct = client.post("/order/", data={"name": f"direct {n}"}).json()
             later = finished(client, client.post("/order/", data={"name": f"later {n}"}, headers=QUEUED)).json()
             assert later == {**direct, "pk": direct["pk"] + 1, "orders": sorted([*direct["orders"], f"later {n}"])}
+        held = two.post("/order/", data={"name": "held"}, headers={**QUEUED, "Prefer": "wait=10"})
+        assert (held.status_code, held.json()["schema"], held.json()["user"]) == (200, "two", "user-of-two")
         project.run(DISPATCH)
         last = finished(two, two.post("/order/", data={"name": "last"}, headers=QUEUED)).json()
         assert "by code" in last["orders"]
