@@ -2,6 +2,8 @@
 
 PYTHON = python3
 VENV = .venv
+# Other packages would change what the tests of the broker alone see.
+NEIGHBOURS_VENV = $(VENV)-neighbours
 ARGS =
 FUZZ_EXAMPLES = 2000
 FUZZ_AT_LEAST = 100000
@@ -14,11 +16,12 @@ BIN = $(VENV)/bin
 CONSTRAINTS = $(wildcard constraints.txt)
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test fuzz bench chaos lint clean
+.PHONY: help demo test test-neighbours fuzz bench chaos lint clean
 
 help:
 	@echo 'make demo    the example shop with workers, Flower and Valkey, at http://127.0.0.1:8000/'
 	@echo 'make test    the tests'
+	@echo 'make test-neighbours   the tests with packages that projects have beside the broker, in an environment of their own'
 	@echo 'make fuzz    100,000 mutated inputs, and as many again for each parser (that needs Linux on x86-64)'
 	@echo 'make bench   the measurements, side by side'
 	@echo 'make chaos   requests while processes, servers, the network and views misbehave; nothing may be lost'
@@ -34,6 +37,10 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.test
 	@exec $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
+
+test-neighbours: $(NEIGHBOURS_VENV)/.neighbours
+	NEIGHBOURS=1 $(NEIGHBOURS_VENV)/bin/python -m pytest -n $(TEST_PROCESSES) \
+	  --ds tests.neighbours.settings --no-migrations tests/neighbours $(ARGS)
 
 fuzz: $(VENV)/.fuzz
 	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) FUZZ_AT_LEAST=$(FUZZ_AT_LEAST) \
@@ -56,6 +63,7 @@ lint: $(VENV)/.dev
 
 clean:
 	if test -f $(VENV)/.created; then rm -rf $(VENV); fi
+	if test -f $(NEIGHBOURS_VENV)/.created; then rm -rf $(NEIGHBOURS_VENV); fi
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	rm -rf .request-broker example/.request-broker example/*.sqlite3 example/*.sqlite3-*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -85,6 +93,12 @@ $(VENV)/.dev: $(VENV)/.created pyproject.toml $(CONSTRAINTS)
 	@echo 'Installing the development tools into $(VENV), this once ...'
 	@$(PIP_INSTALL) $(CONSTRAINTS:%=-c %) -e '.[dev]'
 	@touch $(VENV)/.demo $(VENV)/.test $@
+
+$(NEIGHBOURS_VENV)/.neighbours: pyproject.toml $(CONSTRAINTS)
+	@$(MAKE) --no-print-directory VENV=$(NEIGHBOURS_VENV) $(NEIGHBOURS_VENV)/.created
+	@echo 'Installing the neighbours into $(NEIGHBOURS_VENV), this once ...'
+	@$(NEIGHBOURS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS:%=-c %) -e '.[neighbours]'
+	@touch $@
 
 $(VENV)/.created:
 	@command -v $(PYTHON) >/dev/null || { \

@@ -137,7 +137,7 @@ def accept(request: HttpRequest, view: View, decision: Decision) -> Accepted | H
         route=record.route,
         view=view_name(view.function, request.method or ""),
         tenant=record.tenant,
-        principal=principals.describe(getattr(request, "user", None), found),
+        principal=principals.describe(request, found),
         accepted_at=now.timestamp(),
     )
     record.sealed = seal_request(message, str(record.pk), decision.queue)

@@ -160,6 +160,7 @@ async def await_until_done(
     with holding.hold(holding.guest(request, record), seconds) as allowed, contextlib.suppress(UnwatchedError):
         _note_held(request, allowed)
         done = await waiting.async_wait(record.pk, allowed, _is_done, quick=quick) if allowed else None
+    await waiting.take_up_thread()
     return done or await sync_to_async(ledger.find)(record.pk) or record
 
 

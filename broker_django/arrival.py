@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.conf.urls.i18n import is_language_prefix_patterns_used
@@ -44,7 +45,7 @@ def arrived(message: RequestMessage) -> tuple[RequestMessage, ResolverMatch | No
     environ = {"SCRIPT_NAME": below, **message.environ}
     environ[_host_field(environ)] = _host(environ)
     scheme = _scheme(environ, message.scheme)
-    path, match = _located(environ)
+    path, match = _located(environ, _urlconf(environ[_host_field(environ)], message.tenant))
     environ["PATH_INFO"] = path
     csrf = "waived" if message.csrf == "unchecked" else message.csrf
     return replace(message, environ=environ, scheme=scheme, csrf=csrf), match
@@ -106,13 +107,25 @@ def _scheme(environ: dict[str, str], scheme: str) -> str:
 # The URL
 
 
-def _located(environ: Mapping[str, str]) -> tuple[str, ResolverMatch | None]:
+def _urlconf(host: str, tenant: str) -> Any:
+    """The URLconf of a host or tenant, where django-hosts or django-tenants chooses it; else that of the project."""
+    if hasattr(settings, "ROOT_HOSTCONF"):
+        resolvers = import_module("django_hosts.resolvers")
+        found = (each.urlconf for each in resolvers.get_host_patterns() if each.compiled_regex.match(host))
+        return next(found, None) or resolvers.get_host().urlconf
+    public = getattr(settings, "PUBLIC_SCHEMA_URLCONF", None)
+    if public and tenant == getattr(settings, "PUBLIC_SCHEMA_NAME", "public"):
+        return public
+    return settings.ROOT_URLCONF
+
+
+def _located(environ: Mapping[str, str], urlconf: Any) -> tuple[str, ResolverMatch | None]:
     """The path to the view: as it is, with the slash, or with the language's prefix, in the order of the redirects."""
     path = environ.get("PATH_INFO", "/")
     language = _language(environ, path)
     with translation.override(language):
         for candidate in _candidates(path, language):
-            match = _match(candidate)
+            match = _match(candidate, urlconf)
             if match is not None and (candidate in {path, f"/{language}{path}"} or _takes_a_slash(match)):
                 return candidate, match
     return path, None
@@ -131,9 +144,9 @@ def _takes_a_slash(match: ResolverMatch) -> bool:
     return bool(getattr(match.func, "should_append_slash", True))
 
 
-def _match(path: str) -> ResolverMatch | None:
+def _match(path: str, urlconf: Any) -> ResolverMatch | None:
     try:
-        return resolve(path, settings.ROOT_URLCONF)
+        return resolve(path, urlconf)
     except Resolver404:
         return None
 

@@ -6,7 +6,7 @@ import contextlib
 import difflib
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -167,7 +167,7 @@ def check_owners(**_: Any) -> list[CheckMessage]:
 def check_tenant_apps(**_: Any) -> list[CheckMessage]:
     """A project whose tenants are schemas of one database, as django-tenants has it."""
     found: list[CheckMessage] = []
-    of_tenants, shared = (_apps_of(name) for name in ("TENANT_APPS", "SHARED_APPS"))
+    of_tenants, shared = _apps_of_tenants()
     for app in ("broker_django", "django_celery_results") if of_tenants or shared else ():
         if apps.is_installed(app) and (app in of_tenants or app not in shared):
             text = f"{app!r} is not among the SHARED_APPS alone: no worker would look into the schemas of tenants."
@@ -176,9 +176,31 @@ def check_tenant_apps(**_: Any) -> list[CheckMessage]:
     return found
 
 
-def _apps_of(name: str) -> set[str]:
-    """The packages that a setting names, be it by their configuration."""
-    return {str(each).partition(".apps.")[0] for each in getattr(settings, name, ())}
+def _apps_of_tenants() -> tuple[set[str], set[str]]:
+    """What is in the schemas of tenants, of any type, and what they share."""
+    public = getattr(settings, "PUBLIC_SCHEMA_NAME", "public")
+    of_tenants, shared = (list(getattr(settings, name, ())) for name in ("TENANT_APPS", "SHARED_APPS"))
+    for name, kind in getattr(settings, "TENANT_TYPES", {}).items():
+        (shared if name == public else of_tenants).extend(kind.get("APPS", ()))
+    return _packages(of_tenants), _packages(shared)
+
+
+def _packages(names: Iterable[str]) -> set[str]:
+    """The packages of apps, which may be named by their configuration."""
+    return {str(each).partition(".apps.")[0] for each in names}
+
+
+SUBFOLDERS = "django_tenants.middleware.subfolder"
+
+
+@register("request_broker")
+def check_tenant_paths(**_: Any) -> list[CheckMessage]:
+    """Tenants below the paths of one host are told apart by nothing else."""
+    if conf.TENANT is not None or not any(path.startswith(SUBFOLDERS) for path in settings.MIDDLEWARE):
+        return []
+    text = "The tenants have one host, and REQUEST_BROKER['TENANT'] is not set: equal users of two tenants are one."
+    hint = "Name a function of a request that returns request.tenant.schema_name: docs/operations.md, Several tenants."
+    return [Error(text, hint=hint, id="request_broker.E017")]
 
 
 MOST_OF_NAMES = 180

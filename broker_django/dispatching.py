@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest
-from django.http.request import RawPostDataException
+from django.http.request import RawPostDataException, split_domain_port
 from django.test.client import FakePayload
 from django.utils import timezone
 from django.utils.crypto import salted_hmac
@@ -16,7 +16,7 @@ from django.utils.functional import Promise
 
 from broker_core.errors import BodyTooLargeError, ConfigurationError, MessageError
 from broker_core.message import RequestMessage
-from broker_django import ledger, load, ownership, rest
+from broker_django import ledger, load, ownership, principals, rest
 from broker_django.acceptance import moments, publish_when_committed, route_of, trace_of, write
 from broker_django.arrival import arrived, asks_for_a_user
 from broker_django.composing import Parts, compose
@@ -101,6 +101,7 @@ def _taken(given: HttpRequest | RequestMessage | str, parts: Parts) -> Taken:
 
 def _from_path(path: str, parts: Parts) -> Taken:
     message = compose(path, parts)
+    host = _named_host(message)
     _refuse_large(message)
     message, match = arrived(message)
     if match is None:
@@ -111,7 +112,7 @@ def _from_path(path: str, parts: Parts) -> Taken:
         message = replace(message, view_user=message.user)
     _refuse_nobody(message, match)
     _refuse_without_tenant(message)
-    return Taken(message, match, _view(match, message.method), tenant=message.tenant)
+    return Taken(message, match, _view(match, message.method), host=host, tenant=message.tenant)
 
 
 def _from_message(message: object) -> Taken:
@@ -119,11 +120,17 @@ def _from_message(message: object) -> Taken:
         raise TypeError(f"a path, a request or a RequestMessage can be dispatched, not {type(message).__name__}")
     if not {"REQUEST_METHOD", "PATH_INFO"} <= message.environ.keys():
         raise MessageError("the environ of a message needs REQUEST_METHOD and PATH_INFO; a path can be dispatched, too")
+    host = _named_host(message)
     _refuse_large(message)
     message, match = arrived(message)
     _refuse_nobody(message, match)
     _refuse_without_tenant(message)
-    return Taken(message, match, message.view, tenant=message.tenant)
+    return Taken(message, match, message.view, host=host, tenant=message.tenant)
+
+
+def _named_host(message: RequestMessage) -> str:
+    """The host that code has named, whose users the dispatch belongs to; empty if any host of the site will do."""
+    return split_domain_port(message.environ.get("HTTP_HOST", ""))[0][:255]
 
 
 def _from_request(request: HttpRequest) -> Taken:
@@ -141,7 +148,7 @@ def _from_request(request: HttpRequest) -> Taken:
     tenant = ownership.tenant_of(request)
     named = message.user is None or ownership.names_user(request, message.user)
     return Taken(
-        replace(message, tenant=tenant),
+        replace(message, tenant=tenant, principal=principals.describe(request, None)),
         match,
         _view(match, message.method),
         ownership.credential_of(request) if named else "",

@@ -6,21 +6,18 @@ import contextlib
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from django.apps import apps
-from django.conf import settings
-from django.core.handlers.asgi import ASGIRequest
 from django.http.request import RawPostDataException
 from django.urls import NoReverseMatch, Resolver404, resolve
 from django.utils import timezone
 from django.utils.functional import SimpleLazyObject
-from django.utils.module_loading import import_string
 
-from broker_core.errors import BodyTooLargeError, BrokerError, UserInactiveError, ViewExitedError, ViewNotReachedError
+from broker_core.errors import BodyTooLargeError, BrokerError, ViewExitedError, ViewNotReachedError
 from broker_django import classification, idempotency, ledger, ownership, principals, rest, tokens, users
 from broker_django.acceptance import route_of
 from broker_django.celery_app import ends_worker
 from broker_django.conf import conf
 from broker_django.context import Replay, RequestContext, by, replay_of, user_key
+from broker_django.expectation import accepted, had_a_user, told
 from broker_django.http import problem, raw_body
 from broker_django.routing import OWN_NAMESPACE
 from broker_django.sessions import LOGGED_IN, session_of
@@ -46,7 +43,7 @@ def enter(request: HttpRequest) -> HttpResponse | None:
         replay.entered = True
         pin(request, replay)
         if replay.view_user is not None and replay.view_user != replay.user:
-            principals.accepted(replay.view_user, _told(replay, principals.VIEW_USER))
+            principals.accepted(replay.view_user, told(replay, principals.VIEW_USER))
     except BrokerError as error:
         replay.refusal = str(error)
         return problem(error)
@@ -92,63 +89,18 @@ def _will_be_queued(request: HttpRequest) -> bool:
     return True
 
 
-def expect(request: HttpRequest, replay: Replay) -> None:
-    """Let the middleware around the broker find the user who was accepted, if the session names nobody any more.
-
-    Whom it does name is left alone: middleware that lets one user act for another goes by it.
-    """
-    if not _had_a_user(replay) or not apps.is_installed("django.contrib.auth"):
-        return
-    get_user = import_string("django.contrib.auth.get_user")
-
-    def find() -> Any:
-        found = get_user(request) if session_of(request) is not None else users.anonymous()
-        return found if found.is_authenticated else accepted()
-
-    def accepted() -> Any:
-        try:
-            return _accepted(replay)
-        except UserInactiveError:
-            return users.anonymous()  # `pin` refuses
-
-    request._cached_user = SimpleLazyObject(find)  # type: ignore[attr-defined]
-    if isinstance(request, ASGIRequest) and not _session_names_anybody(request):
-        request._acached_user = accepted()  # type: ignore[attr-defined] # a coroutine may not wait for the database
-
-
-def _told(replay: Replay, what: str) -> Any:
-    """What the message says of who sent the request, beside the keys of users."""
-    return replay.principal.get(what) if isinstance(replay.principal, dict) else None
-
-
-def _had_a_user(replay: Replay) -> bool:
-    return replay.user is not None or _told(replay, principals.USER) is not None
-
-
-def _accepted(replay: Replay) -> Any:
-    """Raises UserInactiveError."""
-    return principals.accepted(replay.user, _told(replay, principals.USER))
-
-
-def _session_names_anybody(request: HttpRequest) -> bool:
-    key = request.COOKIES.get(settings.SESSION_COOKIE_NAME)
-    if not key or not apps.is_installed("django.contrib.sessions"):
-        return False
-    return LOGGED_IN in import_string(f"{settings.SESSION_ENGINE}.SessionStore")(key)
-
-
 def pin(request: HttpRequest, replay: Replay) -> None:
     """Make the replay act as the user who was accepted, where the middleware found another by now.
 
     Raises UserInactiveError where that user is gone or may no longer log in.
     """
-    found, had_a_user = _user_without_trace(request), _had_a_user(replay)
+    found, named = _user_without_trace(request), had_a_user(replay)
     if found is None:
         return
-    frozen = _told(replay, principals.USER)
-    if principals.is_same(found, replay.user, frozen) if had_a_user else user_key(found) is None:
+    frozen = told(replay, principals.USER)
+    if principals.is_same(found, replay.user, frozen) if named else user_key(found) is None:
         return
-    request.user = user = _accepted(replay) if had_a_user else users.anonymous()
+    request.user = user = accepted(replay) if named else users.anonymous()
     request._cached_user = request._acached_user = user  # type: ignore[attr-defined]
 
 
@@ -209,11 +161,11 @@ def pin_view(request: HttpRequest, view: View, replay: Replay) -> None:
     """The same for views that authenticate on their own: the user, and what authenticated it."""
     if rest.view_class(view.function) is None:
         return
-    known = isinstance(replay.principal, dict)  # code that dispatches, and older messages, do not say
-    replay.admitted = bool(_told(replay, principals.ADMITTED)) if known else rest.speaks_first(view.function)
+    known = told(replay, principals.ADMITTED) is not None  # code that dispatches, and older messages, do not say
+    replay.admitted = bool(told(replay, principals.ADMITTED)) if known else rest.speaks_first(view.function)
     if replay.admitted:
         request._dont_enforce_csrf_checks = True  # type: ignore[attr-defined] # as its authenticators did at the door
-    frozen = _told(replay, principals.VIEW_USER)
+    frozen = told(replay, principals.VIEW_USER)
     if replay.view_user is None and frozen is None:
         return
     found = rest.found(request, view.function, view.args, view.kwargs)

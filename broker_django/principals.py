@@ -6,20 +6,25 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from broker_core.errors import UserInactiveError
-from broker_django import freezing, users
+from broker_django import freezing, past_sessions, users
 from broker_django.context import user_key
 
 if TYPE_CHECKING:
+    from django.http import HttpRequest
+
     from broker_django.rest import Found
 
 logger = logging.getLogger("broker_django.principals")
 
-ADMITTED, USER, VIEW_USER, AUTH = "admitted", "user", "view_user", "auth"
+ADMITTED, USER, VIEW_USER, AUTH, SESSION = "admitted", "user", "view_user", "auth", "session"
 
 
-def describe(user: Any, found: Found | None) -> dict[str, Any] | None:
-    """What a replay has to know of a request's user, and of whom its view has authenticated; None for nothing."""
-    told = {USER: _no_row(user)}
+def describe(request: HttpRequest, found: Found | None) -> dict[str, Any] | None:
+    """What a replay has to know of a request's user and session, and of whom its view has authenticated; None for
+    nothing.
+    """
+    user = getattr(request, "user", None)
+    told = {USER: _no_row(user), SESSION: past_sessions.describe(request, user_key(user))}
     if found is not None:
         told |= {ADMITTED: found.admitted, VIEW_USER: _no_row(found.user), AUTH: _frozen(found.auth)}
     kept = {name: value for name, value in told.items() if value is not None}

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import threading
 import time
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import AsyncToSync, SyncToAsync, sync_to_async
@@ -117,14 +118,21 @@ def _pauses(seconds: float) -> Iterator[float]:
 
 # What is given up
 
+_left: ContextVar[list[Any]] = ContextVar("request_broker.left", default=[])  # noqa: B039 - it is never changed
+"""The connections of the thread that the request has given up."""
 
-def _close_connections(*, ledger_only: bool = False) -> None:
-    """Close this thread's database connections, or only that to the ledger, but for those in a transaction."""
+
+def _close_connections(*, ledger_only: bool = False) -> list[Any]:
+    """Close this thread's database connections, or only that to the ledger, but for those in a transaction.
+
+    Returns those that are closed.
+    """
     for connection in connections.all(initialized_only=True):
         if ledger_only and connection.alias != database.alias():
             continue
         if connection.connection and connection.autocommit and not connection.in_atomic_block:
             connection.close()
+    return [connection for connection in connections.all(initialized_only=True) if connection.connection is None]
 
 
 def _threads() -> tuple[Any, Any]:
@@ -151,7 +159,27 @@ async def _give_up_thread() -> None:
     """Close the connections of the request's own thread and end it: what is to be run in it later gets another."""
     if not _has_thread():
         return
-    await sync_to_async(_close_connections)()
+    closed = await sync_to_async(_close_connections)()
     threads, context = _threads()
     if context is not None and context in threads and not _held_by_middleware():
         threads.pop(context).shutdown(wait=False)
+        _left.set(closed)
+
+
+async def take_up_thread() -> None:
+    """Have the request go on, in the thread that it gets, with the closed connections of the one that it had.
+
+    Middleware may have told them something of the request, as which schema its tenant has.
+    """
+    left = _left.get()
+    if left:
+        _left.set([])
+        await sync_to_async(_adopt)(left)
+
+
+def _adopt(left: list[Any]) -> None:
+    here = {connection.alias for connection in connections.all(initialized_only=True)}
+    for connection in left:
+        if connection.alias not in here:
+            connection._thread_ident = threading.get_ident()
+            connections[connection.alias] = connection

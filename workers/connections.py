@@ -79,11 +79,20 @@ def _drop_unless(is_fit: Callable[[BaseDatabaseWrapper], bool], reason: str) -> 
 def clean() -> None:
     """Give no connection of this thread to the next task as a view has changed it. Raises nothing."""
     try:
+        _leave_tenants()
         _drop_unless(lambda each: _is_as_opened(each) and _is_reset(each), "a transaction was left open")
         _close_replaced()
     except Exception as error:  # noqa: BLE001 - a view ran, and its outcome has to be recorded
         logger.error("The connections are replaced, they could not be cleaned: %s", redacted(error))
         replace_all()
+
+
+def _leave_tenants() -> None:
+    """A connection of django-tenants keeps the schema that it was told last, also once it is closed."""
+    for _, connection in _all():
+        leave: Any = getattr(connection, "set_schema_to_public", None)
+        if leave is not None:
+            leave()
 
 
 def replace_all() -> None:

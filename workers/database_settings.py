@@ -11,6 +11,10 @@ from django.db import connections
 logger = logging.getLogger("workers.connections")
 
 
+OF_BACKENDS = frozenset({"SCHEMA"})
+"""What a backend itself writes into them: that of django-tenants, whose schema a connection was told last."""
+
+
 class DatabaseSettings:
     """What a view writes into them would be there for good, and in each thread."""
 
@@ -28,7 +32,7 @@ class DatabaseSettings:
         if alias not in self._kept:
             return True
         database, before = self._kept[alias]
-        return connections.settings.get(alias) is database and database == before
+        return connections.settings.get(alias) is database and _own(database) == _own(before)
 
     def put_back(self) -> set[str]:
         """Put back what is different. Returns the aliases of these databases. Databases that were added stay."""
@@ -43,7 +47,7 @@ class DatabaseSettings:
     def _put_back(self, alias: str) -> None:
         database, before = self._kept[alias]
         database.update(_copy(before))
-        for name in database.keys() - before.keys():
+        for name in database.keys() - before.keys() - OF_BACKENDS:
             del database[name]
         connections.settings[alias] = database
         _close_pool(alias)
@@ -55,6 +59,10 @@ def _close_pool(alias: str) -> None:
     if close is not None:
         with contextlib.suppress(Exception):  # a pool may refuse the settings of the project, too
             close()
+
+
+def _own(database: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in database.items() if name not in OF_BACKENDS}
 
 
 def _copy(value: Any) -> Any:

@@ -15,10 +15,10 @@ from django.urls import set_script_prefix
 
 from broker_core.errors import ResponseBrokenError, ResponseTooLargeError, ViewNotReachedError
 from broker_core.retries import is_failure, parse_retry_after
-from broker_django import door
 from broker_django.celery_app import ends_worker
 from broker_django.conf import conf
 from broker_django.context import WITNESS
+from broker_django.expectation import expect
 from broker_django.handler import Handler, handler, thread_state
 from broker_django.http import problem, to_request, to_response_message
 from broker_django.ledger import NOT_REACHED, Outcome
@@ -99,7 +99,7 @@ def _is_for_the_process(error: BaseException, replay: Replay) -> bool:
 
 def _run(message: RequestMessage, replay: Replay) -> Answer:
     request = to_request(message, replay)
-    door.expect(request, replay)
+    expect(request, replay)
     set_script_prefix(request.META.get("SCRIPT_NAME") or "/")
     if WITNESS.get() is None:
         signals.request_started.send(sender=Handler, environ=request.META)

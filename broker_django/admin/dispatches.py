@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.contenttypes.models import ContentType
@@ -14,7 +15,7 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
 from broker_core.dispatches import State
-from broker_django import dead_letters, ledger
+from broker_django import dead_letters, ledger, ownership
 from broker_django.models import DispatchRecord
 from broker_django.moments import in_local_time
 
@@ -32,15 +33,22 @@ else:
 ERRORS_SHOWN = 20
 
 
+def _of_tenant(request: HttpRequest, rows: QuerySet[DispatchRecord]) -> QuerySet[DispatchRecord]:
+    """Those of the tenant whose admin this is; all of them for one that is nobody's, or that all tenants share."""
+    tenant = ownership.tenant_of(request)
+    public = getattr(settings, "PUBLIC_SCHEMA_NAME", "public")
+    return rows if tenant in {"", public} else rows.filter(tenant=tenant)
+
+
 class DeadLetterFilter(admin.SimpleListFilter):
     """Dead letters, all or those of one error."""
 
     title = _("dead letters")
     parameter_name = "dead"
 
-    def lookups(self, _request: HttpRequest, _model_admin: Any) -> list[tuple[str, str]]:
+    def lookups(self, request: HttpRequest, _model_admin: Any) -> list[tuple[str, str]]:
         groups: dict[str, int] = {}
-        for group in dead_letters.by_error(dead_letters.dead_letters()):
+        for group in dead_letters.by_error(_of_tenant(request, dead_letters.dead_letters())):
             groups[group["error"]] = groups.get(group["error"], 0) + group["count"]
         largest = sorted(groups.items(), key=lambda item: -item[1])[:ERRORS_SHOWN]
         return [
@@ -75,7 +83,7 @@ class DispatchAdmin(ModelAdmin):
     )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[DispatchRecord]:
-        return super().get_queryset(request).defer("sealed", "kept_response")
+        return _of_tenant(request, super().get_queryset(request)).defer("sealed", "kept_response")
 
     def has_add_permission(self, _request: HttpRequest) -> bool:
         return False

@@ -155,3 +155,16 @@ def test_the_history_tells_that_a_dispatch_had_failed_before_it_ran_again() -> N
         ("running", "attempt 3"),
         ("succeeded", ""),
     ]
+
+
+def test_the_admin_of_a_tenant_knows_its_own_only(client: Client, settings: Any) -> None:
+    settings.REQUEST_BROKER = {"TENANT": "tests.site.tenants.of_header"}
+    one, two = letter("OneError", tenant="one"), letter("TwoError", tenant="two")
+    client.force_login(User.objects.create_superuser("root"))
+    for tenant, seen in (("one", [one]), ("two", [two]), ("", [one, two]), ("public", [one, two])):
+        headers = {"X-Tenant": tenant}
+        page = client.get(CHANGELIST, headers=headers).content.decode()
+        assert [each for each in (one, two) if str(each.pk) in page] == seen
+        assert [each for each in (one, two) if each.error in page] == seen
+        found = [client.get(f"{CHANGELIST}{each.pk}/change/", headers=headers).status_code for each in (one, two)]
+        assert [status == 200 for status in found] == [each in seen for each in (one, two)]

@@ -377,6 +377,21 @@ def test_e016_tables_in_the_schemas_of_tenants(shared, of_tenants, ids):
         assert said(checks.check_tenant_apps) == ids
 
 
+def test_e016_knows_tenants_of_several_types():
+    ours = ("broker_django", "django_celery_results")
+    for public, other, ids in ((ours, (), []), ((), ours, ["E016", "E016"])):
+        with override_settings(TENANT_TYPES={"public": {"APPS": ["a", *public]}, "shop": {"APPS": ["b", *other]}}):
+            assert said(checks.check_tenant_apps) == ids
+
+
+def test_e017_tenants_below_the_paths_of_one_host():
+    with override_settings(MIDDLEWARE=["django_tenants.middleware.subfolder.TenantSubfolderMiddleware"]):
+        assert said(checks.check_tenant_paths) == ["E017"]
+        with override_settings(REQUEST_BROKER={"TENANT": "tests.site.tenants.of_header"}):
+            assert said(checks.check_tenant_paths) == []
+    assert said(checks.check_tenant_paths) == []
+
+
 def test_w011_sqlite_with_a_transaction_for_each_request(monkeypatch):
     assert said(checks.check_sqlite) == []
     database = connections["default"].settings_dict

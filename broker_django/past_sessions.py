@@ -1,0 +1,129 @@
+"""The session of a request as it was at the door, for a replay whose session has ended meanwhile.
+
+Packages for second factors, impersonation and audits keep in it what they know of a user. It can be read only: nothing
+makes a session again that was ended.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from asgiref.sync import sync_to_async
+
+from broker_django import freezing
+from broker_django.sessions import LOGGED_IN, session_of
+
+if TYPE_CHECKING:
+    from django.http import HttpRequest
+
+logger = logging.getLogger("broker_django.past_sessions")
+
+DATA, ACTS = "data", "acts"
+
+
+def describe(request: HttpRequest, user: str | None) -> dict[str, Any] | None:
+    """What a replay has to know of the session, for JSON; None if the session names nobody.
+
+    ACTS says that its user acts for another one, whom `user` is the key of.
+    """
+    session = session_of(request)
+    if session is None or user is None or LOGGED_IN not in session:
+        return None
+    data = _for_json(dict(session.items()))
+    if data is None:
+        return None
+    return {DATA: data, ACTS: session[LOGGED_IN] != user}
+
+
+def _for_json(data: dict[str, Any]) -> Any:
+    """The same, or what `freezing` makes of values that JSON does not know; None if they cannot travel."""
+    try:
+        if json.loads(json.dumps(data)) == data:
+            return data
+    except (TypeError, ValueError):
+        pass
+    try:
+        return freezing.freeze(data)
+    except freezing.NotFrozenError as error:
+        logger.info("A session cannot travel, a replay does without it once it has ended: %s", error)
+        return None
+
+
+def remembering(session: Any, told: dict[str, Any]) -> Any:
+    """The same session, not loaded yet, that falls back on what was described."""
+    store: Any = type(session)
+    made = _past(store)(session.session_key)
+    made.past = freezing.thaw(told[DATA])
+    made.acts, made.past_key = told[ACTS], session.session_key
+    return made
+
+
+@lru_cache(maxsize=8)
+def _past(store: Any) -> Any:
+    return type(store.__name__, (Past, store), {})
+
+
+class Past:
+    """Once it has turned out that the session has ended, it is read as it was, and saved only under a new key."""
+
+    past: dict[str, Any]
+    past_key: str | None = None
+    acts = False
+    is_over = False
+    session_key: str | None
+    _session_cache: dict[str, Any]
+    _session_key: str | None
+    _modified = False
+
+    def load(self) -> dict[str, Any]:
+        key = self.session_key
+        data: dict[str, Any] = super().load()  # type: ignore[misc]
+        if key != self.past_key or not self._has_ended(data):
+            return data
+        self._session_key, self.is_over = key, True
+        return copy.deepcopy(self.past)
+
+    async def aload(self) -> dict[str, Any]:
+        return await sync_to_async(self.load)()
+
+    def _has_ended(self, data: dict[str, Any]) -> bool:
+        if data.get(LOGGED_IN) != self.past.get(LOGGED_IN):
+            return True
+        return self.acts and any(name not in data or data[name] != value for name, value in self.past.items())
+
+    def fall_back(self) -> None:
+        """Django has found that the session is not valid any more, and emptied it."""
+        self._session_key, self.is_over = self.past_key, True
+        self._session_cache = copy.deepcopy(self.past)
+
+    @property
+    def _is_kept(self) -> bool:
+        return self.is_over and self.session_key == self.past_key
+
+    @property
+    def modified(self) -> bool:
+        return self._modified and not self._is_kept
+
+    @modified.setter
+    def modified(self, value: bool) -> None:
+        self._modified = value
+
+    def save(self, must_create: bool = False) -> None:  # noqa: FBT001, FBT002 - as SessionBase has it
+        if not self._is_kept:
+            super().save(must_create)  # type: ignore[misc]
+
+    async def asave(self, must_create: bool = False) -> None:  # noqa: FBT001, FBT002
+        await sync_to_async(self.save)(must_create)
+
+    def cycle_key(self) -> None:
+        """What is left of the session is not taken over into a new one."""
+        if self._is_kept:
+            self.flush()  # type: ignore[attr-defined]
+        super().cycle_key()  # type: ignore[misc]
+
+    async def acycle_key(self) -> None:
+        await sync_to_async(self.cycle_key)()

@@ -1,0 +1,26 @@
+import os
+
+from tests.settings import MIDDLEWARE, database
+
+OF_TENANTS = ["django.contrib.auth", "django.contrib.sessions", "django.contrib.messages", "tests.neighbours.shop"]
+OURS = ["django_celery_results", "broker_django"]
+SHARED = ["django_tenants", "tests.neighbours.customers", "django.contrib.contenttypes"]
+
+SHARED_APPS = SHARED if "OURS_IN_TENANTS" in os.environ else [*SHARED, *OURS]
+TENANT_APPS = [*OF_TENANTS, *OURS] if "OURS_IN_TENANTS" in os.environ else OF_TENANTS
+
+SETTINGS = {
+    "SHARED_APPS": SHARED_APPS,
+    "TENANT_APPS": TENANT_APPS,
+    "INSTALLED_APPS": [*SHARED, *OURS, *OF_TENANTS],
+    "TENANT_MODEL": "customers.Customer",
+    "TENANT_DOMAIN_MODEL": "customers.Domain",
+    "DATABASE_ROUTERS": ["django_tenants.routers.TenantSyncRouter"],
+    "DATABASES": {"default": {**database(os.environ), "ENGINE": "django_tenants.postgresql_backend"}},
+    "MIDDLEWARE": ["django_tenants.middleware.main.TenantMainMiddleware", *MIDDLEWARE],
+    "REQUEST_BROKER": {
+        "RULES": [{"when": '"x-queue" in request.headers', "queue": "bulk"}],
+        "PREFIX": os.environ["PREFIX"],
+        "TENANT": "tests.neighbours.projects.tenants.tenant_of",
+    },
+}

@@ -1,0 +1,22 @@
+"""A project whose history is kept by triggers, which are told who wrote along with each statement."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from django.http import JsonResponse
+from django.urls import include, path
+from django.views.decorators.csrf import csrf_exempt
+
+from tests.neighbours.tracked.models import Parcel
+
+if TYPE_CHECKING:
+    from django.http import HttpRequest
+
+
+@csrf_exempt
+def parcel(request: HttpRequest) -> JsonResponse:
+    return JsonResponse({"pk": Parcel.objects.create(name="new").pk, "user": request.user.get_username()})
+
+
+urlpatterns = [path("parcel/", parcel), path("broker/", include("broker_django.urls"))]
