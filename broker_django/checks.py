@@ -143,10 +143,14 @@ def check_dispatcher(**_: Any) -> list[CheckMessage]:
 @register("request_broker")
 def check_owners(**_: Any) -> list[CheckMessage]:
     found: list[CheckMessage] = []
-    fields = conf.CREDENTIALS
-    if not isinstance(fields, list | tuple | set | frozenset) or not all(map(_is_field, fields)):
-        text = f"REQUEST_BROKER['CREDENTIALS'] has to be a list of the names of header fields, and not {fields!r}."
-        found.append(Error(text, hint="Such as ['Authorization', 'X-Api-Key'].", id="request_broker.E014"))
+    names = conf.CREDENTIALS
+    if not isinstance(names, list | tuple | set | frozenset) or not all(map(_is_credential, names)):
+        text = f"REQUEST_BROKER['CREDENTIALS'] has to be a list of the names of header fields, and not {names!r}."
+        hint = "Such as ['Authorization', 'X-Api-Key', 'cookie:access_token']."
+        found.append(Error(text, hint=hint, id="request_broker.E014"))
+    elif sum(len(name) + 1 for name in names) > MOST_OF_NAMES:
+        text = f"The names in REQUEST_BROKER['CREDENTIALS'] are longer than {MOST_OF_NAMES} characters together."
+        found.append(Error(text, hint="Leave out those that no client sends.", id="request_broker.E014"))
     if conf.TENANT is not None:
         try:
             usable = callable(import_string(conf.TENANT))
@@ -177,8 +181,12 @@ def _apps_of(name: str) -> set[str]:
     return {str(each).partition(".apps.")[0] for each in getattr(settings, name, ())}
 
 
-def _is_field(name: object) -> bool:
-    return isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9-]+", name) is not None
+MOST_OF_NAMES = 180
+"""Characters: a dispatch has room for the kinds of its credentials, and a digest."""
+
+
+def _is_credential(name: object) -> bool:
+    return isinstance(name, str) and re.fullmatch(r"(cookie:)?[A-Za-z0-9-]+|cookie:[\w.-]+", name) is not None
 
 
 @register("request_broker")

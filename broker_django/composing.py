@@ -163,8 +163,11 @@ def user_key_of(user: Any) -> str | None:
             return str(users.active_user(user).pk)
         except UserInactiveError as error:
             raise MessageError(f"there is no active user with the primary key {user!r}") from error
+    model = users.user_model()
+    if model is not None and not isinstance(user, model):
+        raise MessageError(f"a {type(user).__name__} is none of the project's users, whom the replay could act as")
     if user.pk is None:
         raise MessageError("the user is not saved")
-    if not getattr(user, "is_active", True):
+    if not users.is_active(user):
         raise MessageError(f"the user {user.pk} is not active, and so may not act")
     return str(user.pk)

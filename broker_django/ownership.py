@@ -35,8 +35,10 @@ if TYPE_CHECKING:
 CLAIM = "request_broker_claim"
 """The name of the cookie by which a browser is known that was nobody when its request was accepted."""
 
+COOKIE = "cookie:"
+"""What begins the name of a credential that is a cookie."""
 SESSION = "session"
-"""The session cookie, among the kinds of credentials; the others are header fields, by their names in lower case."""
+"""The session cookie, among the kinds of credentials; header fields are there by their names in lower case."""
 
 
 def owns(request: HttpRequest, record: DispatchRecord) -> bool:
@@ -50,10 +52,12 @@ def owns(request: HttpRequest, record: DispatchRecord) -> bool:
         return False
     if not record.user:
         return claims(request, record) or shows_again(request, record.credential)
+    named = names_user(request, record.user)  # Django empties a session that it does not take for its user's any more
     asks = owner_of(getattr(request, "user", None))
     if asks == record.user:
         return users.is_active(request.user)
-    if asks is None and record.credential and shows_again(request, record.credential) and users.may_act(record.user):
+    unnamed = asks is None and not named and record.credential
+    if unnamed and shows_again(request, record.credential) and users.may_act(record.user):
         return True
     return any(owner_of(user) == record.user and users.is_active(user) for user in rest.authenticated(request, record))
 
@@ -89,9 +93,10 @@ def may_have_cookies(request: HttpRequest, record: DispatchRecord) -> bool:
 
 
 def without_cookies(response: HttpResponseBase) -> None:
-    """Take out what a view has set by `set_cookie`, and what it has set as a header field."""
+    """Take out what a view has set by `set_cookie`, what it has set as a header field, and what would empty the jar."""
     response.cookies = SimpleCookie()
-    response.headers.pop("Set-Cookie", None)
+    for name in ("Set-Cookie", "Clear-Site-Data"):
+        response.headers.pop(name, None)
 
 
 def is_known_by_session(record: DispatchRecord) -> bool:
@@ -163,11 +168,18 @@ def _kinds(credential: str) -> list[str]:
 
 
 def _presented(request: HttpRequest, extra: SimpleCookie | None = None) -> dict[str, str]:
-    """By kind: the session cookie, and the header fields of CREDENTIALS."""
+    """By kind: the session cookie, and the header fields and cookies of CREDENTIALS."""
     name = settings.SESSION_COOKIE_NAME
-    cookie = extra[name].value if extra and name in extra else request.COOKIES.get(name)
-    fields = ((field.lower(), request.headers.get(field)) for field in conf.CREDENTIALS)
-    return {kind: value for kind, value in (*fields, (SESSION, cookie)) if value}
+    session = extra[name].value if extra and name in extra else request.COOKIES.get(name)
+    others = (_credential(request, name) for name in conf.CREDENTIALS)
+    return {kind: value for kind, value in (*others, (SESSION, session)) if value}
+
+
+def _credential(request: HttpRequest, name: str) -> tuple[str, str | None]:
+    """The kind of a credential, and its value; None if the request has none."""
+    if name.startswith(COOKIE):
+        return name, request.COOKIES.get(name.removeprefix(COOKIE))
+    return name.lower(), request.headers.get(name)
 
 
 def _digest(presented: dict[str, str], kinds: list[str], key: str | bytes) -> str:

@@ -139,6 +139,8 @@ def _entry(number: int, given: dict[str, Any], codes: dict[Any, str]) -> _Entry:
         fields["router"] = named[0] if isinstance(named, list) and named else codes.get(named)
         if not isinstance(fields["router"], str | None):
             raise ValueError(f"the router of entry {number} is no code")
+    elif not isinstance(fields["code"], str):
+        raise ValueError(f"the code of entry {number} is no text")
     for name, value in fields.items():
         if name != "router" and not _fits(model._meta.get_field(name), value):
             raise ValueError(f"entry {number} has another kind of value for {name!r}")
@@ -146,12 +148,12 @@ def _entry(number: int, given: dict[str, Any], codes: dict[Any, str]) -> _Entry:
 
 
 def _fits(field: Any, value: Any) -> bool:
-    """Whether the value is of the kind that `dumpdata` writes for the column. What it says is looked at later."""
+    """Whether the value is of a kind that the column could take, a text or its own. What it says is looked at later."""
+    if isinstance(value, str):
+        return "\0" not in value and not _SURROGATE.search(value)
     if isinstance(field, models.CharField | models.TextField):
-        return isinstance(value, str) and "\0" not in value and not _SURROGATE.search(value)
-    if isinstance(field, models.BooleanField):
-        return isinstance(value, bool)
-    return isinstance(value, int) and not isinstance(value, bool)
+        return False
+    return isinstance(value, bool) if isinstance(field, models.BooleanField) else type(value) is int
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from django.apps import apps
@@ -42,21 +43,32 @@ def user_model() -> Any:
 
 
 def is_active(user: Any) -> bool:
-    """Whether this user may log in. A kind of user that does not say may."""
+    """Whether this user may log in, as the authentication backends say; where none says, as the user does.
+
+    A kind of user that does not say may.
+    """
+    model = user_model() if apps.is_installed("django.contrib.auth") else None
+    if model is not None and isinstance(user, model) and settings.AUTHENTICATION_BACKENDS:
+        backends = import_string("django.contrib.auth.get_backends")()
+        asked = [backend for backend in backends if hasattr(backend, "user_can_authenticate")]
+        if asked:
+            return any(backend.user_can_authenticate(user) for backend in asked)
     return bool(getattr(user, "is_active", True))
 
 
 def may_act(key: str) -> bool:
     """Whether there is an active user with this key; one that is no row may act."""
-    path, colon, pk = key.rpartition(":")
-    try:
-        if colon:
-            kind = import_string(path)
-            return not hasattr(kind, "_default_manager") or is_active(kind._default_manager.get(pk=pk))
+    with contextlib.suppress(UserInactiveError):
         active_user(key)
-    except (UserInactiveError, ImportError, ObjectDoesNotExist, ValueError):
+        return True
+    path, of_another_kind, pk = key.rpartition(":")
+    if not of_another_kind:
         return False
-    return True
+    try:
+        kind = import_string(path)
+        return not hasattr(kind, "_default_manager") or is_active(kind._default_manager.get(pk=pk))
+    except (ImportError, ObjectDoesNotExist, ValueError, ValidationError):
+        return False
 
 
 def active_user(key: str) -> Any:

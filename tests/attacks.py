@@ -87,7 +87,7 @@ class Dispatch:
     def cookies(self, client: Client, **headers: str) -> bool:
         """Whether the response hands out any."""
         response = client.get(self.links["response"], headers=headers)
-        return bool(response.cookies) or "Set-Cookie" in response.headers
+        return bool(response.cookies) or bool({"Set-Cookie", "Clear-Site-Data"} & response.headers.keys())
 
 
 def sent(client: Client, path: str = "/pay/", data: Any = None, **headers: str) -> Dispatch:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING, Any
 
-from django.utils.cache import patch_vary_headers
+from django.utils.cache import has_vary_header, patch_vary_headers
 from django.utils.http import parse_header_parameters
 
 from broker_core.errors import NotAcceptableError
@@ -23,20 +23,25 @@ _WINDOW = {"gzip": zlib.MAX_WBITS | 16, "x-gzip": zlib.MAX_WBITS | 16, "deflate"
 def fit(request: HttpRequest, response: HttpResponseBase, limit: int) -> None:
     """Decode a stored response for a client that does not accept its coding. `limit` is in bytes.
 
-    A client that says nothing accepts none: the site's own middleware would have coded nothing for it. Raises
-    NotAcceptableError for a coding that cannot be undone here.
+    A client that says nothing accepts what is coded for everybody, but not what was coded for those that accept it, as
+    `Vary` tells. Raises NotAcceptableError for a coding that cannot be undone here.
     """
-    coding = response.get("Content-Encoding", "").strip().lower()
-    if coding in {"", "identity"}:
+    given = [coding.strip().lower() for coding in response.get("Content-Encoding", "").split(",")]
+    codings = [coding for coding in given if coding not in {"", "identity"}]
+    if not codings:
+        return
+    accepted = request.META.get("HTTP_ACCEPT_ENCODING")
+    if accepted is None and not has_vary_header(response, "Accept-Encoding"):
         return
     patch_vary_headers(response, ("Accept-Encoding",))
-    if _accepts(request.META.get("HTTP_ACCEPT_ENCODING", ""), coding):
+    if all(_accepts(accepted or "", coding) for coding in codings):
         return
     stored: Any = response
-    if coding not in _WINDOW:
-        raise NotAcceptableError(f"the response is stored in the coding {coding}")
+    if not _WINDOW.keys() >= set(codings):
+        raise NotAcceptableError(f"the response is stored in the coding {', '.join(codings)}")
     if stored.content:
-        stored.content = _decoded(stored.content, coding, limit * GROWTH)
+        for coding in reversed(codings):
+            stored.content = _decoded(stored.content, coding, limit * GROWTH)
         stored["Content-Length"] = str(len(stored.content))
     else:
         del stored["Content-Length"]  # of a HEAD: how long it would be is not known
@@ -47,14 +52,21 @@ def fit(request: HttpRequest, response: HttpResponseBase, limit: int) -> None:
 
 
 def _decoded(content: bytes, coding: str, most: int) -> bytes:
+    """A gzip file may have several members, which are one text (RFC 1952, section 2.2), and zeros behind them."""
+    parts: list[bytes] = []
     try:
-        decoder = zlib.decompressobj(_WINDOW[coding])
-        decoded = decoder.decompress(content, most)
+        while content:
+            decoder = zlib.decompressobj(_WINDOW[coding])
+            parts.append(decoder.decompress(content, most + 1))
+            most -= len(parts[-1])
+            if most < 0:
+                raise NotAcceptableError(f"the response is too long to be decoded from {coding}")
+            if not decoder.eof:
+                raise NotAcceptableError(f"the response ends in the middle of its {coding}")
+            content = decoder.unused_data.lstrip(b"\0")
     except zlib.error as error:
         raise NotAcceptableError(f"the response cannot be decoded from {coding}") from error
-    if decoder.unconsumed_tail:
-        raise NotAcceptableError(f"the response is too long to be decoded from {coding}")
-    return decoded
+    return b"".join(parts)
 
 
 def _accepts(field: str, coding: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from django.contrib.auth.backends import ModelBackend
 from django.contrib.auth.models import User
 from django.http import HttpResponse
 from django.test import Client, RequestFactory, override_settings
@@ -18,6 +19,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 pytestmark = pytest.mark.usefixtures("everything_accepted")
+
+
+class Banning(ModelBackend):
+    """As packages that lock accounts out do it."""
+
+    def user_can_authenticate(self, user: Any) -> bool:
+        return super().user_can_authenticate(user) and user.last_name != "banned"
+
 
 EDGE = {"Authorization": "Basic ZWRnZTplZGdl"}
 """What everybody sends who comes through the same proxy."""
@@ -87,16 +96,58 @@ def test_who_sent_a_credential_may_show_it_again() -> None:
     assert 404 not in exits(Client(), links, **headers, **{"X-Auth-Token": "more"})
 
 
+@pytest.mark.parametrize("shown", ["access=1; theme=light", "access=2; theme=dark", ""])
+def test_a_cookie_may_be_a_credential(shown: str) -> None:
+    queued = {"RULES": [{"when": "true", "queue": "bulk"}], "CREDENTIALS": ["Authorization", "cookie:access"]}
+    with override_settings(REQUEST_BROKER=queued):
+        links = send(Client(), Cookie="access=1; theme=dark")
+        assert (exits(Client(), links, Cookie=shown) == {404}) is ("access=1" not in shown)
+
+
 def test_who_sent_nothing_is_known_by_the_url() -> None:
     assert 404 not in exits(Client(), send(Client()))
 
 
-@pytest.mark.parametrize("fate", ["deactivated", "deleted"])
-def test_the_cookie_of_an_account_that_is_gone_opens_nothing(fate: str) -> None:
+def banned(account: User) -> None:
+    User.objects.filter(pk=account.pk).update(last_name="banned")
+
+
+def with_a_new_password(account: User) -> None:
+    account.set_password("new")
+    account.save()
+
+
+FATES: dict[str, Callable[[User], object]] = {
+    "deactivated": lambda account: User.objects.filter(pk=account.pk).update(is_active=False),
+    "deleted": lambda account: User.objects.filter(pk=account.pk).delete(),
+    "banned": banned,
+    "with a new password": with_a_new_password,
+}
+
+
+@override_settings(AUTHENTICATION_BACKENDS=[f"{__name__}.Banning"])
+@pytest.mark.parametrize("logged_out", [False, True])
+@pytest.mark.parametrize("fate", FATES)
+def test_the_cookie_of_an_account_that_is_gone_opens_nothing(fate: str, logged_out: bool) -> None:
     client = ann()
-    links, account = send(client), User.objects.filter(username="ann")
-    account.delete() if fate == "deleted" else account.update(is_active=False)
-    assert exits(client, links) == {404}
+    links, key = send(client), client.cookies["sessionid"].value
+    if logged_out:
+        client.logout()
+        client.cookies["sessionid"] = key
+    FATES[fate](User.objects.get(username="ann"))
+    if logged_out and fate == "with a new password":
+        assert client.get(links["self"]).status_code == 200
+    else:
+        assert exits(client, links) == {404}
+
+
+@override_settings(AUTHENTICATION_BACKENDS=["django.contrib.auth.backends.AllowAllUsersModelBackend"])
+def test_an_account_that_is_not_active_is_an_owner_where_such_may_log_in() -> None:
+    client = ann()
+    User.objects.update(is_active=False)
+    links = send(client)
+    assert client.get(links["response"]).status_code == 201
+    assert 404 not in exits(client, links)
 
 
 def test_a_session_that_logs_in_keeps_what_it_sent_before() -> None:

@@ -300,10 +300,18 @@ def test_what_a_poll_asks_for_does_not_change_what_was_stored(get: Get) -> None:
     expected = sent(directly(get, "/page/"))
     asked = {"Accept-Encoding": "gzip", "Accept-Language": "de"}
     assert of_a_poll(sent(polled(get, "/page/", asked)), expected) == expected
-    compressed = polled(get, "/page/", {}, **asked)
+    compressed = polled(get, "/page/", {"Accept-Encoding": "gzip"}, **asked)
     assert compressed["Content-Encoding"] == "gzip"
     assert gzip.decompress(body(compressed)).decode() == TEXT
     assert compressed["Content-Language"] == "de"
+
+
+def test_a_poll_that_does_not_accept_the_coding_gets_the_response_without_it(get: Get) -> None:
+    for asked in ({}, {"Accept-Encoding": "br"}):
+        answer = polled(get, "/page/", asked, **{"Accept-Encoding": "gzip"})
+        assert body(answer).decode() == TEXT
+        assert not answer.has_header("Content-Encoding")
+        assert answer["Content-Length"] == str(len(body(answer)))
 
 
 def test_who_may_read_a_poll_is_about_the_poll(get: Get) -> None:

@@ -8,10 +8,15 @@ import pytest
 from asgiref.sync import async_to_sync
 from celery import signals
 from django.contrib.auth.models import User
+from django.contrib.sessions.models import Session
 from django.core.cache import cache
 from django.test import AsyncClient, Client, override_settings
+from django.utils import timezone
 from rest_framework.authtoken.models import Token
 
+import broker_django
+from broker_core.errors import MessageError
+from broker_django import users
 from broker_django.models import DispatchRecord
 
 ACCEPT_ALL = {"RULES": [{"when": "true", "queue": "bulk"}]}
@@ -203,3 +208,28 @@ def test_a_response_varies_on_the_cookie_only_where_the_view_asked(
 ) -> None:
     client.force_login(ann)
     assert ("Cookie" in client.get(path)["Vary"]) is varies
+
+
+class Foreign:
+    """A user of another service, with the key of one of this project's."""
+
+    is_authenticated = is_active = True
+    pk = 1
+
+
+@pytest.mark.django_db
+def test_code_cannot_name_a_user_of_another_kind() -> None:
+    with pytest.raises(MessageError, match="a Foreign is none of the project's users"):
+        broker_django.dispatch("/echo/", user=Foreign(), queue="bulk")
+
+
+@pytest.mark.django_db
+def test_a_primary_key_may_be_a_text_with_a_colon(monkeypatch: pytest.MonkeyPatch) -> None:
+    Session.objects.create(session_key="urn:1", expire_date=timezone.now())
+    monkeypatch.setattr(users, "user_model", lambda: Session)
+    assert (users.may_act("urn:1"), users.may_act("urn:2"), users.may_act("no.such.Class:1")) == (True, False, False)
+
+
+@override_settings(AUTHENTICATION_BACKENDS=[])
+def test_a_project_may_have_no_authentication_backends() -> None:
+    assert [users.is_active(User(is_active=active)) for active in (True, False)] == [True, False]

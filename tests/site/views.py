@@ -210,7 +210,7 @@ def download(request: HttpRequest) -> FileResponse:
 
 @csrf_exempt
 def set_cookie_field(request: HttpRequest) -> HttpResponse:
-    return HttpResponse(headers={"Set-Cookie": "sessionid=planted; Path=/"})
+    return HttpResponse(headers={"Set-Cookie": "sessionid=planted; Path=/", "Clear-Site-Data": '"cookies"'})
 
 
 @csrf_exempt

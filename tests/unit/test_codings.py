@@ -18,7 +18,9 @@ CODED = {"gzip": gzip.compress(TEXT), "x-gzip": gzip.compress(TEXT), "deflate": 
 
 
 def fitted(accepts, coding="gzip", content=None, limit=10_000, **headers):
-    response = HttpResponse(CODED.get(coding, b"?") if content is None else content, headers=headers)
+    """Of a response that was coded for whoever accepts it, unless `Vary` says otherwise."""
+    fields = {"Vary": "Accept-Encoding", **headers}
+    response = HttpResponse(CODED.get(coding, b"?") if content is None else content, headers=fields)
     response["Content-Encoding"] = coding
     request = RequestFactory().get("/", headers={} if accepts is None else {"accept-encoding": accepts})
     fit(request, response, limit)
@@ -41,7 +43,23 @@ def test_who_does_not_gets_it_decoded(accepts, coding):
     assert (response["Content-Length"], response["ETag"]) == (str(len(TEXT)), 'W/"1"')
 
 
-@pytest.mark.parametrize(("coding", "content"), [("br", b"?"), ("gzip, br", b"?"), ("gzip", b"no gzip")])
+def test_who_says_nothing_gets_what_is_coded_for_everybody():
+    assert fitted(None, Vary="Cookie").content == CODED["gzip"]
+    assert fitted("", Vary="Cookie").content == TEXT
+
+
+def test_members_and_codings_in_a_row_are_decoded():
+    members = gzip.compress(TEXT[:7]) + gzip.compress(TEXT[7:]) + b"\0" * 8
+    assert fitted("identity", content=members).content == TEXT
+    twice = gzip.compress(zlib.compress(TEXT))
+    assert fitted("gzip", "deflate, gzip", twice).content == TEXT
+    assert fitted("gzip, deflate", "deflate, gzip", twice).content == twice
+
+
+@pytest.mark.parametrize(
+    ("coding", "content"),
+    [("br", b"?"), ("gzip, br", b"?"), ("gzip", b"no gzip"), ("gzip", CODED["gzip"][:-9]), ("deflate", b"\0\0")],
+)
 def test_what_cannot_be_decoded_is_not_acceptable(coding, content):
     with pytest.raises(NotAcceptableError):
         fitted("identity", coding, content)
