@@ -26,7 +26,7 @@ from broker_core.hop_by_hop import connection_options
 from broker_core.message import ResponseMessage
 from broker_django.caching import never_kept
 from broker_django.http.sending import sendable
-from broker_django.http.settled import STORED, SettledCookies
+from broker_django.http.settled import STORED, STREAMED, SettledCookies
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Iterable
@@ -133,6 +133,7 @@ def refill(original: Any, message: ResponseMessage) -> HttpResponseBase:
     """
     if original.streaming:
         original.streaming_content = _one_chunk(message.body) if original.is_async else [message.body]
+        setattr(original, STREAMED, message.body)
     else:
         original.content = message.body
     for name in list(original.headers):

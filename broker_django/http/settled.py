@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Any
 from django.http.response import ResponseHeaders
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 
     from django.http.response import HttpResponseBase
 
 STORED = "_request_broker_stored"
 """The attribute of a response that came from the store, and is settled when it leaves the broker."""
+
+STREAMED = "_request_broker_streamed"
+"""The attribute of a streamed response that has all of the stored body."""
 
 
 class SettledCookies(SimpleCookie):
@@ -53,6 +56,10 @@ class SettledCookies(SimpleCookie):
         if str(morsel["max-age"]).isdigit():
             morsel["max-age"] = int(morsel["max-age"])  # as `set_cookie` has it
         return morsel
+
+    def release(self) -> None:
+        """Let all of them be changed again."""
+        self._settled = frozenset()
 
     def __setitem__(self, key: str, value: Any) -> None:
         if key not in self._settled:
@@ -105,16 +112,28 @@ _BODY = frozenset({"content", "streaming_content"})
 
 
 class Settled:
-    """Mixed into the class of a response. The body can be emptied, as for HEAD, but not replaced or encoded again."""
+    """Mixed into the class of a response. The body can be emptied, as for HEAD, but not replaced or encoded again.
+
+    When the response is closed, it was sent, and is an ordinary one: test clients hand it out.
+    """
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name not in _SETTLED and (name not in _BODY or not value):
-            super().__setattr__(name, value)
+        if name in _BODY and not value:
+            setattr(self, STREAMED, b"")
+        elif name == "streaming_content":
+            value = _instead_of(value, getattr(self, STREAMED, b""))
+        elif name in _SETTLED or name in _BODY:
+            return
+        super().__setattr__(name, value)
 
     def write(self, content: object) -> None:
         """The body is complete."""
 
     writelines = write
+
+    def close(self) -> None:
+        super().close()  # type: ignore[misc]
+        _release(self)
 
     def __reduce_ex__(self, _protocol: object) -> tuple[Any, ...]:
         """By the class that was settled: caches pickle responses."""
@@ -129,6 +148,31 @@ def _settled_class(kind: Any) -> Any:
 
 def _new(kind: Any) -> Any:
     return object.__new__(_settled_class(kind))
+
+
+def _release(response: Any) -> None:
+    """Let a settled response be changed again."""
+    response.__class__ = type(response).__bases__[1]
+    response.headers = ResponseHeaders(response.headers)
+    if isinstance(response.cookies, SettledCookies):
+        response.cookies.release()
+
+
+def _instead_of(made: Any, body: bytes) -> Any:
+    """The stored body in place of a stream that middleware has made of it, which may end with something to be done."""
+    return _after_async(made, body) if hasattr(made, "__aiter__") else _after(made, body)
+
+
+def _after(made: Iterable[object], body: bytes) -> Iterator[bytes]:
+    for _ in made:
+        pass
+    yield body
+
+
+async def _after_async(made: AsyncIterable[object], body: bytes) -> AsyncIterator[bytes]:
+    async for _ in made:
+        pass
+    yield body
 
 
 def is_stored(response: HttpResponseBase) -> bool:

@@ -13,6 +13,7 @@ import pytest
 from asgiref.sync import async_to_sync
 from csp.constants import NONCE
 from csp.decorators import csp_exempt, csp_replace, csp_update
+from django.core.signals import request_finished
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse, StreamingHttpResponse
 from django.template.response import TemplateResponse
 from django.test import AsyncClient, Client, override_settings
@@ -24,6 +25,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from broker_django.http import settled, to_response, to_response_message
+from broker_django.http.settled import Settled
 from tests.site.models import Execution
 
 if TYPE_CHECKING:
@@ -419,6 +421,70 @@ def test_an_eager_replays_own_object_is_settled_too(client: Client, settings: An
     assert isinstance(response, Response) and response.data == {"text": TEXT}
     assert "X-Stamp" not in response
     assert type(response).__name__ == "Response"
+
+
+@pytest.mark.parametrize("form", [held, polled])
+@pytest.mark.parametrize("name", ["page", "tagged", "missing", "away", "rest"])
+def test_a_response_that_was_sent_can_be_changed(get: Get, name: str, form: Callable[..., Any]) -> None:
+    response = form(get, f"/{name}/")
+    response["Content-Type"] = response["X-Late"] = "text/late"
+    response.status_code, response.content = 299, b"late"
+    response.set_cookie("late", "1")
+    response.set_cookie("late", "2")
+    assert (response.status_code, response.content, response.cookies["late"].value) == (299, b"late", "2")
+    assert {"Content-Type": "text/late", "X-Late": "text/late"}.items() <= dict(response.items()).items()
+    assert not isinstance(response, Settled)
+
+
+@pytest.fixture
+def finished() -> Iterator[list[str]]:
+    """What has told that a request is finished, after the replay."""
+    told: list[str] = []
+
+    def note(**_: Any) -> None:
+        told.append("finished")
+
+    request_finished.connect(note)
+    yield told
+    request_finished.disconnect(note)
+
+
+def test_a_stream_is_finished_when_it_was_read(get: Get, finished: list[str]) -> None:
+    response = held(get, "/lines/")
+    assert response.streaming and finished == []
+    assert body(response) == TEXT.encode() * 3
+    assert finished == ["finished"]
+
+
+@pytest.mark.parametrize("method", ["get", "head"])
+def test_middleware_around_a_stream_is_run_through(client: Client, settings: Any, method: str) -> None:
+    settings.MIDDLEWARE = [f"{__name__}.Shouts", *MIDDLEWARE]
+    Shouts.closed.clear()
+    response = held(getattr(client, method), "/lines/")
+    assert body(response) == (TEXT.encode() * 3 if method == "get" else b"")
+    assert Shouts.closed == (["replay", "exchange"] if method == "get" else ["replay"])
+
+
+class Shouts:
+    """Middleware that makes another stream of one, and has something to do after it."""
+
+    closed: list[str] = []
+
+    def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> Any:
+        response = self.get_response(request)
+        response.streaming_content = self._shouted(request, response.streaming_content)
+        return response
+
+    def _shouted(self, request: HttpRequest, chunks: Any) -> Iterator[bytes]:
+        replayed = request.broker.replayed
+        try:
+            for chunk in chunks:
+                yield chunk if replayed else chunk.upper()
+        finally:
+            self.closed.append("replay" if replayed else "exchange")
 
 
 def test_a_response_that_was_rendered_is_settled(rf: Any) -> None:
