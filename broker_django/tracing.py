@@ -62,15 +62,17 @@ def trace_id(fields: Mapping[str, str]) -> str:
     return next(filter(None, found.groups())) if found else ""
 
 
-def _checked(fields: Mapping[str, str]) -> dict[str, str]:
+def _checked(fields: Mapping[Any, Any]) -> dict[str, str]:
     """Those that are well-formed and not too long. `tracestate` says nothing without its `traceparent`."""
-    kept = {name: value for name, value in list(fields.items())[:MOST_FIELDS] if _is_fit(name, value)}
+    kept = {name: value for name, value in [*fields.items()][:MOST_FIELDS] if _is_fit(name, value)}
     if "traceparent" not in kept:
         kept.pop("tracestate", None)
     return kept
 
 
-def _is_fit(name: str, value: str) -> bool:
+def _is_fit(name: Any, value: Any) -> bool:
+    if not isinstance(name, str) or not isinstance(value, str):
+        return False
     form = {"traceparent": TRACEPARENT, "sentry-trace": SENTRY_TRACE}.get(name, _VALUE)
     return bool(_NAME.fullmatch(name) and form.fullmatch(value)) and len(value) <= LONGEST.get(name, LONGEST_OTHER)
 
@@ -123,6 +125,12 @@ def sentry_sdk() -> Any:
 
 
 # Publishing, and running
+
+
+def of_task(request: Any) -> dict[str, str]:
+    """The fields that came with the message of a task. Whoever writes to the message broker can send anything."""
+    headers = getattr(request, "headers", None)
+    return _checked(headers) if isinstance(headers, dict) else {}
 
 
 def headers_of(record: DispatchRecord) -> dict[str, str]:

@@ -28,7 +28,7 @@ from broker_django.delivery import breaker, publish, waiting_messages
 from broker_django.forking import undisturbed
 from broker_django.moments import moment
 from broker_django.notifications import announce
-from workers import locks
+from workers import error_reports, locks
 from workers.former_queues import former_queues
 from workers.in_hand import handed
 from workers.unreadable import HESITATION, held_back
@@ -130,6 +130,8 @@ class Reaper:
                     whose = record.worker or "its worker"
                     _tell(record, f"the lease of {whose} ran out in attempt {record.attempts}: {state}")
                     announce(record.pk)
+                if state is State.FAILED:
+                    error_reports.failed_elsewhere(record.pk)
             yield
 
     def _due(self, now: datetime) -> Iterator[None]:

@@ -6,6 +6,7 @@ import json
 import sys
 import uuid
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -233,3 +234,9 @@ def test_the_message_of_a_dead_letter_that_is_run_again_has_them(messages: Any) 
     reap(1)
     [headers] = messages("bulk")
     assert traced(headers) == FIELDS
+
+
+@pytest.mark.parametrize("headers", [None, "text", ["baggage"], {1: 2}, {"baggage": ["a=b"]}, {"traceparent": "no"}])
+def test_what_a_message_says_of_its_trace_may_be_anything(headers: Any) -> None:
+    assert tracing.of_task(SimpleNamespace(headers=headers)) == {}
+    assert tracing.of_task(SimpleNamespace(headers=FIELDS)) == FIELDS

@@ -1,0 +1,98 @@
+"""Views that fail in every way there is."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from django.http import HttpRequest, HttpResponse, JsonResponse
+
+import broker_django
+from broker_django import is_replay
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class OrderError(Exception):
+    """Of the views."""
+
+
+def fails_on_demand(get_response: Callable[[HttpRequest], Any]) -> Any:
+    """Middleware that fails for a header field, in a replay or at the endpoints."""
+
+    def middleware(request: HttpRequest) -> Any:
+        if "X-Fail" in request.headers and (is_replay(request) or request.path.startswith("/broker/")):
+            raise OrderError("in a middleware")
+        return get_response(request)
+
+    return middleware
+
+
+def fine(request: HttpRequest, pk: int) -> JsonResponse:
+    return JsonResponse({"pk": pk, "headers": dict(request.headers)})
+
+
+def fails(request: HttpRequest, pk: int) -> HttpResponse:
+    raise OrderError(f"order {pk}, attempt {request.broker.attempt}")
+
+
+async def fails_async(request: HttpRequest, pk: int) -> HttpResponse:
+    raise OrderError(f"order {pk}")
+
+
+def flaky(request: HttpRequest, pk: int) -> HttpResponse:
+    if request.broker.attempt == 1:
+        raise OrderError("in the first attempt")
+    return HttpResponse("fine")
+
+
+def answers(request: HttpRequest, status: int) -> HttpResponse:
+    return HttpResponse("no", status=status)
+
+
+def says(request: HttpRequest, pk: int) -> HttpResponse:
+    import sentry_sdk
+
+    sentry_sdk.capture_message("on purpose")
+    logging.getLogger("shop").error("logged on purpose")
+    try:
+        raise OrderError("caught on purpose")
+    except OrderError as error:
+        sentry_sdk.capture_exception(error)
+    raise OrderError("not on purpose")
+
+
+def exits(request: HttpRequest, pk: int) -> HttpResponse:
+    sys.exit(1)
+
+
+def unsendable(request: HttpRequest, pk: int) -> HttpResponse:
+    return HttpResponse("no", status=101)
+
+
+def is_killed(request: HttpRequest, pk: int) -> HttpResponse:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return HttpResponse()
+
+
+def is_slow(request: HttpRequest, pk: int) -> HttpResponse:
+    time.sleep(30)
+    return HttpResponse()
+
+
+def hangs(request: HttpRequest, pk: int) -> HttpResponse:
+    while True:
+        try:
+            time.sleep(60)
+        except Exception:
+            continue
+
+
+def dispatches(request: HttpRequest) -> JsonResponse:
+    """Code that dispatches something else, and answers with what it has."""
+    return JsonResponse({"id": str(broker_django.dispatch("/fine/7/", queue="bulk").id)})
