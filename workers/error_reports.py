@@ -101,35 +101,56 @@ def came(request: HttpRequest) -> None:
 
 def failed(error: str) -> None:
     """The dispatch has failed for good in this attempt: send the last error, or say why there is none."""
-    current = _attempt.get()
-    if current is not None and not current.over:
-        current.over = True
+    current = _end()
+    if current is None:
+        return
+    with _harmless():
         if current.errors:
             _send_error(*current.errors[-1])
         else:
-            _send({"message": error, "level": "error"}, {})
+            _send({"message": error, "level": "error"})
 
 
 def ended() -> None:
     """The attempt has succeeded. What was raised all the same is reported as for any other request."""
-    current = _attempt.get()
-    if current is not None and not current.over:
-        current.over = True
+    current = _end()
+    if current is None:
+        return
+    with _harmless():
         for error in current.errors:
             _send_error(*error)
+
+
+def _end() -> _Attempt | None:
+    """This attempt, unless it has ended before."""
+    current = _attempt.get()
+    if current is None or current.over:
+        return None
+    current.over = True
+    return current
+
+
+@contextlib.contextmanager
+def _harmless() -> Iterator[None]:
+    """Whatever goes wrong here, the ledger has the outcome."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - of Sentry's SDK, or of the database
+        logger.warning("Sentry is not told that a dispatch failed: %s", redacted(error))
 
 
 def _send_error(error: Any, mechanism: Any) -> None:
     sdk = tracing.sentry_sdk()
     if sdk is not None:
         utils = importlib.import_module("sentry_sdk.utils")
-        _send(*utils.event_from_exception(error, client_options=sdk.get_client().options, mechanism=mechanism))
+        event, hint = utils.event_from_exception(error, client_options=sdk.get_client().options, mechanism=mechanism)
+        sdk.capture_event(event, hint)
 
 
-def _send(event: dict[str, Any], hint: dict[str, Any]) -> None:
+def _send(event: dict[str, Any]) -> None:
     sdk = tracing.sentry_sdk()
     if sdk is not None:
-        sdk.capture_event(event, hint)
+        sdk.capture_event(event)
 
 
 def _describe(sdk: Any, dispatch_id: object, queue: str, number: int) -> None:
@@ -162,12 +183,10 @@ def failed_elsewhere(dispatch_id: UUID, error: BaseException | None = None) -> N
     if sdk is None:
         return
     sentry.watch()
-    try:
+    with _harmless():
         record = ledger.rows().defer("kept_response").filter(pk=dispatch_id).first()
         if record is not None:
             _report(sdk, record, error)
-    except Exception as problem:  # noqa: BLE001 - whatever it is, the ledger has been told
-        logger.warning("Sentry is not told that dispatch %s failed: %s", dispatch_id, redacted(problem))
 
 
 def _report(sdk: Any, record: DispatchRecord, error: BaseException | None) -> None:
@@ -186,7 +205,7 @@ def _report(sdk: Any, record: DispatchRecord, error: BaseException | None) -> No
         token = _attempt.set(None)
         try:
             if error is None:
-                _send({"message": record.error, "level": "error", "fingerprint": ["{{ default }}", record.route]}, {})
+                _send({"message": record.error, "level": "error", "fingerprint": ["{{ default }}", record.route]})
             else:
                 _send_error(error, {"type": "request_broker", "handled": False})
         finally:
@@ -225,20 +244,17 @@ def process_stopped(pid: Any) -> None:
 
 def _holds(event: dict[str, Any], hint: dict[str, Any]) -> bool:
     """Whether an event is held back, or not sent at all."""
-    current, record = _attempt.get(), hint.get("log_record")
-    if current is not None and current.over:
-        return record is not None and _is_told_anyway(record)
+    current, record, error = _attempt.get(), hint.get("log_record"), hint.get("exc_info")
     mechanism = _mechanism(event)
-    if mechanism.get("type") == "celery":
-        return bool(current_task) and current_task.name == TASK
-    ours = record is None and mechanism.get("type") == "django"
     if record is not None:
-        if not _is_told_anyway(record):
-            return False
-        ours = bool(record.exc_info)
-    if current is not None and ours and hint.get("exc_info"):
-        current.errors.append((hint["exc_info"], mechanism))
-    return record is not None or (current is not None and ours)
+        held = _is_told_anyway(record)
+    elif mechanism.get("type") == "celery":  # `ReplayTask` reports what the task itself raised
+        return bool(current_task) and current_task.name == TASK
+    else:
+        held = mechanism.get("type") == "django" and current is not None and not current.over
+    if held and error and current is not None:
+        current.errors.append((error, mechanism))
+    return held
 
 
 def _mechanism(event: dict[str, Any]) -> dict[str, Any]:
