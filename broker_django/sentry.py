@@ -19,12 +19,14 @@ Event = dict[str, Any]
 holding_back: list[Callable[[Event, dict[str, Any]], bool]] = []
 """Functions of an event and its hint. If one returns True, the event is not sent."""
 
+_FIRST_REQUEST = "request_broker.sentry"
+
 LAST_STEPS = ("before_send", "before_send_transaction")
 
 
 def watch(**_: Any) -> None:
     """See each event of this process before it is sent, if the project has loaded Sentry's SDK."""
-    request_started.disconnect(watch)
+    request_started.disconnect(dispatch_uid=_FIRST_REQUEST)
     if "sentry_sdk" in sys.modules:
         processors = importlib.import_module("sentry_sdk.scope").global_event_processors
         if _see not in processors:
@@ -34,7 +36,7 @@ def watch(**_: Any) -> None:
 def watch_from_first_request() -> None:
     """Look again then: a project may initialise the SDK after its apps."""
     watch()
-    request_started.connect(watch, dispatch_uid="request_broker.sentry")
+    request_started.connect(watch, dispatch_uid=_FIRST_REQUEST)
 
 
 def _see(event: Event, hint: dict[str, Any]) -> Event | None:

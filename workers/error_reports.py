@@ -52,6 +52,7 @@ class _Attempt:
 
     errors: list[tuple[Any, Any]] = field(default_factory=list)
     request: HttpRequest | None = None
+    route: str = ""
     over: bool = False
 
 
@@ -92,11 +93,11 @@ def came(request: HttpRequest) -> None:
     """The attempt is about to run this request."""
     current, sdk = _attempt.get(), tracing.sentry_sdk()
     if current is not None and sdk is not None:
-        current.request = request
         scope, replay = sdk.get_current_scope(), replay_of(request)
-        if replay is not None and replay.route:
-            scope.set_transaction_name(_named(replay.route), source="route")
-        scope.add_event_processor(lambda event, _hint: _with_request(event, request))
+        current.request, current.route = request, replay.route if replay is not None else ""
+        if current.route:
+            scope.set_transaction_name(_named(current.route), source="route")
+        scope.add_event_processor(lambda event, _hint: _with_request(_of_route(event, current.route), request))
 
 
 def failed(error: str) -> None:
@@ -108,7 +109,7 @@ def failed(error: str) -> None:
         if current.errors:
             _send_error(*current.errors[-1])
         else:
-            _send({"message": error, "level": "error"})
+            _send(error, current.route)
 
 
 def ended() -> None:
@@ -147,10 +148,11 @@ def _send_error(error: Any, mechanism: Any) -> None:
         sdk.capture_event(event, hint)
 
 
-def _send(event: dict[str, Any]) -> None:
+def _send(message: str, route: str) -> None:
+    """What has no traceback would be one issue for all routes."""
     sdk = tracing.sentry_sdk()
     if sdk is not None:
-        sdk.capture_event(event)
+        sdk.capture_event({"message": message, "level": "error", "fingerprint": ["{{ default }}", route]})
 
 
 def _describe(sdk: Any, dispatch_id: object, queue: str, number: int) -> None:
@@ -163,6 +165,13 @@ def _describe(sdk: Any, dispatch_id: object, queue: str, number: int) -> None:
 def _named(route: str) -> str:
     """As Sentry's integration names it: `/orders/{pk}/`."""
     return re.sub(r"<(?:[^<>:]*:)?([^<>]*)>", r"{\1}", route)
+
+
+def _of_route(event: dict[str, Any], route: str) -> dict[str, Any]:
+    """Sentry's integration would make all time limits of a task one issue: here, of all routes."""
+    if event.get("fingerprint", ())[-1:] == [TASK]:
+        event["fingerprint"] = ["{{ default }}", route]
+    return event
 
 
 def _with_request(event: dict[str, Any], request: HttpRequest) -> dict[str, Any]:
@@ -205,7 +214,7 @@ def _report(sdk: Any, record: DispatchRecord, error: BaseException | None) -> No
         token = _attempt.set(None)
         try:
             if error is None:
-                _send({"message": record.error, "level": "error", "fingerprint": ["{{ default }}", record.route]})
+                _send(record.error, record.route)
             else:
                 _send_error(error, {"type": "request_broker", "handled": False})
         finally:

@@ -142,3 +142,11 @@ def test_the_reapers_message_and_a_dead_letter_go_on_in_the_trace(
             wait_until(lambda: len([each for each in site.events() if "GET fails" in each["name"]]) == 3)
             views = [each for each in site.events() if "GET fails" in each["name"]]
             assert {each["trace"] for each in views} == {trace_of(fields)}
+
+
+def test_an_eager_replay_is_in_the_trace(tmp_path: Any) -> None:
+    with project(tmp_path, TRACER="opentelemetry", EAGER="1") as site:
+        client, fields = site.web(), traced()
+        over(client, accepted(client, "/fails/3/", "once", **fields))
+        request, run, view = (each for each in reversed(site.events()) if each["trace"] == trace_of(fields))
+        assert (run["parent"], view["parent"]) == (request["span"], run["span"])

@@ -135,6 +135,7 @@ def test_each_kind_of_final_failure_is_one_event(
     assert event["transaction"] == "/".join(["", path.split("/")[1], "{status}" if "answers" in path else "{pk}", ""])
     assert (event["request"]["method"], event["request"]["url"]) == ("GET", str(client.base_url).rstrip("/") + path)
     assert event["level"] == "error"
+    assert "request_broker.replay" not in event.get("fingerprint", [])
 
 
 def test_a_worker_that_is_lost_for_good_is_one_event(site: Project, client: httpx.Client) -> None:
