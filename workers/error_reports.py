@@ -38,6 +38,9 @@ logger = logging.getLogger("workers.error_reports")
 PART_OF_FAILURE = "request_broker_failure"
 """The attribute of a log record that says what the event of the dispatch says, too."""
 
+OF_VIEW, OF_BROKER = ({"type": name, "handled": False} for name in ("django", "request_broker"))
+"""Mechanisms: how an error was met."""
+
 MOST_STOPPED = 100
 
 OF_BILLIARD = "multiprocessing"
@@ -46,14 +49,30 @@ OF_BILLIARD = "multiprocessing"
 
 @dataclass(slots=True)
 class _Attempt:
-    """`errors` are those held back, each with the mechanism by which Sentry came by it. `request` lives as long:
-    Sentry's integration has a weak reference to it.
+    """`errors` are those held back, each with the mechanism by which Sentry came by it; `sent` are those that the view
+    itself has reported, and `raised` is what it raised, though a middleware may have made a response of it. `request`
+    lives as long: Sentry's integration has a weak reference to it.
     """
 
     errors: list[tuple[Any, Any]] = field(default_factory=list)
+    sent: list[BaseException] = field(default_factory=list)
+    raised: BaseException | None = None
     request: HttpRequest | None = None
     route: str = ""
     over: bool = False
+
+    def note(self, error: BaseException) -> None:
+        self.raised = error
+
+    def last(self) -> tuple[Any, Any] | None:
+        if self.errors or self.raised is None:
+            return self.errors[-1] if self.errors else None
+        return self.raised, OF_VIEW
+
+    def has_sent(self, error: Any) -> bool:
+        """Whether it was reported before; `error` is one, or what `sys.exc_info` returns."""
+        raised = error[1] if isinstance(error, tuple) else error
+        return any(each is raised for each in self.sent)
 
 
 _attempt: ContextVar[_Attempt | None] = ContextVar("request_broker.attempt", default=None)
@@ -94,7 +113,9 @@ def came(request: HttpRequest) -> None:
     current, sdk = _attempt.get(), tracing.sentry_sdk()
     if current is not None and sdk is not None:
         scope, replay = sdk.get_current_scope(), replay_of(request)
-        current.request, current.route = request, replay.route if replay is not None else ""
+        current.request = request
+        if replay is not None:
+            replay.note_error, current.route = current.note, replay.route
         if current.route:
             scope.set_transaction_name(_named(current.route), source="route")
         scope.add_event_processor(lambda event, _hint: _with_request(_of_route(event, current.route), request))
@@ -106,10 +127,11 @@ def failed(error: str) -> None:
     if current is None:
         return
     with _harmless():
-        if current.errors:
-            _send_error(*current.errors[-1])
-        else:
+        last = current.last()
+        if last is None:
             _send(error, current.route)
+        elif not current.has_sent(last[0]):
+            _send_error(*last)
 
 
 def ended() -> None:
@@ -118,8 +140,9 @@ def ended() -> None:
     if current is None:
         return
     with _harmless():
-        for error in current.errors:
-            _send_error(*error)
+        for error, mechanism in current.errors:
+            if not current.has_sent(error):
+                _send_error(error, mechanism)
 
 
 def _end() -> _Attempt | None:
@@ -152,7 +175,8 @@ def _send(message: str, route: str) -> None:
     """What has no traceback would be one issue for all routes."""
     sdk = tracing.sentry_sdk()
     if sdk is not None:
-        sdk.capture_event({"message": message, "level": "error", "fingerprint": ["{{ default }}", route]})
+        event = {"message": message, "level": "error", "fingerprint": ["{{ default }}", route]}
+        sdk.capture_event({**event, "transaction": _named(route)} if route else event)
 
 
 def _describe(sdk: Any, dispatch_id: object, queue: str, number: int) -> None:
@@ -216,7 +240,7 @@ def _report(sdk: Any, record: DispatchRecord, error: BaseException | None) -> No
             if error is None:
                 _send(record.error, record.route)
             else:
-                _send_error(error, {"type": "request_broker", "handled": False})
+                _send_error(error, OF_BROKER)
         finally:
             _attempt.reset(token)
 
@@ -261,8 +285,11 @@ def _holds(event: dict[str, Any], hint: dict[str, Any]) -> bool:
         return bool(current_task) and current_task.name == TASK
     else:
         held = mechanism.get("type") == "django" and current is not None and not current.over
-    if held and error and current is not None:
-        current.errors.append((error, mechanism))
+    if error and current is not None:
+        if held:
+            current.errors.append((error, mechanism))
+        else:
+            current.sent.append(error[1])
     return held
 
 

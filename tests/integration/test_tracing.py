@@ -132,6 +132,19 @@ def test_a_client_cannot_have_them_stripped_by_a_connection_field(name: str) -> 
     assert name not in connection_options(f"close, {name}")
 
 
+def test_members_of_baggage_that_are_not_sentrys_travel_with_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    sentry = SimpleNamespace(
+        is_initialized=lambda: True,
+        get_traceparent=lambda: f"{'a' * 32}-{'b' * 16}-1",
+        get_baggage=lambda: "sentry-trace_id=new",
+    )
+    monkeypatch.setitem(sys.modules, "sentry_sdk", sentry)
+    fields = tracing.fields_of({"HTTP_BAGGAGE": "a=1,sentry-trace_id=old, b=2", "HTTP_SENTRY_TRACE": "old"})
+    assert fields == {"sentry-trace": f"{'a' * 32}-{'b' * 16}-1", "baggage": "sentry-trace_id=new,a=1, b=2"}
+    long = tracing.fields_of({"HTTP_BAGGAGE": f"a={'1' * 8_180}"})
+    assert long["baggage"] == "sentry-trace_id=new"
+
+
 @pytest.mark.usefixtures("everything_accepted")
 @pytest.mark.parametrize("given", ["request", "message"])
 def test_what_code_dispatches_belongs_to_the_trace_of_what_it_was_made_of(given: str, rf: Any) -> None:

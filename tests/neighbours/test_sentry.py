@@ -173,6 +173,21 @@ def test_what_a_view_captures_on_purpose_is_sent_in_each_attempt(site: Project, 
     assert said == sorted([caught, caught, "on purpose", "on purpose", "logged on purpose", "logged on purpose", final])
 
 
+def test_an_error_that_a_view_has_logged_is_not_reported_again(site: Project, client: httpx.Client) -> None:
+    errors = since(site)
+    over(client, accepted(client, "/logs-and-fails/1/", "once"))
+    [event] = settled(site, client, errors)
+    assert (event["logger"], summary(event)) == ("shop", "OrderError: order 1")
+
+
+def test_an_error_that_a_middleware_answers_is_one_event(site: Project, client: httpx.Client) -> None:
+    errors = since(site)
+    over(client, accepted(client, "/fails/1/", **{"X-Answer-Errors": "yes"}))
+    [event] = settled(site, client, errors)
+    assert summary(event) == "OrderError: order 1, attempt 2"
+    assert event["exception"]["values"][-1]["stacktrace"]["frames"][-1]["function"] == "fails"
+
+
 # Tokens
 
 

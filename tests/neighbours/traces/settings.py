@@ -24,7 +24,8 @@ REQUEST_BROKER = {
     "REPUBLISH_AFTER": 1,
     "REAPER_INTERVAL": 0.2,
 }
-MIDDLEWARE = [*MIDDLEWARE[:-1], "tests.neighbours.traces.views.fails_on_demand", MIDDLEWARE[-1]]
+OWN = ["tests.neighbours.traces.views.fails_on_demand", "tests.neighbours.traces.views.AnswersErrors"]
+MIDDLEWARE = [*MIDDLEWARE[:-1], *OWN, MIDDLEWARE[-1]]
 
 
 def write(event: dict[str, object]) -> None:

@@ -10,6 +10,7 @@ urlpatterns = [
     path("flaky/<int:pk>/", views.flaky),
     path("answers/<int:status>/", views.answers),
     path("says/<int:pk>/", views.says),
+    path("logs-and-fails/<int:pk>/", views.logs_and_fails),
     path("exits/<int:pk>/", views.exits),
     path("unsendable/<int:pk>/", views.unsendable),
     path("is-killed/<int:pk>/", views.is_killed),

@@ -33,6 +33,21 @@ def fails_on_demand(get_response: Callable[[HttpRequest], Any]) -> Any:
     return middleware
 
 
+class AnswersErrors:
+    """Middleware that makes a response of an error, of which Django says nothing then."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> Any:
+        return self.get_response(request)
+
+    def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
+        if "X-Answer-Errors" in request.headers:
+            return JsonResponse({"error": str(exception)}, status=500)
+        return None
+
+
 def fine(request: HttpRequest, pk: int) -> JsonResponse:
     return JsonResponse({"pk": pk, "headers": dict(request.headers)})
 
@@ -65,6 +80,14 @@ def says(request: HttpRequest, pk: int) -> HttpResponse:
     except OrderError as error:
         sentry_sdk.capture_exception(error)
     raise OrderError("not on purpose")
+
+
+def logs_and_fails(request: HttpRequest, pk: int) -> HttpResponse:
+    try:
+        raise OrderError(f"order {pk}")
+    except OrderError:
+        logging.getLogger("shop").exception("logged on purpose")
+        raise
 
 
 def exits(request: HttpRequest, pk: int) -> HttpResponse:
