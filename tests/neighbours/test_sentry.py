@@ -36,9 +36,15 @@ def worker(site: Project) -> Process:
     return site.worker("--concurrency=2")
 
 
+@pytest.fixture(scope="module")
+def client(site: Project, worker: Process) -> httpx.Client:
+    return site.web()
+
+
 @pytest.fixture(scope="module", params=["wsgi", "asgi"])
-def client(site: Project, worker: Process, request: pytest.FixtureRequest) -> httpx.Client:
-    return site.web(request.param)
+def either(client: httpx.Client, site: Project, request: pytest.FixtureRequest) -> httpx.Client:
+    """A client of the site under either interface."""
+    return client if request.param == "wsgi" else site.web("asgi")
 
 
 def since(site: Project) -> Any:
@@ -75,26 +81,26 @@ def summary(event: dict[str, Any]) -> str:
     return ": ".join(error) if error else event.get("message") or event["logentry"]["formatted"]
 
 
-def test_a_view_that_fails_in_each_attempt_is_one_event(site: Project, client: httpx.Client) -> None:
+def test_a_view_that_fails_in_each_attempt_is_one_event(site: Project, either: httpx.Client) -> None:
     errors = since(site)
-    document = accepted(client, "/fails/5/", **{"X-Kept": "yes"})
-    assert over(client, document)["attempts"] == 2
-    [event] = settled(site, client, errors)
+    document = accepted(either, "/fails/5/", **{"X-Kept": "yes"})
+    assert over(either, document)["attempts"] == 2
+    [event] = settled(site, either, errors)
     assert raised(event) == ("OrderError", "order 5, attempt 2")
     assert event["exception"]["values"][-1]["stacktrace"]["frames"][-1]["function"] == "fails"
     assert event["transaction"] == "/fails/{pk}/"
     assert event["request"]["method"] == "GET"
-    assert event["request"]["url"] == f"{client.base_url}/fails/5/".replace("//fails", "/fails")
+    assert event["request"]["url"] == f"{either.base_url}/fails/5/".replace("//fails", "/fails")
     expected = {"dispatch.id": document["id"], "dispatch.queue": "bulk", "dispatch.attempt": "2"}
     assert expected.items() <= event["tags"].items()
     assert len(event["breadcrumbs"]["values"]) == len({str(each) for each in event["breadcrumbs"]["values"]})
 
 
-def test_an_event_is_like_the_one_of_a_request_that_is_answered_directly(site: Project, client: httpx.Client) -> None:
+def test_an_event_is_like_the_one_of_a_request_that_is_answered_directly(site: Project, either: httpx.Client) -> None:
     errors = since(site)
-    client.get("/fails/5/")
-    over(client, accepted(client, "/fails/5/", "once"))
-    direct, queued = settled(site, client, errors)
+    either.get("/fails/5/")
+    over(either, accepted(either, "/fails/5/", "once"))
+    direct, queued = settled(site, either, errors)
     for event in (direct, queued):
         for volatile in ("tags", "event_id", "timestamp", "contexts", "breadcrumbs", "pid", "extra", "modules"):
             event.pop(volatile, None)
@@ -153,10 +159,10 @@ def test_a_process_that_is_stopped_at_the_hard_limit_is_one_event(site: Project,
     assert events[0]["transaction"] == "/hangs/{pk}/"
 
 
-def test_a_middleware_that_fails_is_one_event(site: Project, client: httpx.Client) -> None:
+def test_a_middleware_that_fails_is_one_event(site: Project, either: httpx.Client) -> None:
     errors = since(site)
-    assert over(client, accepted(client, "/fine/1/", **{"X-Fail": "yes"}))["state"] == "failed"
-    [event] = settled(site, client, errors)
+    assert over(either, accepted(either, "/fine/1/", **{"X-Fail": "yes"}))["state"] == "failed"
+    [event] = settled(site, either, errors)
     assert raised(event) == ("OrderError", "in a middleware")
 
 
@@ -191,14 +197,14 @@ def test_an_error_that_a_middleware_answers_is_one_event(site: Project, client: 
 # Tokens
 
 
-def test_no_event_and_no_transaction_has_a_token(site: Project, client: httpx.Client) -> None:
+def test_no_event_and_no_transaction_has_a_token(site: Project, either: httpx.Client) -> None:
     before = len(site.events())
-    document = accepted(client, "/fine/1/")
-    over(client, document)
-    path = document["links"]["self"].removeprefix(str(client.base_url).rstrip("/"))
+    document = accepted(either, "/fine/1/")
+    over(either, document)
+    path = document["links"]["self"].removeprefix(str(either.base_url).rstrip("/"))
     token = path.rstrip("/").rpartition("/")[2]
-    assert client.get(path, headers={"X-Fail": "yes"}).status_code == 500
-    over(client, accepted(client, "/fails/1/", "once", Referer=document["links"]["self"]))
+    assert either.get(path, headers={"X-Fail": "yes"}).status_code == 500
+    over(either, accepted(either, "/fails/1/", "once", Referer=document["links"]["self"]))
     wait_until(lambda: sum(each["kind"] == "event" for each in site.events()[before:]) == 2)
     sent = str(site.events()[before:])
     assert token.partition("-")[0] in sent
@@ -223,9 +229,9 @@ def transactions(site: Project, trace: str) -> list[str]:
     ]
 
 
-def test_the_transaction_of_a_replay_is_in_the_trace_of_its_request(site: Project, client: httpx.Client) -> None:
+def test_the_transaction_of_a_replay_is_in_the_trace_of_its_request(site: Project, either: httpx.Client) -> None:
     fields = traced()
-    over(client, accepted(client, "/flaky/9/", **fields))
+    over(either, accepted(either, "/flaky/9/", **fields))
     trace = fields["sentry-trace"].partition("-")[0]
     wait_until(lambda: len(transactions(site, trace)) == 2)
     assert transactions(site, trace) == ["/flaky/{pk}/", "/flaky/{pk}/"]
