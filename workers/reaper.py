@@ -22,7 +22,7 @@ from django.utils import timezone
 
 from broker_core.dispatches import State
 from broker_core.redaction import redacted
-from broker_django import housekeeping, ledger
+from broker_django import housekeeping, ledger, sentry
 from broker_django.conf import conf
 from broker_django.delivery import breaker, publish, waiting_messages
 from broker_django.forking import undisturbed
@@ -275,6 +275,7 @@ class Reaping(bootsteps.StartStopStep):
         super().__init__(parent, **options)
 
     def start(self, parent: Any) -> None:  # noqa: ARG002 - Celery's signature
+        sentry.watch()  # which projects initialise as a worker begins
         self._thread = threading.Thread(target=self._run, name="broker-reaper", daemon=True)
         self._thread.start()
 
