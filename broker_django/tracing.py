@@ -56,9 +56,8 @@ def fields_of(environ: Mapping[str, str]) -> dict[str, str]:
 
 def trace_id(fields: Mapping[str, str]) -> str:
     """The id of the trace, 32 hexadecimal digits; empty if there is none."""
-    found = TRACEPARENT.fullmatch(fields.get("traceparent", "")) or SENTRY_TRACE.fullmatch(
-        fields.get("sentry-trace", "")
-    )
+    w3c = TRACEPARENT.fullmatch(fields.get("traceparent", ""))
+    found = w3c or SENTRY_TRACE.fullmatch(fields.get("sentry-trace", ""))
     return next(filter(None, found.groups())) if found else ""
 
 

@@ -121,6 +121,13 @@ def came(request: HttpRequest) -> None:
         scope.add_event_processor(lambda event, _hint: _with_request(_of_route(event, current.route), request))
 
 
+def raised(error: BaseException) -> None:
+    """The attempt broke off with this, of which Django says nothing."""
+    current = _attempt.get()
+    if current is not None:
+        current.note(error)
+
+
 def failed(error: str) -> None:
     """The dispatch has failed for good in this attempt: send the last error, or say why there is none."""
     current = _end()
@@ -287,7 +294,7 @@ def _holds(event: dict[str, Any], hint: dict[str, Any]) -> bool:
         held = mechanism.get("type") == "django" and current is not None and not current.over
     if error and current is not None:
         if held:
-            current.errors.append((error, mechanism))
+            current.errors.append((error, mechanism if record is None else OF_VIEW))
         else:
             current.sent.append(error[1])
     return held

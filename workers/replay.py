@@ -123,6 +123,7 @@ def _broken(error: BaseException, replay: Replay) -> Answer:
 
     Before the view that is the middleware or the URLs, which may be as they should in another worker.
     """
+    error_reports.raised(error)
     told = error_reports.told(replay.id)
     logger.error("The replay of dispatch %s broke off", replay.id, exc_info=error, extra=told)
     if not replay.reached:

@@ -125,7 +125,8 @@ def test_what_succeeds_in_the_end_is_no_event(site: Project, client: httpx.Clien
         ("/exits/1/", "once", "ViewExitedError: the view raised SystemExit"),
         ("/is-slow/1/", "brief", "SoftTimeLimitExceeded: "),
         ("/answers/503/", "bulk", "the view answered 503"),
-        ("/unsendable/1/", "bulk", ""),
+        ("/unsendable/1/", "bulk", "the status 101 is not"),
+        ("/breaks-off/1/", "once", "OrderError: in the middle"),
         ("/is-killed/1/", "once", ("the worker process was lost; ", "the lease of its worker ran out; ")),
     ],
 )

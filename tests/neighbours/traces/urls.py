@@ -11,6 +11,7 @@ urlpatterns = [
     path("answers/<int:status>/", views.answers),
     path("says/<int:pk>/", views.says),
     path("logs-and-fails/<int:pk>/", views.logs_and_fails),
+    path("breaks-off/<int:pk>/", views.breaks_off),
     path("exits/<int:pk>/", views.exits),
     path("unsendable/<int:pk>/", views.unsendable),
     path("is-killed/<int:pk>/", views.is_killed),

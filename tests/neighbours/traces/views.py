@@ -9,13 +9,13 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 
 import broker_django
 from broker_django import is_replay
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 
 class OrderError(Exception):
@@ -96,6 +96,14 @@ def exits(request: HttpRequest, pk: int) -> HttpResponse:
 
 def unsendable(request: HttpRequest, pk: int) -> HttpResponse:
     return HttpResponse("no", status=101)
+
+
+def breaks_off(request: HttpRequest, pk: int) -> StreamingHttpResponse:
+    def body() -> Iterator[bytes]:
+        yield b"begun"
+        raise OrderError("in the middle")
+
+    return StreamingHttpResponse(body())
 
 
 def is_killed(request: HttpRequest, pk: int) -> HttpResponse:
