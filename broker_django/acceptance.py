@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import uuid
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -18,7 +17,18 @@ from django.utils import timezone
 from broker_core.errors import ReducedCapacityError, StorageError, UnavailableError
 from broker_core.idempotency import verdict
 from broker_core.redaction import redacted
-from broker_django import idempotency, ledger, load, ownership, principals, rest, sealed_storage, sessions, tokens
+from broker_django import (
+    idempotency,
+    ledger,
+    load,
+    ownership,
+    principals,
+    rest,
+    sealed_storage,
+    sessions,
+    tokens,
+    tracing,
+)
 from broker_django.celery_app import get_app
 from broker_django.conf import conf
 from broker_django.context import user_key
@@ -243,7 +253,7 @@ def _record(
         credential=credential,
         host=ownership.host_of(request),
         tenant=ownership.tenant_of(request),
-        trace_id=trace_of(request.META),
+        **tracing.columns(request.META),
         **moments(conf.queues[decision.priority or decision.queue], now),
     )
 
@@ -277,15 +287,6 @@ def _without_regex(route: str) -> str:
     ):
         route = simplify(route)
     return route if route.startswith("/") else f"/{route}"
-
-
-TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
-
-
-def trace_of(environ: Mapping[str, str]) -> str:
-    """The trace id of a request (W3C Trace Context, section 3.2); empty where it has none."""
-    found = TRACEPARENT.fullmatch(environ.get("HTTP_TRACEPARENT", "").strip())
-    return found[1] if found and found[1].strip("0") else ""
 
 
 def hand_over(accepted: Accepted) -> None:

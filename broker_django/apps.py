@@ -15,10 +15,11 @@ class BrokerConfig(AppConfig):
     def ready(self) -> None:
         if not apps.is_installed("django_celery_results"):
             raise ImproperlyConfigured('Add "django_celery_results" to INSTALLED_APPS: the request broker needs it.')
-        from broker_django import checks, database, log_redaction, models, table  # noqa: F401, PLC0415 - which need the apps to be loaded
+        from broker_django import checks, database, log_redaction, models, sentry, table  # noqa: F401, PLC0415 - which need the apps to be loaded
 
         database.come_first()
         log_redaction.keep_tokens_out()
+        sentry.watch_from_first_request()
         # For these two models alone: Django loads all that it deletes of a model that has receivers.
         for changed in (signals.post_save, signals.post_delete, models.rows_changed):
             for model in (models.Router, models.Destination):

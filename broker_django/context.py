@@ -13,6 +13,7 @@ from broker_django import users
 
 if TYPE_CHECKING:
     import uuid
+    from collections.abc import Callable
     from datetime import datetime
 
     from django.http.response import HttpResponseBase
@@ -65,9 +66,9 @@ class Replay:
     its message.
 
     The middleware tells the worker through `exception` what the view raised, and through `refusal` why the view was
-    not run at all. `admitted` tells the view that its own checks were made at the door. `entered` says that the request
-    came to the broker's middleware, `reached` that it came to its view, `elsewhere` where it came to instead, and
-    `eager` that no worker runs it.
+    not run at all; `note_error` gets what it raised, if anybody wants it. `admitted` tells the view that its own checks
+    were made at the door. `entered` says that the request came to the broker's middleware, `reached` that it came to
+    its view, `elsewhere` where it came to instead, and `eager` that no worker runs it.
     """
 
     id: uuid.UUID
@@ -77,6 +78,7 @@ class Replay:
     view_user: str | None = None
     admitted: bool = False
     exception: str = ""
+    note_error: Callable[[BaseException], None] | None = None
     refusal: str = ""
     view: str = ""
     tenant: str = ""

@@ -19,6 +19,7 @@ from broker_core.message import VERSION as MESSAGE_VERSION
 from broker_core.message import VERSIONS as MESSAGE_VERSIONS
 from broker_core.message import RequestMessage
 from broker_core.redaction import redacted
+from broker_django import tracing
 from broker_django.celery_app import AMQP_SCHEMES, TASK, broker_urls, get_app, scheme_of
 from broker_django.conf import conf
 from broker_django.context import WITNESS
@@ -183,6 +184,12 @@ def _send(app: Celery, record: DispatchRecord, policy: QueuePolicy, failures: in
     )
     if record.published_at is not None:
         message.headers[PUBLISHED] = record.published_at.timestamp()
+    fields = tracing.headers_of(record)
+    tracing.add_to_message(message.headers, fields)
+    tracing.in_trace(fields, lambda: _send_message(app, message, record.queue, policy, failures))
+
+
+def _send_message(app: Celery, message: Any, name: str, policy: QueuePolicy, failures: int) -> None:
     queue = app.amqp.queues[policy.celery_queue]
     with _producer(app, conf.PUBLISH_TIMEOUT * SHARE_OF_WAITING) as producer:
         if breaker.failures != failures:
@@ -198,7 +205,7 @@ def _send(app: Celery, record: DispatchRecord, policy: QueuePolicy, failures: in
             retry_policy=RETRY_POLICY,
             timeout=conf.PUBLISH_TIMEOUT * SHARE_OF_A_TRY,
         )
-        _note_published(record.queue, policy, producer, queue)
+        _note_published(name, policy, producer, queue)
 
 
 def _note_published(name: str, policy: QueuePolicy, producer: Any, queue: Queue) -> None:
@@ -304,7 +311,11 @@ def run_eagerly(app: Celery, record: DispatchRecord, policy: QueuePolicy, *, hel
     token = WITNESS.set(seen if held else None)
     try:
         app.tasks[TASK].apply(
-            args=(argument(record),), task_id=str(record.pk), routing_key=policy.celery_queue, throw=False
+            args=(argument(record),),
+            task_id=str(record.pk),
+            routing_key=policy.celery_queue,
+            headers=tracing.headers_of(record) or None,
+            throw=False,
         )
     finally:
         WITNESS.reset(token)

@@ -16,8 +16,8 @@ from django.utils.functional import Promise
 
 from broker_core.errors import BodyTooLargeError, ConfigurationError, MessageError
 from broker_core.message import RequestMessage
-from broker_django import ledger, load, ownership, principals, rest
-from broker_django.acceptance import moments, publish_when_committed, route_of, trace_of, write
+from broker_django import ledger, load, ownership, principals, rest, tracing
+from broker_django.acceptance import moments, publish_when_committed, route_of, write
 from broker_django.arrival import arrived, asks_for_a_user
 from broker_django.composing import Parts, compose
 from broker_django.conf import conf
@@ -70,7 +70,7 @@ def dispatch(given: HttpRequest | RequestMessage | str, *, queue: str, parts: Pa
         credential=taken.credential,
         host=taken.host,
         tenant=taken.tenant,
-        trace_id=trace_of(message.environ),
+        **tracing.columns(message.environ),
         **moments(policy, now),
     )
     record.sealed = seal_request(message, str(record.pk), queue)

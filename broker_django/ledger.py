@@ -340,7 +340,7 @@ def lose(dispatch_id: uuid.UUID, run: Run, reason: str, now: datetime | None = N
 
 
 def _running(dispatch_id: uuid.UUID, run: Run) -> DispatchRecord | None:
-    return rows().defer("sealed", "kept_response").filter(run.condition, pk=dispatch_id).first()
+    return rows().defer("sealed", "kept_response", "trace_fields").filter(run.condition, pk=dispatch_id).first()
 
 
 def _still(record: DispatchRecord, run: Run) -> QuerySet[DispatchRecord]:
@@ -410,7 +410,8 @@ def find(dispatch_id: uuid.UUID) -> DispatchRecord | None:
 def find_all(ids: Collection[uuid.UUID]) -> dict[uuid.UUID, DispatchRecord]:
     """The same for many, by id."""
     chunks = [list(ids)[start : start + AT_ONCE] for start in range(0, len(ids), AT_ONCE)]
-    found = [record for chunk in chunks for record in rows().defer("sealed", "kept_response").filter(pk__in=chunk)]
+    light = rows().defer("sealed", "kept_response", "trace_fields")
+    found = [record for chunk in chunks for record in light.filter(pk__in=chunk)]
     return {record.pk: _expired_by_now(record) for record in found}
 
 
@@ -420,7 +421,7 @@ def find_by_key(idempotency_key: str) -> DispatchRecord | None:
 
 
 def _looked_at(found: QuerySet[DispatchRecord]) -> DispatchRecord | None:
-    record = found.defer("sealed").first()
+    record = found.defer("sealed", "trace_fields").first()
     return record and _expired_by_now(record)
 
 

@@ -110,6 +110,8 @@ class RequestBrokerMiddleware:
         replay = replay_of(request)
         if replay is not None:
             replay.exception = type(exception).__name__
+            if replay.note_error is not None:
+                replay.note_error(exception)
 
 
 class StoredResponseMiddleware:

@@ -55,6 +55,9 @@ class DispatchRecord(models.Model):
         help_text=_("Whose request it was, by the setting TENANT."),
     )
     trace_id = models.CharField(max_length=32, blank=True, help_text=_("Trace of the request (W3C Trace Context)."))
+    trace_fields = models.TextField(  # noqa: DJ001 - most have none
+        null=True, editable=False, help_text=_("The header fields of the trace, as JSON: each message has them.")
+    )
     idempotency_key = models.CharField(  # noqa: DJ001 - many have none, and none of these conflict
         max_length=64,
         null=True,

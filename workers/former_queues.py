@@ -16,7 +16,7 @@ from broker_django.celery_app import get_app
 from broker_django.conf import conf
 from broker_django.models import ActionRecord
 from broker_django.notifications import announce
-from workers import locks
+from workers import error_reports, locks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,8 +74,9 @@ def _abandon(dispatch_id: UUID, reason: str, now: datetime) -> None:
             raise
         return
     if abandoned:
-        logger.error("Dispatch %s fails: %s", dispatch_id, reason, extra={"dispatch_id": str(dispatch_id)})
+        logger.error("Dispatch %s fails: %s", dispatch_id, reason, extra=error_reports.told(dispatch_id))
         announce(dispatch_id)
+        error_reports.failed_elsewhere(dispatch_id)
 
 
 def _unwanted(waiting: QuerySet[DispatchRecord], now: datetime) -> QuerySet[DispatchRecord, UUID]:

@@ -22,13 +22,13 @@ from django.utils import timezone
 
 from broker_core.dispatches import State
 from broker_core.redaction import redacted
-from broker_django import housekeeping, ledger
+from broker_django import housekeeping, ledger, sentry
 from broker_django.conf import conf
 from broker_django.delivery import breaker, publish, waiting_messages
 from broker_django.forking import undisturbed
 from broker_django.moments import moment
 from broker_django.notifications import announce
-from workers import locks
+from workers import error_reports, locks
 from workers.former_queues import former_queues
 from workers.in_hand import handed
 from workers.unreadable import HESITATION, held_back
@@ -130,6 +130,8 @@ class Reaper:
                     whose = record.worker or "its worker"
                     _tell(record, f"the lease of {whose} ran out in attempt {record.attempts}: {state}")
                     announce(record.pk)
+                if state is State.FAILED:
+                    error_reports.failed_elsewhere(record.pk)
             yield
 
     def _due(self, now: datetime) -> Iterator[None]:
@@ -273,6 +275,7 @@ class Reaping(bootsteps.StartStopStep):
         super().__init__(parent, **options)
 
     def start(self, parent: Any) -> None:  # noqa: ARG002 - Celery's signature
+        sentry.watch()  # which projects initialise as a worker begins
         self._thread = threading.Thread(target=self._run, name="broker-reaper", daemon=True)
         self._thread.start()
 

@@ -22,6 +22,7 @@ from broker_django.expectation import expect
 from broker_django.handler import Handler, handler, thread_state
 from broker_django.http import problem, to_request, to_response_message
 from broker_django.ledger import NOT_REACHED, Outcome
+from workers import error_reports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -99,6 +100,7 @@ def _is_for_the_process(error: BaseException, replay: Replay) -> bool:
 
 def _run(message: RequestMessage, replay: Replay) -> Answer:
     request = to_request(message, replay)
+    error_reports.came(request)
     expect(request, replay)
     set_script_prefix(request.META.get("SCRIPT_NAME") or "/")
     if WITNESS.get() is None:
@@ -108,7 +110,8 @@ def _run(message: RequestMessage, replay: Replay) -> Answer:
         made = to_response_message(response, conf.MAX_RESPONSE_SIZE, method=message.method, protocol=message.protocol)
         return _answer(made, request, replay)
     except (ResponseTooLargeError, ResponseBrokenError) as error:
-        logger.error("The response of dispatch %s cannot be sent: %s", replay.id, error, extra=_told(replay))
+        text, told = "The response of dispatch %s cannot be sent: %s", error_reports.told(replay.id)
+        logger.error(text, replay.id, error, extra=told)
         text = str(error) if replay.reached else f"{NOT_REACHED}: {error}"
         return Answer(_unreadable(error), text, retriable=not replay.reached)
     finally:
@@ -120,16 +123,14 @@ def _broken(error: BaseException, replay: Replay) -> Answer:
 
     Before the view that is the middleware or the URLs, which may be as they should in another worker.
     """
-    logger.error("The replay of dispatch %s broke off", replay.id, exc_info=error, extra=_told(replay))
+    error_reports.raised(error)
+    told = error_reports.told(replay.id)
+    logger.error("The replay of dispatch %s broke off", replay.id, exc_info=error, extra=told)
     if not replay.reached:
         text = f"{NOT_REACHED}: {type(error).__name__}"
         return Answer(_unreadable(ViewNotReachedError(NOT_REACHED)), text, unknown_here=True)
     broken = ResponseBrokenError("the view's response broke off")
     return Answer(_unreadable(broken), type(error).__name__, retriable=True)
-
-
-def _told(replay: Replay) -> dict[str, str]:
-    return {"dispatch_id": str(replay.id)}
 
 
 def _finish(response: HttpResponseBase, replay: Replay) -> None:
@@ -139,9 +140,8 @@ def _finish(response: HttpResponseBase, replay: Replay) -> None:
     except BaseException as error:
         if _is_for_the_process(error, replay):
             raise
-        logger.error(
-            "Dispatch %s has its response, which did not close", replay.id, exc_info=error, extra=_told(replay)
-        )
+        told = {"dispatch_id": str(replay.id)}
+        logger.error("Dispatch %s has its response, which did not close", replay.id, exc_info=error, extra=told)
 
 
 def _let_go(response: HttpResponseBase) -> None:

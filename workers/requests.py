@@ -10,16 +10,15 @@ from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery.worker.request import Request
 from django.db import connections
 
+from broker_core.dispatches import State
 from broker_core.redaction import redacted
 from broker_django import ledger
 from broker_django.moments import moment
 from broker_django.notifications import announce
-from workers import locks, revocation, stopping
+from workers import error_reports, locks, revocation, stopping
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from broker_core.dispatches import State
 
 logger = logging.getLogger("workers.requests")
 
@@ -52,13 +51,20 @@ class ReplayRequest(Request):
         error = getattr(exc_info.exception, "exc", exc_info.exception)  # billiard wraps it with its traceback
         if isinstance(error, (WorkerLostError, SystemExit, KeyboardInterrupt)):
             self._tell(self._lost)
-        return super().on_failure(exc_info, *args, **kwargs)
+        elif not isinstance(error, TimeLimitExceeded):
+            return super().on_failure(exc_info, *args, **kwargs)
+        with error_reports.told_elsewhere():
+            return super().on_failure(exc_info, *args, **kwargs)
 
     def on_timeout(self, soft: bool, timeout: float) -> Any:  # noqa: FBT001 - Celery's signature
         """The process is killed at the hard time limit, which it cannot tell of itself."""
-        super().on_timeout(soft, timeout)
-        if not soft:
-            self._tell(self._stopped)
+        if soft:
+            super().on_timeout(soft, timeout)
+            return
+        error_reports.process_stopped(self.worker_pid)
+        with error_reports.told_elsewhere():
+            super().on_timeout(soft, timeout)
+        self._tell(self._stopped)
 
     def _tell(self, tell: Callable[[uuid.UUID, ledger.Run], State | None]) -> None:
         """Tell the ledger. Where it does not answer, the lease runs out: Celery has to go on with what it does."""
@@ -68,8 +74,11 @@ class ReplayRequest(Request):
         dispatch_id = uuid.UUID(self.id)
         try:
             locks.limit_waits()
-            if tell(dispatch_id, run) is not None:
+            state = tell(dispatch_id, run)
+            if state is not None:
                 announce(dispatch_id)
+            if state is State.FAILED:
+                error_reports.failed_elsewhere(dispatch_id)
         except Exception as error:  # noqa: BLE001 - whatever it is, this worker must not lose count of its tasks
             logger.error("Dispatch %s waits until its lease runs out: %s", dispatch_id, redacted(error))
         finally:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 import time
 import uuid
+from contextvars import copy_context
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery import Task, shared_task
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from django.utils import timezone
 
+from broker_core.dispatches import State
 from broker_core.errors import (
     DispatchFailedError,
     EnvelopeError,
@@ -23,7 +26,7 @@ from broker_core.errors import (
 )
 from broker_core.message import RequestMessage
 from broker_core.redaction import printable, redacted
-from broker_django import ledger, results, sealed_storage
+from broker_django import ledger, results, sealed_storage, tracing
 from broker_django.celery_app import TASK, queue_of_delivery
 from broker_django.conf import conf
 from broker_django.context import Replay
@@ -31,7 +34,7 @@ from broker_django.delivery import from_text, open_reference, open_request, seal
 from broker_django.ledger import Outcome
 from broker_django.moments import moment
 from broker_django.notifications import announce
-from workers import connections
+from workers import connections, error_reports
 from workers.isolation import isolated
 from workers.leases import leases
 from workers.outcomes import (
@@ -66,10 +69,14 @@ class ReplayTask(Task):  # type: ignore[type-arg]
     def on_failure(self, exc: Exception, task_id: str, _args: Any, _kwargs: Any, _einfo: Any) -> None:
         if isinstance(exc, DispatchFailedError):  # the ledger has it
             return
-        logger.error("Dispatch %s failed: %s", task_id, redacted(exc), extra={"dispatch_id": task_id})
         attempt = getattr(self.request, "attempt", None)
-        if attempt and ledger.give_up(uuid.UUID(task_id), ledger.Run(attempt), type(exc).__name__):
+        told = error_reports.told(task_id) if attempt else {"dispatch_id": task_id}
+        logger.error("Dispatch %s failed: %s", task_id, redacted(exc), extra=told)
+        state = ledger.give_up(uuid.UUID(task_id), ledger.Run(attempt), type(exc).__name__) if attempt else None
+        if state is not None:
             announce(uuid.UUID(task_id))
+        if state is State.FAILED:
+            error_reports.failed_elsewhere(uuid.UUID(task_id), exc)
 
 
 @shared_task(
@@ -96,7 +103,8 @@ def replay(self: Any, /, sealed: object = None, *_unknown: object, **_unknown_to
     queue, sealed_request = _open(task_id, request.delivery_info, sealed)
     dispatch_id, policy = uuid.UUID(task_id), conf.queues[queue]
     attempt = _claim(request, dispatch_id, policy)
-    with leases.held(dispatch_id, attempt, policy):
+    fields = tracing.of_task(request)
+    with leases.held(dispatch_id, attempt, policy), error_reports.attempt(dispatch_id, queue, attempt, fields):
         answer = _answer(request, sealed_request, dispatch_id, queue, attempt)
         file = sealed_request if isinstance(sealed_request, str) else ""
         with past_soft_limit():
@@ -110,7 +118,8 @@ def _claim(request: Any, dispatch_id: uuid.UUID, policy: QueuePolicy) -> int:
         connections.drop_unfit()
     attempt = _told(request, lambda: ledger.claim(dispatch_id, policy, worker, first_asked=asked), dispatch_id)
     if not attempt:
-        ledger.close(dispatch_id, policy)
+        if ledger.close(dispatch_id, policy) is State.FAILED:
+            error_reports.failed_elsewhere(dispatch_id)
         logger.info("Dispatch %s is dropped: it was delivered before, or nobody wants it any more", dispatch_id)
         raise Ignore
     request.attempt = attempt
@@ -138,7 +147,7 @@ def _answer(task: Any, request: RequestMessage | str, dispatch_id: uuid.UUID, qu
     try:
         message = _read(request, str(dispatch_id), queue) if isinstance(request, str) else request
     except (StoredRequestError, StorageError) as error:
-        logger.error("Dispatch %s is not run: %s", dispatch_id, error, extra={"dispatch_id": str(dispatch_id)})
+        logger.error("Dispatch %s is not run: %s", dispatch_id, error, extra=error_reports.told(dispatch_id))
         return unanswered(error, unknown_here=not isinstance(error, StoredRequestAlteredError))
     accepted_at = moment(message.accepted_at) if message.accepted_at else None
     replay = Replay(
@@ -156,14 +165,14 @@ def _answer(task: Any, request: RequestMessage | str, dispatch_id: uuid.UUID, qu
     )
     if task.is_eager:
         return run(message, replay)
-    return _replayed(message, replay)
+    return _replayed(message, replay, tracing.of_task(task))
 
 
-def _replayed(message: RequestMessage, replay: Replay) -> Answer:
+def _replayed(message: RequestMessage, replay: Replay, trace: dict[str, str]) -> Answer:
     """In isolation. What fails as the process is put back comes too late to be the outcome."""
     answers: list[Answer] = []
     try:
-        isolated(lambda: answers.append(run(message, replay)))
+        isolated(lambda: answers.append(_traced(message, replay, trace)))
         connections.clean()
     except Exception as error:
         if not answers:
@@ -171,6 +180,11 @@ def _replayed(message: RequestMessage, replay: Replay) -> Answer:
         told = {"dispatch_id": str(replay.id)}
         logger.error("Dispatch %s left a process that cannot be put back", replay.id, exc_info=error, extra=told)
     return answers[0]
+
+
+def _traced(message: RequestMessage, replay: Replay, trace: dict[str, str]) -> Answer:
+    tracing.enter(trace)
+    return run(message, replay)
 
 
 def _read(file: str, dispatch_id: str, queue: str) -> RequestMessage:
@@ -211,7 +225,7 @@ def _conclude(request: Any, attempt: Attempt, answer: Answer) -> dict[str, Any]:
         try:
             due = persistently(lambda: _end(request, attempt, answer, sealed), dispatch_id, seconds_left(request))
         except LedgerSilentError:
-            late.tell(dispatch_id, lambda: _end_late(request, attempt, answer, sealed))
+            late.tell(dispatch_id, partial(copy_context().run, _end_late, request, attempt, answer, sealed))
             return {"status": answer.response.status, "error": answer.error, "attempt": attempt.number, "told": False}
     if due is not None:
         raise Retry(answer.error, when=due)
@@ -237,11 +251,13 @@ def _end(request: Any, attempt: Attempt, answer: Answer, sealed: str) -> datetim
                 "Dispatch %s was taken over or cancelled before attempt %d ended", attempt.dispatch_id, attempt.number
             )
         elif answer.error:
-            told = {"dispatch_id": str(attempt.dispatch_id)}
-            text = "Dispatch %s failed for good in attempt %d: %s"
+            text, told = "Dispatch %s failed for good in attempt %d: %s", error_reports.told(attempt.dispatch_id)
             logger.error(text, attempt.dispatch_id, attempt.number, answer.error, extra=told)
-        elif attempt.file:
-            sealed_storage.delete_on_commit([attempt.file])
+            error_reports.failed(answer.error)
+        else:
+            error_reports.ended()
+            if attempt.file:
+                sealed_storage.delete_on_commit([attempt.file])
     if not request.is_eager:
         announce(attempt.dispatch_id)
     return due
@@ -266,10 +282,13 @@ def _recorded(request: Any, attempt: Attempt, answer: Answer, sealed: str) -> bo
     try:
         return results.conclude(attempt.dispatch_id, number, policy, outcome, sealed, request)
     except NEVER_PASSES as error:
-        logger.error("The response of dispatch %s cannot be stored: %s", attempt.dispatch_id, redacted(error))
-        return ledger.finish(
-            attempt.dispatch_id, number, Outcome(error=f"the response cannot be stored: {type(error).__name__}")
-        )
+        text, told = "The response of dispatch %s cannot be stored: %s", error_reports.told(attempt.dispatch_id)
+        logger.error(text, attempt.dispatch_id, redacted(error), extra=told)
+        reason = f"the response cannot be stored: {type(error).__name__}"
+        finished = ledger.finish(attempt.dispatch_id, number, Outcome(error=reason))
+        if finished:
+            error_reports.failed(answer.error or reason)
+        return finished
 
 
 def _open(task_id: str, delivery: Mapping[str, Any], sealed: object) -> tuple[str, RequestMessage | str]:

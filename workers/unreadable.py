@@ -6,10 +6,12 @@ import logging
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from broker_core.dispatches import State
 from broker_core.errors import EnvelopeError, MessageError, StoredRequestError, UnknownKeyError
 from broker_django import ledger, results
 from broker_django.delivery import check_sealed, is_known, seal_response
 from broker_django.notifications import announce
+from workers import error_reports
 from workers.replay import unanswered
 
 if TYPE_CHECKING:
@@ -57,10 +59,12 @@ def _fail(record: DispatchRecord, policy: QueuePolicy, reason: str, now: datetim
         return
     attempt = ledger.claim(record.pk, policy, WORKER, now)
     if not attempt:
-        ledger.close(record.pk, policy, now)
+        if ledger.close(record.pk, policy, now) is State.FAILED:
+            error_reports.failed_elsewhere(record.pk)
         return
     answer = unanswered(StoredRequestError(reason), unknown_here=False)
     sealed = seal_response(answer.response, str(record.pk), attempt)
     if results.conclude(record.pk, attempt, policy, answer.outcome, sealed, None):
-        logger.error("Dispatch %s fails: %s", record.pk, reason, extra={"dispatch_id": str(record.pk)})
+        logger.error("Dispatch %s fails: %s", record.pk, reason, extra=error_reports.told(record.pk))
         announce(record.pk)
+        error_reports.failed_elsewhere(record.pk)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import httpx
     from pytest_celery import CeleryTestSetup
 
-    from tests.acceptance.conftest import Gates, Site, StartWorker, Worker
+    from tests.acceptance.conftest import Gates, Ledger, Site, StartWorker, Worker
 
 
 @pytest.fixture
@@ -78,6 +78,14 @@ def test_a_response_in_time_has_no_trace_of_the_detour(client: httpx.Client) -> 
     later = client.get("/teapot/", headers={"X-Queue": "realtime", "Prefer": f"wait={PATIENCE}"})
     assert (later.status_code, later.reason_phrase, later.content) == (418, now.reason_phrase, now.content)
     assert headers_of(later) == headers_of(now)
+
+
+def test_the_trace_of_a_request_reaches_its_view_and_the_ledger(client: httpx.Client, ledger: Ledger) -> None:
+    fields = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "baggage": "a=b"}
+    later = client.get("/echo/", headers={"X-Queue": "realtime", **fields})
+    seen = client.get(done(client, later)["links"]["response"]).json()["headers"]
+    assert {name: seen[name.title()] for name in fields} == fields
+    assert json.loads(ledger.dispatch(later.json()["id"]).trace_fields or "") == fields
 
 
 def headers_of(response: httpx.Response) -> dict[str, str]:

@@ -1,0 +1,186 @@
+"""Each way in which the ledger ends a dispatch as failed is one event, and no event has a token."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from django.utils import timezone
+
+sentry_sdk = pytest.importorskip("sentry_sdk")
+
+from sentry_sdk.integrations.logging import LoggingIntegration  # noqa: E402
+from sentry_sdk.transport import Transport  # noqa: E402
+
+from broker_core.message import RequestMessage  # noqa: E402
+from broker_django import delivery, ledger, sentry  # noqa: E402
+from broker_django.conf import conf  # noqa: E402
+from broker_django.models import DispatchRecord  # noqa: E402
+from workers import error_reports, former_queues, tasks, unreadable  # noqa: E402
+from workers.reaper import Reaper  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+pytestmark = pytest.mark.django_db
+
+TOKEN = f"{uuid.uuid4().hex}-1abcde.{'s' * 43}"
+
+
+class Nowhere(Transport):
+    def capture_envelope(self, envelope: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def sent() -> Iterator[list[dict[str, Any]]]:
+    """The events as the project's own `before_send` sees them."""
+    events: list[dict[str, Any]] = []
+
+    def keep(event: Any, _hint: Any) -> None:
+        events.append(event)
+
+    options = {"default_integrations": False, "integrations": [LoggingIntegration()], "transport": Nowhere}
+    client = sentry_sdk.Client("https://key@127.0.0.1/1", before_send=keep, traces_sample_rate=1.0, **options)
+    with sentry_sdk.isolation_scope() as scope:
+        scope.set_client(client)
+        sentry.watch()
+        yield events
+
+
+def accepted(queue: str = "bulk", **values: Any) -> DispatchRecord:
+    now = timezone.now()
+    record = DispatchRecord(
+        **{
+            "pk": uuid.uuid4(),
+            "queue": queue,
+            "method": "POST",
+            "path": "/orders/5/",
+            "route": "/orders/<int:pk>/",
+            "host": "shop.example",
+            "accepted_at": now,
+            "published_at": now,
+            **values,
+        }
+    )
+    environ = {"REQUEST_METHOD": "POST", "PATH_INFO": "/orders/5/", "HTTP_HOST": "shop.example"}
+    record.sealed = values.get("sealed", delivery.seal_request(RequestMessage(environ), str(record.pk), queue))
+    ledger.accept(record)
+    return record
+
+
+def claimed(record: DispatchRecord, at: Any = None) -> int:
+    return ledger.claim(record.pk, conf.queues[record.queue], "worker", at)
+
+
+def spent() -> DispatchRecord:
+    """No attempt is left, since its queue allows fewer by now."""
+    return accepted(attempts=conf.queues["bulk"].starts)
+
+
+def runs_spent() -> DispatchRecord:
+    record = spent()
+    tasks.replay.apply(args=(delivery.argument(record),), task_id=str(record.pk), routing_key="bulk", throw=False)
+    return record
+
+
+def former_queue() -> DispatchRecord:
+    record = accepted("former")
+    former_queues._abandon(record.pk, "the queue 'former' is not configured any more", timezone.now())
+    return record
+
+
+def no_key() -> DispatchRecord:
+    record = accepted(sealed=b"sealed by nobody")
+    unreadable._fail(record, conf.queues["bulk"], "the request cannot be opened", timezone.now())
+    return record
+
+
+def no_key_and_no_attempt() -> DispatchRecord:
+    record = accepted(sealed=b"sealed by nobody", attempts=conf.queues["bulk"].starts)
+    unreadable._fail(record, conf.queues["bulk"], "the request cannot be opened", timezone.now())
+    return record
+
+
+def lapsed_lease() -> DispatchRecord:
+    starts = conf.queues["bulk"].starts
+    record = accepted(attempts=starts, state="running", started_at=timezone.now(), due_at=timezone.now())
+    later = timezone.now() + timedelta(hours=1)
+    reaper = Reaper(lambda: later)
+    reaper._steady_since, reaper._last_pass = later - timedelta(minutes=30), later
+    for _ in reaper._lapsed(later):
+        pass
+    return record
+
+
+@pytest.mark.parametrize("end", [runs_spent, former_queue, no_key, no_key_and_no_attempt, lapsed_lease])
+def test_it_is_one_event(sent: list[dict[str, Any]], end: Callable[[], DispatchRecord]) -> None:
+    record = end()
+    record.refresh_from_db()
+    assert record.state == "failed"
+    [event] = sent
+    assert (event["message"], event["level"]) == (record.error, "error")
+    assert event["transaction"] == "/orders/{pk}/"
+    assert event["request"]["method"] == "POST"
+    assert event["request"]["url"].endswith("//shop.example/orders/5/")
+    assert event["tags"]["dispatch.id"] == str(record.pk)
+
+
+def test_what_the_task_itself_raises_is_one_event_with_its_traceback(sent: list[dict[str, Any]]) -> None:
+    record = accepted("bulk")
+    for _ in range(conf.queues["bulk"].starts):
+        ledger.rows().filter(pk=record.pk).update(due_at=None)
+        attempt = claimed(record)
+        tasks.replay.push_request(id=str(record.pk), attempt=attempt)
+        try:
+            raise MemoryError("of the broker")
+        except MemoryError as error:
+            tasks.replay.on_failure(error, str(record.pk), (), {}, None)
+        finally:
+            tasks.replay.pop_request()
+    record.refresh_from_db()
+    assert record.state == "failed"
+    [event] = sent
+    assert event["exception"]["values"][-1]["value"] == "of the broker"
+    assert event["exception"]["values"][-1]["stacktrace"]["frames"]
+
+
+def test_an_outage_is_reported_as_ever(sent: list[dict[str, Any]]) -> None:
+    logging.getLogger("workers.reaper").error("The reaper stumbled")
+    assert [event["logentry"]["message"] for event in sent] == ["The reaper stumbled"]
+
+
+def test_what_sentrys_sdk_raises_costs_no_outcome(sent: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sentry_sdk, "capture_event", None)
+    record = former_queue()
+    with error_reports.attempt(record.pk, "bulk", 1, {}):
+        error_reports.failed("broken")
+    record.refresh_from_db()
+    assert (record.state, sent) == ("failed", [])
+
+
+# Tokens
+
+
+def test_no_event_has_a_token(sent: list[dict[str, Any]]) -> None:
+    with sentry_sdk.new_scope() as scope:
+        scope.set_transaction_name(f"/broker/tasks/{TOKEN}/")
+        scope.add_event_processor(lambda event, _hint: {**event, "request": {"url": f"/broker/tasks/{TOKEN}/"}})
+        sentry_sdk.add_breadcrumb(message=f"GET /broker/tasks/{TOKEN}/")
+        try:
+            path = f"/broker/tasks/{TOKEN}/"
+            raise ValueError(f"not found: {path}")
+        except ValueError as error:
+            sentry_sdk.capture_exception(error)
+    [event] = sent
+    assert TOKEN.partition(".")[0] in str(event)
+    assert "s" * 43 not in str(event)
+
+
+def test_what_the_project_does_before_it_sends_an_event_is_done_once(sent: list[dict[str, Any]]) -> None:
+    sentry_sdk.capture_message("one")
+    sentry_sdk.capture_message("two")
+    assert [event["message"] for event in sent] == ["one", "two"]
