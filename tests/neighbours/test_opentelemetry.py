@@ -123,8 +123,7 @@ def test_one_request_leaves_nothing_to_the_next(site: Project, client: httpx.Cli
     assert trace_of(fields) not in {each["trace"] for each in of_next}
 
 
-@pytest.mark.parametrize("interface", ["wsgi", "asgi"])
-@pytest.mark.parametrize("variables", [{}, {"WITHOUT_CELERY": "1"}])
+@pytest.mark.parametrize(("interface", "variables"), [("wsgi", {}), ("asgi", {}), ("wsgi", {"WITHOUT_CELERY": "1"})])
 def test_the_reapers_message_and_a_dead_letter_go_on_in_the_trace(
     tmp_path: Any, interface: str, variables: dict[str, str]
 ) -> None:
