@@ -18,7 +18,7 @@ from auditlog.models import LogEntry  # noqa: E402
 from reversion.models import Revision  # noqa: E402
 
 from tests.neighbours.conftest import PATIENCE, QUEUED, accepted, direct, finished, links_of  # noqa: E402
-from tests.neighbours.sessions import LOG_IN  # noqa: E402
+from tests.neighbours.sessions import LOG_IN, end_session  # noqa: E402
 from tests.neighbours.settings import OURS  # noqa: E402
 from tests.neighbours.shop.models import Order  # noqa: E402
 from tests.neighbours.test_accounts import FATES  # noqa: E402
@@ -113,14 +113,14 @@ def test_a_worker_records_the_same_and_a_wait_is_told_honestly(start: Callable[.
     packages = list(PACKAGES.values()) if around == "revisions" else list(PACKAGES.values())[:2]
     variables = {"ATOMIC": "1"} if around == "atomic" else {}
     project = start("audits", AROUND=" ".join(packages), **variables)
-    session = project.run(LOG_IN).splitlines()[-1]
+    session, another = project.run(LOG_IN).split()[-2:]
     with httpx.Client(base_url=project.web(), timeout=PATIENCE, trust_env=False, cookies={"sessionid": session}) as ada:
         ada.post("/order/").raise_for_status()
         queued = ada.post("/order/", headers=QUEUED)
-        project.run("from django.contrib.sessions.models import Session; Session.objects.all().delete()")
+        end_session(project, session)
         worker = project.worker()
         assert finished(ada, queued).json()["pk"] == 2
-        ada.cookies["sessionid"] = project.run(LOG_IN).splitlines()[-1]
+        ada.cookies["sessionid"] = another
         held = ada.post("/order/", headers={**QUEUED, "Prefer": "respond-async, wait=10"})
         if around == "revisions":
             assert "wait" not in held.headers.get("Preference-Applied", ""), "the transaction of all is not over"

@@ -10,7 +10,7 @@ import pytest
 
 from tests.neighbours import needs
 from tests.neighbours.conftest import PATIENCE, QUEUED, finished
-from tests.neighbours.sessions import LOG_IN
+from tests.neighbours.sessions import LOG_IN, end_session
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +41,7 @@ def test_the_history_names_who_wrote(start: Callable[..., Project], interface: s
             ada.post("/parcel/", headers=QUEUED),
             ada.post("/parcel/", headers={**QUEUED, "Idempotency-Key": "k"}),
         ]
-        project.run("from django.contrib.sessions.models import Session; Session.objects.all().delete()")
+        end_session(project, session)
         worker = project.worker()
         answers = sorted((finished(ada, each).json() for each in queued), key=itemgetter("pk"))
         assert answers == [{**there, "pk": 2}, {**there, "pk": 3}]
