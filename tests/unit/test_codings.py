@@ -14,7 +14,7 @@ from broker_django.http.codings import GROWTH, fit
 
 TEXT = b"once upon a time " * 100
 NONE, UNKNOWN = (", ".join(f"{coding};q={weight}" for coding in ("gzip", "x-gzip", "deflate")) for weight in ("0", "x"))
-CODED = {"gzip": gzip.compress(TEXT), "x-gzip": gzip.compress(TEXT), "deflate": zlib.compress(TEXT)}
+CODED = {"gzip": gzip.compress(TEXT, mtime=0), "x-gzip": gzip.compress(TEXT, mtime=0), "deflate": zlib.compress(TEXT)}
 
 
 def fitted(accepts, coding="gzip", content=None, limit=10_000, **headers):
