@@ -12,6 +12,7 @@ for module in ("opentelemetry.sdk", "opentelemetry.instrumentation.django", "ope
 
 from redis import Redis  # noqa: E402
 
+from broker_django.log_redaction import without_tokens  # noqa: E402
 from tests.neighbours.traces.processes import accepted, over, project  # noqa: E402
 from tests.processes import wait_until  # noqa: E402
 
@@ -69,6 +70,17 @@ def test_the_spans_of_a_replay_descend_from_the_request(site: Project, client: h
         way.append(run["name"])
     assert way == [RUN, PUBLISH, "GET fine/<int:pk>/"]
     assert run["kind"] == "SERVER"
+
+
+def test_the_span_of_a_poll_has_no_token(site: Project, client: httpx.Client) -> None:
+    fields = traced()
+    url = accepted(client, "/fine/3/", **traced())["links"]["self"]
+    client.get(url, headers=fields)
+    [poll] = wait_for(site, trace_of(fields), "GET broker/tasks/", 1)
+    told = " ".join(poll["attributes"].values())
+    assert "/tasks/" in told
+    assert url.rstrip("/").rpartition("/")[2] not in told
+    assert without_tokens(told) == told
 
 
 def test_the_view_runs_in_a_span_below_the_task(site: Project, client: httpx.Client) -> None:
