@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from django.conf import settings
+
 from broker_django import sessions
 from broker_django.merged_sessions import merged
 
@@ -36,3 +38,12 @@ def hand_over(request: HttpRequest, response: HttpResponseBase, carrier: HttpRes
     for name, morsel in carrier.cookies.items():
         if name not in response.cookies:
             response.cookies[name] = morsel
+
+
+def keep_cookie(request: HttpRequest, response: HttpResponseBase) -> None:
+    """Let a poll not delete the cookie of a session that has ended: its browser is known by it."""
+    session = sessions.session_of(request)
+    if session is not None and session.session_key is None and settings.SESSION_COOKIE_NAME in request.COOKIES:
+        request.session = late = merged(session)
+        late.ended = True
+        sessions.guard(request, response)

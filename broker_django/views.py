@@ -83,7 +83,9 @@ class _Poll:
 
     def answered(self, answer: Answer) -> HttpResponseBase:
         if not self.seconds:
-            return answer(self.request, self.record)
+            response = answer(self.request, self.record)
+            held_sessions.keep_cookie(self.request, response)
+            return response
         if self.record.user and not users.may_act(self.record.user):
             raise _not_found()  # the account was closed meanwhile
         held_sessions.take_up(self.request)

@@ -161,6 +161,14 @@ def test_a_session_that_logs_in_keeps_what_it_sent_before() -> None:
     assert 404 not in exits(client, links)
 
 
+def test_a_poll_after_a_logout_leaves_the_cookie_that_the_owner_is_known_by() -> None:
+    client = ann()
+    accepted = client.post("/log-out/")
+    assert "sessionid" not in client.get(accepted.json()["links"]["self"]).cookies
+    response = client.get(accepted.json()["links"]["response"])
+    assert (response.status_code, response.cookies["sessionid"].value) == (200, "")
+
+
 def test_another_host_is_another_site() -> None:
     with override_settings(ALLOWED_HOSTS=["a.example", "b.example"]):
         client = logged_in("ann", headers={"host": "a.example"})
