@@ -42,6 +42,11 @@ EXPECTED = {
 """What the operations of `OF_DISPATCHES` give; None where it is the queue's policy that decides."""
 
 
+def here(**options: Any) -> Client:
+    """A client of the host that schemathesis asks: a dispatch is there on its own host only."""
+    return Client(SERVER_NAME="localhost", **options)
+
+
 class Dispatches:
     """One in each state that a dispatch may be in. Each is put back before it is asked for."""
 
@@ -50,7 +55,7 @@ class Dispatches:
         self._rows = {name: self._row(location) for name, location in locations.items()}
 
     def _row(self, location: str) -> dict[str, Any]:
-        pk = Client().get(location).json()["id"]
+        pk = here().get(location).json()["id"]
         return DispatchRecord.objects.values().get(pk=pk)
 
     def put_back(self, token: str) -> None:
@@ -67,13 +72,13 @@ class Dispatches:
 
 
 def _accept(path: str) -> str:
-    response = Client(raise_request_exception=False).post(path)
+    response = here(raise_request_exception=False).post(path)
     assert response.status_code == 202
     return response["Location"]
 
 
 def _change(location: str, **values: Any) -> str:
-    DispatchRecord.objects.filter(pk=Client().get(location).json()["id"]).update(**values)
+    DispatchRecord.objects.filter(pk=here().get(location).json()["id"]).update(**values)
     return location
 
 
@@ -82,7 +87,7 @@ def dispatches(db: None, monkeypatch: pytest.MonkeyPatch) -> Dispatches:
     rules = [{"when": 'request.path == "/broken/"', "queue": "bulk"}]
     with override_settings(REQUEST_BROKER={"RULES": rules}):
         locations = {"succeeded": _accept("/pay/"), "failed": _accept("/broken/"), "dropped": _accept("/pay/")}
-    TaskResult.objects.filter(task_id=Client().get(locations["dropped"]).json()["id"]).delete()
+    TaskResult.objects.filter(task_id=here().get(locations["dropped"]).json()["id"]).delete()
     with monkeypatch.context() as patch:
         patch.setattr("broker_django.acceptance.run_eagerly", lambda *_args, **_kwargs: None)
         waiting = {name: _accept("/pay/") for name in ("queued", "running", "lost", "cancelled", "expired")}
@@ -90,7 +95,7 @@ def dispatches(db: None, monkeypatch: pytest.MonkeyPatch) -> Dispatches:
     _change(waiting["running"], state=State.RUNNING, attempts=1, started_at=now)
     _change(waiting["lost"], state=State.FAILED, attempts=1, started_at=now, finished_at=now, error="WorkerLostError")
     _change(waiting["expired"], expires_at=now - timedelta(seconds=1))
-    Client().delete(waiting["cancelled"])
+    here().delete(waiting["cancelled"])
     return Dispatches({**locations, **waiting})
 
 
