@@ -29,7 +29,7 @@ from broker_django.http.settled import Settled
 from tests.site.models import Execution
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from django.http.response import HttpResponseBase
 
@@ -69,6 +69,14 @@ def lines(_request: HttpRequest) -> StreamingHttpResponse:
     return StreamingHttpResponse(iter([TEXT.encode()] * 3))
 
 
+async def async_lines(_request: HttpRequest) -> StreamingHttpResponse:
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(3):
+            yield TEXT.encode()
+
+    return StreamingHttpResponse(chunks())
+
+
 class Rest(APIView):
     def get(self, _request: Any) -> Response:
         return Response({"text": TEXT})
@@ -104,6 +112,7 @@ if DJANGOS_CSP:
 urlpatterns = [
     *(path(f"{name}/", view) for name, view in VIEWS.items()),
     path("nonce/", nonce),
+    path("async-lines/", async_lines),
     path("broker/", include("broker_django.urls")),
 ]
 
@@ -453,6 +462,17 @@ def test_a_stream_is_finished_when_it_was_read(get: Get, finished: list[str]) ->
     response = held(get, "/lines/")
     assert response.streaming and finished == []
     assert body(response) == TEXT.encode() * 3
+    assert finished == ["finished"]
+
+
+def test_an_async_stream_is_finished_when_it_was_read(finished: list[str]) -> None:
+    async def read() -> bytes:
+        response = await AsyncClient().get("/async-lines/")
+        assert response.streaming and response.is_async and finished == []
+        return b"".join([chunk async for chunk in response])
+
+    with override_settings(REQUEST_BROKER=QUEUED):
+        assert async_to_sync(read)() == TEXT.encode() * 3
     assert finished == ["finished"]
 
 
