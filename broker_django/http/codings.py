@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 GROWTH = 20
 """How many times as long as the limit of stored responses a response may be once it is decoded."""
 
+CODED_FOR = "request_broker_coded_for"
+"""The attribute of a stored response with the Accept-Encoding field of the request that it was coded for."""
+
 _WINDOW = {"gzip": zlib.MAX_WBITS | 16, "x-gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
 
 
@@ -33,6 +36,8 @@ def fit(request: HttpRequest, response: HttpResponseBase, limit: int) -> None:
     accepted = request.META.get("HTTP_ACCEPT_ENCODING")
     if accepted is None and not has_vary_header(response, "Accept-Encoding"):
         return
+    if accepted and accepted == getattr(response, CODED_FOR, ""):
+        return  # Django's middleware overlooks `gzip;q=0`, and the client would have got the same directly
     patch_vary_headers(response, ("Accept-Encoding",))
     if all(_accepts(accepted or "", coding) for coding in codings):
         return
