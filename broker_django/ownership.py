@@ -6,6 +6,7 @@ They hold at every exit: status, response, events, cancel, and what a repeated I
 from __future__ import annotations
 
 import json
+import logging
 from functools import lru_cache
 from http.cookies import SimpleCookie
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ from django.http.request import split_domain_port
 from django.utils.crypto import constant_time_compare, salted_hmac
 from django.utils.module_loading import import_string
 
+from broker_core.errors import TenantUnknownError
+from broker_core.redaction import redacted
 from broker_django import rest, users
 from broker_django.conf import conf
 from broker_django.context import KEY_LENGTH, class_path, user_key
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
     from django.http.response import HttpResponseBase
 
     from broker_django.models import DispatchRecord
+
+logger = logging.getLogger("broker_django.ownership")
 
 CLAIM = "request_broker_claim"
 """The name of the cookie by which a browser is known that was nobody when its request was accepted."""
@@ -116,9 +121,23 @@ def host_of(request: HttpRequest) -> str:
 
 
 def tenant_of(request: HttpRequest) -> str:
-    """What the function says that the setting TENANT names; empty if there is none."""
-    function = _tenant_function(conf.TENANT) if conf.TENANT else None
-    return "" if function is None else str(function(request) or "")[:255]
+    """What the function says that the setting TENANT names; empty if there is none.
+
+    Raises TenantUnknownError if the function fails.
+    """
+    if not conf.TENANT:
+        return ""
+    try:
+        return str(_tenant_function(conf.TENANT)(request) or "")[:255]
+    except Exception as error:
+        _log_once(conf.TENANT, redacted(error))
+        raise TenantUnknownError("the function that TENANT names has failed for this request") from error
+
+
+@lru_cache(maxsize=32)
+def _log_once(path: str, failure: str) -> None:
+    """Whoever polls would have it logged with each poll."""
+    logger.error("The function %r of REQUEST_BROKER['TENANT'] has failed: %s", path, failure)
 
 
 @lru_cache(maxsize=8)
@@ -128,7 +147,10 @@ def _tenant_function(path: str) -> Any:
 
 def _is_of_this_site(request: HttpRequest, record: DispatchRecord) -> bool:
     """Code that dispatches may leave the host to be chosen."""
-    return (not record.host or record.host == host_of(request)) and record.tenant == tenant_of(request)
+    try:
+        return (not record.host or record.host == host_of(request)) and record.tenant == tenant_of(request)
+    except TenantUnknownError:
+        return False
 
 
 # Credentials

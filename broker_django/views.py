@@ -20,7 +20,7 @@ from django.http import HttpResponse, JsonResponse, StreamingHttpResponse
 
 from broker_core.errors import DispatchNotFoundError
 from broker_core.holding import Server
-from broker_django import caching, database, held_sessions, holding, ledger, ownership, tokens, users, waiting
+from broker_django import caching, database, held_sessions, holding, ledger, ownership, sessions, tokens, users, waiting
 from broker_django.answers import (
     await_until_done,
     status_document,
@@ -54,14 +54,28 @@ KEEP_ALIVE = 15.0
 
 def _owned(request: HttpRequest, token: str) -> DispatchRecord:
     """Raises DispatchNotFoundError for a token that was not issued here, and for anybody else's dispatch."""
-    record = ledger.find(tokens.read(token))
-    if record is None or not ownership.owns(request, record):
-        raise _not_found()
-    return record
+    with contextlib.suppress(DispatchNotFoundError):
+        record = ledger.find(tokens.read(token))
+        if record is not None and ownership.owns(request, record):
+            return record
+    raise _not_found(request)
 
 
-def _not_found() -> DispatchNotFoundError:
+def _not_found(request: HttpRequest) -> DispatchNotFoundError:
+    """The same answer to all: whether its session and its user were looked at can be told by Vary and by cookies."""
+    session = sessions.session_of(request)
+    if session is not None:
+        session.get(sessions.LOGGED_IN)
+    ownership.owner_of(getattr(request, "user", None))
     return DispatchNotFoundError("there is no such dispatch, or it is not yours")
+
+
+def _may_listen(record: DispatchRecord) -> bool:
+    """Whether the account was not closed meanwhile. Raises UnwatchedError if the database does not say."""
+    try:
+        return not record.user or users.may_act(record.user)
+    except DatabaseFailure as error:
+        raise UnwatchedError("the ledger cannot be read") from error
 
 
 def wait_of(request: HttpRequest) -> float:
@@ -87,7 +101,7 @@ class _Poll:
             held_sessions.keep_cookie(self.request, response)
             return response
         if self.record.user and not users.may_act(self.record.user):
-            raise _not_found()  # the account was closed meanwhile
+            raise _not_found(self.request)  # the account was closed meanwhile
         held_sessions.take_up(self.request)
         response = answer(self.request, self.record)
         held_sessions.hand_over(self.request, response, self._carrier)
@@ -174,7 +188,10 @@ def _told(record: DispatchRecord, here: str, guest: Guest) -> Iterator[str]:
         changes = _Changes(record, here, allowed)
         yield changes.present()
         while changes.to_come:
-            yield changes.tell(waiting.wait(record.pk, changes.pause, changes.wanted))
+            changed = waiting.wait(record.pk, changes.pause, changes.wanted)
+            if changed is not None and not _may_listen(changed):
+                return
+            yield changes.tell(changed)
     yield from changes.ending()
 
 
@@ -183,7 +200,10 @@ async def _async_told(record: DispatchRecord, here: str, guest: Guest) -> AsyncI
         changes = _Changes(record, here, allowed)
         yield changes.present()
         while changes.to_come:
-            yield changes.tell(await waiting.async_wait(record.pk, changes.pause, changes.wanted))
+            changed = await waiting.async_wait(record.pk, changes.pause, changes.wanted)
+            if changed is not None and not await sync_to_async(_may_listen)(changed):
+                return
+            yield changes.tell(changed)
     for field in changes.ending():
         yield field
 
