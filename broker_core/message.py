@@ -161,29 +161,36 @@ class RequestMessage:
 
 @dataclass(frozen=True, slots=True)
 class ResponseMessage:
-    """One response: `headers` in order without cookies, `cookies` as the values of `Set-Cookie` fields."""
+    """One response: `headers` in order without cookies, `cookies` as the values of `Set-Cookie` fields.
+
+    `accept_encoding` is the request's Accept-Encoding field, kept only if the response has a content coding.
+    """
 
     status: int
     reason: str = ""
     headers: tuple[tuple[str, str], ...] = ()
     cookies: tuple[str, ...] = ()
     body: bytes = b""
+    accept_encoding: str = ""
 
     @property
     def content_type(self) -> str:
         return next((value for name, value in self.headers if name.lower() == "content-type"), "")
 
     def encode(self) -> bytes:
-        return _pack([self.status, self.reason, self.headers, self.cookies], self.body)
+        accepted = [self.accept_encoding] if self.accept_encoding else []
+        return _pack([self.status, self.reason, self.headers, self.cookies, *accepted], self.body)
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
         """Raises MessageError for bytes that `encode` did not make. All versions have the same fields."""
         _version, head, body = _unpack(data)
+        accepted = head.pop() if len(head) == 5 else ""
         _require_fields(head, 4)
         status, reason, headers, cookies = head
+        _require(valid=isinstance(accepted, str), what="the content codings")
         _require(valid=type(status) is int and 100 <= status <= 999, what="the status")
         _require(valid=isinstance(reason, str), what="the reason")
         _require(valid=isinstance(headers, list) and all(map(_is_text_pair, headers)), what="a header")
         _require(valid=isinstance(cookies, list) and all(isinstance(line, str) for line in cookies), what="a cookie")
-        return cls(status, reason, tuple((name, value) for name, value in headers), tuple(cookies), body)
+        return cls(status, reason, tuple((name, value) for name, value in headers), tuple(cookies), body, accepted)

@@ -20,6 +20,9 @@ GROWTH = 20
 DIGESTS = ("Content-Digest", "Repr-Digest", "Digest", "Content-MD5")
 """Fields that are about the bytes in their coding: RFC 9530, and before it RFC 3230 and RFC 2616."""
 
+CODED_FOR = "request_broker_coded_for"
+"""The attribute of a stored response with the Accept-Encoding field of the request that it was coded for."""
+
 _WINDOW = {"gzip": zlib.MAX_WBITS | 16, "x-gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
 
 
@@ -36,6 +39,8 @@ def fit(request: HttpRequest, response: HttpResponseBase, limit: int) -> None:
     accepted = request.META.get("HTTP_ACCEPT_ENCODING")
     if accepted is None and not has_vary_header(response, "Accept-Encoding"):
         return
+    if accepted and accepted == getattr(response, CODED_FOR, ""):
+        return  # Django's middleware overlooks `gzip;q=0`, and the client would have got the same directly
     patch_vary_headers(response, ("Accept-Encoding",))
     if all(_accepts(accepted or "", coding) for coding in codings):
         return
