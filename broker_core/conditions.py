@@ -11,6 +11,7 @@ import cel
 
 from broker_core.errors import InvalidConditionError
 from broker_core.guards import guards_of, ruled_out
+from broker_core.patterns import require_small_patterns
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -87,8 +88,12 @@ _LIKE_A_FLAT_NAME = re.compile(r"\b(?:request|user)_")
 _MACRO = re.compile(r"\.\s*(all|exists|exists_one|map|filter)\s*\(\s*([A-Za-z_]\w*)\s*,")
 _WHOLE = re.compile(r"(\bin\s+)?\b((?:request\s*\.\s*(?:query|headers|cookies)|user\s*\.\s*groups)\b)(?!\s*[.\[])")
 """A collection that is not indexed; the first group is there if it is asked whether something is in it."""
-_GROWING = re.compile(r"\{|[^\w)\]\s]\s*\[|\+[^+]*\+")
-"""What makes the elements of a `map` larger: a map or a list, and a second sum."""
+_GROWING = re.compile(r"\{|[^\w)\]\s]\s*\[")
+"""What makes the elements of a `map` larger: a map or a list."""
+_SUMS = re.compile(r"\+[^+]*\+")
+_READ = re.compile(r"(\bin\s+)?\b((?:request|user|now)\b(?:\s*\.\s*\w+)*)(?:\s*\[\s*([A-Za-z_]\w*)\s*\])?")
+"""What is read of a request; the first group is there if it is asked what is in it, the third has the index."""
+_MATCHES = re.compile(r"\bmatches\s*\(")
 _POSITION = re.compile(r"<input>:\d+:(\d+): (?:Syntax error: )?([^\n]*)")
 _EXPECTING = re.compile(r" expecting \{.*\}$")  # every token that the grammar has there
 
@@ -97,7 +102,7 @@ class Condition:
     """A compiled condition. `names` are the members it reads, as `request.path` or `now`.
 
     Raises InvalidConditionError, with the column, for what does not parse, reads something that is not there,
-    or could run long (`_comprehension_variables` says what, and more than `MAX_LENGTH` characters).
+    or could run long (`_comprehension_variables` and `patterns` say what, and more than `MAX_LENGTH` characters).
     """
 
     __slots__ = ("_program", "guards", "names", "nested", "text")
@@ -111,6 +116,7 @@ class Condition:
         bound = _comprehension_variables(bare)
         self.names = frozenset(_uses(bare))
         _require_known_functions(program, bare)
+        require_small_patterns(text, bare)
         self.guards = guards_of(text, bare)
         unknown = set(program.variables()) - set(VARIABLES) - bound
         if unknown:
@@ -265,9 +271,22 @@ def _require_small_steps(bare: str, macro: re.Match[str], begin: int, end: int) 
         if not whole[1]:
             reason = f"a comprehension may ask what is in {whole[2]}, and not take all of it"
             raise InvalidConditionError(reason, whole.start(2) + 1)
-    growing = _GROWING.search(bare, begin, end) if macro[1] == "map" else None
-    if growing:
+    if pattern := _MATCHES.search(bare, begin, end):
+        reason = "a comprehension may not ask matches, whose pattern is compiled for each element"
+        raise InvalidConditionError(reason, pattern.start() + 1)
+    if sums := _SUMS.search(bare, begin, end):
+        raise InvalidConditionError("a comprehension may have one sum: each copies its texts", sums.end())
+    if macro[1] == "map":
+        _require_small_elements(bare, macro[2], begin, end)
+
+
+def _require_small_elements(bare: str, name: str, begin: int, end: int) -> None:
+    if growing := _GROWING.search(bare, begin, end):
         raise InvalidConditionError("a map may not make its elements larger", growing.end())
+    for read in _READ.finditer(bare, begin, end):
+        if not read[1] and read[3] != name:
+            reason = f"a map may take what it has of the request by its element only, as request.query[{name}]"
+            raise InvalidConditionError(reason, read.start(2) + 1)
 
 
 def _closing(text: str, start: int) -> int:

@@ -17,7 +17,7 @@ from broker_django.acceptance import route_of
 from broker_django.celery_app import ends_worker
 from broker_django.conf import conf
 from broker_django.context import Replay, RequestContext, by, replay_of, user_key
-from broker_django.expectation import accepted, had_a_user, told
+from broker_django.expectation import accepted, had_a_user, require_actor, told
 from broker_django.http import problem, raw_body
 from broker_django.routing import OWN_NAMESPACE
 from broker_django.sessions import LOGGED_IN, session_of
@@ -42,6 +42,7 @@ def enter(request: HttpRequest) -> HttpResponse | None:
     try:
         replay.entered = True
         pin(request, replay)
+        require_actor(replay)
         if replay.view_user is not None and replay.view_user != replay.user:
             principals.accepted(replay.view_user, told(replay, principals.VIEW_USER))
     except BrokerError as error:

@@ -16,6 +16,7 @@ from django.utils.module_loading import import_string
 from broker_core.errors import UserInactiveError
 from broker_django import past_sessions, principals, users
 from broker_django.context import replay_of
+from broker_django.merged_sessions import Cookies
 from broker_django.past_sessions import Past
 from broker_django.sessions import LOGGED_IN, session_of
 
@@ -50,6 +51,13 @@ def accepted(replay: Replay) -> Any:
     return principals.accepted(replay.user, told(replay, principals.USER))
 
 
+def require_actor(replay: Replay) -> None:
+    """Raises UserInactiveError if who acts for the user who was accepted may act no more."""
+    key = past_sessions.actor(told(replay, principals.SESSION))
+    if key is not None:
+        users.active_user(key)
+
+
 def expect(request: HttpRequest, replay: Replay) -> None:
     """Let the middleware around the broker find the user who was accepted, if the session names nobody any more."""
     if not had_a_user(replay) or not apps.is_installed("django.contrib.auth"):
@@ -81,7 +89,7 @@ def _named(session: Any, replay: Replay) -> Any:
 
 @sync_and_async_middleware
 def remember_session(get_response: Callable[[HttpRequest], Any]) -> Any:
-    """Middleware of replays: the session falls back on what it was."""
+    """Middleware of replays: the session falls back on what it was, and has no cookie then."""
 
     def remember(request: HttpRequest) -> None:
         replay, session = replay_of(request), session_of(request)
@@ -89,17 +97,23 @@ def remember_session(get_response: Callable[[HttpRequest], Any]) -> Any:
         if known and session is not None:
             request.session = past_sessions.remembering(session, known)
 
+    def guarded(request: HttpRequest, response: Any) -> Any:
+        session = session_of(request)
+        if isinstance(session, Past):
+            response.cookies = Cookies(response.cookies, session)
+        return response
+
     if not iscoroutinefunction(get_response):
 
         def middleware(request: HttpRequest) -> Any:
             remember(request)
-            return get_response(request)
+            return guarded(request, get_response(request))
 
         return middleware
 
     async def amiddleware(request: HttpRequest) -> Any:
         remember(request)
-        return await get_response(request)
+        return guarded(request, await get_response(request))
 
     return amiddleware
 

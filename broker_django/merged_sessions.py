@@ -22,6 +22,8 @@ from broker_django.http.settled import SettledCookies
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from broker_django.past_sessions import Past
+
 
 def merged(session: Any, *, only_changes: bool = False) -> Any:
     """The same session, not loaded yet. What is changed in it is laid over what others have saved meanwhile.
@@ -123,7 +125,7 @@ class Cookies(SimpleCookie):
     Those that were stored stay as they are, too.
     """
 
-    def __init__(self, cookies: SimpleCookie, session: Merging) -> None:
+    def __init__(self, cookies: SimpleCookie, session: Merging | Past) -> None:
         super().__init__()
         self._session = session
         self._stored = frozenset(cookies) if isinstance(cookies, SettledCookies) else frozenset()

@@ -39,6 +39,11 @@ def describe(request: HttpRequest, user: str | None) -> dict[str, Any] | None:
     return {DATA: data, ACTS: session[LOGGED_IN] != user}
 
 
+def actor(told: dict[str, Any] | None) -> str | None:
+    """The key of the user who acts for another one."""
+    return freezing.thaw(told[DATA])[LOGGED_IN] if told and told[ACTS] else None
+
+
 def _for_json(data: dict[str, Any]) -> Any:
     """The same, or what `freezing` makes of values that JSON does not know; None if they cannot travel."""
     try:
@@ -101,19 +106,20 @@ class Past:
         self._session_cache = copy.deepcopy(self.past)
 
     @property
-    def _is_kept(self) -> bool:
+    def ended(self) -> bool:
+        """Whether the client is to have no cookie for it; only one under a new key is for the client."""
         return self.is_over and self.session_key == self.past_key
 
     @property
     def modified(self) -> bool:
-        return self._modified and not self._is_kept
+        return self._modified and not self.ended
 
     @modified.setter
     def modified(self, value: bool) -> None:
         self._modified = value
 
     def save(self, must_create: bool = False) -> None:  # noqa: FBT001, FBT002 - as SessionBase has it
-        if not self._is_kept:
+        if not self.ended:
             super().save(must_create)  # type: ignore[misc]
 
     async def asave(self, must_create: bool = False) -> None:  # noqa: FBT001, FBT002
@@ -121,7 +127,7 @@ class Past:
 
     def cycle_key(self) -> None:
         """What is left of the session is not taken over into a new one."""
-        if self._is_kept:
+        if self.ended:
             self.flush()  # type: ignore[attr-defined]
         super().cycle_key()  # type: ignore[misc]
 

@@ -79,7 +79,10 @@ def adopt(request: HttpRequest, response: HttpResponseBase) -> None:
     if session is not None:
         morsel = response.cookies.get(settings.SESSION_COOKIE_NAME)
         of_session = morsel is not None and _user_is_of_session(request)
-        request.session = type(session)(session.session_key if morsel is None else morsel.value or None)
+        if morsel is None and session.session_key is not None:
+            request.session = merged(session, only_changes=True)  # it may have ended, and nobody has a new one then
+        else:
+            request.session = type(session)(None if morsel is None else morsel.value or None)
         if of_session:
             _forget_user(request)
     _adopt_cookies(request, response)
@@ -87,6 +90,7 @@ def adopt(request: HttpRequest, response: HttpResponseBase) -> None:
         request._messages = import_string("django.contrib.messages.storage.default_storage")(request)
     if settings.CSRF_COOKIE_NAME in response.cookies:
         request.META["CSRF_COOKIE_NEEDS_UPDATE"] = False
+    guard(request, response)
 
 
 def _user_is_of_session(request: HttpRequest) -> bool:

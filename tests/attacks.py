@@ -295,12 +295,16 @@ def _() -> bool:
         "request.query.map(k, [[request.full_path]]) == []",
         "[1, 2, 3].all(a, [1, 2, 3].all(b, [1, 2, 3].all(c, a + b + c > 0)))",
         "(" * 1900,
+        r"request.query.exists(k, k.matches('\\w{20}$'))",
+        r"request.query.exists(k, 'a'.matches(k + '\\pL{200}$'))",
+        "request.query.map(k, request.full_path + request.full_path) == []",
+        "request.query.all(k, (" + "request.full_path + " * 90 + "k).size() > 0)",
     ]
     limits = "import resource as r; r.setrlimit(r.RLIMIT_AS, (2 << 30, 2 << 30)); r.setrlimit(r.RLIMIT_CPU, (20, 20))"
     program = f"""{limits}
 import contextlib
 from broker_core import conditions, errors
-values = {{"request.query": {{str(k): "v" * 20 for k in range(1000)}}, "request.full_path": "/" * 4000}}
+values = {{"request.query": {{str(k): "v" * 20 for k in range(1000)}}, "request.full_path": "/" * 60_000}}
 for text in {conditions}:
     with contextlib.suppress(errors.InvalidConditionError, ValueError, TypeError):
         conditions.Condition(text).holds(conditions.context(values))

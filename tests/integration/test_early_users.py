@@ -181,6 +181,34 @@ def test_one_who_is_not_active_any_more_acts_no_more(before_replay: Any, ada: Us
     assert (record.state, record.response_status) == ("failed", 403)
 
 
+@pytest.mark.parametrize("session", ["goes on", "ended"])
+@pytest.mark.parametrize("fate", ["deactivated", "deleted"])
+def test_one_who_is_not_active_any_more_acts_for_no_other(
+    before_replay: Any,  # noqa: F811
+    ada: User,
+    around: Any,
+    session: str,
+    fate: str,
+) -> None:
+    around("Impersonation")
+    User.objects.create_user("bob")
+    client = logged_in(Client(), ada)
+    kept = client.session
+    kept["acts_for"] = "bob"
+    kept.save()
+
+    def leave() -> None:
+        if session == "ended":
+            kept.flush()
+        mine = User.objects.filter(pk=ada.pk)
+        mine.delete() if fate == "deleted" else mine.update(is_active=False)
+
+    before_replay(leave)
+    client.post("/view/")
+    record = DispatchRecord.objects.get()
+    assert (record.state, record.response_status) == ("failed", 403)
+
+
 def test_a_cached_page_of_a_user_whom_code_named_is_nobody_elses(
     django_capture_on_commit_callbacks: Any, ada: User
 ) -> None:

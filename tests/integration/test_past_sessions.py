@@ -65,13 +65,24 @@ def view(request: HttpRequest, act: str) -> JsonResponse:
 
 
 @csrf_exempt
+@queue("bulk", wait=2)
+def held(request: HttpRequest) -> JsonResponse:
+    return JsonResponse({"name": request.name})  # type: ignore[attr-defined]
+
+
+@csrf_exempt
 def later(request: HttpRequest) -> JsonResponse:
     if request.broker.replayed:  # type: ignore[attr-defined]
         return JsonResponse({"factor": str(request.factor), "name": request.name})  # type: ignore[attr-defined]
     return JsonResponse({"id": str(broker_django.dispatch(request, queue="bulk").pk)})
 
 
-urlpatterns = [path("later/", later), path("view/<str:act>/", view), path("broker/", include("broker_django.urls"))]
+urlpatterns = [
+    path("later/", later),
+    path("held/", held),
+    path("view/<str:act>/", view),
+    path("broker/", include("broker_django.urls")),
+]
 
 
 @pytest.fixture
@@ -117,10 +128,24 @@ def test_nothing_of_it_is_there_again(before_replay: Any, settings: Any, ada: Us
     assert not any({"_auth_user_id", "factor"} & session.get_decoded().keys() for session in Session.objects.all())
 
 
+@pytest.mark.parametrize("make", [Client, AsyncClient])
+@pytest.mark.parametrize("act", ["look", "write", "held"])
+def test_no_cookie_of_it_is_handed_out(before_replay: Any, settings: Any, ada: User, act: str, make: Any) -> None:  # noqa: F811
+    settings.SESSION_SAVE_EVERY_REQUEST = True
+    client = logged_in(make(), ada)
+    before_replay(flush(client))
+    send = client.post if make is Client else async_to_sync(client.post)
+    response = send("/held/" if act == "held" else f"/view/{act}/")
+    assert response.status_code == (200 if act == "held" else 202)
+    assert "sessionid" not in response.cookies
+    assert not results.fetch(DispatchRecord.objects.get()).cookies
+
+
 def test_a_view_may_log_in_another(before_replay: Any, ada: User) -> None:  # noqa: F811
     client = logged_in(Client(), ada)
     before_replay(flush(client))
     client.post("/view/log in/")
+    assert "sessionid" in str(results.fetch(DispatchRecord.objects.get()).cookies)
     assert [session.get_decoded().get("factor", "none") for session in Session.objects.all()] == ["none"]
     assert DispatchRecord.objects.get().state == "succeeded"
 

@@ -131,7 +131,27 @@ def test_what_follows_a_string_or_a_comment_is_read(text):
         ("user.groups.exists(g, [user.groups] == [])", "not take all of it", 24),
         ("[1].map(x, [x, x]) == []", "larger", 12),
         ("[1].map(x, {x: x}) == []", "larger", 12),
-        ("['a'].map(b, b + b + b) == []", "larger", 20),
+        ("['a'].map(b, b + b + b) == []", "one sum", 20),
+        ("[1].all(x, " + "request.path + " * 9 + "'' == '')", "one sum", 40),
+        ("request.query.map(k, request.full_path + request.path) == []", "what it has of the request", 22),
+        ("request.query.map(k, request.full_path) == []", "what it has of the request", 22),
+        ("request.query.map(k, true ? user . username : k) == []", "what it has of the request", 29),
+        ("request.query.map(k, request.headers['a']) == []", "what it has of the request", 22),
+        ("request.query.map(k, request.headers.a) == []", "what it has of the request", 22),
+        (r"request.query.exists(k, k.matches('\\w{20}$'))", "matches", 27),
+        ("request.query.exists(k, request.path . matches // why\n ('a'))", "matches", 40),
+        ("'a'.matches(request.path)", "in quotes", 13),
+        ("'a'.matches('a' + 'b')", "in quotes", 13),
+        ("'a'.matches(b'a')", "in quotes", 13),
+        ("'a'.matches()", "in quotes", 13),
+        ("true && 'a'.matches('[')", "unclosed character class", 21),
+        ("'a'.matches('(?=a)')", "look-around", 13),
+        (r"'a'.matches(r'(\w{100}){40}')", "large", 13),
+        (r"'a'.matches(r'\w{20}')", "large", 13),
+        (r"'a'.matches('" + r"\\pL" * 20 + "')", "large", 13),
+        ("'a'.matches('" + "(" * 100 + "a" + ")" * 100 + "{99999}')", "large", 13),
+        ("'a'.matches('a')||" * 20 + "'a'.matches('a')", "20 times", 373),
+        (r"'a'.matches('\\w{6}') || 'a'.matches('\\w{6}')", "large", 13),
         ("true &&", "mismatched input", 8),
         ("a" * (MAX_LENGTH + 1), f"at most {MAX_LENGTH}", 0),
         ("\ud800", "surrogates", 0),
@@ -165,6 +185,20 @@ def test_depth_never_ends_the_process(text):
         holds(text)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        r"'ann@example.org'.matches('^\\w+@\\w+\\.\\w+$')",
+        r"'/orders/1/'.matches(r'^/orders/\d+/$') && 'A'.matches('(?i)^a$')",
+        "'aaaaaaaa-1111'.matches(// a comment\n" + "'" * 3 + "^[0-9a-f]{8}-[0-9]{4}$" + "'" * 3 + ")",
+        r"'a)'.matches('(?x) a \\) # a')",
+        "{'matches': 1}.matches == 1 && [1].exists(x, x == 1) && 'a'.matches('a')",
+    ],
+)
+def test_a_pattern_is_a_small_one_in_quotes(text):
+    assert holds(text)
+
+
 def test_comprehensions_in_a_row_are_not_nested():
     assert holds("[1, 2].map(x, x + 1).filter(x, x > 2).size() == 1 && [1].all(x, x == 1)")
 
@@ -175,6 +209,7 @@ def test_comprehensions_in_a_row_are_not_nested():
         "user.groups.exists(g, !(g in request.headers))",
         "request.headers.all(k, request.headers[k] == '' || request.headers.size() < 1000)",
         "request.headers.map(k, request.headers [k] + k).filter(x, x == 'a').size() == 0",
+        "request.headers.map(k, k in user.groups, k + '!').size() == 0",
     ],
 )
 def test_a_comprehension_asks_what_is_in_a_collection(text):

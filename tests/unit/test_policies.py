@@ -128,7 +128,7 @@ def test_a_rule_without_an_answer_does_not_match():
         {"when": "request.headers.nope == ''", "queue": "payment"},
         {"when": "request.size / 0 == 1", "queue": "payment"},
         {"when": "request.path < 1", "queue": "payment"},
-        {"when": "request.path.matches('[')", "queue": "payment"},
+        {"when": "request.size.matches('a')", "queue": "payment"},
         {"when": "[1][7] == 1", "queue": "payment"},
         {"when": "user.is_staff", "queue": "payment"},
     )
