@@ -147,8 +147,8 @@ def wait_until_done(
     """The dispatch when it is done, or as it is when this client may be held no longer, for `seconds` at most."""
     done = None
     with holding.hold(holding.guest(request, record), seconds) as allowed, contextlib.suppress(UnwatchedError):
-        _note_held(request, allowed)
         done = waiting.wait(record.pk, allowed, _is_done, ledger_only=ledger_only) if allowed else None
+        _note_held(request, allowed)
     return done or ledger.find(record.pk) or record
 
 
@@ -158,8 +158,8 @@ async def await_until_done(
     """`wait_until_done` for coroutines. The request keeps its thread for `quick` seconds."""
     done = None
     with holding.hold(holding.guest(request, record), seconds) as allowed, contextlib.suppress(UnwatchedError):
-        _note_held(request, allowed)
         done = await waiting.async_wait(record.pk, allowed, _is_done, quick=quick) if allowed else None
+        _note_held(request, allowed)
     await waiting.take_up_thread()
     return done or await sync_to_async(ledger.find)(record.pk) or record
 

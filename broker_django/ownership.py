@@ -22,6 +22,8 @@ from django.http.request import split_domain_port
 from django.utils.crypto import constant_time_compare, salted_hmac
 from django.utils.module_loading import import_string
 
+from broker_core.errors import TenantUnknownError
+from broker_core.redaction import redacted
 from broker_django import rest, users
 from broker_django.conf import conf
 from broker_django.context import KEY_LENGTH, class_path, user_key
@@ -172,9 +174,23 @@ def host_of(request: HttpRequest) -> str:
 
 
 def tenant_of(request: HttpRequest) -> str:
-    """What the function says that the setting TENANT names; empty if there is none."""
-    function = _tenant_function(conf.TENANT) if conf.TENANT else None
-    return "" if function is None else str(function(request) or "")[:255]
+    """What the function says that the setting TENANT names; empty if there is none.
+
+    Raises TenantUnknownError if the function fails.
+    """
+    if not conf.TENANT:
+        return ""
+    try:
+        return str(_tenant_function(conf.TENANT)(request) or "")[:255]
+    except Exception as error:
+        _log_once(conf.TENANT, redacted(error))
+        raise TenantUnknownError("the function that TENANT names has failed for this request") from error
+
+
+@lru_cache(maxsize=32)
+def _log_once(path: str, failure: str) -> None:
+    """Whoever polls would have it logged with each poll."""
+    logger.error("The function %r of REQUEST_BROKER['TENANT'] has failed: %s", path, failure)
 
 
 @lru_cache(maxsize=8)
@@ -184,7 +200,10 @@ def _tenant_function(path: str) -> Any:
 
 def _is_of_this_site(request: HttpRequest, record: DispatchRecord) -> bool:
     """Code that dispatches may leave the host to be chosen."""
-    return (not record.host or record.host == host_of(request)) and record.tenant == tenant_of(request)
+    try:
+        return (not record.host or record.host == host_of(request)) and record.tenant == tenant_of(request)
+    except TenantUnknownError:
+        return False
 
 
 # Credentials

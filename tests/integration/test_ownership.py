@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from django.contrib.auth.backends import ModelBackend
 from django.contrib.auth.models import User
-from django.http import HttpResponse
+from django.http import HttpRequest, HttpResponse
 from django.test import Client, RequestFactory, override_settings
 
 import broker_django
-from broker_core.errors import MessageError
-from broker_django import ownership
+from broker_core.errors import MessageError, TenantUnknownError
+from broker_django import holding, ownership
 from broker_django.models import DispatchRecord
 
 if TYPE_CHECKING:
@@ -339,3 +339,35 @@ def test_what_is_somebody_elses_looks_like_what_never_was(
             told.append((answer.status_code, answer.content, sorted(answer.items()), cookies))
         assert told == [told[0]] * 5
         assert told[0][0] == 404
+
+
+def fails_elsewhere(request: HttpRequest) -> str:
+    """As a function that reads what only some middleware sets."""
+    return str(request.headers["X-Tenant"])
+
+
+def test_a_poll_of_which_nobody_knows_the_tenant_finds_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    ownership._log_once.cache_clear()
+    with override_settings(REQUEST_BROKER={**TENANTS, "TENANT": f"{__name__}.fails_elsewhere"}):
+        client = ann()
+        links = send(client, **{"X-Tenant": "a"})
+        assert exits(client, links) == {404}
+        assert 404 not in exits(client, links, **{"X-Tenant": "a"})
+    [logged] = [each for each in caplog.records if each.name == "broker_django.ownership"]
+    assert "fails_elsewhere' of REQUEST_BROKER['TENANT'] has failed: KeyError" in logged.getMessage()
+
+
+def test_a_request_of_which_nobody_knows_the_tenant_is_not_accepted() -> None:
+    with override_settings(REQUEST_BROKER={**TENANTS, "TENANT": f"{__name__}.fails_elsewhere"}):
+        refused = ann().post("/pay/")
+        assert (refused.status_code, refused.json()["type"]) == (500, "urn:request-broker:problem:tenant-unknown")
+        with pytest.raises(TenantUnknownError):
+            broker_django.dispatch(RequestFactory().get("/echo/"), queue="bulk")
+    assert not DispatchRecord.objects.exists()
+
+
+def test_users_of_several_sites_are_several_guests() -> None:
+    request, places = RequestFactory().get("/"), ({}, {"tenant": "b"}, {"host": "b.example"})
+    of_user = {holding.guest(request, DispatchRecord(user="1", **place)).client for place in places}
+    of_address = {holding.guest(request, DispatchRecord(**place)).client for place in places}
+    assert (len(of_user), len(of_address)) == (3, 1)
