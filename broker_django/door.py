@@ -169,5 +169,5 @@ def pin_view(request: HttpRequest, view: View, replay: Replay) -> None:
     if replay.view_user is None and frozen is None:
         return
     found = rest.found(request, view.function, view.args, view.kwargs)
-    if found is None or not principals.is_same(found.user, replay.view_user, frozen):
+    if not principals.is_same(found.user, replay.view_user, frozen):
         rest.pin(request, principals.accepted(replay.view_user, frozen), principals.auth_of(replay.principal or {}))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from django.contrib.auth.models import Group, User
+from django.http import HttpResponse
 from django.test import Client
 from django.urls import include, path
+from django.utils.decorators import method_decorator
 from rest_framework.authentication import BaseAuthentication, SessionAuthentication
 from rest_framework.exceptions import AuthenticationFailed, NotAuthenticated
 from rest_framework.permissions import BasePermission, IsAuthenticated
@@ -161,8 +164,77 @@ class Set(ViewSet):
         return Whose.post(self, request)  # type: ignore[arg-type]
 
 
+class Lazy(Whose):
+    """Authenticates only if something asks for the user."""
+
+    permission_classes = []
+
+    def perform_authentication(self, request: Any) -> None:
+        pass
+
+
+class WithoutInitial(Lazy):
+    format_kwarg = None
+
+    def initial(self, request: Any, *args: Any, **kwargs: Any) -> None:
+        request.accepted_renderer, request.accepted_media_type = self.perform_content_negotiation(request)
+
+
+class Incurious(Lazy):
+    def post(self, request: Any) -> Response:
+        return Response({"asks": "nobody"})
+
+
+def prepared(dispatch: Any) -> Any:
+    @functools.wraps(dispatch)
+    def prepare(request: Any, *args: Any, **kwargs: Any) -> Any:
+        if request.headers.get("X-Probe"):
+            return HttpResponse("probed")
+        request.account = "acme"
+        return dispatch(request, *args, **kwargs)
+
+    return prepare
+
+
+class HasAccount(BasePermission):
+    def has_permission(self, request: Any, view: Any) -> bool:
+        return hasattr(request._request, "account")
+
+
+@method_decorator(prepared, name="dispatch")
+class Decorated(Whose):
+    permission_classes = [HasAccount]
+
+
+class DecoratedSet(Set):
+    permission_classes = [HasAccount]
+    dispatch = method_decorator(prepared)(Set.dispatch)
+
+
 class Session(Whose):
     authentication_classes = [SessionAuthentication]
+    permission_classes = []
+
+    def post(self, request: Any) -> Response:
+        return Response({"name": request.user.username})
+
+
+class SessionByDispatch(Session):
+    def dispatch(self, request: Any, *args: Any, **kwargs: Any) -> Any:
+        return super().dispatch(request, *args, **kwargs)
+
+
+class LazySession(Session):
+    def perform_authentication(self, request: Any) -> None:
+        pass
+
+
+class Unready(Session):
+    """Its `setup` needs what is there only when it runs."""
+
+    def setup(self, request: Any, *args: Any, **kwargs: Any) -> None:
+        super().setup(request, *args, **kwargs)
+        assert request.broker.replayed
 
 
 class Refusing(Whose):
@@ -177,10 +249,17 @@ VIEWS: dict[str, Any] = {
     "dispatch": ByDispatch.as_view(),
     "half-built": HalfBuilt.as_view(),
     "set": Set.as_view({"post": "create"}),
+    "lazy": Lazy.as_view(),
+    "without-initial": WithoutInitial.as_view(),
+    "decorated": Decorated.as_view(),
+    "decorated-set": DecoratedSet.as_view({"post": "create"}),
 }
+SESSIONS = {"session-by-dispatch": SessionByDispatch, "lazy-session": LazySession, "unready": Unready}
 urlpatterns = [
     *(path(f"{name}/", queue("bulk")(view)) for name, view in VIEWS.items()),
+    *(path(f"{name}/", queue("bulk")(view.as_view())) for name, view in SESSIONS.items()),
     path("refusing/", queue("bulk")(Refusing.as_view())),
+    path("incurious/", queue("bulk")(Incurious.as_view())),
     path("direct/", Whose.as_view()),
     path("broker/", include("broker_django.urls")),
 ]
@@ -291,3 +370,31 @@ def test_a_view_that_cannot_be_asked_refuses_when_it_runs() -> None:
     accepted = Client().post("/half-built/")
     assert accepted.status_code == 202
     assert Client().get(accepted.json()["links"]["response"]).status_code == 401
+
+
+@pytest.mark.parametrize("name", ["lazy", "without-initial"])
+def test_a_view_that_authenticates_late_refuses_when_it_runs(name: str) -> None:
+    accepted = Client().post(f"/{name}/", headers={"X-Custom": "row:nobody"})
+    assert accepted.status_code == 202
+    assert Client().get(accepted.json()["links"]["response"]).status_code == 401
+
+
+def test_a_view_that_asks_for_no_user_may_get_a_credential_that_is_not_valid() -> None:
+    accepted = Client().post("/incurious/", headers={"X-Custom": "row:nobody"})
+    assert answered(accepted, "") == {"asks": "nobody"}
+
+
+@pytest.mark.parametrize("name", ["decorated", "decorated-set"])
+def test_what_a_decorator_of_dispatch_answers_is_answered_in_the_replay(name: str) -> None:
+    accepted = Client().post(f"/{name}/", headers={"X-Probe": "1"})
+    assert accepted.status_code == 202
+    assert Client().get(accepted.json()["links"]["response"]).content == b"probed"
+
+
+@pytest.mark.parametrize("name", SESSIONS)
+def test_a_view_that_was_not_asked_checks_for_forgery_when_it_runs(name: str) -> None:
+    client = Client(enforce_csrf_checks=True)
+    client.force_login(row("ada"))
+    accepted = client.post(f"/{name}/")
+    assert accepted.status_code == 202
+    assert client.get(accepted.json()["links"]["response"]).status_code == 403
