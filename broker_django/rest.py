@@ -98,6 +98,8 @@ def _ask(
 ) -> tuple[Found | None, HttpResponseBase | None]:
     try:
         instance = _instance(request, view, args, kwargs)
+        if not getattr(view, "actions", None):  # DRF does not set up a viewset
+            instance.setup(request, *args, **kwargs)
         drf_request = instance.initialize_request(request, *args, **kwargs)
     except Exception as error:
         raise CannotAskError from error
@@ -125,15 +127,13 @@ def _refusal(instance: Any, drf_request: Any, error: Exception) -> HttpResponseB
 
 
 def _instance(request: HttpRequest, view: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """The view as its `as_view` makes it for a request: set up, or with a viewset's actions under their methods."""
+    """The view as its `as_view` makes it for a request, but not set up by its own `setup`."""
     instance = view.cls(**getattr(view, "initkwargs", {}))
     actions = getattr(view, "actions", None)
-    if not actions:
-        instance.setup(request, *args, **kwargs)
-        return instance
-    instance.action_map = actions if "get" not in actions else {"head": actions["get"], **actions}
-    for method, name in instance.action_map.items():
-        setattr(instance, method, getattr(instance, name))
+    if actions:
+        instance.action_map = actions if "get" not in actions else {"head": actions["get"], **actions}
+        for method, name in instance.action_map.items():
+            setattr(instance, method, getattr(instance, name))
     instance.request, instance.args, instance.kwargs = request, args, kwargs
     return instance
 
@@ -155,7 +155,10 @@ def _throttle_once(cls: Any) -> None:
 
 
 def found(request: HttpRequest, view: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Found:
-    """Whom DRF's authenticators find; nobody where they refuse."""
+    """Whom DRF's authenticators find; nobody where they refuse.
+
+    The view is not set up: that may count, look up or lock something, and happens when it runs.
+    """
     _throttle_once(view.cls)
     with _user_kept(request):
         try:

@@ -161,6 +161,21 @@ class BySetup(Whose):
         return super().get_permissions()
 
 
+class Counted(Whose):
+    """Its `setup` does something."""
+
+    set_up: list[str] = []
+
+    def setup(self, request: Any, *args: Any, **kwargs: Any) -> None:
+        super().setup(request, *args, **kwargs)
+        self.set_up.append(request.method)
+
+
+class CountedByDispatch(Counted):
+    def dispatch(self, request: Any, *args: Any, **kwargs: Any) -> Any:
+        return super().dispatch(request, *args, **kwargs)
+
+
 class ByInitial(Whose):
     def initial(self, request: Any, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)
@@ -342,6 +357,8 @@ urlpatterns = [
     path("by-key/", queue("bulk")(ByKey.as_view())),
     path("by-key-direct/", ByKey.as_view()),
     path("by-row/", queue("bulk")(ByRow.as_view())),
+    path("counted/", queue("bulk")(Counted.as_view())),
+    path("counted-by-dispatch/", queue("bulk")(CountedByDispatch.as_view())),
     path("incurious/", queue("bulk")(Incurious.as_view())),
     path("direct/", Whose.as_view()),
     path("broker/", include("broker_django.urls")),
@@ -554,3 +571,12 @@ def test_a_token_that_is_a_row(before_replay: Any, fate: str) -> None:  # noqa: 
     else:
         response = client.get(accepted.json()["links"]["response"], headers={"Authorization": f"Token {key}"})
         assert response.json() == {"name": "ada", "auth": key, "owner": "ada"}
+
+
+@pytest.mark.parametrize(("name", "times"), [("counted", 2), ("counted-by-dispatch", 1)])
+def test_a_view_is_set_up_if_it_is_asked_and_when_it_runs(send: Any, name: str, times: int) -> None:
+    Counted.set_up.clear()
+    accepted = send(name, "no-key:ada")
+    assert answered(accepted, "no-key:ada")["name"] == "ada"
+    assert Client().get(accepted.json()["links"]["self"]).status_code == 404
+    assert Counted.set_up == ["POST"] * times
