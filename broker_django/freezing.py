@@ -18,6 +18,7 @@ import uuid
 from collections import OrderedDict
 from types import FunctionType, GetSetDescriptorType, MappingProxyType, MemberDescriptorType
 from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
 from django.apps import apps
 from django.db import models
@@ -94,7 +95,7 @@ class _Freezer:
             return _EXACT[kind](value)
         name = _NAMES[kind]
         if name in _TEXTS:
-            return [name, _TEXTS[name][1](value)]
+            return [name, _TEXTS[name][1](value), *_zone(value)]
         if name in _MAPPINGS:
             return [name, [self._series(pair, depth) for pair in kind.items(value)]]
         return [name, self._series(kind.__iter__(value), depth, name)]
@@ -140,6 +141,12 @@ class _Freezer:
     def _fields(self, value: models.Model, depth: int) -> dict[str, Any]:
         """And whatever else was set on it; not the rows that it has looked up."""
         return {name: self.freeze(each, depth + 1) for name, each in vars(value).items() if name != "_state"}
+
+
+def _zone(value: Any) -> list[str]:
+    """The name of the zone of a moment: its text has an offset only."""
+    zone = value.tzinfo if isinstance(value, datetime.datetime) else None
+    return [zone.key] if type(zone) is ZoneInfo and zone.key else []
 
 
 def _evaluated(value: Any) -> Any:
@@ -236,7 +243,8 @@ def thaw(frozen: Any) -> Any:
         return frozen
     name, told = frozen[0], frozen[1]
     if name in _TEXTS:
-        return _TEXTS[name][2](told)
+        made = _TEXTS[name][2](told)
+        return made.astimezone(ZoneInfo(frozen[2])) if len(frozen) > 2 else made
     if name in _SERIES:
         return _SERIES[name](thaw(each) for each in told)
     if name in _MAPPINGS:

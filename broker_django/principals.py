@@ -118,7 +118,8 @@ def found_as_accepted(found: Found, key: str | None, principal: dict[str, Any]) 
 
 
 def is_same(found: Any, key: str | None, frozen: Any) -> bool:
-    """Whether this is the user who was accepted: by key, or else as the ledger tells users apart."""
-    if key is not None:
+    """Whether this is the user who was accepted: by key, or else as the ledger tells users apart, if it can."""
+    if key is not None or frozen is None:
         return user_key(found) == key
-    return frozen is None or ownership.owner_of(found) == ownership.owner_of(_thawed(frozen))
+    owner = ownership.owner_of(_thawed(frozen))
+    return owner is not None and ownership.owner_of(found) == owner

@@ -15,6 +15,7 @@ import types
 import uuid
 from collections import OrderedDict, defaultdict, deque
 from typing import NamedTuple
+from zoneinfo import ZoneInfo
 
 import pytest
 from django.contrib.auth.models import AnonymousUser, User
@@ -297,6 +298,14 @@ def test_a_whole_row_is_as_it_was_once_it_is_gone():
     thawed = thaw(frozen).user
     assert (thawed, thawed.last_name, thawed.date_joined) == (user, "Lovelace", user.date_joined)
     assert not thawed._state.adding
+
+
+@pytest.mark.parametrize("fold", [0, 1])
+def test_a_moment_keeps_its_zone(fold):
+    zone = ZoneInfo("Europe/Berlin")
+    moment = datetime.datetime(2026, 10, 25, 2, 30, tzinfo=zone, fold=fold)
+    thawed = again(moment)
+    assert (thawed.tzinfo, thawed.fold, thawed.utcoffset()) == (zone, fold, moment.utcoffset())
 
 
 def nested(depth):
