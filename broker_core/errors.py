@@ -97,6 +97,13 @@ class UserInactiveError(BrokerError):
     title = "The user of this request is no longer active"
 
 
+class TenantUnknownError(BrokerError):
+    """The function that the setting TENANT names has failed, so nobody knows whose request this is."""
+
+    slug = "tenant-unknown"
+    title = "It cannot be told which tenant this request belongs to"
+
+
 class DispatchNotFoundError(BrokerError):
     """No dispatch of this id was issued here to this user."""
 

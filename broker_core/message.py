@@ -15,10 +15,10 @@ from broker_core.errors import MessageError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-VERSION = 2
-"""Which layout of the head is written."""
-VERSIONS = frozenset({1, 2})
-"""Which are read: what the previous release accepted still waits while this one is deployed."""
+VERSION = 3
+"""Which layout of the head is written. A head with other fields is another version."""
+VERSIONS = frozenset({1, 2, 3})
+"""Which are read: what earlier ones accepted still waits while this one is deployed."""
 _PREFIX = struct.Struct(">BI")
 
 Protocol = Literal["wsgi", "asgi"]
@@ -56,13 +56,20 @@ def _require_fields(head: list[Any], number: int) -> None:
 
 
 def _request_head(version: int, head: list[Any]) -> list[Any]:
-    """The fields in the order of VERSION. A request of version 1 had no path, route, view or moment of acceptance."""
-    if version != 1:
-        _require_fields(head, 12)
-        return head
-    _require_fields(head, 6)
-    protocol, scheme, user, view_user, csrf, environ = head
-    return [protocol, scheme, csrf, "", "", "", "", user, view_user, None, 0, environ]
+    """The fields in the order of VERSION.
+
+    A request of version 1 had no path, route, view or moment of acceptance, one of version 2 no tenant or principal.
+    """
+    if version == 1:
+        _require_fields(head, 6)
+        protocol, scheme, user, view_user, csrf, environ = head
+        return [protocol, scheme, csrf, "", "", "", "", user, view_user, None, 0, environ]
+    if version == 2:
+        _require_fields(head, 10)
+        *texts, user, view_user, accepted_at, environ = head
+        return [*texts, "", user, view_user, None, accepted_at, environ]
+    _require_fields(head, 12)
+    return head
 
 
 def _require(*, valid: bool, what: str) -> None:
@@ -125,7 +132,7 @@ class RequestMessage:
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        """Raises MessageError for bytes that `encode` did not make, in this release or the previous one."""
+        """Raises MessageError for bytes that `encode` did not make, in this version or an earlier one."""
         version, head, body = _unpack(data)
         *texts, user, view_user, principal, accepted_at, environ = _request_head(version, head)
         _require(valid=all(isinstance(text, str) for text in texts), what="the scheme or route")
@@ -154,29 +161,36 @@ class RequestMessage:
 
 @dataclass(frozen=True, slots=True)
 class ResponseMessage:
-    """One response: `headers` in order without cookies, `cookies` as the values of `Set-Cookie` fields."""
+    """One response: `headers` in order without cookies, `cookies` as the values of `Set-Cookie` fields.
+
+    `accept_encoding` is the request's Accept-Encoding field, kept only if the response has a content coding.
+    """
 
     status: int
     reason: str = ""
     headers: tuple[tuple[str, str], ...] = ()
     cookies: tuple[str, ...] = ()
     body: bytes = b""
+    accept_encoding: str = ""
 
     @property
     def content_type(self) -> str:
         return next((value for name, value in self.headers if name.lower() == "content-type"), "")
 
     def encode(self) -> bytes:
-        return _pack([self.status, self.reason, self.headers, self.cookies], self.body)
+        accepted = [self.accept_encoding] if self.accept_encoding else []
+        return _pack([self.status, self.reason, self.headers, self.cookies, *accepted], self.body)
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        """Raises MessageError for bytes that `encode` did not make. Both versions have the same fields."""
+        """Raises MessageError for bytes that `encode` did not make. All versions have the same fields."""
         _version, head, body = _unpack(data)
+        accepted = head.pop() if len(head) == 5 else ""
         _require_fields(head, 4)
         status, reason, headers, cookies = head
+        _require(valid=isinstance(accepted, str), what="the content codings")
         _require(valid=type(status) is int and 100 <= status <= 999, what="the status")
         _require(valid=isinstance(reason, str), what="the reason")
         _require(valid=isinstance(headers, list) and all(map(_is_text_pair, headers)), what="a header")
         _require(valid=isinstance(cookies, list) and all(isinstance(line, str) for line in cookies), what="a cookie")
-        return cls(status, reason, tuple((name, value) for name, value in headers), tuple(cookies), body)
+        return cls(status, reason, tuple((name, value) for name, value in headers), tuple(cookies), body, accepted)

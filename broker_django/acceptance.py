@@ -28,6 +28,7 @@ from broker_django import (
     sessions,
     tokens,
     tracing,
+    users,
 )
 from broker_django.celery_app import get_app
 from broker_django.conf import conf
@@ -138,8 +139,10 @@ def accept(request: HttpRequest, view: View, decision: Decision) -> Accepted | H
         return refusal
     cookies, carrier = sessions.settle(request)
     user, view_user = user_key(getattr(request, "user", None)), user_key(found.user) if found is not None else None
-    credential = _credential(request, carrier, user, view_user)
-    record = _record(request, decision, credential, found, now)
+    record = _record(request, decision, found, now)
+    record.credential = ownership.credential_for(
+        request, record.user or None, carrier.cookies, by_fields=_is_found_by_fields(request, view, found)
+    )
     record.pk = dispatch_id
     message = replace(
         to_message(request, body, user, cookies),
@@ -233,24 +236,27 @@ def _has_no_room(record: DispatchRecord) -> bool:
         return True  # writing the row will tell
 
 
-def _credential(request: HttpRequest, carrier: HttpResponse, user: str | None, view_user: str | None) -> str:
-    """What the client has to show again. That of a user counts only if it was what said who the user is."""
-    named = user is None or view_user is not None or ownership.names_user(request, user)
-    return ownership.credential_of(request, carrier.cookies) if named else ""
+def _is_found_by_fields(request: HttpRequest, view: View, found: Found | None) -> bool:
+    """Whether the view would not find this user, a row of the project's, without the fields of CREDENTIALS.
+
+    A proxy may ask a field of everybody, beside the one that says who the user is.
+    """
+    if found is None or not users.is_row(found.user):
+        return False
+    bare = rest.found(ownership.without_credentials(request), view.function, view.args, view.kwargs)
+    return bare is None or user_key(bare.user) != user_key(found.user)
 
 
-def _record(
-    request: HttpRequest, decision: Decision, credential: str, found: Found | None, now: datetime
-) -> DispatchRecord:
-    of_view = ownership.owner_of(found.user) if found is not None else None
+def _record(request: HttpRequest, decision: Decision, found: Found | None, now: datetime) -> DispatchRecord:
+    of_view = None if found is None else ownership.owner_of(found.user, found.auth)
+    owner = of_view or ownership.owner_of(getattr(request, "user", None))
     return DispatchRecord(
         queue=decision.queue,
         method=(request.method or "")[:20],
         path=ledger.truncated(request.path),
         route=route_of(request.resolver_match),
         reason=decision.reason[:100],
-        user=of_view or ownership.owner_of(getattr(request, "user", None)) or "",
-        credential=credential,
+        user=owner or "",
         host=ownership.host_of(request),
         tenant=ownership.tenant_of(request),
         **tracing.columns(request.META),

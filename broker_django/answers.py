@@ -18,7 +18,7 @@ from broker_django.caching import never_kept
 from broker_django.classification import preferences_of
 from broker_django.conf import conf
 from broker_django.http import problem, refill, to_response
-from broker_django.ledger import NOT_REACHED
+from broker_django.ledger import ELSEWHERE, NOT_REACHED
 from broker_django.moments import as_text
 from broker_django.watcher import UnwatchedError
 
@@ -51,14 +51,14 @@ def status_document(record: DispatchRecord, here: str) -> dict[str, Any]:
         "finished_at": _time(record.finished_at),
         "expires_at": _time(record.expires_at),
         "response": record.outcome(),
-        "error": _told(record.error),
+        "error": _public_error(record.error),
         "links": {"self": here, "response": f"{here}response/", "events": f"{here}events/", "cancel": here},
     }
 
 
-def _told(error: str) -> str | None:
-    """What a client is told of an error: the names of views and middleware are for operators."""
-    return (NOT_REACHED if error.startswith(NOT_REACHED) else error) or None
+def _public_error(error: str) -> str | None:
+    """What a client is told of an error: which views the URL leads to is for operators."""
+    return (NOT_REACHED if error.startswith(ELSEWHERE) else error) or None
 
 
 def _time(moment: datetime | None) -> str | None:
@@ -147,8 +147,8 @@ def wait_until_done(
     """The dispatch when it is done, or as it is when this client may be held no longer, for `seconds` at most."""
     done = None
     with holding.hold(holding.guest(request, record), seconds) as allowed, contextlib.suppress(UnwatchedError):
-        _note_held(request, allowed)
         done = waiting.wait(record.pk, allowed, _is_done, ledger_only=ledger_only) if allowed else None
+        _note_held(request, allowed)
     return done or ledger.find(record.pk) or record
 
 
@@ -158,8 +158,8 @@ async def await_until_done(
     """`wait_until_done` for coroutines. The request keeps its thread for `quick` seconds."""
     done = None
     with holding.hold(holding.guest(request, record), seconds) as allowed, contextlib.suppress(UnwatchedError):
-        _note_held(request, allowed)
         done = await waiting.async_wait(record.pk, allowed, _is_done, quick=quick) if allowed else None
+        _note_held(request, allowed)
     await waiting.take_up_thread()
     return done or await sync_to_async(ledger.find)(record.pk) or record
 

@@ -196,11 +196,21 @@ SUBFOLDERS = "django_tenants.middleware.subfolder"
 @register("request_broker")
 def check_tenant_paths(**_: Any) -> list[CheckMessage]:
     """Tenants below the paths of one host are told apart by nothing else."""
-    if conf.TENANT is not None or not any(path.startswith(SUBFOLDERS) for path in settings.MIDDLEWARE):
+    if conf.TENANT is not None or not any(map(_finds_tenants_by_path, settings.MIDDLEWARE)):
         return []
     text = "The tenants have one host, and REQUEST_BROKER['TENANT'] is not set: equal users of two tenants are one."
     hint = "Name a function of a request that returns request.tenant.schema_name: docs/operations.md, Several tenants."
     return [Error(text, hint=hint, id="request_broker.E017")]
+
+
+def _finds_tenants_by_path(path: str) -> bool:
+    """Whether a middleware is that of django-tenants, or a subclass, under whatever name."""
+    try:
+        middleware = import_string(path)
+    except ImportError:  # Django says so
+        return False
+    kinds = middleware.__mro__ if isinstance(middleware, type) else ()
+    return any(kind.__module__ == SUBFOLDERS for kind in kinds)
 
 
 MOST_OF_NAMES = 180

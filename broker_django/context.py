@@ -25,7 +25,7 @@ REPLAY_KEY = "request_broker.replay"
 """The key in `request.META` that marks a replay. It holds an object: no header field can set it."""
 
 KEY_LENGTH = 255
-"""Characters that the ledger has for it."""
+"""Characters that the ledger has for the key of a user."""
 
 WITNESS: ContextVar[list[HttpResponseBase] | None] = ContextVar("request_broker.witness", default=None)
 """Where an eager replay leaves the response that its view made, for the client that is held for it."""
@@ -130,8 +130,7 @@ def user_key(user: Any) -> str | None:
     if key is None:
         return None
     model = users.user_model()
-    text = str(key) if model is None or issubclass(user.__class__, model) else f"{class_path(user)}:{key}"
-    return text[:KEY_LENGTH]
+    return str(key) if model is None or issubclass(user.__class__, model) else f"{class_path(user)}:{key}"
 
 
 def class_path(value: Any) -> str:

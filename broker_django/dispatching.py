@@ -146,15 +146,15 @@ def _from_request(request: HttpRequest) -> Taken:
     if _is_made_by_code(request):
         message, match = arrived(message)
     tenant = ownership.tenant_of(request)
-    named = message.user is None or ownership.names_user(request, message.user)
+    owner = ownership.owner_of(getattr(request, "user", None))
     return Taken(
         replace(message, tenant=tenant, principal=principals.describe(request, None)),
         match,
-        _view(match, message.method),
-        ownership.credential_of(request) if named else "",
-        ownership.host_of(request),
-        tenant,
-        ownership.owner_of(getattr(request, "user", None)) if message.user is None else None,
+        view=_view(match, message.method),
+        credential=ownership.credential_for(request, owner),
+        host=ownership.host_of(request),
+        tenant=tenant,
+        owner=owner,
     )
 
 

@@ -36,11 +36,11 @@ def server_of(request: HttpRequest) -> Server:
 def guest(request: HttpRequest, record: DispatchRecord) -> Guest:
     """The client of an owned dispatch: its user, or the credential that it was accepted with, or else an address.
 
-    A made-up session cookie makes no new client.
+    A made-up session cookie makes no new client. Users of several sites may have equal keys.
     """
     client = f"address {request.META.get('REMOTE_ADDR', '')}"
     if record.user:
-        client = f"user {record.user}"
+        client = f"user {record.user} of {record.tenant!r} on {record.host!r}"
     elif record.credential and ownership.shows_again(request, record.credential):
         client = record.credential
     return Guest(client, record.pk, server_of(request))

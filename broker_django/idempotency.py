@@ -43,7 +43,7 @@ def mark(record: DispatchRecord, request: HttpRequest, body: bytes, key: str) ->
 
     An anonymous client is known by what it sent: one that never got its first answer has no cookie of it.
     """
-    client = ownership.credential_of(request)
+    client = ownership.client_of(request)
     record.idempotency_key = scope((record.host, record.tenant), record.user, client, record.route, key)
     record.fingerprint = fingerprint(
         key,

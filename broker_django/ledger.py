@@ -43,6 +43,8 @@ with newer code, keys or settings than this worker has.
 
 NOT_REACHED = "the view was not reached"
 """How the error of an attempt begins that did not come to its view."""
+ELSEWHERE = f"{NOT_REACHED}: the URL leads"
+"""The same, if the URL leads to another view, or to none."""
 
 LONGEST_HAND_BACK = 60.0
 """Seconds until a dispatch that was handed back is published again: one at first, and twice as many each time."""

@@ -165,16 +165,17 @@ def pin(request: HttpRequest, user: Any, auth: Any = None) -> None:
     request._force_auth_token = auth  # type: ignore[attr-defined]
 
 
-def authenticated(request: HttpRequest, record: DispatchRecord) -> Iterator[Any]:
-    """The users whom DRF finds for a poll, if it is installed: by its default authenticators, and by those of the view
-    that the dispatch is for.
+def authenticated(request: HttpRequest, record: DispatchRecord) -> Iterator[Found]:
+    """Whom DRF finds for a poll, if it is installed: by its default authenticators, and by those of the view that the
+    dispatch is for.
     """
     if not apps.is_installed("rest_framework"):
         return
     default = import_string("rest_framework.views.APIView")  # an optional dependency
     for make in (default, functools.partial(_view_of, request, record)):
         with contextlib.suppress(Exception), _user_kept(request):  # whatever is wrong with a credential, it is nobody's
-            yield make().initialize_request(request).user
+            drf_request = make().initialize_request(request)
+            yield Found(drf_request.user, drf_request.auth)
 
 
 def _view_of(request: HttpRequest, record: DispatchRecord) -> Any:

@@ -179,6 +179,7 @@ def _stream(request: HttpRequest, content: Any) -> StreamingHttpResponse:
     vars(request).pop("headers", None)  # Django makes them of META once
     answer = StreamingHttpResponse(content, content_type="text/event-stream")
     answer["X-Accel-Buffering"] = "no"
+    held_sessions.keep_cookie(request, answer)
     return answer
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import async_to_sync
@@ -108,6 +108,8 @@ def _run(message: RequestMessage, replay: Replay) -> Answer:
     response = _respond(request, message.protocol, replay)
     try:
         made = to_response_message(response, conf.MAX_RESPONSE_SIZE, method=message.method, protocol=message.protocol)
+        if response.has_header("Content-Encoding"):
+            made = replace(made, accept_encoding=message.environ.get("HTTP_ACCEPT_ENCODING", ""))
         return _answer(made, request, replay)
     except (ResponseTooLargeError, ResponseBrokenError) as error:
         text, told = "The response of dispatch %s cannot be sent: %s", error_reports.told(replay.id)

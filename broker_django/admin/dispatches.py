@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from django.apps import apps
 from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.admin.models import CHANGE, LogEntry
@@ -36,8 +37,8 @@ ERRORS_SHOWN = 20
 def _of_tenant(request: HttpRequest, rows: QuerySet[DispatchRecord]) -> QuerySet[DispatchRecord]:
     """Those of the tenant whose admin this is; all of them for one that is nobody's, or that all tenants share."""
     tenant = ownership.tenant_of(request)
-    public = getattr(settings, "PUBLIC_SCHEMA_NAME", "public")
-    return rows if tenant in {"", public} else rows.filter(tenant=tenant)
+    shared = {"", getattr(settings, "PUBLIC_SCHEMA_NAME", "public")} if apps.is_installed("django_tenants") else {""}
+    return rows if tenant in shared else rows.filter(tenant=tenant)
 
 
 class DeadLetterFilter(admin.SimpleListFilter):

@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 GROWTH = 20
 """How many times as long as the limit of stored responses a response may be once it is decoded."""
 
+DIGESTS = ("Content-Digest", "Repr-Digest", "Digest", "Content-MD5")
+"""Fields that are about the bytes in their coding: RFC 9530, and before it RFC 3230 and RFC 2616."""
+
+CODED_FOR = "request_broker_coded_for"
+"""The attribute of a stored response with the Accept-Encoding field of the request that it was coded for."""
+
 _WINDOW = {"gzip": zlib.MAX_WBITS | 16, "x-gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
 
 
@@ -33,11 +39,13 @@ def fit(request: HttpRequest, response: HttpResponseBase, limit: int) -> None:
     accepted = request.META.get("HTTP_ACCEPT_ENCODING")
     if accepted is None and not has_vary_header(response, "Accept-Encoding"):
         return
+    if accepted and accepted == getattr(response, CODED_FOR, ""):
+        return  # Django's middleware overlooks `gzip;q=0`, and the client would have got the same directly
     patch_vary_headers(response, ("Accept-Encoding",))
     if all(_accepts(accepted or "", coding) for coding in codings):
         return
     stored: Any = response
-    if not _WINDOW.keys() >= set(codings):
+    if not _WINDOW.keys() >= set(codings) or not _accepts_none(accepted or ""):
         raise NotAcceptableError(f"the response is stored in the coding {', '.join(codings)}")
     if stored.content:
         for coding in reversed(codings):
@@ -45,7 +53,8 @@ def fit(request: HttpRequest, response: HttpResponseBase, limit: int) -> None:
         stored["Content-Length"] = str(len(stored.content))
     else:
         del stored["Content-Length"]  # of a HEAD: how long it would be is not known
-    del stored["Content-Encoding"]
+    for name in ("Content-Encoding", *DIGESTS):
+        del stored[name]
     etag = stored.get("ETag", "")
     if etag.startswith('"'):
         stored["ETag"] = f"W/{etag}"  # the same response in another form (RFC 9110, section 8.8.1)
@@ -56,7 +65,7 @@ def _decoded(content: bytes, coding: str, most: int) -> bytes:
     parts: list[bytes] = []
     try:
         while content:
-            decoder = zlib.decompressobj(_WINDOW[coding])
+            decoder = zlib.decompressobj(_window(content, coding))
             parts.append(decoder.decompress(content, most + 1))
             most -= len(parts[-1])
             if most < 0:
@@ -69,13 +78,28 @@ def _decoded(content: bytes, coding: str, most: int) -> bytes:
     return b"".join(parts)
 
 
+def _window(content: bytes, coding: str) -> int:
+    """Some senders leave out the header that `deflate` has (RFC 9110, section 8.4.1.2; RFC 1950, section 2.2)."""
+    is_zlib = len(content) > 1 and content[0] & 15 == zlib.DEFLATED and not int.from_bytes(content[:2]) % 31
+    return -zlib.MAX_WBITS if coding == "deflate" and not is_zlib else _WINDOW[coding]
+
+
 def _accepts(field: str, coding: str) -> bool:
     """RFC 9110, section 12.5.3."""
-    weights: dict[str, bool] = {}
-    for part in field.split(","):
-        name, parameters = parse_header_parameters(part)
-        weights[name.strip()] = _is_positive(parameters.get("q", "1"))
+    weights = _weights(field)
     return weights.get(coding, weights.get("*", False))
+
+
+def _accepts_none(field: str) -> bool:
+    """Whether a response without a coding is acceptable, as it is unless the client says otherwise."""
+    weights = _weights(field)
+    return weights.get("identity", weights.get("*", True))
+
+
+def _weights(field: str) -> dict[str, bool]:
+    """By coding, whether it is acceptable."""
+    parts = (parse_header_parameters(part) for part in field.split(","))
+    return {name.strip(): _is_positive(parameters.get("q", "1")) for name, parameters in parts}
 
 
 def _is_positive(weight: str) -> bool:

@@ -25,6 +25,7 @@ from broker_core.errors import BrokerError, ResponseTooLargeError
 from broker_core.hop_by_hop import connection_options
 from broker_core.message import ResponseMessage
 from broker_django.caching import never_kept
+from broker_django.http.codings import CODED_FOR
 from broker_django.http.sending import sendable
 from broker_django.http.settled import STORED, STREAMED, SettledCookies
 
@@ -123,6 +124,7 @@ def to_response(message: ResponseMessage) -> HttpResponse:
         response[name] = value
     response.cookies = SettledCookies(message.cookies)
     setattr(response, STORED, True)
+    setattr(response, CODED_FOR, message.accept_encoding)
     return response
 
 
@@ -143,6 +145,7 @@ def refill(original: Any, message: ResponseMessage) -> HttpResponseBase:
     original.status_code, original.reason_phrase = message.status, message.reason
     original.cookies = SettledCookies(message.cookies)
     setattr(original, STORED, True)
+    setattr(original, CODED_FOR, message.accept_encoding)
     if hasattr(original, "render"):
         original.render = None  # the handler asks `callable(response.render)`: the replay has rendered it
     return original  # type: ignore[no-any-return]

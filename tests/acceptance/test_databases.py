@@ -1,4 +1,4 @@
-"""Databases that refuse something: a MariaDB with a binary log, as managed servers have one."""
+"""Databases that refuse something: a MariaDB with a binary log, as managed servers have one; long texts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from tests.acceptance.conftest import StartSite
 
-pytestmark = [pytest.mark.server("mariadbd"), pytest.mark.timeout(240)]
+pytestmark = pytest.mark.timeout(240)
+MARIADB = pytest.mark.server("mariadbd")
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +55,7 @@ def run(variables: dict[str, str], statement: str) -> Any:
     return found
 
 
+@MARIADB
 def test_migrate_says_that_triggers_are_refused_and_goes_on(managed: dict[str, str], migrated: str) -> None:
     assert run(managed, "SHOW TRIGGERS") == ()
     warning = next(line for line in migrated.splitlines() if line.startswith("Warning: "))
@@ -62,6 +64,7 @@ def test_migrate_says_that_triggers_are_refused_and_goes_on(managed: dict[str, s
     assert run(managed, "SELECT kept_by_triggers FROM broker_django_routingversion") == ((0,),)
 
 
+@MARIADB
 def test_rows_that_somebody_changes_with_sql_count_without_triggers(
     managed: dict[str, str], migrated: str, start_site: StartSite
 ) -> None:
@@ -79,6 +82,7 @@ def test_rows_that_somebody_changes_with_sql_count_without_triggers(
         wait_until(lambda: client.get("/moving/").status_code == 404, PATIENCE)
 
 
+@MARIADB
 def test_triggers_that_are_there_are_left_alone(managed: dict[str, str], migrated: str) -> None:
     """An administrator has made them; this user may not make them again."""
     administrator = {**managed, "MYSQL_USER": "administrator"}
@@ -88,3 +92,29 @@ def test_triggers_that_are_there_are_left_alone(managed: dict[str, str], migrate
     done = finished(command, {**variables, **managed}, seconds=180)
     assert (done.returncode, "Warning" in done.stdout) == (0, False)
     assert run(managed, "SELECT kept_by_triggers FROM broker_django_routingversion") == ((1,),)
+
+
+WRITE = """
+from django.utils import timezone
+from broker_django.models import DispatchRecord
+for credential in ("", "a" * 64, "authorization+session:" + "b" * 64):
+    DispatchRecord.objects.create(
+        queue="bulk", method="GET", path="/", accepted_at=timezone.now(), sealed=b"", credential=credential
+    )
+"""
+
+
+@pytest.mark.server("postgres")
+def test_migrations_are_taken_back_though_a_column_becomes_shorter() -> None:
+    with servers.postgres() as variables:
+        environment = {**os.environ, **variables, "DJANGO_SETTINGS_MODULE": "tests.acceptance.settings"}
+        for command in (
+            ["migrate", "--verbosity=0"],
+            ["shell", "--command", WRITE],
+            ["migrate", "--verbosity=0", "broker_django", "0005"],
+            ["migrate", "--verbosity=0", "broker_django"],
+        ):
+            done = finished([sys.executable, "-m", "django", *command], environment, seconds=180)
+            assert done.returncode == 0, done.stderr
+        kept = run(variables, "SELECT credential FROM broker_django_dispatchrecord ORDER BY length(credential), 1")
+    assert [credential for (credential,) in kept] == ["", "a" * 64, "authorization+session:" + "b" * 42]

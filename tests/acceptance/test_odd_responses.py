@@ -11,16 +11,15 @@ from tests.acceptance.conftest import done
 from tests.acceptance.views import ODD
 
 if TYPE_CHECKING:
-    from tests.acceptance.conftest import Site, StartSite, Worker
+    from tests.acceptance.conftest import StartSite, Worker
 
 REFUSED = 500, "application/problem+json", "failed"
 
 
-def answer(site: Site, method: str, url: str) -> Any:
+def answer(client: httpx.Client, method: str, url: str) -> Any:
     """What the client sees of the response; None if it gets none, or not all of it."""
     try:
-        with site.client() as client:
-            response = client.request(method, url, timeout=2)
+        response = client.request(method, url, timeout=2)
     except httpx.TransportError:
         return None
     fields = [response.headers.get(name) for name in ("Content-Type", "Content-Length", "Set-Cookie")]
@@ -34,10 +33,11 @@ def test_what_a_server_sends_directly_it_sends_from_the_store(
     site = start_site(interface)
     site.process.ready()
     for name in ODD:
-        directly = answer(site, "POST", f"/odd/{name}/")
+        with site.client() as client:
+            directly = answer(client, "POST", f"/odd/{name}/")
         with site.client() as client:
             document = done(client, client.post(f"/odd/{name}/", headers={"X-Queue": "once"}))
-        polled = answer(site, "GET", document["links"]["response"])
+            polled = answer(client, "GET", document["links"]["response"])
         if directly is None or directly[0] == 500:
             assert (*polled[:2], document["state"]) == REFUSED, name
         else:

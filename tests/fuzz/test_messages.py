@@ -10,7 +10,7 @@ import pytest
 from hypothesis import strategies as st
 
 from broker_core.errors import MessageError
-from broker_core.message import VERSION, RequestMessage, ResponseMessage
+from broker_core.message import VERSION, VERSIONS, RequestMessage, ResponseMessage
 from tests.fuzz.examples import CHEAP, fuzz
 from tests.fuzz.mutations import BYTES, Step, mutated
 
@@ -26,6 +26,8 @@ REQUEST = RequestMessage(
     route="/pay/",
     view="shop.views.pay",
     accepted_at=1.5,
+    tenant="acme",
+    principal={"session": {"acts": False}},
 )
 RESPONSE = ResponseMessage(
     201, "Created", (("Content-Type", "text/plain"), ("X-A", "\u00fc")), ("a=1; Path=/",), b"paid"
@@ -44,8 +46,8 @@ def head_of(encoded: bytes) -> bytes:
     return encoded[5 : 5 + struct.unpack_from(">I", encoded, 1)[0]]
 
 
-def packed(head: bytes, body: bytes = b"") -> bytes:
-    return struct.pack(">BI", VERSION, len(head)) + head + body
+def packed(head: bytes, body: bytes = b"", version: int = VERSION) -> bytes:
+    return struct.pack(">BI", version, len(head)) + head + body
 
 
 def is_message_or_refused(kind: type[RequestMessage | ResponseMessage], data: bytes) -> None:
@@ -80,6 +82,13 @@ def test_a_head_with_other_values(kind: Any, data: st.DataObject) -> None:
     for place in data.draw(st.lists(st.integers(0, len(head) - 1), max_size=3)):
         head[place] = data.draw(NESTED)
     is_message_or_refused(kind, packed(json.dumps(head).encode()))
+
+
+@fuzz(CHEAP, kind=KINDS, version=st.sampled_from(sorted(VERSIONS)), number=st.integers(4, 13), data=st.data())
+def test_a_head_of_any_version_and_length(kind: Any, version: int, number: int, data: st.DataObject) -> None:
+    head = json.loads(head_of(REQUEST.encode()))[:number]
+    head.insert(data.draw(st.integers(0, len(head))), data.draw(NESTED))
+    is_message_or_refused(kind, packed(json.dumps(head).encode(), version=version))
 
 
 @pytest.mark.parametrize("kind", [RequestMessage, ResponseMessage])

@@ -59,8 +59,9 @@ def test_a_client_with_a_credential_has_to_show_it_and_gets_the_cookies_by_its_c
     client = Client()
     url = log_in(client, Authorization="Key 1")
     assert Client().get(url).status_code == Client().get(url, headers={"Authorization": "Key 2"}).status_code == 404
+    assert client.get(url).status_code == 404, "the claim alone is not enough"
     assert cookies(Client(), url, Authorization="Key 1") == set(), "others may share it"
-    assert "sessionid" in cookies(client, url)
+    assert "sessionid" in cookies(client, url, Authorization="Key 1")
 
 
 def test_a_client_without_anything_is_known_by_its_claim_and_others_by_its_url() -> None:

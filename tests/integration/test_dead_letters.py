@@ -18,6 +18,8 @@ from broker_django.admin.dispatches import history
 from broker_django.models import ActionRecord, AttemptRecord, DispatchRecord
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from django.test import Client
 
 pytestmark = pytest.mark.django_db
@@ -161,10 +163,26 @@ def test_the_admin_of_a_tenant_knows_its_own_only(client: Client, settings: Any)
     settings.REQUEST_BROKER = {"TENANT": "tests.site.tenants.of_header"}
     one, two = letter("OneError", tenant="one"), letter("TwoError", tenant="two")
     client.force_login(User.objects.create_superuser("root"))
-    for tenant, seen in (("one", [one]), ("two", [two]), ("", [one, two]), ("public", [one, two])):
+    for tenant, seen in (("one", [one]), ("two", [two]), ("", [one, two]), ("public", [])):
         headers = {"X-Tenant": tenant}
         page = client.get(CHANGELIST, headers=headers).content.decode()
         assert [each for each in (one, two) if str(each.pk) in page] == seen
         assert [each for each in (one, two) if each.error in page] == seen
         found = [client.get(f"{CHANGELIST}{each.pk}/change/", headers=headers).status_code for each in (one, two)]
         assert [status == 200 for status in found] == [each in seen for each in (one, two)]
+
+
+def test_the_admin_of_all_tenants_of_django_tenants_knows_all(
+    client: Client, settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another project may have a tenant whose name is that of its public schema."""
+    (tmp_path / "django_tenants").mkdir()
+    (tmp_path / "django_tenants" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    settings.REQUEST_BROKER = {"TENANT": "tests.site.tenants.of_header"}
+    settings.INSTALLED_APPS = [*settings.INSTALLED_APPS, "django_tenants"]
+    letters = [letter("OneError", tenant="one"), letter("TwoError", tenant="two")]
+    client.force_login(User.objects.create_superuser("root"))
+    for tenant, seen in (("public", letters), ("one", letters[:1])):
+        page = client.get(CHANGELIST, headers={"X-Tenant": tenant}).content.decode()
+        assert [each for each in letters if str(each.pk) in page] == seen

@@ -6,7 +6,7 @@ import json
 import time
 import uuid
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
@@ -17,8 +17,12 @@ from django.utils import timezone
 from django_celery_results.models import TaskResult
 
 from broker_django import tokens, views
+from broker_django.celery_app import get_app
 from broker_django.models import DispatchRecord
 from broker_django.watcher import UnwatchedError, Watcher
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def path_of(record: DispatchRecord, what: str = "") -> str:
@@ -234,6 +238,25 @@ def test_who_cannot_wait_is_answered_at_once(
         assert states(body) == ["queued"]
         assert body.endswith(b"retry: 1000\n\n")
     assert time.monotonic() - began < 20
+
+
+@pytest.fixture
+def not_eager() -> Iterator[None]:
+    """Nobody runs what is accepted."""
+    get_app().conf.task_always_eager = False
+    yield
+    get_app().conf.task_always_eager = True
+
+
+@pytest.mark.usefixtures("nothing_left", "not_eager")
+def test_a_wait_that_never_began_is_not_said_to_be_applied(
+    client: Client, async_client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker_django.acceptance.hand_to_message_broker", lambda *_: True)
+    for get in (client.get, async_to_sync(async_client.get)):
+        with override_settings(REQUEST_BROKER={"RULES": [{"when": "true", "queue": "bulk"}]}):
+            response = get("/echo/", headers={"Prefer": "respond-async, wait=1"})
+        assert (response.status_code, response["Preference-Applied"]) == (202, "respond-async")
 
 
 @override_settings(ALLOWED_HOSTS=["testserver"], MIDDLEWARE=["broker_django.middleware.RequestBrokerMiddleware"])

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from django.contrib.auth.backends import ModelBackend
 from django.contrib.auth.models import User
-from django.http import HttpResponse
+from django.http import HttpRequest, HttpResponse
 from django.test import Client, RequestFactory, override_settings
 
 import broker_django
-from broker_core.errors import MessageError
-from broker_django import ownership
+from broker_core.errors import MessageError, TenantUnknownError
+from broker_django import holding, ownership
 from broker_django.models import DispatchRecord
 
 if TYPE_CHECKING:
@@ -48,6 +48,15 @@ def send(client: Client, **headers: str) -> dict[str, str]:
     accepted = client.post("/pay/", headers=headers)
     assert accepted.status_code == 202, accepted.content
     return dict(accepted.json()["links"])
+
+
+def with_a_session() -> Client:
+    client = Client()
+    session = client.session
+    session["cart"] = [1]
+    session.save()
+    client.cookies["sessionid"] = session.session_key
+    return client
 
 
 def ann() -> Client:
@@ -104,6 +113,41 @@ def test_a_cookie_may_be_a_credential(shown: str) -> None:
         assert (exits(Client(), links, Cookie=shown) == {404}) is ("access=1" not in shown)
 
 
+@pytest.mark.parametrize("headers", [{"X-Api-Key": "1"}, {**EDGE, "X-Api-Key": "1"}])
+def test_a_claim_is_not_enough_for_what_came_with_a_key(headers: dict[str, str]) -> None:
+    client = Client()
+    links = send(client, **headers)
+    assert "request_broker_claim" in client.cookies
+    for shown in ({}, {"X-Api-Key": "2"}, {**headers, "X-Api-Key": "2"}):
+        assert exits(client, links, **shown) == {404}
+    assert 404 not in exits(client, links, **headers)
+
+
+def test_a_claim_stands_for_an_anonymous_session() -> None:
+    client = with_a_session()
+    links = send(client, **EDGE)
+    client.cookies["sessionid"] = "another"
+    assert exits(client, links) == {404}
+    assert 404 not in exits(client, links, **EDGE)
+
+
+def test_of_a_users_session_nothing_else_is_asked() -> None:
+    client = ann()
+    links = send(client, **EDGE, **{"X-Api-Key": "1"})
+    client.get("/log-out/")
+    assert 404 not in exits(client, links)
+
+
+def test_owners_and_keys_are_the_same_after_a_rotation_of_keys() -> None:
+    """A repeated key is a repeated payment, also on the day of the rotation."""
+    with override_settings(SECRET_KEY="old"):
+        first = Client().post("/pay/", headers={"X-Api-Key": "1", "Idempotency-Key": "k"})
+    with override_settings(SECRET_KEY="new", SECRET_KEY_FALLBACKS=["old"]):
+        again = Client().post("/pay/", headers={"X-Api-Key": "1", "Idempotency-Key": "k"})
+    assert (first.status_code, again.status_code) == (202, 201)
+    assert DispatchRecord.objects.count() == 1
+
+
 def test_who_sent_nothing_is_known_by_the_url() -> None:
     assert 404 not in exits(Client(), send(Client()))
 
@@ -121,7 +165,6 @@ FATES: dict[str, Callable[[User], object]] = {
     "deactivated": lambda account: User.objects.filter(pk=account.pk).update(is_active=False),
     "deleted": lambda account: User.objects.filter(pk=account.pk).delete(),
     "banned": banned,
-    "with a new password": with_a_new_password,
 }
 
 
@@ -135,10 +178,14 @@ def test_the_cookie_of_an_account_that_is_gone_opens_nothing(fate: str, logged_o
         client.logout()
         client.cookies["sessionid"] = key
     FATES[fate](User.objects.get(username="ann"))
-    if logged_out and fate == "with a new password":
-        assert client.get(links["self"]).status_code == 200
-    else:
-        assert exits(client, links) == {404}
+    assert exits(client, links) == {404}
+
+
+def test_the_browser_that_changed_its_password_gets_the_answer() -> None:
+    client = ann()
+    links = send(client)
+    with_a_new_password(User.objects.get(username="ann"))
+    assert 404 not in exits(client, links)
 
 
 @override_settings(AUTHENTICATION_BACKENDS=["django.contrib.auth.backends.AllowAllUsersModelBackend"])
@@ -151,11 +198,7 @@ def test_an_account_that_is_not_active_is_an_owner_where_such_may_log_in() -> No
 
 
 def test_a_session_that_logs_in_keeps_what_it_sent_before() -> None:
-    client = Client()
-    session = client.session
-    session["cart"] = [1]
-    session.save()
-    client.cookies["sessionid"] = session.session_key
+    client = with_a_session()
     links = send(client)
     client.force_login(User.objects.create_user("ann"))
     assert 404 not in exits(client, links)
@@ -296,3 +339,35 @@ def test_what_is_somebody_elses_looks_like_what_never_was(
             told.append((answer.status_code, answer.content, sorted(answer.items()), cookies))
         assert told == [told[0]] * 5
         assert told[0][0] == 404
+
+
+def fails_elsewhere(request: HttpRequest) -> str:
+    """As a function that reads what only some middleware sets."""
+    return str(request.headers["X-Tenant"])
+
+
+def test_a_poll_of_which_nobody_knows_the_tenant_finds_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    ownership._log_once.cache_clear()
+    with override_settings(REQUEST_BROKER={**TENANTS, "TENANT": f"{__name__}.fails_elsewhere"}):
+        client = ann()
+        links = send(client, **{"X-Tenant": "a"})
+        assert exits(client, links) == {404}
+        assert 404 not in exits(client, links, **{"X-Tenant": "a"})
+    [logged] = [each for each in caplog.records if each.name == "broker_django.ownership"]
+    assert "fails_elsewhere' of REQUEST_BROKER['TENANT'] has failed: KeyError" in logged.getMessage()
+
+
+def test_a_request_of_which_nobody_knows_the_tenant_is_not_accepted() -> None:
+    with override_settings(REQUEST_BROKER={**TENANTS, "TENANT": f"{__name__}.fails_elsewhere"}):
+        refused = ann().post("/pay/")
+        assert (refused.status_code, refused.json()["type"]) == (500, "urn:request-broker:problem:tenant-unknown")
+        with pytest.raises(TenantUnknownError):
+            broker_django.dispatch(RequestFactory().get("/echo/"), queue="bulk")
+    assert not DispatchRecord.objects.exists()
+
+
+def test_users_of_several_sites_are_several_guests() -> None:
+    request, places = RequestFactory().get("/"), ({}, {"tenant": "b"}, {"host": "b.example"})
+    of_user = {holding.guest(request, DispatchRecord(user="1", **place)).client for place in places}
+    of_address = {holding.guest(request, DispatchRecord(**place)).client for place in places}
+    assert (len(of_user), len(of_address)) == (3, 1)

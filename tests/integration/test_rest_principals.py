@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from django.contrib.auth.models import Group, User
+from django.contrib.auth.models import AnonymousUser, Group, User
 from django.test import Client
 from django.urls import include, path
 from rest_framework.authentication import BaseAuthentication, SessionAuthentication
@@ -68,16 +68,18 @@ MAKE: dict[str, Callable[[str], Any]] = {
     "row": row,
     "unsaved": lambda name: User(username=name),
     "no key": TokenUser,
+    "nobody": lambda _name: AnonymousUser(),
     "foreign key": KeyedUser,
     "other model": group,
 }
 
 
 class Authentication(BaseAuthentication):
+    field = "X-Custom"
     make: Callable[[str], Any]
 
     def authenticate(self, request: Any) -> Any:
-        text = request.headers.get("X-Custom", "")
+        text = request.headers.get(self.field, "")
         if not text:
             return None
         if text not in accepted_now:
@@ -97,6 +99,22 @@ class Whose(APIView):
         user, auth = request.user, request.auth
         name = getattr(user, "username", None) or user.name
         return Response({"kind": type(user).__name__, "name": name, "auth": auth and [auth.text, auth.claims]})
+
+
+class ByBearer(Whose):
+    class FromField(Authentication):
+        field = "Authorization"
+
+    authentication_classes = [FromField]
+
+
+class Keyed(Whose):
+    """Which an API key without a user may use."""
+
+    permission_classes = []
+
+    def post(self, request: Any) -> Response:
+        return Response({"auth": request.auth.text})
 
 
 class BySetup(Whose):
@@ -180,6 +198,8 @@ VIEWS: dict[str, Any] = {
 }
 urlpatterns = [
     *(path(f"{name}/", queue("bulk")(view)) for name, view in VIEWS.items()),
+    path("bearer/", queue("bulk")(ByBearer.as_view())),
+    path("keyed/", queue("bulk")(Keyed.as_view())),
     path("refusing/", queue("bulk")(Refusing.as_view())),
     path("direct/", Whose.as_view()),
     path("broker/", include("broker_django.urls")),
@@ -277,6 +297,32 @@ def test_an_idempotency_key_is_a_users_own_who_is_no_row(send: Any, kind: str) -
     assert [each.status_code for each in (first, again, other)] == [202, 200, 202]
     assert again.json()["name"] == "ada"
     assert other.json()["id"] != first.json()["id"]
+
+
+@pytest.mark.parametrize("kind", ["row", "unsaved", "no-key", "foreign-key"])
+def test_what_everybody_sends_opens_nothing_of_a_user_who_is_known_by_something_else(send: Any, kind: str) -> None:
+    edge = {"Authorization": "Basic ZWRnZTplZGdl"}
+    accepted = send("whose", f"{kind}:ada", **edge)
+    url = accepted.json()["links"]["self"]
+    assert Client().get(url, headers=edge).status_code == 404
+    assert Client().get(url, headers={**edge, "X-Custom": f"{kind}:ada"}).status_code == 200
+
+
+def test_a_user_who_is_no_row_is_active_if_the_view_says_so() -> None:
+    accepted_now.add("no-key:ada")
+    accepted = Client().post("/bearer/", headers={"Authorization": "no-key:ada"})
+    url = accepted.json()["links"]["self"]
+    assert Client().get(url, headers={"Authorization": "no-key:ada"}).status_code == 200
+    accepted_now.clear()
+    assert Client().get(url, headers={"Authorization": "no-key:ada"}).status_code == 404
+
+
+def test_an_api_key_without_a_user_is_an_owner(send: Any) -> None:
+    accepted, other = send("keyed", "nobody:ada"), "nobody:bob"
+    accepted_now.add(other)
+    url = accepted.json()["links"]["self"]
+    assert [Client().get(url, headers=asked).status_code for asked in ({}, {"X-Custom": other})] == [404, 404]
+    assert Client().get(url, headers={"X-Custom": "nobody:ada"}).status_code == 200
 
 
 def test_a_refusal_at_the_door_is_the_views_own(send: Any) -> None:

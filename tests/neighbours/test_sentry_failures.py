@@ -19,6 +19,7 @@ from broker_core.message import RequestMessage  # noqa: E402
 from broker_django import delivery, ledger, sentry  # noqa: E402
 from broker_django.conf import conf  # noqa: E402
 from broker_django.models import DispatchRecord  # noqa: E402
+from tests.integration.test_revocation import begin, held, nothing_revoked  # noqa: E402, F401 - a fixture for all
 from workers import error_reports, former_queues, tasks, unreadable  # noqa: E402
 from workers.reaper import Reaper  # noqa: E402
 
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 pytestmark = pytest.mark.django_db
+
+NOTIFICATIONS = "broker_django.notifications"
+"""The logger that warns of a Redis that is away, as it is here."""
 
 TOKEN = f"{uuid.uuid4().hex}-1abcde.{'s' * 43}"
 
@@ -36,14 +40,16 @@ class Nowhere(Transport):
 
 
 @pytest.fixture
-def sent() -> Iterator[list[dict[str, Any]]]:
+def sent(request: pytest.FixtureRequest) -> Iterator[list[dict[str, Any]]]:
     """The events as the project's own `before_send` sees them."""
     events: list[dict[str, Any]] = []
 
     def keep(event: Any, _hint: Any) -> None:
         events.append(event)
 
-    options = {"default_integrations": False, "integrations": [LoggingIntegration()], "transport": Nowhere}
+    level = getattr(request, "param", logging.ERROR)
+    logs = LoggingIntegration(event_level=level)
+    options = {"default_integrations": False, "integrations": [logs], "transport": Nowhere}
     client = sentry_sdk.Client("https://key@127.0.0.1/1", before_send=keep, traces_sample_rate=1.0, **options)
     with sentry_sdk.isolation_scope() as scope:
         scope.set_client(client)
@@ -116,12 +122,21 @@ def lapsed_lease() -> DispatchRecord:
     return record
 
 
-@pytest.mark.parametrize("end", [runs_spent, former_queue, no_key, no_key_and_no_attempt, lapsed_lease])
+def lost_process() -> DispatchRecord:
+    record = accepted(attempts=conf.queues["bulk"].starts - 1)
+    request = held(record)
+    begin(record, request)
+    request._tell(request._lost)
+    return record
+
+
+@pytest.mark.parametrize("sent", [logging.ERROR, logging.WARNING], indirect=True, ids=["errors", "warnings"])
+@pytest.mark.parametrize("end", [runs_spent, former_queue, no_key, no_key_and_no_attempt, lapsed_lease, lost_process])
 def test_it_is_one_event(sent: list[dict[str, Any]], end: Callable[[], DispatchRecord]) -> None:
     record = end()
     record.refresh_from_db()
     assert record.state == "failed"
-    [event] = sent
+    [event] = [each for each in sent if each.get("logger") != NOTIFICATIONS]
     assert (event["message"], event["level"]) == (record.error, "error")
     assert event["transaction"] == "/orders/{pk}/"
     assert event["request"]["method"] == "POST"

@@ -104,6 +104,11 @@ def test_tenants_do_not_meet(project: Project, interface: str) -> None:
     assert "were changed" not in worker.logs(), "a tenant's schema is no change of the settings"
 
 
+def test_tenants_below_the_paths_of_one_host_are_to_be_told_apart(start: Callable[..., Project]) -> None:
+    with pytest.raises(AssertionError, match=r"request_broker\.E017"):
+        start("tenants", "check", BY_PATH="1")
+
+
 def test_the_broker_among_the_apps_of_tenants_is_refused(start: Callable[..., Project]) -> None:
     with pytest.raises(AssertionError, match=r"request_broker\.E016"):
         start("tenants", "check", OURS_IN_TENANTS="1")

@@ -384,12 +384,24 @@ def test_e016_knows_tenants_of_several_types():
             assert said(checks.check_tenant_apps) == ids
 
 
-def test_e017_tenants_below_the_paths_of_one_host():
-    with override_settings(MIDDLEWARE=["django_tenants.middleware.subfolder.TenantSubfolderMiddleware"]):
+class Subfolders:
+    """That of django-tenants, as far as it is looked at."""
+
+    __module__ = "django_tenants.middleware.subfolder"
+
+
+class OwnSubfolders(Subfolders):
+    """As a project makes one of it."""
+
+
+@pytest.mark.parametrize("middleware", [Subfolders, OwnSubfolders])
+def test_e017_tenants_below_the_paths_of_one_host(middleware):
+    with override_settings(MIDDLEWARE=[f"{__name__}.{middleware.__name__}"]):
         assert said(checks.check_tenant_paths) == ["E017"]
         with override_settings(REQUEST_BROKER={"TENANT": "tests.site.tenants.of_header"}):
             assert said(checks.check_tenant_paths) == []
-    assert said(checks.check_tenant_paths) == []
+    with override_settings(MIDDLEWARE=["nowhere.Middleware", "django.middleware.csrf.CsrfViewMiddleware"]):
+        assert said(checks.check_tenant_paths) == []
 
 
 def test_w011_sqlite_with_a_transaction_for_each_request(monkeypatch):

@@ -14,6 +14,7 @@ from broker_django.http.codings import GROWTH, fit
 
 TEXT = b"once upon a time " * 100
 NONE, UNKNOWN = (", ".join(f"{coding};q={weight}" for coding in ("gzip", "x-gzip", "deflate")) for weight in ("0", "x"))
+RAW = zlib.compress(TEXT, wbits=-zlib.MAX_WBITS)
 CODED = {"gzip": gzip.compress(TEXT, mtime=0), "x-gzip": gzip.compress(TEXT, mtime=0), "deflate": zlib.compress(TEXT)}
 
 
@@ -35,12 +36,30 @@ def test_who_accepts_the_coding_gets_it_as_stored(accepts):
 
 
 @pytest.mark.parametrize("coding", CODED)
-@pytest.mark.parametrize("accepts", [None, "", "identity", "br", NONE, "*;q=0", UNKNOWN])
+@pytest.mark.parametrize("accepts", [None, "", "identity", "br", NONE, "*;q=0, identity;q=0.1", UNKNOWN])
 def test_who_does_not_gets_it_decoded(accepts, coding):
     response = fitted(accepts, coding, ETag='"1"')
     assert response.content == TEXT
     assert "Content-Encoding" not in response
     assert (response["Content-Length"], response["ETag"]) == (str(len(TEXT)), 'W/"1"')
+
+
+@pytest.mark.parametrize("accepts", ["identity;q=0", "br, identity;q=0.0", "*;q=0", "gzip;q=0, *;q=0"])
+def test_who_accepts_neither_the_coding_nor_none_gets_nothing(accepts):
+    with pytest.raises(NotAcceptableError):
+        fitted(accepts)
+
+
+def test_the_digests_of_what_was_stored_are_not_those_of_what_is_decoded():
+    digests = dict.fromkeys(("Content-Digest", "Repr-Digest", "Digest", "Content-MD5"), "sha-256=:?:")
+    assert digests.items() <= dict(fitted("gzip", **digests).items()).items()
+    assert not digests.keys() & fitted("identity", **digests).headers.keys()
+
+
+def test_deflate_without_its_header_is_decoded():
+    """As some senders understand it."""
+    assert fitted("identity", "deflate", RAW).content == TEXT
+    assert fitted("identity", "deflate, gzip", gzip.compress(RAW)).content == TEXT
 
 
 def test_who_says_nothing_gets_what_is_coded_for_everybody():
@@ -71,8 +90,21 @@ def test_a_response_that_would_become_too_long_is_not_acceptable():
     assert len(fitted("identity", content=gzip.compress(b"0" * 100 * GROWTH), limit=100).content) == 100 * GROWTH
 
 
-def test_a_response_without_a_body_or_a_coding_is_left_alone():
-    assert fitted("identity", content=b"").content == b""
-    plain = HttpResponse(b"plain")
-    fit(RequestFactory().get("/"), plain, 10)
-    assert "Vary" not in plain
+def test_a_response_without_a_body_does_not_say_how_long_it_would_be():
+    response = fitted("identity", content=b"", **{"Content-Length": "42"})
+    assert response.content == b""
+    assert not {"Content-Length", "Content-Encoding"} & response.headers.keys()
+    assert fitted("gzip", content=b"", **{"Content-Length": "42"})["Content-Length"] == "42"
+
+
+def test_identity_is_no_coding():
+    assert fitted("identity", "identity, gzip", CODED["gzip"]).content == TEXT
+    assert fitted("identity;q=0, gzip", "gzip, identity", CODED["gzip"]).content == CODED["gzip"]
+
+
+@pytest.mark.parametrize("coding", [None, "identity", ""])
+def test_a_response_without_a_coding_is_left_alone(coding):
+    plain = HttpResponse(b"plain", headers={"Digest": "?"} if coding is None else {"Content-Encoding": coding})
+    before = dict(plain.items())
+    fit(RequestFactory().get("/", headers={"accept-encoding": "br"}), plain, 10)
+    assert (plain.content, dict(plain.items())) == (b"plain", before)

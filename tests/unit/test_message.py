@@ -27,6 +27,8 @@ REQUESTS = st.builds(
     route=TEXT,
     view=TEXT,
     accepted_at=st.floats(0, 4e9),
+    tenant=TEXT,
+    principal=st.none() | st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=3),
 )
 RESPONSES = st.builds(
     ResponseMessage,
@@ -102,25 +104,27 @@ def test_any_head_of_json_is_a_message_or_refused(head):
         b"\xff\xfe",
         b"[" * 100_000,
         b"[" + b"1" * 10_000 + b",2,3,4]",
-        b'["wsgi","http","checked","","","",null,null,0,{"A":1}]',
-        b'["wsgi","http","checked","","","",null,null,0,["A"]]',
-        b'["wsgi","http","checked","","","",7,null,0,{}]',
-        b'["wsgi","http","checked","","","",null,7,0,{}]',
-        b'["wsgi",null,"checked","","","",null,null,0,{}]',
-        b'["smtp","http","checked","","","",null,null,0,{}]',
-        b'[["wsgi"],"http","checked","","","",null,null,0,{}]',
-        b'["wsgi","http",true,"","","",null,null,0,{}]',
-        b'["wsgi","http",["waived"],"","","",null,null,0,{}]',
-        b'["wsgi","http","checked",null,"","",null,null,0,{}]',
-        b'["wsgi","http","checked","",1,"",null,null,0,{}]',
-        b'["wsgi","http","checked","","",[],null,null,0,{}]',
-        b'["wsgi","http","checked","","","",null,null,"0",{}]',
-        b'["wsgi","http","checked","","","",null,null,true,{}]',
-        b'["wsgi","http","checked","","","",null,null,-1,{}]',
-        b'["wsgi","http","checked","","","",null,null,NaN,{}]',
-        b'["wsgi","http","checked","","","",null,null,1e300,{}]',
+        b'["wsgi","http","checked","","","","",null,null,null,0,{"A":1}]',
+        b'["wsgi","http","checked","","","","",null,null,null,0,["A"]]',
+        b'["wsgi","http","checked","","","","",7,null,null,0,{}]',
+        b'["wsgi","http","checked","","","","",null,7,null,0,{}]',
+        b'["wsgi",null,"checked","","","","",null,null,null,0,{}]',
+        b'["smtp","http","checked","","","","",null,null,null,0,{}]',
+        b'[["wsgi"],"http","checked","","","","",null,null,null,0,{}]',
+        b'["wsgi","http",true,"","","","",null,null,null,0,{}]',
+        b'["wsgi","http",["waived"],"","","","",null,null,null,0,{}]',
+        b'["wsgi","http","checked",null,"","","",null,null,null,0,{}]',
+        b'["wsgi","http","checked","",1,"","",null,null,null,0,{}]',
+        b'["wsgi","http","checked","","",[],"",null,null,null,0,{}]',
+        b'["wsgi","http","checked","","","","",null,null,null,"0",{}]',
+        b'["wsgi","http","checked","","","","",null,null,null,true,{}]',
+        b'["wsgi","http","checked","","","","",null,null,null,-1,{}]',
+        b'["wsgi","http","checked","","","","",null,null,null,NaN,{}]',
+        b'["wsgi","http","checked","","","","",null,null,null,1e300,{}]',
+        b'["wsgi","http","checked","","","",7,null,null,null,0,{}]',
+        b'["wsgi","http","checked","","","",null,null,0,{}]',
         b'["wsgi","http",null]',
-        b"[" + b"1" * 10_000 + b",2,3,4,5,6,7,8,9,10]",
+        b"[" + b"1" * 10_000 + b",2,3,4,5,6,7,8,9,10,11,12]",
     ],
 )
 def test_a_malformed_request_is_refused(head):
@@ -157,18 +161,27 @@ def test_another_version_is_refused(kind, version):
 
 
 @given(REQUESTS)
-def test_a_request_of_the_previous_release_is_decoded(message):
+def test_a_request_of_version_1_is_decoded(message):
     """Without what it did not have yet."""
     head = [message.protocol, message.scheme, message.user, message.view_user, message.csrf, message.environ]
     decoded = RequestMessage.decode(packed(json.dumps(head).encode(), message.body, version=1))
-    assert decoded == replace(message, path="", route="", view="", accepted_at=0.0)
+    assert decoded == replace(message, path="", route="", view="", accepted_at=0.0, tenant="", principal=None)
+    assert RequestMessage.decode(decoded.encode()) == decoded
+
+
+@given(REQUESTS)
+def test_a_request_of_version_2_is_decoded(message):
+    texts = [message.protocol, message.scheme, message.csrf, message.path, message.route, message.view]
+    head = [*texts, message.user, message.view_user, message.accepted_at, message.environ]
+    decoded = RequestMessage.decode(packed(json.dumps(head).encode(), message.body, version=2))
+    assert decoded == replace(message, tenant="", principal=None)
     assert RequestMessage.decode(decoded.encode()) == decoded
 
 
 @given(RESPONSES)
-def test_a_response_of_the_previous_release_is_decoded(message):
-    head = [message.status, message.reason, message.headers, message.cookies]
-    assert ResponseMessage.decode(packed(json.dumps(head).encode(), message.body, version=1)) == message
+def test_a_response_of_any_version_is_decoded(message):
+    head = json.dumps([message.status, message.reason, message.headers, message.cookies]).encode()
+    assert {ResponseMessage.decode(packed(head, message.body, version)) for version in VERSIONS} == {message}
 
 
 @pytest.mark.parametrize(
@@ -185,9 +198,25 @@ def test_a_response_of_the_previous_release_is_decoded(message):
         b'["wsgi","http",null,null,"checked",{"A":1}]',
     ],
 )
-def test_a_malformed_request_of_the_previous_release_is_refused(head):
+def test_a_malformed_request_of_version_1_is_refused(head):
     with pytest.raises(MessageError):
         RequestMessage.decode(packed(head, version=1))
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b'["wsgi","http",null,null,"checked",{}]',
+        b'["wsgi","http","checked","","","","",null,null,null,0,{}]',
+        b'["smtp","http","checked","","","",null,null,0,{}]',
+        b'["wsgi","http","checked","","","",7,null,0,{}]',
+        b'["wsgi","http","checked","","","",null,null,"0",{}]',
+        b'["wsgi","http","checked","","","",null,null,0,{"A":1}]',
+    ],
+)
+def test_a_malformed_request_of_version_2_is_refused(head):
+    with pytest.raises(MessageError):
+        RequestMessage.decode(packed(head, version=2))
 
 
 def test_what_is_written_can_be_read():

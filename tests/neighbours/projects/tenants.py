@@ -9,11 +9,16 @@ from django.db import connection
 from django.http import HttpResponse, JsonResponse
 from django.urls import include, path
 from django.views.decorators.csrf import csrf_exempt
+from django_tenants.middleware.subfolder import TenantSubfolderMiddleware
 
 from tests.neighbours.shop.models import Order
 
 if TYPE_CHECKING:
     from django.http import HttpRequest
+
+
+class BelowPaths(TenantSubfolderMiddleware):
+    """As projects make one, to have something of their own in it."""
 
 
 def tenant_of(request: HttpRequest) -> str:

@@ -8,6 +8,8 @@ SHARED = ["django_tenants", "tests.neighbours.customers", "django.contrib.conten
 
 SHARED_APPS = SHARED if "OURS_IN_TENANTS" in os.environ else [*SHARED, *OURS]
 TENANT_APPS = [*OF_TENANTS, *OURS] if "OURS_IN_TENANTS" in os.environ else OF_TENANTS
+BY_PATH = "tests.neighbours.projects.tenants.BelowPaths"
+FINDS_TENANTS = BY_PATH if "BY_PATH" in os.environ else "django_tenants.middleware.main.TenantMainMiddleware"
 
 SETTINGS = {
     "SHARED_APPS": SHARED_APPS,
@@ -17,10 +19,10 @@ SETTINGS = {
     "TENANT_DOMAIN_MODEL": "customers.Domain",
     "DATABASE_ROUTERS": ["django_tenants.routers.TenantSyncRouter"],
     "DATABASES": {"default": {**database(os.environ), "ENGINE": "django_tenants.postgresql_backend"}},
-    "MIDDLEWARE": ["django_tenants.middleware.main.TenantMainMiddleware", *MIDDLEWARE],
+    "MIDDLEWARE": [FINDS_TENANTS, *MIDDLEWARE],
     "REQUEST_BROKER": {
         "RULES": [{"when": '"x-queue" in request.headers', "queue": "bulk"}],
         "PREFIX": os.environ["PREFIX"],
-        "TENANT": "tests.neighbours.projects.tenants.tenant_of",
+        "TENANT": None if "BY_PATH" in os.environ else "tests.neighbours.projects.tenants.tenant_of",
     },
 }
