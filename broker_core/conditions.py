@@ -93,7 +93,7 @@ _GROWING = re.compile(r"\{|[^\w)\]\s]\s*\[")
 _SUMS = re.compile(r"\+[^+]*\+")
 _READ = re.compile(r"(\bin\s+)?\b((?:request|user|now)\b(?:\s*\.\s*\w+)*)(?:\s*\[\s*([A-Za-z_]\w*)\s*\])?")
 """What is read of a request; the first group is there if it is asked what is in it, the third has the index."""
-_MATCHES = re.compile(r"\bmatches\s*\(")
+_COSTLY = re.compile(r"\b(matches|bytes)\s*\(")
 _POSITION = re.compile(r"<input>:\d+:(\d+): (?:Syntax error: )?([^\n]*)")
 _EXPECTING = re.compile(r" expecting \{.*\}$")  # every token that the grammar has there
 
@@ -271,9 +271,9 @@ def _require_small_steps(bare: str, macro: re.Match[str], begin: int, end: int) 
         if not whole[1]:
             reason = f"a comprehension may ask what is in {whole[2]}, and not take all of it"
             raise InvalidConditionError(reason, whole.start(2) + 1)
-    if pattern := _MATCHES.search(bare, begin, end):
-        reason = "a comprehension may not ask matches, whose pattern is compiled for each element"
-        raise InvalidConditionError(reason, pattern.start() + 1)
+    if costly := _COSTLY.search(bare, begin, end):
+        why = "compiles its pattern" if costly[1] == "matches" else "copies a text"
+        raise InvalidConditionError(f"a comprehension may not call {costly[1]}, which {why}", costly.start() + 1)
     if sums := _SUMS.search(bare, begin, end):
         raise InvalidConditionError("a comprehension may have one sum: each copies its texts", sums.end())
     if macro[1] == "map":

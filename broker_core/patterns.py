@@ -17,10 +17,9 @@ SHARE = 20
 
 Together they then take up to about 500 kB and 3 ms: 10 of `\\w` or `\\pL`, 100 of `\\d`, or 7,000 of `[a-z]`.
 """
-MOST = 20
-"""So many patterns may a condition have."""
+TOO_LARGE = "it is too large"
 
-_CALL = re.compile(r"\bmatches\s*(\()")
+_CALL = re.compile(r"\bmatches\s*\(")
 _REASON = re.compile(r"regex parse error:.*\nerror: (.+?)\. Check function arguments", re.DOTALL)
 _MATCHES = cel.compile("text.matches(pattern)")
 
@@ -28,15 +27,17 @@ _MATCHES = cel.compile("text.matches(pattern)")
 def require_small_patterns(text: str, bare: str) -> None:
     """`bare` is the text with spaces for its strings and comments. Raises InvalidConditionError."""
     patterns = list(_patterns(text, bare))
-    if len(patterns) > MOST:
-        raise InvalidConditionError(f"a condition may ask matches {MOST} times", patterns[MOST][1])
     for pattern, column in patterns:
         if reason := _refusal(pattern):
             raise InvalidConditionError(f"the pattern of matches cannot be used: {reason}", column)
-        # What is behind a comment of a verbose pattern is read only in the next line.
-        if _refusal(f"(?:{pattern}\n){{{SHARE * len(patterns)}}}"):
-            reason = r"patterns of matches are too large: use fewer, count less, or [A-Za-z] and [0-9] for \w and \d"
-            raise InvalidConditionError(reason, column)
+    if not patterns:
+        return
+    # What is behind a comment of a verbose pattern is read only in the next line.
+    together = "".join(f"(?:{pattern}\n)" for pattern, _column in patterns)
+    if reason := _refusal(f"(?:{together}){{{SHARE}}}"):
+        if reason == TOO_LARGE:
+            reason = r"use fewer, count less, or write [A-Za-z] and [0-9] for \w and \d"
+        raise InvalidConditionError(f"the patterns of matches are too large: {reason}", patterns[-1][1])
 
 
 def _patterns(text: str, bare: str) -> Iterator[tuple[str, int]]:
@@ -63,5 +64,5 @@ def _refusal(pattern: str) -> str:
         _MATCHES.execute(cel.Context({"text": "", "pattern": pattern}))
     except RuntimeError as error:
         match = _REASON.search(str(error))
-        return match[1] if match else "it is too large"
+        return match[1] if match else TOO_LARGE
     return ""

@@ -34,7 +34,7 @@ from django.utils.module_loading import import_string
 from broker_core.errors import ConfigurationError
 from broker_core.policies import Mode, QueuePolicy
 from broker_core.redaction import redacted
-from broker_django import database
+from broker_django import database, ownership
 from broker_django.celery_app import REDIS_SCHEMES, broker_urls, filled_in, get_app, project_app, schemes
 from broker_django.conf import DEFAULTS, conf
 from broker_django.decorators import annotation_of
@@ -218,7 +218,10 @@ MOST_OF_NAMES = 180
 
 
 def _is_credential(name: object) -> bool:
-    return isinstance(name, str) and re.fullmatch(r"(cookie:)?[A-Za-z0-9-]+|cookie:[\w.-]+", name) is not None
+    """A header field of that name would be taken for the session cookie."""
+    if not isinstance(name, str) or name.lower() == ownership.SESSION:
+        return False
+    return re.fullmatch(r"(cookie:)?[A-Za-z0-9-]+|cookie:[\w.-]+", name) is not None
 
 
 @register("request_broker")

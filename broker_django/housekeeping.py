@@ -133,7 +133,8 @@ def _has_relations() -> bool:
 def sweep(now: datetime | None = None) -> int:
     """Delete the files of large requests that no dispatch has, where the storage lists its files: how many.
 
-    Those of another installation in the same storage were sealed with a key that is not known here, and stay.
+    Those of another installation in the same storage stay: they are named for another database, or were sealed with a
+    key that is not known here. So do empty ones, which are not known to be of anybody.
 
     A process that ends in between leaves them behind. Raises StorageError.
     """

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import uuid
 from typing import TYPE_CHECKING
 
 from django.core.files.base import ContentFile
 from django.core.files.storage import storages
-from django.db import transaction
+from django.db import connections, transaction
 
 from broker_core.envelope import key_id
 from broker_core.errors import StorageError, StoredRequestError
@@ -40,6 +41,14 @@ def directory() -> str:
     return conf.prefix.replace(":", "/") + DIRECTORY
 
 
+def _ledger() -> str:
+    """What ends the names of files: which ledger has their dispatches, as far as the settings of its database say."""
+    settings = connections[database.alias()].settings_dict
+    told = [settings[name] for name in ("ENGINE", "HOST", "PORT", "NAME")]
+    told += [settings["OPTIONS"].get(name, "") for name in ("service", "read_default_file")]
+    return "." + hashlib.sha256(repr([conf.prefix, *map(str, told)]).encode()).hexdigest()[:12]
+
+
 @contextlib.contextmanager
 def set_aside(record: DispatchRecord) -> Iterator[None]:
     """Move a sealed request that is too large for a message into a file. Where the block raises, the file goes again.
@@ -61,7 +70,7 @@ def set_aside(record: DispatchRecord) -> Iterator[None]:
 def save(dispatch_id: uuid.UUID, sealed: bytes) -> str:
     """The name of the file in the storage. Raises StorageError."""
     longest = DispatchRecord._meta.get_field("sealed_file").max_length
-    name = f"{directory()}/{dispatch_id}"
+    name = f"{directory()}/{dispatch_id}{_ledger()}"
     try:
         return _storage().save(name, ContentFile(sealed), max_length=longest)
     except Exception as error:
@@ -92,7 +101,7 @@ def _is_missing(name: str, error: Exception) -> bool:
 
 
 def is_ours(name: str) -> bool:
-    """Whether a file was sealed with a key of this installation, or is empty. Raises StorageError."""
+    """Whether a file was sealed with a key of this installation. Raises StorageError."""
     try:
         with _storage().open(name) as file:
             head = file.read(HEAD)
@@ -100,7 +109,7 @@ def is_ours(name: str) -> bool:
         if _is_missing(name, error):
             return False
         raise StorageError(f"the stored request body cannot be read: {type(error).__name__}") from error
-    return not head or key_id(head) in conf.keyring.key_ids
+    return key_id(head) in conf.keyring.key_ids
 
 
 def delete(names: Collection[str]) -> None:
@@ -118,14 +127,15 @@ def delete_on_commit(names: Collection[str]) -> None:
 
 
 def older_than(moment: datetime) -> dict[str, uuid.UUID]:
-    """The files of the broker that were written before, each with the id of its dispatch.
+    """The files of this ledger that were written before, each with the id of its dispatch.
 
     Raises StorageError where the storage does not answer, and NotImplementedError where it cannot list its files.
     """
     storage = _storage()
     try:
-        place = directory()
-        named = {f"{place}/{name}": _dispatch_id(name) for name in storage.listdir(place)[1]}
+        place, ledger = directory(), _ledger()
+        names = (name for name in storage.listdir(place)[1] if name.endswith(ledger))
+        named = {f"{place}/{name}": _dispatch_id(name) for name in names}
         return {name: key for name, key in named.items() if key and storage.get_modified_time(name) < moment}
     except FileNotFoundError:
         return {}

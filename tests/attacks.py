@@ -27,6 +27,7 @@ from django.contrib.auth.models import Permission, User  # noqa: E402
 from django.core.files.storage import InMemoryStorage  # noqa: E402
 from django.core.files.uploadedfile import SimpleUploadedFile  # noqa: E402
 from django.core.management import call_command  # noqa: E402
+from django.db import connection  # noqa: E402
 from django.test import Client, override_settings  # noqa: E402
 from django.test.utils import get_runner  # noqa: E402
 from django.utils import timezone  # noqa: E402
@@ -279,10 +280,12 @@ def _() -> bool:
     storage = InMemoryStorage()
     with patch.object(sealed_storage, "_storage", lambda: storage):
         theirs = sealed_storage.save(uuid.uuid4(), Keyring(["theirs"]).seal(b"a request", b""))
+        with patch.dict(connection.settings_dict, HOST="staging"):
+            copied = sealed_storage.save(uuid.uuid4(), conf.keyring.seal(b"a request", b""))
         ours = sealed_storage.save(uuid.uuid4(), conf.keyring.seal(b"a request", b""))
         housekeeping.sweep(timezone.now() + timedelta(days=2))
         assert not storage.exists(ours), "nothing was swept"
-        return not storage.exists(theirs)
+        return not (storage.exists(theirs) and storage.exists(copied))
 
 
 @attack("end the process, or keep it busy, by a condition")

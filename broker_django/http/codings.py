@@ -11,6 +11,8 @@ from django.utils.http import parse_header_parameters
 from broker_core.errors import NotAcceptableError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from django.http import HttpRequest
     from django.http.response import HttpResponseBase
 
@@ -22,6 +24,9 @@ DIGESTS = ("Content-Digest", "Repr-Digest", "Digest", "Content-MD5")
 
 CODED_FOR = "request_broker_coded_for"
 """The attribute of a stored response with the Accept-Encoding field of the request that it was coded for."""
+PIECE = 16 * 1024
+"""Bytes that are decoded at once."""
+MOST_MEMBERS = 1_000
 
 _WINDOW = {"gzip": zlib.MAX_WBITS | 16, "x-gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
 
@@ -63,19 +68,29 @@ def fit(request: HttpRequest, response: HttpResponseBase, limit: int) -> None:
 def _decoded(content: bytes, coding: str, most: int) -> bytes:
     """A gzip file may have several members, which are one text (RFC 1952, section 2.2), and zeros behind them."""
     parts: list[bytes] = []
+    window, members = _window(content, coding), 1
+    decoder = zlib.decompressobj(window)
     try:
-        while content:
-            decoder = zlib.decompressobj(_window(content, coding))
-            parts.append(decoder.decompress(content, most + 1))
-            most -= len(parts[-1])
-            if most < 0:
-                raise NotAcceptableError(f"the response is too long to be decoded from {coding}")
-            if not decoder.eof:
-                raise NotAcceptableError(f"the response ends in the middle of its {coding}")
-            content = decoder.unused_data.lstrip(b"\0")
+        for piece in _pieces(content):
+            rest = piece
+            while rest := rest.lstrip(b"\0") if decoder.eof else rest:
+                if decoder.eof:
+                    decoder, members = zlib.decompressobj(window), members + 1
+                parts.append(decoder.decompress(rest, most + 1))
+                most -= len(parts[-1])
+                if most < 0 or members > MOST_MEMBERS:
+                    raise NotAcceptableError(f"the response is too long to be decoded from {coding}")
+                rest = decoder.unused_data
     except zlib.error as error:
         raise NotAcceptableError(f"the response cannot be decoded from {coding}") from error
+    if not decoder.eof:
+        raise NotAcceptableError(f"the response ends in the middle of its {coding}")
     return b"".join(parts)
+
+
+def _pieces(content: bytes) -> Iterator[bytes]:
+    """What is behind a member is copied each time: no more than the rest of a piece."""
+    return (content[start : start + PIECE] for start in range(0, len(content), PIECE))
 
 
 def _window(content: bytes, coding: str) -> int:

@@ -11,7 +11,7 @@ import pytest
 from asgiref.sync import async_to_sync
 from django.core.files.base import ContentFile
 from django.core.files.storage import Storage, storages
-from django.db import OperationalError
+from django.db import OperationalError, connection
 from django.test import AsyncClient, Client, override_settings
 from django.utils import timezone
 
@@ -118,7 +118,7 @@ def test_the_row_and_the_message_are_small_and_the_storage_sees_only_ciphertext(
 ) -> None:
     record = accepted(client)
     assert bytes(record.sealed) == b""
-    assert record.sealed_file == f"request_broker/{record.pk}"
+    assert record.sealed_file.startswith(f"request_broker/{record.pk}.")
     argument = delivery.argument(record)
     assert len(argument) < 200
     assert str(record.pk).encode() not in delivery.from_text(argument), "the name is sealed, too"
@@ -286,7 +286,31 @@ def test_orphans_are_swept_a_day_later(client: Client, storage: Storage, not_eag
     assert housekeeping.sweep(now + timedelta(hours=23)) == 0
     assert housekeeping.sweep(now + timedelta(hours=25)) == 2
     assert not storage.exists(orphan) and not storage.exists(twin)
-    assert sorted(files(storage)) == sorted([str(kept.pk), "somebody-elses", elsewhere.rpartition("/")[2]])
+    assert sorted(files(storage)) == sorted(
+        [kept.sealed_file.rpartition("/")[2], "somebody-elses", elsewhere.rpartition("/")[2]]
+    )
+
+
+@pytest.mark.parametrize("other", [{"HOST": "staging"}, {"PORT": "6432"}, {"NAME": "copy"}, {"ENGINE": "x.y"}])
+def test_files_of_another_database_with_the_same_key_stay(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, other: dict[str, str]
+) -> None:
+    sealed = conf.keyring.seal(b"a request", b"")
+    with monkeypatch.context() as elsewhere:
+        for name, value in other.items():
+            elsewhere.setitem(connection.settings_dict, name, value)
+        sealed_storage.save(uuid.uuid4(), sealed)
+    storage.save(f"request_broker/{uuid.uuid4()}", ContentFile(sealed))
+    sealed_storage.save(uuid.uuid4(), b"")
+    assert housekeeping.sweep(timezone.now() + timedelta(hours=25)) == 0
+    assert len(files(storage)) == 3
+
+
+def test_a_file_whose_name_says_nothing_of_a_ledger_is_read(client: Client, storage: Storage, not_eager: None) -> None:
+    record = accepted(client)
+    former = storage.save(f"request_broker/{record.pk}", ContentFile(sealed_storage.read(record.sealed_file)))
+    DispatchRecord.objects.update(sealed_file=former)
+    assert replay(record).state == "succeeded"
 
 
 def test_where_nothing_was_ever_stored_there_is_nothing_to_sweep(storage: Storage) -> None:

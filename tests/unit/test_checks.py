@@ -326,6 +326,8 @@ def test_w007_a_storage_without_a_place(tmp_path):
         ({"CREDENTIALS": ["X-Key"], "TENANT": "tests.site.tenants.of_header"}, []),
         ({"CREDENTIALS": []}, []),
         ({"CREDENTIALS": ["X-Key", "cookie:access_token"]}, []),
+        ({"CREDENTIALS": ["cookie:session"]}, []),
+        ({"CREDENTIALS": ["X-Key", "Session"]}, ["E014"]),
         ({"CREDENTIALS": ["cookie:"]}, ["E014"]),
         ({"CREDENTIALS": ["cookie:a+b"]}, ["E014"]),
         ({"CREDENTIALS": [f"X-Key-{number:02}" for number in range(30)]}, ["E014"]),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import random
+import time
 import zlib
 
 import pytest
@@ -10,7 +12,8 @@ from django.http import HttpResponse
 from django.test import RequestFactory
 
 from broker_core.errors import NotAcceptableError
-from broker_django.http.codings import GROWTH, fit
+from broker_django.http import codings
+from broker_django.http.codings import GROWTH, MOST_MEMBERS, PIECE, fit
 
 TEXT = b"once upon a time " * 100
 NONE, UNKNOWN = (", ".join(f"{coding};q={weight}" for coding in ("gzip", "x-gzip", "deflate")) for weight in ("0", "x"))
@@ -73,6 +76,26 @@ def test_members_and_codings_in_a_row_are_decoded():
     twice = gzip.compress(zlib.compress(TEXT))
     assert fitted("gzip", "deflate, gzip", twice).content == TEXT
     assert fitted("gzip, deflate", "deflate, gzip", twice).content == twice
+
+
+@pytest.mark.parametrize("size", [1, 7, 17, PIECE])
+def test_members_end_anywhere(monkeypatch, size):
+    monkeypatch.setattr(codings, "PIECE", size)
+    members = CODED["gzip"] + b"\0" * 20 + gzip.compress(b"") + CODED["gzip"] + b"\0" * 3
+    assert fitted("identity", content=members).content == TEXT * 2
+    for cut in (1, len(CODED["gzip"]) - 1, len(members) - 5):
+        with pytest.raises(NotAcceptableError):
+            fitted("identity", content=members[:cut])
+
+
+def test_so_many_members_take_no_long_time():
+    large = random.Random(7).randbytes(8_000_000)
+    coded = gzip.compress(b"") * (MOST_MEMBERS - 1) + gzip.compress(large, 0)
+    began = time.process_time()
+    assert fitted("identity", content=coded, limit=len(large)).content == large
+    assert time.process_time() - began < 1
+    with pytest.raises(NotAcceptableError):
+        fitted("identity", content=gzip.compress(b"") * (MOST_MEMBERS + 1))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from datetime import UTC, datetime
 
 import pytest
@@ -150,8 +151,9 @@ def test_what_follows_a_string_or_a_comment_is_read(text):
         (r"'a'.matches(r'\w{20}')", "large", 13),
         (r"'a'.matches('" + r"\\pL" * 20 + "')", "large", 13),
         ("'a'.matches('" + "(" * 100 + "a" + ")" * 100 + "{99999}')", "large", 13),
-        ("'a'.matches('a')||" * 20 + "'a'.matches('a')", "20 times", 373),
-        (r"'a'.matches('\\w{6}') || 'a'.matches('\\w{6}')", "large", 13),
+        (r"'a'.matches('\\w{6}') || 'a'.matches('\\w{6}')", "large", 38),
+        ("'a'.matches('(?P<n>a)') || 'a'.matches('(?P<n>a)')", "duplicate capture group", 40),
+        ("[1].all(x, string(bytes(request.path)) != '')", "bytes", 19),
         ("true &&", "mismatched input", 8),
         ("a" * (MAX_LENGTH + 1), f"at most {MAX_LENGTH}", 0),
         ("\ud800", "surrogates", 0),
@@ -185,6 +187,20 @@ def test_depth_never_ends_the_process(text):
         holds(text)
 
 
+PIECES = r"( ) [ ] { } \ | * + ? . ^ $ # a 1 , - \w \pL (?i) (?x) (?P<n> {9} {999}"
+PATTERNS = st.lists(st.sampled_from([*PIECES.split(), " ", "\n"])).map("".join)
+
+
+@given(PATTERNS, PATTERNS)
+def test_any_pattern_is_answered_or_refused(one, other):
+    try:
+        condition = Condition(f"'a'.matches({json.dumps(one)}) || 'b'.matches({json.dumps(other)})")
+    except InvalidConditionError as error:
+        assert error.position in (13, 30 + len(json.dumps(one)))
+        return
+    assert condition.holds(context({})) in (True, False)
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -192,6 +208,7 @@ def test_depth_never_ends_the_process(text):
         r"'/orders/1/'.matches(r'^/orders/\d+/$') && 'A'.matches('(?i)^a$')",
         "'aaaaaaaa-1111'.matches(// a comment\n" + "'" * 3 + "^[0-9a-f]{8}-[0-9]{4}$" + "'" * 3 + ")",
         r"'a)'.matches('(?x) a \\) # a')",
+        "'a'.matches('a') && 'a'.matches('b') == false && 'a'.matches('[ab]') && 'a'.matches('.') && 'a'.matches('')",
         "{'matches': 1}.matches == 1 && [1].exists(x, x == 1) && 'a'.matches('a')",
     ],
 )
