@@ -75,10 +75,13 @@ def owns(request: HttpRequest, record: DispatchRecord) -> bool:
         return _shows_fields(request, record.credential) and (
             _shows_session(request, record.credential) or claims(request, record)
         )
+    may_show = bool(record.credential) and shows_again(request, record.credential) and users.may_act(record.user)
+    if may_show and names_user(request, record.user):
+        return True  # Django would empty a session whose user has a new password, and its browser asks for the answer
     asks = owner_of(getattr(request, "user", None))
     if asks == record.user:
         return users.is_active(request.user)
-    if asks is None and record.credential and shows_again(request, record.credential) and users.may_act(record.user):
+    if asks is None and may_show:
         return True
     return any(
         owner_of(found.user, found.auth) == record.user and _is_active(found)

@@ -348,8 +348,15 @@ def _() -> bool:
     dispatch, said = sent(Client(), "/pay/"), io.StringIO()
     harm = "\x1b]0;pwned\x07\x9b2J\r\n\u202e"
     DispatchRecord.objects.filter(pk=dispatch.id).update(state="failed", path=f"/{harm}", error=harm, route=harm)
-    for arguments in (["list"], ["list", "--groups"]):
-        call_command("broker_dispatches", *arguments, stdout=said, no_color=True)
+    Router.objects.create(code=harm, source="/pay/", action="302", condition=f"'{harm!r}' == request.path")
+    asked = (
+        ["broker_dispatches", "list"],
+        ["broker_dispatches", "list", "--groups"],
+        ["broker_explain", "GET", "/pay/"],
+    )
+    for arguments in asked:
+        call_command(*arguments, stdout=said, no_color=True)
+    Router.objects.all().delete()
     assert dispatch.id in said.getvalue(), "it was not listed"
     return any(letter in said.getvalue() for letter in harm if letter != "\n" and not letter.isprintable())
 

@@ -9,7 +9,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from asgiref.sync import async_to_sync
+from asgiref.sync import async_to_sync, sync_to_async
+from django.contrib.auth.models import User
 from django.core.signing import Signer
 from django.test import AsyncClient, Client, override_settings
 from django.utils import timezone
@@ -175,6 +176,41 @@ def test_a_stream_under_wsgi_is_short(client: Client, waiting: DispatchRecord, s
         body = streamed_by_wsgi(client, waiting)
     assert states(body) == ["queued"]
     assert body.endswith(b"\n\nretry: 1000\n\n")
+
+
+def deactivate_and_finish(record: DispatchRecord) -> None:
+    User.objects.update(is_active=False)
+    DispatchRecord.objects.filter(pk=record.pk).update(state="succeeded", finished_at=timezone.now())
+
+
+@pytest.mark.django_db(transaction=True)
+@override_settings(REQUEST_BROKER={"MAX_WAIT": 20})
+def test_a_stream_tells_nothing_more_to_an_account_that_was_closed(
+    client: Client, async_client: AsyncClient, waiting: DispatchRecord
+) -> None:
+    ann = User.objects.create_user("ann")
+    DispatchRecord.objects.update(user=str(ann.pk))
+    client.force_login(ann)
+    async_client.cookies = client.cookies
+
+    async def told_by_asgi() -> list[bytes]:
+        response: Any = await async_client.get(path_of(waiting, "events/"))
+        told = response.streaming_content
+        first = await anext(told)
+        await sync_to_async(deactivate_and_finish)(waiting)
+        return [first, *[each async for each in told]]
+
+    def told_by_wsgi() -> list[bytes]:
+        response: Any = client.get(path_of(waiting, "events/"))
+        told = iter(response.streaming_content)
+        first = next(told)
+        deactivate_and_finish(waiting)
+        return [first, *told]
+
+    for told in (async_to_sync(told_by_asgi), told_by_wsgi):
+        User.objects.update(is_active=True)
+        DispatchRecord.objects.update(state="queued", finished_at=None)
+        assert states(b"".join(told())) == ["queued"]
 
 
 @pytest.fixture

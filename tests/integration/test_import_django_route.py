@@ -92,3 +92,19 @@ def test_a_dry_run_does_nothing():
 def test_without_the_tables_it_says_so():
     with pytest.raises(CommandError, match="no tables of django-route"):
         run()
+
+
+@pytest.mark.usefixtures("tables")
+def test_rows_send_no_commands_to_the_terminal():
+    harm = "\x1b]0;pwned\x07\x9b2J\u202e"
+    rows = [
+        (7, f"a{harm}", "/x/", 1, "302", "", True, ""),
+        (8, f"b{harm}", "/y/", 1, "302", f"'{harm}' == {harm}", True, ""),
+    ]
+    Router.objects.create(code=f"c{harm}", source="/z/", action="302")
+    rows.append((9, f"c{harm}", "/z/", 1, "302", "", True, ""))
+    with connection.cursor() as cursor:
+        cursor.executemany("INSERT INTO django_route_router VALUES (%s, %s, %s, %s, %s, %s, %s, %s)", rows)
+    told = run()
+    assert {"a", "b", "c"} <= {line[0] for line in told.splitlines()}
+    assert all(letter.isprintable() or letter == "\n" for letter in told)

@@ -307,6 +307,40 @@ def test_a_replay_of_another_tenant_than_at_the_door_does_not_run(monkeypatch: p
     assert "another tenant than 'a'" in record.error
 
 
+def refused_anew() -> Client:
+    """With the session of a password that was changed meanwhile."""
+    client = logged_in("carl")
+    User.objects.filter(username="carl").update(password=client.cookies["sessionid"].value)
+    return client
+
+
+def ended() -> Client:
+    client = bob()
+    client.session.delete()
+    return client
+
+
+@pytest.mark.parametrize("always", [False, True])
+@pytest.mark.parametrize("asks", [Client, bob, ended, refused_anew])
+def test_what_is_somebody_elses_looks_like_what_never_was(
+    asks: Callable[[], Client], settings: Any, always: bool
+) -> None:
+    settings.SESSION_SAVE_EVERY_REQUEST = always
+    of_ann, of_a_key = send(ann()), send(Client(), Authorization="Bearer a")
+    of_another_host, deleted = send(Client(SERVER_NAME="another.testserver")), send(Client())
+    DispatchRecord.objects.latest("accepted_at").delete()
+    never = {name: url.replace(url.split("/tasks/")[1].split("/")[0], "0" * 60) for name, url in of_ann.items()}
+    for name in ("self", "response", "events", "cancel"):
+        method = Client.delete if name == "cancel" else Client.get
+        told = []
+        for links in (of_ann, of_a_key, of_another_host, deleted, never):
+            answer = method(asks(), links[name])
+            cookies = sorted((cookie.key, cookie["max-age"]) for cookie in answer.cookies.values())
+            told.append((answer.status_code, answer.content, sorted(answer.items()), cookies))
+        assert told == [told[0]] * 5
+        assert told[0][0] == 404
+
+
 def fails_elsewhere(request: HttpRequest) -> str:
     """As a function that reads what only some middleware sets."""
     return str(request.headers["X-Tenant"])

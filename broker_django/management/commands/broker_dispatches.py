@@ -9,13 +9,13 @@ from argparse import ArgumentTypeError
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.utils import timezone
 
 from broker_core.dispatches import State
-from broker_core.redaction import printable
 from broker_django import dead_letters, ledger
 from broker_django.conf import conf
+from broker_django.management.terminal import TellingCommand
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
@@ -42,7 +42,7 @@ def _id(text: str) -> uuid.UUID:
         raise ArgumentTypeError(f"{text!r} is no id of a dispatch") from error
 
 
-class Command(BaseCommand):
+class Command(TellingCommand):
     help = (
         "list: dispatches, or with --groups dead letters by their error. "
         "retry: have dead letters, which failed for good or expired, run again under their ids. "
@@ -78,21 +78,17 @@ class Command(BaseCommand):
     def _list(self, rows: QuerySet[DispatchRecord]) -> None:
         for row in rows:
             answered = f" {row.response_status}" if row.response_status else ""
-            self._say(
+            self.say(
                 f"{row.pk}  {row.accepted_at:%Y-%m-%d %H:%M:%S}  {row.state:9}  {row.queue}  "
                 f"{row.method} {row.path}{answered}  attempts {row.attempts}  {row.error}".rstrip()
             )
 
     def _groups(self, letters: QuerySet[DispatchRecord]) -> None:
         for group in dead_letters.by_error(letters):
-            self._say(
+            self.say(
                 f"{group['count']:7}  {group['queue']}  {group['state']}  "
                 f"{group['first']:%Y-%m-%d %H:%M} to {group['last']:%Y-%m-%d %H:%M}  {group['error'] or '(no error)'}"
             )
-
-    def _say(self, line: str) -> None:
-        """A client may have put into its path what a terminal takes for a command."""
-        self.stdout.write(printable(line))
 
     def _act(self, options: dict[str, Any]) -> None:
         chosen = ("ids", "queue", "state", "route", "error", "older_than", "newer_than", "all")
@@ -100,15 +96,15 @@ class Command(BaseCommand):
             raise CommandError("Say which: ids, a filter such as --queue or --error, or --all.")
         letters = _matching(dead_letters.dead_letters(), options)
         if options["dry_run"]:
-            self.stdout.write(f"Dead letters that match: {letters.count()}.")
+            self.say(f"Dead letters that match: {letters.count()}.")
             return
         actor = options["actor"] or f"{_user()}@{socket.gethostname()}"
         if options["action"] == "retry":
             count = dead_letters.run_again(letters, actor)
-            self.stdout.write(f"{count} dispatch{'es run' if count != 1 else ' runs'} again.")
+            self.say(f"{count} dispatch{'es run' if count != 1 else ' runs'} again.")
         else:
             count = dead_letters.discard(letters, actor)
-            self.stdout.write(f"{count} dead letter{'s are' if count != 1 else ' is'} discarded.")
+            self.say(f"{count} dead letter{'s are' if count != 1 else ' is'} discarded.")
         if count < len(set(options["ids"])):
             raise CommandError(f"{len(set(options['ids'])) - count} of these ids are of no dead letter (any more).")
 

@@ -5,22 +5,21 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from django.core.management.base import BaseCommand
-
 from broker_core.redaction import printable
 from broker_django.diagnosis import examine
+from broker_django.management.terminal import TellingCommand
 
 
-class Command(BaseCommand):
+class Command(TellingCommand):
     help = "Examines ledger, message broker, result store, workers and clocks. Exit status 1 when something is wrong."
 
     def handle(self, *_args: Any, **_options: Any) -> None:
         wrong = 0
         for finding in examine():
             mark = self.style.SUCCESS("ok  ") if finding.well else self.style.ERROR("FAIL")
-            self.stdout.write(f"{mark} {printable(f'{finding.subject}: {finding.detail}')}")
+            self.stdout.write(f"{mark} {printable(f'{finding.subject}: {finding.detail}')}")  # the mark has its colour
             if finding.advice:
-                self.stdout.write(f"     {printable(finding.advice)}")
+                self.say(f"     {finding.advice}")
             wrong += not finding.well
         if wrong:
             self.stderr.write(self.style.ERROR(f"{wrong} of the above need attention."))

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from broker_django.explanation import Asked, explain
 from broker_django.forms import TrialForm
+from broker_django.management.terminal import TellingCommand
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
 
 
-class Command(BaseCommand):
+class Command(TellingCommand):
     help = "Tell what would happen to a request, and why. Nothing is run or queued."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -29,12 +30,12 @@ class Command(BaseCommand):
         given = form.cleaned_data
         told = explain(given["method"], given["path"], given["headers"], given["user"])
         for asked in (*told.routers, *told.rules):
-            self.stdout.write(_line(asked))
+            self.say(_line(asked))
         if told.shares:
-            self.stdout.write("  of 1,000 visitors: " + ", ".join(f"{n} to {url}" for url, n in told.shares.items()))
+            self.say("  of 1,000 visitors: " + ", ".join(f"{n} to {url}" for url, n in told.shares.items()))
         if told.view:
-            self.stdout.write(f"view {told.view}" + (f", decorated: {told.decorator}" if told.decorator else ""))
-        self.stdout.write(self.style.SUCCESS(told.outcome))
+            self.say(f"view {told.view}" + (f", decorated: {told.decorator}" if told.decorator else ""))
+        self.say(told.outcome, self.style.SUCCESS)
 
 
 def _line(asked: Asked) -> str:

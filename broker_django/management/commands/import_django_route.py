@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import ValidationError
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.db import connections, transaction
 
 from broker_core.routing import condition_of
 from broker_django.database import alias
+from broker_django.management.terminal import TellingCommand
 from broker_django.models import Destination, Router
 from broker_django.template_conditions import UntranslatableError, to_cel
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 ROUTERS, DESTINATIONS = "django_route_router", "django_route_destination"
 
 
-class Command(BaseCommand):
+class Command(TellingCommand):
     help = (
         "Copies django-route's routers and destinations, with their conditions in CEL. What has no counterpart comes "
         "inactive, with its condition as it was. A router whose code is there already is left alone."
@@ -41,7 +42,7 @@ class Command(BaseCommand):
         with transaction.atomic(using=alias()):
             for row in _rows(database, ROUTERS):
                 if row["code"] in taken:
-                    self.stdout.write(f"{row['code']}: is there already, left alone")
+                    self.say(f"{row['code']}: is there already, left alone")
                 else:
                     self._take(row, destinations.get(row["id"], []))
             transaction.set_rollback(dry_run, using=alias())
@@ -72,9 +73,9 @@ class Command(BaseCommand):
             for each in targets
         )
         if reason:
-            self.stdout.write(self.style.WARNING(f"{router.code}: inactive, {reason}"))
+            self.say(f"{router.code}: inactive, {reason}", self.style.WARNING)
         else:
-            self.stdout.write(f"{router.code}: {len(targets)} destinations, condition {condition}")
+            self.say(f"{router.code}: {len(targets)} destinations, condition {condition}")
 
 
 def _rows(database: str, table: str) -> list[dict[str, Any]]:

@@ -30,6 +30,7 @@ AMBIENT = frozenset(
         "authorization",
         "host",
         "user-agent",
+        "x-api-key",
         "x-forwarded-for",
         "x-forwarded-host",
         "x-forwarded-proto",
