@@ -244,7 +244,7 @@ def _is_found_by_fields(request: HttpRequest, view: View, found: Found | None) -
     if found is None or not users.is_row(found.user):
         return False
     bare = rest.found(ownership.without_credentials(request), view.function, view.args, view.kwargs)
-    return bare is None or user_key(bare.user) != user_key(found.user)
+    return user_key(bare.user) != user_key(found.user)
 
 
 def _record(request: HttpRequest, decision: Decision, found: Found | None, now: datetime) -> DispatchRecord:

@@ -43,12 +43,16 @@ def enter(request: HttpRequest) -> HttpResponse | None:
         replay.entered = True
         pin(request, replay)
         require_actor(replay)
-        if replay.view_user is not None and replay.view_user != replay.user:
+        if replay.view_user not in (None, replay.user) and not told(replay, principals.AGAIN):
             principals.accepted(replay.view_user, told(replay, principals.VIEW_USER))
     except BrokerError as error:
-        replay.refusal = str(error)
-        return problem(error)
+        return _refused(replay, error)
     return None
+
+
+def _refused(replay: Replay, error: BrokerError) -> HttpResponse:
+    replay.refusal = str(error)
+    return problem(error)
 
 
 def may_keep_body(request: HttpRequest) -> bool:
@@ -138,7 +142,10 @@ def reach(request: HttpRequest, view: View, replay: Replay) -> HttpResponse | No
     if conf.TENANT and ownership.tenant_of(request) != replay.tenant:
         return _astray(replay, f"another tenant than {replay.tenant!r}")
     replay.reached = request.broker.reached = True  # type: ignore[attr-defined]
-    pin_view(request, view, replay)
+    try:
+        pin_view(request, view, replay)
+    except BrokerError as error:
+        return _refused(replay, error)
     return None
 
 
@@ -159,16 +166,19 @@ def note_exit(request: HttpRequest, error: BaseException) -> None:
 
 
 def pin_view(request: HttpRequest, view: View, replay: Replay) -> None:
-    """The same for views that authenticate on their own: the user, and what authenticated it."""
+    """The same for views that authenticate on their own: the user, and what authenticated it.
+
+    Raises UserInactiveError.
+    """
     if rest.view_class(view.function) is None:
         return
     known = told(replay, principals.ADMITTED) is not None  # code that dispatches, and older messages, do not say
     replay.admitted = bool(told(replay, principals.ADMITTED)) if known else rest.speaks_first(view.function)
     if replay.admitted:
         request._dont_enforce_csrf_checks = True  # type: ignore[attr-defined] # as its authenticators did at the door
-    frozen = told(replay, principals.VIEW_USER)
-    if replay.view_user is None and frozen is None:
+    if replay.view_user is None and all(told(replay, who) is None for who in (principals.VIEW_USER, principals.GUEST)):
         return
     found = rest.found(request, view.function, view.args, view.kwargs)
-    if found is None or not principals.is_same(found.user, replay.view_user, frozen):
-        rest.pin(request, principals.accepted(replay.view_user, frozen), principals.auth_of(replay.principal or {}))
+    instead = principals.found_as_accepted(found, replay.view_user, replay.principal or {})
+    if instead is not None:
+        rest.pin(request, instead.user, instead.auth)

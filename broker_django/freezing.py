@@ -1,8 +1,9 @@
 """Users and credentials as they were at the door, for a replay that cannot find them again.
 
-They travel inside the sealed message, as JSON: rows by their keys, values as they are, other objects, and rows that
-were never saved, by their class and their attributes. Nothing is pickled. Only what was sealed here is thawed, so
-nobody else can name a class.
+They travel inside the sealed message, as JSON: rows by their keys, values as they are, members of enumerations by
+name, other objects, and rows that were never saved, by their class and their attributes. An object of a class that
+extends a container or a text keeps what is in it. What has a state that cannot be read is refused: two users must not
+be frozen alike. Nothing is pickled. Only what was sealed here is thawed, so nobody else can name a class.
 """
 
 from __future__ import annotations
@@ -10,9 +11,14 @@ from __future__ import annotations
 import base64
 import datetime
 import decimal
+import enum
 import json
+import struct
 import uuid
+from collections import OrderedDict
+from types import FunctionType, GetSetDescriptorType, MappingProxyType, MemberDescriptorType
 from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
 from django.apps import apps
 from django.db import models
@@ -20,7 +26,7 @@ from django.utils.functional import LazyObject
 from django.utils.module_loading import import_string
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 DEPTH = 12
 """How deep objects may hold one another."""
@@ -33,44 +39,66 @@ _TEXTS: dict[str, tuple[type, Callable[[Any], str], Callable[[str], Any]]] = {
     "time": (datetime.time, datetime.time.isoformat, datetime.time.fromisoformat),
     "seconds": (
         datetime.timedelta,
-        lambda value: repr(value.total_seconds()),
+        lambda value: repr(datetime.timedelta.total_seconds(value)),
         lambda text: datetime.timedelta(seconds=float(text)),
     ),
-    "decimal": (decimal.Decimal, str, decimal.Decimal),
+    "decimal": (decimal.Decimal, decimal.Decimal.__str__, decimal.Decimal),
     "uuid": (uuid.UUID, str, uuid.UUID),
     "bytes": (bytes, lambda value: base64.b64encode(value).decode("ascii"), base64.b64decode),
 }
 _SERIES: dict[str, Any] = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
 _NAMES: dict[type, str] = {kind: name for name, (kind, _say, _read) in _TEXTS.items()}
 _NAMES |= {kind: name for name, kind in _SERIES.items()}
+_MAPPINGS: dict[str, Any] = {
+    "dict": dict,
+    "ordered": OrderedDict,
+    "mappingproxy": lambda items: MappingProxyType(dict(items)),
+}
+_NAMES |= {dict: "dict", OrderedDict: "ordered", MappingProxyType: "mappingproxy"}
+_EXACT: dict[type, Callable[[Any], Any]] = {str: str.__str__, int: int.__int__, float: float.__float__}
+"""How to read a value of a subclass, whatever the subclass says."""
+_EXTENDED = (_NAMES.keys() | _EXACT.keys()) - {uuid.UUID}
+"""What a class may extend, and have a state that is not in its attributes."""
 
 
 class NotFrozenError(Exception):
     """The value, or something in it, cannot travel: a connection, a lock, a function, a class of a function."""
 
 
-def freeze(value: Any) -> Any:
-    """What `thaw` makes an equal value of, for JSON. Raises NotFrozenError."""
-    return _Freezer().freeze(value, 0)
+def freeze(value: Any, *, whole_rows: bool = False) -> Any:
+    """What `thaw` makes an equal value of, for JSON; `whole_rows` for rows that may be gone by then.
+
+    Raises NotFrozenError.
+    """
+    return _Freezer(whole_rows=whole_rows).freeze(value, 0)
 
 
 class _Freezer:
-    def __init__(self) -> None:
+    def __init__(self, *, whole_rows: bool) -> None:
         self._left = SIZE
+        self._whole_rows = whole_rows
 
     def freeze(self, value: Any, depth: int) -> Any:
         self._left -= 1
         if depth > DEPTH or self._left < 0:
             raise NotFrozenError("it is too large")
         kind = type(value)
-        if value is None or kind in (bool, int, float, str):
+        if value is None or kind is bool or kind in _EXACT:
             return value
         if kind in _NAMES:
-            name = _NAMES[kind]
-            return [name, _TEXTS[name][1](value) if name in _TEXTS else self._series(value, depth, name)]
-        if kind is dict:
-            return ["dict", [self._series(pair, depth) for pair in value.items()]]
+            return self._as(kind, value, depth)
         return self._object(_evaluated(value), depth)
+
+    def _as(self, kind: Any, value: Any, depth: int) -> Any:
+        """What the value is as one of this kind, which its own class may extend."""
+        if kind in _EXACT:
+            return _EXACT[kind](value)
+        name = _NAMES[kind]
+        if name in _TEXTS:
+            return [name, _TEXTS[name][1](value), *_zone(value)]
+        if name in _MAPPINGS:
+            return [name, [self._series(pair, depth) for pair in kind.items(value)]]
+        return [name, self._series(kind.__iter__(value), depth, name)]
 
     def _series(self, values: Any, depth: int, name: str = "") -> list[Any]:
         """Sets in an order that is the same in each process."""
@@ -80,16 +108,45 @@ class _Freezer:
     def _object(self, value: Any, depth: int) -> Any:
         kind = type(value)
         if isinstance(value, models.Model):
-            return _row(value) if _is_row(value) else ["unsaved", value._meta.label, self._fields(value, depth)]
+            return self._model(value, depth)
         path = f"{kind.__module__}.{kind.__qualname__}"
         if not _is_importable(kind, path):
             raise NotFrozenError(f"{path} cannot be imported by that name")
-        state = {name: self.freeze(each, depth + 1) for name, each in _attributes(value)}
-        return ["object", path, state]
+        if isinstance(value, enum.Enum):
+            return _member(kind, path, value)
+        extended = _extended(kind)
+        frozen: list[Any] = ["object", path, self._state(value, depth)]
+        return frozen if extended is object else [*frozen, self._as(extended, value, depth)]
+
+    def _state(self, value: Any, depth: int) -> Any:
+        """What is in the attributes of an instance; None for one that is its own `__dict__`."""
+        attributes, slots = _dict_of(value), _slots_of(value)
+        if attributes is value:
+            return None
+        if not attributes.keys().isdisjoint(slots) or any(type(name) is not str for name in attributes):
+            raise NotFrozenError(f"the attributes of a {type(value).__name__} have no names of their own")
+        return {name: self.freeze(each, depth + 1) for name, each in (attributes | slots).items()}
+
+    def _model(self, value: models.Model, depth: int) -> Any:
+        if not is_row(value):
+            return ["unsaved", value._meta.label, self._fields(value, depth)]
+        frozen = ["row", value._meta.label, str(value.pk), value._state.db]
+        if not self._whole_rows:
+            return frozen
+        try:
+            return [*frozen, self._fields(value, depth)]
+        except NotFrozenError:
+            return frozen
 
     def _fields(self, value: models.Model, depth: int) -> dict[str, Any]:
         """And whatever else was set on it; not the rows that it has looked up."""
         return {name: self.freeze(each, depth + 1) for name, each in vars(value).items() if name != "_state"}
+
+
+def _zone(value: Any) -> list[str]:
+    """The name of the zone of a moment: its text has an offset only."""
+    zone = value.tzinfo if isinstance(value, datetime.datetime) else None
+    return [zone.key] if type(zone) is ZoneInfo and zone.key else []
 
 
 def _evaluated(value: Any) -> Any:
@@ -99,12 +156,9 @@ def _evaluated(value: Any) -> Any:
     return value
 
 
-def _is_row(value: models.Model) -> bool:
+def is_row(value: Any) -> bool:
+    """Whether a model instance is in its database."""
     return value.pk is not None and not value._state.adding
-
-
-def _row(value: models.Model) -> Any:
-    return ["row", value._meta.label, str(value.pk), value._state.db]
 
 
 def _is_importable(kind: type, path: str) -> bool:
@@ -114,25 +168,74 @@ def _is_importable(kind: type, path: str) -> bool:
         return False
 
 
-def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
-    """Of the instance, and in the slots of its classes. Raises NotFrozenError for what has neither."""
-    state = getattr(value, "__dict__", None)
-    slots = [slot for kind in type(value).__mro__ for slot in _slots(kind)]
-    if state is None and not slots:
-        raise NotFrozenError(f"{type(value).__name__} says nothing of itself")
-    yield from (state or {}).items()
-    for slot in slots:
-        if hasattr(value, slot):
-            yield slot, getattr(value, slot)
+def _member(kind: Any, path: str, value: enum.Enum) -> Any:
+    if kind.__members__.get(value._name_) is value:
+        return ["enum", path, value._name_]
+    if isinstance(value, enum.Flag) and type(value._value_) is int:
+        return ["flag", path, value._value_]
+    raise NotFrozenError(f"{path} has no such member")
 
 
-def _slots(kind: type) -> list[str]:
-    slots = kind.__dict__.get("__slots__", ())
-    return [slots] if isinstance(slots, str) else [slot for slot in slots if slot not in ("__dict__", "__weakref__")]
+def _extended(kind: Any) -> type:
+    """The container, or other value, that a class extends; `object` if it extends none.
+
+    Raises NotFrozenError if its instances have a state beside that and their attributes, as those have that are written
+    in C. They are larger than Python makes them.
+    """
+    each = kind
+    while each is not object and each not in _EXTENDED:
+        if _is_larger(each, each.__base__):
+            raise NotFrozenError(f"a {kind.__name__} has a state that cannot be read")
+        each = each.__base__
+    if each is object and not kind.__dictoffset__ and not any(map(_slots, kind.__mro__)):
+        raise NotFrozenError(f"a {kind.__name__} says nothing of itself")
+    return each  # type: ignore[no-any-return]
+
+
+_WORD = struct.calcsize("P")
+
+
+def _is_larger(kind: Any, base: Any) -> bool:
+    """Whether an instance has more room than one of the base, beside that for its slots, attributes and references."""
+    added = len(_slots(kind)) + sum(
+        getattr(kind, offset) != 0 and getattr(base, offset) == 0 for offset in ("__dictoffset__", "__weakrefoffset__")
+    )
+    room: int = kind.__basicsize__ - base.__basicsize__ - added * _WORD
+    return room > 0 or bool(kind.__itemsize__ != base.__itemsize__)
+
+
+def _dict_of(value: Any) -> Any:
+    """The `__dict__` of an instance, whatever its class says; an empty one if it has none."""
+    found = _descriptor_of_dict(type(value))
+    return {} if found is None else found.__get__(value)
+
+
+def _descriptor_of_dict(kind: type) -> Any:
+    all_of_them = (vars(each).get("__dict__") for each in kind.__mro__)
+    return next((each for each in all_of_them if isinstance(each, GetSetDescriptorType | MemberDescriptorType)), None)
+
+
+def _slots_of(value: Any) -> dict[str, Any]:
+    """What is in the slots of the classes of an instance, by their names, which may be mangled."""
+    found: dict[str, Any] = {}
+    for name, slot in (each for kind in type(value).__mro__ for each in _slots(kind).items()):
+        try:
+            told = slot.__get__(value)
+        except AttributeError:  # not set
+            continue
+        if name in found:
+            raise NotFrozenError(f"a {type(value).__name__} has two slots {name}")
+        found[name] = told
+    return found
+
+
+def _slots(kind: type) -> dict[str, Any]:
+    members = vars(kind).items() if "__slots__" in vars(kind) else ()
+    return {name: each for name, each in members if isinstance(each, MemberDescriptorType)}
 
 
 def thaw(frozen: Any) -> Any:
-    """The value again; a row as it is now, and None for one that is gone.
+    """The value again; a row as it is now. One that is gone is None, or as it was if it is there as a whole.
 
     Raises LookupError, ValueError or TypeError for what this code does not know any more.
     """
@@ -140,15 +243,20 @@ def thaw(frozen: Any) -> Any:
         return frozen
     name, told = frozen[0], frozen[1]
     if name in _TEXTS:
-        return _TEXTS[name][2](told)
+        made = _TEXTS[name][2](told)
+        return made.astimezone(ZoneInfo(frozen[2])) if len(frozen) > 2 else made
     if name in _SERIES:
         return _SERIES[name](thaw(each) for each in told)
-    if name == "dict":
-        return {thaw(key): thaw(each) for key, each in told}
+    if name in _MAPPINGS:
+        return _MAPPINGS[name]((thaw(key), thaw(each)) for key, each in told)
     if name == "row":
-        return apps.get_model(told)._default_manager.using(frozen[3]).filter(pk=frozen[2]).first()
-    kind = apps.get_model(told) if name == "unsaved" else _imported(told)
-    return _made(kind, frozen[2])
+        return _row(*frozen[1:])
+    if name in ("enum", "flag"):
+        kind = _imported(told)
+        return kind[frozen[2]] if name == "enum" else kind(frozen[2])
+    if name == "unsaved":
+        return _with(apps.get_model(told)(), frozen[2])
+    return _made(_imported(told), *frozen[2:])
 
 
 def _imported(path: str) -> Any:
@@ -158,8 +266,53 @@ def _imported(path: str) -> Any:
         raise LookupError(f"{path} is not there any more") from error
 
 
-def _made(kind: Any, state: dict[str, Any]) -> Any:
-    made = kind() if issubclass(kind, models.Model) else kind.__new__(kind)
+def _row(label: str, key: str, database: str, fields: dict[str, Any] | None = None) -> Any:
+    kind: Any = apps.get_model(label)
+    found = kind._default_manager.using(database).filter(pk=key).first()
+    if found is not None or fields is None:
+        return found
+    names = [field.attname for field in kind._meta.concrete_fields if field.attname in fields]
+    return _with(kind.from_db(database, names, [thaw(fields[name]) for name in names]), fields)
+
+
+def _made(kind: Any, state: dict[str, Any] | None, content: Any = None) -> Any:
+    made = _empty(kind) if content is None else _extending(kind, thaw(content))
+    if state is None:
+        _descriptor_of_dict(kind).__set__(made, made)
+        return made
+    return _with(made, state)
+
+
+def _empty(kind: Any) -> Any:
+    """An instance that neither `__init__` nor a `__new__` in Python has seen: they may want arguments."""
+    return object.__new__(kind) if isinstance(kind.__new__, FunctionType) else kind.__new__(kind)
+
+
+def _extending(kind: Any, content: Any) -> Any:
+    """An instance of a class with what is in one of the class that it extends."""
+    extended: Any = type(content)
+    if extended in (datetime.datetime, datetime.date, datetime.time, datetime.timedelta, decimal.Decimal):
+        return extended.__new__(kind, *content.__reduce_ex__(2)[1])
+    if extended not in (list, set, dict, OrderedDict):
+        return extended.__new__(kind, content)
+    made = extended.__new__(kind)
+    if extended is list:
+        list.extend(made, content)
+    elif extended is set:
+        set.update(made, content)
+    else:
+        for key, each in content.items():
+            extended.__setitem__(made, key, each)
+    return made
+
+
+def _with(made: Any, state: dict[str, Any]) -> Any:
+    """The same with these attributes, past what its class makes of setting one."""
+    slots = {name: slot for kind in reversed(type(made).__mro__) for name, slot in _slots(kind).items()}
+    attributes = _dict_of(made)
     for name, each in state.items():
-        object.__setattr__(made, name, thaw(each))
+        if name in slots:
+            slots[name].__set__(made, thaw(each))
+        else:
+            attributes[name] = thaw(each)
     return made

@@ -18,10 +18,9 @@ from django.utils import translation
 from django.utils.module_loading import import_string
 
 from broker_core.errors import ConfigurationError
-from broker_django.expectation import AFTER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
     from django.http import HttpRequest
 
@@ -30,7 +29,7 @@ BROKER = "broker_django.middleware"
 
 
 class Handler(BaseHandler):
-    """With the project's whole middleware and that of replays, but for a cache of the whole site.
+    """With the project's whole middleware, but for a cache of the whole site.
 
     A page from the cache would keep the view from running. And what a replay answers its user, who has no session in it
     if code has named him, would be kept for everybody.
@@ -38,7 +37,7 @@ class Handler(BaseHandler):
 
     def load_middleware(self, is_async: bool = False) -> None:  # noqa: FBT001, FBT002 - Django's signature
         with _loading:
-            _base.settings = _ForReplays()
+            _base.settings = _WithoutSiteCache()
             try:
                 super().load_middleware(is_async=is_async)
             finally:
@@ -67,26 +66,12 @@ _base: Any = base
 _loading = threading.Lock()
 
 
-class _ForReplays:
+class _WithoutSiteCache:
     """The settings, as Django's handler reads them while it loads the middleware."""
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(settings, name)
-        return list(_for_replays(value)) if name == "MIDDLEWARE" else value
-
-
-def _for_replays(paths: Iterable[str]) -> Iterator[str]:
-    for path in paths:
-        if not _is_site_cache(path):
-            yield path
-            yield from _what_follows(path)
-
-
-def _what_follows(path: str) -> list[str]:
-    middleware = import_string(path)
-    kinds = middleware.__mro__ if isinstance(middleware, type) else ()
-    names = (f"{kind.__module__}.{kind.__qualname__}" for kind in kinds)
-    return [AFTER[name] for name in names if name in AFTER]
+        return [path for path in value if not _is_site_cache(path)] if name == "MIDDLEWARE" else value
 
 
 def _is_site_cache(path: str) -> bool:

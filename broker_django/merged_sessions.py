@@ -30,16 +30,27 @@ def merged(session: Any, *, only_changes: bool = False) -> Any:
 
     With `only_changes` it is not saved if nothing in it was changed.
     """
-    store: Any = type(session)
-    late = _merging(store)(session.session_key)
+    late = again(session, session.session_key)
+    store: Any = type(late)
+    late.__class__ = _merging(store)
     late.only_changes = only_changes
     return late
+
+
+def again(session: Any, key: str | None) -> Any:
+    """A session like this under the key, not loaded yet, with whatever its middleware told it."""
+    made = copy.copy(session)
+    for name in ("_session_cache", "_loaded", "ended"):
+        vars(made).pop(name, None)
+    made._session_key, made.accessed, made.modified = key, False, False
+    return made
 
 
 @lru_cache(maxsize=8)
 def _merging(store: Any) -> Any:
     """The project's session store, with another way to save."""
-    return store if issubclass(store, Merging) else type(store.__name__, (Merging, store), {})
+    names = {"__module__": store.__module__, "__qualname__": store.__qualname__}  # which its salt may be made of
+    return store if issubclass(store, Merging) else type(store.__name__, (Merging, store), names)
 
 
 class Merging:

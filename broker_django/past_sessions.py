@@ -59,17 +59,23 @@ def _for_json(data: dict[str, Any]) -> Any:
 
 
 def remembering(session: Any, told: dict[str, Any]) -> Any:
-    """The same session, not loaded yet, that falls back on what was described."""
+    """The same session, which falls back on what was described. Whatever else its middleware told it, it keeps."""
+    past: dict[str, Any] = freezing.thaw(told[DATA])
+    if isinstance(session, Past):
+        return session
+    key, data = session.session_key, vars(session).get("_session_cache")
     store: Any = type(session)
-    made = _past(store)(session.session_key)
-    made.past = freezing.thaw(told[DATA])
-    made.acts, made.past_key = told[ACTS], session.session_key
-    return made
+    session.__class__ = _past(store)
+    session.modified = vars(session).pop("modified", False)  # Past has a property of that name
+    session.past, session.acts, session.past_key = past, told[ACTS], key
+    if data is not None and session.has_ended(data):
+        session.fall_back()
+    return session
 
 
 @lru_cache(maxsize=8)
 def _past(store: Any) -> Any:
-    return type(store.__name__, (Past, store), {})
+    return type(store.__name__, (Past, store), {"__module__": store.__module__, "__qualname__": store.__qualname__})
 
 
 class Past:
@@ -87,7 +93,7 @@ class Past:
     def load(self) -> dict[str, Any]:
         key = self.session_key
         data: dict[str, Any] = super().load()  # type: ignore[misc]
-        if key != self.past_key or not self._has_ended(data):
+        if key != self.past_key or not self.has_ended(data):
             return data
         self._session_key, self.is_over = key, True
         return copy.deepcopy(self.past)
@@ -95,10 +101,9 @@ class Past:
     async def aload(self) -> dict[str, Any]:
         return await sync_to_async(self.load)()
 
-    def _has_ended(self, data: dict[str, Any]) -> bool:
-        if data.get(LOGGED_IN) != self.past.get(LOGGED_IN):
-            return True
-        return self.acts and any(name not in data or data[name] != value for name, value in self.past.items())
+    def has_ended(self, data: dict[str, Any]) -> bool:
+        """Whether this is another's session, or one in which nobody acts for another any more: what says so is gone."""
+        return data.get(LOGGED_IN) != self.past.get(LOGGED_IN) or (self.acts and not data.keys() >= self.past.keys())
 
     def fall_back(self) -> None:
         """Django has found that the session is not valid any more, and emptied it."""

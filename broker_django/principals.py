@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from broker_core.errors import UserInactiveError
-from broker_django import freezing, past_sessions, users
+from broker_django import freezing, ownership, past_sessions, users
 from broker_django.context import user_key
 
 if TYPE_CHECKING:
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger("broker_django.principals")
 
 ADMITTED, USER, VIEW_USER, AUTH, SESSION = "admitted", "user", "view_user", "auth", "session"
+GUEST = "guest"
+"""Whom a view has found that authenticated nobody, but by an API key or the like; empty if that cannot travel."""
+AGAIN = "again"
+"""Whether a view's user can only be found again, being neither a row nor fit to travel."""
 
 
 def describe(request: HttpRequest, found: Found | None) -> dict[str, Any] | None:
@@ -26,22 +31,44 @@ def describe(request: HttpRequest, found: Found | None) -> dict[str, Any] | None
     user = getattr(request, "user", None)
     told = {USER: _no_row(user), SESSION: past_sessions.describe(request, user_key(user))}
     if found is not None:
-        told |= {ADMITTED: found.admitted, VIEW_USER: _no_row(found.user), AUTH: _frozen(found.auth)}
+        told |= {ADMITTED: found.admitted, VIEW_USER: _no_row(found.user), AUTH: _frozen_auth(found.auth)}
+        if not _is_authenticated(found.user):
+            told[GUEST] = _guest(found)
+        elif not _is_own_row(found.user) and told[VIEW_USER] is None:
+            told[AGAIN] = True
     kept = {name: value for name, value in told.items() if value is not None}
     return kept or None
 
 
+def _guest(found: Found) -> Any:
+    if found.auth is None:
+        return None
+    frozen = _frozen(found.user)
+    return [] if frozen is None and found.user is not None else [frozen]
+
+
 def _no_row(user: Any) -> Any:
     """A user of another kind than the project's own: one without a key, of another model, or of a token."""
-    if not getattr(user, "is_authenticated", False):
-        return None
+    return None if not _is_authenticated(user) or _is_own_row(user) else _frozen(user)
+
+
+def _is_authenticated(user: Any) -> bool:
+    return bool(getattr(user, "is_authenticated", False))
+
+
+def _is_own_row(user: Any) -> bool:
     model = users.user_model()
-    return None if model is not None and issubclass(user.__class__, model) and user.pk is not None else _frozen(user)
+    return model is not None and issubclass(user.__class__, model) and freezing.is_row(user)
 
 
-def _frozen(value: Any) -> Any:
+def _frozen_auth(auth: Any) -> Any:
+    """With the fields of rows: tokens are deleted when they expire, or are used once."""
+    return _frozen(auth, whole_rows=True)
+
+
+def _frozen(value: Any, *, whole_rows: bool = False) -> Any:
     try:
-        return freezing.freeze(value)
+        return freezing.freeze(value, whole_rows=whole_rows)
     except freezing.NotFrozenError as error:
         logger.info("A %s cannot travel, the replay has to find it again: %s", type(value).__name__, error)
         return None
@@ -52,14 +79,18 @@ def accepted(key: str | None, frozen: Any) -> Any:
     if frozen is None:
         return users.active_user(key or "")
     user = _thawed(frozen)
-    if user is None or not users.is_active(user):
+    if user is None or not users.is_active(user) or _is_deactivated(user):
         raise UserInactiveError("the user who made this request is gone or no longer active")
     return user
 
 
-def auth_of(principal: dict[str, Any]) -> Any:
-    """What authenticated the user: the view's `request.auth`."""
-    return _thawed(principal.get(AUTH))
+def _is_deactivated(user: Any) -> bool:
+    """Whether the row that an unsaved user stands for says so."""
+    model = users.user_model()
+    if model is None or not isinstance(user, model) or user.pk is None:
+        return False
+    row = model._default_manager.filter(pk=user.pk).first()
+    return row is not None and not users.is_active(row)
 
 
 def _thawed(frozen: Any) -> Any:
@@ -70,8 +101,25 @@ def _thawed(frozen: Any) -> Any:
         return None
 
 
+def found_as_accepted(found: Found, key: str | None, principal: dict[str, Any]) -> Found | None:
+    """Whom the view is to find instead, and by what; None if what it finds now will do. Raises UserInactiveError."""
+    frozen, guest, auth = (principal.get(what) for what in (VIEW_USER, GUEST, AUTH))
+    same_auth = auth is None or _frozen_auth(found.auth) == auth
+    if guest is not None:
+        if same_auth and not _is_authenticated(found.user):
+            return None
+        user = _thawed(guest[0]) if guest else users.anonymous()
+        return replace(found, user=user, auth=_thawed(auth))
+    if key is None and frozen is None:
+        return None
+    if not is_same(found.user, key, frozen):
+        return replace(found, user=accepted(key, frozen), auth=_thawed(auth))
+    return None if same_auth else replace(found, auth=_thawed(auth))
+
+
 def is_same(found: Any, key: str | None, frozen: Any) -> bool:
-    """Whether this is the user who was accepted: by key, or else for being authenticated at all."""
-    if key is not None:
+    """Whether this is the user who was accepted: by key, or else as the ledger tells users apart, if it can."""
+    if key is not None or frozen is None:
         return user_key(found) == key
-    return frozen is None or bool(getattr(found, "is_authenticated", False))
+    owner = ownership.owner_of(_thawed(frozen))
+    return owner is not None and ownership.owner_of(found) == owner

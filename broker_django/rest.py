@@ -67,8 +67,8 @@ class CannotAskError(Exception):
 class Found:
     """Whom a view has authenticated, and by what; `admitted` if its permissions and throttles let the request in."""
 
-    user: Any
-    auth: Any
+    user: Any = None
+    auth: Any = None
     admitted: bool = False
 
 
@@ -86,8 +86,11 @@ def admit(
 
 
 def _begins_on_its_own(cls: Any) -> bool:
-    """Whether the class has a `dispatch` of its own, which may answer without asking, or prepare what is asked."""
-    return str(cls.dispatch.__module__) != "rest_framework.views"
+    """Whether the class has a `dispatch` of its own, which may answer without asking, or prepare what is asked.
+
+    A decorated one says that it is in DRF's module.
+    """
+    return cls.dispatch is not import_string("rest_framework.views.APIView").dispatch
 
 
 def _ask(
@@ -95,6 +98,8 @@ def _ask(
 ) -> tuple[Found | None, HttpResponseBase | None]:
     try:
         instance = _instance(request, view, args, kwargs)
+        if not getattr(view, "actions", None):  # DRF does not set up a viewset
+            instance.setup(request, *args, **kwargs)
         drf_request = instance.initialize_request(request, *args, **kwargs)
     except Exception as error:
         raise CannotAskError from error
@@ -105,7 +110,10 @@ def _ask(
     except Exception as error:  # noqa: BLE001 - of which DRF makes a response, or not
         return None, _refusal(instance, drf_request, error)
     _throttle_once(type(instance))
-    return Found(drf_request.user, drf_request.auth, admitted=True), None
+    try:
+        return Found(drf_request.user, drf_request.auth, admitted=True), None
+    except Exception as error:  # it authenticates when it runs, if at all
+        raise CannotAskError from error
 
 
 def _refusal(instance: Any, drf_request: Any, error: Exception) -> HttpResponseBase:
@@ -119,15 +127,13 @@ def _refusal(instance: Any, drf_request: Any, error: Exception) -> HttpResponseB
 
 
 def _instance(request: HttpRequest, view: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """The view as its `as_view` makes it for a request: set up, or with a viewset's actions under their methods."""
+    """The view as its `as_view` makes it for a request, but not set up by its own `setup`."""
     instance = view.cls(**getattr(view, "initkwargs", {}))
     actions = getattr(view, "actions", None)
-    if not actions:
-        instance.setup(request, *args, **kwargs)
-        return instance
-    instance.action_map = actions if "get" not in actions else {"head": actions["get"], **actions}
-    for method, name in instance.action_map.items():
-        setattr(instance, method, getattr(instance, name))
+    if actions:
+        instance.action_map = actions if "get" not in actions else {"head": actions["get"], **actions}
+        for method, name in instance.action_map.items():
+            setattr(instance, method, getattr(instance, name))
     instance.request, instance.args, instance.kwargs = request, args, kwargs
     return instance
 
@@ -148,15 +154,18 @@ def _throttle_once(cls: Any) -> None:
     cls.check_throttles = check_throttles
 
 
-def found(request: HttpRequest, view: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Found | None:
-    """Whom DRF's authenticators find, None where they find none or refuse."""
+def found(request: HttpRequest, view: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Found:
+    """Whom DRF's authenticators find; nobody where they refuse.
+
+    The view is not set up: that may count, look up or lock something, and happens when it runs.
+    """
     _throttle_once(view.cls)
     with _user_kept(request):
         try:
             drf_request = _instance(request, view, args, kwargs).initialize_request(request, *args, **kwargs)
             return Found(drf_request.user, drf_request.auth)
         except Exception:  # noqa: BLE001 - a credential that has run out since is no longer one
-            return None
+            return Found()
 
 
 def pin(request: HttpRequest, user: Any, auth: Any = None) -> None:

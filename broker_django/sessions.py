@@ -14,7 +14,7 @@ from django.conf import settings
 from django.http import HttpResponse
 from django.utils.module_loading import import_string
 
-from broker_django.merged_sessions import Cookies, Merging, merged
+from broker_django.merged_sessions import Cookies, Merging, again, merged
 
 if TYPE_CHECKING:
     from django.http import HttpRequest
@@ -82,7 +82,7 @@ def adopt(request: HttpRequest, response: HttpResponseBase) -> None:
         if morsel is None and session.session_key is not None:
             request.session = merged(session, only_changes=True)  # it may have ended, and nobody has a new one then
         else:
-            request.session = type(session)(None if morsel is None else morsel.value or None)
+            request.session = again(session, None if morsel is None else morsel.value or None)
         if of_session:
             _forget_user(request)
     _adopt_cookies(request, response)

@@ -261,7 +261,8 @@ def _for_a_while(steps: Iterator[Any]) -> Generator[None, None, bool]:
 
 
 def _tell(record: DispatchRecord, what: str) -> None:
-    logger.warning("Dispatch %s: %s", record.pk, what, extra={"dispatch_id": str(record.pk), "queue": record.queue})
+    told = {**error_reports.told(record.pk), "queue": record.queue}
+    logger.warning("Dispatch %s: %s", record.pk, what, extra=told)
 
 
 class Reaping(bootsteps.StartStopStep):

@@ -8,14 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from asgiref.sync import async_to_sync, iscoroutinefunction
-from django.contrib.auth import login, update_session_auth_hash
-from django.contrib.auth.models import User
+from django.conf import settings
+from django.contrib.auth import get_user, login, logout, update_session_auth_hash
+from django.contrib.auth.models import AnonymousUser, User
+from django.contrib.sessions.backends import db
 from django.contrib.sessions.models import Session
-from django.http import HttpRequest, JsonResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.test import AsyncClient, Client
 from django.urls import include, path
 from django.utils.decorators import sync_and_async_middleware
+from django.utils.deprecation import MiddlewareMixin
+from django.utils.functional import SimpleLazyObject
 from django.views.decorators.csrf import csrf_exempt
+from rest_framework.authtoken.models import Token
 
 import broker_django
 from broker_django import results
@@ -59,6 +64,13 @@ def view(request: HttpRequest, act: str) -> JsonResponse:
         request.session["cart"] = [1]
     elif act == "log in":
         login(request, User.objects.get(username="bob"), backend="django.contrib.auth.backends.ModelBackend")
+    elif act == "device":
+        session: Any = request.session
+        told = {"device": session.device, "kind": type(session).__name__}
+        return JsonResponse({"factor": str(request.factor), "name": request.name, **told})  # type: ignore[attr-defined]
+    elif act == "log out":
+        logout(request)
+        return JsonResponse({"name": request.user.get_username()})
     elif act == "change":
         update_session_auth_hash(request, request.user)  # type: ignore[arg-type]
     return JsonResponse({"factor": str(request.factor), "name": request.name})  # type: ignore[attr-defined]
@@ -168,3 +180,201 @@ def test_one_that_goes_on_is_written_as_ever(ada: User) -> None:
     client = logged_in(Client(), ada)
     client.post("/view/write/")
     assert client.session["cart"] == [1]
+
+
+# Middleware of the project's own
+
+
+class SessionStore(db.SessionStore):
+    """As django-user-sessions has one: its constructor takes more than a key."""
+
+    def __init__(self, session_key: str | None = None, *, device: str = "") -> None:
+        super().__init__(session_key)
+        self.device = device
+
+
+class DeviceMiddleware(MiddlewareMixin):
+    """No subclass of Django's."""
+
+    def process_request(self, request: HttpRequest) -> None:
+        key = request.COOKIES.get(settings.SESSION_COOKIE_NAME)
+        request.session = SessionStore(key, device=request.headers.get("User-Agent", ""))
+
+    def process_response(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
+        if request.session.modified:
+            request.session.save()
+        return response
+
+
+class EarlyDeviceMiddleware(DeviceMiddleware):
+    def process_request(self, request: HttpRequest) -> None:
+        session = SessionStore(request.COOKIES.get(settings.SESSION_COOKIE_NAME), device="read early")
+        session.get("factor")
+        request.session = session
+
+
+def asks(get_response: Callable[[HttpRequest], Any]) -> Any:
+    """An authentication middleware that has its own way to the session's user."""
+
+    def middleware(request: HttpRequest) -> Any:
+        request.user = SimpleLazyObject(lambda: get_user(request))  # type: ignore[assignment]
+        return get_response(request)
+
+    return middleware
+
+
+def knows_tokens(get_response: Callable[[HttpRequest], Any]) -> Any:
+    """One that sets a user that is no lazy object."""
+
+    def middleware(request: HttpRequest) -> Any:
+        token = Token.objects.filter(key=request.COOKIES.get("token", "")).first()
+        request.user = AnonymousUser() if token is None else token.user
+        return get_response(request)
+
+    return middleware
+
+
+def with_own(settings: Any, name: str, own: Any) -> None:
+    """Put the test's own middleware in the place of Django's."""
+    settings.MIDDLEWARE = [
+        f"{__name__}.{own.__name__}" if each.endswith(f".{name}") else each for each in settings.MIDDLEWARE
+    ]
+
+
+@pytest.mark.parametrize(("own", "device"), [(DeviceMiddleware, "Fox"), (EarlyDeviceMiddleware, "read early")])
+def test_a_store_keeps_what_its_middleware_told_it(
+    before_replay: Any,  # noqa: F811
+    settings: Any,
+    ada: User,
+    own: Any,
+    device: str,
+) -> None:
+    settings.SESSION_ENGINE = __name__
+    with_own(settings, "SessionMiddleware", own)
+    client = logged_in(Client(headers={"User-Agent": "Fox"}), ada)
+    for fate, factor in ((list, "key"), (flush(client), "key")):
+        before_replay(fate)
+        shown = client.get(client.post("/view/device/").json()["links"]["response"])
+        assert shown.json() == {"factor": factor, "name": "ada", "device": device, "kind": "SessionStore"}
+
+
+def test_a_store_of_its_own_is_written_as_ever(settings: Any, ada: User) -> None:
+    settings.SESSION_ENGINE = __name__
+    with_own(settings, "SessionMiddleware", DeviceMiddleware)
+    client = logged_in(Client(), ada)
+    client.post("/view/write/")
+    assert client.session["cart"] == [1]
+
+
+@pytest.mark.parametrize("fate", ["logs out", "changes the password", "goes on"])
+def test_own_middleware_finds_the_user_who_was_accepted(
+    before_replay: Any,  # noqa: F811
+    settings: Any,
+    ada: User,
+    fate: str,
+) -> None:
+    with_own(settings, "AuthenticationMiddleware", asks)
+    client = logged_in(Client(), ada)
+
+    def change_password() -> None:
+        ada.set_password("another")
+        ada.save()
+
+    before_replay({"logs out": flush(client), "changes the password": change_password, "goes on": list}[fate])
+    shown = client.post("/view/look/").json()["links"]["response"]
+    again = Client()
+    again.force_login(ada)
+    assert again.get(shown).json() == {"factor": "key", "name": "ada"}
+
+
+@pytest.mark.parametrize("revoked", [True, False])
+def test_own_middleware_that_sets_somebody_finds_the_user_who_was_accepted(
+    before_replay: Any,  # noqa: F811
+    settings: Any,
+    ada: User,
+    revoked: bool,
+) -> None:
+    settings.REQUEST_BROKER = {"CREDENTIALS": ["cookie:token"]}
+    with_own(settings, "AuthenticationMiddleware", knows_tokens)
+    token = Token.objects.create(user=ada)
+    client = Client()
+    client.cookies["token"] = token.key
+    before_replay(token.delete if revoked else list)
+    response = client.post("/view/look/")
+    record = DispatchRecord.objects.get(pk=response.json()["id"])
+    assert results.fetch(record).body == b'{"factor": "None", "name": "ada"}'
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_view_logs_its_user_out(before_replay: Any, settings: Any, ada: User, ended: bool) -> None:  # noqa: F811
+    client = logged_in(Client(), ada)
+    before_replay(flush(client) if ended else list)
+    response = client.post("/view/log out/")
+    record = DispatchRecord.objects.get(pk=response.json()["id"])
+    assert json.loads(results.fetch(record).body) == {"name": ""}
+    assert not Session.objects.exists()
+
+
+# A session that changes meanwhile
+
+
+def acts(get_response: Callable[[HttpRequest], Any]) -> Any:
+    """Lets the session's user act for another."""
+
+    def middleware(request: HttpRequest) -> Any:
+        if "acts for" in request.session:
+            request.user = User.objects.get(username=request.session["acts for"])
+        return get_response(request)
+
+    return middleware
+
+
+@pytest.mark.parametrize("acting", [True, False])
+@pytest.mark.parametrize("change", ["changed", "added"])
+def test_a_session_that_another_request_has_changed_goes_on(
+    before_replay: Any,  # noqa: F811
+    settings: Any,
+    ada: User,
+    acting: bool,
+    change: str,
+) -> None:
+    settings.MIDDLEWARE = [*settings.MIDDLEWARE[:-2], f"{__name__}.acts", *settings.MIDDLEWARE[-2:]]
+    client = logged_in(Client(), ada)
+    session = client.session
+    session.update({"acts for": "bob"} if acting else {"acted": "before"})
+    session.save()
+
+    def in_another_tab() -> None:
+        session = client.session
+        session["factor" if change == "changed" else "seen"] = "later"
+        session.save()
+
+    before_replay(in_another_tab)
+    response = client.post("/view/write/")
+    record = DispatchRecord.objects.get(pk=response.json()["id"])
+    read = {"factor": "later" if change == "changed" else "key", "name": "bob" if acting else "ada"}
+    assert json.loads(results.fetch(record).body) == read
+    assert client.session["cart"] == [1]
+
+
+def test_a_session_in_which_nobody_acts_any_more_has_ended(
+    before_replay: Any,  # noqa: F811
+    settings: Any,
+    ada: User,
+) -> None:
+    settings.MIDDLEWARE = [*settings.MIDDLEWARE[:-2], f"{__name__}.acts", *settings.MIDDLEWARE[-2:]]
+    client = logged_in(Client(), ada)
+    session = client.session
+    session["acts for"] = "bob"
+    session.save()
+
+    def stop() -> None:
+        session = client.session
+        del session["acts for"]
+        session.save()
+
+    before_replay(stop)
+    response = client.post("/view/write/")
+    record = DispatchRecord.objects.get(pk=response.json()["id"])
+    assert json.loads(results.fetch(record).body) == {"factor": "key", "name": "bob"}
+    assert "cart" not in client.session

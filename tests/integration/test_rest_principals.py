@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import enum
+import functools
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from django.contrib.auth.models import AnonymousUser, Group, User
+from django.http import HttpResponse
 from django.test import Client
 from django.urls import include, path
-from rest_framework.authentication import BaseAuthentication, SessionAuthentication
+from django.utils.decorators import method_decorator
+from rest_framework.authentication import BaseAuthentication, SessionAuthentication, TokenAuthentication
+from rest_framework.authtoken.models import Token as TokenRow
 from rest_framework.exceptions import AuthenticationFailed, NotAuthenticated
 from rest_framework.permissions import BasePermission, IsAuthenticated
 from rest_framework.response import Response
@@ -17,6 +23,7 @@ from rest_framework.viewsets import ViewSet
 
 from broker_django.decorators import queue
 from broker_django.models import DispatchRecord
+from tests.integration.test_users import before_replay  # noqa: F401 - a fixture
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,10 +55,49 @@ class KeyedUser(TokenUser):
 class Payload(dict):  # type: ignore[type-arg]
     """A subclass, as some libraries have one."""
 
+    is_authenticated = is_active = True
+
+    @property
+    def name(self) -> Any:
+        return self["name"]
+
+
+class Name(str):  # noqa: SLOT000
+    """A text of a library."""
+
+
+class Role(enum.Enum):
+    CLERK = "clerk"
+
+
+class Mangled:
+    __slots__ = ("__name",)
+    is_authenticated = is_active = True
+
+    def __init__(self, name: str) -> None:
+        self.__name = name
+
+    @property
+    def name(self) -> str:
+        return self.__name
+
+
+class LockedUser(KeyedUser):
+    """Cannot travel."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.lock = threading.Lock()
+
 
 class Token:
     def __init__(self, text: str) -> None:
         self.text, self.claims = text, {"scope": ["read", "write"]}
+
+
+def with_role(user: Any) -> Any:
+    user.role = Role.CLERK
+    return user
 
 
 def row(name: str) -> User:
@@ -71,6 +117,12 @@ MAKE: dict[str, Callable[[str], Any]] = {
     "nobody": lambda _name: AnonymousUser(),
     "foreign key": KeyedUser,
     "other model": group,
+    "text": lambda name: TokenUser(Name(name)),
+    "dict": lambda name: Payload(name=name),
+    "mangled": Mangled,
+    "role": lambda name: with_role(KeyedUser(name)),
+    "stateless": lambda name: User(pk=4711, username=name),
+    "locked": LockedUser,
 }
 
 
@@ -127,6 +179,21 @@ class BySetup(Whose):
         return super().get_permissions()
 
 
+class Counted(Whose):
+    """Its `setup` does something."""
+
+    set_up: list[str] = []
+
+    def setup(self, request: Any, *args: Any, **kwargs: Any) -> None:
+        super().setup(request, *args, **kwargs)
+        self.set_up.append(request.method)
+
+
+class CountedByDispatch(Counted):
+    def dispatch(self, request: Any, *args: Any, **kwargs: Any) -> Any:
+        return super().dispatch(request, *args, **kwargs)
+
+
 class ByInitial(Whose):
     def initial(self, request: Any, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)
@@ -179,8 +246,104 @@ class Set(ViewSet):
         return Whose.post(self, request)  # type: ignore[arg-type]
 
 
+class Lazy(Whose):
+    """Authenticates only if something asks for the user."""
+
+    permission_classes = []
+
+    def perform_authentication(self, request: Any) -> None:
+        pass
+
+
+class WithoutInitial(Lazy):
+    format_kwarg = None
+
+    def initial(self, request: Any, *args: Any, **kwargs: Any) -> None:
+        request.accepted_renderer, request.accepted_media_type = self.perform_content_negotiation(request)
+
+
+class Incurious(Lazy):
+    def post(self, request: Any) -> Response:
+        return Response({"asks": "nobody"})
+
+
+def prepared(dispatch: Any) -> Any:
+    @functools.wraps(dispatch)
+    def prepare(request: Any, *args: Any, **kwargs: Any) -> Any:
+        if request.headers.get("X-Probe"):
+            return HttpResponse("probed")
+        request.account = "acme"
+        return dispatch(request, *args, **kwargs)
+
+    return prepare
+
+
+class HasAccount(BasePermission):
+    def has_permission(self, request: Any, view: Any) -> bool:
+        return hasattr(request._request, "account")
+
+
+@method_decorator(prepared, name="dispatch")
+class Decorated(Whose):
+    permission_classes = [HasAccount]
+
+
+class DecoratedSet(Set):
+    permission_classes = [HasAccount]
+    dispatch = method_decorator(prepared)(Set.dispatch)
+
+
+class Known(Authentication):
+    """By API keys: those who send them are nobody's users. It leaves to others what is not one."""
+
+    def authenticate(self, request: Any) -> Any:
+        try:
+            found = super().authenticate(request)
+        except AuthenticationFailed:
+            return None
+        return found and ({"guest": AnonymousUser(), "nobody": None}.get(found[0].username, found[0]), found[1])
+
+
+class ByKey(Whose):
+    authentication_classes = [Known, SessionAuthentication]
+    permission_classes = []
+
+    def post(self, request: Any) -> Response:
+        assert request.auth is not None
+        return Response({"user": request.user.__class__.__name__, "name": str(request.user), "auth": request.auth.text})
+
+
+class ByRow(Whose):
+    authentication_classes = [TokenAuthentication]
+
+    def post(self, request: Any) -> Response:
+        return Response({"name": request.user.username, "auth": request.auth.key, "owner": request.auth.user.username})
+
+
 class Session(Whose):
     authentication_classes = [SessionAuthentication]
+    permission_classes = []
+
+    def post(self, request: Any) -> Response:
+        return Response({"name": request.user.username})
+
+
+class SessionByDispatch(Session):
+    def dispatch(self, request: Any, *args: Any, **kwargs: Any) -> Any:
+        return super().dispatch(request, *args, **kwargs)
+
+
+class LazySession(Session):
+    def perform_authentication(self, request: Any) -> None:
+        pass
+
+
+class Unready(Session):
+    """Its `setup` needs what is there only when it runs."""
+
+    def setup(self, request: Any, *args: Any, **kwargs: Any) -> None:
+        super().setup(request, *args, **kwargs)
+        assert request.broker.replayed
 
 
 class Refusing(Whose):
@@ -195,12 +358,28 @@ VIEWS: dict[str, Any] = {
     "dispatch": ByDispatch.as_view(),
     "half-built": HalfBuilt.as_view(),
     "set": Set.as_view({"post": "create"}),
+    "lazy": Lazy.as_view(),
+    "without-initial": WithoutInitial.as_view(),
+    "decorated": Decorated.as_view(),
+    "decorated-set": DecoratedSet.as_view({"post": "create"}),
 }
+TRAVELLING = [
+    *((name, kind) for name in VIEWS for kind in ("row", "no-key", "foreign-key", "unsaved")),
+    *(("whose", kind) for kind in ("text", "dict", "mangled", "role", "stateless")),
+]
+SESSIONS = {"session-by-dispatch": SessionByDispatch, "lazy-session": LazySession, "unready": Unready}
 urlpatterns = [
     *(path(f"{name}/", queue("bulk")(view)) for name, view in VIEWS.items()),
     path("bearer/", queue("bulk")(ByBearer.as_view())),
     path("keyed/", queue("bulk")(Keyed.as_view())),
+    *(path(f"{name}/", queue("bulk")(view.as_view())) for name, view in SESSIONS.items()),
     path("refusing/", queue("bulk")(Refusing.as_view())),
+    path("by-key/", queue("bulk")(ByKey.as_view())),
+    path("by-key-direct/", ByKey.as_view()),
+    path("by-row/", queue("bulk")(ByRow.as_view())),
+    path("counted/", queue("bulk")(Counted.as_view())),
+    path("counted-by-dispatch/", queue("bulk")(CountedByDispatch.as_view())),
+    path("incurious/", queue("bulk")(Incurious.as_view())),
     path("direct/", Whose.as_view()),
     path("broker/", include("broker_django.urls")),
 ]
@@ -230,8 +409,7 @@ def answered(accepted: Any, token: str) -> Any:
     return response.json()
 
 
-@pytest.mark.parametrize("kind", ["row", "no-key", "foreign-key", "unsaved"])
-@pytest.mark.parametrize("name", VIEWS)
+@pytest.mark.parametrize(("name", "kind"), [*TRAVELLING, ("whose", "locked")])
 def test_a_user_of_any_kind_is_who_it_was(send: Any, name: str, kind: str) -> None:
     token = f"{kind}:ada"
     direct = send("direct", token)
@@ -239,21 +417,16 @@ def test_a_user_of_any_kind_is_who_it_was(send: Any, name: str, kind: str) -> No
     assert answered(send(name, token), token) == direct.json()
 
 
-@pytest.mark.parametrize("kind", ["row", "no-key", "foreign-key", "unsaved"])
-@pytest.mark.parametrize("name", VIEWS)
+@pytest.mark.parametrize(("name", "kind"), TRAVELLING)
 def test_a_credential_that_expires_while_it_waits_is_as_it_was(
-    send: Any, monkeypatch: pytest.MonkeyPatch, name: str, kind: str
+    send: Any,
+    before_replay: Any,  # noqa: F811
+    name: str,
+    kind: str,
 ) -> None:
-    from workers import tasks
-
-    token, opened = f"{kind}:ada", tasks._open
+    token = f"{kind}:ada"
     direct = send("direct", token)
-
-    def expired(*given: Any) -> Any:
-        accepted_now.discard(token)
-        return opened(*given)
-
-    monkeypatch.setattr(tasks, "_open", expired)
+    before_replay(accepted_now.clear)
     accepted = send(name, token)
     accepted_now.add(token)
     assert answered(accepted, token) == direct.json()
@@ -337,3 +510,119 @@ def test_a_view_that_cannot_be_asked_refuses_when_it_runs() -> None:
     accepted = Client().post("/half-built/")
     assert accepted.status_code == 202
     assert Client().get(accepted.json()["links"]["response"]).status_code == 401
+
+
+@pytest.mark.parametrize("name", ["lazy", "without-initial"])
+def test_a_view_that_authenticates_late_refuses_when_it_runs(name: str) -> None:
+    accepted = Client().post(f"/{name}/", headers={"X-Custom": "row:nobody"})
+    assert accepted.status_code == 202
+    assert Client().get(accepted.json()["links"]["response"]).status_code == 401
+
+
+def test_a_view_that_asks_for_no_user_may_get_a_credential_that_is_not_valid() -> None:
+    accepted = Client().post("/incurious/", headers={"X-Custom": "row:nobody"})
+    assert answered(accepted, "") == {"asks": "nobody"}
+
+
+@pytest.mark.parametrize("name", ["decorated", "decorated-set"])
+def test_what_a_decorator_of_dispatch_answers_is_answered_in_the_replay(name: str) -> None:
+    accepted = Client().post(f"/{name}/", headers={"X-Probe": "1"})
+    assert accepted.status_code == 202
+    assert Client().get(accepted.json()["links"]["response"]).content == b"probed"
+
+
+@pytest.mark.parametrize("name", SESSIONS)
+def test_a_view_that_was_not_asked_checks_for_forgery_when_it_runs(name: str) -> None:
+    client = Client(enforce_csrf_checks=True)
+    client.force_login(row("ada"))
+    accepted = client.post(f"/{name}/")
+    assert accepted.status_code == 202
+    assert client.get(accepted.json()["links"]["response"]).status_code == 403
+
+
+def state() -> Any:
+    return DispatchRecord.objects.values_list("state", "response_status").get()
+
+
+@pytest.mark.parametrize("fate", ["expired", "another's"])
+def test_a_user_who_can_only_be_found_again_is_refused_otherwise(
+    send: Any,
+    before_replay: Any,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    fate: str,
+) -> None:
+    User.objects.create(username="bob")
+
+    def fall() -> None:
+        accepted_now.clear() if fate == "expired" else monkeypatch.setitem(MAKE, "locked", lambda _: row("bob"))
+
+    before_replay(fall)
+    send("whose", "locked:ada")
+    assert state() == ("failed", 403)
+
+
+@pytest.mark.parametrize("kind", ["no-key", "unsaved", "dict"])
+def test_a_credential_that_is_anothers_meanwhile_does_not_change_the_user(
+    send: Any,
+    before_replay: Any,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+) -> None:
+    name, make = kind.replace("-", " "), MAKE[kind.replace("-", " ")]
+    before_replay(lambda: monkeypatch.setitem(MAKE, name, lambda _: make("bob")))
+    accepted = send("whose", f"{kind}:ada")
+    monkeypatch.setitem(MAKE, name, make)
+    assert answered(accepted, f"{kind}:ada")["name"] == "ada"
+
+
+@pytest.mark.parametrize("fate", ["deactivated", "deleted"])
+def test_an_unsaved_user_acts_for_a_row_that_is_active(send: Any, before_replay: Any, fate: str) -> None:  # noqa: F811
+    User.objects.create(pk=4711, username="grace")
+    mine = User.objects.filter(pk=4711)
+    before_replay(mine.delete if fate == "deleted" else lambda: mine.update(is_active=False))
+    send("whose", "stateless:ada")
+    assert state() == (("succeeded", 200) if fate == "deleted" else ("failed", 403))
+
+
+@pytest.mark.parametrize("name", ["guest", "nobody", "ada"])
+def test_an_api_key_that_expires_while_it_waits_is_as_it_was(send: Any, before_replay: Any, name: str) -> None:  # noqa: F811
+    direct = send("by-key-direct", f"unsaved:{name}")
+    before_replay(accepted_now.clear)
+    accepted = send("by-key", f"unsaved:{name}")
+    accepted_now.add(f"unsaved:{name}")
+    assert answered(accepted, f"unsaved:{name}") == direct.json()
+
+
+def test_what_authenticated_a_user_is_as_it_was_if_something_else_does_now(before_replay: Any) -> None:  # noqa: F811
+    client = Client()
+    client.force_login(row("ada"))
+    accepted_now.add("row:ada")
+    before_replay(accepted_now.clear)
+    accepted = client.post("/by-key/", headers={"X-Custom": "row:ada"})
+    response = client.get(accepted.json()["links"]["response"])
+    assert response.json() == {"user": "User", "name": "ada", "auth": "row:ada"}
+
+
+@pytest.mark.parametrize("fate", ["used", "expired", "gone"])
+def test_a_token_that_is_a_row(before_replay: Any, fate: str) -> None:  # noqa: F811
+    ada = row("ada")
+    token = TokenRow.objects.create(user=ada)
+    fates = {"used": lambda: None, "expired": token.delete, "gone": ada.delete}
+    client, key = Client(), token.key
+    client.force_login(ada)
+    before_replay(fates[fate])
+    accepted = client.post("/by-row/", headers={"Authorization": f"Token {key}"})
+    if fate == "gone":
+        assert state() == ("failed", 403)
+    else:
+        response = client.get(accepted.json()["links"]["response"], headers={"Authorization": f"Token {key}"})
+        assert response.json() == {"name": "ada", "auth": key, "owner": "ada"}
+
+
+@pytest.mark.parametrize(("name", "times"), [("counted", 2), ("counted-by-dispatch", 1)])
+def test_a_view_is_set_up_if_it_is_asked_and_when_it_runs(send: Any, name: str, times: int) -> None:
+    Counted.set_up.clear()
+    accepted = send(name, "no-key:ada")
+    assert answered(accepted, "no-key:ada")["name"] == "ada"
+    assert Client().get(accepted.json()["links"]["self"]).status_code == 404
+    assert Counted.set_up == ["POST"] * times

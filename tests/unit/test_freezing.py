@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import enum
+import functools
 import json
 import os
 import subprocess
 import sys
 import threading
+import types
 import uuid
+from collections import OrderedDict, defaultdict, deque
+from typing import NamedTuple
+from zoneinfo import ZoneInfo
 
 import pytest
 from django.contrib.auth.models import AnonymousUser, User
@@ -37,6 +43,132 @@ class Slotted:
 
     def __init__(self, token):
         self.token = token
+
+
+class Subject(str):  # noqa: SLOT000
+    pass
+
+
+class Slim(str):
+    __slots__ = ()
+
+
+class Count(int):
+    pass
+
+
+class Claims(dict):
+    def items(self):
+        return [("sub", "somebody else")]
+
+
+class Open(dict):
+    def __init__(self, **given):
+        super().__init__(given)
+        self.__dict__ = self
+
+
+class Ordered(OrderedDict):
+    pass
+
+
+class Scopes(list):
+    pass
+
+
+class Groups(frozenset):
+    pass
+
+
+class Moment(datetime.datetime):
+    pass
+
+
+class Amount(decimal.Decimal):
+    pass
+
+
+class Serial(uuid.UUID):
+    pass
+
+
+class Pair(NamedTuple):
+    sub: str
+    scopes: list
+
+
+class Role(str, enum.Enum):  # noqa: UP042
+    ADMIN = "admin"
+    USER = "user"
+
+
+class Rank(enum.Enum):
+    FIRST = object()
+
+
+class Right(enum.Flag):
+    READ = 1
+    WRITE = 2
+
+
+class Mangled:
+    __slots__ = ("__sub",)
+
+    def __init__(self, sub):
+        self.__sub = sub
+
+    @property
+    def sub(self):
+        return self.__sub
+
+
+class Inheriting(Mangled):
+    """Its slot is another one of the same written name."""
+
+    __slots__ = ("__sub",)
+
+    def __init__(self, sub, own):
+        super().__init__(sub)
+        self.__sub = own
+
+    @property
+    def own(self):
+        return self.__sub
+
+
+class Covered:
+    """Its attribute lies behind a property that cannot be set."""
+
+    def __init__(self, name):
+        vars(self)["name"] = name
+
+    @property
+    def name(self):
+        return vars(self)["name"]
+
+
+class Particular:
+    def __new__(cls, name):
+        return super().__new__(cls)
+
+    def __init__(self, name):
+        self.name = name
+
+
+class Queue(deque):
+    pass
+
+
+class Default(defaultdict):
+    pass
+
+
+class Failure(Exception):
+    pass
+
+
+class Here(threading.local):
+    pass
 
 
 def again(value):
@@ -100,6 +232,82 @@ def test_objects_keep_their_class_and_their_attributes():
     assert type(again(AnonymousUser())) is AnonymousUser
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        Subject("ada"),
+        Slim("ada"),
+        Count(7),
+        Scopes(["read", ("a", 1)]),
+        Groups(["a", "b"]),
+        Moment(2026, 1, 2, 3, 4, 5, 6, datetime.UTC),
+        Amount("1.50"),
+        Serial(int=7),
+        Pair("ada", ["read"]),
+        Ordered([("b", 1), ("a", 2)]),
+        OrderedDict([("b", 1), ("a", 2)]),
+        types.MappingProxyType({"sub": "ada"}),
+        types.SimpleNamespace(sub="ada"),
+        Role.ADMIN,
+        Rank.FIRST,
+        Right.READ,
+        Right.READ | Right.WRITE,
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_value_of_a_class_that_extends_another_is_what_it_was(value):
+    thawed = again(value)
+    assert (type(thawed), thawed, repr(thawed)) == (type(value), value, repr(value))
+    assert vars(thawed) == vars(value) if hasattr(value, "__dict__") else True
+
+
+def test_what_is_in_a_dict_is_kept_whatever_its_class_says():
+    claims = Claims(sub="ada")
+    claims.issuer = "here"
+    thawed = again(claims)
+    assert (type(thawed), thawed["sub"], thawed.issuer) == (Claims, "ada", "here")
+    opened = again(Open(sub="ada"))
+    opened.sub = "bob"
+    assert opened["sub"] == "bob"
+
+
+def test_members_of_enumerations_are_the_same_ones():
+    assert again(Plain(role=Role.USER)).role is Role.USER
+    assert again(Rank.FIRST) is Rank.FIRST
+
+
+def test_attributes_keep_their_place():
+    assert again(Mangled("ada")).sub == "ada"
+    both = again(Inheriting("ada", "mine"))
+    assert (both.sub, both.own) == ("ada", "mine")
+    assert again(Covered("ada")).name == "ada"
+    assert again(Particular("ada")).name == "ada"
+
+
+@pytest.mark.parametrize("kind", [Subject, lambda name: Claims(sub=name), Mangled, lambda name: Pair(name, [])])
+def test_two_users_are_not_frozen_alike(kind):
+    assert freeze(Plain(user=kind("ada"))) != freeze(Plain(user=kind("bob")))
+
+
+def test_a_whole_row_is_as_it_was_once_it_is_gone():
+    user = User.objects.create(username="ada", last_name="Lovelace")
+    frozen = json.loads(json.dumps(freeze(Plain(user=user), whole_rows=True)))
+    User.objects.update(last_name="Byron")
+    assert thaw(frozen).user.last_name == "Byron"
+    User.objects.all().delete()
+    thawed = thaw(frozen).user
+    assert (thawed, thawed.last_name, thawed.date_joined) == (user, "Lovelace", user.date_joined)
+    assert not thawed._state.adding
+
+
+@pytest.mark.parametrize("fold", [0, 1])
+def test_a_moment_keeps_its_zone(fold):
+    zone = ZoneInfo("Europe/Berlin")
+    moment = datetime.datetime(2026, 10, 25, 2, 30, tzinfo=zone, fold=fold)
+    thawed = again(moment)
+    assert (thawed.tzinfo, thawed.fold, thawed.utcoffset()) == (zone, fold, moment.utcoffset())
+
+
 def nested(depth):
     return [] if not depth else [nested(depth - 1)]
 
@@ -114,7 +322,20 @@ class Local:
 
 @pytest.mark.parametrize(
     "value",
-    [threading.Lock(), lambda: None, Local(), nested(50), list(range(10_000)), {1: object()}],
+    [
+        threading.Lock(),
+        lambda: None,
+        Local(),
+        nested(50),
+        list(range(10_000)),
+        {1: object()},
+        Queue("ab"),
+        Default(list),
+        Failure("x"),
+        Here(),
+        Subject,
+        functools.partial(str, 1),
+    ],
     ids=lambda value: type(value).__name__,
 )
 def test_what_cannot_travel_is_refused(value):

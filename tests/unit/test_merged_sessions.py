@@ -158,3 +158,18 @@ def test_a_session_that_nobody_changed_is_not_written(store):
     with CaptureQueriesContext(connection) as queries:
         late.save()
     assert not [query for query in queries if query["sql"].startswith("UPDATE")]
+
+
+def test_a_session_keeps_what_its_middleware_told_it(store):
+    class Told(store):
+        def __init__(self, key, device):
+            super().__init__(key)
+            self.device = device
+
+    begun = saved(lambda: Told(None, "Fox"), {"cart": 1})
+    late = merged(merged(begun))
+    late["cart"] = 2
+    late.save()
+    assert (late.device, type(late).__qualname__) == ("Fox", Told.__qualname__)
+    assert Told(begun.session_key, "Fox")["cart"] == 2
+    assert begun["cart"] == 1
