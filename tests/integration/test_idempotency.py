@@ -397,7 +397,8 @@ def test_a_repetition_leaves_no_file_of_its_large_body(client: Client) -> None:
         first = pay(client).json()
         DispatchRecord.objects.update(state="running")
         refused(pay(client), 409, "idempotency-key-in-flight")
-        assert storages["default"].listdir("request_broker")[1] == [first["id"]]  # no test commits
+        (left,) = storages["default"].listdir("request_broker")[1]  # no test commits
+        assert left.startswith(first["id"])
 
 
 def test_a_key_is_free_again_when_the_ledger_forgets_its_dispatch(client: Client) -> None:
