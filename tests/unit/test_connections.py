@@ -208,3 +208,21 @@ def test_a_transaction_is_told_of_once(worker, caplog):
 
     worker(views)
     assert caplog.text.count("a transaction was left open") == 1
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+def test_a_connection_leaves_the_schema_of_a_tenant_and_stays(worker, is_open):
+    """As those of django-tenants, which keep it while they are closed."""
+    connections.settings["spare"]["ENGINE"] = "tests.site.schemas"
+
+    def act():
+        connection, raw = spare(), connections["spare"].connection
+        connection.set_schema("one")
+        if not is_open:
+            connection.close()
+        clean()
+        assert connections["spare"] is connection
+        assert connection.schema_name == "public"
+        assert connection.connection is (raw if is_open else None)
+
+    worker(act)

@@ -3,32 +3,157 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 
-from asgiref.sync import ThreadSensitiveContext, sync_to_async
+import pytest
+from asgiref.sync import SyncToAsync, ThreadSensitiveContext, async_to_sync, sync_to_async
 from django.db import connections
 
 from broker_django import waiting
+from tests.settings import database
+
+PATIENCE = 20
 
 
-def test_what_middleware_told_a_connection_holds_after_the_wait(monkeypatch) -> None:
-    def tell() -> int:
-        connections["default"].tenant = "one"
-        return threading.get_ident()
+@pytest.fixture(autouse=True)
+def spare(tmp_path, monkeypatch, django_db_blocker):
+    """A database of the test's own, in a file: Django keeps connections to one in memory open."""
+    monkeypatch.setitem(connections.settings, "spare", {**connections.settings["default"]})
+    connections.settings["spare"].update(database({"DATABASE_PATH": str(tmp_path / "spare")}))
+    with django_db_blocker.unblock():
+        yield
 
-    def told() -> tuple[str, int]:
-        connections["default"].validate_thread_sharing()
-        return getattr(connections["default"], "tenant", "nobody's"), threading.get_ident()
 
-    async def request(*, waits: bool) -> tuple[int, tuple[str, int]]:
+def connect():
+    """As middleware does that tells the connection something of the request."""
+    connection = connections["spare"]
+    connection.ensure_connection()
+    connection.tenant = "one"
+    return threading.current_thread(), connection
+
+
+def found():
+    connection = connections["spare"]
+    connection.validate_thread_sharing()
+    return threading.current_thread(), connection
+
+
+def close():
+    connections["spare"].close()
+    del connections["spare"]
+
+
+@contextlib.contextmanager
+def another_thread():
+    """One that has begun since: the identifier of a thread that has ended goes to the next one."""
+    over = threading.Event()
+    thread = threading.Thread(target=over.wait)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+async def in_a_thread_of_its_own(request):
+    async with ThreadSensitiveContext():
+        try:
+            return await request()
+        finally:
+            await sync_to_async(close)()
+
+
+def test_a_request_that_waits_ends_its_thread_and_goes_on_with_its_connections_in_another():
+    async def request():
+        thread, connection = await sync_to_async(connect)()
+        executors = list(SyncToAsync.context_to_thread_executor.values())  # one that nobody has any more would end, too
+        await waiting._give_up_thread()
+        await asyncio.to_thread(thread.join, PATIENCE)
+        assert (thread.is_alive(), connection.connection, len(executors)) == (False, None, 1)
+        with another_thread():
+            await waiting.take_up_thread()
+            after, same = await sync_to_async(found)()
+        assert (after is thread, same is connection, same.tenant) == (False, True, "one")
+        await sync_to_async(same.ensure_connection)()
+
+    asyncio.run(in_a_thread_of_its_own(request))
+
+
+def test_what_was_taken_up_is_not_taken_up_again():
+    async def request():
+        _thread, connection = await sync_to_async(connect)()
+        await waiting._give_up_thread()
+        await waiting.take_up_thread()
+        await sync_to_async(close)()
+        await waiting.take_up_thread()
+        assert (await sync_to_async(found)())[1] is not connection
+
+    asyncio.run(in_a_thread_of_its_own(request))
+
+
+def test_a_request_that_does_not_wait_keeps_thread_and_connection():
+    async def request():
+        thread, connection = await sync_to_async(connect)()
+        await waiting.take_up_thread()
+        assert await sync_to_async(found)() == (thread, connection)
+        assert connection.connection is not None
+
+    asyncio.run(in_a_thread_of_its_own(request))
+
+
+def test_a_connection_that_the_new_thread_has_by_then_stays():
+    async def request():
+        await sync_to_async(connect)()
+        await waiting._give_up_thread()
+        _thread, connection = await sync_to_async(found)()
+        await waiting.take_up_thread()
+        assert (await sync_to_async(found)())[1] is connection
+
+    asyncio.run(in_a_thread_of_its_own(request))
+
+
+def test_a_request_that_has_no_thread_yet_gets_none():
+    begun = set()
+
+    async def request():
         async with ThreadSensitiveContext():
-            before = await sync_to_async(tell)()
-            if waits:
-                await waiting._give_up_thread()
-                await waiting.take_up_thread()
-            return before, await sync_to_async(told)()
+            await waiting._give_up_thread()
 
-    for waits in (False, True):
-        before, (tenant, after) = asyncio.run(request(waits=waits))
-        assert tenant == "one"
-        assert waits or before == after
+    threading.setprofile(lambda *_: begun.add(threading.current_thread()))
+    try:
+        asyncio.run(request())
+    finally:
+        threading.setprofile(None)
+    assert not begun
+
+
+def test_a_thread_in_which_middleware_waits_goes_on():
+    async def view(connection):
+        await waiting._give_up_thread()
+        assert connection.connection is None
+        await waiting.take_up_thread()
+        return await sync_to_async(found)()
+
+    def middleware():
+        thread, connection = connect()
+        assert async_to_sync(view)(connection) == (thread, connection)
+        return thread, connection
+
+    async def request():
+        assert await sync_to_async(middleware)() == await sync_to_async(found)()
+
+    asyncio.run(in_a_thread_of_its_own(request))
+
+
+def test_a_thread_that_all_requests_share_goes_on():
+    async def request():
+        thread, connection = await sync_to_async(connect)()
+        await waiting._give_up_thread()
+        await waiting.take_up_thread()
+        assert await sync_to_async(found)() == (thread, connection)
+        assert connection.connection is None
+        await sync_to_async(close)()
+
+    asyncio.run(request())
