@@ -117,6 +117,9 @@ def _coroutine_or_accepted(request: HttpRequest, replay: Replay, find: Callable[
     async def auser() -> Any:
         known = request.__dict__.get("_cached_user")
         if known is not None and "_acached_user" not in request.__dict__:
+            session = session_of(request)
+            if session is not None:
+                session.accessed = True  # as if it were asked: the response varies on its cookie
             await sync_to_async(_is_somebody)(known)  # it may ask the database
             request._acached_user = known  # type: ignore[attr-defined]
         return await sync_to_async(_stand_in)(request, replay, await find())
