@@ -65,6 +65,7 @@ def browser() -> Iterator[object]:
         for option in (*BROWSER_OPTIONS, f"--user-data-dir={profile}"):
             options.add_argument(option)
         driver = webdriver.Chrome(options=options, service=Service(str(require("chromedriver"))))
+        driver.implicitly_wait(PATIENCE)  # a click does not always wait for the page that it leads to
         yield driver
         driver.quit()
 
