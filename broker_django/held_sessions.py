@@ -30,6 +30,8 @@ def take_up(request: HttpRequest) -> None:
     if session is not None and session.session_key is not None:
         request.session = late = merged(session)
         late.ended = not session.exists(session.session_key)
+    else:
+        _keep_ended(request)
 
 
 def hand_over(request: HttpRequest, response: HttpResponseBase, carrier: HttpResponse) -> None:
@@ -42,8 +44,15 @@ def hand_over(request: HttpRequest, response: HttpResponseBase, carrier: HttpRes
 
 def keep_cookie(request: HttpRequest, response: HttpResponseBase) -> None:
     """Let a poll not delete the cookie of a session that has ended: its browser is known by it."""
-    session = sessions.session_of(request)
-    if session is not None and session.session_key is None and settings.SESSION_COOKIE_NAME in request.COOKIES:
-        request.session = late = merged(session)
-        late.ended = True
+    if _keep_ended(request):
         sessions.guard(request, response)
+
+
+def _keep_ended(request: HttpRequest) -> bool:
+    """Whether the cookie of the request is that of a session that has ended; the outer chain leaves it then."""
+    session = sessions.session_of(request)
+    if session is None or session.session_key is not None or settings.SESSION_COOKIE_NAME not in request.COOKIES:
+        return False
+    request.session = late = merged(session)
+    late.ended = True
+    return True

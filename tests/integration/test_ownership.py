@@ -212,6 +212,16 @@ def test_a_poll_after_a_logout_leaves_the_cookie_that_the_owner_is_known_by() ->
     assert (response.status_code, response.cookies["sessionid"].value) == (200, "")
 
 
+def test_a_poll_that_waits_leaves_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The session has ended before the poll came, and the dispatch is not done yet."""
+    monkeypatch.setattr("broker_django.acceptance.run_eagerly", lambda *_args, **_kwargs: None)
+    client = ann()
+    links = send(client)
+    client.session.flush()
+    for name in ("self", "response"):
+        assert "sessionid" not in client.get(links[name], {"wait": "1"}).cookies
+
+
 def test_another_host_is_another_site() -> None:
     with override_settings(ALLOWED_HOSTS=["a.example", "b.example"]):
         client = logged_in("ann", headers={"host": "a.example"})
