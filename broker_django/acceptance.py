@@ -141,7 +141,7 @@ def accept(request: HttpRequest, view: View, decision: Decision) -> Accepted | H
     user, view_user = user_key(getattr(request, "user", None)), user_key(found.user) if found is not None else None
     record = _record(request, decision, found, now)
     record.credential = ownership.credential_for(
-        request, record.user or None, carrier.cookies, by_fields=_is_found_by_fields(request, view, found)
+        request, record.user or None, carrier.cookies, lambda: _is_found_by_fields(request, view, found)
     )
     record.pk = dispatch_id
     message = replace(

@@ -18,7 +18,7 @@ from uuid import UUID
 
 from django.conf import settings
 from django.core.exceptions import DisallowedHost
-from django.http.request import split_domain_port
+from django.http.request import HttpHeaders, split_domain_port
 from django.utils.crypto import constant_time_compare, salted_hmac
 from django.utils.module_loading import import_string
 
@@ -31,7 +31,7 @@ from broker_django.freezing import NotFrozenError, freeze
 from broker_django.sessions import LOGGED_IN, session_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from django.http import HttpRequest
     from django.http.response import HttpResponseBase
@@ -219,19 +219,24 @@ def credential_of(request: HttpRequest, extra: SimpleCookie | None = None) -> st
 
 
 def credential_for(
-    request: HttpRequest, owner: str | None, extra: SimpleCookie | None = None, *, by_fields: bool = False
+    request: HttpRequest,
+    owner: str | None,
+    extra: SimpleCookie | None = None,
+    by_fields: Callable[[], bool] = lambda: False,
 ) -> str:
     """What has to be shown again: what says who the user is, or, without a user, all that was sent.
 
-    `by_fields` says that a view has found a row of the project's user model by the header fields and cookies of
-    CREDENTIALS. A user of any other kind has to be found again by the view: only that knows who is active.
+    `by_fields` is asked only if it matters: whether a view has found a row of the project's user model by the header
+    fields and cookies of CREDENTIALS. A user of any other kind has to be found again by the view: only that knows who
+    is active.
     """
     if owner is None:
         return credential_of(request, extra)
     presented = _presented(request, extra)
     if names_user(request, owner):
         return _described({SESSION: presented.get(SESSION, "")})
-    return _described({kind: value for kind, value in presented.items() if kind != SESSION}) if by_fields else ""
+    fields = {kind: value for kind, value in presented.items() if kind != SESSION}
+    return _described(fields) if fields and by_fields() else ""
 
 
 def client_of(request: HttpRequest) -> str:
@@ -241,11 +246,10 @@ def client_of(request: HttpRequest) -> str:
 
 def without_credentials(request: HttpRequest) -> HttpRequest:
     """The request as if it had none of the header fields and cookies of CREDENTIALS."""
-    cookies = {name.removeprefix(COOKIE) for name in conf.CREDENTIALS if name.startswith(COOKIE)}
-    fields = {f"HTTP_{name.upper().replace('-', '_')}" for name in conf.CREDENTIALS}
+    fields, cookies = _credentials(tuple(conf.CREDENTIALS))
     bare = copy.copy(request)
-    bare.META = {name: value for name, value in request.META.items() if name not in fields}
-    bare.COOKIES = {name: value for name, value in request.COOKIES.items() if name not in cookies}
+    bare.META = {name: value for name, value in request.META.items() if name not in fields.values()}
+    bare.COOKIES = {name: value for name, value in request.COOKIES.items() if name not in cookies.values()}
     bare.__dict__.pop("headers", None)
     return bare
 
@@ -295,15 +299,17 @@ def _presented(request: HttpRequest, extra: SimpleCookie | None = None) -> dict[
     """By kind: the session cookie, and the header fields and cookies of CREDENTIALS."""
     name = settings.SESSION_COOKIE_NAME
     session = extra[name].value if extra and name in extra else request.COOKIES.get(name)
-    others = (_credential(request, name) for name in conf.CREDENTIALS)
-    return {kind: value for kind, value in (*others, (SESSION, session)) if value}
+    fields, cookies = _credentials(tuple(conf.CREDENTIALS))
+    shown = {kind: request.META.get(key) for kind, key in fields.items()}
+    shown |= {kind: request.COOKIES.get(cookie) for kind, cookie in cookies.items()}
+    return {kind: value for kind, value in (*shown.items(), (SESSION, session)) if value}
 
 
-def _credential(request: HttpRequest, name: str) -> tuple[str, str | None]:
-    """The kind of a credential, and its value; None if the request has none."""
-    if name.startswith(COOKIE):
-        return name, request.COOKIES.get(name.removeprefix(COOKIE))
-    return name.lower(), request.headers.get(name)
+@lru_cache(maxsize=8)
+def _credentials(names: tuple[str, ...]) -> tuple[dict[str, str], dict[str, str]]:
+    """By kind: the key of each header field in `request.META`, and the name of each cookie."""
+    cookies = {name: name.removeprefix(COOKIE) for name in names if name.startswith(COOKIE)}
+    return {name.lower(): HttpHeaders.to_wsgi_name(name) for name in names if name not in cookies}, cookies
 
 
 def _is_digest(digest: str, values: list[tuple[str, str]]) -> bool:

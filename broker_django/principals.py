@@ -34,7 +34,7 @@ def describe(request: HttpRequest, found: Found | None) -> dict[str, Any] | None
         told |= {ADMITTED: found.admitted, VIEW_USER: _no_row(found.user), AUTH: _frozen_auth(found.auth)}
         if not _is_authenticated(found.user):
             told[GUEST] = _guest(found)
-        elif not _is_own_row(found.user) and told[VIEW_USER] is None:
+        elif not users.is_row(found.user) and told[VIEW_USER] is None:
             told[AGAIN] = True
     kept = {name: value for name, value in told.items() if value is not None}
     return kept or None
@@ -49,16 +49,11 @@ def _guest(found: Found) -> Any:
 
 def _no_row(user: Any) -> Any:
     """A user of another kind than the project's own: one without a key, of another model, or of a token."""
-    return None if not _is_authenticated(user) or _is_own_row(user) else _frozen(user)
+    return None if not _is_authenticated(user) or users.is_row(user) else _frozen(user)
 
 
 def _is_authenticated(user: Any) -> bool:
     return bool(getattr(user, "is_authenticated", False))
-
-
-def _is_own_row(user: Any) -> bool:
-    model = users.user_model()
-    return model is not None and issubclass(user.__class__, model) and freezing.is_row(user)
 
 
 def _frozen_auth(auth: Any) -> Any:

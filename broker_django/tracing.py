@@ -14,6 +14,8 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from django.http.request import HttpHeaders
+
 from broker_core.redaction import redacted
 from broker_django.log_redaction import without_tokens
 
@@ -32,6 +34,7 @@ TRACEPARENT = re.compile(f"00-{_IDS}-[0-9a-f]{{2}}|(?!00|ff)[0-9a-f]{{2}}-{_IDS}
 SENTRY_TRACE = re.compile(f"{_IDS}(?:-[01])?")
 
 FIELDS = ("traceparent", "tracestate", "sentry-trace", "baggage")
+IN_ENVIRON = {name: HttpHeaders.to_wsgi_name(name) for name in FIELDS}
 LONGEST = {"tracestate": 512, "baggage": 8_192}
 """Characters of a field: what W3C Trace Context (section 3.3.1.5) and W3C Baggage (section 3.3.2) ask to carry."""
 LONGEST_OTHER = 512
@@ -50,9 +53,8 @@ def columns(environ: Mapping[str, str]) -> dict[str, Any]:
 
 def fields_of(environ: Mapping[str, str]) -> dict[str, str]:
     """The trace that is current in this context, as header fields; else the one that the request came with."""
-    came = {name: environ.get(f"HTTP_{name.upper().replace('-', '_')}", "").strip() for name in FIELDS}
-    fields = _checked({**came, **(_of_opentelemetry() or {})})
-    return _checked(_with_sentry(fields))
+    came = {name: environ[key].strip() for name, key in IN_ENVIRON.items() if key in environ}
+    return _with_sentry(_checked({**came, **(_of_opentelemetry() or {})}))
 
 
 def trace_id(fields: Mapping[str, str]) -> str:
@@ -114,7 +116,8 @@ def _with_sentry(fields: dict[str, str]) -> dict[str, str]:
         return fields
     members = [each for each in fields.get("baggage", "").split(",") if not each.strip().startswith("sentry-")]
     baggage = ",".join(filter(None, [found["baggage"], *members]))
-    return {**fields, **found, "baggage": baggage if len(baggage) <= LONGEST["baggage"] else found["baggage"]}
+    fit = baggage if len(baggage) <= LONGEST["baggage"] else found["baggage"]
+    return _checked({**fields, **found, "baggage": fit})
 
 
 def sentry_sdk() -> Any:

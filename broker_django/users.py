@@ -11,6 +11,7 @@ from django.core.exceptions import ObjectDoesNotExist, ValidationError
 from django.utils.module_loading import import_string
 
 from broker_core.errors import UserInactiveError
+from broker_django import freezing
 
 DIGEST = "#"
 """What stands between the class and the digest in the name of an owner without a key."""
@@ -48,7 +49,7 @@ def user_model() -> Any:
 def is_row(user: Any) -> bool:
     """Whether this is a user of the project's model that was saved."""
     model = user_model()
-    return model is not None and isinstance(user, model) and user.pk is not None and not user._state.adding
+    return model is not None and isinstance(user, model) and freezing.is_row(user)
 
 
 def is_active(user: Any) -> bool:
