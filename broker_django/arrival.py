@@ -108,7 +108,7 @@ def _scheme(environ: dict[str, str], scheme: str) -> str:
 
 
 def _urlconf(host: str, tenant: str) -> Any:
-    """The URLconf of a host or tenant, where django-hosts or django-tenants chooses it; else that of the project."""
+    """The URLconf of a host or tenant, if django-hosts or django-tenants chooses it; else that of the project."""
     if hasattr(settings, "ROOT_HOSTCONF"):
         resolvers = import_module("django_hosts.resolvers")
         found = (each.urlconf for each in resolvers.get_host_patterns() if each.compiled_regex.match(host))

@@ -95,6 +95,10 @@ class Replay:
         """The view that it was accepted for, with the pattern of its URL."""
         return by(self.view or "a view", self.route)
 
+    def known(self, what: str) -> Any:
+        """What the message says of who sent the request, beside the keys of users: a value that `principals` names."""
+        return self.principal.get(what) if isinstance(self.principal, dict) else None
+
     def is_for(self, view: str, route: str) -> bool:
         """Whether it was accepted for this view, by a pattern that captures the same. A pattern that catches whatever
         comes may lead to the same view, but hands it other arguments.
@@ -124,7 +128,7 @@ def by(view: str, route: str) -> str:
 def user_key(user: Any) -> str | None:
     """The primary key as text; with the name of its class, if the user is none of the project's user model.
 
-    None where there is no user, an anonymous one, or one that has no key.
+    None if there is no user, an anonymous one, or one that has no key.
     """
     key = getattr(user, "pk", None) if getattr(user, "is_authenticated", False) else None
     if key is None:

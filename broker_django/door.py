@@ -17,7 +17,7 @@ from broker_django.acceptance import route_of
 from broker_django.celery_app import ends_worker
 from broker_django.conf import conf
 from broker_django.context import Replay, RequestContext, by, replay_of, user_key
-from broker_django.expectation import accepted, had_a_user, require_actor, told
+from broker_django.expectation import accepted, had_a_user, require_actor
 from broker_django.http import problem, raw_body
 from broker_django.routing import OWN_NAMESPACE
 from broker_django.sessions import LOGGED_IN, session_of
@@ -43,8 +43,8 @@ def enter(request: HttpRequest) -> HttpResponse | None:
         replay.entered = True
         pin(request, replay)
         require_actor(replay)
-        if replay.view_user not in (None, replay.user) and not told(replay, principals.AGAIN):
-            principals.accepted(replay.view_user, told(replay, principals.VIEW_USER))
+        if replay.view_user not in (None, replay.user) and not replay.known(principals.AGAIN):
+            principals.accepted(replay.view_user, replay.known(principals.VIEW_USER))
     except BrokerError as error:
         return _refused(replay, error)
     return None
@@ -102,7 +102,7 @@ def pin(request: HttpRequest, replay: Replay) -> None:
     found, named = _user_without_trace(request), had_a_user(replay)
     if found is None:
         return
-    frozen = told(replay, principals.USER)
+    frozen = replay.known(principals.USER)
     if principals.is_same(found, replay.user, frozen) if named else user_key(found) is None:
         return
     request.user = user = accepted(replay) if named else users.anonymous()
@@ -172,11 +172,11 @@ def pin_view(request: HttpRequest, view: View, replay: Replay) -> None:
     """
     if rest.view_class(view.function) is None:
         return
-    known = told(replay, principals.ADMITTED) is not None  # code that dispatches, and older messages, do not say
-    replay.admitted = bool(told(replay, principals.ADMITTED)) if known else rest.speaks_first(view.function)
+    known = replay.known(principals.ADMITTED) is not None  # code that dispatches, and older messages, do not say
+    replay.admitted = bool(replay.known(principals.ADMITTED)) if known else rest.speaks_first(view.function)
     if replay.admitted:
         request._dont_enforce_csrf_checks = True  # type: ignore[attr-defined] # as its authenticators did at the door
-    if replay.view_user is None and all(told(replay, who) is None for who in (principals.VIEW_USER, principals.GUEST)):
+    if replay.view_user is None and all(replay.known(who) is None for who in (principals.VIEW_USER, principals.GUEST)):
         return
     found = rest.found(request, view.function, view.args, view.kwargs)
     instead = principals.found_as_accepted(found, replay.view_user, replay.principal or {})

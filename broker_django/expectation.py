@@ -30,23 +30,18 @@ if TYPE_CHECKING:
     from broker_django.context import Replay
 
 
-def told(replay: Replay, what: str) -> Any:
-    """What the message says of who sent the request, beside the keys of users."""
-    return replay.principal.get(what) if isinstance(replay.principal, dict) else None
-
-
 def had_a_user(replay: Replay) -> bool:
-    return replay.user is not None or told(replay, principals.USER) is not None
+    return replay.user is not None or replay.known(principals.USER) is not None
 
 
 def accepted(replay: Replay) -> Any:
     """Raises UserInactiveError."""
-    return principals.accepted(replay.user, told(replay, principals.USER))
+    return principals.accepted(replay.user, replay.known(principals.USER))
 
 
 def require_actor(replay: Replay) -> None:
     """Raises UserInactiveError if who acts for the user who was accepted may act no more."""
-    key = past_sessions.actor(told(replay, principals.SESSION))
+    key = past_sessions.actor(replay.known(principals.SESSION))
     if key is not None:
         users.active_user(key)
 
@@ -98,7 +93,7 @@ class Expecting:
 
 def _remembering(_request: HttpRequest, replay: Replay, session: Any) -> Any:
     """The session falls back on what it was."""
-    known = told(replay, principals.SESSION)
+    known = replay.known(principals.SESSION)
     return past_sessions.remembering(session, known) if known and hasattr(session, "session_key") else session
 
 

@@ -90,7 +90,7 @@ def owns(request: HttpRequest, record: DispatchRecord) -> bool:
 
 
 def _is_active(found: Found) -> bool:
-    """Whether the user is; where a credential has none, the authenticator has accepted it."""
+    """Whether the user is active. A credential without a user is, for the authenticator has accepted it."""
     return not getattr(found.user, "is_authenticated", False) or users.is_active(found.user)
 
 

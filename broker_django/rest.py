@@ -155,7 +155,7 @@ def _throttle_once(cls: Any) -> None:
 
 
 def found(request: HttpRequest, view: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Found:
-    """Whom DRF's authenticators find; nobody where they refuse.
+    """Whom DRF's authenticators find; nobody if they refuse.
 
     The view is not set up: that may count, look up or lock something, and happens when it runs.
     """

@@ -162,7 +162,7 @@ def add_to_message(headers: dict[str, Any], fields: Mapping[str, str]) -> None:
 
 
 def in_trace(fields: Mapping[str, str], function: Callable[[], T]) -> T:
-    """Call the function in a context of its own, where this trace is current.
+    """Call the function in a context of its own, in which this trace is current.
 
     OpenTelemetry puts whatever is current into a message; and it leaves its span current if the message is refused.
     """

@@ -53,7 +53,7 @@ def is_row(user: Any) -> bool:
 
 
 def is_active(user: Any) -> bool:
-    """Whether this user may log in, as the authentication backends say; where none says, as the user does.
+    """Whether this user may log in, as the authentication backends say; if none says, as the user does.
 
     A kind of user that does not say may.
     """

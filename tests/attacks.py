@@ -38,6 +38,8 @@ from broker_django import housekeeping, sealed_storage  # noqa: E402
 from broker_django.conf import conf  # noqa: E402
 from broker_django.models import DispatchRecord, Router  # noqa: E402
 from broker_django.promotion import FIELDS  # noqa: E402
+from tests import browsers  # noqa: E402
+from tests.browsers import with_a_session  # noqa: E402
 from tests.containers import ROOT  # noqa: E402
 from tests.integration import test_rest_principals  # noqa: E402
 from tests.processes import finished  # noqa: E402
@@ -109,18 +111,7 @@ def user(name: str) -> User:
 
 
 def logged_in(name: str) -> Client:
-    client = Client()
-    client.force_login(user(name))
-    return client
-
-
-def with_a_session() -> Client:
-    client = Client()
-    session = client.session
-    session["cart"] = [1]
-    session.save()
-    client.cookies[settings.SESSION_COOKIE_NAME] = session.session_key
-    return client
+    return browsers.logged_in(user(name).username)
 
 
 @attack("read a user's dispatch by its URL")

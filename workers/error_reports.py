@@ -81,7 +81,7 @@ _stopped: set[int] = set()
 """Processes that were stopped at a hard time limit, and of whose end billiard has yet to tell."""
 
 
-def told(dispatch_id: object) -> dict[str, Any]:
+def log_extra(dispatch_id: object) -> dict[str, Any]:
     """`extra` of a log record that says what the event of the dispatch says, too."""
     return {"dispatch_id": str(dispatch_id), PART_OF_FAILURE: True}
 

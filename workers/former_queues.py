@@ -74,7 +74,7 @@ def _abandon(dispatch_id: UUID, reason: str, now: datetime) -> None:
             raise
         return
     if abandoned:
-        logger.error("Dispatch %s fails: %s", dispatch_id, reason, extra=error_reports.told(dispatch_id))
+        logger.error("Dispatch %s fails: %s", dispatch_id, reason, extra=error_reports.log_extra(dispatch_id))
         announce(dispatch_id)
         error_reports.failed_elsewhere(dispatch_id)
 

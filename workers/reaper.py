@@ -261,7 +261,7 @@ def _for_a_while(steps: Iterator[Any]) -> Generator[None, None, bool]:
 
 
 def _tell(record: DispatchRecord, what: str) -> None:
-    told = {**error_reports.told(record.pk), "queue": record.queue}
+    told = {**error_reports.log_extra(record.pk), "queue": record.queue}
     logger.warning("Dispatch %s: %s", record.pk, what, extra=told)
 
 

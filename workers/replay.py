@@ -113,7 +113,7 @@ def _run(message: RequestMessage, replay: Replay) -> Answer:
             made = replace(made, accept_encoding=message.environ.get("HTTP_ACCEPT_ENCODING", ""))
         return _answer(made, request, replay)
     except (ResponseTooLargeError, ResponseBrokenError) as error:
-        text, told = "The response of dispatch %s cannot be sent: %s", error_reports.told(replay.id)
+        text, told = "The response of dispatch %s cannot be sent: %s", error_reports.log_extra(replay.id)
         logger.error(text, replay.id, error, extra=told)
         text = str(error) if replay.reached else f"{NOT_REACHED}: {error}"
         return Answer(_unreadable(error), text, retriable=not replay.reached)
@@ -127,7 +127,7 @@ def _broken(error: BaseException, replay: Replay) -> Answer:
     Before the view that is the middleware or the URLs, which may be as they should in another worker.
     """
     error_reports.raised(error)
-    told = error_reports.told(replay.id)
+    told = error_reports.log_extra(replay.id)
     logger.error("The replay of dispatch %s broke off", replay.id, exc_info=error, extra=told)
     if not replay.reached:
         text = f"{NOT_REACHED}: {type(error).__name__}"

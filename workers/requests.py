@@ -93,7 +93,7 @@ class ReplayRequest(Request):
     def _lost(self, dispatch_id: uuid.UUID, run: ledger.Run) -> State | None:
         state = ledger.lose(dispatch_id, run, "the worker process was lost")
         if state is not None:
-            told = error_reports.told(dispatch_id)
+            told = error_reports.log_extra(dispatch_id)
             logger.warning("Dispatch %s: the worker process was lost: %s", dispatch_id, state, extra=told)
         return state
 

@@ -70,7 +70,7 @@ class ReplayTask(Task):  # type: ignore[type-arg]
         if isinstance(exc, DispatchFailedError):  # the ledger has it
             return
         attempt = getattr(self.request, "attempt", None)
-        told = error_reports.told(task_id) if attempt else {"dispatch_id": task_id}
+        told = error_reports.log_extra(task_id) if attempt else {"dispatch_id": task_id}
         logger.error("Dispatch %s failed: %s", task_id, redacted(exc), extra=told)
         state = ledger.give_up(uuid.UUID(task_id), ledger.Run(attempt), type(exc).__name__) if attempt else None
         if state is not None:
@@ -147,7 +147,7 @@ def _answer(task: Any, request: RequestMessage | str, dispatch_id: uuid.UUID, qu
     try:
         message = _read(request, str(dispatch_id), queue) if isinstance(request, str) else request
     except (StoredRequestError, StorageError) as error:
-        logger.error("Dispatch %s is not run: %s", dispatch_id, error, extra=error_reports.told(dispatch_id))
+        logger.error("Dispatch %s is not run: %s", dispatch_id, error, extra=error_reports.log_extra(dispatch_id))
         return unanswered(error, unknown_here=not isinstance(error, StoredRequestAlteredError))
     accepted_at = moment(message.accepted_at) if message.accepted_at else None
     replay = Replay(
@@ -251,7 +251,7 @@ def _end(request: Any, attempt: Attempt, answer: Answer, sealed: str) -> datetim
                 "Dispatch %s was taken over or cancelled before attempt %d ended", attempt.dispatch_id, attempt.number
             )
         elif answer.error:
-            text, told = "Dispatch %s failed for good in attempt %d: %s", error_reports.told(attempt.dispatch_id)
+            text, told = "Dispatch %s failed for good in attempt %d: %s", error_reports.log_extra(attempt.dispatch_id)
             logger.error(text, attempt.dispatch_id, attempt.number, answer.error, extra=told)
             error_reports.failed(answer.error)
         else:
@@ -282,7 +282,7 @@ def _recorded(request: Any, attempt: Attempt, answer: Answer, sealed: str) -> bo
     try:
         return results.conclude(attempt.dispatch_id, number, policy, outcome, sealed, request)
     except NEVER_PASSES as error:
-        text, told = "The response of dispatch %s cannot be stored: %s", error_reports.told(attempt.dispatch_id)
+        text, told = "The response of dispatch %s cannot be stored: %s", error_reports.log_extra(attempt.dispatch_id)
         logger.error(text, attempt.dispatch_id, redacted(error), extra=told)
         reason = f"the response cannot be stored: {type(error).__name__}"
         finished = ledger.finish(attempt.dispatch_id, number, Outcome(error=reason))

@@ -65,6 +65,6 @@ def _fail(record: DispatchRecord, policy: QueuePolicy, reason: str, now: datetim
     answer = unanswered(StoredRequestError(reason), unknown_here=False)
     sealed = seal_response(answer.response, str(record.pk), attempt)
     if results.conclude(record.pk, attempt, policy, answer.outcome, sealed, None):
-        logger.error("Dispatch %s fails: %s", record.pk, reason, extra=error_reports.told(record.pk))
+        logger.error("Dispatch %s fails: %s", record.pk, reason, extra=error_reports.log_extra(record.pk))
         announce(record.pk)
         error_reports.failed_elsewhere(record.pk)

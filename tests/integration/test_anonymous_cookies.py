@@ -8,6 +8,8 @@ import pytest
 from django.contrib.auth.models import User
 from django.test import Client
 
+from tests.browsers import with_a_session
+
 pytestmark = pytest.mark.usefixtures("everything_accepted")
 
 
@@ -27,15 +29,6 @@ def cookies(client: Client, url: str, **headers: str) -> set[str]:
     response: Any = client.get(url, headers=headers)
     assert (response.status_code, response.content) == (200, b"in")
     return set(response.cookies)
-
-
-def with_a_session() -> Client:
-    client = Client()
-    session = client.session
-    session["cart"] = [1]
-    session.save()
-    client.cookies["sessionid"] = session.session_key
-    return client
 
 
 def test_a_client_with_a_session_gets_its_login_and_nobody_else_gets_anything() -> None:

@@ -14,6 +14,7 @@ import broker_django
 from broker_core.errors import MessageError, TenantUnknownError
 from broker_django import holding, ownership
 from broker_django.models import DispatchRecord
+from tests.browsers import logged_in, with_a_session
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,12 +33,6 @@ EDGE = {"Authorization": "Basic ZWRnZTplZGdl"}
 """What everybody sends who comes through the same proxy."""
 
 
-def logged_in(name: str, **options: Any) -> Client:
-    client = Client(**options)
-    client.force_login(User.objects.get_or_create(username=name)[0])
-    return client
-
-
 def exits(client: Client, links: dict[str, str], **headers: str) -> set[int]:
     """What all URLs of a dispatch answer."""
     asked = [client.get(links[name], headers=headers) for name in ("self", "response", "events")]
@@ -48,15 +43,6 @@ def send(client: Client, **headers: str) -> dict[str, str]:
     accepted = client.post("/pay/", headers=headers)
     assert accepted.status_code == 202, accepted.content
     return dict(accepted.json()["links"])
-
-
-def with_a_session() -> Client:
-    client = Client()
-    session = client.session
-    session["cart"] = [1]
-    session.save()
-    client.cookies["sessionid"] = session.session_key
-    return client
 
 
 def ann() -> Client:

@@ -1,0 +1,26 @@
+"""Browsers, as Django's test clients: with a login, or with a session of nobody."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.test import Client
+
+
+def logged_in(name: str, **options: Any) -> Client:
+    """As the user of this name, who is made if there is none."""
+    client = Client(**options)
+    client.force_login(User.objects.get_or_create(username=name)[0])
+    return client
+
+
+def with_a_session() -> Client:
+    """Nobody, with something in the cart."""
+    client = Client()
+    session = client.session
+    session["cart"] = [1]
+    session.save()
+    client.cookies[settings.SESSION_COOKIE_NAME] = session.session_key
+    return client
