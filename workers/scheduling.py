@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 from workers.pools import pools
@@ -22,6 +23,7 @@ class WeightedCycle:
         self._credits: dict[str, float] = {}
         self._weights: dict[str, float] = {}
         self._by_name: Mapping[str, float] = {}
+        self._order: list[str] = []
         self.update(queues or ())
 
     def update(self, queues: Iterable[str]) -> None:
@@ -36,14 +38,15 @@ class WeightedCycle:
         if pools.plan is not None and pools.plan.weights is not self._by_name:
             self.update(self._weights)
         due = sorted(self._weights, key=lambda name: self._credits[name] + self._weights[name], reverse=True)
-        return due[:n]
+        self._order = due[:n]
+        return self._order
 
     def rotate(self, last_used: str) -> None:
-        """`last_used` was served: what came before it in the order was empty."""
+        """`last_used` was served: what came before it in the order that was consumed last was empty."""
         if last_used not in self._weights:
             return
-        order = self.consume(len(self._weights))
-        present = order[order.index(last_used) :]
+        empty = set(itertools.takewhile(lambda name: name != last_used, self._order))
+        present = [name for name in self._weights if name not in empty]
         for name in present:
             self._credits[name] += self._weights[name]
         self._credits[last_used] -= sum(self._weights[name] for name in present)

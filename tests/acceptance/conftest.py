@@ -98,6 +98,11 @@ class Ledger:
         waiting = DispatchRecord.objects.using(ALIAS).filter(queue=queue, state="queued")
         waiting.update(state="cancelled", finished_at=timezone.now())
 
+    def forget_all(self) -> None:
+        """What other tests have left behind neither waits nor runs, so that no reaper publishes it again."""
+        left = DispatchRecord.objects.using(ALIAS).filter(state__in=("queued", "running"))
+        left.update(state="cancelled", finished_at=timezone.now(), due_at=None)
+
     def hand_back_long_ago(self, dispatch_id: str) -> None:
         """Wait until workers have handed it back, and date that back beyond any deployment."""
         attempts = AttemptRecord.objects.using(ALIAS).filter(dispatch=dispatch_id)
@@ -247,6 +252,12 @@ def asgi_site(celery_worker_cluster: CeleryWorkerCluster, sites: dict[str, Site]
     return sites["asgi"]
 
 
+def _end(process: Process) -> None:
+    """End it, and print what it said: pytest shows that of tests that fail."""
+    print(f"{process.name}:\n{process.logs()}")
+    process.teardown()
+
+
 @pytest.fixture
 def start_site(environment: dict[str, str]) -> Iterator[StartSite]:
     """Start one more web server, with variables of its own. The caller waits until it is ready."""
@@ -254,7 +265,7 @@ def start_site(environment: dict[str, str]) -> Iterator[StartSite]:
 
         def start(interface: str = "asgi", **variables: str) -> Site:
             site = _start_site(interface, {**environment, **variables})
-            started.callback(site.process.teardown)
+            started.callback(_end, site.process)
             return site
 
         yield start
@@ -284,7 +295,7 @@ def start_worker(
             process = WorkerProcess(
                 name, command(name, *options), {**unattended, **variables}, " ready.", stop_signal=signal.SIGKILL
             )
-            started.callback(process.teardown)
+            started.callback(_end, process)
             return Worker(process, celery_setup_app)
 
         yield start
@@ -357,8 +368,9 @@ def apart(sites: dict[str, Site], message_broker: servers.MessageBroker) -> Iter
 
 
 @pytest.fixture
-def unattended(apart: Site, alone: None) -> Site:
-    """The same, and no other worker's reaper looks at the ledger meanwhile."""
+def unattended(apart: Site, alone: None, ledger: Ledger) -> Site:
+    """The same, and no other worker's reaper looks at the ledger meanwhile, in which nothing else is to be done."""
+    ledger.forget_all()
     return apart
 
 

@@ -39,6 +39,11 @@ def client(unattended: Site) -> Iterator[httpx.Client]:
         yield client
 
 
+def listening(operator: Celery, workers: int = 1) -> None:
+    """Wait until they read what is broadcast to them, which begins after they say that they are ready."""
+    wait_until(lambda: len(operator.control.ping(timeout=0.5)) == workers)
+
+
 def begin(client: httpx.Client, gate: str, queue: str = "payment") -> httpx.Response:
     """A dispatch whose view has begun, and waits at the gate."""
     accepted = client.post(f"/gate/{gate}/", headers={"X-Queue": queue})
@@ -74,6 +79,7 @@ def test_what_waits_is_cancelled_at_once_and_stays_so(
     pool: str, client: httpx.Client, gates: Gates, ledger: Ledger, start_worker: StartWorker, operator: Celery
 ) -> None:
     start_worker(broker_worker, f"--pool={pool}", "--concurrency=1").container.ready()
+    listening(operator)
     gate = gates.new()
     first = begin(client, gate)
     second = client.post("/note/second/", headers={"X-Queue": "payment"})
@@ -91,6 +97,7 @@ def test_what_runs_is_stopped_by_terminate_whatever_its_queue(
     client: httpx.Client, gates: Gates, ledger: Ledger, start_worker: StartWorker, operator: Celery
 ) -> None:
     start_worker(broker_worker, "--concurrency=1").container.ready()
+    listening(operator)
     gate = gates.new()
     accepted = begin(client, gate)
     terminate = lambda: operator.control.revoke(id_of(accepted), terminate=True)  # noqa: E731
@@ -109,6 +116,7 @@ def test_kill_leaves_it_cancelled_too(
     client: httpx.Client, gates: Gates, ledger: Ledger, start_worker: StartWorker, operator: Celery
 ) -> None:
     start_worker(broker_worker, "--concurrency=1").container.ready()
+    listening(operator)
     gate = gates.new()
     accepted = begin(client, gate, "once")
     operator.control.terminate(id_of(accepted), signal="SIGKILL")
@@ -125,6 +133,7 @@ def test_a_pool_that_cannot_stop_a_task_lets_it_end(
     """Nor does the other worker, which knows nothing of it, spoil its response."""
     for _each in range(2):
         start_worker(plain_worker, "--pool=threads", "--concurrency=1").container.ready()
+    listening(operator, workers=2)
     gate = gates.new()
     accepted = begin(client, gate)
     (replies,) = [operator.control.revoke(id_of(accepted), terminate=True, reply=True, timeout=5)]
@@ -140,6 +149,7 @@ def test_what_waits_for_another_attempt_has_no_message_and_is_cancelled(
     client: httpx.Client, ledger: Ledger, start_worker: StartWorker, operator: Celery
 ) -> None:
     start_worker(broker_worker, "--concurrency=1").container.ready()
+    listening(operator)
     accepted = client.post("/later/", headers={"X-Queue": "bulk"})
     wait_until(lambda: ledger.executions(id_of(accepted)) == 1 and state(client, accepted) == "queued")
     assert woken(client, accepted, lambda: operator.control.revoke([id_of(accepted), "no-id"]))["state"] == "cancelled"
@@ -149,6 +159,7 @@ def test_what_runs_is_not_tried_again_if_it_was_revoked_meanwhile(
     client: httpx.Client, gates: Gates, ledger: Ledger, start_worker: StartWorker, operator: Celery
 ) -> None:
     start_worker(broker_worker, "--concurrency=1").container.ready()
+    listening(operator)
     gate = gates.new()
     accepted = client.post(f"/gate-and-fail/{gate}/", headers={"X-Queue": "bulk"})
     wait_until(lambda: state(client, accepted) == "running")

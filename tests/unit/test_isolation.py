@@ -171,16 +171,19 @@ def test_what_would_harm_the_worker_is_put_back():
         "loop": asyncio._get_running_loop,
     }
     before = {name: read() for name, read in kept.items()}
+    loop = asyncio.new_event_loop()
 
     def leave():
         gc.disable()
         gc.set_threshold(1)
         sys.setswitchinterval(1)
         sys.set_int_max_str_digits(0)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-        asyncio._set_running_loop(asyncio.new_event_loop())
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft - 1, hard))  # this process may have many files open
+        asyncio._set_running_loop(loop)
 
     isolated(leave)
+    loop.close()
     assert {name: read() for name, read in kept.items()} == before
 
 

@@ -121,5 +121,15 @@ def test_new_weights_are_obeyed_soon():
         assert Counter(served(cycle, 20))["bulk"] in range(9, 12)
 
 
+def test_the_order_that_was_tried_counts_even_if_weights_change_before_a_task_comes():
+    """Redis is given the order, and answers when there is work."""
+    cycle = WeightedCycle(["payment", "bulk"])
+    with override_settings(REQUEST_BROKER={"QUEUES": {"bulk": {"weight": 1000}}}):
+        assert cycle.consume(2) == ["payment", "bulk"]
+        cycle.update(["payment", "bulk"])
+        cycle.rotate("payment")
+        assert Counter(served(cycle, 1005)) == {"payment": 5, "bulk": 1000}, "the first payment is paid for"
+
+
 def test_without_queues_there_is_nothing_to_consume():
     assert WeightedCycle().consume(5) == []
