@@ -139,7 +139,7 @@ def accept(request: HttpRequest, view: View, decision: Decision) -> Accepted | H
         return refusal
     cookies, carrier = sessions.settle(request)
     user, view_user = user_key(getattr(request, "user", None)), user_key(found.user) if found is not None else None
-    record = _record(request, decision, found, now)
+    record = _record(request, decision, found, now, here)
     record.credential = ownership.credential_for(
         request, record.user or None, carrier.cookies, lambda: _is_found_by_fields(request, view, found)
     )
@@ -247,7 +247,7 @@ def _is_found_by_fields(request: HttpRequest, view: View, found: Found | None) -
     return user_key(bare.user) != user_key(found.user)
 
 
-def _record(request: HttpRequest, decision: Decision, found: Found | None, now: datetime) -> DispatchRecord:
+def _record(request: HttpRequest, decision: Decision, found: Found | None, now: datetime, here: str) -> DispatchRecord:
     of_view = None if found is None else ownership.owner_of(found.user, found.auth)
     owner = of_view or ownership.owner_of(getattr(request, "user", None))
     return DispatchRecord(
@@ -257,7 +257,7 @@ def _record(request: HttpRequest, decision: Decision, found: Found | None, now: 
         route=route_of(request.resolver_match),
         reason=decision.reason[:100],
         user=owner or "",
-        host=ownership.host_of(request),
+        host=ownership.host_in(here),
         tenant=ownership.tenant_of(request),
         **tracing.columns(request.META),
         **moments(conf.queues[decision.priority or decision.queue], now),

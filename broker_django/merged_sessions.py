@@ -39,7 +39,8 @@ def merged(session: Any, *, only_changes: bool = False) -> Any:
 
 def again(session: Any, key: str | None) -> Any:
     """A session like this under the key, not loaded yet, with whatever its middleware told it."""
-    made = copy.copy(session)
+    made = object.__new__(type(session))
+    vars(made).update(vars(session))
     for name in ("_session_cache", "_loaded", "ended"):
         vars(made).pop(name, None)
     made._session_key, made.accessed, made.modified = key, False, False

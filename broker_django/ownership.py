@@ -6,6 +6,7 @@ They hold at every exit: status, response, events, cancel, and what a repeated I
 from __future__ import annotations
 
 import copy
+import hmac
 import json
 import logging
 from collections.abc import Mapping
@@ -13,13 +14,13 @@ from functools import lru_cache
 from hashlib import sha256
 from http.cookies import SimpleCookie
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 from uuid import UUID
 
 from django.conf import settings
 from django.core.exceptions import DisallowedHost
 from django.http.request import HttpHeaders, split_domain_port
-from django.utils.crypto import constant_time_compare, salted_hmac
+from django.utils.crypto import constant_time_compare
+from django.utils.encoding import force_bytes
 from django.utils.module_loading import import_string
 
 from broker_core.errors import TenantUnknownError
@@ -168,9 +169,18 @@ def is_known_by_session(record: DispatchRecord) -> bool:
 def host_of(request: HttpRequest) -> str:
     """The host that the request was sent to, without its port, as cookies go; empty if it is none of this site's."""
     try:
-        return split_domain_port(request.get_host())[0][:255]
+        return _domain(request.get_host())
     except DisallowedHost:
         return ""
+
+
+def host_in(url: str) -> str:
+    """The same, of an absolute URL that was made for the request."""
+    return _domain(url.split("/", 3)[2])
+
+
+def _domain(host: str) -> str:
+    return split_domain_port(host)[0][:255]
 
 
 def tenant_of(request: HttpRequest) -> str:
@@ -319,8 +329,17 @@ def _is_digest(digest: str, values: list[tuple[str, str]]) -> bool:
 
 
 def _digest(values: list[tuple[str, str]], key: str | bytes) -> str:
-    mac = salted_hmac("request_broker.credential", json.dumps(values), secret=key, algorithm="sha256")
-    return mac.hexdigest()[:DIGEST_LENGTH]
+    return _mac("request_broker.credential", json.dumps(values), key)[:DIGEST_LENGTH]
+
+
+def _mac(salt: str, value: str, key: str | bytes) -> str:
+    """What Django's `salted_hmac` with SHA-256 gives, in hexadecimal digits."""
+    return hmac.digest(_derived(salt, key), value.encode(), "sha256").hex()
+
+
+@lru_cache(maxsize=16)
+def _derived(salt: str, key: str | bytes) -> bytes:
+    return sha256(salt.encode() + force_bytes(key)).digest()
 
 
 # Claims
@@ -333,12 +352,12 @@ def give_claim(request: HttpRequest, response: HttpResponseBase, record: Dispatc
     response.set_cookie(
         CLAIM,
         next(_claims(record.pk)),
-        max_age=int(conf.TOKEN_MAX_AGE),
-        path=urlsplit(here).path,
+        path=f"/{here.split('/', 3)[3]}",
         secure=request.is_secure() or settings.SESSION_COOKIE_SECURE,
         httponly=True,
         samesite=settings.SESSION_COOKIE_SAMESITE,
     )
+    response.cookies[CLAIM]["max-age"] = int(conf.TOKEN_MAX_AGE)  # Django would say when that is, for browsers of 2010
 
 
 def claims(request: HttpRequest, record: DispatchRecord) -> bool:
@@ -350,4 +369,4 @@ def claims(request: HttpRequest, record: DispatchRecord) -> bool:
 def _claims(dispatch_id: UUID) -> Iterator[str]:
     """The claim by the key that is in use, and then by the fallbacks."""
     for key in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS):
-        yield salted_hmac("request_broker.claim", dispatch_id.hex, secret=key, algorithm="sha256").hexdigest()
+        yield _mac("request_broker.claim", dispatch_id.hex, key)

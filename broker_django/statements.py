@@ -6,16 +6,17 @@ Like `bulk_create` and `update` they send no signals.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from django.db import connections
-from django.db.models import CharField, IntegerField, TextField
+from django.db.models import CharField, DateTimeField, Field, IntegerField, TextField
 from django.db.models.sql.subqueries import InsertQuery
 
 from broker_django import database
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from django.db.backends.base.base import BaseDatabaseWrapper
     from django.db.models import Model
@@ -26,8 +27,8 @@ def insert(instance: Model, on_conflict: OnConflict | None = None) -> bool:
     """Insert a row with its primary key, or with one that the database makes; whether it was inserted."""
     model, alias = type(instance), database.alias_of(type(instance))
     connection = connections[alias]
-    fields = _fields(model, with_key=instance.pk is not None)
-    values = [_prepared(field, field.pre_save(instance, add=True), connection) for field in fields]
+    columns, read = _row(model, with_key=instance.pk is not None)
+    values = _prepared(columns, read(instance), connection)
     with connection.cursor() as cursor:
         cursor.execute(_insertion(model, alias, instance.pk is not None, on_conflict), values)
         inserted = bool(cursor.rowcount == 1)
@@ -38,23 +39,53 @@ def insert(instance: Model, on_conflict: OnConflict | None = None) -> bool:
 _AS_IT_IS: dict[type, tuple[type, ...]] = {str: (CharField, TextField), int: (IntegerField,)}
 
 
-def _prepared(field: Any, value: Any, connection: BaseDatabaseWrapper) -> Any:
-    """The value as the database takes it; nothing, text and small numbers are taken as they are."""
-    kind = _AS_IT_IS.get(type(value))
-    if value is None or (kind and isinstance(field, kind)):
-        return value
-    return field.get_db_prep_save(value, connection)
+class _Column(NamedTuple):
+    """A field, and the types of values, beside nothing, that the database takes for it as they are."""
+
+    field: Any
+    taken: frozenset[type]
+
+
+@lru_cache(maxsize=128)
+def _column(model: type[Model], name: str) -> _Column:
+    field = model._meta.get_field(name)
+    return _Column(field, frozenset(kind for kind, fields in _AS_IT_IS.items() if isinstance(field, fields)))
+
+
+class _Row(NamedTuple):
+    """The columns of a table, and what reads their values off an instance."""
+
+    columns: list[_Column]
+    read: Callable[[Any], Iterable[Any]]
 
 
 @lru_cache(maxsize=16)
-def _fields(model: type[Model], with_key: bool) -> tuple[Any, ...]:  # noqa: FBT001
-    return tuple(field for field in model._meta.concrete_fields if with_key or not field.primary_key)
+def _row(model: type[Model], with_key: bool) -> _Row:  # noqa: FBT001
+    fields: list[Any] = [field for field in model._meta.concrete_fields if with_key or not field.primary_key]
+    columns = [_column(model, field.name) for field in fields]
+    if len(fields) > 1 and all(_is_plain(field) for field in fields):
+        return _Row(columns, attrgetter(*(field.attname for field in fields)))
+    return _Row(columns, lambda instance: [field.pre_save(instance, add=True) for field in fields])
+
+
+def _is_plain(field: Any) -> bool:
+    """Whether its value is that of the instance."""
+    sets_itself = getattr(field, "auto_now", False) or getattr(field, "auto_now_add", False)
+    return type(field).pre_save in {Field.pre_save, DateTimeField.pre_save} and not sets_itself
+
+
+def _prepared(columns: Iterable[_Column], values: Iterable[Any], connection: BaseDatabaseWrapper) -> list[Any]:
+    """The values as the database takes them."""
+    return [
+        value if value is None or type(value) in taken else field.get_db_prep_save(value, connection)
+        for (field, taken), value in zip(columns, values, strict=True)
+    ]
 
 
 @lru_cache(maxsize=16)
 def _insertion(model: type[Model], alias: str, with_key: bool, on_conflict: OnConflict | None) -> str:  # noqa: FBT001
     query = InsertQuery(model, on_conflict=on_conflict)
-    query.insert_values(_fields(model, with_key), [model()], raw=True)
+    query.insert_values([column.field for column in _row(model, with_key).columns], [model()], raw=True)
     [(statement, _parameters)] = query.get_compiler(using=alias).as_sql()
     return str(statement)
 
@@ -68,7 +99,8 @@ def update(model: type[Model], values: Mapping[str, Any], where: Mapping[str, An
     connection = connections[alias]
     statement = _update(model, alias, tuple(values), tuple(where), wanted_at is not None)
     given = [*values.items(), *where.items(), *([("expires_at", wanted_at)] if wanted_at is not None else [])]
-    prepared = [_prepared(model._meta.get_field(name), value, connection) for name, value in given]
+    columns = [_column(model, name) for name, _value in given]
+    prepared = _prepared(columns, [value for _name, value in given], connection)
     with connection.cursor() as cursor:
         cursor.execute(statement, prepared)
         return bool(cursor.rowcount == 1)

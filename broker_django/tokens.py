@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import time
 import uuid
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from django.conf import settings
 from django.core.signing import BadSignature, Signer, b62_decode, b62_encode
 from django.urls import reverse
 
@@ -24,7 +26,12 @@ MAX_LENGTH = 200
 
 
 def _signer() -> Signer:
-    return Signer(sep=".", salt="request_broker.token")
+    return _signer_with(settings.SECRET_KEY, tuple(settings.SECRET_KEY_FALLBACKS))
+
+
+@lru_cache(maxsize=8)
+def _signer_with(key: str | bytes, fallback_keys: tuple[str | bytes, ...]) -> Signer:
+    return Signer(key=key, fallback_keys=list(fallback_keys), sep=".", salt="request_broker.token")
 
 
 def issue(dispatch_id: uuid.UUID, accepted_at: datetime) -> str:

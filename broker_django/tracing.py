@@ -45,10 +45,13 @@ _NAME = re.compile(r"[!#-'*+.^_`|~0-9A-Za-z-]{1,64}")
 _VALUE = re.compile(r"[ -~]+")
 
 
+_NO_TRACE: dict[str, Any] = {"trace_id": "", "trace_fields": None}
+
+
 def columns(environ: Mapping[str, str]) -> dict[str, Any]:
     """What the ledger keeps of the trace of a request."""
     fields = fields_of(environ)
-    return {"trace_id": trace_id(fields), "trace_fields": json.dumps(fields) if fields else None}
+    return {"trace_id": trace_id(fields), "trace_fields": json.dumps(fields)} if fields else _NO_TRACE
 
 
 def fields_of(environ: Mapping[str, str]) -> dict[str, str]:

@@ -22,6 +22,13 @@ _OF_VIEW_SETS = frozenset({"basename", "description", "detail", "name", "suffix"
 
 def view_name(view: Any, method: str) -> str:
     """The name of what answers this HTTP method, such as `shop.views.Checkout.post`."""
+    try:
+        return _known(view, method)
+    except TypeError:  # a callable object may have no hash
+        return _name_of(view, method)
+
+
+def _name_of(view: Any, method: str) -> str:
     operation = next(iter(ninja.operation_functions(view, method)), None) if ninja.is_in_use() else None
     if operation is not None:
         return _of_function(operation, method)
@@ -29,6 +36,9 @@ def view_name(view: Any, method: str) -> str:
     if view_class is not None:
         return path_of(view_class) + _handler(view, view_class, method.lower()) + _given(view)
     return _of_function(view, method)
+
+
+_known = functools.lru_cache(maxsize=1024)(_name_of)
 
 
 def _of_function(view: Any, method: str) -> str:

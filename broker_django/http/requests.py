@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import lru_cache
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -103,6 +104,7 @@ def to_message(request: HttpRequest, body: bytes, user: str | None, cookies: dic
     )
 
 
+@lru_cache(maxsize=256)
 def _key(name: str) -> str:
     return f"HTTP_{name.upper().replace('-', '_')}"
 
