@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 import sys
 import tempfile
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 NEIGHBOURS = 20
+TRIES = 20
+NEVER_OUTGOING = range(20_000, 32_000)
+"""Linux gives outgoing connections ports from 32,768 on, other systems from 49,152 on (RFC 6335, section 6)."""
 
 
 @contextmanager
@@ -40,11 +44,14 @@ def free_port(preferred: int, host: str = "127.0.0.1") -> int:
 
 
 def any_port(host: str = "127.0.0.1") -> int:
-    """A port that the kernel picks."""
+    """A free port that no outgoing connection takes before somebody listens on it; else one that the kernel picks."""
+    for _try in range(TRIES):
+        port = secrets.choice(NEVER_OUTGOING)
+        if _can_listen(host, port):
+            return port
     with socket.socket() as probe:
         probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
+        return int(probe.getsockname()[1])
 
 
 @contextmanager

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
-import secrets
 import shutil
 import signal
 import socket
@@ -27,6 +26,7 @@ from typing import TYPE_CHECKING, NoReturn
 import pytest
 
 from broker_django.embedded import EmbeddedServerError, server_binary
+from broker_django.ports import any_port
 from tests.containers import Process
 
 if TYPE_CHECKING:
@@ -105,15 +105,6 @@ def _directory(owner: str | None = None) -> Iterator[Path]:
         yield Path(name)
 
 
-def _port() -> int:
-    """A free port below those that the kernel gives to outgoing connections: a server may take a while to listen."""
-    while True:
-        port = 20_000 + secrets.randbelow(12_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-
-
 def listens(port: int) -> bool:
     try:
         socket.create_connection(("127.0.0.1", port), 1).close()
@@ -134,7 +125,7 @@ def serving(process: Process) -> Iterator[Process]:
 
 @contextlib.contextmanager
 def _redis_like(program: str, *options: str) -> Iterator[MessageBroker]:
-    binary, port = require(program), _port()
+    binary, port = require(program), any_port()
     with _directory() as home:
         arguments = ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(home), "--save", ""]
         process = Process(
@@ -180,7 +171,7 @@ RABBITMQ_DEFINITIONS = """{
 def rabbitmq() -> Iterator[MessageBroker]:
     """RabbitMQ with an epmd of its own, so that nothing is left behind and no other node is met."""
     script, epmd = require("rabbitmq-server"), require("epmd")
-    port, epmd_port = _port(), _port()
+    port, epmd_port = any_port(), any_port()
     with _directory() as home, contextlib.ExitStack() as processes:
         (home / "definitions.json").write_text(RABBITMQ_DEFINITIONS)
         (home / "rabbitmq.conf").write_text(
@@ -195,7 +186,7 @@ def rabbitmq() -> Iterator[MessageBroker]:
             "RABBITMQ_CONFIG_FILE": str(home / "rabbitmq.conf"),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(home / "enabled_plugins"),
             "RABBITMQ_NODENAME": f"test{port}@localhost",
-            "RABBITMQ_DIST_PORT": str(_port()),
+            "RABBITMQ_DIST_PORT": str(any_port()),
             "RABBITMQ_MNESIA_BASE": str(home / "mnesia"),
             "RABBITMQ_LOG_BASE": str(home / "log"),
             "RABBITMQ_LOGS": "-",
@@ -220,7 +211,7 @@ BROKERS: dict[str, Callable[[], AbstractContextManager[MessageBroker]]] = {
 @contextlib.contextmanager
 def postgres(name: str = "broker") -> Iterator[dict[str, str]]:
     """A PostgreSQL cluster with one empty database: the POSTGRES_* variables to reach it."""
-    server, port = require("postgres"), _port()
+    server, port = require("postgres"), any_port()
     user = "postgres" if os.geteuid() == 0 else None
     with _directory(user) as home:
         subprocess.run(
@@ -298,7 +289,7 @@ def _install_mariadb(install: Path, home: Path, user: str | None) -> None:
 @contextlib.contextmanager
 def mariadb(name: str = "broker", *options: str) -> Iterator[dict[str, str]]:
     """A MariaDB server with one empty database: the MYSQL_* variables to reach it."""
-    server, install, port = require("mariadbd"), require("mariadb-install-db"), _port()
+    server, install, port = require("mariadbd"), require("mariadb-install-db"), any_port()
     if importlib.util.find_spec("MySQLdb") is None:
         absent("mysqlclient is not installed")
     user = "mysql" if os.geteuid() == 0 else None

@@ -3,9 +3,14 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
+
+from broker_django import ports
 from broker_django.ports import any_port, free_port, reserved_port
 
+OUTGOING = Path("/proc/sys/net/ipv4/ip_local_port_range")
 LOOK = "import sys\nfrom broker_django.ports import free_port\nprint(free_port(int(sys.argv[1])))"
 
 
@@ -28,6 +33,19 @@ def test_a_port_that_only_held_a_connection_is_free_again():
             accepted, _ = server.accept()
             accepted.close()
     assert free_port(address[1]) == address[1]
+
+
+@pytest.mark.skipif(not OUTGOING.exists(), reason="only Linux says which ports outgoing connections are given")
+def test_no_outgoing_connection_takes_a_port_before_a_server_listens():
+    lowest, _highest = map(int, OUTGOING.read_text().split())
+    assert max(any_port() for _ in range(20)) < lowest
+
+
+def test_if_those_ports_are_taken_the_kernel_picks_one(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        taken = server.getsockname()[1]
+        monkeypatch.setattr(ports, "NEVER_OUTGOING", [taken])
+        assert any_port() != taken
 
 
 def test_a_reserved_port_is_nobody_elses_until_it_is_given_back():
