@@ -18,6 +18,7 @@ from broker_core.errors import ReducedCapacityError, StorageError, UnavailableEr
 from broker_core.idempotency import verdict
 from broker_core.redaction import redacted
 from broker_django import (
+    credentials,
     idempotency,
     ledger,
     load,
@@ -36,6 +37,7 @@ from broker_django.context import user_key
 from broker_django.delivery import breaker, publish, run_eagerly, seal_request, sealed_with, waiting_messages
 from broker_django.http import raw_body, to_message
 from broker_django.models import DispatchRecord
+from broker_django.owners import UNTOLD, owner_of
 from broker_django.room import rooms
 from broker_django.view_names import view_name
 
@@ -140,7 +142,7 @@ def accept(request: HttpRequest, view: View, decision: Decision) -> Accepted | H
     cookies, carrier = sessions.settle(request)
     user, view_user = user_key(getattr(request, "user", None)), user_key(found.user) if found is not None else None
     record = _record(request, decision, found, now, here)
-    record.credential = ownership.credential_for(
+    record.credential = credentials.credential_for(
         request, record.user or None, carrier.cookies, lambda: _is_found_by_fields(request, view, found)
     )
     record.pk = dispatch_id
@@ -237,19 +239,18 @@ def _has_no_room(record: DispatchRecord) -> bool:
 
 
 def _is_found_by_fields(request: HttpRequest, view: View, found: Found | None) -> bool:
-    """Whether the view would not find this user, a row of the project's, without the fields of CREDENTIALS.
+    """Whether the view finds this user, a row of the project's, by nothing but what CREDENTIALS names.
 
-    A proxy may ask a field of everybody, beside the one that says who the user is.
+    A proxy or a partner may send the same field for everybody, beside the one that says who the user is.
     """
     if found is None or not users.is_row(found.user):
         return False
-    bare = rest.found(ownership.without_credentials(request), view.function, view.args, view.kwargs)
-    return user_key(bare.user) != user_key(found.user)
+    again = rest.found(credentials.with_these_alone(request), view.function, view.args, view.kwargs)
+    return user_key(again.user) == user_key(found.user)
 
 
 def _record(request: HttpRequest, decision: Decision, found: Found | None, now: datetime, here: str) -> DispatchRecord:
-    of_view = None if found is None else ownership.owner_of(found.user, found.auth)
-    owner = of_view or ownership.owner_of(getattr(request, "user", None))
+    owner = _owner(request, found)
     return DispatchRecord(
         queue=decision.queue,
         method=(request.method or "")[:20],
@@ -262,6 +263,17 @@ def _record(request: HttpRequest, decision: Decision, found: Found | None, now: 
         **tracing.columns(request.META),
         **moments(conf.queues[decision.priority or decision.queue], now),
     )
+
+
+def _owner(request: HttpRequest, found: Found | None) -> str | None:
+    """How the ledger names whose request it is; None for nobody's."""
+    asks = owner_of(getattr(request, "user", None))
+    if found is None:
+        return asks
+    owner = owner_of(found.user, found.auth) or asks
+    if found.again or (owner is not None and owner == asks) or not credentials.shows_anything(request):
+        return owner
+    return f"{UNTOLD}{user_key(found.user) or ''}"
 
 
 def moments(policy: QueuePolicy, now: datetime) -> dict[str, datetime | None]:

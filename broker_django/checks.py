@@ -34,7 +34,7 @@ from django.utils.module_loading import import_string
 from broker_core.errors import ConfigurationError
 from broker_core.policies import Mode, QueuePolicy
 from broker_core.redaction import redacted
-from broker_django import database, ownership
+from broker_django import credentials, database
 from broker_django.celery_app import REDIS_SCHEMES, broker_urls, filled_in, get_app, project_app, schemes
 from broker_django.conf import DEFAULTS, conf
 from broker_django.decorators import annotation_of
@@ -148,8 +148,9 @@ def check_owners(**_: Any) -> list[CheckMessage]:
         text = f"REQUEST_BROKER['CREDENTIALS'] has to be a list of the names of header fields, and not {names!r}."
         hint = "Such as ['Authorization', 'X-Api-Key', 'cookie:access_token']."
         found.append(Error(text, hint=hint, id="request_broker.E014"))
-    elif sum(len(name) + 1 for name in names) > MOST_OF_NAMES:
-        text = f"The names in REQUEST_BROKER['CREDENTIALS'] are longer than {MOST_OF_NAMES} characters together."
+    elif sum(len(name) + 1 for name in names) > credentials.MOST_OF_NAMES:
+        most = credentials.MOST_OF_NAMES
+        text = f"The names in REQUEST_BROKER['CREDENTIALS'] are longer than {most} characters together."
         found.append(Error(text, hint="Leave out those that no client sends.", id="request_broker.E014"))
     if conf.TENANT is not None:
         try:
@@ -213,15 +214,11 @@ def _finds_tenants_by_path(path: str) -> bool:
     return any(kind.__module__ == SUBFOLDERS for kind in kinds)
 
 
-MOST_OF_NAMES = 180
-"""Characters: a dispatch has room for the kinds of its credentials, and a digest."""
-
-
 def _is_credential(name: object) -> bool:
     """A header field of that name would be taken for the session cookie."""
-    if not isinstance(name, str) or name.lower() == ownership.SESSION:
+    if not isinstance(name, str) or name.lower() == credentials.SESSION:
         return False
-    return re.fullmatch(r"(cookie:)?[A-Za-z0-9-]+|cookie:[\w.-]+", name) is not None
+    return re.fullmatch(r"(cookie:|query:)?[A-Za-z0-9-]+|(cookie|query):[\w.-]+", name) is not None
 
 
 @register("request_broker")

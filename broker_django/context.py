@@ -130,7 +130,10 @@ def user_key(user: Any) -> str | None:
 
     None if there is no user, an anonymous one, or one that has no key.
     """
-    key = getattr(user, "pk", None) if getattr(user, "is_authenticated", False) else None
+    try:
+        key = getattr(user, "pk", None) if getattr(user, "is_authenticated", False) else None
+    except NotImplementedError:  # the user of a token may say so
+        key = None
     if key is None:
         return None
     model = users.user_model()

@@ -22,9 +22,11 @@ from broker_django.arrival import arrived, asks_for_a_user
 from broker_django.composing import Parts, compose
 from broker_django.conf import conf
 from broker_django.context import replay_of, user_key
+from broker_django.credentials import credential_for
 from broker_django.delivery import seal_request
 from broker_django.http import raw_body, to_message
 from broker_django.models import DispatchRecord
+from broker_django.owners import owner_of
 from broker_django.routing import OWN_NAMESPACE
 from broker_django.view_names import view_name
 
@@ -146,12 +148,12 @@ def _from_request(request: HttpRequest) -> Taken:
     if _is_made_by_code(request):
         message, match = arrived(message)
     tenant = ownership.tenant_of(request)
-    owner = ownership.owner_of(getattr(request, "user", None))
+    owner = owner_of(getattr(request, "user", None))
     return Taken(
         replace(message, tenant=tenant, principal=principals.describe(request, None)),
         match,
         view=_view(match, message.method),
-        credential=ownership.credential_for(request, owner),
+        credential=credential_for(request, owner),
         host=ownership.host_of(request),
         tenant=tenant,
         owner=owner,

@@ -15,14 +15,14 @@ import enum
 import json
 import struct
 import uuid
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from types import FunctionType, GetSetDescriptorType, MappingProxyType, MemberDescriptorType
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from django.apps import apps
 from django.db import models
-from django.utils.functional import LazyObject
+from django.utils.functional import LazyObject, Promise
 from django.utils.module_loading import import_string
 
 if TYPE_CHECKING:
@@ -45,8 +45,24 @@ _TEXTS: dict[str, tuple[type, Callable[[Any], str], Callable[[str], Any]]] = {
     "decimal": (decimal.Decimal, decimal.Decimal.__str__, decimal.Decimal),
     "uuid": (uuid.UUID, str, uuid.UUID),
     "bytes": (bytes, lambda value: base64.b64encode(value).decode("ascii"), base64.b64decode),
+    "bytearray": (
+        bytearray,
+        lambda value: base64.b64encode(value).decode("ascii"),
+        lambda text: bytearray(base64.b64decode(text)),
+    ),
+    "complex": (complex, complex.__repr__, complex),
+    "range": (
+        range,
+        lambda value: f"{value.start} {value.stop} {value.step}",
+        lambda text: range(*map(int, text.split())),
+    ),
+    "offset": (
+        datetime.timezone,
+        lambda value: repr(value.utcoffset(None).total_seconds()),
+        lambda text: datetime.timezone(datetime.timedelta(seconds=float(text))),
+    ),
 }
-_SERIES: dict[str, Any] = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
+_SERIES: dict[str, Any] = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset, "deque": deque}
 _NAMES: dict[type, str] = {kind: name for name, (kind, _say, _read) in _TEXTS.items()}
 _NAMES |= {kind: name for name, kind in _SERIES.items()}
 _MAPPINGS: dict[str, Any] = {
@@ -57,7 +73,7 @@ _MAPPINGS: dict[str, Any] = {
 _NAMES |= {dict: "dict", OrderedDict: "ordered", MappingProxyType: "mappingproxy"}
 _EXACT: dict[type, Callable[[Any], Any]] = {str: str.__str__, int: int.__int__, float: float.__float__}
 """How to read a value of a subclass, whatever the subclass says."""
-_EXTENDED = (_NAMES.keys() | _EXACT.keys()) - {uuid.UUID}
+_EXTENDED = (_NAMES.keys() | _EXACT.keys()) - {uuid.UUID, bytearray, deque}
 """What a class may extend, and have a state that is not in its attributes."""
 
 
@@ -87,6 +103,8 @@ class _Freezer:
             return value
         if kind in _NAMES:
             return self._as(kind, value, depth)
+        if kind is ZoneInfo and value.key:
+            return ["zone", value.key]
         return self._object(_evaluated(value), depth)
 
     def _as(self, kind: Any, value: Any, depth: int) -> Any:
@@ -109,9 +127,9 @@ class _Freezer:
         kind = type(value)
         if isinstance(value, models.Model):
             return self._model(value, depth)
-        path = f"{kind.__module__}.{kind.__qualname__}"
-        if not _is_importable(kind, path):
-            raise NotFrozenError(f"{path} cannot be imported by that name")
+        if kind in _EXACT:
+            return value
+        path = _path_of(kind)
         if isinstance(value, enum.Enum):
             return _member(kind, path, value)
         extended = _extended(kind)
@@ -143,6 +161,14 @@ class _Freezer:
         return {name: self.freeze(each, depth + 1) for name, each in vars(value).items() if name != "_state"}
 
 
+def attributes_of(value: Any) -> dict[str, Any]:
+    """What is in the attributes and the slots of an instance. Raises NotFrozenError."""
+    value = _evaluated(value)
+    attributes = _dict_of(value)
+    named = {} if attributes is value else dict(attributes)
+    return {name: each for name, each in (named | _slots_of(value)).items() if type(name) is str}
+
+
 def _zone(value: Any) -> list[str]:
     """The name of the zone of a moment: its text has an offset only."""
     zone = value.tzinfo if isinstance(value, datetime.datetime) else None
@@ -153,7 +179,7 @@ def _evaluated(value: Any) -> Any:
     while isinstance(value, LazyObject):
         bool(value)
         value = value._wrapped
-    return value
+    return str(value) if isinstance(value, Promise) else value
 
 
 def is_row(value: Any) -> bool:
@@ -161,11 +187,15 @@ def is_row(value: Any) -> bool:
     return value.pk is not None and not value._state.adding
 
 
-def _is_importable(kind: type, path: str) -> bool:
+def _path_of(kind: type) -> str:
+    """Where the class can be imported from. Raises NotFrozenError if it cannot."""
+    path = f"{kind.__module__}.{kind.__qualname__}"
     try:
-        return import_string(path) is kind
+        if import_string(path) is kind:
+            return path
     except ImportError:
-        return False
+        pass
+    raise NotFrozenError(f"{path} cannot be imported by that name")
 
 
 def _member(kind: Any, path: str, value: enum.Enum) -> Any:
@@ -249,6 +279,8 @@ def thaw(frozen: Any) -> Any:
         return _SERIES[name](thaw(each) for each in told)
     if name in _MAPPINGS:
         return _MAPPINGS[name]((thaw(key), thaw(each)) for key, each in told)
+    if name == "zone":
+        return ZoneInfo(told)
     if name == "row":
         return _row(*frozen[1:])
     if name in ("enum", "flag"):

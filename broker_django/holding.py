@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from django.core.handlers.asgi import ASGIRequest
 
 from broker_core.holding import Guest, Limits, Places, Server
-from broker_django import ownership
 from broker_django.conf import conf
+from broker_django.credentials import shows_again
+from broker_django.owners import is_untold
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -39,9 +40,9 @@ def guest(request: HttpRequest, record: DispatchRecord) -> Guest:
     A made-up session cookie makes no new client. Users of several sites may have equal keys.
     """
     client = f"address {request.META.get('REMOTE_ADDR', '')}"
-    if record.user:
+    if record.user and not is_untold(record.user):
         client = f"user {record.user} of {record.tenant!r} on {record.host!r}"
-    elif record.credential and ownership.shows_again(request, record.credential):
+    elif record.credential and shows_again(request, record.credential):
         client = record.credential
     return Guest(client, record.pk, server_of(request))
 

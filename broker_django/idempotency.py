@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from broker_core.errors import IdempotencyKeyMissingError
 from broker_core.idempotency import SAFE_METHODS, fingerprint, parse_key, scope
-from broker_django import ownership
 from broker_django.conf import conf
+from broker_django.credentials import client_of
 from broker_django.decorators import requires_idempotency_key
+from broker_django.owners import is_untold
 
 if TYPE_CHECKING:
     from django.http import HttpRequest
@@ -43,8 +44,10 @@ def mark(record: DispatchRecord, request: HttpRequest, body: bytes, key: str) ->
 
     An anonymous client is known by what it sent: one that never got its first answer has no cookie of it.
     """
-    client = ownership.client_of(request)
-    record.idempotency_key = scope((record.host, record.tenant), record.user, client, record.route, key)
+    untold = is_untold(record.user)
+    client = client_of(request, everything=untold)
+    owner = "" if untold else record.user
+    record.idempotency_key = scope((record.host, record.tenant), owner, client, record.route, key)
     record.fingerprint = fingerprint(
         key,
         request.method or "",

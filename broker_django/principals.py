@@ -6,9 +6,12 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from django.db.models import Model
+
 from broker_core.errors import UserInactiveError
-from broker_django import freezing, ownership, past_sessions, users
+from broker_django import freezing, past_sessions, users
 from broker_django.context import user_key
+from broker_django.owners import is_untold, owner_of
 
 if TYPE_CHECKING:
     from django.http import HttpRequest
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("broker_django.principals")
 
 ADMITTED, USER, VIEW_USER, AUTH, SESSION = "admitted", "user", "view_user", "auth", "session"
+NO_AUTH = "no_auth"
+"""Whether what authenticated the user cannot travel: only the view can find it again."""
 GUEST = "guest"
 """Whom a view has found that authenticated nobody, but by an API key or the like; empty if that cannot travel."""
 AGAIN = "again"
@@ -32,6 +37,8 @@ def describe(request: HttpRequest, found: Found | None) -> dict[str, Any] | None
     told = {USER: _no_row(user), SESSION: past_sessions.describe(request, user_key(user))}
     if found is not None:
         told |= {ADMITTED: found.admitted, VIEW_USER: _no_row(found.user), AUTH: _frozen_auth(found.auth)}
+        if found.auth is not None and told[AUTH] is None:
+            told[NO_AUTH] = True
         if not _is_authenticated(found.user):
             told[GUEST] = _guest(found)
         elif not users.is_row(found.user) and told[VIEW_USER] is None:
@@ -48,8 +55,9 @@ def _guest(found: Found) -> Any:
 
 
 def _no_row(user: Any) -> Any:
-    """A user of another kind than the project's own: one without a key, of another model, or of a token."""
-    return None if not _is_authenticated(user) or users.is_row(user) else _frozen(user)
+    """A user of another kind than the project's own: one without a key, of another or a proxy model, or of a token."""
+    of_project = users.is_row(user) and user.__class__ is users.user_model()
+    return None if not _is_authenticated(user) or of_project else _frozen(user)
 
 
 def _is_authenticated(user: Any) -> bool:
@@ -74,7 +82,7 @@ def accepted(key: str | None, frozen: Any) -> Any:
     if frozen is None:
         return users.active_user(key or "")
     user = _thawed(frozen)
-    if user is None or not users.is_active(user) or _is_deactivated(user):
+    if user is None or (isinstance(user, Model) and not users.is_active(user)) or _is_deactivated(user):
         raise UserInactiveError("the user who made this request is gone or no longer active")
     return user
 
@@ -108,6 +116,8 @@ def found_as_accepted(found: Found, key: str | None, principal: dict[str, Any]) 
     if key is None and frozen is None:
         return None
     if not is_same(found.user, key, frozen):
+        if principal.get(NO_AUTH):
+            raise UserInactiveError("what authenticated this request has expired, and is of a kind that cannot travel")
         return replace(found, user=accepted(key, frozen), auth=_thawed(auth))
     return None if same_auth else replace(found, auth=_thawed(auth))
 
@@ -116,5 +126,5 @@ def is_same(found: Any, key: str | None, frozen: Any) -> bool:
     """Whether this is the user who was accepted: by key, or else as the ledger tells users apart, if it can."""
     if key is not None or frozen is None:
         return user_key(found) == key
-    owner = ownership.owner_of(_thawed(frozen))
-    return owner is not None and ownership.owner_of(found) == owner
+    owner = owner_of(_thawed(frozen))
+    return owner is not None and not is_untold(owner) and owner_of(found) == owner

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from django.apps import apps
+from django.core.exceptions import PermissionDenied
+from django.http import Http404
 from django.urls import resolve
+from django.utils import translation
 from django.utils.module_loading import import_string
+from django.views.generic.base import View
 
+from broker_core.errors import UnavailableError
 from broker_django.context import replay_of
 from broker_django.notes import closure_of, module_of
 
@@ -65,11 +71,15 @@ class CannotAskError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Whom a view has authenticated, and by what; `admitted` if its permissions and throttles let the request in."""
+    """Whom a view has authenticated, and by what; `admitted` if its permissions and throttles let the request in.
+
+    `again` is False if a poll could not ask the view in the same way: it may find anybody when it runs.
+    """
 
     user: Any = None
     auth: Any = None
     admitted: bool = False
+    again: bool = True
 
 
 def admit(
@@ -81,7 +91,11 @@ def admit(
     """
     if speaks_first(view) and not _begins_on_its_own(view_class(view)):
         with contextlib.suppress(CannotAskError), _user_kept(request):
-            return _ask(request, view, args, kwargs)
+            unprepared = copy.copy(request)
+            asked, refusal = _ask(request, view, args, kwargs)
+            if asked is not None and _sets_up(view_class(view)):
+                asked = replace(asked, again=_finds(asked, found(unprepared, view, args, kwargs)))
+            return asked, refusal
     return found(request, view, args, kwargs), None
 
 
@@ -91,6 +105,15 @@ def _begins_on_its_own(cls: Any) -> bool:
     A decorated one says that it is in DRF's module.
     """
     return cls.dispatch is not import_string("rest_framework.views.APIView").dispatch
+
+
+def _sets_up(cls: Any) -> bool:
+    """Whether the class has a `setup` of its own, which may prepare what its authenticators look at."""
+    return cls.setup is not View.setup
+
+
+def _finds(asked: Found, unprepared: Found) -> bool:
+    return unprepared.again and (unprepared.user, unprepared.auth) == (asked.user, asked.auth)
 
 
 def _ask(
@@ -155,7 +178,7 @@ def _throttle_once(cls: Any) -> None:
 
 
 def found(request: HttpRequest, view: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Found:
-    """Whom DRF's authenticators find; nobody if they refuse.
+    """Whom DRF's authenticators find; nobody if they refuse, a credential that has run out since being none any more.
 
     The view is not set up: that may count, look up or lock something, and happens when it runs.
     """
@@ -164,8 +187,13 @@ def found(request: HttpRequest, view: Any, args: tuple[Any, ...], kwargs: Mappin
         try:
             drf_request = _instance(request, view, args, kwargs).initialize_request(request, *args, **kwargs)
             return Found(drf_request.user, drf_request.auth)
-        except Exception:  # noqa: BLE001 - a credential that has run out since is no longer one
-            return Found()
+        except Exception as error:  # noqa: BLE001 - of the project's own code
+            return Found(again=_is_refusal(error))
+
+
+def _is_refusal(error: Exception) -> bool:
+    refusals = (import_string("rest_framework.exceptions.APIException"), PermissionDenied, Http404)
+    return isinstance(error, refusals)
 
 
 def pin(request: HttpRequest, user: Any, auth: Any = None) -> None:
@@ -177,18 +205,44 @@ def pin(request: HttpRequest, user: Any, auth: Any = None) -> None:
 def authenticated(request: HttpRequest, record: DispatchRecord) -> Iterator[Found]:
     """Whom DRF finds for a poll, if it is installed: by its default authenticators, and by those of the view that the
     dispatch is for.
+
+    Raises UnavailableError if one of them does not answer now.
     """
     if not apps.is_installed("rest_framework"):
         return
-    default = import_string("rest_framework.views.APIView")  # an optional dependency
-    for make in (default, functools.partial(_view_of, request, record)):
-        with contextlib.suppress(Exception), _user_kept(request):  # whatever is wrong with a credential, it is nobody's
-            drf_request = make().initialize_request(request)
-            yield Found(drf_request.user, drf_request.auth)
+    default = import_string("rest_framework.views.APIView")()  # an optional dependency
+    yield from _by(default, request)
+    asked = copy.copy(request)
+    asked.method = record.method  # which authenticators may be chosen by
+    asked._dont_enforce_csrf_checks = True  # type: ignore[attr-defined] # nothing is done
+    yield from _by(_view_of(asked, record), asked)
+
+
+def _by(view: Any, request: HttpRequest) -> Iterator[Found]:
+    if view is None:
+        return
+    with _user_kept(request):
+        try:
+            drf_request = view.initialize_request(request)
+            found = Found(drf_request.user, drf_request.auth)
+        except Exception as error:
+            if _is_refusal(error) or any(isinstance(each, _OF_CODE) for each in (error, error.__context__)):
+                return  # REST framework makes an error of its own of an AttributeError
+            raise UnavailableError("an authenticator of the project does not answer") from error
+    yield found
+
+
+_OF_CODE = (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, TypeError, ValueError)
+"""Errors of code that is not ready to be asked; any other says that a service or a database is out of reach."""
 
 
 def _view_of(request: HttpRequest, record: DispatchRecord) -> Any:
-    """The view that the path of a dispatch leads to by now. Raises whatever the project's code raises."""
+    """The view of DRF that the path of a dispatch leads to by now; None if there is none."""
     path = record.path.removeprefix(request.META.get("SCRIPT_NAME", "").rstrip("/"))
-    found = resolve(path, getattr(request, "urlconf", None))
-    return _instance(request, found.func, found.args, found.kwargs)
+    language = translation.get_language_from_path(path) or translation.get_language()
+    try:
+        with translation.override(language):
+            found = resolve(path, getattr(request, "urlconf", None))
+        return _instance(request, found.func, found.args, found.kwargs) if view_class(found.func) is not None else None
+    except Exception:  # noqa: BLE001 - of the project's own code
+        return None

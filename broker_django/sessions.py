@@ -30,6 +30,11 @@ def session_of(request: HttpRequest) -> Any:
     return session if hasattr(session, "session_key") else None
 
 
+def changes_with_each_save(session: Any) -> bool:
+    """Whether the cookie has the data of the session, signed anew each time."""
+    return any(kind.__module__ == "django.contrib.sessions.backends.signed_cookies" for kind in type(session).__mro__)
+
+
 def settle(request: HttpRequest) -> tuple[dict[str, str], HttpResponse]:
     """Save what the outer middleware changed in the session, and the messages it left for the user.
 

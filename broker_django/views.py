@@ -32,6 +32,7 @@ from broker_django.cancellation import cancel
 from broker_django.conf import conf
 from broker_django.endpoints import endpoint
 from broker_django.http import codings
+from broker_django.owners import owner_of
 from broker_django.watcher import UnwatchedError
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def _not_found(request: HttpRequest) -> DispatchNotFoundError:
     session = sessions.session_of(request)
     if session is not None:
         session.get(sessions.LOGGED_IN)
-    ownership.owner_of(getattr(request, "user", None))
+    owner_of(getattr(request, "user", None))
     return DispatchNotFoundError("there is no such dispatch, or it is not yours")
 
 

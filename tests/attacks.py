@@ -41,7 +41,7 @@ from broker_django.promotion import FIELDS  # noqa: E402
 from tests import browsers  # noqa: E402
 from tests.browsers import with_a_session  # noqa: E402
 from tests.containers import ROOT  # noqa: E402
-from tests.integration import test_rest_principals  # noqa: E402
+from tests.integration import test_rest_principals, test_untold_owners  # noqa: E402
 from tests.processes import finished  # noqa: E402
 from workers.reaper import Reaper  # noqa: E402
 
@@ -264,6 +264,48 @@ def _() -> bool:
         dispatch = sent_to_rest("no-key:ada")
         test_rest_principals.accepted_now.clear()
         return dispatch.read(Client(), **{"X-Custom": "no-key:ada"})
+
+
+def sent_by_partner(url: str, **headers: str) -> Dispatch:
+    with override_settings(REQUEST_BROKER={}):
+        return sent(Client(), url, **headers)
+
+
+@attack("read the dispatch of a service with another of its keys")
+def _() -> bool:
+    with override_settings(ROOT_URLCONF=test_untold_owners.__name__):
+        dispatch = sent_by_partner("/whose/", **{"X-Partner": "one user for all keys:1"})
+        return dispatch.read(Client(), **{"X-Partner": "one user for all keys:2"}) or dispatch.read(Client())
+
+
+@attack("read the dispatch of a user who cannot be told from others")
+def _() -> bool:
+    with override_settings(ROOT_URLCONF=test_untold_owners.__name__):
+        dispatch = sent_by_partner("/whose/", **{"X-Partner": "a lock:ann"})
+        return dispatch.read(Client(), **{"X-Partner": "a lock:bob"}) or dispatch.read(Client())
+
+
+@attack("read the dispatch of a user whom a view finds only when it runs")
+def _() -> bool:
+    user("ann")
+    with override_settings(ROOT_URLCONF=test_untold_owners.__name__):
+        return sent_by_partner("/by-dispatch/", **{"X-Partner": "row:ann"}).read(Client())
+
+
+@attack("read the dispatch of another user of the same partner")
+def _() -> bool:
+    user("ann"), user("bob")
+    partner = {"X-Api-Key": "partner"}
+    with override_settings(ROOT_URLCONF=test_untold_owners.__name__):
+        dispatch = sent_by_partner("/on-behalf/", **partner, **{"X-On-Behalf-Of": "ann"})
+        return dispatch.read(Client(), **partner, **{"X-On-Behalf-Of": "bob"})
+
+
+@attack("get the response of another token by the same Idempotency-Key, in a field that nobody has named")
+def _() -> bool:
+    with override_settings(REQUEST_BROKER=EVERYTHING):
+        first, second = (Client().post("/pay/", headers={**KEY, "X-Token": token}) for token in "12")
+    return first.json()["id"] == second.json().get("id")
 
 
 @attack("have another installation's files swept from the storage that both use")

@@ -12,7 +12,7 @@ from django.test import Client, RequestFactory, override_settings
 
 import broker_django
 from broker_core.errors import MessageError, TenantUnknownError
-from broker_django import holding, ownership
+from broker_django import credentials, holding, ownership
 from broker_django.models import DispatchRecord
 from tests.browsers import logged_in, with_a_session
 
@@ -248,7 +248,7 @@ def test_a_claim_goes_to_the_urls_of_its_dispatch_only() -> None:
 
 def test_a_credential_is_kept_as_a_digest() -> None:
     nobody, cookie, header = (
-        ownership.credential_of(RequestFactory().get("/", headers=headers))
+        credentials.credential_of(RequestFactory().get("/", headers=headers))
         for headers in ({}, {"cookie": "sessionid=abc"}, {"authorization": "abc"})
     )
     assert nobody == ""
@@ -261,16 +261,16 @@ def test_a_cookie_that_the_client_is_about_to_get_counts_for_the_one_it_has() ->
     request, response = RequestFactory().get("/", headers={"cookie": "sessionid=old"}), HttpResponse()
     response.set_cookie("sessionid", "new")
     later = RequestFactory().get("/", headers={"cookie": "sessionid=new"})
-    assert ownership.credential_of(request, response.cookies) == ownership.credential_of(later)
+    assert credentials.credential_of(request, response.cookies) == credentials.credential_of(later)
 
 
 def test_credentials_are_known_after_a_rotation_of_keys() -> None:
     request = RequestFactory().get("/", headers={"authorization": "abc"})
     with override_settings(SECRET_KEY="old"):
-        credential = ownership.credential_of(request)
-    assert not ownership.shows_again(request, credential)
+        credential = credentials.credential_of(request)
+    assert not credentials.shows_again(request, credential)
     with override_settings(SECRET_KEY_FALLBACKS=["old"]):
-        assert ownership.shows_again(request, credential)
+        assert credentials.shows_again(request, credential)
 
 
 TENANTS = {"TENANT": "tests.site.tenants.of_header", "RULES": [{"when": "true", "queue": "bulk"}]}

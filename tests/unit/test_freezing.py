@@ -20,6 +20,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from django.contrib.auth.models import AnonymousUser, User
 from django.utils.functional import SimpleLazyObject
+from django.utils.translation import gettext_lazy
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -252,6 +253,13 @@ def test_objects_keep_their_class_and_their_attributes():
         Rank.FIRST,
         Right.READ,
         Right.READ | Right.WRITE,
+        deque([1, ("a",)]),
+        bytearray(b"\x00\xff"),
+        range(1, 9, 2),
+        1 - 2j,
+        datetime.UTC,
+        datetime.timezone(datetime.timedelta(hours=-3, minutes=-30)),
+        ZoneInfo("Europe/Berlin"),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -259,6 +267,10 @@ def test_a_value_of_a_class_that_extends_another_is_what_it_was(value):
     thawed = again(value)
     assert (type(thawed), thawed, repr(thawed)) == (type(value), value, repr(value))
     assert vars(thawed) == vars(value) if hasattr(value, "__dict__") else True
+
+
+def test_a_lazy_text_is_the_text():
+    assert again(Plain(said=gettext_lazy("Yes"))).said == "Yes"
 
 
 def test_what_is_in_a_dict_is_kept_whatever_its_class_says():

@@ -1,0 +1,359 @@
+"""Whose a dispatch is if nobody can find its user again, or tell it from others."""
+
+from __future__ import annotations
+
+import threading
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from django.conf.urls.i18n import i18n_patterns
+from django.contrib.auth.models import AnonymousUser, User
+from django.db import OperationalError
+from django.http import HttpResponse
+from django.test import Client
+from django.urls import include, path
+from django.views.decorators.csrf import csrf_exempt
+from rest_framework.authentication import BaseAuthentication
+from rest_framework.exceptions import AuthenticationFailed
+from rest_framework.permissions import IsAuthenticated
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from broker_django.decorators import queue
+from broker_django.models import DispatchRecord
+from tests import browsers
+from tests.integration.test_users import before_replay  # noqa: F401 - a fixture
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+pytestmark = [pytest.mark.urls(__name__), pytest.mark.django_db]
+
+out_of_reach: set[str] = set()
+"""The services that do not answer."""
+
+
+class Service:
+    """One user for all keys."""
+
+    is_authenticated = True
+    username = "service"
+
+
+class WithLock:
+    is_authenticated = True
+
+    def __init__(self, name: str) -> None:
+        self.said, self.lock = name, threading.Lock()
+
+
+class WithoutKey:
+    is_authenticated = True
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @property
+    def pk(self) -> Any:
+        raise NotImplementedError("a token has no key")
+
+
+class Robot(AnonymousUser):
+    is_authenticated = True  # type: ignore[assignment]
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+class Proxy(User):
+    class Meta:
+        proxy = True
+        app_label = "auth"
+
+    @property
+    def greeting(self) -> str:
+        return f"hello {self.username}"
+
+
+MAKE: dict[str, Callable[[str], tuple[Any, Any]]] = {
+    "row": lambda name: (User.objects.get(username=name), None),
+    "one user for all keys": lambda name: (Service(), name),
+    "a lock": lambda name: (WithLock(name), None),
+    "a lambda": lambda name: (SimpleNamespace(is_authenticated=True, said=name, may=lambda: True), None),
+    "an auth that cannot travel": lambda name: (None, WithLock(name)),
+    "a key that raises": lambda name: (WithoutKey(name), None),
+    "an anonymous kind": lambda name: (Robot(name), None),
+    "a token for each time": lambda name: (SimpleNamespace(is_authenticated=True, email=name, exp=id(name)), object()),
+}
+
+
+class Partners(BaseAuthentication):
+    def authenticate(self, request: Any) -> Any:
+        kind, _, name = request.headers.get("X-Partner", "").partition(":")
+        if not kind:
+            return None
+        if "partners" in out_of_reach:
+            raise OperationalError("could not connect")
+        if "partners have ended" in out_of_reach:
+            raise AuthenticationFailed
+        return MAKE[kind](name)
+
+    def authenticate_header(self, request: Any) -> str:
+        return "Partner"
+
+
+class Whose(APIView):
+    authentication_classes = [Partners]
+
+    def post(self, request: Any) -> Response:
+        return Response({"secret of": request.headers.get("X-Partner")})
+
+
+class ByAccount(Partners):
+    def authenticate(self, request: Any) -> Any:
+        return super().authenticate(request) if request._request.account else None
+
+
+class PreparedByDispatch(Whose):
+    authentication_classes = [ByAccount]
+
+    def dispatch(self, request: Any, *args: Any, **kwargs: Any) -> Any:
+        request.account = "acme"
+        return super().dispatch(request, *args, **kwargs)
+
+
+class PreparedBySetup(Whose):
+    authentication_classes = [ByAccount]
+
+    def setup(self, request: Any, *args: Any, **kwargs: Any) -> None:
+        super().setup(request, *args, **kwargs)
+        request.account = "acme"
+
+
+class ByMethod(Whose):
+    def get_authenticators(self) -> Any:
+        return [Partners()] if self.request.method == "POST" else []
+
+
+class OnBehalf(BaseAuthentication):
+    """A key that a partner sends for all of its users."""
+
+    def authenticate(self, request: Any) -> Any:
+        if request.headers.get("X-Api-Key") != "partner":
+            return None
+        name = request.headers.get("X-On-Behalf-Of") or request.query_params.get("as", "")
+        return User.objects.filter(username=name).first(), None
+
+
+class ForUsersOfPartners(Whose):
+    authentication_classes = [OnBehalf]
+    permission_classes = [IsAuthenticated]
+
+    def post(self, request: Any) -> Response:
+        return Response({"secret of": request.user.username})
+
+
+class Greeting(Whose):
+    class ByProxy(BaseAuthentication):
+        def authenticate(self, request: Any) -> Any:
+            if "proxies" in out_of_reach:
+                raise AuthenticationFailed
+            return Proxy.objects.get(username="ann"), None
+
+    authentication_classes = [ByProxy]
+
+    def post(self, request: Any) -> Response:
+        return Response(request.user.greeting)
+
+
+@csrf_exempt
+@queue("bulk")
+def plain(request: Any) -> HttpResponse:
+    request.session["seen"] = True
+    return HttpResponse("a secret")
+
+
+VIEWS: dict[str, Any] = {
+    "whose": Whose,
+    "by-dispatch": PreparedByDispatch,
+    "by-setup": PreparedBySetup,
+    "by-method": ByMethod,
+    "on-behalf": ForUsersOfPartners,
+    "greeting": Greeting,
+}
+views = [path(f"{name}/", queue("bulk")(view).as_view()) for name, view in VIEWS.items()]
+urlpatterns = [
+    path("broker/", include("broker_django.urls")),
+    path("plain/", plain),
+    *views,
+    *i18n_patterns(path("translated/", queue("bulk")(Whose).as_view())),
+]
+
+
+@pytest.fixture(autouse=True)
+def everybody() -> Any:
+    for name in ("ann", "bob"):
+        User.objects.create(username=name)
+    yield
+    out_of_reach.clear()
+
+
+def send(url: str, client: Client | None = None, **headers: str) -> Any:
+    accepted = (client or Client()).post(url, headers=headers)
+    assert accepted.status_code == 202, accepted.content
+    return accepted.json()["links"]
+
+
+def status(links: Any, client: Client | None = None, **headers: str) -> int:
+    return int((client or Client()).get(links["response"], headers=headers).status_code)
+
+
+@pytest.mark.parametrize("kind", MAKE)
+def test_a_user_of_any_kind_is_no_other(kind: str) -> None:
+    links = send("/whose/", **{"X-Partner": f"{kind}:ann"})
+    assert status(links, **{"X-Partner": f"{kind}:ann"}) == 200
+    assert status(links, **{"X-Partner": f"{kind}:bob"}) == 404
+    assert status(links) == 404
+
+
+@pytest.mark.parametrize("kind", MAKE)
+def test_a_key_of_one_is_no_key_of_another(kind: str) -> None:
+    key = {"Idempotency-Key": "order-1"}
+    first, again, other = (
+        Client().post("/whose/", headers={"X-Partner": f"{kind}:{name}", **key}) for name in ("ann", "ann", "bob")
+    )
+    assert first.status_code == other.status_code == 202
+    if kind != "a token for each time":  # whose auth is another each time, and travels no more than a lock
+        assert again.json() == {"secret of": f"{kind}:ann"}
+
+
+def test_the_user_of_another_token_is_the_same() -> None:
+    links = send("/whose/", **{"X-Partner": "a token for each time:ann"})
+    assert len({status(links, **{"X-Partner": "a token for each time:ann"}) for _ in range(3)}) == 1
+
+
+@pytest.mark.parametrize("url", ["/whose/", "/by-dispatch/"])
+def test_who_cannot_be_asked_at_the_door_is_not_nobody(
+    url: str,
+    before_replay: Callable[..., None],  # noqa: F811 - the fixture
+) -> None:
+    if url == "/whose/":
+        out_of_reach.add("partners")
+        before_replay(lambda *_: out_of_reach.clear())
+    browser, shown = Client(), {"X-Partner": "row:ann"}
+    links = send(url, browser, **shown)
+    assert DispatchRecord.objects.get().state == "succeeded"
+    assert status(links) == status(links, **{"X-Partner": "row:bob"}) == 404
+    assert status(links, **shown) == status(links, browser) == 200
+    key = {"Idempotency-Key": "order-1"}
+    send(url, **shown, **key)
+    assert b"row:ann" not in Client().post(url, headers=key).content
+
+
+def test_nobody_has_nothing_to_show() -> None:
+    """The view may fail for its own reasons; there is nobody whom it could have found."""
+    links = send("/by-dispatch/")
+    assert status(links) != 404
+
+
+@pytest.mark.parametrize("url", ["/by-setup/", "/by-method/", "/de/translated/"])
+def test_a_poll_finds_the_user_as_the_request_did(url: str) -> None:
+    links = send(url, **{"X-Partner": "row:ann"})
+    assert status(links, **{"X-Partner": "row:ann"}) == 200
+    assert status(links, **{"X-Partner": "row:bob"}) == status(links) == 404
+
+
+def test_whose_account_was_closed_gets_nothing_even_if_nobody_can_ask_who_it_is() -> None:
+    browser = Client()
+    links = send("/by-setup/", browser, **{"X-Partner": "row:ann"})
+    assert status(links, browser) == 200
+    User.objects.update(is_active=False)
+    assert status(links, browser) == status(links, **{"X-Partner": "row:ann"}) == 404
+
+
+def test_an_authenticator_that_does_not_answer_is_no_answer() -> None:
+    links = send("/whose/", **{"X-Partner": "row:ann"})
+    out_of_reach.add("partners")
+    assert status(links, **{"X-Partner": "row:ann"}) == 503
+    assert status(links) == 404
+
+
+@pytest.mark.parametrize("who", [({"X-On-Behalf-Of": "ann"}, {"X-On-Behalf-Of": "bob"}), ("?as=ann", "?as=bob")])
+def test_a_key_that_is_for_everybody_names_nobody(who: Any) -> None:
+    shown = {"X-Api-Key": "partner"}
+    if isinstance(who[0], dict):
+        links = send("/on-behalf/", **shown, **who[0])
+        assert status(links, **shown, **who[0]) == 200
+        assert status(links, **shown, **who[1]) == status(links, **shown) == 404
+        return
+    links = send(f"/on-behalf/{who[0]}", **shown)
+    asked = {each: {"response": links["response"] + each} for each in (*who, "")}
+    assert [status(asked[each], **shown) for each in (*who, "")] == [200, 404, 404]
+
+
+def test_a_proxy_of_the_user_is_one_in_the_replay_too(before_replay: Callable[..., None]) -> None:  # noqa: F811
+    before_replay(lambda *_: out_of_reach.add("proxies"))
+    links = send("/greeting/")
+    out_of_reach.clear()
+    assert Client().get(links["response"]).json() == "hello ann"
+
+
+def test_what_cannot_travel_and_has_ended_is_refused(before_replay: Callable[..., None]) -> None:  # noqa: F811
+    """A view would otherwise run as the user, without what the user may do."""
+    MAKE["a scope"] = lambda name: (User.objects.get(username=name), WithLock(name))
+    before_replay(lambda *_: out_of_reach.add("partners have ended"))
+    links = send("/whose/", **{"X-Partner": "a scope:ann"})
+    out_of_reach.clear()
+    answer = Client().get(links["response"], headers={"X-Partner": "a scope:ann"})
+    del MAKE["a scope"]
+    assert answer.status_code == 403
+    assert "cannot travel" in answer.json()["detail"]
+
+
+FIELDS = [
+    *("X-Token", "X-Authorization", "Private-Token", "X-ApiKey", "Apikey", "Token", "Proxy-Authorization", "X-Auth"),
+    *("X-Session-Token", "Ocp-Apim-Subscription-Key", "X-Goog-Api-Key", "Cf-Access-Jwt-Assertion", "X-Client-Secret"),
+]
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_field_that_looks_like_a_credential_is_one(name: str) -> None:
+    browser, key = Client(), {"Idempotency-Key": "order-1"}
+    links = send("/plain/", browser, **{name: "1"}, **key)
+    assert status(links) == status(links, **{name: "2"}) == 404
+    assert status(links, **{name: "1"}) == status(links, browser) == 200
+    assert Client().post("/plain/", headers={name: "2", **key}).status_code == 202
+
+
+@pytest.mark.parametrize("name", ["X-CSRFToken", "X-Recaptcha-Token", "X-Request-Id", "Accept-Language", "X-Partner"])
+def test_a_field_that_looks_like_none_is_none(name: str) -> None:
+    assert status(send("/plain/", **{name: "1"})) == 200
+
+
+@pytest.mark.parametrize("name", ["api_key", "access_token", "apiKey", "X-Amz-Security-Token"])
+def test_a_parameter_that_looks_like_a_credential_is_one(name: str) -> None:
+    browser = Client()
+    links = send(f"/plain/?{name}=1&page=2", browser)
+    assert status(links) == status({"response": f"{links['response']}?{name}=2"}) == 404
+    assert status({"response": f"{links['response']}?{name}=1"}) == status(links, browser) == 200
+
+
+def test_a_parameter_can_be_named(settings: Any) -> None:
+    settings.REQUEST_BROKER = {"CREDENTIALS": ["query:who"]}
+    browser = Client()
+    links = send("/plain/?who=ann", browser)
+    assert status(links) == status(links, browser) == 404
+    assert status({"response": f"{links['response']}?who=ann"}) == 200
+
+
+@pytest.mark.parametrize("every", [True, False])
+def test_a_session_in_a_cookie_changes_and_its_browser_is_known(settings: Any, every: bool) -> None:
+    settings.SESSION_ENGINE = "django.contrib.sessions.backends.signed_cookies"
+    settings.SESSION_SAVE_EVERY_REQUEST = every
+    browser = browsers.logged_in("ann")
+    links = send("/plain/", browser)
+    browser.session.save()
+    browser.get(links["self"])
+    assert browser.get(links["response"]).cookies["sessionid"].value
+    assert browser.session["seen"] is True
