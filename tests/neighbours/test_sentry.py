@@ -153,6 +153,13 @@ def test_what_a_view_asks_of_another_does_not_name_the_event(site: Project, eith
     wait_until(lambda: transactions(site, trace) == ["/asks/{pk}/"])
 
 
+def test_a_name_that_the_view_gives_stays(site: Project, client: httpx.Client) -> None:
+    errors, fields = since(site), traced()
+    over(client, accepted(client, "/asks/5/?name=checkout", "once", **fields))
+    assert [each["transaction"] for each in settled(site, client, errors)] == ["checkout", "checkout"]
+    wait_until(lambda: transactions(site, fields["sentry-trace"].partition("-")[0]) == ["checkout"])
+
+
 @pytest.mark.parametrize("path", ["/fails/5/", "/is-killed/5/"])
 def test_the_event_of_a_request_in_a_file_has_its_url(tmp_path: Any, path: str) -> None:
     with project(tmp_path, TRACER="sentry", IN_FILES="1") as site:

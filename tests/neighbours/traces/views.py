@@ -66,6 +66,8 @@ def asks(request: HttpRequest, pk: int) -> HttpResponse:
     import sentry_sdk
 
     response = Client().get("/fine/7/?of=another", headers={"Cookie": "of=another"})
+    if "name" in request.GET:
+        sentry_sdk.set_transaction_name(request.GET["name"])
     sentry_sdk.capture_message("on purpose")
     raise OrderError(f"order {pk}, {response.status_code}")
 
