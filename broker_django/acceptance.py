@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from django.conf import settings
 from django.db import Error as DatabaseFailure
 from django.db import transaction
 from django.http.request import RawPostDataException
@@ -16,7 +17,7 @@ from django.utils import timezone
 
 from broker_core.errors import ReducedCapacityError, StorageError, UnavailableError
 from broker_core.idempotency import verdict
-from broker_core.redaction import redacted
+from broker_core.redaction import printable, redacted
 from broker_django import (
     credentials,
     idempotency,
@@ -132,8 +133,11 @@ def accept(request: HttpRequest, view: View, decision: Decision) -> Accepted | H
     try:
         here = tokens.status_url(request, dispatch_id, now)
         body = raw_body(request, conf.MAX_BODY_SIZE)
-    except (RawPostDataException, NoReverseMatch) as error:
+    except RawPostDataException as error:
         logger.warning("%s runs now instead of in a queue: %s", route_of(request.resolver_match), type(error).__name__)
+        return None
+    except NoReverseMatch:
+        _warn_of_urlconf(request)
         return None
     full = _full(decision.queue, key)
     found, refusal = admit(request, view)
@@ -165,6 +169,16 @@ def accept(request: HttpRequest, view: View, decision: Decision) -> Accepted | H
         return Accepted(record, decision, carrier, here)
     here = tokens.status_url(request, written.pk, written.accepted_at)
     return Repeated(written, decision, carrier, here, fingerprint=record.fingerprint)
+
+
+def _warn_of_urlconf(request: HttpRequest) -> None:
+    logger.warning(
+        "%s runs now instead of in a queue: the broker's URLs cannot be reversed on the host %s. Include "
+        '"broker_django.urls" in the URLconf %s, below a prefix that captures nothing.',
+        route_of(request.resolver_match),
+        printable(ownership.host_of(request)),
+        getattr(request, "urlconf", None) or settings.ROOT_URLCONF,
+    )
 
 
 def _full(queue: str, key: str | None) -> ReducedCapacityError | None:

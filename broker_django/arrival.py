@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
@@ -20,6 +19,7 @@ from django.utils import translation
 from django.utils.module_loading import import_string
 
 from broker_core.errors import MessageError
+from broker_django.urlconfs import urlconf_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -45,7 +45,7 @@ def arrived(message: RequestMessage) -> tuple[RequestMessage, ResolverMatch | No
     environ = {"SCRIPT_NAME": below, **message.environ}
     environ[_host_field(environ)] = _host(environ)
     scheme = _scheme(environ, message.scheme)
-    path, match = _located(environ, _urlconf(environ[_host_field(environ)], message.tenant))
+    path, match = _located(environ, urlconf_of(environ[_host_field(environ)], message.tenant))
     environ["PATH_INFO"] = path
     csrf = "waived" if message.csrf == "unchecked" else message.csrf
     return replace(message, environ=environ, scheme=scheme, csrf=csrf), match
@@ -105,18 +105,6 @@ def _scheme(environ: dict[str, str], scheme: str) -> str:
 
 
 # The URL
-
-
-def _urlconf(host: str, tenant: str) -> Any:
-    """The URLconf of a host or tenant, if django-hosts or django-tenants chooses it; else that of the project."""
-    if hasattr(settings, "ROOT_HOSTCONF"):
-        resolvers = import_module("django_hosts.resolvers")
-        found = (each.urlconf for each in resolvers.get_host_patterns() if each.compiled_regex.match(host))
-        return next(found, None) or resolvers.get_host().urlconf
-    public = getattr(settings, "PUBLIC_SCHEMA_URLCONF", None)
-    if public and tenant == getattr(settings, "PUBLIC_SCHEMA_NAME", "public"):
-        return public
-    return settings.ROOT_URLCONF
 
 
 def _located(environ: Mapping[str, str], urlconf: Any) -> tuple[str, ResolverMatch | None]:

@@ -166,13 +166,16 @@ def check_owners(**_: Any) -> list[CheckMessage]:
 
 @register("request_broker")
 def check_tenant_apps(**_: Any) -> list[CheckMessage]:
-    """A project whose tenants are schemas of one database, as django-tenants has it."""
+    """A project whose tenants are schemas of one database, as django-tenants and django-pgschemas have it."""
     found: list[CheckMessage] = []
     of_tenants, shared = _apps_of_tenants()
     for app in ("broker_django", "django_celery_results") if of_tenants or shared else ():
         if apps.is_installed(app) and (app in of_tenants or app not in shared):
-            text = f"{app!r} is not among the SHARED_APPS alone: no worker would look into the schemas of tenants."
-            hint = "Move it from TENANT_APPS to SHARED_APPS, and run migrate_schemas --shared."
+            text = f"{app!r} is not among the shared apps alone: no worker would look into the schemas of tenants."
+            hint = (
+                "Move it from TENANT_APPS to SHARED_APPS, and run migrate_schemas --shared; with django-pgschemas to "
+                "TENANTS['public']['APPS'], and run migrate."
+            )
             found.append(Error(text, hint=hint, id="request_broker.E016"))
     return found
 
@@ -181,9 +184,17 @@ def _apps_of_tenants() -> tuple[set[str], set[str]]:
     """What is in the schemas of tenants, of any type, and what they share."""
     public = getattr(settings, "PUBLIC_SCHEMA_NAME", "public")
     of_tenants, shared = (list(getattr(settings, name, ())) for name in ("TENANT_APPS", "SHARED_APPS"))
-    for name, kind in getattr(settings, "TENANT_TYPES", {}).items():
+    for name, kind in {**getattr(settings, "TENANT_TYPES", {}), **_schemas()}.items():
         (shared if name == public else of_tenants).extend(kind.get("APPS", ()))
     return _packages(of_tenants), _packages(shared)
+
+
+def _schemas() -> dict[str, Any]:
+    """TENANTS, as django-pgschemas has it: the public schema, that of tenants by default, and others by name."""
+    setting = getattr(settings, "TENANTS", None)
+    named = setting.items() if isinstance(setting, dict) else ()
+    schemas = {name: each for name, each in named if isinstance(each, dict)}
+    return schemas if "APPS" in schemas.get("public", {}) else {}
 
 
 def _packages(names: Iterable[str]) -> set[str]:

@@ -18,7 +18,7 @@ from django.http import HttpResponseNotAllowed
 
 from broker_core.errors import BadRequestError, BrokerError, UnavailableError
 from broker_core.redaction import redacted
-from broker_django import caching, tracing
+from broker_django import caching
 from broker_django.http import problem
 
 if TYPE_CHECKING:
@@ -92,7 +92,6 @@ def _parameters(function: Callable[..., Any]) -> frozenset[str]:
 
 
 def _refused(request: HttpRequest, methods: tuple[str, ...]) -> HttpResponse | None:
-    tracing.hide_tokens()
     return None if not methods or request.method in methods else HttpResponseNotAllowed(methods)
 
 

@@ -8,7 +8,7 @@ from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_asy
 
 from broker_core.errors import BrokerError
 from broker_core.routing import Action
-from broker_django import caching, classification, door, ownership, routing, sessions
+from broker_django import caching, classification, door, ownership, routing, sessions, tracing
 from broker_django.acceptance import Accepted, Repeated, View, accept, hand_over
 from broker_django.answers import accepted_response, await_until_done, in_time, repeated_response, wait_until_done
 from broker_django.conf import conf
@@ -47,6 +47,7 @@ class RequestBrokerMiddleware:
         if self.is_async:
             return self.__acall__(request)
         places.see_thread()
+        tracing.hide_tokens()
         try:
             response = door.enter(request) or routed(request) or door.keep_body(request) or self.get_response(request)
         except BaseException as error:
@@ -55,6 +56,7 @@ class RequestBrokerMiddleware:
         return leave(request, response)
 
     async def __acall__(self, request: HttpRequest) -> HttpResponseBase:
+        tracing.hide_tokens()
         try:
             response = await self._without_view(request) or await self.get_response(request)
         except BaseException as error:

@@ -131,13 +131,27 @@ def sentry_sdk() -> Any:
 
 
 def hide_tokens() -> None:
-    """Take the tokens of dispatches out of what OpenTelemetry's current span tells of its request, in our endpoints."""
-    if not _is_in_span():
-        return
-    span = sys.modules["opentelemetry.trace"].get_current_span()
+    """Take the tokens of dispatches out of what OpenTelemetry's current span has of its request so far."""
+    if _is_in_span():
+        hide_tokens_in(sys.modules["opentelemetry.trace"].get_current_span())
+
+
+def hide_tokens_in(span: Any, *_: Any) -> None:
+    """Take the tokens of dispatches out of the attributes of a span that has not ended.
+
+    It can be the `response_hook` of DjangoInstrumentor, which captures the response after all middleware.
+    """
     for name, value in dict(getattr(span, "attributes", None) or {}).items():
-        if isinstance(value, str) and without_tokens(value) != value:
-            span.set_attribute(name, without_tokens(value))
+        cleaned = _without_tokens(value)
+        if cleaned != value:
+            span.set_attribute(name, cleaned)
+
+
+def _without_tokens(value: Any) -> Any:
+    """Header fields are sequences."""
+    if isinstance(value, tuple | list):
+        return type(value)(map(_without_tokens, value))
+    return without_tokens(value) if isinstance(value, str) else value
 
 
 # Publishing, and running

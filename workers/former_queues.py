@@ -76,7 +76,7 @@ def _abandon(dispatch_id: UUID, reason: str, now: datetime) -> None:
     if abandoned:
         logger.error("Dispatch %s fails: %s", dispatch_id, reason, extra=error_reports.log_extra(dispatch_id))
         announce(dispatch_id)
-        error_reports.failed_elsewhere(dispatch_id)
+        error_reports.report_failure_of(dispatch_id)
 
 
 def _unwanted(waiting: QuerySet[DispatchRecord], now: datetime) -> QuerySet[DispatchRecord, UUID]:

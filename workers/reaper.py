@@ -131,7 +131,7 @@ class Reaper:
                     _tell(record, f"the lease of {whose} ran out in attempt {record.attempts}: {state}")
                     announce(record.pk)
                 if state is State.FAILED:
-                    error_reports.failed_elsewhere(record.pk)
+                    error_reports.report_failure_of(record.pk)
             yield
 
     def _due(self, now: datetime) -> Iterator[None]:

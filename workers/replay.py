@@ -100,7 +100,7 @@ def _is_for_the_process(error: BaseException, replay: Replay) -> bool:
 
 def _run(message: RequestMessage, replay: Replay) -> Answer:
     request = to_request(message, replay)
-    error_reports.came(request)
+    error_reports.add_request(request)
     expect(request, replay)
     set_script_prefix(request.META.get("SCRIPT_NAME") or "/")
     if WITNESS.get() is None:
@@ -126,7 +126,7 @@ def _broken(error: BaseException, replay: Replay) -> Answer:
 
     Before the view that is the middleware or the URLs, which may be as they should in another worker.
     """
-    error_reports.raised(error)
+    error_reports.keep_error(error)
     told = error_reports.log_extra(replay.id)
     logger.error("The replay of dispatch %s broke off", replay.id, exc_info=error, extra=told)
     if not replay.reached:

@@ -53,7 +53,7 @@ class ReplayRequest(Request):
             self._tell(self._lost)
         elif not isinstance(error, TimeLimitExceeded):
             return super().on_failure(exc_info, *args, **kwargs)
-        with error_reports.told_elsewhere():
+        with error_reports.logs_held_back():
             return super().on_failure(exc_info, *args, **kwargs)
 
     def on_timeout(self, soft: bool, timeout: float) -> Any:  # noqa: FBT001 - Celery's signature
@@ -61,8 +61,8 @@ class ReplayRequest(Request):
         if soft:
             super().on_timeout(soft, timeout)
             return
-        error_reports.process_stopped(self.worker_pid)
-        with error_reports.told_elsewhere():
+        error_reports.expect_end(self.worker_pid)
+        with error_reports.logs_held_back():
             super().on_timeout(soft, timeout)
         self._tell(self._stopped)
 
@@ -78,7 +78,7 @@ class ReplayRequest(Request):
             if state is not None:
                 announce(dispatch_id)
             if state is State.FAILED:
-                error_reports.failed_elsewhere(dispatch_id)
+                error_reports.report_failure_of(dispatch_id)
         except Exception as error:  # noqa: BLE001 - whatever it is, this worker must not lose count of its tasks
             logger.error("Dispatch %s waits until its lease runs out: %s", dispatch_id, redacted(error))
         finally:

@@ -76,7 +76,7 @@ class ReplayTask(Task):  # type: ignore[type-arg]
         if state is not None:
             announce(uuid.UUID(task_id))
         if state is State.FAILED:
-            error_reports.failed_elsewhere(uuid.UUID(task_id), exc)
+            error_reports.report_failure_of(uuid.UUID(task_id), exc)
 
 
 @shared_task(
@@ -119,7 +119,7 @@ def _claim(request: Any, dispatch_id: uuid.UUID, policy: QueuePolicy) -> int:
     attempt = _told(request, lambda: ledger.claim(dispatch_id, policy, worker, first_asked=asked), dispatch_id)
     if not attempt:
         if ledger.close(dispatch_id, policy) is State.FAILED:
-            error_reports.failed_elsewhere(dispatch_id)
+            error_reports.report_failure_of(dispatch_id)
         logger.info("Dispatch %s is dropped: it was delivered before, or nobody wants it any more", dispatch_id)
         raise Ignore
     request.attempt = attempt
@@ -253,9 +253,9 @@ def _end(request: Any, attempt: Attempt, answer: Answer, sealed: str) -> datetim
         elif answer.error:
             text, told = "Dispatch %s failed for good in attempt %d: %s", error_reports.log_extra(attempt.dispatch_id)
             logger.error(text, attempt.dispatch_id, attempt.number, answer.error, extra=told)
-            error_reports.failed(answer.error)
+            error_reports.report_failure(answer.error)
         else:
-            error_reports.ended()
+            error_reports.report_success()
             if attempt.file:
                 sealed_storage.delete_on_commit([attempt.file])
     if not request.is_eager:
@@ -287,7 +287,7 @@ def _recorded(request: Any, attempt: Attempt, answer: Answer, sealed: str) -> bo
         reason = f"the response cannot be stored: {type(error).__name__}"
         finished = ledger.finish(attempt.dispatch_id, number, Outcome(error=reason))
         if finished:
-            error_reports.failed(answer.error or reason)
+            error_reports.report_failure(answer.error or reason)
         return finished
 
 

@@ -60,11 +60,11 @@ def _fail(record: DispatchRecord, policy: QueuePolicy, reason: str, now: datetim
     attempt = ledger.claim(record.pk, policy, WORKER, now)
     if not attempt:
         if ledger.close(record.pk, policy, now) is State.FAILED:
-            error_reports.failed_elsewhere(record.pk)
+            error_reports.report_failure_of(record.pk)
         return
     answer = unanswered(StoredRequestError(reason), unknown_here=False)
     sealed = seal_response(answer.response, str(record.pk), attempt)
     if results.conclude(record.pk, attempt, policy, answer.outcome, sealed, None):
         logger.error("Dispatch %s fails: %s", record.pk, reason, extra=error_reports.log_extra(record.pk))
         announce(record.pk)
-        error_reports.failed_elsewhere(record.pk)
+        error_reports.report_failure_of(record.pk)

@@ -217,11 +217,18 @@ def test_a_response_that_is_gone_before_it_is_read_leaves_the_client_its_202(cli
     assert client.get(document["links"]["self"]).json()["state"] == "succeeded"
 
 
-def test_a_request_whose_own_urlconf_has_no_status_urls_runs_now(client: Client) -> None:
+def test_a_request_whose_own_urlconf_has_no_status_urls_runs_now(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
     with override_settings(MIDDLEWARE=["tests.integration.middleware.OwnUrlconf", *settings.MIDDLEWARE]):
-        response = client.get("/own/")
+        response = client.get("/own/", headers={"Host": "one.example:8000"})
     assert (response.status_code, response.content) == (200, b"own")
     assert not DispatchRecord.objects.exists()
+    [message] = caplog.messages
+    assert message == (
+        "/own/ runs now instead of in a queue: the broker's URLs cannot be reversed on the host one.example. Include "
+        '"broker_django.urls" in the URLconf tests.integration.middleware, below a prefix that captures nothing.'
+    )
 
 
 class ByTenant:

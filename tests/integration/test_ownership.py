@@ -290,6 +290,21 @@ def test_code_says_whose_request_it_is(django_capture_on_commit_callbacks: Any) 
     assert "another tenant than 'b'" in wrong.error
 
 
+@pytest.mark.parametrize(
+    ("before", "after"), [({}, {"TENANT": TENANTS["TENANT"]}), ({"TENANT": TENANTS["TENANT"]}, {})]
+)
+def test_what_was_accepted_before_tenants_were_told_apart_is_nobodys_afterwards(before: Any, after: Any) -> None:
+    rules, fields = {"RULES": TENANTS["RULES"]}, {"X-Tenant": "a", "Idempotency-Key": "k"}
+    client = ann()
+    with override_settings(REQUEST_BROKER={**rules, **before}):
+        links = client.post("/pay/", headers=fields).json()["links"]
+        assert 404 not in exits(client, links, **{"X-Tenant": "a"})
+    with override_settings(REQUEST_BROKER={**rules, **after}):
+        assert exits(client, links, **{"X-Tenant": "a"}) == {404}
+        client.post("/pay/", headers=fields)
+    assert DispatchRecord.objects.count() == 2
+
+
 def test_a_replay_of_another_tenant_than_at_the_door_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """As where a host was given to another tenant meanwhile."""
     tenants = iter("ab")

@@ -83,6 +83,28 @@ def test_the_span_of_a_poll_has_no_token(site: Project, client: httpx.Client) ->
     assert without_tokens(told) == told
 
 
+CAPTURED = {
+    "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST": "Referer",
+    "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_RESPONSE": "Location",
+}
+
+
+@pytest.mark.parametrize("hook", [{}, {"HOOK": "1"}])
+def test_captured_header_fields_have_no_token(tmp_path: Any, hook: dict[str, str]) -> None:
+    with project(tmp_path, TRACER="opentelemetry", **CAPTURED, **hook) as site:
+        client, fields = site.web(), traced()
+        url = accepted(client, "/fine/1/")["links"]["self"]
+        client.get("/fine/2/", headers={"Referer": url, **fields})
+        client.get("/no-view/", headers={"Referer": url, **fields})
+        accepted(client, "/fine/3/", Referer=url, **fields)
+        wait_until(lambda: len([each for each in spans(site, trace_of(fields)) if each["kind"] == "SERVER"]) == 3)
+        for span in (each["attributes"] for each in spans(site, trace_of(fields)) if each["kind"] == "SERVER"):
+            assert "/tasks/" in span["http.request.header.referer"]
+            assert without_tokens(span["http.request.header.referer"]) == span["http.request.header.referer"]
+            location = span.get("http.response.header.location", "")
+            assert (without_tokens(location) == location) is (bool(hook) or not location)
+
+
 def test_the_view_runs_in_a_span_below_the_task(site: Project, client: httpx.Client) -> None:
     fields = traced()
     over(client, accepted(client, "/fine/2/", **fields))

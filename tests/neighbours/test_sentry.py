@@ -96,18 +96,80 @@ def test_a_view_that_fails_in_each_attempt_is_one_event(site: Project, either: h
     assert len(event["breadcrumbs"]["values"]) == len({str(each) for each in event["breadcrumbs"]["values"]})
 
 
-def test_an_event_is_like_the_one_of_a_request_that_is_answered_directly(site: Project, either: httpx.Client) -> None:
-    errors = since(site)
-    either.get("/fails/5/")
-    over(either, accepted(either, "/fails/5/", "once"))
-    direct, queued = settled(site, either, errors)
-    for event in (direct, queued):
-        for volatile in ("tags", "event_id", "timestamp", "contexts", "breadcrumbs", "pid", "extra", "modules"):
-            event.pop(volatile, None)
-        for name in ("env", "headers", "query_string"):
-            event["request"].pop(name, None)
-        event["exception"] = [event["exception"]["values"][-1]["type"], event["exception"]["values"][-1]["mechanism"]]
-    assert queued == direct
+@pytest.fixture(scope="module")
+def with_identities(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """A site that sends what says who somebody is."""
+    with project(tmp_path_factory.mktemp("pii"), TRACER="sentry", PII="1") as started:
+        started.worker("--concurrency=2")
+        yield started
+
+
+def told(event: dict[str, Any]) -> dict[str, Any]:
+    """What an event says, without what is another each time."""
+    kept = {name: event.get(name) for name in ("transaction", "transaction_info", "level", "request", "user", "_meta")}
+    kept["request"] = {**event["request"], "headers": dict(event["request"]["headers"])}
+    for name in ("X-Queue", "x-queue", "Connection", "connection"):  # the one of queueing, and those of one hop
+        kept["request"]["headers"].pop(name, None)
+    kept["error"] = [event["exception"]["values"][-1][name] for name in ("type", "mechanism")]
+    kept["_meta"] = (kept["_meta"] or {}).get("request")
+    return kept
+
+
+SECRET_FIELDS = {"Authorization": "Bearer secret-credential", "Cookie": "sessionid=secret-session; plain=biscuit"}
+
+
+@pytest.mark.parametrize("interface", ["wsgi", "asgi"])
+@pytest.mark.parametrize("identities", [False, True])
+def test_an_event_is_like_the_one_of_a_request_that_is_answered_directly(
+    site: Project, worker: Process, with_identities: Project, interface: str, *, identities: bool
+) -> None:
+    of = with_identities if identities else site
+    client, errors = of.web(interface), since(of)
+    url = accepted(client, "/fine/1/")["links"]["self"]
+    fields = {**SECRET_FIELDS, "Referer": url, "Forwarded": "for=192.0.2.1", "X-Forwarded-For": "192.0.2.1"}
+    path = f"/fails/5/?page=2&next={url}"
+    client.get(path, headers=fields)
+    over(client, accepted(client, path, "once", **fields), **fields)
+    direct, queued = settled(of, client, errors)
+    assert told(queued) == told(direct)
+    sent = str(told(queued))
+    assert "page=2" in queued["request"]["query_string"]
+    assert ("192.0.2.1" in str(queued.get("user"))) is (identities and interface == "wsgi")
+    assert ("biscuit" in sent) is identities
+    assert ("secret-" in sent) is False
+    assert url.rstrip("/").rpartition(".")[2] not in sent
+
+
+def test_what_a_view_asks_of_another_does_not_name_the_event(site: Project, either: httpx.Client) -> None:
+    errors, fields = since(site), traced()
+    over(either, accepted(either, "/asks/5/?of=this", "once", **fields))
+    events = settled(site, either, errors)
+    assert [summary(each) for each in events] == ["on purpose", "OrderError: order 5, 200"]
+    for event in events:
+        assert event["transaction"] == "/asks/{pk}/"
+        assert event["request"]["url"].endswith("/asks/5/")
+        assert event["request"]["query_string"] == "of=this"
+    trace = fields["sentry-trace"].partition("-")[0]
+    wait_until(lambda: transactions(site, trace) == ["/asks/{pk}/"])
+
+
+def test_a_name_that_the_view_gives_stays(site: Project, client: httpx.Client) -> None:
+    errors, fields = since(site), traced()
+    over(client, accepted(client, "/asks/5/?name=checkout", "once", **fields))
+    assert [each["transaction"] for each in settled(site, client, errors)] == ["checkout", "checkout"]
+    wait_until(lambda: transactions(site, fields["sentry-trace"].partition("-")[0]) == ["checkout"])
+
+
+@pytest.mark.parametrize("path", ["/fails/5/", "/is-killed/5/"])
+def test_the_event_of_a_request_in_a_file_has_its_url(tmp_path: Any, path: str) -> None:
+    with project(tmp_path, TRACER="sentry", IN_FILES="1") as site:
+        client = site.web()
+        site.worker()
+        over(client, accepted(client, f"{path}?page=2", "once"))
+        wait_until(lambda: since_start(site))
+        [event] = since_start(site)
+        assert event["request"]["url"] == f"{str(client.base_url).rstrip('/')}{path}"
+        assert event["request"]["query_string"] == "page=2"
 
 
 @pytest.mark.parametrize("path", ["/flaky/1/", "/fine/1/"])

@@ -10,6 +10,7 @@ import pytest
 
 from tests.neighbours import needs
 from tests.neighbours.conftest import PATIENCE, QUEUED, finished, links_of
+from tests.processes import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,6 +103,42 @@ def test_tenants_do_not_meet(project: Project, interface: str) -> None:
         assert project.run(STATE).split() == ["succeeded", "two"]
     assert "Traceback" not in worker.logs()
     assert "were changed" not in worker.logs(), "a tenant's schema is no change of the settings"
+
+
+OFFICE = """
+from django.contrib.auth.models import User
+from django_tenants.utils import schema_context
+from tests.neighbours.customers.models import Customer
+import broker_django
+from broker_core.errors import MessageError
+
+Customer.objects.filter(schema_name="two").update(type="office")
+parts = {"data": {"name": "by code"}, "queue": "bulk"}
+for tenant, path in (("one", "/order/"), ("two", "/desk/")):
+    with schema_context(tenant):
+        whose = {"user": User.objects.get(), "host": f"{tenant}.example", "tenant": tenant if NAMED else None}
+        print(broker_django.dispatch(path, **whose, **parts).route)
+for path in ("/order/", "/nowhere/"):
+    try:
+        broker_django.dispatch(path, host="two.example", tenant="two" if NAMED else None, **parts)
+    except MessageError as error:
+        print(error)
+"""
+
+STATES = """
+from broker_django.models import DispatchRecord
+print(*DispatchRecord.objects.order_by("accepted_at").values_list("state", flat=True))
+"""
+
+
+@pytest.mark.parametrize("named", [{}, {"NO_NAMES": "1"}])
+def test_code_dispatches_to_the_urls_of_a_tenants_type(start: Callable[..., Project], named: dict[str, str]) -> None:
+    project = start("tenants", "migrate_schemas", "--shared", "--verbosity=0", BY_TYPE="1", **named)
+    project.run(MAKE)
+    said = project.run(OFFICE.replace("NAMED", str(not named))).splitlines()
+    assert said == ["/order/", "/desk/", "no view has the URL '/order/'", "no view has the URL '/nowhere/'"]
+    project.worker()
+    wait_until(lambda: project.run(STATES).split() == ["succeeded", "succeeded"], 30)
 
 
 def test_tenants_below_the_paths_of_one_host_are_to_be_told_apart(start: Callable[..., Project]) -> None:

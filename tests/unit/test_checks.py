@@ -386,6 +386,26 @@ def test_e016_knows_tenants_of_several_types():
             assert said(checks.check_tenant_apps) == ids
 
 
+@pytest.mark.parametrize(
+    ("shared", "of_all", "of_one", "ids"),
+    [
+        (("broker_django", "django_celery_results"), (), (), []),
+        ((), ("broker_django", "django_celery_results"), (), ["E016", "E016"]),
+        (("broker_django", "django_celery_results"), (), ("broker_django",), ["E016"]),
+    ],
+)
+def test_e016_knows_the_tenants_of_django_pgschemas(shared, of_all, of_one, ids):
+    tenants = {"public": {"APPS": ["a", *shared]}, "default": {"APPS": ["b", *of_all]}, "www": {"APPS": ["c", *of_one]}}
+    with override_settings(TENANTS=tenants):
+        assert said(checks.check_tenant_apps) == ids
+
+
+def test_e016_leaves_other_settings_of_that_name_alone():
+    for other in (["one", "two"], {"public": "a"}, {"public": {"name": "a"}}, {"one": {"APPS": ["b"]}}):
+        with override_settings(TENANTS=other):
+            assert said(checks.check_tenant_apps) == []
+
+
 class Subfolders:
     """That of django-tenants, as far as it is looked at."""
 

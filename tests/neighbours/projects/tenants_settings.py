@@ -10,6 +10,16 @@ SHARED_APPS = SHARED if "OURS_IN_TENANTS" in os.environ else [*SHARED, *OURS]
 TENANT_APPS = [*OF_TENANTS, *OURS] if "OURS_IN_TENANTS" in os.environ else OF_TENANTS
 BY_PATH = "tests.neighbours.projects.tenants.BelowPaths"
 FINDS_TENANTS = BY_PATH if "BY_PATH" in os.environ else "django_tenants.middleware.main.TenantMainMiddleware"
+BY_TYPE = {
+    "HAS_MULTI_TYPE_TENANTS": True,
+    "MULTI_TYPE_DATABASE_FIELD": "type",
+    "TENANT_TYPES": {
+        "public": {"APPS": SHARED_APPS, "URLCONF": "tests.neighbours.projects.tenants"},
+        "shop": {"APPS": OF_TENANTS, "URLCONF": "tests.neighbours.projects.tenants"},
+        "office": {"APPS": OF_TENANTS, "URLCONF": "tests.neighbours.projects.tenants_office"},
+    },
+}
+NAMES = "tests.neighbours.projects.tenants.tenant_of"
 
 SETTINGS = {
     "SHARED_APPS": SHARED_APPS,
@@ -23,6 +33,7 @@ SETTINGS = {
     "REQUEST_BROKER": {
         "RULES": [{"when": '"x-queue" in request.headers', "queue": "bulk"}],
         "PREFIX": os.environ["PREFIX"],
-        "TENANT": None if "BY_PATH" in os.environ else "tests.neighbours.projects.tenants.tenant_of",
+        "TENANT": None if {"BY_PATH", "NO_NAMES"} & os.environ.keys() else NAMES,
     },
+    **(BY_TYPE if "BY_TYPE" in os.environ else {}),
 }

@@ -11,6 +11,7 @@ from opentelemetry.instrumentation.django import DjangoInstrumentor
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
 
+from broker_django.tracing import hide_tokens_in
 from tests.neighbours.traces.settings import write
 
 if TYPE_CHECKING:
@@ -40,6 +41,6 @@ def instrument() -> None:
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(Local()))
     trace.set_tracer_provider(provider)
-    DjangoInstrumentor().instrument()
+    DjangoInstrumentor().instrument(response_hook=hide_tokens_in if "HOOK" in os.environ else None)
     if "WITHOUT_CELERY" not in os.environ:
         CeleryInstrumentor().instrument()

@@ -40,6 +40,7 @@ class Project:
             "DATABASE_PATH": str(home / "broker.sqlite3"),
             "BROKER_URL": broker.url,
             "EVENTS": str(self._file),
+            "FILES": str(home / "files"),
             "EAGER": "0",
             "PYTHONPATH": str(ROOT),
             "PYTHONUNBUFFERED": "1",
@@ -98,12 +99,12 @@ def accepted(client: httpx.Client, path: str, queue: str = "bulk", **headers: st
     return response.json()
 
 
-def over(client: httpx.Client, document: dict[str, Any], seconds: float = 30) -> dict[str, Any]:
+def over(client: httpx.Client, document: dict[str, Any], seconds: float = 30, **headers: str) -> dict[str, Any]:
     """The status document once the dispatch is over."""
     found: dict[str, Any] = {}
 
     def is_over() -> bool:
-        found.update(client.get(document["links"]["self"], params={"wait": "5"}).json())
+        found.update(client.get(document["links"]["self"], params={"wait": "5"}, headers=headers).json())
         return bool(found["done"])
 
     wait_until(is_over, seconds)

@@ -23,7 +23,9 @@ REQUEST_BROKER = {
     "LEASE": 4,
     "REPUBLISH_AFTER": 1,
     "REAPER_INTERVAL": 0.2,
+    **({"MAX_INLINE_SIZE": 1} if os.environ.get("IN_FILES") == "1" else {}),
 }
+MEDIA_ROOT = os.environ.get("FILES", "")
 OWN = ["tests.neighbours.traces.views.fails_on_demand", "tests.neighbours.traces.views.AnswersErrors"]
 MIDDLEWARE = [*MIDDLEWARE[:-1], *OWN, MIDDLEWARE[-1]]
 
@@ -52,4 +54,10 @@ if os.environ["TRACER"] == "sentry":
         disabled = [CeleryIntegration()]
     else:
         disabled = []
-    sentry_sdk.init("https://key@127.0.0.1/1", transport=Local, traces_sample_rate=1.0, disabled_integrations=disabled)
+    sentry_sdk.init(
+        "https://key@127.0.0.1/1",
+        transport=Local,
+        traces_sample_rate=1.0,
+        disabled_integrations=disabled,
+        send_default_pii=os.environ.get("PII") == "1",
+    )

@@ -7,6 +7,7 @@ urlpatterns = [
     path("fine/<int:pk>/", views.fine),
     path("fails/<int:pk>/", views.fails),
     path("fails-async/<int:pk>/", views.fails_async),
+    path("asks/<int:pk>/", views.asks),
     path("flaky/<int:pk>/", views.flaky),
     path("answers/<int:status>/", views.answers),
     path("says/<int:pk>/", views.says),

@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
+from django.test import Client
 
 import broker_django
 from broker_django import is_replay
@@ -58,6 +59,17 @@ def fails(request: HttpRequest, pk: int) -> HttpResponse:
 
 async def fails_async(request: HttpRequest, pk: int) -> HttpResponse:
     raise OrderError(f"order {pk}")
+
+
+def asks(request: HttpRequest, pk: int) -> HttpResponse:
+    """Asks another view, and fails then."""
+    import sentry_sdk
+
+    response = Client().get("/fine/7/?of=another", headers={"Cookie": "of=another"})
+    if "name" in request.GET:
+        sentry_sdk.set_transaction_name(request.GET["name"])
+    sentry_sdk.capture_message("on purpose")
+    raise OrderError(f"order {pk}, {response.status_code}")
 
 
 def flaky(request: HttpRequest, pk: int) -> HttpResponse:

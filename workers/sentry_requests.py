@@ -1,0 +1,97 @@
+"""What an event of Sentry's says of the request of a dispatch: the same as of a request that is answered directly."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from django.conf import settings
+from django.core.handlers.asgi import ASGIRequest
+
+from broker_core.message import RequestMessage
+from broker_django import sealed_storage
+from broker_django.arrival import usual_host
+from broker_django.context import Replay
+from broker_django.delivery import open_request
+from broker_django.http import to_request
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from django.http import HttpRequest
+
+    from broker_django.models import DispatchRecord
+
+    Processor = Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]
+
+
+def processor(sdk: Any, request: HttpRequest) -> Processor:
+    """A function that adds the request to an event: what Sentry's Django integration would, if the project has it."""
+    steps: list[Processor] = []
+    with contextlib.suppress(Exception):  # the functions of the SDK are its own, and may be others in another release
+        steps = _of_integration(sdk, request)
+
+    def add(event: dict[str, Any], hint: dict[str, Any]) -> dict[str, Any]:
+        for step in steps:
+            with contextlib.suppress(Exception):
+                event = step(event, hint) or event
+        return _with_url(event, request)
+
+    return add
+
+
+def _of_integration(sdk: Any, request: HttpRequest) -> list[Processor]:
+    """It respects `send_default_pii`, and leaves out what is secret."""
+    integration = sdk.get_client().get_integration("django")
+    if integration is None:
+        return []
+    of_django = importlib.import_module("sentry_sdk.integrations.django")
+    if not isinstance(request, ASGIRequest):
+        of_wsgi = importlib.import_module("sentry_sdk.integrations.wsgi")
+        return [
+            of_wsgi._make_wsgi_event_processor(request.META, settings.USE_X_FORWARDED_HOST),
+            of_django._make_wsgi_request_event_processor(lambda: request, integration),
+        ]
+    of_asgi = importlib.import_module("sentry_sdk.integrations.asgi")
+    served = of_asgi.SentryAsgiMiddleware(_nothing, unsafe_context_data=True)
+    return [
+        lambda event, hint: served.event_processor(event, hint, request.scope),
+        importlib.import_module("sentry_sdk.integrations.django.asgi")._make_asgi_request_event_processor(request),
+    ]
+
+
+async def _nothing(_scope: Any, _receive: Any, _send: Any) -> None:
+    """An application, which Sentry's middleware asks for."""
+
+
+def _with_url(event: dict[str, Any], request: HttpRequest) -> dict[str, Any]:
+    with contextlib.suppress(Exception):  # DisallowedHost: the view was not reached, either
+        fields = event.setdefault("request", {})
+        fields.setdefault("url", request.build_absolute_uri(request.path))
+        fields.setdefault("method", request.method)
+    return event
+
+
+def processor_for(sdk: Any, record: DispatchRecord) -> Processor:
+    """The same for a dispatch in the ledger. If its request cannot be opened here, the ledger has its method and URL,
+    and the settings of the project say whether it has TLS.
+    """
+    request = _request_of(record)
+    if request is not None:
+        return processor(sdk, request)
+    fields = {"method": record.method, "url": f"{_usual_scheme()}://{record.host or usual_host()}{record.path}"}
+    return lambda event, _hint: {**event, "request": fields}
+
+
+def _usual_scheme() -> str:
+    return "https" if settings.SECURE_SSL_REDIRECT or settings.SECURE_PROXY_SSL_HEADER else "http"
+
+
+def _request_of(record: DispatchRecord) -> HttpRequest | None:
+    """None if it cannot be opened here."""
+    with contextlib.suppress(Exception):
+        sealed = sealed_storage.read(record.sealed_file) if record.sealed_file else bytes(record.sealed)
+        opened = open_request(sealed, str(record.pk), record.queue)
+        return to_request(RequestMessage.decode(opened), Replay(record.pk, record.queue, record.attempts, None))
+    return None
