@@ -9,6 +9,7 @@ import logging
 from functools import lru_cache
 from http.cookies import SimpleCookie
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from django.conf import settings
 from django.core.exceptions import DisallowedHost
@@ -26,7 +27,6 @@ from broker_django.sessions import changes_with_each_save, session_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from uuid import UUID
 
     from django.http import HttpRequest
     from django.http.response import HttpResponseBase
@@ -133,10 +133,19 @@ def tenant_of(request: HttpRequest) -> str:
     if not conf.TENANT:
         return ""
     try:
-        return str(_tenant_function(conf.TENANT)(request) or "")[:255]
+        return _name_of_tenant(_tenant_function(conf.TENANT)(request))
     except Exception as error:
         _log_once(conf.TENANT, redacted(error))
         raise TenantUnknownError("the function that TENANT names has failed for this request") from error
+
+
+def _name_of_tenant(said: Any) -> str:
+    """Raises TypeError for an object: its text may be another in each process."""
+    if said is None:
+        return ""
+    if not isinstance(said, str | int | UUID):
+        raise TypeError(f"it has to return a text, a number or None, and not a {type(said).__name__}")
+    return str(said)[:255]
 
 
 @lru_cache(maxsize=32)

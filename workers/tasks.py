@@ -120,10 +120,18 @@ def _claim(request: Any, dispatch_id: uuid.UUID, policy: QueuePolicy) -> int:
     if not attempt:
         if ledger.close(dispatch_id, policy) is State.FAILED:
             error_reports.report_failure_of(dispatch_id)
-        logger.info("Dispatch %s is dropped: it was delivered before, or nobody wants it any more", dispatch_id)
+        _log_dropped(dispatch_id)
         raise Ignore
     request.attempt = attempt
     return attempt
+
+
+def _log_dropped(dispatch_id: uuid.UUID) -> None:
+    if ledger.find(dispatch_id) is not None:
+        logger.info("Dispatch %s is dropped: it was delivered before, or nobody wants it any more", dispatch_id)
+        return
+    text = "Dispatch %s is dropped: it is not in the ledger of this worker. Do the web processes use another database?"
+    logger.warning(text, dispatch_id, extra={"dispatch_id": str(dispatch_id)})
 
 
 def _told(request: Any, tell: Callable[[], int], dispatch_id: uuid.UUID) -> int:

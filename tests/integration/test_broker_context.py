@@ -167,14 +167,18 @@ class Edited:
     urlpatterns = [re_path("^seen/$", view), *urlpatterns[1:]]
 
 
-def replayed_with(client: Client, urls: type) -> DispatchRecord:
-    """A dispatch that was accepted here, and that a worker with these URLs came to."""
+def accepted(client: Client) -> DispatchRecord:
     get_app().conf.task_always_eager = False
     try:
         client.get("/seen/")
     finally:
         get_app().conf.task_always_eager = True
-    record = DispatchRecord.objects.get()
+    return DispatchRecord.objects.get()
+
+
+def replayed_with(client: Client, urls: type) -> DispatchRecord:
+    """A dispatch that was accepted here, and that a worker with these URLs came to."""
+    record = accepted(client)
     with override_settings(ROOT_URLCONF=urls):
         tasks.replay.apply(args=(argument(record),), task_id=str(record.pk), routing_key=record.queue, throw=False)
     record.refresh_from_db()
@@ -195,6 +199,20 @@ def test_a_view_that_other_code_has_instead_is_no_error_of_a_view(
     assert f"the view was not reached: the URL leads to {here}" in record.error
     assert f"and led to {__name__}.view by /seen/ when it was accepted" in record.error
     assert [each for each in caplog.records if each.name == "django.request"] == []
+
+
+def test_a_worker_with_another_ledger_says_so(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    """Its database is not that of the web processes, if somebody has forgotten a variable."""
+    caplog.set_level("INFO", "workers.tasks")
+    record = accepted(client)
+    message = {"args": (argument(record),), "task_id": str(record.pk), "routing_key": record.queue, "throw": False}
+    for _delivery in range(2):
+        tasks.replay.apply(**message)
+    DispatchRecord.objects.all().delete()
+    tasks.replay.apply(**message)
+    dropped = [(each.levelname, each.getMessage()) for each in caplog.records if "is dropped" in each.getMessage()]
+    assert [level for level, _text in dropped] == ["INFO", "WARNING"]
+    assert "not in the ledger of this worker" in dropped[1][1]
 
 
 def test_middleware_tells_a_replay(client: Client) -> None:

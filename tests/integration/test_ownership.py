@@ -368,6 +368,18 @@ def test_a_poll_of_which_nobody_knows_the_tenant_finds_nothing(caplog: pytest.Lo
     assert "fails_elsewhere' of REQUEST_BROKER['TENANT'] has failed: KeyError" in logged.getMessage()
 
 
+def an_object(_request: HttpRequest) -> Any:
+    return User(username="acme")
+
+
+def test_a_tenant_has_a_name_and_is_no_object(caplog: pytest.LogCaptureFixture) -> None:
+    """Its text may be another in each process: nobody would own what is accepted."""
+    ownership._log_once.cache_clear()
+    with override_settings(REQUEST_BROKER={**TENANTS, "TENANT": f"{__name__}.an_object"}):
+        assert ann().post("/pay/").status_code >= 500
+    assert "has to return a text, a number or None, and not a User" in caplog.text
+
+
 def test_a_request_of_which_nobody_knows_the_tenant_is_not_accepted() -> None:
     with override_settings(REQUEST_BROKER={**TENANTS, "TENANT": f"{__name__}.fails_elsewhere"}):
         refused = ann().post("/pay/")
