@@ -69,7 +69,7 @@ class Robot(AnonymousUser):
 class Proxy(User):
     class Meta:
         proxy = True
-        app_label = "auth"
+        app_label = "site"
 
     @property
     def greeting(self) -> str:
