@@ -22,7 +22,7 @@ def models_before() -> dict[str, Any]:
 
 def test_the_migrations_are_one_line_and_complete() -> None:
     assert len(MigrationLoader(connection).graph.leaf_nodes(APP)) == 1
-    call_command("makemigrations", "--check", "--dry-run", verbosity=0)
+    call_command("makemigrations", APP, "--check", "--dry-run", verbosity=0)
 
 
 def test_the_previous_release_goes_on_writing_rows() -> None:

@@ -69,7 +69,7 @@ class Robot(AnonymousUser):
 class Proxy(User):
     class Meta:
         proxy = True
-        app_label = "site"
+        app_label = "auth"
 
     @property
     def greeting(self) -> str:
