@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import cel
@@ -24,6 +25,12 @@ Values = Callable[[frozenset[str]], Mapping[str, Any]]
 FALSE = "its condition is false"
 
 MAX_LENGTH = 2_000
+
+MOST_ENTRIES = 1_000
+"""So many query parameters, header fields, cookies or groups are read; conditions have no answer where there are more.
+
+Each step of a comprehension costs something for each of them. Django takes no more parameters either, by default.
+"""
 
 VARIABLES: Mapping[str, frozenset[str]] = {
     "request": frozenset(
@@ -90,6 +97,8 @@ _WHOLE = re.compile(r"(\bin\s+)?\b((?:request\s*\.\s*(?:query|headers|cookies)|u
 """A collection that is not indexed; the first group is there if it is asked whether something is in it."""
 _GROWING = re.compile(r"\{|[^\w)\]\s]\s*\[")
 """What makes the elements of a `map` larger: a map or a list."""
+_LITERAL = re.compile(r"\{|(?:[^\w)\]\s]|\bin)\s*\[")
+"""Where a map or a list begins."""
 _SUMS = re.compile(r"\+[^+]*\+")
 _READ = re.compile(r"(\bin\s+)?\b((?:request|user|now)\b(?:\s*\.\s*\w+)*)(?:\s*\[\s*([A-Za-z_]\w*)\s*\])?")
 """What is read of a request; the first group is there if it is asked what is in it, the third has the index."""
@@ -140,14 +149,20 @@ def context(values: Mapping[str, Any], *, nested: bool = True) -> cel.Context:
     """A context from values by name, such as `{"request.path": "/", "now": datetime(...)}`.
 
     `nested` is for conditions that say so; the others read plain variables, which are much cheaper to make and to read.
+    Collections of more than `MOST_ENTRIES` are left out.
     """
-    variables: dict[str, Any] = {name.replace(".", "_"): value for name, value in values.items()}
+    small = {name: value for name, value in values.items() if not _is_too_large(value)}
+    variables: dict[str, Any] = {name.replace(".", "_"): value for name, value in small.items()}
     if nested:
-        for name, value in values.items():
+        for name, value in small.items():
             head, _, member = name.partition(".")
             if member:
                 variables.setdefault(head, {})[member] = value
     return cel.Context(variables)
+
+
+def _is_too_large(value: object) -> bool:
+    return isinstance(value, dict | list) and len(value) > MOST_ENTRIES
 
 
 class Conditions:
@@ -163,12 +178,13 @@ class Conditions:
 class Answers:
     """What conditions say to one request, whose values are got once for all of them, and only if one reads them."""
 
-    __slots__ = ("_conditions", "_context", "_values", "compared")
+    __slots__ = ("_conditions", "_context", "_given", "_values", "compared")
 
     def __init__(self, conditions: Conditions, values: Values) -> None:
         self._conditions = conditions
         self._values = values
         self._context: cel.Context | None = None
+        self._given: Mapping[str, Any] = {}
         self.compared = values(conditions.compared) if conditions.compared else {}
 
     def why_not(self, condition: Condition) -> str:
@@ -177,11 +193,30 @@ class Answers:
             return FALSE
         try:
             if self._context is None:
-                self._context = context(self._values(self._conditions.names), nested=self._conditions.nested)
+                self._given = self._values(self._conditions.names)
+                self._context = context(self._given, nested=self._conditions.nested)
             return "" if condition.holds(self._context) else FALSE
         except (ValueError, TypeError, LookupError, RuntimeError, ArithmeticError) as error:
             logger.debug("The condition %s has no answer to this request: %s", condition.text, type(error).__name__)
-            return f"its condition has no answer: {error}"
+            return f"its condition has no answer: {self._too_large(condition) or error}"
+
+    def _too_large(self, condition: Condition) -> str:
+        """What the condition reads and has too many entries, as the reason; empty if there is none."""
+        names = [name for name in sorted(condition.names) if _is_too_large(self._given.get(name))]
+        for name in names:
+            _log_once(name)
+        return f"{names[0]} has more than {MOST_ENTRIES} entries" if names else ""
+
+
+@lru_cache
+def _log_once(name: str) -> None:
+    """Whoever sends such requests would have it logged with each."""
+    logger.warning(
+        "A request has more than %d entries in %s: conditions that read them do not hold for such requests. "
+        "This is logged once.",
+        MOST_ENTRIES,
+        name,
+    )
 
 
 def _compile(text: str) -> cel.Program:
@@ -276,6 +311,10 @@ def _require_small_steps(bare: str, macro: re.Match[str], begin: int, end: int) 
         raise InvalidConditionError(f"a comprehension may not call {costly[1]}, which {why}", costly.start() + 1)
     if sums := _SUMS.search(bare, begin, end):
         raise InvalidConditionError("a comprehension may have one sum: each copies its texts", sums.end())
+    for literal in _LITERAL.finditer(bare, begin, end):
+        if read := _READ.search(bare, literal.end(), _closing(bare, literal.end() - 1)):
+            reason = f"a comprehension may not put {read[2]} into a list or a map, which copies it"
+            raise InvalidConditionError(reason, read.start(2) + 1)
     if macro[1] == "map":
         _require_small_elements(bare, macro[2], begin, end)
 
@@ -292,7 +331,7 @@ def _require_small_elements(bare: str, name: str, begin: int, end: int) -> None:
 def _closing(text: str, start: int) -> int:
     depth = 0
     for index in range(start, len(text)):
-        depth += {"(": 1, ")": -1}.get(text[index], 0)
+        depth += (text[index] in "([{") - (text[index] in ")]}")
         if not depth:
             return index
     return len(text)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, get_args, get_origin, get_
 from broker_core.conditions import Answers, Condition, Conditions, Values
 from broker_core.errors import ConfigurationError
 from broker_core.guards import Sieve
+from broker_core.redaction import printable
 
 if TYPE_CHECKING:
     from broker_core.preferences import Preferences
@@ -249,7 +250,9 @@ class Classifier:
     ) -> Decision | None:
         policy = self.queues.get(priority or queue) if queue in self.queues else None
         if policy is None:
-            logger.error("The %s names the queue %r, which is not configured: the view runs now", reason, queue)
+            logger.error(
+                "The %s names the queue %r, which is not configured: the view runs now", printable(reason), queue
+            )
             return None
         if mode is Mode.PREFER:
             mode = Mode.QUEUE if preferences.respond_async else Mode.SYNC

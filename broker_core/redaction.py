@@ -17,8 +17,12 @@ def redacted(error: BaseException) -> str:
 
     Only the first line, for PostgreSQL shows the row in those that follow. Nothing of errors that repeat the value they
     stumbled over: for a password with a slash in it, urllib says "Port could not be cast to integer value as" and a
-    part of the password.
+    part of the password. What it says may come from elsewhere, and logs are read in terminals.
     """
+    return printable(_redacted(error))
+
+
+def _redacted(error: BaseException) -> str:
     if isinstance(error, BrokerError):
         return str(error)
     name = type(error).__name__

@@ -31,6 +31,7 @@ from broker_django import (
     tokens,
     tracing,
     users,
+    waiting,
 )
 from broker_django.celery_app import get_app
 from broker_django.conf import conf
@@ -89,9 +90,13 @@ class Accepted:
 
 @dataclass(slots=True)
 class Repeated(Accepted):
-    """A request whose Idempotency-Key was used before, for the dispatch `record`. `fingerprint` is its own."""
+    """A request whose Idempotency-Key was used before, for the dispatch `record`. `fingerprint` is its own.
+
+    `in_transaction` says that a transaction is around it, whose end the dispatch may be waiting for.
+    """
 
     fingerprint: str = ""
+    in_transaction: bool = False
 
     @property
     def same_request(self) -> bool:
@@ -105,7 +110,7 @@ class Repeated(Accepted):
     @property
     def wait(self) -> float:
         """As long as the first request might have been held; not at all where the answer is there, or is a refusal."""
-        coming = self.same_request and not self.record.current_state.done
+        coming = self.same_request and not self.record.current_state.done and not self.in_transaction
         return _patience(self.decision) if coming else 0.0
 
 
@@ -168,7 +173,8 @@ def accept(request: HttpRequest, view: View, decision: Decision) -> Accepted | H
     if written is record:
         return Accepted(record, decision, carrier, here)
     here = tokens.status_url(request, written.pk, written.accepted_at)
-    return Repeated(written, decision, carrier, here, fingerprint=record.fingerprint)
+    outer = waiting.in_transaction() and not get_app().conf.task_always_eager  # which replays within it
+    return Repeated(written, decision, carrier, here, fingerprint=record.fingerprint, in_transaction=outer)
 
 
 def _warn_of_urlconf(request: HttpRequest) -> None:

@@ -10,6 +10,7 @@ from django.db.models import Count, Max, Min, Q
 from django.utils import timezone
 
 from broker_core.dispatches import REVIVABLE, State
+from broker_core.redaction import printable
 from broker_django import database, ledger, sealed_storage
 from broker_django.models import ActionRecord, AttemptRecord, DispatchRecord
 from broker_django.notifications import announce
@@ -120,7 +121,7 @@ def discard_one(dispatch_id: UUID, actor: str, now: datetime | None = None) -> b
 
 def _note(dispatch_id: UUID, action: str, actor: str, detail: str = "", now: datetime | None = None) -> None:
     """Write down who did what to a dispatch."""
-    logger.info("Dispatch %s: %s by %s", dispatch_id, action, actor, extra={"dispatch_id": str(dispatch_id)})
+    logger.info("Dispatch %s: %s by %s", dispatch_id, action, printable(actor), extra={"dispatch_id": str(dispatch_id)})
     ActionRecord.objects.using(database.alias()).create(
         dispatch_id=dispatch_id,
         at=now or timezone.now(),

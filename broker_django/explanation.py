@@ -64,12 +64,19 @@ class Explanation:
     decision: Decision | None = None
 
 
-def explain(method: str, path: str, headers: Mapping[str, str], user: Any = None) -> Explanation:
-    """What would happen to this request; `path` may have a query. Nothing is run, queued or written."""
+def explain(
+    method: str, path: str, headers: Mapping[str, str], user: Any = None, *, names_destinations: bool = True
+) -> Explanation:
+    """What would happen to this request; `path` may have a query. Nothing is run, queued or written.
+
+    Without `names_destinations` it does not tell where a redirect or a proxy leads.
+    """
     request = _request(method, path, headers, user)
     told = Explanation()
     _routers(request, told)
-    told.outcome = _routed(request)
+    told.outcome = _routed(request, names_destinations=names_destinations)
+    if not names_destinations:
+        told.shares = {}
     if told.outcome:
         return told
     try:
@@ -98,21 +105,23 @@ def explain(method: str, path: str, headers: Mapping[str, str], user: Any = None
     return told
 
 
-def _routed(request: HttpRequest) -> str:
+def _routed(request: HttpRequest, *, names_destinations: bool) -> str:
     """What the router answers that takes the request; empty where its view is asked."""
     route = routing.route(request)
     if route is None or route.router.action is Action.QUEUE:
         return ""
     code = route.router.code
     if route.router.action is Action.PROXY:
-        return f"Router {code} answers: a proxy to {routing.target_of(request, route)}{_one_of(route)}"
+        to = f" to {routing.target_of(request, route)}" if names_destinations else ""
+        return f"Router {code} answers: a proxy{to}{_one_of(route)}"
     try:
         response = routing.redirect(request, route)
     except LoopDetectedError as error:
         return f"Router {code} answers: {error.status}, {error}"
     if response is None:
         return ""
-    return f"Router {code} answers: {response.status_code} to {response['Location']}{_one_of(route)}"
+    to = f" to {response['Location']}" if names_destinations else ""
+    return f"Router {code} answers: {response.status_code}{to}{_one_of(route)}"
 
 
 def _without_view(request: HttpRequest) -> str:

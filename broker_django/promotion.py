@@ -163,5 +163,5 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 def _model(entry: dict[str, Any]) -> type[Router | Destination]:
     model = MODELS.get(str(entry["model"]).lower())
     if model is None:
-        raise ValueError(f"{entry['model']} is neither a router nor a destination")
+        raise ValueError(f"{entry['model']!r} is neither a router nor a destination")
     return model

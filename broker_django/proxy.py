@@ -12,6 +12,7 @@ from django.core.handlers.asgi import ASGIRequest
 from django.core.handlers.wsgi import WSGIRequest
 
 from broker_core.errors import LoopDetectedError
+from broker_core.redaction import printable
 from broker_django import sessions
 from broker_django.handler import handler, thread_state
 from broker_django.http.requests import to_wsgi_text, with_cookies
@@ -54,7 +55,8 @@ def _proxied(request: HttpRequest, route: Route) -> tuple[HttpRequest, Any]:
     visited: tuple[str, ...] = request.META.get(PROXIED_KEY, ())
     code = route.router.code
     if code in visited:
-        logger.error("Routers lead in a circle: %s", " -> ".join([*visited, code]), extra={"routers": [*visited, code]})
+        circle = [*visited, code]
+        logger.error("Routers lead in a circle: %s", printable(" -> ".join(circle)), extra={"routers": circle})
         raise LoopDetectedError(f"the routers {', '.join(visited)} proxy the request in a circle")
     url = urlsplit(route.url(request.META.get("QUERY_STRING", "")))
     cookies, carrier = sessions.settle(request)

@@ -15,6 +15,7 @@ from django.utils.cache import patch_vary_headers
 from django.utils.translation import get_language
 
 from broker_core.errors import LoopDetectedError
+from broker_core.redaction import printable
 from broker_core.routing import Action, Match, Route, Router, StickyBy, first, same_url
 from broker_django.classification import values
 from broker_django.conf import conf
@@ -218,7 +219,7 @@ def _follow(request: HttpRequest, route: Route, target: str) -> None:
         if any(same_url(target, url) for url in seen):
             break
         seen.append(target)
-    logger.error("Routers lead in a circle: %s", " -> ".join(codes), extra={"routers": codes})
+    logger.error("Routers lead in a circle: %s", printable(" -> ".join(codes)), extra={"routers": codes})
     raise LoopDetectedError(f"the routers {', '.join(codes)} lead from {seen[0]} back to where the request has been")
 
 

@@ -14,7 +14,7 @@ from django.db import connections, transaction
 
 from broker_core.envelope import key_id
 from broker_core.errors import StorageError, StoredRequestError
-from broker_core.redaction import redacted
+from broker_core.redaction import printable, redacted
 from broker_django import database
 from broker_django.conf import conf
 from broker_django.models import DispatchRecord
@@ -118,7 +118,7 @@ def delete(names: Collection[str]) -> None:
         try:
             _storage().delete(name)
         except Exception as error:  # noqa: BLE001 - every storage has errors of its own
-            logger.warning("The file %s is left behind: %s", name, redacted(error))
+            logger.warning("The file %s is left behind: %s", printable(name), redacted(error))
 
 
 def delete_on_commit(names: Collection[str]) -> None:

@@ -19,7 +19,7 @@ from django.db import connections, router, transaction
 from django.test import utils as test_utils
 
 from broker_core.errors import ConfigurationError
-from broker_core.redaction import redacted
+from broker_core.redaction import printable, redacted
 from broker_core.routing import RoutingTable
 from broker_django import triggers
 from broker_django.conf import conf
@@ -178,7 +178,7 @@ def _compiled(rows: Iterable[Router], destinations: dict[Any, list[Destination]]
         try:
             yield compiled(row, destinations.get(row.pk, ()))
         except ConfigurationError as error:
-            logger.error("Router %s is left out: %s", row.code, error, extra={"router": row.code})
+            logger.error("Router %s is left out: %s", printable(row.code), redacted(error), extra={"router": row.code})
 
 
 def _active() -> tuple[QuerySet[Router], QuerySet[Destination]]:

@@ -335,14 +335,17 @@ def _() -> bool:
         r"request.query.exists(k, 'a'.matches(k + '\\pL{200}$'))",
         "request.query.map(k, request.full_path + request.full_path) == []",
         "request.query.all(k, (" + "request.full_path + " * 90 + "k).size() > 0)",
+        "request.cookies.exists(k, k in [" + "request.full_path, " * 90 + "k])",
+        "request.cookies.filter(k, true).map(k, request.cookies[k]).size() == 0",
     ]
     limits = "import resource as r; r.setrlimit(r.RLIMIT_AS, (2 << 30, 2 << 30)); r.setrlimit(r.RLIMIT_CPU, (20, 20))"
     program = f"""{limits}
 import contextlib
 from broker_core import conditions, errors
 values = {{"request.query": {{str(k): "v" * 20 for k in range(1000)}}, "request.full_path": "/" * 60_000}}
+values["request.cookies"] = {{str(k): "" for k in range(20_000)}}
 for text in {conditions}:
-    with contextlib.suppress(errors.InvalidConditionError, ValueError, TypeError):
+    with contextlib.suppress(errors.InvalidConditionError, ValueError, TypeError, RuntimeError):
         conditions.Condition(text).holds(conditions.context(values))
 """
     done = finished([sys.executable, "-c", program], {**os.environ, "PYTHONPATH": str(ROOT)})

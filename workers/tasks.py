@@ -155,7 +155,9 @@ def _answer(task: Any, request: RequestMessage | str, dispatch_id: uuid.UUID, qu
     try:
         message = _read(request, str(dispatch_id), queue) if isinstance(request, str) else request
     except (StoredRequestError, StorageError) as error:
-        logger.error("Dispatch %s is not run: %s", dispatch_id, error, extra=error_reports.log_extra(dispatch_id))
+        logger.error(
+            "Dispatch %s is not run: %s", dispatch_id, redacted(error), extra=error_reports.log_extra(dispatch_id)
+        )
         return unanswered(error, unknown_here=not isinstance(error, StoredRequestAlteredError))
     accepted_at = moment(message.accepted_at) if message.accepted_at else None
     replay = Replay(

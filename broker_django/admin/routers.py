@@ -33,6 +33,10 @@ else:
     ModelAdmin, TabularInline = admin.ModelAdmin, admin.TabularInline
 
 
+OF_DESTINATIONS = ("leads_to", "works")
+"""The columns of the list that have urls of destinations; the second, of broken ones."""
+
+
 class DestinationInline(TabularInline):
     model = Destination
     extra = 1
@@ -56,7 +60,7 @@ class RouterAdmin(ModelAdmin):
     list_display = ("code", "source", "rank", "action", "leads_to", "shown_condition", "is_active", "works")
     list_editable = ("rank", "is_active")
     list_filter = ("is_active", "action", "sticky_by")
-    search_fields = ("code", "source", "description", "destinations__url")
+    search_fields = ("code", "source", "description")
     actions = ("activate", "deactivate", "drain", "export")
     save_on_top = True
     change_list_template = "admin/broker_django/router/change_list.html"
@@ -70,6 +74,20 @@ class RouterAdmin(ModelAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Router]:
         return super().get_queryset(request).prefetch_related("destinations")
+
+    def get_list_display(self, request: HttpRequest) -> Any:
+        columns = super().get_list_display(request)
+        return columns if _may_see_destinations(request) else [each for each in columns if each not in OF_DESTINATIONS]
+
+    def get_search_fields(self, request: HttpRequest) -> Any:
+        fields = super().get_search_fields(request)
+        return [*fields, "destinations__url"] if _may_see_destinations(request) else fields
+
+    def history_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
+        """It names the destinations that were changed."""
+        if not _may_see_destinations(request):
+            raise PermissionDenied
+        return super().history_view(request, object_id, extra_context)
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:  # noqa: FBT001
         super().save_related(request, form, formsets, change)
@@ -119,7 +137,7 @@ class RouterAdmin(ModelAdmin):
         Destination.objects.filter(router__in=chosen).update(weight=0)
         self._tell(request, chosen, gettext("Drained."))
 
-    @admin.action(description=_("Export the selected routers as JSON"), permissions=["view"])
+    @admin.action(description=_("Export the selected routers as JSON"), permissions=["export"])
     def export(self, request: HttpRequest, routers: QuerySet[Router]) -> HttpResponse:  # noqa: ARG002 - Django's signature
         disposition = {"Content-Disposition": 'attachment; filename="routers.json"'}
         return HttpResponse(promotion.export(routers), content_type="application/json", headers=disposition)
@@ -161,7 +179,13 @@ class RouterAdmin(ModelAdmin):
         told = None
         if form.is_valid():
             given = form.cleaned_data
-            told = explain(given["method"], given["path"], given["headers"], given.get("user"))
+            told = explain(
+                given["method"],
+                given["path"],
+                given["headers"],
+                given.get("user"),
+                names_destinations=_may_see_destinations(request),
+            )
         return self._page(request, "try.html", _("Try a request"), form=form, told=told)
 
     def _may_import(self, request: HttpRequest) -> bool:
@@ -183,6 +207,10 @@ class RouterAdmin(ModelAdmin):
         counted = {"created": len(taken.created), "changed": len(taken.changed)}
         self.message_user(request, text % counted, messages.SUCCESS)
 
+    def has_export_permission(self, request: HttpRequest) -> bool:
+        """Without its destinations, a router that is imported would lose those that it has."""
+        return self.has_view_permission(request) and _may_see_destinations(request)
+
     def has_drain_permission(self, request: HttpRequest) -> bool:
         return self.has_change_permission(request) and _may(request, "change", Destination)
 
@@ -197,6 +225,10 @@ class RouterAdmin(ModelAdmin):
 
 def _may(request: HttpRequest, verb: str, model: Any) -> bool:
     return request.user.has_perm(f"broker_django.{verb}_{model._meta.model_name}")
+
+
+def _may_see_destinations(request: HttpRequest) -> bool:
+    return _may(request, "view", Destination) or _may(request, "change", Destination)
 
 
 def _may_see_users(request: HttpRequest) -> bool:

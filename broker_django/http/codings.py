@@ -6,12 +6,12 @@ import zlib
 from typing import TYPE_CHECKING, Any
 
 from django.utils.cache import has_vary_header, patch_vary_headers
-from django.utils.http import parse_header_parameters
 
+from broker_core.codings import Coded, codings_in
 from broker_core.errors import NotAcceptableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from django.http import HttpRequest
     from django.http.response import HttpResponseBase
@@ -34,35 +34,34 @@ _WINDOW = {"gzip": zlib.MAX_WBITS | 16, "x-gzip": zlib.MAX_WBITS | 16, "deflate"
 def fit(request: HttpRequest, response: HttpResponseBase, limit: int) -> None:
     """Decode a stored response for a client that does not accept its coding. `limit` is in bytes.
 
-    A client that says nothing accepts what is coded for everybody, but not what was coded for those that accept it, as
-    `Vary` tells. Raises NotAcceptableError for a coding that cannot be undone here.
+    Raises NotAcceptableError for a coding that cannot be undone here.
     """
-    given = [coding.strip().lower() for coding in response.get("Content-Encoding", "").split(",")]
-    codings = [coding for coding in given if coding not in {"", "identity"}]
+    codings = codings_in(response.get("Content-Encoding", ""))
     if not codings:
         return
-    accepted = request.META.get("HTTP_ACCEPT_ENCODING")
-    if accepted is None and not has_vary_header(response, "Accept-Encoding"):
-        return
-    if accepted and accepted == getattr(response, CODED_FOR, ""):
-        return  # Django's middleware overlooks `gzip;q=0`, and the client would have got the same directly
+    stored = Coded(
+        codings,
+        response.status_code,
+        coded_for=getattr(response, CODED_FOR, ""),
+        varies=has_vary_header(response, "Accept-Encoding"),
+    )
     patch_vary_headers(response, ("Accept-Encoding",))
-    if all(_accepts(accepted or "", coding) for coding in codings):
-        return
-    stored: Any = response
-    if not _WINDOW.keys() >= set(codings) or not _accepts_none(accepted or ""):
-        raise NotAcceptableError(f"the response is stored in the coding {', '.join(codings)}")
-    if stored.content:
+    if stored.has_to_be_decoded(request.META.get("HTTP_ACCEPT_ENCODING")):
+        _decode(response, codings, limit * GROWTH)
+
+
+def _decode(response: Any, codings: Sequence[str], most: int) -> None:
+    if response.content:
         for coding in reversed(codings):
-            stored.content = _decoded(stored.content, coding, limit * GROWTH)
-        stored["Content-Length"] = str(len(stored.content))
+            response.content = _decoded(response.content, coding, most)
+        response["Content-Length"] = str(len(response.content))
     else:
-        del stored["Content-Length"]  # of a HEAD: how long it would be is not known
+        del response["Content-Length"]  # of a HEAD: how long it would be is not known
     for name in ("Content-Encoding", *DIGESTS):
-        del stored[name]
-    etag = stored.get("ETag", "")
+        del response[name]
+    etag = response.get("ETag", "")
     if etag.startswith('"'):
-        stored["ETag"] = f"W/{etag}"  # the same response in another form (RFC 9110, section 8.8.1)
+        response["ETag"] = f"W/{etag}"  # the same response in another form (RFC 9110, section 8.8.1)
 
 
 def _decoded(content: bytes, coding: str, most: int) -> bytes:
@@ -97,28 +96,3 @@ def _window(content: bytes, coding: str) -> int:
     """Some senders leave out the header that `deflate` has (RFC 9110, section 8.4.1.2; RFC 1950, section 2.2)."""
     is_zlib = len(content) > 1 and content[0] & 15 == zlib.DEFLATED and not int.from_bytes(content[:2]) % 31
     return -zlib.MAX_WBITS if coding == "deflate" and not is_zlib else _WINDOW[coding]
-
-
-def _accepts(field: str, coding: str) -> bool:
-    """RFC 9110, section 12.5.3."""
-    weights = _weights(field)
-    return weights.get(coding, weights.get("*", False))
-
-
-def _accepts_none(field: str) -> bool:
-    """Whether a response without a coding is acceptable, as it is unless the client says otherwise."""
-    weights = _weights(field)
-    return weights.get("identity", weights.get("*", True))
-
-
-def _weights(field: str) -> dict[str, bool]:
-    """By coding, whether it is acceptable."""
-    parts = (parse_header_parameters(part) for part in field.split(","))
-    return {name.strip(): _is_positive(parameters.get("q", "1")) for name, parameters in parts}
-
-
-def _is_positive(weight: str) -> bool:
-    try:
-        return float(weight) > 0
-    except ValueError:
-        return False

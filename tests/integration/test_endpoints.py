@@ -222,7 +222,7 @@ def nothing_left(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Watcher, "_start", start)
     monkeypatch.setattr("broker_django.waiting._looks_here", lambda: False)
-    monkeypatch.setattr("broker_django.waiting._in_transaction", lambda: False)
+    monkeypatch.setattr("broker_django.waiting.in_transaction", lambda: False)
 
 
 @pytest.mark.usefixtures("nothing_left")

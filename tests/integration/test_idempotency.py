@@ -147,6 +147,26 @@ def test_a_repetition_may_wait_as_the_first_could(
     assert len(looks) == 2
 
 
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_repetition_within_a_transaction_is_not_held(
+    client: Client, async_client: AsyncClient, monkeypatch: pytest.MonkeyPatch, asynchronous: bool
+) -> None:
+    """As the first request is not: what it waits for may wait for the end of that transaction."""
+    post = async_to_sync(async_client.post) if asynchronous else client.post
+    looks: list[Any] = []
+    monkeypatch.setattr(ledger, "find", looks.append)
+    app = get_app()
+    app.conf.task_always_eager = False
+    try:
+        with transaction.atomic():
+            answers = [post("/pay/", {"amount": "5"}, headers={**KEY, "Prefer": "wait=2"}) for _ in range(2)]
+    finally:
+        app.conf.task_always_eager = True
+    assert [answer.status_code for answer in answers] == [202, 202]
+    assert not any("wait" in answer.get("Preference-Applied", "") for answer in answers)
+    assert looks == []
+
+
 def test_a_wait_that_is_in_vain_ends_with_the_state_of_then(client: Client) -> None:
     pay(client)
     DispatchRecord.objects.update(state="running", response_status=None)

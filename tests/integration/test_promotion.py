@@ -171,7 +171,31 @@ def test_the_admin_exports_and_imports(admin_client, staged):
     assert json.loads(exported.content) == json.loads(export(chosen))
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe", b"[1]"])
+HALF = "\ud800"
+"""Half of a character: JSON can write it, and no page can show it."""
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff\xfe",
+        b"[1]",
+        *(
+            json.dumps([odd]).encode()
+            for odd in (
+                {"model": HALF, "fields": {}},
+                {"model": {HALF: HALF}, "fields": {}},
+                {"model": "broker_django.router", "fields": {"code": "a", HALF: 1}},
+                {"model": "broker_django.router", "fields": {"code": HALF}},
+                {"model": "broker_django.router", "fields": {"code": "a", "source": "/a/", "action": HALF}},
+                {"model": "broker_django.destination", "fields": {"router": [HALF], "url": "/a/"}},
+                {"model": "broker_django.destination", "fields": {"router": HALF, "url": "/a/"}},
+                {HALF: HALF},
+                HALF,
+            )
+        ),
+    ],
+)
 def test_the_admin_shows_what_is_wrong_with_a_file(admin_client, content):
     answer = admin_client.post(f"{CHANGE_LIST}import/", {"file": SimpleUploadedFile("routers.json", content)})
     assert answer.status_code == 200

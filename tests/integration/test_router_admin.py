@@ -102,6 +102,56 @@ def test_only_who_may_change_destinations_may_drain(client, router, django_user_
     assert router.destinations.filter(weight=0).count() == 0
 
 
+SECRET = "secret.internal"
+ABOUT_ROUTERS = ["view_router", "change_router"]
+
+
+@pytest.fixture
+def hidden(router, settings):
+    """Where the router leads; one of its destinations is broken, as settings may make it."""
+    settings.REQUEST_BROKER = {"ALLOWED_REDIRECT_HOSTS": [SECRET]}
+    for number, destination in enumerate(router.destinations.all()):
+        destination.url = f"https://{SECRET}/{number}/"
+        destination.save()
+    Router.objects.create(code="broken", source="/b/", action="302").destinations.create(url=f"https://a.{SECRET}/")
+    return router
+
+
+def pages_about_destinations(client, router):
+    chosen = {"action": "export", "_selected_action": [router.pk]}
+    tried = {"method": "GET", "path": "/old/"}
+    return {
+        "list": client.get(CHANGE_LIST),
+        "search": client.get(CHANGE_LIST, {"q": "secret.int"}),
+        "filter": client.get(CHANGE_LIST, {"destinations__url__startswith": "https://secret"}),
+        "change": client.get(f"{CHANGE_LIST}{router.pk}/change/"),
+        "history": client.get(f"{CHANGE_LIST}{router.pk}/history/"),
+        "export": client.post(CHANGE_LIST, chosen, follow=True),
+        "try": client.get(TRY, tried),
+    }
+
+
+@pytest.mark.parametrize("permissions", [["view_router"], ABOUT_ROUTERS])
+def test_only_who_may_see_destinations_learns_where_routers_lead(
+    client, admin_client, hidden, django_user_model, permissions
+):
+    admin_client.post(f"{CHANGE_LIST}{hidden.pk}/change/", router_form(hidden, **{"destinations-0-weight": 7}))
+    clerk = django_user_model.objects.create_user("clerk", is_staff=True)
+    clerk.user_permissions.set(Permission.objects.filter(codename__in=permissions))
+    client.force_login(clerk)
+    pages = pages_about_destinations(client, hidden)
+    found = {name for name, page in pages.items() if SECRET in page.content.decode().replace("?q=secret.int", "")}
+    assert found == set()
+    assert pages["list"].context["cl"].result_count == 2
+    assert pages["search"].context["cl"].result_count == 0
+    assert "Router blue-green answers: 302 (one of 2, by weight)" in pages["try"].content.decode()
+    clerk.user_permissions.add(Permission.objects.get(codename="view_destination"))
+    pages = pages_about_destinations(client, hidden)
+    found = {name for name, page in pages.items() if SECRET in page.content.decode()}
+    assert found >= {"list", "search", "change", "history", "export", "try"}
+    assert pages["search"].context["cl"].result_count == 2
+
+
 def test_trying_a_request_tells_why(admin_client, router):
     Router.objects.create(code="drained", source="/*", action="302")
     page = admin_client.get(TRY, {"method": "GET", "path": "/old/?x=1", "headers": "X-A: b"}).content.decode()

@@ -405,6 +405,26 @@ def test_a_broken_row_is_left_out_and_the_rest_serve(client, caplog, fields):
     assert "Router broken is left out" in caplog.text
 
 
+def test_what_is_logged_of_rows_does_not_command_a_terminal(client, caplog):
+    """They may be written past the admin, and a worker's log is read in a terminal."""
+    harm = "\x1b]0;pwned\x07\n"
+    changes = {
+        "broken": ("/broken/", {"action": harm}),
+        "loop": ("/old/", {}),
+        "proxy": ("/proxied/", {"action": "proxy"}),
+        "nowhere": ("/queued/", {"action": "queue"}),
+    }
+    for code, (source, fields) in changes.items():
+        row = route(source, {"/proxied/": "/proxied/?a=1"}.get(source, "/older/"), code=code)
+        Router.objects.filter(pk=row.pk).update(code=code + harm, **fields)
+    route("/older/", "/old/", code="back")
+    for source in ("/old/", "/proxied/", "/queued/"):
+        client.get(source)
+    logged = [record for record in caplog.records if record.name.startswith("broker_")]
+    assert {"loop", "broken"} <= {name for name in changes if any(name in record.getMessage() for record in logged)}
+    assert [record.getMessage() for record in logged if not record.getMessage().isprintable()] == []
+
+
 @pytest.mark.parametrize(
     ("fields", "field"),
     [

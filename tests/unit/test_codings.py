@@ -13,7 +13,7 @@ from django.test import RequestFactory
 
 from broker_core.errors import NotAcceptableError
 from broker_django.http import codings
-from broker_django.http.codings import GROWTH, MOST_MEMBERS, PIECE, fit
+from broker_django.http.codings import CODED_FOR, GROWTH, MOST_MEMBERS, PIECE, fit
 
 TEXT = b"once upon a time " * 100
 NONE, UNKNOWN = (", ".join(f"{coding};q={weight}" for coding in ("gzip", "x-gzip", "deflate")) for weight in ("0", "x"))
@@ -21,11 +21,12 @@ RAW = zlib.compress(TEXT, wbits=-zlib.MAX_WBITS)
 CODED = {"gzip": gzip.compress(TEXT, mtime=0), "x-gzip": gzip.compress(TEXT, mtime=0), "deflate": zlib.compress(TEXT)}
 
 
-def fitted(accepts, coding="gzip", content=None, limit=10_000, **headers):
+def fitted(accepts, coding="gzip", content=None, limit=10_000, status=200, coded_for="", **headers):
     """Of a response that was coded for whoever accepts it, unless `Vary` says otherwise."""
     fields = {"Vary": "Accept-Encoding", **headers}
-    response = HttpResponse(CODED.get(coding, b"?") if content is None else content, headers=fields)
+    response = HttpResponse(CODED.get(coding, b"?") if content is None else content, headers=fields, status=status)
     response["Content-Encoding"] = coding
+    setattr(response, CODED_FOR, coded_for)
     request = RequestFactory().get("/", headers={} if accepts is None else {"accept-encoding": accepts})
     fit(request, response, limit)
     return response
@@ -51,6 +52,37 @@ def test_who_does_not_gets_it_decoded(accepts, coding):
 def test_who_accepts_neither_the_coding_nor_none_gets_nothing(accepts):
     with pytest.raises(NotAcceptableError):
         fitted(accepts)
+
+
+@pytest.mark.parametrize("accepts", ["br", "identity", "compress;q=0, br", "identity;q=0"])
+def test_who_asks_with_the_field_of_the_request_gets_what_the_request_got(accepts):
+    """Whatever the view made of it: it does not ask."""
+    response = fitted(accepts, coded_for=accepts)
+    assert (response["Content-Encoding"], response.content) == ("gzip", CODED["gzip"])
+
+
+@pytest.mark.parametrize("accepts", ["gzip;q=0", "br, GZIP; q=0.000", "identity, *;q=0", "deflate, gzip;q=0, *;q=1"])
+def test_who_refuses_the_coding_does_not_get_it_though_the_request_refused_it_too(accepts):
+    """Django's middleware overlooks that, and codes for any field that names gzip."""
+    response = fitted(accepts, coded_for=accepts)
+    assert ("Content-Encoding" in response, response.content) == (False, TEXT)
+
+
+def test_one_coding_of_several_may_be_refused():
+    twice = gzip.compress(zlib.compress(TEXT))
+    assert fitted("gzip, deflate;q=0", "deflate, gzip", twice, coded_for="gzip, deflate;q=0").content == TEXT
+
+
+@pytest.mark.parametrize("status", [206, 226])
+@pytest.mark.parametrize("accepts", [None, "", "identity", "br", "gzip;q=0"])
+def test_a_part_is_not_decoded(status, accepts):
+    """It is a part of the bytes in their coding (RFC 9110, section 14.2), or what has changed in them (RFC 3229)."""
+    part = {"Content-Range": f"bytes 0-{len(CODED['gzip']) - 1}/1000"}
+    with pytest.raises(NotAcceptableError, match="a part of one in the coding gzip"):
+        fitted(accepts, status=status, coded_for="gzip", **part)
+    response = fitted("gzip", status=status, **part)
+    assert (response.content, response["Content-Range"]) == (CODED["gzip"], part["Content-Range"])
+    assert fitted(None, status=status, Vary="Cookie", **part).content == CODED["gzip"]
 
 
 def test_the_digests_of_what_was_stored_are_not_those_of_what_is_decoded():

@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker_core.conditions import FUNCTIONS, MAX_LENGTH, VARIABLES, Condition, Conditions, context
+from broker_core.conditions import (
+    FUNCTIONS,
+    MAX_LENGTH,
+    MOST_ENTRIES,
+    VARIABLES,
+    Answers,
+    Condition,
+    Conditions,
+    _log_once,
+    context,
+)
 from broker_core.errors import InvalidConditionError
 
 WORDS = """request user now . path headers groups == && ! ? : ( ) [ ] { } , " ' r" b' // 1 1u x all( map( has( in \\"""
@@ -139,6 +149,14 @@ def test_what_follows_a_string_or_a_comment_is_read(text):
         ("request.query.map(k, true ? user . username : k) == []", "what it has of the request", 29),
         ("request.query.map(k, request.headers['a']) == []", "what it has of the request", 22),
         ("request.query.map(k, request.headers.a) == []", "what it has of the request", 22),
+        ("request.cookies.exists(k, k in [request.path])", "into a list or a map", 33),
+        ("request.cookies.exists(k, k in ['a', [request.path] == [], 'b'])", "into a list or a map", 39),
+        ("request.cookies.all(k, [k, 'a' + request . full_path] != [k])", "into a list or a map", 34),
+        ("request.cookies.filter(k, {request.path: 1} == {}) == []", "into a list or a map", 28),
+        ("request.cookies.all(k, {'a': {'b': request.path}} == {})", "into a list or a map", 36),
+        ("user.groups.map(g, g in[user.username]) == []", "into a list or a map", 25),
+        ("request.query.map(k, 'a').exists(x, x in [request.query[x]])", "into a list or a map", 43),
+        ("[1].all(x, true ? [now] == [] : false)", "into a list or a map", 20),
         (r"request.query.exists(k, k.matches('\\w{20}$'))", "matches", 27),
         ("request.query.exists(k, request.path . matches // why\n ('a'))", "matches", 40),
         ("'a'.matches(request.path)", "in quotes", 13),
@@ -227,6 +245,8 @@ def test_comprehensions_in_a_row_are_not_nested():
         "request.headers.all(k, request.headers[k] == '' || request.headers.size() < 1000)",
         "request.headers.map(k, request.headers [k] + k).filter(x, x == 'a').size() == 0",
         "request.headers.map(k, k in user.groups, k + '!').size() == 0",
+        "request.headers.all(k, request.headers[k] in ['1', k] && [k] != [] && {k: 1} != {} && request.path != k)",
+        "request.headers.exists(k, k == 'x-y') && request.path in [request.path, request.method]",
     ],
 )
 def test_a_comprehension_asks_what_is_in_a_collection(text):
@@ -242,6 +262,48 @@ def test_only_true_holds(text):
 def test_what_has_no_answer_raises(text):
     with pytest.raises(NEVER):
         holds(text)
+
+
+def why_not(text, values):
+    condition = Condition(text)
+    return Answers(Conditions([condition]), lambda names: {name: values[name] for name in names}).why_not(condition)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "'a' in request.cookies",
+        "!('a' in request.cookies)",
+        "!has(request.cookies.a)",
+        "request.cookies.size() > 0",
+        "request.cookies.all(k, true)",
+        "request.cookies.filter(k, true).size() > 0",
+        "['a'].exists(request_path, !(request_path in request.cookies))",
+        "request.path == '' || !('a' in request.cookies)",
+    ],
+)
+def test_what_reads_a_collection_that_is_too_large_has_no_answer(text):
+    """Neither that something is there, nor that it is not."""
+    enough = {"request.cookies": dict.fromkeys(map(str, range(MOST_ENTRIES)), ""), "request.path": "/"}
+    too_many = {**enough, "request.cookies": {**enough["request.cookies"], "one more": ""}}
+    assert "no answer" not in why_not(text, enough)
+    assert f"request.cookies has more than {MOST_ENTRIES} entries" in why_not(text, too_many)
+    with pytest.raises(NEVER):
+        Condition(text).holds(context(too_many))
+
+
+def test_what_does_not_depend_on_a_collection_that_is_too_large_has_its_answer():
+    too_many = {"user.groups": ["staff"] * (MOST_ENTRIES + 1), "request.path": "/"}
+    assert why_not("request.path == '/' || 'staff' in user.groups", too_many) == ""
+    assert "no answer" in why_not("'staff' in user.groups", too_many)
+
+
+def test_a_collection_that_is_too_large_is_logged_once(caplog):
+    _log_once.cache_clear()
+    too_many = {"request.headers": dict.fromkeys(map(str, range(MOST_ENTRIES + 1)), "")}
+    for text in ("'a' in request.headers", "'b' in request.headers", "'a' in request.headers"):
+        why_not(text, too_many)
+    assert len([line for line in caplog.messages if "request.headers" in line]) == 1
 
 
 @pytest.mark.parametrize(

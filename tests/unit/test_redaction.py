@@ -38,6 +38,28 @@ def test_a_part_of_a_password_that_urllib_repeats_is_not_logged():
     assert redacted(caught.value) == "ValueError"
 
 
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (OSError("\x1b]0;pwned\x07 is away"), "OSError: �]0;pwned� is away"),
+        (OSError("\x9b2Jaway"), "OSError: �2Jaway"),
+        (OSError("a\u202eb"), "OSError: a�b"),
+        (StorageError("the file \x1b[2J"), "the file �[2J"),
+        (StorageError("the file\nERROR all is lost"), "the file�ERROR all is lost"),
+        (OSError("redis://u\x1b:s3cret@host:1"), "OSError: redis://**@host:1"),
+        (type("Odd\x1b[2J", (Exception,), {})(), "Odd�[2J"),
+    ],
+)
+def test_what_is_logged_does_not_command_a_terminal(error, text):
+    assert redacted(error) == text
+
+
+@given(st.text())
+def test_all_that_is_logged_can_be_printed(text):
+    for error in (OSError(text), StorageError(text)):
+        assert redacted(error).isprintable()
+
+
 @given(st.text())
 def test_what_is_logged_is_one_short_line(text):
     assert len(redacted(OSError(text)).splitlines()) == 1

@@ -90,6 +90,13 @@ def kept_for_one_client(seen: Observation) -> None:
         seen["header Vary"] = ["*" if "*" in varies else ", ".join(varies)]
 
 
+def decoded(seen: Observation) -> None:
+    """Django's middleware codes for whoever names gzip, were it to refuse it."""
+    del seen["header Content-Encoding"]
+    length, _, _ = seen["body"].partition(" bytes")
+    seen["header Content-Length"] = [length]
+
+
 ATTEMPTS = 3
 """The default of `max_attempts`."""
 SHARED = frozenset({"public", "s-maxage", "private"})
@@ -126,6 +133,12 @@ DIFFERENCES: tuple[Difference, ...] = (
         "an account that was deactivated owns nothing any more",
         not_found,
         ("session/user-deactivate",),
+        ways=(Way.POLLED,),
+    ),
+    Difference(
+        "a client that refuses a coding does not get it",
+        decoded,
+        ("gzip/refused",),
         ways=(Way.POLLED,),
     ),
     Difference("a stored response is for its client alone", kept_for_one_client, ways=(Way.POLLED,)),
