@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,7 @@ from broker_django.celery_app import get_app
 from broker_django.conf import conf
 from broker_django.context import user_key
 from broker_django.delivery import breaker, publish, run_eagerly, seal_request, sealed_with, waiting_messages
+from broker_django.freezing import evaluated
 from broker_django.http import raw_body, to_message
 from broker_django.models import DispatchRecord
 from broker_django.owners import UNTOLD, owner_of
@@ -149,19 +150,22 @@ def accept(request: HttpRequest, view: View, decision: Decision) -> Accepted | H
     if refusal is not None:
         return refusal
     cookies, carrier = sessions.settle(request)
-    user, view_user = user_key(getattr(request, "user", None)), user_key(found.user) if found is not None else None
-    record = _record(request, decision, found, now, here)
+    user = evaluated(getattr(request, "user", None))
+    record = _record(request, decision, _owner(request, user, found), now, here)
     record.credential = credentials.credential_for(
         request, record.user or None, carrier.cookies, lambda: _is_found_by_fields(request, view, found)
     )
     record.pk = dispatch_id
-    message = replace(
-        to_message(request, body, user, cookies),
-        view_user=view_user,
+    message = to_message(
+        request,
+        body,
+        user_key(user),
+        cookies,
+        view_user=user_key(found.user) if found is not None else None,
         route=record.route,
         view=view_name(view.function, request.method or ""),
         tenant=record.tenant,
-        principal=principals.describe(request, found),
+        principal=principals.describe(request, user, found),
         accepted_at=now.timestamp(),
     )
     record.sealed = seal_request(message, str(record.pk), decision.queue)
@@ -269,8 +273,7 @@ def _is_found_by_fields(request: HttpRequest, view: View, found: Found | None) -
     return user_key(again.user) == user_key(found.user)
 
 
-def _record(request: HttpRequest, decision: Decision, found: Found | None, now: datetime, here: str) -> DispatchRecord:
-    owner = _owner(request, found)
+def _record(request: HttpRequest, decision: Decision, owner: str | None, now: datetime, here: str) -> DispatchRecord:
     return DispatchRecord(
         queue=decision.queue,
         method=(request.method or "")[:20],
@@ -285,9 +288,9 @@ def _record(request: HttpRequest, decision: Decision, found: Found | None, now: 
     )
 
 
-def _owner(request: HttpRequest, found: Found | None) -> str | None:
+def _owner(request: HttpRequest, user: Any, found: Found | None) -> str | None:
     """How the ledger names whose request it is; None for nobody's."""
-    asks = owner_of(getattr(request, "user", None))
+    asks = owner_of(user)
     if found is None:
         return asks
     owner = owner_of(found.user, found.auth) or asks

@@ -150,7 +150,7 @@ def _from_request(request: HttpRequest) -> Taken:
     tenant = ownership.tenant_of(request)
     owner = owner_of(getattr(request, "user", None))
     return Taken(
-        replace(message, tenant=tenant, principal=principals.describe(request, None)),
+        replace(message, tenant=tenant, principal=principals.describe(request, getattr(request, "user", None), None)),
         match,
         view=_view(match, message.method),
         credential=credential_for(request, owner),

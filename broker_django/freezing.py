@@ -105,7 +105,7 @@ class _Freezer:
             return self._as(kind, value, depth)
         if kind is ZoneInfo and value.key:
             return ["zone", value.key]
-        return self._object(_evaluated(value), depth)
+        return self._object(evaluated(value), depth)
 
     def _as(self, kind: Any, value: Any, depth: int) -> Any:
         """What the value is as one of this kind, which its own class may extend."""
@@ -163,7 +163,7 @@ class _Freezer:
 
 def attributes_of(value: Any) -> dict[str, Any]:
     """What is in the attributes and the slots of an instance. Raises NotFrozenError."""
-    value = _evaluated(value)
+    value = evaluated(value)
     attributes = _dict_of(value)
     named = {} if attributes is value else dict(attributes)
     return {name: each for name, each in (named | _slots_of(value)).items() if type(name) is str}
@@ -175,7 +175,8 @@ def _zone(value: Any) -> list[str]:
     return [zone.key] if type(zone) is ZoneInfo and zone.key else []
 
 
-def _evaluated(value: Any) -> Any:
+def evaluated(value: Any) -> Any:
+    """What is behind a lazy object."""
     while isinstance(value, LazyObject):
         bool(value)
         value = value._wrapped

@@ -174,15 +174,15 @@ def give_claim(request: HttpRequest, response: HttpResponseBase, record: Dispatc
     """Let the browser that sent the request be known at the URLs of its dispatch, of which `here` is the first."""
     if is_known_by_session(request, record):
         return
-    response.set_cookie(
-        CLAIM,
-        next(_claims(record.pk)),
-        path=f"/{here.split('/', 3)[3]}",
-        secure=request.is_secure() or settings.SESSION_COOKIE_SECURE,
-        httponly=True,
-        samesite=settings.SESSION_COOKIE_SAMESITE,
-    )
-    response.cookies[CLAIM]["max-age"] = int(conf.TOKEN_MAX_AGE)  # Django would say when that is, for browsers of 2010
+    response.cookies[CLAIM] = next(_claims(record.pk))
+    options: dict[str, Any] = {
+        "path": f"/{here.split('/', 3)[3]}",
+        "max-age": int(conf.TOKEN_MAX_AGE),
+        "secure": request.is_secure() or settings.SESSION_COOKIE_SECURE,
+        "httponly": True,
+        "samesite": settings.SESSION_COOKIE_SAMESITE or "",
+    }
+    response.cookies[CLAIM].update(options)  # `set_cookie` would add what `Max-Age` means, for browsers of 2010
 
 
 def claims(request: HttpRequest, record: DispatchRecord) -> bool:

@@ -29,11 +29,10 @@ AGAIN = "again"
 """Whether a view's user can only be found again, being neither a row nor fit to travel."""
 
 
-def describe(request: HttpRequest, found: Found | None) -> dict[str, Any] | None:
+def describe(request: HttpRequest, user: Any, found: Found | None) -> dict[str, Any] | None:
     """What a replay has to know of a request's user and session, and of whom its view has authenticated; None for
     nothing.
     """
-    user = getattr(request, "user", None)
     told = {USER: _no_row(user), SESSION: past_sessions.describe(request, user_key(user))}
     if found is not None:
         told |= {ADMITTED: found.admitted, VIEW_USER: _no_row(found.user), AUTH: _frozen_auth(found.auth)}

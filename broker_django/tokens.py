@@ -63,4 +63,4 @@ def status_url(request: HttpRequest, dispatch_id: uuid.UUID, accepted_at: dateti
     """
     token = issue(dispatch_id, accepted_at)
     path = reverse("request_broker:task", urlconf=getattr(request, "urlconf", None), args=[token])
-    return request.build_absolute_uri(path)
+    return f"{request.scheme}://{request.get_host()}{path}"

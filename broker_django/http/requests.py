@@ -79,8 +79,13 @@ def declared_size(request: HttpRequest) -> int:
     return int(digits or "0") if len(digits) < 19 else sys.maxsize
 
 
-def to_message(request: HttpRequest, body: bytes, user: str | None, cookies: dict[str, str]) -> RequestMessage:
-    """The request as the broker sees it, without hop-by-hop fields. `cookies` replace those that the client sent."""
+def to_message(
+    request: HttpRequest, body: bytes, user: str | None, cookies: dict[str, str], **known: Any
+) -> RequestMessage:
+    """The request as the broker sees it, without hop-by-hop fields. `cookies` replace those that the client sent.
+
+    `known` are fields of the message that the request does not say.
+    """
     environ = {
         key: value
         for key, value in request.META.items()
@@ -101,6 +106,7 @@ def to_message(request: HttpRequest, body: bytes, user: str | None, cookies: dic
         "asgi" if asgi else "wsgi",
         csrf=_csrf_state(request),
         path=request.path if asgi else "",
+        **known,
     )
 
 
