@@ -14,6 +14,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING
 
 from django.conf import settings
+from django.core.exceptions import TooManyFieldsSent
 from django.core.handlers.wsgi import WSGIRequest
 from django.http.request import HttpHeaders
 from django.utils.crypto import constant_time_compare
@@ -41,15 +42,20 @@ MOST_OF_NAMES = 140
 
 _LOOKS_LIKE_ONE = re.compile(
     r"(?:.*[_-])?(?:(?:proxy|http|www)?auth(?:orization|entication)?|token|jwt|assertion|secret|password|credentials?"
-    r"|session(?:[_-]?id)?|api[_-]?key|apikey|key)",
+    r"|session(?:[_-]?id)?|api[_-]?key|apikey|key"
+    r"|user(?:-?(?:id|name|login|email))?|e?mail|login|identity|principal(?:-(?:id|name))?|oidc-[a-z]+|consumer-[a-z-]+"
+    r"|client-(?:cert|dn|s-dn))"
 )
+"""What clients send, and who proxies say that they are."""
+_OF_SERVERS = frozenset({"REMOTE_USER", "SSL_CLIENT_S_DN", "SSL_CLIENT_CERT"})
+"""What a server says of who it has authenticated (RFC 3875, section 4.1.11; mod_ssl)."""
 _SECRETS = re.compile(r"(?:[\w-]*[_-])?(?:token|jwt|secret|password|api[_-]?key|apikey|access[_-]?key)")
 _IS_NONE = re.compile(r".*(?:csrf|xsrf|captcha|turnstile|idempotency|websocket|cache|surrogate|public[_-]key).*")
 _OF_ANYBODY = re.compile(
     r"(?:accept|access-control|cache-control|cf|connection|content|dnt|expect|forwarded|from|host|idempotency-key|if"
     r"|keep-alive|max-forwards|origin|pragma|prefer|priority|range|referer|save-data|sec|te|trailer|transfer-encoding"
     r"|upgrade|user-agent|via|warning|x-amzn?|x-b3|x-client-ip|x-cloud-trace|x-correlation-id|x-envoy|x-forwarded"
-    r"|x-real-ip|x-request|traceparent|tracestate|sentry-trace|baggage|cookie)(?:-.*)?"
+    r"|x-real-ip|x-request|x-requested-with|traceparent|tracestate|sentry-trace|baggage|cookie)(?:-.*)?"
 )
 """Header fields that say nothing of who sends them (RFC 9110; Fetch; what proxies and tracing add)."""
 
@@ -67,13 +73,24 @@ def presented(request: HttpRequest, extra: SimpleCookie | None = None, *, everyt
     named = _named(tuple(conf.CREDENTIALS))
     shown = {kind: request.META.get(key) for kind, key in named.fields.items()}
     shown |= {kind: request.COOKIES.get(cookie) for kind, cookie in named.cookies.items()}
-    shown |= {kind: request.GET.get(parameter) for kind, parameter in named.parameters.items()}
     is_guessed = _may_say_who if everything else _looks_like_one
     shown |= {f"{GUESSED}{_field(key)}": request.META[key] for key in request.META if is_guessed(key, named.keys)}
-    if request.META.get("QUERY_STRING"):
-        guessed = (name for name in request.GET if f"{QUERY}{name}" not in named.parameters and _is_secret(name))
-        shown |= {f"{GUESSED}{QUERY}{name}": request.GET[name] for name in guessed}
+    for name, value in _parameters(request).items():
+        if f"{QUERY}{name}" in named.parameters:
+            shown[f"{QUERY}{name}"] = value
+        elif _is_secret(name):
+            shown[f"{GUESSED}{QUERY}{name}"] = value
     return {kind: value for kind, value in (*shown.items(), (SESSION, session)) if value}
+
+
+def _parameters(request: HttpRequest) -> dict[str, str]:
+    """Those of the query; none if they are more than Django reads, which a view may never ask for."""
+    if not request.META.get("QUERY_STRING"):
+        return {}
+    try:
+        return request.GET.dict()
+    except TooManyFieldsSent:
+        return {}
 
 
 class _Named:
@@ -97,6 +114,8 @@ def _field(key: str) -> str:
 
 @lru_cache(maxsize=1024)
 def _looks_like_one(key: str, named: frozenset[str]) -> bool:
+    if key in _OF_SERVERS:
+        return True
     if not key.startswith("HTTP_") or key in named or key == settings.CSRF_HEADER_NAME:
         return False
     return _LOOKS_LIKE_ONE.fullmatch(_field(key)) is not None and _IS_NONE.fullmatch(_field(key)) is None
@@ -111,9 +130,11 @@ def _is_secret(parameter: str) -> bool:
 
 @lru_cache(maxsize=1024)
 def _may_say_who(key: str, named: frozenset[str]) -> bool:
+    if _looks_like_one(key, named):
+        return True
     if not key.startswith("HTTP_") or key in named or key == settings.CSRF_HEADER_NAME:
         return False
-    return _OF_ANYBODY.fullmatch(_field(key)) is None or _looks_like_one(key, named)
+    return _OF_ANYBODY.fullmatch(_field(key)) is None and _IS_NONE.fullmatch(_field(key)) is None
 
 
 def shows_anything(request: HttpRequest) -> bool:
@@ -151,7 +172,7 @@ def with_these_alone(request: HttpRequest) -> HttpRequest:
     """A request for the same view that has nothing but what CREDENTIALS names: no session, no user, no body."""
     named = _named(tuple(conf.CREDENTIALS))
     kept = {key: request.META[key] for key in (*_OF_ANY_REQUEST, *named.keys) if key in request.META}
-    query = {name: request.GET[name] for name in named.parameters.values() if name in request.GET}
+    query = {name: value for name, value in _parameters(request).items() if f"{QUERY}{name}" in named.parameters}
     alone = WSGIRequest({**kept, "QUERY_STRING": "", "CONTENT_LENGTH": "0", "wsgi.input": BytesIO()})
     alone.GET = request.GET.__class__(mutable=True)
     alone.GET.update(query)

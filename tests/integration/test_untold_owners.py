@@ -314,6 +314,7 @@ def test_what_cannot_travel_and_has_ended_is_refused(before_replay: Callable[...
 FIELDS = [
     *("X-Token", "X-Authorization", "Private-Token", "X-ApiKey", "Apikey", "Token", "Proxy-Authorization", "X-Auth"),
     *("X-Session-Token", "Ocp-Apim-Subscription-Key", "X-Goog-Api-Key", "Cf-Access-Jwt-Assertion", "X-Client-Secret"),
+    *("Remote-User", "X-Forwarded-User", "X-Auth-Request-Email", "X-MS-Client-Principal-Id", "Tailscale-User-Login"),
 ]
 
 
@@ -326,7 +327,9 @@ def test_a_field_that_looks_like_a_credential_is_one(name: str) -> None:
     assert Client().post("/plain/", headers={name: "2", **key}).status_code == 202
 
 
-@pytest.mark.parametrize("name", ["X-CSRFToken", "X-Recaptcha-Token", "X-Request-Id", "Accept-Language", "X-Partner"])
+@pytest.mark.parametrize(
+    "name", ["X-CSRFToken", "X-Recaptcha-Token", "X-Request-Id", "Accept-Language", "User-Agent", "X-Partner"]
+)
 def test_a_field_that_looks_like_none_is_none(name: str) -> None:
     assert status(send("/plain/", **{name: "1"})) == 200
 
@@ -337,6 +340,18 @@ def test_a_parameter_that_looks_like_a_credential_is_one(name: str) -> None:
     links = send(f"/plain/?{name}=1&page=2", browser)
     assert status(links) == status({"response": f"{links['response']}?{name}=2"}) == 404
     assert status({"response": f"{links['response']}?{name}=1"}) == status(links, browser) == 200
+
+
+def test_whom_the_server_says_that_it_has_authenticated_is_asked_for() -> None:
+    links = Client(REMOTE_USER="ann").post("/plain/").json()["links"]
+    assert status(links) == status(links, Client(REMOTE_USER="bob")) == 404
+    assert status(links, Client(REMOTE_USER="ann")) == 200
+
+
+def test_more_parameters_than_django_reads_are_nobodys() -> None:
+    """The view does not ask for them, and neither does the broker."""
+    links = send(f"/plain/?{'&'.join(f'a{number}=1' for number in range(2_000))}&token=1")
+    assert status(links) == 200
 
 
 def test_a_parameter_can_be_named(settings: Any) -> None:
