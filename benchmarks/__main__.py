@@ -17,7 +17,7 @@ PACKAGES = ("Django", "celery", "kombu", "redis", "django-celery-results", "valk
 
 def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
-        from broker_django.embedded import EmbeddedValkey
+        from broker_django.development.embedded import EmbeddedValkey
 
         os.environ["DJANGO_SETTINGS_MODULE"] = "benchmarks.settings"
         os.environ["DATABASE_PATH"] = str(Path(folder, "benchmarks.sqlite3"))

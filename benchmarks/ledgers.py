@@ -20,9 +20,10 @@ from django_celery_results.models import TaskResult
 
 from benchmarks.probe import NotHereError
 from broker_core.policies import QueuePolicy
-from broker_django import housekeeping, ledger, load
+from broker_django import ledger
+from broker_django.admission import capacity
 from broker_django.conf import conf
-from broker_django.ledger import Outcome
+from broker_django.ledger import Outcome, retention
 from broker_django.models import ActionRecord, AttemptRecord, DispatchRecord
 from tests.servers import find, postgres
 from tests.settings import database
@@ -172,7 +173,7 @@ def seconds_to_measure() -> float:
     """How deep the queues are, for backpressure."""
     started = time.perf_counter()
     for queue, policy in conf.queues.items():
-        load.measure(queue, policy, timezone.now())
+        capacity.measure(queue, policy, timezone.now())
     return time.perf_counter() - started
 
 
@@ -226,5 +227,5 @@ def timed_chunks() -> Iterator[list[float]]:
             yield
         seconds.append(time.perf_counter() - started)
 
-    with patch.object(housekeeping, "transaction", SimpleNamespace(atomic=atomic)):
+    with patch.object(retention, "transaction", SimpleNamespace(atomic=atomic)):
         yield seconds

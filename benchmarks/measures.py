@@ -21,9 +21,9 @@ from broker_core.dispatches import State
 from broker_core.policies import DAY
 from broker_core.routing import RoutingTable
 from broker_core.sources import Source
-from broker_django import housekeeping
+from broker_django.ledger import retention as housekeeping
 from broker_django.models import Destination, DispatchRecord, Router
-from broker_django.table import NONE, load, tables
+from broker_django.routing.table import NONE, load, tables
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from django.http import HttpRequest
 
     from broker_core.message import RequestMessage
-    from broker_django.bodies import Pairs
     from broker_django.context import BrokerRequest
+    from broker_django.http.bodies import Pairs
     from broker_django.models import DispatchRecord
 
 __all__ = ["BrokerRequest", "__version__", "dispatch", "is_replay", "status_url"]
@@ -51,8 +51,8 @@ def dispatch(
     MessageError for what is no request, or has no view, an inactive user, or a body that is gone; BodyTooLargeError,
     ReducedCapacityError if the queue is full, and UnavailableError if it cannot be recorded.
     """
-    from broker_django.composing import Parts  # noqa: PLC0415 - which needs the apps to be loaded
-    from broker_django.dispatching import dispatch as made  # noqa: PLC0415
+    from broker_django.admission.composing import Parts  # noqa: PLC0415 - which needs the apps to be loaded
+    from broker_django.admission.dispatching import dispatch as made  # noqa: PLC0415
 
     parts = Parts(method, json, data, files, body, content_type, query, headers, host, user, tenant)
     return made(request, queue=queue, parts=parts)
@@ -79,6 +79,6 @@ def __getattr__(name: str) -> Any:
 
 def status_url(request: HttpRequest, dispatch: DispatchRecord) -> str:
     """The absolute URL where its owner follows the dispatch. Raises NoReverseMatch where they are not included."""
-    from broker_django import tokens  # noqa: PLC0415 - which needs the settings
+    from broker_django.ledger import tokens  # noqa: PLC0415 - which needs the settings
 
     return tokens.status_url(request, dispatch.pk, dispatch.accepted_at)

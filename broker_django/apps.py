@@ -15,7 +15,11 @@ class BrokerConfig(AppConfig):
     def ready(self) -> None:
         if not apps.is_installed("django_celery_results"):
             raise ImproperlyConfigured('Add "django_celery_results" to INSTALLED_APPS: the request broker needs it.')
-        from broker_django import checks, database, log_redaction, models, sentry, table  # noqa: F401, PLC0415 - which need the apps to be loaded
+        from broker_django import checks, models  # noqa: F401, PLC0415 - which need the apps to be loaded
+        from broker_django.http import log_redaction  # noqa: PLC0415 - which need the apps to be loaded
+        from broker_django.models import database  # noqa: PLC0415 - which need the apps to be loaded
+        from broker_django.operations import sentry  # noqa: PLC0415 - which need the apps to be loaded
+        from broker_django.routing import table  # noqa: PLC0415 - which need the apps to be loaded
 
         database.come_first()
         log_redaction.keep_tokens_out()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.http import HttpRequest
 
-from broker_django import users
+from broker_django.identity import users
 
 if TYPE_CHECKING:
     import uuid

@@ -14,9 +14,9 @@ from django.http import HttpRequest
 from django.utils.decorators import classonlymethod
 
 from broker_core.policies import Annotation, Mode
-from broker_django import ninja, rest
+from broker_django.annotations import drf, ninja
+from broker_django.annotations.notes import noted
 from broker_django.context import RequestContext
-from broker_django.notes import noted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,19 +51,20 @@ def enable_routing(view: View) -> View:
     """Let routers redirect or proxy this view's requests, in a project that leaves the middleware out."""
     if isinstance(view, type):
         return cast("View", _routed_class(view))
-    from broker_django import middleware, routing  # noqa: PLC0415 - which import the rules of decorators
+    from broker_django import middleware  # noqa: PLC0415 - which import the rules of decorators
+    from broker_django.routing import choice  # noqa: PLC0415 - which import the rules of decorators
 
     @wraps(view)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         request = _known(args)
         response = middleware.routed(request) or view(*args, **kwargs)
-        return routing.remembered(request, response)
+        return choice.remembered(request, response)
 
     @wraps(view)
     async def awrapped(*args: Any, **kwargs: Any) -> Any:
         request = _known(args)
         response = await middleware.arouted(request) or await view(*args, **kwargs)
-        return routing.remembered(request, response)
+        return choice.remembered(request, response)
 
     return cast("View", awrapped if iscoroutinefunction(view) else wrapped)
 
@@ -115,7 +116,7 @@ def _places(view: Any, method: str) -> tuple[Any, ...]:
     view_class = _class_of(view)
     if view_class is not None:
         handler = _handler(view, view_class, method.lower())
-        return handler, rest.function_of(handler), view, view_class
+        return handler, drf.function_of(handler), view, view_class
     if isinstance(view, partial):
         return view, *_places(view.func, method)
     return (*ninja.operation_places(view, method), view) if ninja.is_in_use() else (view,)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from broker_django import classification, routing
+from broker_django import classification
+from broker_django.routing import choice
 
 if TYPE_CHECKING:
     from django.http import HttpRequest
@@ -22,7 +23,7 @@ class Dispatcher:
 
     def route(self, request: HttpRequest) -> Route | None:
         """Where the request goes before its view is resolved: a redirect, a proxy, a queue; None for nowhere else."""
-        return routing.find(request)
+        return choice.find(request)
 
     def classify(self, request: HttpRequest, view: Any) -> Decision | None:
         """Whether the view runs later, and on which queue; None where the broker leaves it alone."""

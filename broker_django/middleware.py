@@ -8,17 +8,27 @@ from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_asy
 
 from broker_core.errors import BrokerError
 from broker_core.routing import Action
-from broker_django import caching, classification, door, ownership, routing, sessions, tracing
-from broker_django.acceptance import Accepted, Repeated, View, accept, hand_over
-from broker_django.answers import accepted_response, await_until_done, in_time, repeated_response, wait_until_done
+from broker_django import classification
+from broker_django.admission import door
+from broker_django.admission.acceptance import Accepted, Repeated, View, accept, hand_over
 from broker_django.conf import conf
 from broker_django.context import replay_of
-from broker_django.endpoints import coroutine_of
-from broker_django.holding import places
-from broker_django.http import codings, is_stored, problem, put_back, settled
-from broker_django.log_redaction import has_token
-from broker_django.proxy import aproxy, proxy
-from broker_django.waiting import QUICK
+from broker_django.http import caching, codings, is_stored, problem, put_back, settled
+from broker_django.http.log_redaction import has_token
+from broker_django.identity import ownership, sessions
+from broker_django.messaging import tracing
+from broker_django.routing import choice
+from broker_django.routing.proxies import aproxy, proxy
+from broker_django.tracking.answers import (
+    accepted_response,
+    await_until_done,
+    in_time,
+    repeated_response,
+    wait_until_done,
+)
+from broker_django.tracking.endpoints import coroutine_of
+from broker_django.tracking.holding import places
+from broker_django.tracking.waiting import QUICK
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -159,7 +169,7 @@ def _in_its_place(kept: list[HttpResponseBase], response: HttpResponseBase) -> H
 
 def leave(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
     """What the middleware around the broker is given: an object that, if it was stored, cannot be changed."""
-    response = settled(routing.remembered(request, response))
+    response = settled(choice.remembered(request, response))
     if response.status_code == 404 and "HTTP_REFERER" in request.META and has_token(request):
         del request.META["HTTP_REFERER"]  # BrokenLinkEmailsMiddleware mails it
     if is_stored(response):
@@ -171,10 +181,10 @@ def leave(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
 def routed(request: HttpRequest) -> HttpResponseBase | None:
     """The response that a router makes; None where the view is asked."""
     try:
-        route = routing.route(request)
+        route = choice.route(request)
         if route is None or route.router.action is Action.QUEUE:
             return None
-        return proxy(request, route) if route.router.action is Action.PROXY else routing.redirect(request, route)
+        return proxy(request, route) if route.router.action is Action.PROXY else choice.redirect(request, route)
     except BrokerError as error:
         return problem(error)
 
@@ -182,13 +192,13 @@ def routed(request: HttpRequest) -> HttpResponseBase | None:
 async def arouted(request: HttpRequest) -> HttpResponseBase | None:
     """`routed` for coroutines."""
     try:
-        find = sync_to_async(routing.route) if routing.may_block(request) else None
-        route = await find(request) if find else routing.route(request)
+        find = sync_to_async(choice.route) if choice.may_block(request) else None
+        route = await find(request) if find else choice.route(request)
         if route is None or route.router.action is Action.QUEUE:
             return None
         if route.router.action is Action.PROXY:
             return await aproxy(request, route)
-        return await sync_to_async(routing.redirect)(request, route)
+        return await sync_to_async(choice.redirect)(request, route)
     except BrokerError as error:
         return problem(error)
 
@@ -196,7 +206,7 @@ async def arouted(request: HttpRequest) -> HttpResponseBase | None:
 def classify(request: HttpRequest, function: Any) -> Decision | None:
     """The decision for a request that is to be queued; None where the view runs now."""
     match = request.resolver_match
-    if match is not None and routing.OWN_NAMESPACE in match.app_names:
+    if match is not None and choice.OWN_NAMESPACE in match.app_names:
         return None
     decision = classification.decision_of(request, function)
     return decision if decision is not None and decision.queued else None

@@ -19,11 +19,12 @@ from kombu.exceptions import ContentDisallowed, DecodeError
 from broker_core.errors import EnvelopeError, MessageError, UnavailableError
 from broker_core.message import ResponseMessage
 from broker_core.redaction import redacted
-from broker_django import database, ledger, statements
-from broker_django.celery_app import get_app
+from broker_django import ledger
 from broker_django.conf import conf
-from broker_django.delivery import open_response
-from broker_django.ledger import Outcome
+from broker_django.ledger import Outcome, statements
+from broker_django.messaging.celery_app import get_app
+from broker_django.messaging.publishing import open_response
+from broker_django.models import database
 
 if TYPE_CHECKING:
     import uuid

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.urls import path, register_converter
 
-from broker_django import views
+from broker_django.tracking import views
 
 
 class TokenConverter:

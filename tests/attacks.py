@@ -34,10 +34,10 @@ from django.utils import timezone  # noqa: E402
 from django_celery_results.models import TaskResult  # noqa: E402
 
 from broker_core.envelope import Keyring  # noqa: E402
-from broker_django import housekeeping, sealed_storage  # noqa: E402
 from broker_django.conf import conf  # noqa: E402
+from broker_django.ledger import bodies, retention  # noqa: E402
 from broker_django.models import DispatchRecord, Router  # noqa: E402
-from broker_django.promotion import FIELDS  # noqa: E402
+from broker_django.routing.transfer import FIELDS  # noqa: E402
 from tests import browsers  # noqa: E402
 from tests.browsers import with_a_session  # noqa: E402
 from tests.containers import ROOT  # noqa: E402
@@ -311,12 +311,12 @@ def _() -> bool:
 @attack("have another installation's files swept from the storage that both use")
 def _() -> bool:
     storage = InMemoryStorage()
-    with patch.object(sealed_storage, "_storage", lambda: storage):
-        theirs = sealed_storage.save(uuid.uuid4(), Keyring(["theirs"]).seal(b"a request", b""))
+    with patch.object(bodies, "_storage", lambda: storage):
+        theirs = bodies.save(uuid.uuid4(), Keyring(["theirs"]).seal(b"a request", b""))
         with patch.dict(connection.settings_dict, HOST="staging"):
-            copied = sealed_storage.save(uuid.uuid4(), conf.keyring.seal(b"a request", b""))
-        ours = sealed_storage.save(uuid.uuid4(), conf.keyring.seal(b"a request", b""))
-        housekeeping.sweep(timezone.now() + timedelta(days=2))
+            copied = bodies.save(uuid.uuid4(), conf.keyring.seal(b"a request", b""))
+        ours = bodies.save(uuid.uuid4(), conf.keyring.seal(b"a request", b""))
+        retention.sweep(timezone.now() + timedelta(days=2))
         assert not storage.exists(ours), "nothing was swept"
         return not (storage.exists(theirs) and storage.exists(copied))
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from broker_django import celery_app, delivery
+from broker_django.messaging import celery_app, publishing
 from tests.servers import require
 
 
@@ -15,7 +15,7 @@ def current_app() -> None:
 @pytest.fixture(autouse=True)
 def closed_breaker() -> None:
     """Each test begins with a message broker that nobody has found down."""
-    delivery.breaker.succeeded()
+    publishing.breaker.succeeded()
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from broker_django import tether
+from broker_django.development import tether
 from tests.processes import wait_until
 
 if TYPE_CHECKING:

@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
-from broker_django.embedded import EmbeddedServerError, server_binary
-from broker_django.ports import any_port
+from broker_django.development.embedded import EmbeddedServerError, server_binary
+from broker_django.development.ports import any_port
 from tests.containers import Process
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from kombu.transport import pyamqp
 
-from broker_django import amqp
-from broker_django.celery_app import get_app
+from broker_django.messaging import amqp
+from broker_django.messaging.celery_app import get_app
 from workers.in_hand import Marked, running
 from workers.pools import pools
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from celery import Celery
 
-from broker_django.celery_app import project_app
+from broker_django.messaging.celery_app import project_app
 from workers.config import configure
 
 app = Celery("request_broker", set_as_current=project_app() is None)

@@ -10,9 +10,9 @@ from celery import signals
 from django.db import close_old_connections, connections
 from kombu.transport import TRANSPORT_ALIASES
 
-from broker_django import celery_app
 from broker_django.conf import conf as broker_conf
-from broker_django.delivery import RETRY_POLICY, SHARE_OF_A_TRY
+from broker_django.messaging import celery_app
+from broker_django.messaging.publishing import RETRY_POLICY, SHARE_OF_A_TRY
 from workers.connections import clean, is_pooled, keep_settings, watch, watch_pools
 from workers.failing import explain
 

@@ -18,9 +18,11 @@ from celery import current_task
 from celery.worker import state as worker_state
 
 from broker_core.redaction import redacted
-from broker_django import ledger, sentry, tracing
-from broker_django.celery_app import TASK
+from broker_django import ledger
 from broker_django.context import replay_of
+from broker_django.messaging import tracing
+from broker_django.messaging.celery_app import TASK
+from broker_django.operations import sentry
 from workers import sentry_requests
 
 if TYPE_CHECKING:

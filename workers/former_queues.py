@@ -12,10 +12,10 @@ from django.db.models import Exists, OuterRef
 from broker_core.dispatches import State
 from broker_core.redaction import redacted
 from broker_django import ledger
-from broker_django.celery_app import get_app
 from broker_django.conf import conf
+from broker_django.messaging.celery_app import get_app
+from broker_django.messaging.notifications import announce
 from broker_django.models import ActionRecord
-from broker_django.notifications import announce
 from workers import error_reports, locks
 
 if TYPE_CHECKING:

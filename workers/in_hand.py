@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery.worker import state
 
-from broker_django.delivery import PUBLISHED
+from broker_django.messaging.publishing import PUBLISHED
 
 if TYPE_CHECKING:
     from collections.abc import Callable

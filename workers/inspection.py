@@ -14,9 +14,9 @@ from celery.utils.functional import maybe_list
 from celery.worker.control import Panel, control_command, inspect_command
 from celery.worker.state import active_requests, all_total_count
 
-from broker_django import probing
-from broker_django.celery_app import ROUTING_CHANGED, STOP
 from broker_django.conf import conf
+from broker_django.messaging import probing
+from broker_django.messaging.celery_app import ROUTING_CHANGED, STOP
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,7 +15,7 @@ from django.db import OperationalError, connections
 from broker_core.redaction import redacted
 from broker_django import ledger
 from broker_django.conf import conf
-from broker_django.delivery import HARD_LIMIT_MARGIN
+from broker_django.messaging.publishing import HARD_LIMIT_MARGIN
 from workers import locks
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from celery import bootsteps
 from django.db import connections
 
 from broker_django.conf import conf
-from broker_django.pools import current_plan
-from broker_django.table import tables
+from broker_django.operations.pools import current_plan
+from broker_django.routing.table import tables
 from workers.pools import pools
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from broker_django.conf import conf
-from broker_django.probing import QUEUES
+from broker_django.messaging.probing import QUEUES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

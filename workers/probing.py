@@ -6,7 +6,7 @@ from typing import Any
 
 from celery import shared_task
 
-from broker_django.probing import QUEUES, TASK
+from broker_django.messaging.probing import QUEUES, TASK
 
 
 @shared_task(bind=True, name=TASK, ignore_result=True, track_started=False)

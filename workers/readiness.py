@@ -10,7 +10,7 @@ from django.db import connections
 
 from broker_core.redaction import redacted
 from broker_django.conf import conf
-from broker_django.handler import prove_usable
+from broker_django.http.handler import prove_usable
 
 logger = logging.getLogger("workers.readiness")
 

@@ -22,12 +22,14 @@ from django.utils import timezone
 
 from broker_core.dispatches import State
 from broker_core.redaction import redacted
-from broker_django import housekeeping, ledger, sentry
+from broker_django import ledger
 from broker_django.conf import conf
-from broker_django.delivery import breaker, publish, waiting_messages
-from broker_django.forking import undisturbed
-from broker_django.moments import moment
-from broker_django.notifications import announce
+from broker_django.ledger import retention
+from broker_django.messaging.forking import undisturbed
+from broker_django.messaging.notifications import announce
+from broker_django.messaging.publishing import breaker, publish, waiting_messages
+from broker_django.models.moments import moment
+from broker_django.operations import sentry
 from workers import error_reports, locks
 from workers.former_queues import former_queues
 from workers.in_hand import handed
@@ -82,7 +84,7 @@ class Reaper:
             yield from _for_a_while(self._lost(now))
             yield from _for_a_while(former_queues(now))
         if self._house is None and self._is_time("housekeeping", now, HOUSEKEEPING_EVERY):
-            self._house = housekeeping.keep_house(now)
+            self._house = retention.keep_house(now)
         if self._house is not None and (yield from _for_a_while(self._house)):
             self._house = None
 

@@ -15,13 +15,13 @@ from django.urls import set_script_prefix
 
 from broker_core.errors import ResponseBrokenError, ResponseTooLargeError, ViewNotReachedError
 from broker_core.retries import is_failure, parse_retry_after
-from broker_django.celery_app import ends_worker
 from broker_django.conf import conf
 from broker_django.context import WITNESS
-from broker_django.expectation import expect, without_past_session
-from broker_django.handler import Handler, handler, thread_state
 from broker_django.http import problem, to_request, to_response_message
+from broker_django.http.handler import Handler, handler, thread_state
+from broker_django.identity.expectation import expect, without_past_session
 from broker_django.ledger import NOT_REACHED, Outcome
+from broker_django.messaging.celery_app import ends_worker
 from workers import error_reports
 
 if TYPE_CHECKING:

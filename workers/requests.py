@@ -13,8 +13,8 @@ from django.db import connections
 from broker_core.dispatches import State
 from broker_core.redaction import redacted
 from broker_django import ledger
-from broker_django.moments import moment
-from broker_django.notifications import announce
+from broker_django.messaging.notifications import announce
+from broker_django.models.moments import moment
 from workers import error_reports, locks, revocation, stopping
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from django.db import connections
 from broker_core.errors import DispatchConflictError
 from broker_core.redaction import redacted
 from broker_django import ledger
-from broker_django.notifications import announce
+from broker_django.messaging.notifications import announce
 from workers import locks
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ from django.conf import settings
 from django.core.handlers.asgi import ASGIRequest
 
 from broker_core.message import RequestMessage
-from broker_django import sealed_storage
-from broker_django.arrival import usual_host
+from broker_django.admission.arrival import usual_host
 from broker_django.context import Replay
-from broker_django.delivery import open_request
 from broker_django.http import to_request
+from broker_django.ledger import bodies
+from broker_django.messaging.publishing import open_request
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,7 +91,7 @@ def _usual_scheme() -> str:
 def _request_of(record: DispatchRecord) -> HttpRequest | None:
     """None if it cannot be opened here."""
     with contextlib.suppress(Exception):
-        sealed = sealed_storage.read(record.sealed_file) if record.sealed_file else bytes(record.sealed)
+        sealed = bodies.read(record.sealed_file) if record.sealed_file else bytes(record.sealed)
         opened = open_request(sealed, str(record.pk), record.queue)
         return to_request(RequestMessage.decode(opened), Replay(record.pk, record.queue, record.attempts, None))
     return None

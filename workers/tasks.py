@@ -26,14 +26,15 @@ from broker_core.errors import (
 )
 from broker_core.message import RequestMessage
 from broker_core.redaction import printable, redacted
-from broker_django import ledger, results, sealed_storage, tracing
-from broker_django.celery_app import TASK, queue_of_delivery
+from broker_django import ledger, results
 from broker_django.conf import conf
 from broker_django.context import Replay
-from broker_django.delivery import from_text, open_reference, open_request, seal_response
-from broker_django.ledger import Outcome
-from broker_django.moments import moment
-from broker_django.notifications import announce
+from broker_django.ledger import Outcome, bodies
+from broker_django.messaging import tracing
+from broker_django.messaging.celery_app import TASK, queue_of_delivery
+from broker_django.messaging.notifications import announce
+from broker_django.messaging.publishing import from_text, open_reference, open_request, seal_response
+from broker_django.models.moments import moment
 from workers import connections, error_reports
 from workers.isolation import isolated
 from workers.leases import leases
@@ -200,7 +201,7 @@ def _traced(message: RequestMessage, replay: Replay, trace: dict[str, str]) -> A
 def _read(file: str, dispatch_id: str, queue: str) -> RequestMessage:
     """Raises StorageError and StoredRequestError; StoredRequestAlteredError if no worker could read it."""
     try:
-        return RequestMessage.decode(open_request(sealed_storage.read(file), dispatch_id, queue))
+        return RequestMessage.decode(open_request(bodies.read(file), dispatch_id, queue))
     except UnknownKeyError as error:
         raise StoredRequestError(f"the stored request body cannot be opened: {error}") from error
     except EnvelopeError as error:
@@ -267,7 +268,7 @@ def _end(request: Any, attempt: Attempt, answer: Answer, sealed: str) -> datetim
         else:
             error_reports.report_success()
             if attempt.file:
-                sealed_storage.delete_on_commit([attempt.file])
+                bodies.delete_on_commit([attempt.file])
     if not request.is_eager:
         announce(attempt.dispatch_id)
     return due

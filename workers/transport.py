@@ -9,8 +9,8 @@ from kombu.transport import redis, virtual
 from redis.exceptions import OutOfMemoryError, ResponseError
 
 from broker_core.redaction import redacted
-from broker_django import transport
-from broker_django.celery_app import TASK, get_app
+from broker_django.messaging import transport
+from broker_django.messaging.celery_app import TASK, get_app
 from workers.in_hand import Marked, running
 from workers.pools import pools
 

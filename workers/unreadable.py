@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from broker_core.dispatches import State
 from broker_core.errors import EnvelopeError, MessageError, StoredRequestError, UnknownKeyError
 from broker_django import ledger, results
-from broker_django.delivery import check_sealed, is_known, seal_response
-from broker_django.notifications import announce
+from broker_django.messaging.notifications import announce
+from broker_django.messaging.publishing import check_sealed, is_known, seal_response
 from workers import error_reports
 from workers.replay import unanswered
 

@@ -16,9 +16,11 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
 from broker_core.dispatches import State
-from broker_django import dead_letters, ledger, ownership
+from broker_django import ledger
+from broker_django.identity import ownership
+from broker_django.ledger import dead_letters
 from broker_django.models import DispatchRecord
-from broker_django.moments import in_local_time
+from broker_django.models.moments import in_local_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable

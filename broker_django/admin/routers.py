@@ -15,13 +15,13 @@ from django.utils.translation import gettext_lazy as _
 
 from broker_core.balancing import shares
 from broker_core.routing import ALWAYS
-from broker_django import promotion
-from broker_django.explanation import explain
-from broker_django.forms import ImportForm, TrialForm
+from broker_django.identity.users import user_model
 from broker_django.models import Destination, Router
-from broker_django.pools import tell_workers
-from broker_django.routers import broken
-from broker_django.users import user_model
+from broker_django.operations.explain import explain
+from broker_django.operations.forms import ImportForm, TrialForm
+from broker_django.operations.pools import tell_workers
+from broker_django.routing import transfer
+from broker_django.routing.rows import broken
 
 if TYPE_CHECKING:
     from django.db.models import QuerySet
@@ -140,7 +140,7 @@ class RouterAdmin(ModelAdmin):
     @admin.action(description=_("Export the selected routers as JSON"), permissions=["export"])
     def export(self, request: HttpRequest, routers: QuerySet[Router]) -> HttpResponse:  # noqa: ARG002 - Django's signature
         disposition = {"Content-Disposition": 'attachment; filename="routers.json"'}
-        return HttpResponse(promotion.export(routers), content_type="application/json", headers=disposition)
+        return HttpResponse(transfer.export(routers), content_type="application/json", headers=disposition)
 
     def _tell(self, request: HttpRequest, changed: list[Router], message: str) -> None:
         tell_workers()
@@ -163,7 +163,7 @@ class RouterAdmin(ModelAdmin):
         form = ImportForm(request.POST or None, request.FILES or None)
         if form.is_valid():
             try:
-                taken = promotion.take_in(form.cleaned_data["file"])
+                taken = transfer.take_in(form.cleaned_data["file"])
             except ValidationError as error:
                 form.add_error("file", error)
             else:
@@ -197,7 +197,7 @@ class RouterAdmin(ModelAdmin):
         ]
         return all(_may(request, verb, model) for verb, model in permissions)
 
-    def _note_import(self, request: HttpRequest, taken: promotion.TakenIn) -> None:
+    def _note_import(self, request: HttpRequest, taken: transfer.TakenIn) -> None:
         for router in taken.created:
             self.log_addition(request, router, gettext("Imported."))
         for router in taken.changed:

@@ -24,7 +24,7 @@ from django.utils.encoding import iri_to_uri
 from broker_core.errors import BrokerError, ResponseTooLargeError
 from broker_core.hop_by_hop import connection_options
 from broker_core.message import ResponseMessage
-from broker_django.caching import never_kept
+from broker_django.http.caching import never_kept
 from broker_django.http.codings import CODED_FOR
 from broker_django.http.sending import sendable
 from broker_django.http.settled import STORED, STREAMED, SettledCookies

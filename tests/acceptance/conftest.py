@@ -30,8 +30,8 @@ from pytest_celery import (
     CeleryWorkerCluster,
 )
 
+from broker_django.development.ports import any_port
 from broker_django.models import AttemptRecord, DispatchRecord
-from broker_django.ports import any_port
 from tests import servers, vendors
 from tests.acceptance.prepare import PASSWORD
 from tests.containers import ROOT, Process

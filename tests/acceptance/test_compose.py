@@ -16,7 +16,7 @@ import httpx
 import pytest
 import yaml
 
-from broker_django.ports import any_port
+from broker_django.development.ports import any_port
 from tests import servers
 from tests.containers import ROOT, Process
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from broker_django import tether
+from broker_django.development import tether
 from tests.containers import ROOT
 from tests.processes import read_until
 from tests.servers import require

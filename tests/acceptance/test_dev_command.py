@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from broker_django import tether
-from broker_django.ports import any_port
+from broker_django.development import tether
+from broker_django.development.ports import any_port
 from tests.processes import command_lines_in, finished, kill_in, processes_in, read_until, wait_until
 
 if TYPE_CHECKING:

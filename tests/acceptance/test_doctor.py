@@ -15,8 +15,8 @@ from celery import Celery
 from django.utils import timezone
 
 from broker_core.dispatches import State
+from broker_django.development.ports import any_port
 from broker_django.models import DispatchRecord
-from broker_django.ports import any_port
 from tests import servers
 from tests.acceptance.conftest import ALIAS, broker_worker, plain_worker
 from tests.processes import finished, wait_until

@@ -128,6 +128,6 @@ def test_a_worker_that_could_reach_no_view_does_not_start(
 
 
 def _token(record: DispatchRecord) -> str:
-    from broker_django import tokens
+    from broker_django.ledger import tokens
 
     return tokens.issue(record.pk, record.accepted_at)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from broker_django.ports import any_port
+from broker_django.development.ports import any_port
 from tests import servers
 from tests.acceptance.conftest import broker_worker
 from tests.processes import wait_until

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from celery import Celery
 
-from broker_django.ports import any_port
+from broker_django.development.ports import any_port
 from tests.acceptance.conftest import PATIENCE, broker_worker, done, plain_worker
 from tests.containers import Process
 from tests.processes import wait_until

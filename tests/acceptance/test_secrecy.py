@@ -13,7 +13,7 @@ import httpx
 import pytest
 import redis
 
-from broker_django.ports import any_port
+from broker_django.development.ports import any_port
 from tests import servers
 from tests.acceptance.conftest import Site, done
 from tests.containers import Process

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis
 
-from broker_django.celery_app import TASK
+from broker_django.messaging.celery_app import TASK
 from tests.acceptance.conftest import done
 
 if TYPE_CHECKING:

@@ -47,7 +47,7 @@ def import_all() -> None:
         root = Path(package.__path__[0])
         for file in root.rglob("*.py"):
             name = ".".join((package.__name__, *file.relative_to(root).with_suffix("").parts))
-            if not name.startswith(("broker_django.admin", "broker_django.development")):
+            if not name.startswith(("broker_django.admin", "broker_django.development.static_files")):
                 importlib.import_module(name.removesuffix(".__init__"))
 
 

@@ -11,7 +11,7 @@ from django.db import connections
 from django.test import Client, override_settings
 from django.utils import timezone
 
-from broker_django import tokens
+from broker_django.ledger import tokens
 from broker_django.models import DispatchRecord
 from tests.endpoints.clients import Browser
 from tests.endpoints.projects import projects

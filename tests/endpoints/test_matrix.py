@@ -116,11 +116,11 @@ def test_an_endpoint_that_fails_is_a_problem_that_is_logged_once(
     def stumble(*_args: object) -> Any:
         raise LookupError(waiting)
 
-    monkeypatch.setattr("broker_django.views.ledger.find", stumble)
+    monkeypatch.setattr("broker_django.tracking.views.ledger.find", stumble)
     answer = browser.get(waiting)
     assert (answer.status, answer["Content-Type"]) == (500, "application/problem+json")
     logged = [record for record in caplog.records if record.levelno >= logging.WARNING]
-    assert [record.name for record in logged] == ["broker_django.endpoints"]
+    assert [record.name for record in logged] == ["broker_django.tracking.endpoints"]
     assert "LookupError" in caplog.text
 
 

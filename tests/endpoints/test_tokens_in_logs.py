@@ -14,7 +14,7 @@ from django.core.exceptions import SuspiciousOperation
 from django.test import RequestFactory, override_settings
 from django.utils.log import AdminEmailHandler
 
-from broker_django.log_redaction import without_tokens
+from broker_django.http.log_redaction import without_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -17,9 +17,9 @@ from hypothesis import example
 from hypothesis import strategies as st
 
 from broker_core.hop_by_hop import connection_options
-from broker_django import views
 from broker_django.http.requests import with_cookies
 from broker_django.models import DispatchRecord
+from broker_django.tracking import views
 from tests.fuzz import site
 from tests.fuzz.examples import fuzz
 
@@ -247,7 +247,7 @@ def location(monkeypatch: pytest.MonkeyPatch) -> str:
     """The path of the status of a dispatch that waits."""
     monkeypatch.setattr(views, "EVENTS_LIFETIME", 0.01)
     with monkeypatch.context() as patch:
-        patch.setattr("broker_django.acceptance.run_eagerly", lambda *_args, **_kwargs: None)
+        patch.setattr("broker_django.admission.acceptance.run_eagerly", lambda *_args, **_kwargs: None)
         links = Client().post("/seen/").json()["links"]
     return str(links["self"]).removeprefix("http://testserver")
 

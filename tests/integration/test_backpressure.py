@@ -15,8 +15,8 @@ from django.utils import timezone
 
 from broker_core.backpressure import NOTHING_DRAINS
 from broker_core.policies import QueuePolicy
-from broker_django import load
-from broker_django.celery_app import get_app
+from broker_django.admission import capacity
+from broker_django.messaging.celery_app import get_app
 from broker_django.models import DispatchRecord
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The clock of a process that has just begun to measure."""
     clock = Clock()
-    monkeypatch.setattr(load, "gauges", load.Gauges(clock))
+    monkeypatch.setattr(capacity, "gauges", capacity.Gauges(clock))
     return clock
 
 
@@ -195,18 +195,18 @@ def test_nobody_is_refused_before_another_look(client: Client, clock: Clock, dja
 def test_whoever_comes_while_another_measures_goes_by_the_sample_before(
     clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gauge, begun, go_on = load.Gauge("payment", clock), threading.Event(), threading.Event()
+    gauge, begun, go_on = capacity.Gauge("payment", clock), threading.Event(), threading.Event()
     policy = QueuePolicy(max_depth=5)
     first = gauge.read(policy)
 
-    def measure(*_: Any) -> load.Load:
+    def measure(*_: Any) -> capacity.Load:
         begun.set()
         go_on.wait(10)
-        return load.Load(5, 0.0, clock.now)
+        return capacity.Load(5, 0.0, clock.now)
 
     clock.forward(1)
-    monkeypatch.setattr(load, "measure", measure)
-    monkeypatch.setattr(load, "arrivals", lambda *_: 0)
+    monkeypatch.setattr(capacity, "measure", measure)
+    monkeypatch.setattr(capacity, "arrivals", lambda *_: 0)
     measuring = threading.Thread(target=gauge.read, args=[policy])
     measuring.start()
     assert begun.wait(10)
@@ -223,7 +223,7 @@ def test_a_ledger_that_does_not_answer_has_no_verdict(
     def fail(*_: Any) -> None:
         raise OperationalError("gone")
 
-    monkeypatch.setattr(load, "measure", fail)
+    monkeypatch.setattr(capacity, "measure", fail)
     with limits(payment={"max_depth": 1}):
         assert post(client).status_code == 202
 
@@ -241,5 +241,5 @@ def test_refusals_are_logged_once_a_minute(client: Client, clock: Clock, caplog:
         for seconds in (0, 30, 30):
             clock.forward(seconds)
             post(client)
-    told = [record.getMessage() for record in caplog.records if record.name == "broker_django.load"]
+    told = [record.getMessage() for record in caplog.records if record.name == "broker_django.admission.capacity"]
     assert told == [f"The queue payment refuses requests (payment: 3 wait, {age} s)" for age in (7, 67)]

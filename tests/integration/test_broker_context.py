@@ -11,8 +11,8 @@ from django.test import AsyncClient, Client, RequestFactory, override_settings
 from django.urls import include, path, re_path
 
 import broker_django
-from broker_django.celery_app import get_app
-from broker_django.delivery import argument
+from broker_django.messaging.celery_app import get_app
+from broker_django.messaging.publishing import argument
 from broker_django.models import DispatchRecord
 from tests.integration.test_endpoints import path_of
 from workers import tasks

@@ -19,10 +19,13 @@ from django_celery_results.models import TaskResult
 
 import broker_django
 from broker_core.errors import UnavailableError
-from broker_django import database, dead_letters, diagnosis, housekeeping, ledger, waiting
-from broker_django.celery_app import get_app
+from broker_django import ledger
+from broker_django.ledger import dead_letters, retention
 from broker_django.management.commands import import_django_route
-from broker_django.models import ActionRecord, AttemptRecord, Destination, DispatchRecord, Router
+from broker_django.messaging.celery_app import get_app
+from broker_django.models import ActionRecord, AttemptRecord, Destination, DispatchRecord, Router, database
+from broker_django.operations import doctor
+from broker_django.tracking import waiting
 from tests.site import tenants
 
 if TYPE_CHECKING:
@@ -117,7 +120,7 @@ def test_dead_letters_are_listed_revived_and_deleted_in_the_admin(routed: str, s
     staff.post(url, selected)
     assert not dead_letters.dead_letters().filter(pk=records[1].pk).exists()
     call_command("broker_dispatches", "list")
-    assert sum(housekeeping.keep_house(timezone.now() + timedelta(days=400))) == 2
+    assert sum(retention.keep_house(timezone.now() + timedelta(days=400))) == 2
 
 
 def test_routers_are_made_changed_exported_imported_and_deleted_in_the_admin(routed: str, staff: Client) -> None:
@@ -165,7 +168,7 @@ def test_results_of_the_projects_own_tasks_are_where_its_routers_say(tenant: str
 def test_the_doctor_looks_at_the_results_that_are_beside_the_ledger(tenant: str, settings: SettingsWrapper) -> None:
     settings.DATABASE_ROUTERS = [tenants.ByContext()]
     tenants.TENANT.set(tenant)
-    finding = diagnosis._result_store(get_app())
+    finding = doctor._result_store(get_app())
     assert finding.well, finding
 
 

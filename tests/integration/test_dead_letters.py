@@ -57,7 +57,7 @@ def test_one_a_selection_or_all_are_run_again() -> None:
 
 
 def test_more_than_a_chunk_is_run_again_and_discarded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("broker_django.dead_letters.CHUNK", 2)
+    monkeypatch.setattr("broker_django.ledger.dead_letters.CHUNK", 2)
     for _ in range(5):
         letter()
     assert "5 dispatches run again" in command("retry", "--all")

@@ -14,11 +14,11 @@ from kombu import Connection
 
 from broker_core.dispatches import State
 from broker_core.envelope import Keyring
-from broker_django import diagnosis
-from broker_django.celery_app import get_app
 from broker_django.conf import conf
 from broker_django.ledger import NOT_REACHED
+from broker_django.messaging.celery_app import get_app
 from broker_django.models import DispatchRecord
+from broker_django.operations import doctor
 
 HOST = "broker@host"
 
@@ -33,15 +33,15 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def workers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     replies = {HOST: {"queues": ["payment", "realtime", "bulk"], "skew": 0.0}}
-    monkeypatch.setattr(diagnosis, "_ask_workers", lambda _app: replies)
+    monkeypatch.setattr(doctor, "_ask_workers", lambda _app: replies)
     return replies
 
 
-def findings() -> dict[str, diagnosis.Finding]:
-    return {finding.subject: finding for finding in diagnosis.examine()}
+def findings() -> dict[str, doctor.Finding]:
+    return {finding.subject: finding for finding in doctor.examine()}
 
 
-def wrong() -> dict[str, diagnosis.Finding]:
+def wrong() -> dict[str, doctor.Finding]:
     return {subject: finding for subject, finding in findings().items() if not finding.well}
 
 
@@ -50,7 +50,7 @@ def add(state: State, **values: Any) -> DispatchRecord:
     return DispatchRecord.objects.create(id=uuid.uuid4(), state=state, **values)
 
 
-def doctor() -> tuple[int, str]:
+def run_doctor() -> tuple[int, str]:
     out = io.StringIO()
     try:
         call_command("broker_doctor", stdout=out, stderr=out, no_color=True)
@@ -63,7 +63,7 @@ def test_all_is_well(memory: None, workers: dict[str, Any]) -> None:
     add(State.QUEUED)
     add(State.RUNNING, due_at=timezone.now() + timedelta(seconds=5))
     add(State.SUCCEEDED, due_at=None)
-    status, output = doctor()
+    status, output = run_doctor()
     assert status == 0, output
     assert "Everything is well." in output
     for subject in ("ledger", "message broker", "result store", "queue payment", f"clock of {HOST}"):
@@ -72,7 +72,7 @@ def test_all_is_well(memory: None, workers: dict[str, Any]) -> None:
 
 def test_a_queue_without_a_worker(memory: None, workers: dict[str, Any]) -> None:
     workers[HOST]["queues"].remove("bulk")
-    status, output = doctor()
+    status, output = run_doctor()
     assert status == 1
     assert "FAIL queue bulk: no worker answers for it" in output
     assert "broker_worker --queues bulk" in output

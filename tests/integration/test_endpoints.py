@@ -16,10 +16,11 @@ from django.test import AsyncClient, Client, override_settings
 from django.utils import timezone
 from django_celery_results.models import TaskResult
 
-from broker_django import tokens, views
-from broker_django.celery_app import get_app
+from broker_django.ledger import tokens
+from broker_django.messaging.celery_app import get_app
 from broker_django.models import DispatchRecord
-from broker_django.watcher import UnwatchedError, Watcher
+from broker_django.tracking import views
+from broker_django.tracking.watcher import UnwatchedError, Watcher
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -221,8 +222,8 @@ def nothing_left(monkeypatch: pytest.MonkeyPatch) -> None:
         raise UnwatchedError("no thread")
 
     monkeypatch.setattr(Watcher, "_start", start)
-    monkeypatch.setattr("broker_django.waiting._looks_here", lambda: False)
-    monkeypatch.setattr("broker_django.waiting.in_transaction", lambda: False)
+    monkeypatch.setattr("broker_django.tracking.waiting._looks_here", lambda: False)
+    monkeypatch.setattr("broker_django.tracking.waiting.in_transaction", lambda: False)
 
 
 @pytest.mark.usefixtures("nothing_left")
@@ -252,7 +253,7 @@ def not_eager() -> Iterator[None]:
 def test_a_wait_that_never_began_is_not_said_to_be_applied(
     client: Client, async_client: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("broker_django.acceptance.hand_to_message_broker", lambda *_: True)
+    monkeypatch.setattr("broker_django.admission.acceptance.hand_to_message_broker", lambda *_: True)
     for get in (client.get, async_to_sync(async_client.get)):
         with override_settings(REQUEST_BROKER={"RULES": [{"when": "true", "queue": "bulk"}]}):
             response = get("/echo/", headers={"Prefer": "respond-async, wait=1"})

@@ -18,9 +18,10 @@ from django.utils import timezone
 from rest_framework.authtoken.models import Token
 
 from broker_core.errors import ReducedCapacityError
-from broker_django import ledger, load
-from broker_django.celery_app import get_app
-from broker_django.housekeeping import keep_house
+from broker_django import ledger
+from broker_django.admission import capacity
+from broker_django.ledger.retention import keep_house
+from broker_django.messaging.celery_app import get_app
 from broker_django.models import DispatchRecord
 from tests.site.models import Execution
 
@@ -402,7 +403,7 @@ def test_a_queue_that_is_full_still_answers_repetitions(client: Client, monkeypa
         raise ReducedCapacityError(f"the queue {queue} takes no more for now", 7)
 
     pay(client)
-    monkeypatch.setattr(load.gauges, "check", refuse)
+    monkeypatch.setattr(capacity.gauges, "check", refuse)
     assert pay(client).status_code == 201
     refused(pay(client, "6"), 422, "idempotency-key-reused")
     for headers in ({}, {"Idempotency-Key": "another"}):

@@ -17,10 +17,11 @@ from django.utils import timezone
 
 from broker_core.dispatches import State
 from broker_core.envelope import Keyring, context
-from broker_django import dead_letters, delivery, housekeeping, ledger, sealed_storage
-from broker_django.celery_app import TASK, get_app
+from broker_django import ledger
 from broker_django.conf import conf
-from broker_django.ledger import NOT_REACHED
+from broker_django.ledger import NOT_REACHED, bodies, dead_letters, retention
+from broker_django.messaging import publishing
+from broker_django.messaging.celery_app import TASK, get_app
 from broker_django.models import DispatchRecord
 from workers import tasks
 
@@ -67,7 +68,7 @@ def not_eager() -> Iterator[None]:
 
 def files(storage: Storage) -> list[str]:
     try:
-        return storage.listdir(sealed_storage.DIRECTORY)[1]
+        return storage.listdir(bodies.DIRECTORY)[1]
     except FileNotFoundError:
         return []
 
@@ -84,7 +85,7 @@ def accepted(client: Client, **options: Any) -> DispatchRecord:
 def replay(record: DispatchRecord, argument: str | None = None) -> DispatchRecord:
     """What the worker does with the message."""
     task = get_app().tasks[TASK]
-    args = (delivery.argument(record) if argument is None else argument,)
+    args = (publishing.argument(record) if argument is None else argument,)
     task.apply(args=args, task_id=str(record.pk), routing_key=record.queue, throw=False)
     record.refresh_from_db()
     return record
@@ -119,14 +120,14 @@ def test_the_row_and_the_message_are_small_and_the_storage_sees_only_ciphertext(
     record = accepted(client)
     assert bytes(record.sealed) == b""
     assert record.sealed_file.startswith(f"request_broker/{record.pk}.")
-    argument = delivery.argument(record)
+    argument = publishing.argument(record)
     assert len(argument) < 200
-    assert str(record.pk).encode() not in delivery.from_text(argument), "the name is sealed, too"
+    assert str(record.pk).encode() not in publishing.from_text(argument), "the name is sealed, too"
     with storage.open(record.sealed_file) as file:
         sealed = file.read()
     assert len(sealed) > len(LARGE)
     assert LARGE[:32] not in sealed
-    assert LARGE in delivery.open_request(sealed, str(record.pk), "bulk")
+    assert LARGE in publishing.open_request(sealed, str(record.pk), "bulk")
 
 
 def answer(record: DispatchRecord) -> Answer:
@@ -164,7 +165,7 @@ def test_a_file_of_a_newer_release_is_left_to_a_worker_that_has_it(
 ) -> None:
     record = accepted(client)
     storage.delete(record.sealed_file)
-    sealed = delivery.conf.keyring.seal(b"\xff of another version", context("request", str(record.pk), "bulk"))
+    sealed = publishing.conf.keyring.seal(b"\xff of another version", context("request", str(record.pk), "bulk"))
     storage.save(record.sealed_file, ContentFile(sealed))
     found = answer(record)
     assert (found.unknown_here, "version 255" in found.error) == (True, True)
@@ -186,10 +187,10 @@ def test_a_reference_is_good_for_its_dispatch_and_queue_alone(
 ) -> None:
     record, other = accepted(client), accepted(client)
     forged = [
-        delivery.argument(other),
-        delivery.to_text(delivery.seal_reference(other.sealed_file, str(record.pk), "payment")),
-        delivery.to_text(record.sealed_file.encode()),
-        delivery.to_text(delivery.conf.keyring.seal(b"/etc/passwd", b"")),
+        publishing.argument(other),
+        publishing.to_text(publishing.seal_reference(other.sealed_file, str(record.pk), "payment")),
+        publishing.to_text(record.sealed_file.encode()),
+        publishing.to_text(publishing.conf.keyring.seal(b"/etc/passwd", b"")),
     ]
     for argument in forged:
         assert replay(record, argument).state == "queued"
@@ -250,8 +251,8 @@ def test_the_file_goes_with_the_dispatch(client: Client, storage: Storage, not_e
     record = accepted(client)
     ledger.cancel(record.pk)
     later = timezone.now() + timedelta(days=6)
-    assert (sum(housekeeping.keep_house(later)), len(files(storage))) == (0, 1)
-    assert (sum(housekeeping.keep_house(later + timedelta(days=2))), files(storage)) == (1, [])
+    assert (sum(retention.keep_house(later)), len(files(storage))) == (0, 1)
+    assert (sum(retention.keep_house(later + timedelta(days=2))), files(storage)) == (1, [])
 
 
 def test_what_is_deleted_from_the_ledger_is_so_though_the_storage_does_not_answer(
@@ -260,7 +261,7 @@ def test_what_is_deleted_from_the_ledger_is_so_though_the_storage_does_not_answe
     record = accepted(client)
     ledger.cancel(record.pk)
     with override_settings(STORAGES={"sealed": {"BACKEND": f"{__name__}.Silent"}}):
-        assert sum(housekeeping.keep_house(timezone.now() + timedelta(days=8))) == 1
+        assert sum(retention.keep_house(timezone.now() + timedelta(days=8))) == 1
     assert f"{record.sealed_file} is left behind" in caplog.text
 
 
@@ -277,14 +278,14 @@ def test_a_dispatch_that_is_run_again_by_somebody_still_has_its_file(
 
 def test_orphans_are_swept_a_day_later(client: Client, storage: Storage, not_eager: None) -> None:
     kept = accepted(client)
-    orphan = sealed_storage.save(uuid.uuid4(), conf.keyring.seal(b"orphan", b""))
-    twin = sealed_storage.save(kept.pk, conf.keyring.seal(b"of a second try", b""))
-    elsewhere = sealed_storage.save(uuid.uuid4(), Keyring(["of another installation"]).seal(b"its request", b""))
+    orphan = bodies.save(uuid.uuid4(), conf.keyring.seal(b"orphan", b""))
+    twin = bodies.save(kept.pk, conf.keyring.seal(b"of a second try", b""))
+    elsewhere = bodies.save(uuid.uuid4(), Keyring(["of another installation"]).seal(b"its request", b""))
     storage.save("request_broker/somebody-elses", ContentFile(b"else"))
     assert twin != kept.sealed_file
     now = timezone.now()
-    assert housekeeping.sweep(now + timedelta(hours=23)) == 0
-    assert housekeeping.sweep(now + timedelta(hours=25)) == 2
+    assert retention.sweep(now + timedelta(hours=23)) == 0
+    assert retention.sweep(now + timedelta(hours=25)) == 2
     assert not storage.exists(orphan) and not storage.exists(twin)
     assert sorted(files(storage)) == sorted(
         [kept.sealed_file.rpartition("/")[2], "somebody-elses", elsewhere.rpartition("/")[2]]
@@ -299,26 +300,26 @@ def test_files_of_another_database_with_the_same_key_stay(
     with monkeypatch.context() as elsewhere:
         for name, value in other.items():
             elsewhere.setitem(connection.settings_dict, name, value)
-        sealed_storage.save(uuid.uuid4(), sealed)
+        bodies.save(uuid.uuid4(), sealed)
     storage.save(f"request_broker/{uuid.uuid4()}", ContentFile(sealed))
-    sealed_storage.save(uuid.uuid4(), b"")
-    assert housekeeping.sweep(timezone.now() + timedelta(hours=25)) == 0
+    bodies.save(uuid.uuid4(), b"")
+    assert retention.sweep(timezone.now() + timedelta(hours=25)) == 0
     assert len(files(storage)) == 3
 
 
 def test_a_file_whose_name_says_nothing_of_a_ledger_is_read(client: Client, storage: Storage, not_eager: None) -> None:
     record = accepted(client)
-    former = storage.save(f"request_broker/{record.pk}", ContentFile(sealed_storage.read(record.sealed_file)))
+    former = storage.save(f"request_broker/{record.pk}", ContentFile(bodies.read(record.sealed_file)))
     DispatchRecord.objects.update(sealed_file=former)
     assert replay(record).state == "succeeded"
 
 
 def test_where_nothing_was_ever_stored_there_is_nothing_to_sweep(storage: Storage) -> None:
-    assert housekeeping.sweep() == 0
+    assert retention.sweep() == 0
 
 
 def test_a_storage_that_does_not_list_its_files_is_not_swept(monkeypatch: pytest.MonkeyPatch) -> None:
     with override_settings(
         STORAGES={"sealed": {"BACKEND": "django.core.files.storage.Storage"}}, REQUEST_BROKER=BROKER
     ):
-        assert housekeeping.sweep() == 0
+        assert retention.sweep() == 0

@@ -11,8 +11,10 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from broker_django import housekeeping, ledger, load
+from broker_django import ledger
+from broker_django.admission import capacity
 from broker_django.conf import conf
+from broker_django.ledger import retention
 from broker_django.models import DispatchRecord
 from workers import reaper
 from workers.reaper import Reaper
@@ -82,13 +84,13 @@ def test_the_reaper_finds_all_that_is_due_in_an_index(all_looked_for: None) -> N
 
 
 def test_the_housekeeping_finds_what_is_old_in_an_index() -> None:
-    seen = statements(lambda: list(housekeeping.keep_house(of_former_queues=True)))
-    assert len(seen) > len(housekeeping.DONE) * len(conf.queues)
+    seen = statements(lambda: list(retention.keep_house(of_former_queues=True)))
+    assert len(seen) > len(retention.DONE) * len(conf.queues)
     assert [statement for statement in seen if not is_indexed(statement)] == []
 
 
 def test_the_load_of_a_queue_is_measured_in_an_index(all_looked_for: None) -> None:
-    seen = statements(lambda: load.measure("bulk", conf.queues["bulk"], timezone.now()))
+    seen = statements(lambda: capacity.measure("bulk", conf.queues["bulk"], timezone.now()))
     assert [statement for statement in seen if not is_indexed(statement)] == []
 
 

@@ -12,8 +12,10 @@ from django.db import OperationalError
 from django.test import Client, override_settings
 
 from broker_core.policies import QueuePolicy
-from broker_django import acceptance, delivery, ledger, results
-from broker_django.celery_app import get_app
+from broker_django import ledger, results
+from broker_django.admission import acceptance
+from broker_django.messaging import publishing
+from broker_django.messaging.celery_app import get_app
 from broker_django.models import DispatchRecord
 from workers import tasks
 from workers.reaper import Reaper, _look
@@ -79,11 +81,11 @@ def test_a_message_broker_that_is_away(monkeypatch: pytest.MonkeyPatch, error: E
     def fail(*_args: object) -> None:
         raise error
 
-    monkeypatch.setattr(delivery, "_send", fail)
+    monkeypatch.setattr(publishing, "_send", fail)
     try:
-        assert not delivery.publish(DispatchRecord(queue="bulk"), QueuePolicy())
+        assert not publishing.publish(DispatchRecord(queue="bulk"), QueuePolicy())
     finally:
-        delivery.breaker.succeeded()
+        publishing.breaker.succeeded()
 
 
 def test_a_result_store_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,8 @@ import pytest
 from django.core.exceptions import ValidationError
 from django.db import transaction
 
-from broker_django import promotion
 from broker_django.models import Router
+from broker_django.routing import transfer
 
 pytestmark = pytest.mark.django_db
 
@@ -19,8 +19,8 @@ ODD: list[Any] = [
     *("x" * 10_000, "a\x00b", "\ud800", "0", "-1", "true", "2026-99-99", "é"),
 ]
 FIELDS = [
-    *((0, name) for name in sorted(promotion.FIELDS[Router])),
-    *((1, name) for name in sorted(promotion.FIELDS[promotion.Destination])),
+    *((0, name) for name in sorted(transfer.FIELDS[Router])),
+    *((1, name) for name in sorted(transfer.FIELDS[transfer.Destination])),
 ]
 
 
@@ -28,13 +28,13 @@ FIELDS = [
 def exported() -> str:
     router = Router.objects.create(code="a", source="/a/", action="302")
     router.destinations.create(url="/b/", weight=1)
-    return promotion.export(Router.objects.all())
+    return transfer.export(Router.objects.all())
 
 
 def take_in(given: Any) -> None:
     try:
         with transaction.atomic():
-            promotion.take_in(json.dumps(given))
+            transfer.take_in(json.dumps(given))
     except ValidationError as error:
         assert all(error.messages)
 

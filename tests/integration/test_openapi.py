@@ -13,8 +13,8 @@ from django.urls import include, path
 
 import broker_django
 from broker_core.dispatches import State
-from broker_django.answers import status_document
 from broker_django.models import PATH_LENGTH, DispatchRecord
+from broker_django.tracking.answers import status_document
 from broker_django.urls import TokenConverter
 from broker_django.urls import urlpatterns as own_patterns
 

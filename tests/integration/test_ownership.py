@@ -12,8 +12,9 @@ from django.test import Client, RequestFactory, override_settings
 
 import broker_django
 from broker_core.errors import MessageError, TenantUnknownError
-from broker_django import credentials, holding, ownership
+from broker_django.identity import credentials, ownership
 from broker_django.models import DispatchRecord
+from broker_django.tracking import holding
 from tests.browsers import logged_in, with_a_session
 
 if TYPE_CHECKING:
@@ -200,7 +201,7 @@ def test_a_poll_after_a_logout_leaves_the_cookie_that_the_owner_is_known_by() ->
 
 def test_a_poll_that_waits_leaves_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """The session has ended before the poll came, and the dispatch is not done yet."""
-    monkeypatch.setattr("broker_django.acceptance.run_eagerly", lambda *_args, **_kwargs: None)
+    monkeypatch.setattr("broker_django.admission.acceptance.run_eagerly", lambda *_args, **_kwargs: None)
     client = ann()
     links = send(client)
     client.session.flush()
@@ -364,7 +365,7 @@ def test_a_poll_of_which_nobody_knows_the_tenant_finds_nothing(caplog: pytest.Lo
         links = send(client, **{"X-Tenant": "a"})
         assert exits(client, links) == {404}
         assert 404 not in exits(client, links, **{"X-Tenant": "a"})
-    [logged] = [each for each in caplog.records if each.name == "broker_django.ownership"]
+    [logged] = [each for each in caplog.records if each.name == "broker_django.identity.ownership"]
     assert "fails_elsewhere' of REQUEST_BROKER['TENANT'] has failed: KeyError" in logged.getMessage()
 
 

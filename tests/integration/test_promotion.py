@@ -13,7 +13,7 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.core.management import call_command
 
 from broker_django.models import Destination, Router
-from broker_django.promotion import export, take_in
+from broker_django.routing.transfer import export, take_in
 
 CHANGE_LIST = "/admin/broker_django/router/"
 

@@ -11,11 +11,11 @@ from celery import Celery
 from django.test import override_settings
 from kombu import Exchange, Queue
 
-from broker_django import amqp, transport
 from broker_django.conf import conf
-from broker_django.delivery import _producers, breaker, publish, waiting_messages
+from broker_django.messaging import amqp, transport
+from broker_django.messaging.notifications import _announcers
+from broker_django.messaging.publishing import _producers, breaker, publish, waiting_messages
 from broker_django.models import DispatchRecord
-from broker_django.notifications import _announcers
 from tests import servers
 from workers.config import configure
 

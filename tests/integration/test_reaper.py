@@ -11,7 +11,9 @@ from django.test import override_settings
 
 from broker_core.dispatches import State
 from broker_core.message import RequestMessage
-from broker_django import delivery, housekeeping, ledger
+from broker_django import ledger
+from broker_django.ledger import retention
+from broker_django.messaging import publishing
 from broker_django.models import ActionRecord, AttemptRecord, DispatchRecord
 from workers import reaper as module
 from workers.reaper import Reaper
@@ -44,7 +46,7 @@ class Wire:
 
     def publish(self, record: DispatchRecord, _policy: Any) -> bool:
         if not self.takes:
-            delivery.breaker.failed()
+            publishing.breaker.failed()
             return False
         self.published.append(record.pk)
         if isinstance(self.waiting, dict):
@@ -91,7 +93,7 @@ def accepted(now: datetime, **values: Any) -> DispatchRecord:
     for name, value in values.items():
         setattr(record, name, value)
     message = RequestMessage({"REQUEST_METHOD": "GET", "PATH_INFO": "/"})
-    record.sealed = delivery.seal_request(message, str(record.pk), record.queue)
+    record.sealed = publishing.seal_request(message, str(record.pk), record.queue)
     ledger.accept(record)
     return record
 
@@ -117,7 +119,7 @@ def test_what_the_message_broker_does_not_take_waits_on(steady: Reaper, clock: C
     look(steady)
     assert {(row.due_at is None, row.published_at) for row in DispatchRecord.objects.all()} == {(False, None)}
     wire.takes = True
-    delivery.breaker.succeeded()
+    publishing.breaker.succeeded()
     clock.passes(seconds=5)
     look(steady)
     assert set(wire.published) == {record.pk for record in records}
@@ -232,7 +234,7 @@ def test_housekeeping_goes_on_where_a_pass_was_cut_short(
     steady: Reaper, clock: Clock, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "A_WHILE", -1.0)
-    monkeypatch.setattr(housekeeping, "CHUNK", 1)
+    monkeypatch.setattr(retention, "CHUNK", 1)
     old = [accepted(clock.now - timedelta(days=100), state=State.SUCCEEDED, published_at=None) for _ in range(3)]
     DispatchRecord.objects.update(finished_at=clock.now - timedelta(days=100))
     clock.passes(minutes=1)

@@ -20,8 +20,8 @@ from django.utils import timezone
 
 from broker_core.errors import DispatchConflictError
 from broker_django import ledger
-from broker_django.celery_app import TASK, get_app
 from broker_django.conf import conf
+from broker_django.messaging.celery_app import TASK, get_app
 from broker_django.models import DispatchRecord
 from workers import inspection, revocation  # noqa: F401 - as a worker loads it
 from workers.requests import ReplayRequest

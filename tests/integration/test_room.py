@@ -10,9 +10,10 @@ from django.db import OperationalError, connection
 from django.test import override_settings
 from django.utils import timezone
 
-from broker_django import acceptance, ledger
+from broker_django import ledger
+from broker_django.admission import acceptance
+from broker_django.messaging.room import Rooms
 from broker_django.models import DispatchRecord
-from broker_django.room import Rooms
 
 BOUND = {"QUEUES": {"bulk": {"max_published": 10}}}
 

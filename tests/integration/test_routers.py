@@ -21,12 +21,12 @@ from broker_core import routing
 from broker_core.policies import Decision
 from broker_core.routing import Destination, Match, Route
 from broker_core.sources import Source
-from broker_django import table, triggers
 from broker_django.decorators import enable_routing
 from broker_django.dispatcher import Dispatcher
 from broker_django.models import DispatchRecord, Router
-from broker_django.routing import VISITOR_COOKIE
-from broker_django.table import Tables, tables, version
+from broker_django.routing import table, triggers
+from broker_django.routing.choice import VISITOR_COOKIE
+from broker_django.routing.table import Tables, tables, version
 
 SETTINGS = {"ENABLE_PROXY_ROUTING": True, "ALLOWED_REDIRECT_HOSTS": ["friend.example"]}
 

@@ -8,7 +8,7 @@ import pytest
 from django.core.signals import request_started
 from django.test import Client
 
-from broker_django import sentry
+from broker_django.operations import sentry
 
 
 def looks() -> bool:

@@ -18,8 +18,10 @@ from django.utils import timezone
 import broker_django
 from broker_core.hop_by_hop import connection_options
 from broker_core.message import RequestMessage
-from broker_django import dead_letters, delivery, ledger, tracing
+from broker_django import ledger
 from broker_django.conf import conf
+from broker_django.ledger import dead_letters
+from broker_django.messaging import publishing, tracing
 from broker_django.models import DispatchRecord
 from tests import servers
 from workers.config import configure
@@ -166,19 +168,19 @@ def accepted(**values: Any) -> DispatchRecord:
     given = {"method": "GET", "path": "/", "route": "/", "accepted_at": now, "sealed": b"", "published_at": now}
     record = DispatchRecord(pk=uuid.uuid4(), queue="bulk", trace_fields=json.dumps(FIELDS), **{**given, **values})
     message = RequestMessage({"REQUEST_METHOD": "GET", "PATH_INFO": "/"})
-    record.sealed = delivery.seal_request(message, str(record.pk), "bulk")
+    record.sealed = publishing.seal_request(message, str(record.pk), "bulk")
     ledger.accept(record)
     return record
 
 
 def test_the_first_message_has_the_fields(messages: Any) -> None:
-    assert delivery.publish(accepted(), conf.queues["bulk"])
+    assert publishing.publish(accepted(), conf.queues["bulk"])
     [headers] = messages("bulk")
     assert traced(headers) == FIELDS
 
 
 def test_a_message_of_a_request_without_a_trace_has_none(messages: Any) -> None:
-    assert delivery.publish(_without_trace(), conf.queues["bulk"])
+    assert publishing.publish(_without_trace(), conf.queues["bulk"])
     [headers] = messages("bulk")
     assert not {"headers", *FIELDS} & headers.keys()
 
@@ -192,9 +194,9 @@ def _without_trace() -> DispatchRecord:
 def test_a_field_of_the_trace_takes_no_place_of_celerys_own(messages: Any) -> None:
     record = accepted()
     record.trace_fields = json.dumps({**FIELDS, "task": "another", "id": "another"})
-    assert delivery.publish(record, conf.queues["bulk"])
+    assert publishing.publish(record, conf.queues["bulk"])
     [headers] = messages("bulk")
-    assert (headers["task"], headers["id"]) == (delivery.TASK, str(record.pk))
+    assert (headers["task"], headers["id"]) == (publishing.TASK, str(record.pk))
 
 
 def reap(seconds: float = 0) -> None:

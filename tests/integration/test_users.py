@@ -16,7 +16,7 @@ from rest_framework.authtoken.models import Token
 
 import broker_django
 from broker_core.errors import MessageError
-from broker_django import users
+from broker_django.identity import users
 from broker_django.models import DispatchRecord
 
 ACCEPT_ALL = {"RULES": [{"when": "true", "queue": "bulk"}]}

@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from broker_django import ledger
 from broker_django.models import DispatchRecord
-from broker_django.watcher import UnwatchedError, Waiter, Watcher
+from broker_django.tracking.watcher import UnwatchedError, Waiter, Watcher
 from tests.processes import wait_until
 
 if TYPE_CHECKING:

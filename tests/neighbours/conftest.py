@@ -14,7 +14,7 @@ import httpx
 import psycopg
 import pytest
 
-from broker_django.ports import any_port
+from broker_django.development.ports import any_port
 from tests import servers
 from tests.containers import ROOT, Process
 from tests.integration.test_users import before_replay  # noqa: F401 - a fixture

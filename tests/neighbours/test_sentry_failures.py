@@ -16,9 +16,11 @@ from sentry_sdk.integrations.logging import LoggingIntegration  # noqa: E402
 from sentry_sdk.transport import Transport  # noqa: E402
 
 from broker_core.message import RequestMessage  # noqa: E402
-from broker_django import delivery, ledger, sentry  # noqa: E402
+from broker_django import ledger  # noqa: E402
 from broker_django.conf import conf  # noqa: E402
+from broker_django.messaging import publishing  # noqa: E402
 from broker_django.models import DispatchRecord  # noqa: E402
+from broker_django.operations import sentry  # noqa: E402
 from tests.integration.test_revocation import begin, held, nothing_revoked  # noqa: E402, F401 - a fixture for all
 from workers import error_reports, former_queues, tasks, unreadable  # noqa: E402
 from workers.reaper import Reaper  # noqa: E402
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.django_db
 
-NOTIFICATIONS = "broker_django.notifications"
+NOTIFICATIONS = "broker_django.messaging.notifications"
 """The logger that warns of a Redis that is away, as it is here."""
 
 TOKEN = f"{uuid.uuid4().hex}-1abcde.{'s' * 43}"
@@ -73,7 +75,7 @@ def accepted(queue: str = "bulk", **values: Any) -> DispatchRecord:
         }
     )
     environ = {"REQUEST_METHOD": "POST", "PATH_INFO": "/orders/5/", "HTTP_HOST": "shop.example"}
-    record.sealed = values.get("sealed", delivery.seal_request(RequestMessage(environ), str(record.pk), queue))
+    record.sealed = values.get("sealed", publishing.seal_request(RequestMessage(environ), str(record.pk), queue))
     ledger.accept(record)
     return record
 
@@ -89,7 +91,7 @@ def spent() -> DispatchRecord:
 
 def runs_spent() -> DispatchRecord:
     record = spent()
-    tasks.replay.apply(args=(delivery.argument(record),), task_id=str(record.pk), routing_key="bulk", throw=False)
+    tasks.replay.apply(args=(publishing.argument(record),), task_id=str(record.pk), routing_key="bulk", throw=False)
     return record
 
 

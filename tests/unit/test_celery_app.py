@@ -25,7 +25,7 @@ def output(source: str) -> str:
 
 
 def test_the_fallback_leaves_the_projects_app_current():
-    source = "from broker_django.celery_app import get_app\nprint(get_app().main, current_app.main)"
+    source = "from broker_django.messaging.celery_app import get_app\nprint(get_app().main, current_app.main)"
     assert output(PROJECT + source) == "request_broker project"
     assert output(source) == "request_broker request_broker"
 

@@ -10,9 +10,10 @@ from django.http import HttpResponse
 from django.test import override_settings
 from django.urls import include, path, re_path, set_script_prefix
 
-from broker_django import celery_app, checks
+from broker_django import checks
 from broker_django.decorators import priority, queue, run_now
-from broker_django.embedded import EmbeddedValkey
+from broker_django.development.embedded import EmbeddedValkey
+from broker_django.messaging import celery_app
 from tests.site import tenants
 from workers.config import configure
 

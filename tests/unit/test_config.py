@@ -10,8 +10,8 @@ from celery import Celery
 from django.test import override_settings
 from kombu import Exchange, Queue
 
-from broker_django import celery_app
-from broker_django.celery_app import TASK, broker_urls, queue_of_delivery, scheme_of
+from broker_django.messaging import celery_app
+from broker_django.messaging.celery_app import TASK, broker_urls, queue_of_delivery, scheme_of
 from tests.containers import ROOT
 from tests.processes import finished
 from workers.config import REDIS_OPTIONS, SAFE_SETTINGS, configure

@@ -15,7 +15,7 @@ import broker_core
 import broker_django
 import workers
 from broker_django.conf import conf
-from broker_django.delivery import publish
+from broker_django.messaging.publishing import publish
 from broker_django.models import DispatchRecord
 from workers.config import configure
 

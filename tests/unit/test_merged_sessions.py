@@ -9,7 +9,7 @@ from django.test.utils import CaptureQueriesContext
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker_django.merged_sessions import merged
+from broker_django.identity.merged_sessions import merged
 
 pytestmark = pytest.mark.django_db
 

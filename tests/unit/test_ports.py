@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from broker_django import ports
-from broker_django.ports import any_port, free_port, reserved_port
+from broker_django.development import ports
+from broker_django.development.ports import any_port, free_port, reserved_port
 
 OUTGOING = Path("/proc/sys/net/ipv4/ip_local_port_range")
-LOOK = "import sys\nfrom broker_django.ports import free_port\nprint(free_port(int(sys.argv[1])))"
+LOOK = "import sys\nfrom broker_django.development.ports import free_port\nprint(free_port(int(sys.argv[1])))"
 
 
 def test_the_preferred_port_is_taken_when_it_is_free():
@@ -59,8 +59,7 @@ def test_a_reserved_port_is_nobody_elses_until_it_is_given_back():
 
 def test_the_program_that_reserved_a_port_keeps_it_from_nobody_after_its_end():
     port = any_port()
-    program = (
-        f"import os\nfrom broker_django.ports import reserved_port\nreserved_port({port}).__enter__()\nos._exit(1)"
-    )
+    lines = ("import os", "from broker_django.development.ports import reserved_port")
+    program = "\n".join((*lines, f"reserved_port({port}).__enter__()", "os._exit(1)"))
     subprocess.run([sys.executable, "-c", program], check=False)
     assert free_port(port) == port

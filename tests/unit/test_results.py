@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from broker_core.message import ResponseMessage
 from broker_core.policies import QueuePolicy
-from broker_django import celery_app, results
-from broker_django.celery_app import get_app
-from broker_django.delivery import seal_response
+from broker_django import results
 from broker_django.ledger import Outcome
+from broker_django.messaging import celery_app
+from broker_django.messaging.celery_app import get_app
+from broker_django.messaging.publishing import seal_response
 from broker_django.models import DispatchRecord
 from broker_django.results import DatabaseBackend
 

@@ -4,7 +4,7 @@ import pytest
 from celery import Celery
 
 from broker_core.errors import ConfigurationError
-from broker_django.serialization import serializer
+from broker_django.messaging.serialization import serializer
 
 
 def app_with(**values):

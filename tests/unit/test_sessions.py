@@ -8,7 +8,7 @@ from django.http import HttpResponse
 from django.middleware.csrf import get_token
 from django.test import RequestFactory, override_settings
 
-from broker_django import sessions
+from broker_django.identity import sessions
 
 pytestmark = pytest.mark.django_db
 

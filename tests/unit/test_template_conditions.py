@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from broker_core.conditions import Condition, context
 from broker_django.classification import values
-from broker_django.template_conditions import UntranslatableError, to_cel
+from broker_django.routing.django_route import UntranslatableError, to_cel
 
 OPERANDS = [
     "request.user.is_authenticated",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from broker_django import tether
+from broker_django.development import tether
 from tests.processes import finished, is_gone, read_until, wait_until
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def test_the_exit_status_is_the_programs():
 
 
 def test_it_runs_as_a_module():
-    argv = [sys.executable, "-m", "broker_django.tether", "--", "echo", "--parent", "-x"]
+    argv = [sys.executable, "-m", "broker_django.development.tether", "--", "echo", "--parent", "-x"]
     assert finished(argv).stdout == "--parent -x\n"
 
 

@@ -10,7 +10,7 @@ import pytest
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext, async_to_sync, sync_to_async
 from django.db import connections
 
-from broker_django import waiting
+from broker_django.tracking import waiting
 from tests.settings import database
 
 PATIENCE = 20

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker_core.errors import DispatchNotFoundError, TokenExpiredError
-from broker_django import tokens
+from broker_django.ledger import tokens
 from broker_django.urls import TokenConverter
 
 NOW = datetime(2030, 5, 17, 12, tzinfo=UTC)

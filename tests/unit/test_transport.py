@@ -4,7 +4,7 @@ import pytest
 from kombu import Connection, Consumer, Exchange, Producer, Queue
 from kombu.transport import TRANSPORT_ALIASES, memory, resolve_transport
 
-from broker_django.celery_app import TASK
+from broker_django.messaging.celery_app import TASK
 from workers import amqp, transport
 from workers.config import WORKER_TRANSPORTS
 from workers.transport import _TrueQueue

@@ -21,7 +21,7 @@ from rest_framework.decorators import action, api_view
 from rest_framework.permissions import IsAdminUser
 from rest_framework.viewsets import ViewSet
 
-from broker_django.view_names import view_name
+from broker_django.annotations.view_names import view_name
 from tests.containers import ROOT
 from tests.processes import finished
 

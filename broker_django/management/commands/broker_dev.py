@@ -20,10 +20,10 @@ from django.core.management.base import BaseCommand, CommandError
 from django.urls import NoReverseMatch, reverse
 from django.utils.termcolors import colorize
 
-from broker_django import tether
-from broker_django.embedded import EmbeddedServerError, EmbeddedValkey
-from broker_django.ports import reserved_port
-from broker_django.supervisor import Program, Supervisor
+from broker_django.development import tether
+from broker_django.development.embedded import EmbeddedServerError, EmbeddedValkey
+from broker_django.development.ports import reserved_port
+from broker_django.development.supervisor import Program, Supervisor
 
 if TYPE_CHECKING:
     import subprocess
@@ -236,7 +236,7 @@ def _asgi_application() -> str:
     if not path:
         raise CommandError("--asgi needs the setting ASGI_APPLICATION.")
     if settings.DEBUG and apps.is_installed("django.contrib.staticfiles"):
-        path = "broker_django.development.application"
+        path = "broker_django.development.static_files.application"
     return ":".join(path.rsplit(".", 1))
 
 

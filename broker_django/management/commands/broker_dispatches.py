@@ -13,8 +13,9 @@ from django.core.management.base import CommandError
 from django.utils import timezone
 
 from broker_core.dispatches import State
-from broker_django import dead_letters, ledger
+from broker_django import ledger
 from broker_django.conf import conf
+from broker_django.ledger import dead_letters
 from broker_django.management.terminal import TellingCommand
 
 if TYPE_CHECKING:

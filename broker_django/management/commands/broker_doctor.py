@@ -6,8 +6,8 @@ import sys
 from typing import Any
 
 from broker_core.redaction import printable
-from broker_django.diagnosis import examine
 from broker_django.management.terminal import TellingCommand
+from broker_django.operations.doctor import examine
 
 
 class Command(TellingCommand):

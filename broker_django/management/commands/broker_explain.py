@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from django.core.management.base import CommandError
 
-from broker_django.explanation import Asked, explain
-from broker_django.forms import TrialForm
 from broker_django.management.terminal import TellingCommand
+from broker_django.operations.explain import Asked, explain
+from broker_django.operations.forms import TrialForm
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser

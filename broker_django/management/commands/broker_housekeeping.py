@@ -7,7 +7,7 @@ from typing import Any
 from django.core.management.base import BaseCommand
 
 from broker_core.errors import StorageError
-from broker_django.housekeeping import keep_house, sweep
+from broker_django.ledger.retention import keep_house, sweep
 
 
 class Command(BaseCommand):

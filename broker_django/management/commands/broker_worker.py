@@ -11,10 +11,10 @@ from celery.exceptions import WorkerShutdown
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from broker_django.celery_app import get_app
 from broker_django.conf import conf
-from broker_django.pools import current_plan, is_ordered
-from broker_django.reloading import supervise
+from broker_django.development.reloading import supervise
+from broker_django.messaging.celery_app import get_app
+from broker_django.operations.pools import current_plan, is_ordered
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser

@@ -9,10 +9,10 @@ from django.core.management.base import CommandError
 from django.db import connections, transaction
 
 from broker_core.routing import condition_of
-from broker_django.database import alias
 from broker_django.management.terminal import TellingCommand
 from broker_django.models import Destination, Router
-from broker_django.template_conditions import UntranslatableError, to_cel
+from broker_django.models.database import alias
+from broker_django.routing.django_route import UntranslatableError, to_cel
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser

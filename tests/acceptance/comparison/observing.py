@@ -12,7 +12,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from broker_django.ownership import CLAIM
+from broker_django.identity.ownership import CLAIM
 from tests.acceptance.comparison.browser import Browser, Reply
 
 if TYPE_CHECKING:

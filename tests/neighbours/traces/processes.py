@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from broker_django.ports import any_port
+from broker_django.development.ports import any_port
 from tests import servers
 from tests.containers import ROOT, Process
 from tests.processes import wait_until

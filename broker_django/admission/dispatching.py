@@ -1,0 +1,194 @@
+"""Dispatches that are made by code: `broker_django.dispatch`."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from django.core.handlers.asgi import ASGIRequest
+from django.http import HttpRequest
+from django.http.request import RawPostDataException, split_domain_port
+from django.test.client import FakePayload
+from django.utils import timezone
+from django.utils.crypto import salted_hmac
+from django.utils.functional import Promise
+
+from broker_core.errors import BodyTooLargeError, ConfigurationError, MessageError
+from broker_core.message import RequestMessage
+from broker_django import ledger
+from broker_django.admission import capacity
+from broker_django.admission.acceptance import moments, publish_when_committed, route_of, write
+from broker_django.admission.arrival import arrived, asks_for_a_user
+from broker_django.admission.composing import Parts, compose
+from broker_django.annotations import drf
+from broker_django.annotations.view_names import view_name
+from broker_django.conf import conf
+from broker_django.context import replay_of, user_key
+from broker_django.http import raw_body, to_message
+from broker_django.identity import ownership, principals
+from broker_django.identity.credentials import credential_for
+from broker_django.identity.owners import owner_of
+from broker_django.messaging import tracing
+from broker_django.messaging.publishing import seal_request
+from broker_django.models import DispatchRecord
+from broker_django.routing.choice import OWN_NAMESPACE
+
+if TYPE_CHECKING:
+    from django.urls import ResolverMatch
+
+USER_COOKIE = "request_broker_user"
+"""The name of the cookie that a replay has whose user was named by code."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What is to be dispatched: the message, the URL that it resolves to, the name of its view, if it has to be that
+    one, and what of its client the owner is known by.
+    """
+
+    message: RequestMessage
+    match: ResolverMatch | None
+    view: str = ""
+    credential: str = ""
+    host: str = ""
+    tenant: str = ""
+    owner: str | None = None
+
+
+def dispatch(given: HttpRequest | RequestMessage | str, *, queue: str, parts: Parts | None = None) -> DispatchRecord:
+    """What `broker_django.dispatch` does."""
+    policy = conf.queues.get(queue)
+    if policy is None:
+        raise ConfigurationError(f"there is no queue {queue!r}; there are {', '.join(conf.queues)}")
+    taken = _taken(given, parts or Parts())
+    capacity.gauges.check(queue)
+    now, route = timezone.now(), route_of(taken.match)
+    message = replace(_told_apart(taken.message), route=route, view=taken.view, accepted_at=now.timestamp())
+    record = DispatchRecord(
+        id=uuid.uuid4(),
+        queue=queue,
+        reason="code",
+        method=message.method[:20],
+        path=ledger.truncated(message.environ.get("SCRIPT_NAME", "") + message.environ.get("PATH_INFO", "/")),
+        route=route,
+        user=taken.owner or message.view_user or message.user or "",
+        credential=taken.credential,
+        host=taken.host,
+        tenant=taken.tenant,
+        **tracing.columns(message.environ),
+        **moments(policy, now),
+    )
+    record.sealed = seal_request(message, str(record.pk), queue)
+    write(record)
+    publish_when_committed(record, policy)
+    return record
+
+
+def _told_apart(message: RequestMessage) -> RequestMessage:
+    """With a cookie of its own where code has named the user, and nothing else does.
+
+    Caches that go by the Cookie field would take it for a request of nobody, and hand this user's page to everybody.
+    """
+    if message.user is None or {"HTTP_COOKIE", "HTTP_AUTHORIZATION"} & message.environ.keys():
+        return message
+    value = salted_hmac("request_broker.user", message.user, algorithm="sha256").hexdigest()
+    return replace(message, environ={**message.environ, "HTTP_COOKIE": f"{USER_COOKIE}={value}"})
+
+
+def _taken(given: HttpRequest | RequestMessage | str, parts: Parts) -> Taken:
+    if isinstance(given, str | Promise):
+        return _from_path(str(given), parts)
+    if parts.given:
+        raise TypeError(f"{', '.join(parts.given)} can only be given with a path: a request has its own")
+    request: object = getattr(given, "_request", given)  # of the one that REST framework hands to its views
+    return _from_request(request) if isinstance(request, HttpRequest) else _from_message(request)
+
+
+def _from_path(path: str, parts: Parts) -> Taken:
+    message = compose(path, parts)
+    host = _named_host(message)
+    _refuse_large(message)
+    message, match = arrived(message)
+    if match is None:
+        raise MessageError(f"no view has the URL {message.environ['PATH_INFO']!r}")
+    if OWN_NAMESPACE in match.app_names:
+        raise MessageError("the broker's own URLs cannot be dispatched")
+    if drf.view_class(match.func) is not None:
+        message = replace(message, view_user=message.user)
+    _refuse_nobody(message, match)
+    _refuse_without_tenant(message)
+    return Taken(message, match, _view(match, message.method), host=host, tenant=message.tenant)
+
+
+def _from_message(message: object) -> Taken:
+    if not isinstance(message, RequestMessage):
+        raise TypeError(f"a path, a request or a RequestMessage can be dispatched, not {type(message).__name__}")
+    if not {"REQUEST_METHOD", "PATH_INFO"} <= message.environ.keys():
+        raise MessageError("the environ of a message needs REQUEST_METHOD and PATH_INFO; a path can be dispatched, too")
+    host = _named_host(message)
+    _refuse_large(message)
+    message, match = arrived(message)
+    _refuse_nobody(message, match)
+    _refuse_without_tenant(message)
+    return Taken(message, match, message.view, host=host, tenant=message.tenant)
+
+
+def _named_host(message: RequestMessage) -> str:
+    """The host that code has named, whose users the dispatch belongs to; empty if any host of the site will do."""
+    return split_domain_port(message.environ.get("HTTP_HOST", ""))[0][:255]
+
+
+def _from_request(request: HttpRequest) -> Taken:
+    if replay_of(request) is not None:
+        raise MessageError("a request that is being replayed would be dispatched for ever: ask broker.replayed")
+    if type(request) is HttpRequest:
+        raise MessageError("a bare HttpRequest has neither environ nor body: a path can be dispatched, too")
+    try:
+        body = raw_body(request, conf.MAX_BODY_SIZE)
+    except RawPostDataException as error:
+        raise MessageError("the body of the request was read before, and is not there any more") from error
+    message, match = to_message(request, body, user_key(getattr(request, "user", None)), {}), request.resolver_match
+    if _is_made_by_code(request):
+        message, match = arrived(message)
+    tenant = ownership.tenant_of(request)
+    owner = owner_of(getattr(request, "user", None))
+    return Taken(
+        replace(message, tenant=tenant, principal=principals.describe(request, getattr(request, "user", None), None)),
+        match,
+        view=_view(match, message.method),
+        credential=credential_for(request, owner),
+        host=ownership.host_of(request),
+        tenant=tenant,
+        owner=owner,
+    )
+
+
+def _view(match: ResolverMatch | None, method: str) -> str:
+    return "" if match is None else view_name(match.func, method)
+
+
+def _is_made_by_code(request: HttpRequest) -> bool:
+    """Whether no client sent it: RequestFactory made it. One that middleware has in its hands is a client's."""
+    if request.resolver_match is not None or hasattr(request, "broker"):
+        return False
+    stream = request._stream if isinstance(request, ASGIRequest) else getattr(request, "environ", {}).get("wsgi.input")
+    return isinstance(getattr(stream, "_stream", stream), FakePayload)
+
+
+def _refuse_large(message: RequestMessage) -> None:
+    if len(message.body) > conf.MAX_BODY_SIZE:
+        raise BodyTooLargeError(f"the body has {len(message.body)} bytes, at most {conf.MAX_BODY_SIZE} are accepted")
+
+
+def _refuse_without_tenant(message: RequestMessage) -> None:
+    """Raises MessageError where a project has tenants, and nobody says whose request it is."""
+    if conf.TENANT and not message.tenant:
+        raise MessageError("REQUEST_BROKER['TENANT'] tells tenants apart: say whose request it is, with tenant=")
+
+
+def _refuse_nobody(message: RequestMessage, match: ResolverMatch | None) -> None:
+    """Raises MessageError for an anonymous request that a middleware would send to the login page."""
+    known = message.user or {"HTTP_COOKIE", "HTTP_AUTHORIZATION", "REMOTE_USER"} & message.environ.keys()
+    if match is not None and not known and asks_for_a_user(match):
+        raise MessageError("the view asks for a user (LoginRequiredMiddleware), and none was given")

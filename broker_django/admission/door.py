@@ -1,0 +1,188 @@
+"""The door: what happens to a request, or to a replay, before its view is resolved."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from django.http.request import RawPostDataException
+from django.urls import NoReverseMatch, Resolver404, resolve
+from django.utils import timezone
+from django.utils.functional import SimpleLazyObject
+
+from broker_core.errors import BodyTooLargeError, BrokerError, ViewExitedError, ViewNotReachedError
+from broker_django import classification, ledger
+from broker_django.admission import idempotency
+from broker_django.admission.acceptance import route_of
+from broker_django.annotations import drf
+from broker_django.annotations.view_names import view_name
+from broker_django.conf import conf
+from broker_django.context import Replay, RequestContext, by, replay_of, user_key
+from broker_django.http import problem, raw_body
+from broker_django.identity import ownership, principals, users
+from broker_django.identity.expectation import accepted, had_a_user, require_actor
+from broker_django.identity.sessions import LOGGED_IN, session_of
+from broker_django.ledger import tokens
+from broker_django.messaging.celery_app import ends_worker
+from broker_django.routing.choice import OWN_NAMESPACE
+
+if TYPE_CHECKING:
+    from django.http import HttpRequest, HttpResponse
+
+    from broker_django.admission.acceptance import View
+
+MULTIPART = "multipart/form-data"
+
+
+def enter(request: HttpRequest) -> HttpResponse | None:
+    """Let a request in, with `request.broker` set; a response if it is refused."""
+    replay = replay_of(request)
+    if replay is None:
+        request.broker = RequestContext()  # type: ignore[attr-defined]
+        return None
+    if not hasattr(request, "broker"):  # a view has made another request of the replay's META
+        request.broker = replay.context()  # type: ignore[attr-defined]
+    try:
+        replay.entered = True
+        pin(request, replay)
+        require_actor(replay)
+        if replay.view_user not in (None, replay.user) and not replay.known(principals.AGAIN):
+            principals.accepted(replay.view_user, replay.known(principals.VIEW_USER))
+    except BrokerError as error:
+        return _refused(replay, error)
+    return None
+
+
+def _refused(replay: Replay, error: BrokerError) -> HttpResponse:
+    replay.refusal = str(error)
+    return problem(error)
+
+
+def may_keep_body(request: HttpRequest) -> bool:
+    """Whether `keep_body` has to look at a request, and so may ask the database or read a stream."""
+    return request.content_type == MULTIPART and replay_of(request) is None
+
+
+def keep_body(request: HttpRequest) -> HttpResponse | None:
+    """Take the raw body of a form before CsrfViewMiddleware parses it, but only if the request will be queued.
+
+    Any other upload keeps streaming. A response if the body is too large.
+    """
+    if may_keep_body(request) and _will_be_queued(request):
+        try:
+            with contextlib.suppress(RawPostDataException):
+                raw_body(request, conf.MAX_BODY_SIZE)
+        except BodyTooLargeError as error:
+            return problem(error)
+    return None
+
+
+def _will_be_queued(request: HttpRequest) -> bool:
+    """What `acceptance.accept` will find out, as far as it does not need the body."""
+    try:
+        match = resolve(request.path_info, getattr(request, "urlconf", None))
+    except Resolver404:
+        return False
+    request.resolver_match = match  # as it is when `process_view` decides
+    if OWN_NAMESPACE in match.app_names:
+        return False
+    decision = classification.decision_of(request, match.func)
+    if decision is None or not decision.queued:
+        return False
+    try:
+        idempotency.key_of(request, match.func, decision)
+        tokens.status_url(request, uuid.uuid4(), timezone.now())
+    except (BrokerError, NoReverseMatch):
+        return False
+    return True
+
+
+def pin(request: HttpRequest, replay: Replay) -> None:
+    """Make the replay act as the user who was accepted, where the middleware found another by now.
+
+    Raises UserInactiveError where that user is gone or may no longer log in.
+    """
+    found, named = _user_without_trace(request), had_a_user(replay)
+    if found is None:
+        return
+    frozen = replay.known(principals.USER)
+    if principals.is_same(found, replay.user, frozen) if named else user_key(found) is None:
+        return
+    request.user = user = accepted(replay) if named else users.anonymous()
+    request._cached_user = request._acached_user = user  # type: ignore[attr-defined]
+
+
+def _user_without_trace(request: HttpRequest) -> Any:
+    """The user, as if nobody had asked: only a view that asks makes its response vary on the session cookie."""
+    user, session = getattr(request, "user", None), session_of(request)
+    if user is None or session is None or session.accessed:
+        return user
+
+    user_key(user)
+    logged_in = session.get(LOGGED_IN)
+    session.accessed = False
+    if isinstance(user, SimpleLazyObject):
+        find = user._setupfunc  # a view may empty the lazy user, to have it found anew
+
+        def ask() -> Any:
+            request.session.accessed = True
+            if request.session.get(LOGGED_IN) != logged_in:  # the view flushed it, and asks only now
+                request.__dict__.pop("_cached_user", None)
+            return find()
+
+        request.user = SimpleLazyObject(ask)  # type: ignore[assignment]
+    return user
+
+
+def reach(request: HttpRequest, view: View, replay: Replay) -> HttpResponse | None:
+    """Let a replay come to its view; a response if the URL leads to another one in this process.
+
+    If somebody in charge had it run again, it is for whichever view the URL leads to by now.
+    """
+    name, route = view_name(view.function, request.method or ""), route_of(request.resolver_match)
+    if not replay.is_for(name, route) and not ledger.is_revived(replay.id):
+        return _astray(replay, by(name, route))
+    if conf.TENANT and ownership.tenant_of(request) != replay.tenant:
+        return _astray(replay, f"another tenant than {replay.tenant!r}")
+    replay.reached = request.broker.reached = True  # type: ignore[attr-defined]
+    try:
+        pin_view(request, view, replay)
+    except BrokerError as error:
+        return _refused(replay, error)
+    return None
+
+
+def _astray(replay: Replay, where: str) -> HttpResponse:
+    replay.elsewhere = where
+    response = problem(ViewNotReachedError(f"the URL leads to {where} here, not to {replay.wanted}"))
+    response._has_been_logged = True  # type: ignore[attr-defined] # the worker says so; no view has failed
+    return response
+
+
+def note_exit(request: HttpRequest, error: BaseException) -> None:
+    """Raise ViewExitedError if a replayed view raised what would end its process: to Django that is no exception."""
+    replay = replay_of(request)
+    if replay is None or replay.eager or isinstance(error, Exception) or ends_worker(error):
+        return
+    replay.exception = type(error).__name__
+    raise ViewExitedError(f"the view raised {replay.exception}") from error
+
+
+def pin_view(request: HttpRequest, view: View, replay: Replay) -> None:
+    """The same for views that authenticate on their own: the user, and what authenticated it.
+
+    Raises UserInactiveError.
+    """
+    if drf.view_class(view.function) is None:
+        return
+    known = replay.known(principals.ADMITTED) is not None  # code that dispatches, and older messages, do not say
+    replay.admitted = bool(replay.known(principals.ADMITTED)) if known else drf.speaks_first(view.function)
+    if replay.admitted:
+        request._dont_enforce_csrf_checks = True  # type: ignore[attr-defined] # as its authenticators did at the door
+    if replay.view_user is None and all(replay.known(who) is None for who in (principals.VIEW_USER, principals.GUEST)):
+        return
+    found = drf.found(request, view.function, view.args, view.kwargs)
+    instead = principals.found_as_accepted(found, replay.view_user, replay.principal or {})
+    if instead is not None:
+        drf.pin(request, instead.user, instead.auth)

@@ -1,0 +1,50 @@
+"""django-ninja: one view function serves all methods of a URL, and each method is an operation of its own."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from typing import TYPE_CHECKING, Any
+
+from broker_django.annotations.notes import closure_of, module_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MODULE = "ninja.operation"
+
+
+def is_in_use() -> bool:
+    return MODULE in sys.modules
+
+
+def operation_places(view: Any, method: str) -> Iterator[Any]:
+    """Where decorators leave notes about this HTTP method of a view of django-ninja: on the operation as it is run
+    (`decorate_view`), and on its function. Nothing for any other view.
+    """
+    for operation in _operations(view, method):
+        yield operation.run
+        yield operation.view_func
+
+
+def operation_functions(view: Any, method: str) -> list[Any]:
+    """The project's function that answers this HTTP method of a view of django-ninja; none for any other view."""
+    return [operation.view_func for operation in _operations(view, method)]
+
+
+def _operations(view: Any, method: str) -> list[Any]:
+    """The one operation of this method, if there is one."""
+    found = getattr(_path_view(view), "operations", ())
+    return [operation for operation in found if method in operation.methods][:1]
+
+
+def _path_view(view: Any) -> Any:
+    """What dispatches by method, behind the function that django-ninja puts into the URLs, under any decorators."""
+    view = inspect.unwrap(view, stop=_is_ninjas)
+    if not _is_ninjas(view):
+        return None
+    return getattr(view, "__self__", None) or closure_of(view).get("self")  # earlier versions have a bound method
+
+
+def _is_ninjas(view: Any) -> bool:
+    return module_of(view) == MODULE

@@ -1,0 +1,146 @@
+"""Run several programs as if they were one: together from the start, together to the end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from broker_django.development import tether
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
+
+    Write = Callable[[str, str], None]  # takes the name of a program and a line that it wrote
+
+READ_BYTES = 65536
+POLL_SECONDS = 0.5
+LAST_WORDS_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A program to run: its name, its command line, and the seconds it has between SIGTERM and SIGKILL."""
+
+    name: str
+    argv: Sequence[str]
+    grace: float = 5.0
+
+
+class Supervisor:
+    """Starts programs, copies what they write, and stops all of them when one ends or a signal comes.
+
+    SIGTERM, SIGHUP and Ctrl-C stop the programs one after another, last started first. A second Ctrl-C kills them.
+    Each is tied to this process and leads a session of its own, so that the terminal's Ctrl-C reaches this process
+    alone and whatever a program leaves behind goes with its process group. Killing this process stops them too.
+    """
+
+    def __init__(self, programs: Sequence[Program], environment: Mapping[str, str], write: Write) -> None:
+        self._programs = programs
+        self._environment = environment
+        self._write = write
+        self._children: list[_Child] = []
+        self._stop = asyncio.Event()
+        self._kill = asyncio.Event()
+
+    async def run(self, announce: Coroutine[None, None, None], watched: Mapping[str, subprocess.Popen[bytes]]) -> int:
+        """Run until one program or one of the ``watched`` processes ends, or a signal comes.
+
+        ``announce`` runs beside them. Returns the status of what ended first, or 0 after a signal.
+        """
+        self._listen()
+        announcing = asyncio.create_task(announce)
+        try:
+            for program in self._programs:
+                self._children.append(await _Child.start(program, self._environment, self._write))
+            return await self._first_end(watched)
+        finally:
+            announcing.cancel()
+            await self._stop_all()
+
+    def _listen(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGINT, self._interrupt)
+        loop.add_signal_handler(signal.SIGTERM, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._stop.set)
+
+    def _interrupt(self) -> None:
+        (self._kill if self._stop.is_set() else self._stop).set()
+
+    async def _first_end(self, watched: Mapping[str, subprocess.Popen[bytes]]) -> int:
+        endings = {asyncio.create_task(child.process.wait()): child.name for child in self._children}
+        endings |= {asyncio.create_task(_ended(process)): name for name, process in watched.items()}
+        stop = asyncio.create_task(self._stop.wait())
+        done, pending = await asyncio.wait({*endings, stop}, return_when=asyncio.FIRST_COMPLETED)
+        for task in pending:
+            task.cancel()
+        if stop in done:
+            return 0
+        self._stop.set()
+        first = next(task for task in endings if task in done)
+        status = tether.exit_status(first.result())
+        self._write("", f"{endings[first]} ended with status {status}: stopping the rest.")
+        return status
+
+    async def _stop_all(self) -> None:
+        for child in reversed(self._children):
+            await child.stop(self._kill)
+
+
+class _Child:
+    def __init__(self, program: Program, process: asyncio.subprocess.Process, write: Write) -> None:
+        self.name = program.name
+        self.process = process
+        self._grace = program.grace
+        self._write = write
+        self._copying = asyncio.create_task(self._copy_output())
+
+    @classmethod
+    async def start(cls, program: Program, environment: Mapping[str, str], write: Write) -> _Child:
+        process = await asyncio.create_subprocess_exec(
+            *tether.command(program.argv, program.grace),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+        return cls(program, process, write)
+
+    async def stop(self, kill: asyncio.Event) -> None:
+        """SIGTERM to the program, then SIGKILL to its whole group when it is gone, late, or ``kill`` is set."""
+        with suppress(ProcessLookupError):
+            self.process.terminate()
+        waits = [asyncio.create_task(self.process.wait()), asyncio.create_task(kill.wait())]
+        _, pending = await asyncio.wait(waits, timeout=self._grace, return_when=asyncio.FIRST_COMPLETED)
+        for task in pending:
+            task.cancel()
+        self._kill_group()
+        await self.process.wait()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._copying, LAST_WORDS_SECONDS)
+
+    def _kill_group(self) -> None:
+        # macOS answers EPERM for a group of which only zombies are left.
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+    async def _copy_output(self) -> None:
+        assert self.process.stdout is not None  # noqa: S101
+        rest = b""
+        while chunk := await self.process.stdout.read(READ_BYTES):
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                self._write(self.name, line.decode(errors="replace"))
+        if rest:
+            self._write(self.name, rest.decode(errors="replace"))
+
+
+async def _ended(process: subprocess.Popen[bytes]) -> int:
+    while (status := process.poll()) is None:  # noqa: ASYNC110 - nothing else tells
+        await asyncio.sleep(POLL_SECONDS)
+    return status

@@ -1,0 +1,198 @@
+"""Whose a dispatch is, and who gets the cookies of its response: the two rules that SECURITY.md states.
+
+They hold at every exit: status, response, events, cancel, and what a repeated Idempotency-Key gets.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import lru_cache
+from http.cookies import SimpleCookie
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from django.conf import settings
+from django.core.exceptions import DisallowedHost
+from django.db.models import Model
+from django.http.request import split_domain_port
+from django.utils.crypto import constant_time_compare
+from django.utils.module_loading import import_string
+
+from broker_core.errors import TenantUnknownError
+from broker_core.redaction import redacted
+from broker_django.annotations import drf
+from broker_django.conf import conf
+from broker_django.identity import credentials, users
+from broker_django.identity.owners import is_untold, owner_of
+from broker_django.identity.sessions import changes_with_each_save, session_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from django.http import HttpRequest
+    from django.http.response import HttpResponseBase
+
+    from broker_django.annotations.drf import Found
+    from broker_django.models import DispatchRecord
+
+logger = logging.getLogger("broker_django.identity.ownership")
+
+CLAIM = "request_broker_claim"
+"""The name of the cookie by which a browser is known that was nobody when its request was accepted."""
+
+
+def owns(request: HttpRequest, record: DispatchRecord) -> bool:
+    """Whether the dispatch belongs to who asks.
+
+    A dispatch of a user belongs to that user, active now: whoever is logged in as such, shows again the session that
+    the request was sent with, unless that is somebody else's by now, or is found by the authenticators of REST
+    framework. Any other belongs to whoever shows again all that the request was sent with, be it nothing; the claim
+    stands for the session, and for header fields that nobody has named. If nobody can tell the user from others, there
+    has to be something to show.
+
+    Raises UnavailableError if an authenticator does not answer now.
+    """
+    if not _is_of_this_site(request, record):
+        return False
+    credential = record.credential
+    if not record.user or is_untold(record.user):
+        return _is_shown(request, record) and (not record.user or users.may_act(record.user))
+    may_show = bool(credential) and credentials.shows_again(request, credential) and users.may_act(record.user)
+    if may_show and credentials.names_user(request, record.user):
+        return True  # Django would empty a session whose user has a new password, and its browser asks for the answer
+    asks = owner_of(getattr(request, "user", None))
+    if asks == record.user:
+        return users.is_active(request.user)
+    if asks is None and may_show:
+        return True
+    return any(
+        owner_of(found.user, found.auth) == record.user and _is_active(found)
+        for found in drf.authenticated(request, record)
+    )
+
+
+def _is_shown(request: HttpRequest, record: DispatchRecord) -> bool:
+    """Whether a client without a user, or with one whom nobody can tell, shows what it has sent, or stands for it."""
+    credential = record.credential
+    if credentials.shows_again(request, credential) and (credential or not record.user):
+        return True
+    return credentials.shows_named(request, credential) and claims(request, record)
+
+
+def _is_active(found: Found) -> bool:
+    """Whether the row of a user is active. Of any other kind only the authenticator knows, and it has found it."""
+    return not isinstance(found.user, Model) or users.is_active(found.user)
+
+
+def may_have_cookies(request: HttpRequest, record: DispatchRecord) -> bool:
+    """Whether the cookies of the response are for who asks: the browser that the request came from, and no other.
+
+    It is known by the session cookie that it sent, or by its claim. Another login of the same user is another browser.
+    """
+    by_session = credentials.SESSION in credentials.kinds(record.credential)
+    return (by_session and credentials.shows_session(request, record.credential)) or claims(request, record)
+
+
+def without_cookies(response: HttpResponseBase) -> None:
+    """Take out what a view has set by `set_cookie`, what it has set as a header field, and what would empty the jar."""
+    response.cookies = SimpleCookie()
+    for name in ("Set-Cookie", "Clear-Site-Data"):
+        response.headers.pop(name, None)
+
+
+def is_known_by_session(request: HttpRequest, record: DispatchRecord) -> bool:
+    """Whether the browser of a user is known without a claim, by a session cookie that stays as it is."""
+    by_session = bool(record.user) and credentials.SESSION in credentials.kinds(record.credential)
+    return by_session and not changes_with_each_save(session_of(request))
+
+
+# The site
+
+
+def host_of(request: HttpRequest) -> str:
+    """The host that the request was sent to, without its port, as cookies go; empty if it is none of this site's."""
+    try:
+        return _domain(request.get_host())
+    except DisallowedHost:
+        return ""
+
+
+def host_in(url: str) -> str:
+    """The same, of an absolute URL that was made for the request."""
+    return _domain(url.split("/", 3)[2])
+
+
+def _domain(host: str) -> str:
+    return split_domain_port(host)[0][:255]
+
+
+def tenant_of(request: HttpRequest) -> str:
+    """What the function says that the setting TENANT names; empty if there is none.
+
+    Raises TenantUnknownError if the function fails.
+    """
+    if not conf.TENANT:
+        return ""
+    try:
+        return _name_of_tenant(_tenant_function(conf.TENANT)(request))
+    except Exception as error:
+        _log_once(conf.TENANT, redacted(error))
+        raise TenantUnknownError("the function that TENANT names has failed for this request") from error
+
+
+def _name_of_tenant(said: Any) -> str:
+    """Raises TypeError for an object: its text may be another in each process."""
+    if said is None:
+        return ""
+    if not isinstance(said, str | int | UUID):
+        raise TypeError(f"it has to return a text, a number or None, and not a {type(said).__name__}")
+    return str(said)[:255]
+
+
+@lru_cache(maxsize=32)
+def _log_once(path: str, failure: str) -> None:
+    """Whoever polls would have it logged with each poll."""
+    logger.error("The function %r of REQUEST_BROKER['TENANT'] has failed: %s", path, failure)
+
+
+@lru_cache(maxsize=8)
+def _tenant_function(path: str) -> Any:
+    return import_string(path)
+
+
+def _is_of_this_site(request: HttpRequest, record: DispatchRecord) -> bool:
+    """Code that dispatches may leave the host to be chosen."""
+    try:
+        return (not record.host or record.host == host_of(request)) and record.tenant == tenant_of(request)
+    except TenantUnknownError:
+        return False
+
+
+# Claims
+
+
+def give_claim(request: HttpRequest, response: HttpResponseBase, record: DispatchRecord, here: str) -> None:
+    """Let the browser that sent the request be known at the URLs of its dispatch, of which `here` is the first."""
+    if is_known_by_session(request, record):
+        return
+    response.cookies[CLAIM] = next(_claims(record.pk))
+    options: dict[str, Any] = {
+        "path": f"/{here.split('/', 3)[3]}",
+        "max-age": int(conf.TOKEN_MAX_AGE),
+        "secure": request.is_secure() or settings.SESSION_COOKIE_SECURE,
+        "httponly": True,
+        "samesite": settings.SESSION_COOKIE_SAMESITE or "",
+    }
+    response.cookies[CLAIM].update(options)  # `set_cookie` would add what `Max-Age` means, for browsers of 2010
+
+
+def claims(request: HttpRequest, record: DispatchRecord) -> bool:
+    """Whether a request has the claim of this dispatch."""
+    shown = request.COOKIES.get(CLAIM)
+    return shown is not None and any(constant_time_compare(shown, claim) for claim in _claims(record.pk))
+
+
+def _claims(dispatch_id: UUID) -> Iterator[str]:
+    """The claim by the key that is in use, and then by the fallbacks."""
+    for key in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS):
+        yield credentials.mac("request_broker.claim", dispatch_id.hex, key)

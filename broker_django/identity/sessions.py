@@ -1,0 +1,122 @@
+"""Sessions, CSRF secrets and cookies at the door: the replay works on the session that the client will have.
+
+Outer middleware may have begun a session or rotated the CSRF secret on this very request. Both are settled before the
+message is published, so that replay and outer chain do not each make their own.
+
+A project may have none of Django's sessions, messages and users: their code is imported for a request that has them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django.conf import settings
+from django.http import HttpResponse
+from django.utils.module_loading import import_string
+
+from broker_django.identity.merged_sessions import Cookies, Merging, again, merged
+
+if TYPE_CHECKING:
+    from django.http import HttpRequest
+    from django.http.response import HttpResponseBase
+
+LOGGED_IN = "_auth_user_id"
+"""The key of the session's user, as django.contrib.auth has it."""
+
+
+def session_of(request: HttpRequest) -> Any:
+    """The session of Django's middleware; None for what a project may have put in its place."""
+    session = getattr(request, "session", None)
+    return session if hasattr(session, "session_key") else None
+
+
+def changes_with_each_save(session: Any) -> bool:
+    """Whether the cookie has the data of the session, signed anew each time."""
+    return any(kind.__module__ == "django.contrib.sessions.backends.signed_cookies" for kind in type(session).__mro__)
+
+
+def settle(request: HttpRequest) -> tuple[dict[str, str], HttpResponse]:
+    """Save what the outer middleware changed in the session, and the messages it left for the user.
+
+    Gives the cookies that the replay has to see, and a response that carries those that the client has to get.
+    """
+    carrier = HttpResponse()
+    _settle_messages(request, carrier)
+    session = session_of(request)
+    if session is not None and session.modified:
+        middleware = import_string("django.contrib.sessions.middleware.SessionMiddleware")
+        middleware(lambda _request: carrier).process_response(request, carrier)
+        session.modified = False
+    cookies = {name: morsel.coded_value for name, morsel in carrier.cookies.items() if morsel["max-age"] != 0}
+    secret = request.META.get("CSRF_COOKIE")
+    if secret and request.META.get("CSRF_COOKIE_NEEDS_UPDATE") and not settings.CSRF_USE_SESSIONS:
+        cookies[settings.CSRF_COOKIE_NAME] = secret
+    return cookies, carrier
+
+
+def _settle_messages(request: HttpRequest, carrier: HttpResponse) -> None:
+    storage = getattr(request, "_messages", None)
+    if storage is not None and storage.added_new:
+        storage.update(carrier)
+        storage.added_new = False
+
+
+def detach(request: HttpRequest) -> None:
+    """Let the outer chain not save its copy of the session over what the replay writes.
+
+    With `SESSION_SAVE_EVERY_REQUEST` the replay saves it on this request's behalf.
+    """
+    session = session_of(request)
+    if session is not None:
+        request.session = merged(session, only_changes=True)
+
+
+def guard(request: HttpRequest, response: HttpResponseBase) -> None:
+    """Let the response of the outer chain have no cookie for a session that another request renewed or ended."""
+    session = session_of(request)
+    if isinstance(session, Merging):
+        response.cookies = Cookies(response.cookies, session)
+
+
+def adopt(request: HttpRequest, response: HttpResponseBase) -> None:
+    """The replay owns session, messages and CSRF state: the outer chain goes on with those that the replay left."""
+    session = session_of(request)
+    if session is not None:
+        morsel = response.cookies.get(settings.SESSION_COOKIE_NAME)
+        of_session = morsel is not None and _user_is_of_session(request)
+        if morsel is None and session.session_key is not None:
+            request.session = merged(session, only_changes=True)  # it may have ended, and nobody has a new one then
+        else:
+            request.session = again(session, None if morsel is None else morsel.value or None)
+        if of_session:
+            _forget_user(request)
+    _adopt_cookies(request, response)
+    if hasattr(request, "_messages"):
+        request._messages = import_string("django.contrib.messages.storage.default_storage")(request)
+    if settings.CSRF_COOKIE_NAME in response.cookies:
+        request.META["CSRF_COOKIE_NEEDS_UPDATE"] = False
+    guard(request, response)
+
+
+def _user_is_of_session(request: HttpRequest) -> bool:
+    """Whether Django's AuthenticationMiddleware has found the user: it is the one that sets `auser`."""
+    user = getattr(request, "user", None)
+    if user is None or not hasattr(request, "auser"):
+        return False
+    return not user.is_authenticated or import_string("django.contrib.auth.SESSION_KEY") in request.session
+
+
+def _forget_user(request: HttpRequest) -> None:
+    """Let the outer chain find who is logged in now: the view may have logged somebody in, or out."""
+    request.__dict__.pop("_cached_user", None)
+    request.__dict__.pop("_acached_user", None)
+    middleware = import_string("django.contrib.auth.middleware.AuthenticationMiddleware")
+    middleware(lambda _request: HttpResponse()).process_request(request)
+
+
+def _adopt_cookies(request: HttpRequest, response: HttpResponseBase) -> None:
+    for name, morsel in response.cookies.items():
+        if morsel["max-age"] == 0:
+            request.COOKIES.pop(name, None)
+        else:
+            request.COOKIES[name] = morsel.value

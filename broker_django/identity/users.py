@@ -1,0 +1,97 @@
+"""Users, in a project that has any: nothing of `django.contrib.auth` is imported unless it is installed."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from django.apps import apps
+from django.conf import settings
+from django.core.exceptions import ObjectDoesNotExist, ValidationError
+from django.utils.module_loading import import_string
+
+from broker_core.errors import UserInactiveError
+from broker_django.identity import freezing
+
+DIGEST = "#"
+"""What stands between the class and the digest in the name of an owner without a key."""
+
+
+class Nobody:
+    """An anonymous user of a project whose users are not those of `django.contrib.auth`."""
+
+    pk = id = None
+    is_authenticated = is_active = is_staff = is_superuser = False
+    is_anonymous = True
+
+    def get_username(self) -> str:
+        return ""
+
+    def __str__(self) -> str:
+        return "Nobody"
+
+
+def anonymous() -> Any:
+    """Django's AnonymousUser, if its app is installed."""
+    if not apps.is_installed("django.contrib.auth"):
+        return Nobody()
+    return import_string("django.contrib.auth.models.AnonymousUser")()
+
+
+def user_model() -> Any:
+    """The project's user model; None if its app is not installed."""
+    try:
+        return apps.get_model(settings.AUTH_USER_MODEL, require_ready=False)
+    except (LookupError, ValueError):
+        return None
+
+
+def is_row(user: Any) -> bool:
+    """Whether this is a user of the project's model that was saved."""
+    model = user_model()
+    return model is not None and isinstance(user, model) and freezing.is_row(user)
+
+
+def is_active(user: Any) -> bool:
+    """Whether this user may log in, as the authentication backends say; if none says, as the user does.
+
+    A kind of user that does not say may.
+    """
+    model = user_model() if apps.is_installed("django.contrib.auth") else None
+    if model is not None and isinstance(user, model) and settings.AUTHENTICATION_BACKENDS:
+        backends = import_string("django.contrib.auth.get_backends")()
+        asked = [backend for backend in backends if hasattr(backend, "user_can_authenticate")]
+        if asked:
+            return any(backend.user_can_authenticate(user) for backend in asked)
+    return bool(getattr(user, "is_active", True))
+
+
+def may_act(key: str) -> bool:
+    """Whether there is an active user with this key; one that is no row may act."""
+    if key.startswith(DIGEST):
+        return key == DIGEST or may_act(key.removeprefix(DIGEST))
+    with contextlib.suppress(UserInactiveError):
+        active_user(key)
+        return True
+    if DIGEST in key:
+        return True
+    path, of_another_kind, pk = key.rpartition(":")
+    if not of_another_kind:
+        return False
+    try:
+        kind = import_string(path)
+        return not hasattr(kind, "_default_manager") or is_active(kind._default_manager.get(pk=pk))
+    except (ImportError, ObjectDoesNotExist, ValueError, ValidationError):
+        return False
+
+
+def active_user(key: str) -> Any:
+    """The user with this primary key. Raises UserInactiveError."""
+    model = user_model()
+    try:
+        user = None if model is None else model._default_manager.filter(pk=key).first()
+    except (ValueError, ValidationError):
+        user = None
+    if user is None or not is_active(user):
+        raise UserInactiveError("the user who made this request is gone or no longer active")
+    return user

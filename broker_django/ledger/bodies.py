@@ -1,0 +1,152 @@
+"""Sealed requests that are too large for a message: files in a Django storage, which sees only ciphertext."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import uuid
+from typing import TYPE_CHECKING
+
+from django.core.files.base import ContentFile
+from django.core.files.storage import storages
+from django.db import connections, transaction
+
+from broker_core.envelope import key_id
+from broker_core.errors import StorageError, StoredRequestError
+from broker_core.redaction import printable, redacted
+from broker_django.conf import conf
+from broker_django.models import DispatchRecord, database
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+    from datetime import datetime
+
+    from django.core.files.storage import Storage
+
+logger = logging.getLogger("broker_django.ledger.bodies")
+
+DIRECTORY = "request_broker"
+HEAD = 64
+"""Bytes of a file that say which key it was sealed with, and more."""
+
+
+def _storage() -> Storage:
+    return storages[conf.STORAGE]
+
+
+def directory() -> str:
+    """Where the files are in the storage, which other projects may use too. Not everywhere may a name have colons."""
+    return conf.prefix.replace(":", "/") + DIRECTORY
+
+
+def _ledger() -> str:
+    """What ends the names of files: which ledger has their dispatches, as far as the settings of its database say."""
+    settings = connections[database.alias()].settings_dict
+    told = [settings[name] for name in ("ENGINE", "HOST", "PORT", "NAME")]
+    told += [settings["OPTIONS"].get(name, "") for name in ("service", "read_default_file")]
+    return "." + hashlib.sha256(repr([conf.prefix, *map(str, told)]).encode()).hexdigest()[:12]
+
+
+@contextlib.contextmanager
+def set_aside(record: DispatchRecord) -> Iterator[None]:
+    """Move a sealed request that is too large for a message into a file. Where the block raises, the file goes again.
+
+    Raises StorageError.
+    """
+    if len(record.sealed) <= conf.MAX_INLINE_SIZE:
+        yield
+        return
+    record.sealed_file = save(record.pk, bytes(record.sealed))
+    record.sealed = b""
+    try:
+        yield
+    except BaseException:
+        delete([record.sealed_file])
+        raise
+
+
+def save(dispatch_id: uuid.UUID, sealed: bytes) -> str:
+    """The name of the file in the storage. Raises StorageError."""
+    longest = DispatchRecord._meta.get_field("sealed_file").max_length
+    name = f"{directory()}/{dispatch_id}{_ledger()}"
+    try:
+        return _storage().save(name, ContentFile(sealed), max_length=longest)
+    except Exception as error:
+        delete([name])  # a storage that is full may have kept a part of it
+        raise StorageError(f"the storage does not take the request: {type(error).__name__}") from error
+
+
+def read(name: str) -> bytes:
+    """Raises StoredRequestError where there is no such file, and StorageError where the storage does not answer."""
+    try:
+        with _storage().open(name) as file:
+            sealed: bytes = file.read()
+            return sealed
+    except Exception as error:
+        if _is_missing(name, error):
+            raise StoredRequestError("the stored request body is missing") from error
+        raise StorageError(f"the stored request body cannot be read: {type(error).__name__}") from error
+
+
+def _is_missing(name: str, error: Exception) -> bool:
+    """Not every storage says so in the same way."""
+    if isinstance(error, FileNotFoundError):
+        return True
+    try:
+        return not _storage().exists(name)
+    except Exception:  # noqa: BLE001 - every storage has errors of its own
+        return False
+
+
+def is_ours(name: str) -> bool:
+    """Whether a file was sealed with a key of this installation. Raises StorageError."""
+    try:
+        with _storage().open(name) as file:
+            head = file.read(HEAD)
+    except Exception as error:
+        if _is_missing(name, error):
+            return False
+        raise StorageError(f"the stored request body cannot be read: {type(error).__name__}") from error
+    return key_id(head) in conf.keyring.key_ids
+
+
+def delete(names: Collection[str]) -> None:
+    """What the storage does not delete now, `housekeeping.sweep` does later."""
+    for name in names:
+        try:
+            _storage().delete(name)
+        except Exception as error:  # noqa: BLE001 - every storage has errors of its own
+            logger.warning("The file %s is left behind: %s", printable(name), redacted(error))
+
+
+def delete_on_commit(names: Collection[str]) -> None:
+    """Delete them when the transaction of the ledger, if there is one, is committed."""
+    transaction.on_commit(lambda: delete(names), using=database.alias())
+
+
+def older_than(moment: datetime) -> dict[str, uuid.UUID]:
+    """The files of this ledger that were written before, each with the id of its dispatch.
+
+    Raises StorageError where the storage does not answer, and NotImplementedError where it cannot list its files.
+    """
+    storage = _storage()
+    try:
+        place, ledger = directory(), _ledger()
+        names = (name for name in storage.listdir(place)[1] if name.endswith(ledger))
+        named = {f"{place}/{name}": _dispatch_id(name) for name in names}
+        return {name: key for name, key in named.items() if key and storage.get_modified_time(name) < moment}
+    except FileNotFoundError:
+        return {}
+    except NotImplementedError:
+        raise
+    except Exception as error:
+        raise StorageError(f"the storage cannot be listed: {type(error).__name__}") from error
+
+
+def _dispatch_id(name: str) -> uuid.UUID | None:
+    """The storage may have added something to the id that the file was named after."""
+    try:
+        return uuid.UUID(name[:36])
+    except ValueError:
+        return None

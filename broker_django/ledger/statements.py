@@ -1,0 +1,120 @@
+"""The few statements that every dispatch needs, compiled once a database rather than once a row.
+
+Like `bulk_create` and `update` they send no signals.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from django.db import connections
+from django.db.models import CharField, DateTimeField, Field, IntegerField, TextField
+from django.db.models.sql.subqueries import InsertQuery
+
+from broker_django.models import database
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from django.db.backends.base.base import BaseDatabaseWrapper
+    from django.db.models import Model
+    from django.db.models.constants import OnConflict
+
+
+def insert(instance: Model, on_conflict: OnConflict | None = None) -> bool:
+    """Insert a row with its primary key, or with one that the database makes; whether it was inserted."""
+    model, alias = type(instance), database.alias_of(type(instance))
+    connection = connections[alias]
+    columns, read = _row(model, with_key=instance.pk is not None)
+    values = _prepared(columns, read(instance), connection)
+    with connection.cursor() as cursor:
+        cursor.execute(_insertion(model, alias, instance.pk is not None, on_conflict), values)
+        inserted = bool(cursor.rowcount == 1)
+    instance._state.adding, instance._state.db = False, alias
+    return inserted
+
+
+_AS_IT_IS: dict[type, tuple[type, ...]] = {str: (CharField, TextField), int: (IntegerField,)}
+
+
+class _Column(NamedTuple):
+    """A field, and the types of values, beside nothing, that the database takes for it as they are."""
+
+    field: Any
+    taken: frozenset[type]
+
+
+@lru_cache(maxsize=128)
+def _column(model: type[Model], name: str) -> _Column:
+    field = model._meta.get_field(name)
+    return _Column(field, frozenset(kind for kind, fields in _AS_IT_IS.items() if isinstance(field, fields)))
+
+
+class _Row(NamedTuple):
+    """The columns of a table, and what reads their values off an instance."""
+
+    columns: list[_Column]
+    read: Callable[[Any], Iterable[Any]]
+
+
+@lru_cache(maxsize=16)
+def _row(model: type[Model], with_key: bool) -> _Row:  # noqa: FBT001
+    fields: list[Any] = [field for field in model._meta.concrete_fields if with_key or not field.primary_key]
+    columns = [_column(model, field.name) for field in fields]
+    if len(fields) > 1 and all(_is_plain(field) for field in fields):
+        return _Row(columns, attrgetter(*(field.attname for field in fields)))
+    return _Row(columns, lambda instance: [field.pre_save(instance, add=True) for field in fields])
+
+
+def _is_plain(field: Any) -> bool:
+    """Whether its value is that of the instance."""
+    sets_itself = getattr(field, "auto_now", False) or getattr(field, "auto_now_add", False)
+    return type(field).pre_save in {Field.pre_save, DateTimeField.pre_save} and not sets_itself
+
+
+def _prepared(columns: Iterable[_Column], values: Iterable[Any], connection: BaseDatabaseWrapper) -> list[Any]:
+    """The values as the database takes them."""
+    return [
+        value if value is None or type(value) in taken else field.get_db_prep_save(value, connection)
+        for (field, taken), value in zip(columns, values, strict=True)
+    ]
+
+
+@lru_cache(maxsize=16)
+def _insertion(model: type[Model], alias: str, with_key: bool, on_conflict: OnConflict | None) -> str:  # noqa: FBT001
+    query = InsertQuery(model, on_conflict=on_conflict)
+    query.insert_values([column.field for column in _row(model, with_key).columns], [model()], raw=True)
+    [(statement, _parameters)] = query.get_compiler(using=alias).as_sql()
+    return str(statement)
+
+
+def update(model: type[Model], values: Mapping[str, Any], where: Mapping[str, Any], wanted_at: Any = None) -> bool:
+    """Set these fields of the row where those are equal; whether there was one.
+
+    With `wanted_at`, a moment, only where `expires_at` is later or empty.
+    """
+    alias = database.alias_of(model)
+    connection = connections[alias]
+    statement = _update(model, alias, tuple(values), tuple(where), wanted_at is not None)
+    given = [*values.items(), *where.items(), *([("expires_at", wanted_at)] if wanted_at is not None else [])]
+    columns = [_column(model, name) for name, _value in given]
+    prepared = _prepared(columns, [value for _name, value in given], connection)
+    with connection.cursor() as cursor:
+        cursor.execute(statement, prepared)
+        return bool(cursor.rowcount == 1)
+
+
+@lru_cache(maxsize=16)
+def _update(model: type[Model], alias: str, values: tuple[str, ...], where: tuple[str, ...], wanted: bool) -> str:  # noqa: FBT001
+    quote = connections[alias].ops.quote_name
+
+    def equal(name: str) -> str:
+        return f"{quote(str(model._meta.get_field(name).column))} = %s"  # type: ignore[union-attr]
+
+    conditions = [equal(name) for name in where]
+    if wanted:
+        conditions.append(f"({quote('expires_at')} IS NULL OR {quote('expires_at')} > %s)")
+    assignments = ", ".join(equal(name) for name in values)
+    return f"UPDATE {quote(model._meta.db_table)} SET {assignments} WHERE {' AND '.join(conditions)}"  # noqa: S608 - names

@@ -1,0 +1,53 @@
+"""kombu's Redis transport with one client a channel: kombu itself makes a new one for every message that it sends."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from kombu.transport import redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from broker_django.messaging import amqp
+
+
+class OneClient:
+    """Keeps the client of a channel for as long as its connection pool lasts."""
+
+    _kept: Any = None
+
+    def conn_or_acquire(self, client: Any = None) -> AbstractContextManager[Any]:
+        if client:
+            return nullcontext(client)
+        if getattr(self.connection, "client", None) is None:  # type: ignore[attr-defined]
+            raise RedisConnectionError("the channel is closed")  # kombu itself fails with one that nobody recovers from
+        if self._kept is None or self._kept.connection_pool is not self.pool:  # type: ignore[attr-defined]
+            self._kept = self._create_client()  # type: ignore[attr-defined]
+        return nullcontext(self._kept)
+
+
+class Channel(OneClient, redis.Channel):  # type: ignore[misc]
+    pass
+
+
+class SentinelChannel(OneClient, redis.SentinelChannel):  # type: ignore[misc]
+    pass
+
+
+class Transport(redis.Transport):
+    Channel = Channel
+
+
+class SentinelTransport(redis.SentinelTransport):
+    Channel = SentinelChannel
+
+
+TRANSPORTS = {
+    "redis": f"{__name__}:{Transport.__name__}",
+    "rediss": f"{__name__}:{Transport.__name__}",
+    "sentinel": f"{__name__}:{SentinelTransport.__name__}",
+    "amqp": f"{amqp.__name__}:{amqp.Transport.__name__}",
+    "pyamqp": f"{amqp.__name__}:{amqp.Transport.__name__}",
+    "amqps": f"{amqp.__name__}:{amqp.SSLTransport.__name__}",
+}
+"""The transport that dispatches are published with, for each scheme of a URL."""

@@ -1,0 +1,307 @@
+"""Is everything there that a dispatch needs? Each examination gives its findings, with what to do."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from celery import states
+from django.db import DatabaseError
+from django.db.models import Count, Max, Min, OuterRef, Q, Subquery, Value
+from django.db.models.functions import Coalesce
+from django.utils import timezone
+
+from broker_core.backpressure import is_limited, pressure
+from broker_core.dispatches import State
+from broker_core.redaction import redacted
+from broker_django import ledger
+from broker_django.admission.capacity import measure
+from broker_django.conf import conf
+from broker_django.messaging.celery_app import get_app
+from broker_django.messaging.probing import probe
+from broker_django.messaging.publishing import own_connection
+from broker_django.models import AttemptRecord
+from broker_django.models.database import results_too
+from broker_django.operations.findings import Finding, consumption, keys
+from broker_django.routing.table import READ_EVERY, is_kept_by_triggers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from datetime import datetime
+
+    from celery import Celery
+    from django.db.models import QuerySet
+
+    from broker_core.policies import QueuePolicy
+    from broker_django.models import DispatchRecord
+
+logger = logging.getLogger("broker_django.operations.doctor")
+
+INSPECT_TIMEOUT = 2.0
+PROBE_TIMEOUT = 5.0
+"""Seconds that a worker with a free slot has to run a probe."""
+TOLERATED_SKEW = 2.0
+"""Seconds by which the clocks of web process and worker may differ: leases and expiry compare them."""
+LATE = timedelta(seconds=30)
+FORMER = (
+    "No worker can run them: put {queue!r} back into QUEUES of REQUEST_BROKER until they are done. Else they fail when "
+    "they are 15 minutes old, and stay dead letters: manage.py broker_dispatches list --queue {queue}"
+)
+
+
+ELSEWHERE = (
+    "Start one: manage.py broker_worker --queues {queue}. If one runs, it has another CELERY_BROKER_URL (perhaps "
+    "only another database number) or another PREFIX than this process"
+)
+
+
+def examine() -> Iterator[Finding]:
+    """Every finding, as it is made."""
+    app = get_app()
+    yield from _ledger()
+    broker = _message_broker(app)
+    yield broker
+    yield _result_store(app)
+    yield from _workers(app, broker)
+    yield from _waiting(broker)
+    yield from _limits()
+    yield from _abandoned()
+    yield from _routing()
+
+
+def _ledger() -> Iterator[Finding]:
+    try:
+        total = ledger.rows().count()
+    except DatabaseError as error:
+        yield Finding("ledger", redacted(error), "Run manage.py migrate, and check DATABASES.")
+    else:
+        yield Finding("ledger", f"{total} dispatches")
+
+
+def _message_broker(app: Celery) -> Finding:
+    """One message there and back, through a queue of its own."""
+    subject, url = "message broker", app.connection_for_write().as_uri()
+    name = f"request-broker-doctor-{uuid.uuid4().hex}"
+    started = time.perf_counter()
+    try:
+        with own_connection(app, connect_timeout=conf.PUBLISH_TIMEOUT) as connection:
+            timeout: Any = conf.PUBLISH_TIMEOUT  # kombu takes fractions too
+            connection.ensure_connection(max_retries=1, interval_start=0, timeout=timeout)
+            with connection.SimpleBuffer(name, queue_opts={"expires": 60}) as queue:
+                queue.put(name)
+                queue.get(timeout=conf.PUBLISH_TIMEOUT).ack()
+            queue.queue.delete()  # Redis would keep its binding
+    except Exception as error:  # noqa: BLE001 - every transport has errors of its own
+        advice = "Start it, or mend CELERY_BROKER_URL. Dispatches wait in the ledger meanwhile."
+        return Finding(subject, f"{url}: {redacted(error)}", advice)
+    return Finding(subject, f"{url}, there and back in {_ms(started)}")
+
+
+@results_too()
+def _result_store(app: Celery) -> Finding:
+    subject, backend, started = "result store", app.backend, time.perf_counter()
+    name, task_id = type(backend).__name__, str(uuid.uuid4())
+    try:
+        backend.store_result(task_id, {"doctor": task_id}, states.SUCCESS)
+        stored = backend.get_task_meta(task_id, cache=False)["result"]
+        backend.forget(task_id)
+    except Exception as error:  # noqa: BLE001 - every result backend has errors of its own
+        return Finding(subject, f"{name}: {redacted(error)}", "Check CELERY_RESULT_BACKEND and its server.")
+    if stored != {"doctor": task_id}:
+        return Finding(subject, f"{name} gave back something else", "Check CELERY_RESULT_BACKEND.")
+    return Finding(subject, f"{name}, stored and read in {_ms(started)}")
+
+
+def _workers(app: Celery, broker: Finding) -> Iterator[Finding]:
+    replies = _ask_workers(app) if broker.well else {}
+    silent = _busy_in_silence(replies) if broker.well else {}
+    for name, policy in conf.queues.items():
+        serving = [worker for worker, reply in replies.items() if _serves(reply, policy)]
+        busy = [worker for worker in silent if name in silent[worker]]
+        reading = [worker for worker, reply in replies.items() if policy.celery_queue in reply["queues"]]
+        advice = ELSEWHERE.format(queue=name) if not reading else "Its workers have other keys: see below."
+        detail = f"served by {', '.join([*serving, *busy])}" if serving or busy else "no worker answers for it"
+        if not broker.well:
+            detail, advice = "its workers cannot be asked", "See the message broker, above."
+        yield Finding(f"queue {name}", detail, "" if serving or busy else advice)
+    for worker, reply in replies.items():
+        yield from _worker(worker, reply)
+    for worker, queues in silent.items():
+        detail = (
+            f"it does not answer, but renews the leases of what it runs for {', '.join(sorted(queues))}: it is busy"
+        )
+        yield Finding(f"worker {worker}", detail)
+
+
+def _worker(worker: str, reply: dict[str, Any]) -> Iterator[Finding]:
+    skew = reply["skew"]
+    yield Finding(
+        f"clock of {worker}",
+        f"{skew:+.1f} s from this process",
+        "" if abs(skew) <= TOLERATED_SKEW else "Synchronise the clocks: leases and expiry compare them.",
+    )
+    if "keys" in reply and _reads_ours(reply):
+        yield keys(worker, reply["keys"])
+    if "slots" in reply:
+        yield consumption(worker, reply, PROBE_TIMEOUT)
+
+
+def _serves(reply: dict[str, Any], policy: QueuePolicy) -> bool:
+    """Whether the worker reads the queue, and can open what this process seals."""
+    keys = reply.get("keys")
+    return policy.celery_queue in reply["queues"] and (keys is None or conf.keyring.key_ids[0] in keys)
+
+
+def _reads_ours(reply: dict[str, Any]) -> bool:
+    return any(policy.celery_queue in reply["queues"] for policy in conf.queues.values())
+
+
+def _busy_in_silence(replies: dict[str, dict[str, Any]]) -> dict[str, set[str]]:
+    """The queues of what runs on workers that do not answer: with the solo pool one answers only between two tasks."""
+    held = ledger.rows().filter(state=State.RUNNING, due_at__gt=timezone.now()).exclude(worker__in=replies)
+    silent: dict[str, set[str]] = {}
+    try:
+        for worker, queue in held.values_list("worker", "queue").distinct().order_by("worker", "queue"):
+            silent.setdefault(worker, set()).add(queue)
+    except DatabaseError:
+        return {}
+    return {worker: queues for worker, queues in silent.items() if worker}
+
+
+def _ask_workers(app: Celery) -> dict[str, dict[str, Any]]:
+    """What each worker says of itself, with `skew`: seconds by which its clock is ahead of ours, at least; and
+    `answered_in`, if it had a slot free: seconds that a probe took, 0 if it began other tasks instead, None if none.
+    """
+    replies = _ask_status(app)
+    free = [
+        worker for worker, reply in replies.items() if _reads_ours(reply) and reply.get("slots", 0) > reply["active"]
+    ]
+    took = _probe(app, free)
+    if None in took.values():
+        later = _ask_status(app)
+        for worker, seconds in took.items():
+            if seconds is None and not _stands_still(worker, replies, later):
+                took[worker] = 0.0
+        replies = {**replies, **later}
+    return {worker: {**reply, **_answered(worker, took)} for worker, reply in replies.items()}
+
+
+def _probe(app: Celery, workers: list[str]) -> dict[str, float | None]:
+    try:
+        return probe(app, workers, PROBE_TIMEOUT) if workers else {}
+    except Exception as error:  # noqa: BLE001 - every transport has errors of its own
+        logger.warning("Workers could not be probed: %s", redacted(error))
+        return {}
+
+
+def _ask_status(app: Celery) -> dict[str, dict[str, Any]]:
+    before = time.time()
+    answers: Any = app.control.inspect(timeout=INSPECT_TIMEOUT)._request("broker_status") or {}
+    after = time.time()
+    replies = {worker: reply for worker, reply in answers.items() if "queues" in reply}
+    return {worker: {**reply, "skew": _skew(reply["time"], before, after)} for worker, reply in replies.items()}
+
+
+def _stands_still(worker: str, before: dict[str, dict[str, Any]], after: dict[str, dict[str, Any]]) -> bool:
+    """Whether it has begun no task since; of many tasks that wait, a probe may not be the next."""
+    reply = after.get(worker)
+    return reply is None or (reply["begun"] == before[worker]["begun"] and reply["slots"] > reply["active"])
+
+
+def _answered(worker: str, took: dict[str, float | None]) -> dict[str, float | None]:
+    return {"answered_in": took[worker]} if worker in took else {}
+
+
+def _skew(moment: float, before: float, after: float) -> float:
+    """How far `moment` lies outside of the time between asking and hearing."""
+    return min(moment - before, 0.0) or max(moment - after, 0.0)
+
+
+def _waiting(broker: Finding) -> Iterator[Finding]:
+    """What waits though it is due; what waits for its next attempt by a policy is as it should be."""
+    now = timezone.now()
+    due = Q(due_at=None) | Q(due_at__lt=now - LATE)
+    last = AttemptRecord.objects.filter(dispatch=OuterRef("pk"), number=OuterRef("attempts"))
+    last_error = Coalesce(Subquery(last.values("error")[:1]), Value(""))
+    waiting = ledger.rows().filter(state=State.QUEUED).annotate(last_error=last_error)
+    handed_back = waiting.filter(attempts__gt=0, last_error__startswith=ledger.NOT_REACHED)
+    late = waiting.filter(due, accepted_at__lt=now - LATE).exclude(last_error__startswith=ledger.NOT_REACHED)
+    try:
+        groups = list(_by_queue(late))
+        elsewhere = list(_by_queue(handed_back, error=Max("last_error")))
+    except DatabaseError:
+        return
+    for group in groups:
+        why = "the message broker is down" if not broker.well else "no worker has come to it"
+        advice = "See above for what is down. A worker's reaper publishes what waits in the ledger."
+        if group["queue"] not in conf.queues:
+            why, advice = "the queue is not in the settings any more", FORMER.format(queue=group["queue"])
+        yield Finding(f"backlog of {group['queue']}", f"{_wait(group, now)}: {why}", advice)
+    for group in elsewhere:
+        yield Finding(
+            f"handed back to {group['queue']}",
+            f"{_wait(group, now)}: workers came to it, and gave it back. {group['error']}",
+            "Give the workers of this queue the code and settings of the web processes. What nobody can run for 15 "
+            "minutes fails, and stays a dead letter.",
+        )
+
+
+def _by_queue(records: QuerySet[DispatchRecord], **also: Any) -> Iterable[Any]:
+    return records.values("queue").annotate(count=Count("pk"), oldest=Min("accepted_at"), **also).order_by("queue")
+
+
+def _wait(group: dict[str, Any], now: datetime) -> str:
+    return f"{_waits(group['count'])}, the oldest for {(now - group['oldest']).total_seconds():.0f} s"
+
+
+def _waits(number: int) -> str:
+    return "1 dispatch waits" if number == 1 else f"{number} dispatches wait"
+
+
+def _limits() -> Iterator[Finding]:
+    for name, policy in conf.queues.items():
+        if not is_limited(policy):
+            continue
+        try:
+            load = measure(name, policy, timezone.now())
+        except DatabaseError:
+            return
+        if pressure(policy, load) >= 1:
+            yield Finding(
+                f"limit of {name}",
+                f"{_waits(load.depth)}, the oldest for {load.age:.0f} s: new requests are refused",
+                "Start more workers, or raise max_depth or max_age of the queue.",
+            )
+
+
+def _abandoned() -> Iterator[Finding]:
+    overdue = ledger.rows().filter(state=State.RUNNING, due_at__lte=timezone.now())
+    try:
+        groups = list(overdue.values("worker").annotate(count=Count("pk"), oldest=Min("due_at")).order_by("worker"))
+    except DatabaseError:
+        return
+    for group in groups:
+        age = timezone.now() - group["oldest"]
+        yield Finding(
+            f"dispatches of {group['worker'] or 'a worker without a name'}",
+            f"{group['count']} count as running, {age.total_seconds():.0f} s past their lease: its worker is gone",
+            "Start a worker: its reaper has them run again, or fails them where their queue delivers at most once.",
+        )
+
+
+def _routing() -> Iterator[Finding]:
+    try:
+        kept = is_kept_by_triggers()
+    except DatabaseError:
+        return
+    how = (
+        "triggers tell of changed rows" if kept else f"no triggers here: processes read the rows every {READ_EVERY:g} s"
+    )
+    yield Finding("routing", how)
+
+
+def _ms(started: float) -> str:
+    return f"{(time.perf_counter() - started) * 1000:.0f} ms"

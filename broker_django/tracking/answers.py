@@ -1,0 +1,175 @@
+"""What a client is told about a dispatch: the status document, the 202, and the stored response."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from asgiref.sync import sync_to_async
+from django.http import HttpResponse, JsonResponse
+from django.utils import timezone
+
+from broker_core.errors import BrokerError, ResponseGoneError
+from broker_django import ledger, results
+from broker_django.classification import preferences_of
+from broker_django.conf import conf
+from broker_django.http import problem, refill, to_response
+from broker_django.http.caching import never_kept
+from broker_django.ledger import ELSEWHERE, NOT_REACHED, tokens
+from broker_django.models.moments import as_text
+from broker_django.tracking import holding, waiting
+from broker_django.tracking.watcher import UnwatchedError
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from django.http import HttpRequest
+    from django.http.response import HttpResponseBase
+
+    from broker_django.admission.acceptance import Accepted, Repeated
+    from broker_django.models import DispatchRecord
+
+
+logger = logging.getLogger("broker_django.tracking.answers")
+
+
+def status_document(record: DispatchRecord, here: str) -> dict[str, Any]:
+    """The state of a dispatch, whose status URL is `here`; times are RFC 3339 in UTC, None where they have not come."""
+    return {
+        "id": str(record.pk),
+        "state": record.state,
+        "done": record.current_state.done,
+        "queue": record.queue,
+        "route": record.route,
+        "method": record.method,
+        "path": record.path,
+        "attempts": record.attempts,
+        "accepted_at": _time(record.accepted_at),
+        "started_at": _time(record.started_at),
+        "finished_at": _time(record.finished_at),
+        "expires_at": _time(record.expires_at),
+        "response": record.outcome(),
+        "error": _public_error(record.error),
+        "links": {"self": here, "response": f"{here}response/", "events": f"{here}events/", "cancel": here},
+    }
+
+
+def _public_error(error: str) -> str | None:
+    """What a client is told of an error: which views the URL leads to is for operators."""
+    return (NOT_REACHED if error.startswith(ELSEWHERE) else error) or None
+
+
+def _time(moment: datetime | None) -> str | None:
+    return None if moment is None else as_text(moment)
+
+
+def status_response(request: HttpRequest, record: DispatchRecord, status: int = 200) -> HttpResponse:
+    """The status document, never to be cached, with `Retry-After` while the dispatch is not done."""
+    return _status_response(record, tokens.status_url(request, record.pk, record.accepted_at), status)
+
+
+def _status_response(record: DispatchRecord, here: str, status: int) -> HttpResponse:
+    response = JsonResponse(status_document(record, here), status=status)
+    never_kept(response)
+    if not record.current_state.done:
+        response["Retry-After"] = _poll_interval()
+    return response
+
+
+def _poll_interval() -> str:
+    return str(math.ceil(conf.POLL_INTERVAL))
+
+
+def accepted_response(request: HttpRequest, accepted: Accepted) -> HttpResponse:
+    """The 202 (RFC 9110, section 15.3.3) that tells where the answer will be."""
+    response = _status_response(accepted.record, accepted.here, 202)
+    response["Location"] = accepted.here
+    response.cookies.update(accepted.carrier.cookies)
+    return _applied(request, response)
+
+
+def repeated_response(request: HttpRequest, repeated: Repeated) -> HttpResponseBase:
+    """What a repetition gets: the stored response, or else the 202 of the first request, or why it is refused."""
+    error = repeated.refusal
+    if error is None:
+        return in_time(repeated.record, None) or accepted_response(request, repeated)
+    response = problem(error)
+    if repeated.same_request:
+        response["Location"], response["Retry-After"] = repeated.here, _poll_interval()
+    return response
+
+
+def _applied(request: HttpRequest, response: HttpResponse) -> HttpResponse:
+    applied = preferences_of(request).applied(request.broker.held)  # type: ignore[attr-defined]
+    if applied:
+        response["Preference-Applied"] = applied
+    return response
+
+
+def stored_response(record: DispatchRecord, original: HttpResponseBase | None = None) -> HttpResponseBase:
+    """The view's response, verbatim, in its original object where there is one.
+
+    Raises ResponseGoneError where there is none, or none any more, and UnavailableError.
+    """
+    if record.response_status is None:
+        raise ResponseGoneError(f"the dispatch was {record.state} before it was answered")
+    message = None if _dropped(record) else results.fetch(record)
+    if message is None:
+        raise ResponseGoneError("the response is not kept any more")
+    return to_response(message) if original is None else refill(original, message)
+
+
+def _dropped(record: DispatchRecord) -> bool:
+    policy = conf.queues.get(record.queue)
+    if policy is None or record.finished_at is None:
+        return False
+    return record.finished_at + timedelta(seconds=policy.results_ttl) <= timezone.now()
+
+
+def in_time(record: DispatchRecord | None, original: HttpResponseBase | None) -> HttpResponseBase | None:
+    """The view's own response, where it is there by now and can be read."""
+    if record is None or record.response_status is None:
+        return None
+    try:
+        response = stored_response(record, original)
+    except BrokerError as error:
+        logger.warning("Dispatch %s is answered with its status: %s", record.pk, error)
+        return None
+    response._has_been_logged = True  # type: ignore[attr-defined] # the worker has logged what is to be logged
+    return response
+
+
+def wait_until_done(
+    request: HttpRequest, record: DispatchRecord, seconds: float, *, ledger_only: bool = False
+) -> DispatchRecord:
+    """The dispatch when it is done, or as it is when this client may be held no longer, for `seconds` at most."""
+    done = None
+    with holding.hold(holding.guest(request, record), seconds) as allowed, contextlib.suppress(UnwatchedError):
+        done = waiting.wait(record.pk, allowed, _is_done, ledger_only=ledger_only) if allowed else None
+        _note_held(request, allowed)
+    return done or ledger.find(record.pk) or record
+
+
+async def await_until_done(
+    request: HttpRequest, record: DispatchRecord, seconds: float, *, quick: float = 0.0
+) -> DispatchRecord:
+    """`wait_until_done` for coroutines. The request keeps its thread for `quick` seconds."""
+    done = None
+    with holding.hold(holding.guest(request, record), seconds) as allowed, contextlib.suppress(UnwatchedError):
+        done = await waiting.async_wait(record.pk, allowed, _is_done, quick=quick) if allowed else None
+        _note_held(request, allowed)
+    await waiting.take_up_thread()
+    return done or await sync_to_async(ledger.find)(record.pk) or record
+
+
+def _note_held(request: HttpRequest, seconds: float) -> None:
+    context = getattr(request, "broker", None)
+    if context is not None:
+        context.held = seconds
+
+
+def _is_done(record: DispatchRecord) -> bool:
+    return record.current_state.done

@@ -1,0 +1,281 @@
+"""The endpoints of dispatches: status and cancel, response, events; health, and what describes them all.
+
+Each is a view for WSGI. Those that wait have a coroutine too, so that under ASGI a client that waits holds no thread.
+Both make the same decisions; they differ in how they wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from asgiref.sync import sync_to_async
+from django.db import Error as DatabaseFailure
+from django.db import connections
+from django.http import HttpResponse, JsonResponse, StreamingHttpResponse
+
+from broker_core.errors import DispatchNotFoundError
+from broker_core.holding import Server
+from broker_django import ledger
+from broker_django.conf import conf
+from broker_django.http import caching, codings
+from broker_django.identity import held_sessions, ownership, sessions, users
+from broker_django.identity.owners import owner_of
+from broker_django.ledger import tokens
+from broker_django.models import database
+from broker_django.tracking import holding, waiting
+from broker_django.tracking.answers import (
+    await_until_done,
+    status_document,
+    status_response,
+    stored_response,
+    wait_until_done,
+)
+from broker_django.tracking.cancellation import cancel
+from broker_django.tracking.endpoints import endpoint
+from broker_django.tracking.watcher import UnwatchedError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+    from django.http import HttpRequest
+    from django.http.response import HttpResponseBase
+
+    from broker_core.holding import Guest
+    from broker_django.models import DispatchRecord
+    from broker_django.tracking.endpoints import View
+
+    Answer = Callable[[HttpRequest, DispatchRecord], HttpResponseBase]
+
+EVENTS_LIFETIME = 300.0
+"""Seconds after which an event stream ends; the client reconnects."""
+KEEP_ALIVE = 15.0
+"""Seconds of silence on an event stream after which a comment is sent. It also finds out that the client has gone."""
+
+
+def _owned(request: HttpRequest, token: str) -> DispatchRecord:
+    """Raises DispatchNotFoundError for a token that was not issued here, and for anybody else's dispatch."""
+    with contextlib.suppress(DispatchNotFoundError):
+        record = ledger.find(tokens.read(token))
+        if record is not None and ownership.owns(request, record):
+            return record
+    raise _not_found(request)
+
+
+def _not_found(request: HttpRequest) -> DispatchNotFoundError:
+    """The same answer to all: whether its session and its user were looked at can be told by Vary and by cookies."""
+    session = sessions.session_of(request)
+    if session is not None:
+        session.get(sessions.LOGGED_IN)
+    owner_of(getattr(request, "user", None))
+    return DispatchNotFoundError("there is no such dispatch, or it is not yours")
+
+
+def _may_listen(record: DispatchRecord) -> bool:
+    """Whether the account was not closed meanwhile. Raises UnwatchedError if the database does not say."""
+    try:
+        return not record.user or users.may_act(record.user)
+    except DatabaseFailure as error:
+        raise UnwatchedError("the ledger cannot be read") from error
+
+
+def wait_of(request: HttpRequest) -> float:
+    """The `wait` parameter: seconds to hold the poll, at most `MAX_WAIT`; 0 for what is no number."""
+    text = request.GET.get("wait", "")
+    return float(min(int(text), conf.MAX_WAIT)) if text.isascii() and text.isdigit() and len(text) < 10 else 0.0
+
+
+class _Poll:
+    """A request about an owned dispatch, before and after the wait that it asks for."""
+
+    def __init__(self, request: HttpRequest, token: str) -> None:
+        self.request = request
+        self.record = _owned(request, token)
+        asks = request.method != "DELETE" and not self.record.current_state.done
+        self.seconds = wait_of(request) if asks else 0.0
+        if self.seconds:
+            self._carrier = held_sessions.leave(request)
+
+    def answered(self, answer: Answer) -> HttpResponseBase:
+        if not self.seconds:
+            response = answer(self.request, self.record)
+            held_sessions.keep_cookie(self.request, response)
+            return response
+        if self.record.user and not users.may_act(self.record.user):
+            raise _not_found(self.request)  # the account was closed meanwhile
+        held_sessions.take_up(self.request)
+        response = answer(self.request, self.record)
+        held_sessions.hand_over(self.request, response, self._carrier)
+        return response
+
+
+def _polled(methods: tuple[str, ...], answer: Answer) -> View:
+    """An endpoint that may be asked to wait until the dispatch is done."""
+
+    def view(request: HttpRequest, token: str) -> HttpResponseBase:
+        poll = _Poll(request, token)
+        if poll.seconds:
+            poll.record = wait_until_done(request, poll.record, poll.seconds)
+        return poll.answered(answer)
+
+    async def coroutine(request: HttpRequest, token: str) -> HttpResponseBase:
+        poll = await sync_to_async(_Poll)(request, token)
+        if poll.seconds:
+            poll.record = await await_until_done(request, poll.record, poll.seconds)
+        return await sync_to_async(poll.answered)(answer)
+
+    return endpoint(methods, view, coroutine)
+
+
+def _task(request: HttpRequest, record: DispatchRecord) -> HttpResponse:
+    """The status document; with `?wait=N` when the dispatch is done or N seconds are over. DELETE cancels."""
+    if request.method != "DELETE":
+        return status_response(request, record)
+    cancel(record)
+    record.refresh_from_db(record._state.db, ["state", "finished_at"])
+    return status_response(request, record, 202)
+
+
+def _response(request: HttpRequest, record: DispatchRecord) -> HttpResponseBase:
+    """The stored response, verbatim; 202 and the status document while there is none; 410 when there will be none."""
+    if not record.current_state.done:
+        return status_response(request, record, 202)
+    answer = stored_response(record)
+    if not ownership.may_have_cookies(request, record):
+        ownership.without_cookies(answer)
+    if record.method == "HEAD" and request.method == "GET" and answer.has_header("Content-Length"):
+        answer["Content-Length"] = str(len(answer.content))  # type: ignore[attr-defined] # its view told that of a GET
+    codings.fit(request, answer, conf.MAX_RESPONSE_SIZE)
+    caching.for_one_client(answer)
+    return answer
+
+
+task = _polled(("GET", "HEAD", "DELETE"), _task)
+response = _polled(("GET", "HEAD"), _response)
+
+
+# Events
+
+
+def _events(request: HttpRequest, token: str) -> HttpResponseBase:
+    """State changes as server-sent events, for as long as a thread can be spared, which may be not at all."""
+    record, here, guest = _listener(request, token)
+    return _stream(request, _told(record, here, guest))
+
+
+async def _async_events(request: HttpRequest, token: str) -> HttpResponseBase:
+    """State changes as server-sent events, until the dispatch is done."""
+    record, here, guest = await sync_to_async(_listener)(request, token)
+    return _stream(request, _async_told(record, here, guest))
+
+
+def _listener(request: HttpRequest, token: str) -> tuple[DispatchRecord, str, Guest]:
+    record = _owned(request, token)
+    return record, tokens.status_url(request, record.pk, record.accepted_at), holding.guest(request, record)
+
+
+def _stream(request: HttpRequest, content: Any) -> StreamingHttpResponse:
+    """The stream, which no middleware is to compress: under WSGI it would keep each change back for the next ones."""
+    request.META.pop("HTTP_ACCEPT_ENCODING", None)
+    vars(request).pop("headers", None)  # Django makes them of META once
+    answer = StreamingHttpResponse(content, content_type="text/event-stream")
+    answer["X-Accel-Buffering"] = "no"
+    held_sessions.keep_cookie(request, answer)
+    return answer
+
+
+def _told(record: DispatchRecord, here: str, guest: Guest) -> Iterator[str]:
+    seconds = min(conf.MAX_WAIT, EVENTS_LIFETIME) if guest.server is Server.THREADS else 0.0
+    with holding.hold(guest, seconds) as allowed, contextlib.suppress(UnwatchedError):
+        changes = _Changes(record, here, allowed)
+        yield changes.present()
+        while changes.to_come:
+            changed = waiting.wait(record.pk, changes.pause, changes.wanted)
+            if changed is not None and not _may_listen(changed):
+                return
+            yield changes.tell(changed)
+    yield from changes.ending()
+
+
+async def _async_told(record: DispatchRecord, here: str, guest: Guest) -> AsyncIterator[str]:
+    with holding.hold(guest, EVENTS_LIFETIME) as allowed, contextlib.suppress(UnwatchedError):
+        changes = _Changes(record, here, allowed)
+        yield changes.present()
+        while changes.to_come:
+            changed = await waiting.async_wait(record.pk, changes.pause, changes.wanted)
+            if changed is not None and not await sync_to_async(_may_listen)(changed):
+                return
+            yield changes.tell(changed)
+    for field in changes.ending():
+        yield field
+
+
+class _Changes:
+    """What a stream of so many seconds has told of a dispatch, and has yet to tell."""
+
+    def __init__(self, record: DispatchRecord, here: str, seconds: float) -> None:
+        self._record = record
+        self._here = here
+        self._ends = time.monotonic() + seconds
+
+    @property
+    def to_come(self) -> bool:
+        return not self._record.current_state.done and self.pause > 0
+
+    @property
+    def pause(self) -> float:
+        return min(self._ends - time.monotonic(), KEEP_ALIVE)
+
+    def wanted(self, record: DispatchRecord) -> bool:
+        return (record.state, record.attempts) != (self._record.state, self._record.attempts)
+
+    def present(self) -> str:
+        document = json.dumps(status_document(self._record, self._here))
+        return f"event: state\nid: {self._record.state}\ndata: {document}\n\n"
+
+    def tell(self, changed: DispatchRecord | None) -> str:
+        if changed is None:
+            return ": keep-alive\n\n"
+        self._record = changed
+        return self.present()
+
+    def ending(self) -> list[str]:
+        """When to connect again, unless there is nothing more to come."""
+        return [] if self._record.current_state.done else [f"retry: {int(conf.POLL_INTERVAL * 1000)}\n\n"]
+
+
+events = endpoint(("GET",), _events, _async_events)
+
+
+# The site
+
+
+def _health(_request: HttpRequest) -> HttpResponse:
+    """200 while this process answers and the ledger's database does, else 503."""
+    try:
+        with connections[database.alias()].cursor() as cursor:
+            cursor.execute("SELECT 1")
+    except DatabaseFailure:
+        return JsonResponse({"status": "fail", "database": "unreachable"}, status=503)
+    return JsonResponse({"status": "pass"})
+
+
+def _openapi(request: HttpRequest) -> HttpResponse:
+    """The OpenAPI document of these endpoints, for where they are mounted."""
+    mounted = request.META.get("SCRIPT_NAME", "").rstrip("/") + request.path_info.removesuffix("/openapi.json")
+    document = {**_document(), "servers": [{"url": mounted or "/"}]}
+    return JsonResponse(document, content_type="application/vnd.oai.openapi+json")
+
+
+@lru_cache(maxsize=1)
+def _document() -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(Path(__file__).with_name("openapi.json").read_bytes())
+    return document
+
+
+health = endpoint((), _health)
+openapi = endpoint((), _openapi)
