@@ -6,18 +6,13 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from django.conf import settings
-from django.utils.module_loading import import_string
 
 from broker_core.envelope import Keyring
 from broker_core.errors import ConfigurationError
 from broker_core.policies import Classifier, QueuePolicy, Rule, policies_from
-
-if TYPE_CHECKING:
-    from broker_django.dispatcher import Dispatcher
 
 T = TypeVar("T")
 
@@ -112,12 +107,6 @@ class Setting(Generic[T]):
         return value
 
 
-@lru_cache(maxsize=8)
-def _dispatcher(path: str) -> Dispatcher:
-    made: Dispatcher = import_string(path)()
-    return made
-
-
 def _setting() -> object:
     """The setting as it is now. Django keeps what was read of its settings as plain attributes of a lazy object, whose
     own way to read them takes ten times as long; several are read at each request.
@@ -183,11 +172,6 @@ class Conf:
     @property
     def classifier(self) -> Classifier:
         return self.compiled.classifier
-
-    @property
-    def dispatcher(self) -> Dispatcher:
-        """The one that decides. Raises ImportError for a DISPATCHER that is not there."""
-        return _dispatcher(self.DISPATCHER)
 
     @property
     def keyring(self) -> Keyring:

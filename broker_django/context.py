@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from django.http import HttpRequest
 
-from broker_django.identity import users
-
 if TYPE_CHECKING:
     import uuid
     from collections.abc import Callable
@@ -23,9 +21,6 @@ if TYPE_CHECKING:
 
 REPLAY_KEY = "request_broker.replay"
 """The key in `request.META` that marks a replay. It holds an object: no header field can set it."""
-
-KEY_LENGTH = 255
-"""Characters that the ledger has for the key of a user."""
 
 WITNESS: ContextVar[list[HttpResponseBase] | None] = ContextVar("request_broker.witness", default=None)
 """Where an eager replay leaves the response that its view made, for the client that is held for it."""
@@ -123,26 +118,6 @@ def _captured(route: str) -> list[str]:
 def by(view: str, route: str) -> str:
     """How a view, and the pattern that leads to it, are told."""
     return f"{view} by {route}" if route else view
-
-
-def user_key(user: Any) -> str | None:
-    """The primary key as text; with the name of its class, if the user is none of the project's user model.
-
-    None if there is no user, an anonymous one, or one that has no key.
-    """
-    try:
-        key = getattr(user, "pk", None) if getattr(user, "is_authenticated", False) else None
-    except NotImplementedError:  # the user of a token may say so
-        key = None
-    if key is None:
-        return None
-    model = users.user_model()
-    return str(key) if model is None or issubclass(user.__class__, model) else f"{class_path(user)}:{key}"
-
-
-def class_path(value: Any) -> str:
-    kind = value.__class__
-    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 class BrokerRequest(HttpRequest):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from django.utils.module_loading import import_string
+
 from broker_django import classification
+from broker_django.conf import conf
 from broker_django.routing import choice
 
 if TYPE_CHECKING:
@@ -12,6 +16,7 @@ if TYPE_CHECKING:
 
     from broker_core.policies import Decision
     from broker_core.routing import Route
+    from broker_django.context import RequestContext
 
 
 class Dispatcher:
@@ -28,3 +33,36 @@ class Dispatcher:
     def classify(self, request: HttpRequest, view: Any) -> Decision | None:
         """Whether the view runs later, and on which queue; None where the broker leaves it alone."""
         return classification.decide(request, view)
+
+
+def dispatcher() -> Dispatcher:
+    """The one that decides. Raises ImportError if there is no class that DISPATCHER names."""
+    return _made(conf.DISPATCHER)
+
+
+@lru_cache(maxsize=8)
+def _made(path: str) -> Dispatcher:
+    made: Dispatcher = import_string(path)()
+    return made
+
+
+def decision_of(request: HttpRequest, view: Any) -> Decision | None:
+    """What is decided about this request to this view. It is asked once, and kept on `request.broker`."""
+    context: RequestContext = request.broker  # type: ignore[attr-defined]
+    if context.view is not view:
+        context.decision = classification.settled(request, dispatcher().classify(request, view))
+        context.view = view
+    return context.decision
+
+
+def route_of(request: HttpRequest) -> Route | None:
+    """Where a router sends this request; None if its own view is asked. It is asked once, and kept on `request.broker`.
+
+    Costs no query unless a condition reads the user.
+    """
+    context: RequestContext = request.broker  # type: ignore[attr-defined]
+    if context.routed or context.replayed:
+        return context.route
+    context.routed = True
+    context.route = dispatcher().route(request)
+    return context.route

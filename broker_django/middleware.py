@@ -13,6 +13,7 @@ from broker_django.admission import door
 from broker_django.admission.acceptance import Accepted, Repeated, View, accept, hand_over
 from broker_django.conf import conf
 from broker_django.context import replay_of
+from broker_django.dispatcher import decision_of, route_of
 from broker_django.http import caching, codings, is_stored, problem, put_back, settled
 from broker_django.http.log_redaction import has_token
 from broker_django.identity import ownership, sessions
@@ -181,7 +182,7 @@ def leave(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
 def routed(request: HttpRequest) -> HttpResponseBase | None:
     """The response that a router makes; None where the view is asked."""
     try:
-        route = choice.route(request)
+        route = route_of(request)
         if route is None or route.router.action is Action.QUEUE:
             return None
         return proxy(request, route) if route.router.action is Action.PROXY else choice.redirect(request, route)
@@ -192,8 +193,8 @@ def routed(request: HttpRequest) -> HttpResponseBase | None:
 async def arouted(request: HttpRequest) -> HttpResponseBase | None:
     """`routed` for coroutines."""
     try:
-        find = sync_to_async(choice.route) if choice.may_block(request) else None
-        route = await find(request) if find else choice.route(request)
+        find = sync_to_async(route_of) if choice.may_block(request) else None
+        route = await find(request) if find else route_of(request)
         if route is None or route.router.action is Action.QUEUE:
             return None
         if route.router.action is Action.PROXY:
@@ -208,7 +209,7 @@ def classify(request: HttpRequest, function: Any) -> Decision | None:
     match = request.resolver_match
     if match is not None and choice.OWN_NAMESPACE in match.app_names:
         return None
-    decision = classification.decision_of(request, function)
+    decision = decision_of(request, function)
     return decision if decision is not None and decision.queued else None
 
 

@@ -23,11 +23,11 @@ from broker_django.admission import capacity, idempotency
 from broker_django.annotations import drf
 from broker_django.annotations.view_names import view_name
 from broker_django.conf import conf
-from broker_django.context import user_key
 from broker_django.http import raw_body, to_message
 from broker_django.identity import credentials, ownership, principals, sessions, users
 from broker_django.identity.freezing import evaluated
 from broker_django.identity.owners import UNTOLD, owner_of
+from broker_django.identity.users import user_key
 from broker_django.ledger import bodies, tokens
 from broker_django.messaging import tracing
 from broker_django.messaging.celery_app import get_app
@@ -40,8 +40,7 @@ from broker_django.messaging.publishing import (
     waiting_messages,
 )
 from broker_django.messaging.room import rooms
-from broker_django.models import DispatchRecord
-from broker_django.tracking import waiting
+from broker_django.models import DispatchRecord, database
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -176,7 +175,7 @@ def accept(request: HttpRequest, view: View, decision: Decision) -> Accepted | H
     if written is record:
         return Accepted(record, decision, carrier, here)
     here = tokens.status_url(request, written.pk, written.accepted_at)
-    outer = waiting.in_transaction() and not get_app().conf.task_always_eager  # which replays within it
+    outer = database.in_transaction() and not get_app().conf.task_always_eager  # which replays within it
     return Repeated(written, decision, carrier, here, fingerprint=record.fingerprint, in_transaction=outer)
 
 

@@ -24,11 +24,12 @@ from broker_django.admission.composing import Parts, compose
 from broker_django.annotations import drf
 from broker_django.annotations.view_names import view_name
 from broker_django.conf import conf
-from broker_django.context import replay_of, user_key
+from broker_django.context import replay_of
 from broker_django.http import raw_body, to_message
 from broker_django.identity import ownership, principals
 from broker_django.identity.credentials import credential_for
 from broker_django.identity.owners import owner_of
+from broker_django.identity.users import user_key
 from broker_django.messaging import tracing
 from broker_django.messaging.publishing import seal_request
 from broker_django.models import DispatchRecord

@@ -12,17 +12,19 @@ from django.utils import timezone
 from django.utils.functional import SimpleLazyObject
 
 from broker_core.errors import BodyTooLargeError, BrokerError, ViewExitedError, ViewNotReachedError
-from broker_django import classification, ledger
+from broker_django import ledger
 from broker_django.admission import idempotency
 from broker_django.admission.acceptance import route_of
 from broker_django.annotations import drf
 from broker_django.annotations.view_names import view_name
 from broker_django.conf import conf
-from broker_django.context import Replay, RequestContext, by, replay_of, user_key
+from broker_django.context import Replay, RequestContext, by, replay_of
+from broker_django.dispatcher import decision_of
 from broker_django.http import problem, raw_body
 from broker_django.identity import ownership, principals, users
 from broker_django.identity.expectation import accepted, had_a_user, require_actor
-from broker_django.identity.sessions import LOGGED_IN, session_of
+from broker_django.identity.logged_in import LOGGED_IN, session_of
+from broker_django.identity.users import user_key
 from broker_django.ledger import tokens
 from broker_django.messaging.celery_app import ends_worker
 from broker_django.routing.choice import OWN_NAMESPACE
@@ -87,7 +89,7 @@ def _will_be_queued(request: HttpRequest) -> bool:
     request.resolver_match = match  # as it is when `process_view` decides
     if OWN_NAMESPACE in match.app_names:
         return False
-    decision = classification.decision_of(request, match.func)
+    decision = decision_of(request, match.func)
     if decision is None or not decision.queued:
         return False
     try:

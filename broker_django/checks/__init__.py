@@ -34,9 +34,10 @@ from django.utils.module_loading import import_string
 from broker_core.errors import ConfigurationError
 from broker_core.policies import Mode, QueuePolicy
 from broker_core.redaction import redacted
+from broker_django.annotations.decorated import annotation_of
 from broker_django.conf import DEFAULTS, conf
-from broker_django.decorators import annotation_of
 from broker_django.development.embedded import embedded_url
+from broker_django.dispatcher import dispatcher
 from broker_django.identity import credentials
 from broker_django.ledger import LEASE_MARGIN
 from broker_django.messaging.celery_app import REDIS_SCHEMES, broker_urls, filled_in, get_app, project_app, schemes
@@ -129,7 +130,7 @@ def _unknown_key(key: object) -> CheckMessage:
 @register("request_broker")
 def check_dispatcher(**_: Any) -> list[CheckMessage]:
     try:
-        made = conf.dispatcher
+        made = dispatcher()
     except Exception as error:  # noqa: BLE001 - whatever its module raises
         reason = str(error)
     else:

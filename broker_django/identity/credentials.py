@@ -21,8 +21,8 @@ from django.utils.crypto import constant_time_compare
 from django.utils.encoding import force_bytes
 
 from broker_django.conf import conf
+from broker_django.identity.logged_in import LOGGED_IN, session_of
 from broker_django.identity.owners import is_untold
-from broker_django.identity.sessions import LOGGED_IN, session_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -18,8 +18,8 @@ from django.utils.module_loading import import_string
 from broker_core.errors import UserInactiveError
 from broker_django.context import replay_of
 from broker_django.identity import past_sessions, principals, users
+from broker_django.identity.logged_in import LOGGED_IN, session_of
 from broker_django.identity.past_sessions import Past
-from broker_django.identity.sessions import LOGGED_IN, session_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

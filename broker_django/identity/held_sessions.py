@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from django.conf import settings
 
-from broker_django.identity import sessions
+from broker_django.identity import logged_in, sessions
 from broker_django.identity.merged_sessions import merged
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def take_up(request: HttpRequest) -> None:
     A login gives a session another key, and a logout ends it. The client is told so by the response of that view:
     nothing that the outer chain would write now is for it.
     """
-    session = sessions.session_of(request)
+    session = logged_in.session_of(request)
     if session is not None and session.session_key is not None:
         request.session = late = merged(session)
         late.ended = not session.exists(session.session_key)
@@ -50,7 +50,7 @@ def keep_cookie(request: HttpRequest, response: HttpResponseBase) -> None:
 
 def _keep_ended(request: HttpRequest) -> bool:
     """Whether the cookie of the request is that of a session that has ended; the outer chain leaves it then."""
-    session = sessions.session_of(request)
+    session = logged_in.session_of(request)
     if session is None or session.session_key is not None or settings.SESSION_COOKIE_NAME not in request.COOKIES:
         return False
     request.session = late = merged(session)

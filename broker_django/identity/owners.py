@@ -10,9 +10,9 @@ from inspect import getattr_static
 from typing import Any
 from uuid import UUID
 
-from broker_django.context import KEY_LENGTH, class_path, user_key
 from broker_django.identity import users
 from broker_django.identity.freezing import NotFrozenError, attributes_of, freeze
+from broker_django.identity.users import KEY_LENGTH, class_path, user_key
 
 logger = logging.getLogger("broker_django.identity.owners")
 

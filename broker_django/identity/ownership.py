@@ -23,8 +23,9 @@ from broker_core.redaction import redacted
 from broker_django.annotations import drf
 from broker_django.conf import conf
 from broker_django.identity import credentials, users
+from broker_django.identity.logged_in import session_of
 from broker_django.identity.owners import is_untold, owner_of
-from broker_django.identity.sessions import changes_with_each_save, session_of
+from broker_django.identity.sessions import changes_with_each_save
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

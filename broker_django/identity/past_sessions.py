@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from asgiref.sync import sync_to_async
 
 from broker_django.identity import freezing
-from broker_django.identity.sessions import LOGGED_IN, session_of
+from broker_django.identity.logged_in import LOGGED_IN, session_of
 
 if TYPE_CHECKING:
     from django.http import HttpRequest

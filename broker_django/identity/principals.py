@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from django.db.models import Model
 
 from broker_core.errors import UserInactiveError
-from broker_django.context import user_key
 from broker_django.identity import freezing, past_sessions, users
 from broker_django.identity.owners import is_untold, owner_of
+from broker_django.identity.users import user_key
 
 if TYPE_CHECKING:
     from django.http import HttpRequest

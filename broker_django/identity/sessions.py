@@ -14,20 +14,12 @@ from django.conf import settings
 from django.http import HttpResponse
 from django.utils.module_loading import import_string
 
+from broker_django.identity.logged_in import session_of
 from broker_django.identity.merged_sessions import Cookies, Merging, again, merged
 
 if TYPE_CHECKING:
     from django.http import HttpRequest
     from django.http.response import HttpResponseBase
-
-LOGGED_IN = "_auth_user_id"
-"""The key of the session's user, as django.contrib.auth has it."""
-
-
-def session_of(request: HttpRequest) -> Any:
-    """The session of Django's middleware; None for what a project may have put in its place."""
-    session = getattr(request, "session", None)
-    return session if hasattr(session, "session_key") else None
 
 
 def changes_with_each_save(session: Any) -> bool:

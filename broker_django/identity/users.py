@@ -13,6 +13,9 @@ from django.utils.module_loading import import_string
 from broker_core.errors import UserInactiveError
 from broker_django.identity import freezing
 
+KEY_LENGTH = 255
+"""Characters that the ledger has for the key of a user."""
+
 DIGEST = "#"
 """What stands between the class and the digest in the name of an owner without a key."""
 
@@ -95,3 +98,23 @@ def active_user(key: str) -> Any:
     if user is None or not is_active(user):
         raise UserInactiveError("the user who made this request is gone or no longer active")
     return user
+
+
+def user_key(user: Any) -> str | None:
+    """The primary key as text; with the name of its class, if the user is none of the project's user model.
+
+    None if there is no user, an anonymous one, or one that has no key.
+    """
+    try:
+        key = getattr(user, "pk", None) if getattr(user, "is_authenticated", False) else None
+    except NotImplementedError:  # the user of a token may say so
+        key = None
+    if key is None:
+        return None
+    model = user_model()
+    return str(key) if model is None or issubclass(user.__class__, model) else f"{class_path(user)}:{key}"
+
+
+def class_path(value: Any) -> str:
+    kind = value.__class__
+    return f"{kind.__module__}.{kind.__qualname__}"

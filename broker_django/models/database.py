@@ -46,6 +46,12 @@ def alias_of(model: type[Model]) -> str:
     return alias() if model._meta.app_label == OURS else router.db_for_write(model)
 
 
+def in_transaction() -> bool:
+    """Whether this thread may have written a dispatch that no other connection sees yet."""
+    connection = connections[alias()]
+    return bool(connection.connection) and (connection.in_atomic_block or not connection.autocommit)
+
+
 def let_writers_be() -> None:
     """Have this thread's reads lock no table of a database in memory, as those of tests are.
 

@@ -18,12 +18,14 @@ from django.utils.module_loading import import_string
 from broker_core.errors import LoopDetectedError
 from broker_core.routing import Action, Router, verdicts
 from broker_django.admission.arrival import usual_host
+from broker_django.annotations.decorated import annotation_of
 from broker_django.annotations.view_names import view_name
-from broker_django.classification import settled, values
+from broker_django.classification import settled
 from broker_django.conf import conf
 from broker_django.context import RequestContext
-from broker_django.decorators import annotation_of
+from broker_django.dispatcher import dispatcher, route_of
 from broker_django.identity import users
+from broker_django.request_values import values
 from broker_django.routing import choice
 from broker_django.routing.table import tables
 
@@ -95,20 +97,20 @@ def explain(
     annotation = annotation_of(found.func, request.method or "")
     if annotation is not None:
         told.decorator = f"{annotation.mode} {annotation.queue or ''}".strip()
-    elif choice.route(request) is None:
+    elif route_of(request) is None:
         _rules(request, told)
-    decided = conf.dispatcher.classify(request, found.func)
+    decided = dispatcher().classify(request, found.func)
     told.decision = settled(request, decided)
     if told.decision is None and decided is not None:
         told.outcome = f"The view runs now: there is no queue {decided.queue!r}."
     else:
-        told.outcome = _outcome(told.decision) + _one_of(choice.route(request))
+        told.outcome = _outcome(told.decision) + _one_of(route_of(request))
     return told
 
 
 def _routed(request: HttpRequest, *, names_destinations: bool) -> str:
     """What the router answers that takes the request; empty where its view is asked."""
-    route = choice.route(request)
+    route = route_of(request)
     if route is None or route.router.action is Action.QUEUE:
         return ""
     code = route.router.code

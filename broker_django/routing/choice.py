@@ -17,15 +17,17 @@ from django.utils.translation import get_language
 from broker_core.errors import LoopDetectedError
 from broker_core.redaction import printable
 from broker_core.routing import Action, Match, Route, Router, StickyBy, first, same_url
-from broker_django.classification import values
 from broker_django.conf import conf
-from broker_django.context import RequestContext, user_key
 from broker_django.http import redirect_to
+from broker_django.identity.users import user_key
+from broker_django.request_values import values
 from broker_django.routing.table import NONE, tables
 
 if TYPE_CHECKING:
     from django.http import HttpRequest, HttpResponse
     from django.http.response import HttpResponseBase
+
+    from broker_django.context import RequestContext
 
 logger = logging.getLogger("broker_django.routing.choice")
 
@@ -44,18 +46,6 @@ PROXIED_KEY = "request_broker.proxied"
 """The key in `request.META` under which a proxied request has the codes of its routers: no header field can set it."""
 
 
-def route(request: HttpRequest) -> Route | None:
-    """Where a router sends this request; None where its own view is asked. Costs no query unless a condition reads
-    the user.
-    """
-    context: RequestContext = request.broker  # type: ignore[attr-defined]
-    if context.routed or context.replayed:
-        return context.route
-    context.routed = True
-    context.route = conf.dispatcher.route(request)
-    return context.route
-
-
 def find(request: HttpRequest) -> Route | None:
     """Where the routers' rows send this request."""
     match = _match(request)
@@ -63,7 +53,7 @@ def find(request: HttpRequest) -> Route | None:
 
 
 def may_block(request: HttpRequest) -> bool:
-    """Whether `route` could ask the database."""
+    """Whether `find` could ask the database."""
     if not tables.at_hand:
         return True
     table = tables.current()

@@ -23,7 +23,7 @@ from broker_core.holding import Server
 from broker_django import ledger
 from broker_django.conf import conf
 from broker_django.http import caching, codings
-from broker_django.identity import held_sessions, ownership, sessions, users
+from broker_django.identity import held_sessions, logged_in, ownership, users
 from broker_django.identity.owners import owner_of
 from broker_django.ledger import tokens
 from broker_django.models import database
@@ -68,9 +68,9 @@ def _owned(request: HttpRequest, token: str) -> DispatchRecord:
 
 def _not_found(request: HttpRequest) -> DispatchNotFoundError:
     """The same answer to all: whether its session and its user were looked at can be told by Vary and by cookies."""
-    session = sessions.session_of(request)
+    session = logged_in.session_of(request)
     if session is not None:
-        session.get(sessions.LOGGED_IN)
+        session.get(logged_in.LOGGED_IN)
     owner_of(getattr(request, "user", None))
     return DispatchNotFoundError("there is no such dispatch, or it is not yours")
 

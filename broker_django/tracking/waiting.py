@@ -39,7 +39,7 @@ def wait(dispatch_id: uuid.UUID, seconds: float, wanted: Wanted, *, ledger_only:
     With `ledger_only` the thread gives up no connection but that to the ledger.
     Raises UnwatchedError if the process has no file or no thread left to wait with.
     """
-    if _looks_here() or in_transaction():
+    if _looks_here() or database.in_transaction():
         return _look_here(dispatch_id, seconds, wanted)
     event = threading.Event()
     waiter = Waiter(dispatch_id, wanted, event.set)
@@ -54,7 +54,7 @@ async def async_wait(
     dispatch_id: uuid.UUID, seconds: float, wanted: Wanted, *, quick: float = 0.0
 ) -> DispatchRecord | None:
     """`wait` for coroutines. The request keeps its thread, with its connections, for `quick` seconds."""
-    if _looks_here() or (_has_thread() and await sync_to_async(in_transaction)()):
+    if _looks_here() or (_has_thread() and await sync_to_async(database.in_transaction)()):
         return await _async_look_here(dispatch_id, seconds, wanted)
     loop, event = asyncio.get_running_loop(), asyncio.Event()
 
@@ -83,12 +83,6 @@ async def _is_set(event: asyncio.Event, seconds: float) -> bool:
 def _looks_here() -> bool:
     """Whether another thread would see another database: tests have theirs in a transaction, or in memory."""
     return hasattr(test_utils._TestState, "saved_data") or bool(get_app().conf.task_always_eager)
-
-
-def in_transaction() -> bool:
-    """Whether this thread may have written the dispatch where no other connection sees it yet."""
-    connection = connections[database.alias()]
-    return bool(connection.connection) and (connection.in_atomic_block or not connection.autocommit)
 
 
 def _look_here(dispatch_id: uuid.UUID, seconds: float, wanted: Wanted) -> DispatchRecord | None:

@@ -20,7 +20,7 @@ from broker_django.urls import urlpatterns as own_patterns
 
 urlpatterns = [path("", include("broker_django.urls"))]
 
-FILE = Path(broker_django.__file__).with_name("openapi.json")
+FILE = Path(broker_django.__file__).parent / "tracking" / "openapi.json"
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from broker_core.conditions import VARIABLES
 from broker_core.preferences import Preferences
-from broker_django.classification import decide, preferences_of, reads_user, values
+from broker_django.classification import decide, preferences_of, reads_user
 from broker_django.decorators import queue, run_now
+from broker_django.request_values import values
 
 ALL = frozenset(f"{name}.{member}" for name, members in VARIABLES.items() for member in members) | {"now"}
 REQUEST_NAMES = frozenset(name for name in ALL if name.startswith("request."))

@@ -22,16 +22,10 @@ from rest_framework.views import APIView
 from rest_framework.viewsets import ViewSet
 
 from broker_core.policies import Annotation, Mode
+from broker_django.annotations.decorated import annotation_of, requires_idempotency_key
 from broker_django.annotations.drf import speaks_first
 from broker_django.annotations.view_names import view_name
-from broker_django.decorators import (
-    annotation_of,
-    priority,
-    queue,
-    require_idempotency_key,
-    requires_idempotency_key,
-    run_now,
-)
+from broker_django.decorators import priority, queue, require_idempotency_key, run_now
 
 BULK = Annotation("bulk", Mode.QUEUE)
 PAYMENT = Annotation("payment", Mode.PREFER)

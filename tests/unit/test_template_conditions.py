@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker_core.conditions import Condition, context
-from broker_django.classification import values
+from broker_django.request_values import values
 from broker_django.routing.django_route import UntranslatableError, to_cel
 
 OPERANDS = [

@@ -1,0 +1,113 @@
+"""What a form says of a row of a router or destination, with the message at the field."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Protocol
+
+from django.core.exceptions import ObjectDoesNotExist, ValidationError
+from django.http.request import validate_host
+from django.urls.converters import get_converters
+
+from broker_core.errors import ConfigurationError
+from broker_core.routing import Action, StickyBy, check_url, condition_of, methods_of
+from broker_core.sources import Source
+from broker_django.conf import conf
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class RouterRow(Protocol):
+    """The texts of a router."""
+
+    source: Any
+    condition: Any
+    methods: Any
+    sticky_by: Any
+    sticky_name: Any
+    queue: Any
+    action: Any
+
+
+class DestinationRow(Protocol):
+    """The texts of a destination, and of its router."""
+
+    url: Any
+    router: Any
+
+
+def check_router(row: RouterRow) -> None:
+    """Raises ValidationError."""
+    errors: dict[str, str] = {}
+    _note(errors, "source", lambda: source_of(row.source))
+    _note(errors, "condition", lambda: condition_of(row.condition))
+    _note(errors, "methods", lambda: methods_of(row.methods))
+    _note(errors, "sticky_name", lambda: sticky_by_of(row.sticky_by, row.sticky_name))
+    if row.queue and row.queue not in conf.queues:
+        errors["queue"] = _there_are(row.queue)
+    if row.action == Action.PROXY and not conf.ENABLE_PROXY_ROUTING:
+        errors["action"] = "Proxies are switched off: see ENABLE_PROXY_ROUTING."
+    if errors:
+        raise ValidationError(errors)
+
+
+def check_destination(row: DestinationRow) -> None:
+    """Raises ValidationError."""
+    try:
+        action = action_of(row.router.action)
+    except (ObjectDoesNotExist, ConfigurationError):
+        return  # the router's own field has the message
+    errors: dict[str, str] = {}
+    if action is Action.QUEUE and row.url not in conf.queues:
+        errors["url"] = _there_are(row.url)
+    else:
+        _note(errors, "url", lambda: check_url(row.url, action, conf.queues, host_is_allowed))
+    if errors:
+        raise ValidationError(errors)
+
+
+def _there_are(queue: str) -> str:
+    return f"There is no queue {queue!r}; there are {', '.join(conf.queues)}."
+
+
+def _note(errors: dict[str, str], field: str, check: Callable[[], Any]) -> None:
+    try:
+        check()
+    except ConfigurationError as error:
+        text = str(error)
+        errors[field] = f"{text[:1].upper()}{text[1:]}."
+
+
+def source_of(text: str) -> Source:
+    """The source, with the converters that the project registered. Raises ConfigurationError."""
+    return _source_of(text, tuple(get_converters()))
+
+
+@lru_cache(maxsize=20_000)
+def _source_of(text: str, _converters: tuple[str, ...]) -> Source:
+    return Source.parse(text, {name: converter.regex for name, converter in get_converters().items()})
+
+
+def action_of(action: str) -> Action:
+    """Raises ConfigurationError."""
+    try:
+        return Action(action)
+    except ValueError as error:
+        raise ConfigurationError(f"there is no action {action!r}") from error
+
+
+def sticky_by_of(sticky_by: str, sticky_name: str) -> StickyBy:
+    """Raises ConfigurationError."""
+    try:
+        found = StickyBy(sticky_by)
+    except ValueError as error:
+        raise ConfigurationError(f"nothing is sticky by {sticky_by!r}") from error
+    if found is StickyBy.HEADER and not sticky_name:
+        raise ConfigurationError("to be sticky by a header field needs its name")
+    return found
+
+
+def host_is_allowed(host: str) -> bool:
+    """Whether a redirect may leave the site for this host: those of `ALLOWED_REDIRECT_HOSTS`, as in ALLOWED_HOSTS."""
+    return validate_host(host, conf.ALLOWED_REDIRECT_HOSTS)
