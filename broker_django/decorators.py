@@ -48,19 +48,19 @@ def enable_routing(view: View) -> View:
     """Let routers redirect or proxy this view's requests, in a project that leaves the middleware out."""
     if isinstance(view, type):
         return cast("View", _routed_class(view))
-    from broker_django import middleware  # noqa: PLC0415 - which import the rules of decorators
-    from broker_django.routing import choice  # noqa: PLC0415 - which import the rules of decorators
+    from broker_django import pipeline  # noqa: PLC0415 - which needs the models, and a module of theirs may decorate
+    from broker_django.routing import choice  # noqa: PLC0415
 
     @wraps(view)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         request = _known(args)
-        response = middleware.routed(request) or view(*args, **kwargs)
+        response = pipeline.routed(request) or view(*args, **kwargs)
         return choice.remembered(request, response)
 
     @wraps(view)
     async def awrapped(*args: Any, **kwargs: Any) -> Any:
         request = _known(args)
-        response = await middleware.arouted(request) or await view(*args, **kwargs)
+        response = await pipeline.arouted(request) or await view(*args, **kwargs)
         return choice.remembered(request, response)
 
     return cast("View", awrapped if iscoroutinefunction(view) else wrapped)

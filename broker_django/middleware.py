@@ -1,4 +1,4 @@
-"""The way of a request through the broker."""
+"""The middleware: what of the pipeline happens before the view is resolved, at it, and after it."""
 
 from __future__ import annotations
 
@@ -6,25 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
 
-from broker_core.errors import BrokerError
-from broker_core.routing import Action
 from broker_django import classification
 from broker_django.admission import door
-from broker_django.admission.acceptance import Accepted, Repeated, View, accept, hand_over
-from broker_django.conf import conf
+from broker_django.admission.acceptance import Accepted, View
 from broker_django.context import replay_of
-from broker_django.dispatcher import decision_of, route_of
-from broker_django.http import caching, codings, is_stored, problem, put_back, settled
+from broker_django.http import is_stored, put_back, settled
 from broker_django.http.log_redaction import has_token
-from broker_django.identity import ownership, sessions
 from broker_django.messaging import tracing
+from broker_django.pipeline import answer, arouted, classify, routed, take
 from broker_django.routing import choice
-from broker_django.routing.proxies import aproxy, proxy
 from broker_django.tracking.answers import (
-    accepted_response,
     await_until_done,
-    in_time,
-    repeated_response,
     wait_until_done,
 )
 from broker_django.tracking.endpoints import coroutine_of
@@ -36,9 +28,6 @@ if TYPE_CHECKING:
 
     from django.http import HttpRequest
     from django.http.response import HttpResponseBase
-
-    from broker_core.policies import Decision
-    from broker_django.models import DispatchRecord
 
 
 class RequestBrokerMiddleware:
@@ -176,87 +165,4 @@ def leave(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
     if is_stored(response):
         request.broker.stored = True  # type: ignore[attr-defined]
         getattr(request, KEPT, []).append(response)
-    return response
-
-
-def routed(request: HttpRequest) -> HttpResponseBase | None:
-    """The response that a router makes; None where the view is asked."""
-    try:
-        route = route_of(request)
-        if route is None or route.router.action is Action.QUEUE:
-            return None
-        return proxy(request, route) if route.router.action is Action.PROXY else choice.redirect(request, route)
-    except BrokerError as error:
-        return problem(error)
-
-
-async def arouted(request: HttpRequest) -> HttpResponseBase | None:
-    """`routed` for coroutines."""
-    try:
-        find = sync_to_async(route_of) if choice.may_block(request) else None
-        route = await find(request) if find else route_of(request)
-        if route is None or route.router.action is Action.QUEUE:
-            return None
-        if route.router.action is Action.PROXY:
-            return await aproxy(request, route)
-        return await sync_to_async(choice.redirect)(request, route)
-    except BrokerError as error:
-        return problem(error)
-
-
-def classify(request: HttpRequest, function: Any) -> Decision | None:
-    """The decision for a request that is to be queued; None where the view runs now."""
-    match = request.resolver_match
-    if match is not None and choice.OWN_NAMESPACE in match.app_names:
-        return None
-    decision = decision_of(request, function)
-    return decision if decision is not None and decision.queued else None
-
-
-def take(request: HttpRequest, view: View, decision: Decision) -> Accepted | HttpResponseBase | None:
-    """Accept and publish, or the response that refuses, or None where the view has to run now."""
-    try:
-        accepted = accept(request, view, decision)
-    except BrokerError as error:
-        return problem(error)
-    if isinstance(accepted, Accepted):
-        hand_over(accepted)
-    return accepted
-
-
-def answer(request: HttpRequest, accepted: Accepted, record: DispatchRecord | None) -> HttpResponseBase:
-    """The view's own response where it came in time, else the 202. `record` is the dispatch after the wait, if any."""
-    caching.not_by_django(request)
-    if isinstance(accepted, Repeated):
-        return answer_again(request, accepted, record)
-    response = in_time(record, accepted.replayed)
-    if response is None:
-        sessions.detach(request)
-        response = accepted_response(request, accepted)
-        ownership.give_claim(request, response, accepted.record, accepted.here)
-        sessions.guard(request, response)
-        return response
-    sessions.adopt(request, response)
-    return _with_cookies(accepted, response)
-
-
-def answer_again(request: HttpRequest, repeated: Repeated, record: DispatchRecord | None) -> HttpResponseBase:
-    """What a repetition gets. The session of a response that was stored long ago is not taken up."""
-    repeated.record = record or repeated.record
-    sessions.detach(request)
-    response = repeated_response(request, repeated)
-    if not ownership.may_have_cookies(request, repeated.record):
-        ownership.without_cookies(response)
-    try:
-        codings.fit(request, response, conf.MAX_RESPONSE_SIZE)
-    except BrokerError as error:
-        response = problem(error)
-    response = _with_cookies(repeated, response)
-    sessions.guard(request, response)
-    return response
-
-
-def _with_cookies(accepted: Accepted, response: HttpResponseBase) -> HttpResponseBase:
-    for name, morsel in accepted.carrier.cookies.items():
-        response.cookies[name] = morsel
     return response

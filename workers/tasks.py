@@ -26,10 +26,10 @@ from broker_core.errors import (
 )
 from broker_core.message import RequestMessage
 from broker_core.redaction import printable, redacted
-from broker_django import ledger, results
+from broker_django import ledger
 from broker_django.conf import conf
 from broker_django.context import Replay
-from broker_django.ledger import Outcome, bodies
+from broker_django.ledger import Outcome, bodies, responses
 from broker_django.messaging import tracing
 from broker_django.messaging.celery_app import TASK, queue_of_delivery
 from broker_django.messaging.notifications import announce
@@ -291,7 +291,7 @@ def _recorded(request: Any, attempt: Attempt, answer: Answer, sealed: str) -> bo
     """Record the outcome with its response; without it, if the result store refuses what this response is."""
     number, policy, outcome = attempt.number, attempt.policy, answer.outcome
     try:
-        return results.conclude(attempt.dispatch_id, number, policy, outcome, sealed, request)
+        return responses.conclude(attempt.dispatch_id, number, policy, outcome, sealed, request)
     except NEVER_PASSES as error:
         text, told = "The response of dispatch %s cannot be stored: %s", error_reports.log_extra(attempt.dispatch_id)
         logger.error(text, attempt.dispatch_id, redacted(error), extra=told)

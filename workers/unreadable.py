@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from broker_core.dispatches import State
 from broker_core.errors import EnvelopeError, MessageError, StoredRequestError, UnknownKeyError
-from broker_django import ledger, results
+from broker_django import ledger
+from broker_django.ledger import responses
 from broker_django.messaging.notifications import announce
 from broker_django.messaging.publishing import check_sealed, is_known, seal_response
 from workers import error_reports
@@ -64,7 +65,7 @@ def _fail(record: DispatchRecord, policy: QueuePolicy, reason: str, now: datetim
         return
     answer = unanswered(StoredRequestError(reason), unknown_here=False)
     sealed = seal_response(answer.response, str(record.pk), attempt)
-    if results.conclude(record.pk, attempt, policy, answer.outcome, sealed, None):
+    if responses.conclude(record.pk, attempt, policy, answer.outcome, sealed, None):
         logger.error("Dispatch %s fails: %s", record.pk, reason, extra=error_reports.log_extra(record.pk))
         announce(record.pk)
         error_reports.report_failure_of(record.pk)

@@ -13,9 +13,9 @@ from django.utils import timezone
 from broker_core.dispatches import State
 from broker_core.policies import RETENTION
 from broker_core.redaction import redacted
-from broker_django import ledger, results
+from broker_django import ledger
 from broker_django.conf import conf
-from broker_django.ledger import bodies
+from broker_django.ledger import bodies, responses
 from broker_django.models import ActionRecord, AttemptRecord, DispatchRecord, database
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _hand_over(state: State, now: datetime) -> Iterator[int]:
     kept = _due(state, now).filter(kept_response__isnull=False)
     for pk in list(kept.values_list("pk", flat=True)[:CHUNK]):
         record = ledger.rows().defer("sealed").filter(pk=pk, kept_response__isnull=False).first()
-        if record is not None and not results.hand_over(record, now):
+        if record is not None and not responses.hand_over(record, now):
             kept.filter(pk=pk, due_at=record.due_at).update(due_at=now + REFUSED_FOR)  # others have their turn
             return
         yield 0
@@ -83,7 +83,7 @@ def _drop_responses(state: State, now: datetime) -> int:
     dropped = list(_due(state, now).filter(kept_response=None).values_list("pk", flat=True)[:CHUNK])
     if not dropped:
         return 0
-    results.forget(dropped)
+    responses.forget(dropped)
     ledger.rows().filter(pk__in=dropped, state=state).update(due_at=None)
     return len(dropped)
 
@@ -120,7 +120,7 @@ def _delete_chunk(old: QuerySet[DispatchRecord]) -> dict[uuid.UUID, str]:
                 rows.delete()
             else:
                 rows._raw_delete(alias)
-    results.forget(list(files))
+    responses.forget(list(files))
     return files
 
 

@@ -13,12 +13,12 @@ from django.http import HttpResponse, JsonResponse
 from django.utils import timezone
 
 from broker_core.errors import BrokerError, ResponseGoneError
-from broker_django import ledger, results
+from broker_django import ledger
 from broker_django.classification import preferences_of
 from broker_django.conf import conf
 from broker_django.http import problem, refill, to_response
 from broker_django.http.caching import never_kept
-from broker_django.ledger import ELSEWHERE, NOT_REACHED, tokens
+from broker_django.ledger import ELSEWHERE, NOT_REACHED, responses, tokens
 from broker_django.models.moments import as_text
 from broker_django.tracking import holding, waiting
 from broker_django.tracking.watcher import UnwatchedError
@@ -116,7 +116,7 @@ def stored_response(record: DispatchRecord, original: HttpResponseBase | None = 
     """
     if record.response_status is None:
         raise ResponseGoneError(f"the dispatch was {record.state} before it was answered")
-    message = None if _dropped(record) else results.fetch(record)
+    message = None if _dropped(record) else responses.fetch(record)
     if message is None:
         raise ResponseGoneError("the response is not kept any more")
     return to_response(message) if original is None else refill(original, message)

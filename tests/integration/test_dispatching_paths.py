@@ -23,7 +23,7 @@ from django.utils.functional import SimpleLazyObject, lazystr
 import broker_django
 from broker_core.errors import BodyTooLargeError, MessageError
 from broker_core.message import RequestMessage
-from broker_django import results
+from broker_django.ledger import responses
 from broker_django.models import DispatchRecord
 from tests.site import views
 
@@ -52,7 +52,7 @@ def run(django_capture_on_commit_callbacks: DjangoCaptureOnCommitCallbacks) -> R
             record = broker_django.dispatch(request, queue="bulk", **parts)
         record.refresh_from_db()
         assert record.state == "succeeded", record.error
-        response = results.fetch(record)
+        response = responses.fetch(record)
         assert response is not None
         return response
 

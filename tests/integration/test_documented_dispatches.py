@@ -17,7 +17,7 @@ from django.http import HttpRequest, JsonResponse
 from django.shortcuts import redirect
 from django.urls import include, path
 
-from broker_django import results
+from broker_django.ledger import responses
 from broker_django.models import DispatchRecord
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def answers() -> list[dict[str, Any]]:
     found = []
     for record in DispatchRecord.objects.order_by("accepted_at"):
         assert (record.state, record.response_status) == ("succeeded", 200), (record.response_status, record.error)
-        response = results.fetch(record)
+        response = responses.fetch(record)
         assert response is not None
         found.append(json.loads(response.body))
     return found

@@ -18,8 +18,8 @@ from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.vary import vary_on_cookie
 
 import broker_django
-from broker_django import results
 from broker_django.decorators import queue
+from broker_django.ledger import responses
 from broker_django.models import DispatchRecord
 from tests.integration.test_users import before_replay  # noqa: F401 - a fixture
 
@@ -115,7 +115,7 @@ def around(settings: Any) -> Callable[[str], None]:
 def answered(record: DispatchRecord) -> Any:
     record.refresh_from_db()
     assert record.state == "succeeded", record.error
-    return results.fetch(record)
+    return responses.fetch(record)
 
 
 def logged_in(client: Any, user: User) -> Any:

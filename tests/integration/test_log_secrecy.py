@@ -12,7 +12,7 @@ from django.db import OperationalError
 from django.test import Client, override_settings
 
 from broker_core.policies import QueuePolicy
-from broker_django import ledger, results
+from broker_django import ledger
 from broker_django.admission import acceptance
 from broker_django.messaging import publishing
 from broker_django.messaging.celery_app import get_app
@@ -95,7 +95,7 @@ def test_a_result_store_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_outcome_that_cannot_be_stored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(results, "conclude", away)
+    monkeypatch.setattr(responses, "conclude", away)
     send()
 
 

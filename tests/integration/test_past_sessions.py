@@ -23,8 +23,8 @@ from django.views.decorators.csrf import csrf_exempt
 from rest_framework.authtoken.models import Token
 
 import broker_django
-from broker_django import results
 from broker_django.decorators import queue
+from broker_django.ledger import responses
 from broker_django.models import DispatchRecord
 from tests.integration.test_users import before_replay  # noqa: F401 - a fixture
 
@@ -150,14 +150,14 @@ def test_no_cookie_of_it_is_handed_out(before_replay: Any, settings: Any, ada: U
     response = send("/held/" if act == "held" else f"/view/{act}/")
     assert response.status_code == (200 if act == "held" else 202)
     assert "sessionid" not in response.cookies
-    assert not results.fetch(DispatchRecord.objects.get()).cookies
+    assert not responses.fetch(DispatchRecord.objects.get()).cookies
 
 
 def test_a_view_may_log_in_another(before_replay: Any, ada: User) -> None:  # noqa: F811
     client = logged_in(Client(), ada)
     before_replay(flush(client))
     client.post("/view/log in/")
-    assert "sessionid" in str(results.fetch(DispatchRecord.objects.get()).cookies)
+    assert "sessionid" in str(responses.fetch(DispatchRecord.objects.get()).cookies)
     assert [session.get_decoded().get("factor", "none") for session in Session.objects.all()] == ["none"]
     assert DispatchRecord.objects.get().state == "succeeded"
 
@@ -173,7 +173,7 @@ def test_of_a_request_that_code_dispatched(
     with django_capture_on_commit_callbacks(execute=True):
         said = client.post("/later/").json()
     record = DispatchRecord.objects.get(pk=said["id"])
-    assert results.fetch(record).body == b'{"factor": "key", "name": "ada"}'
+    assert responses.fetch(record).body == b'{"factor": "key", "name": "ada"}'
 
 
 def test_one_that_goes_on_is_written_as_ever(ada: User) -> None:
@@ -302,7 +302,7 @@ def test_own_middleware_that_sets_somebody_finds_the_user_who_was_accepted(
     before_replay(token.delete if revoked else list)
     response = client.post("/view/look/")
     record = DispatchRecord.objects.get(pk=response.json()["id"])
-    assert results.fetch(record).body == b'{"factor": "None", "name": "ada"}'
+    assert responses.fetch(record).body == b'{"factor": "None", "name": "ada"}'
 
 
 @pytest.mark.parametrize("ended", [True, False])
@@ -311,7 +311,7 @@ def test_a_view_logs_its_user_out(before_replay: Any, settings: Any, ada: User, 
     before_replay(flush(client) if ended else list)
     response = client.post("/view/log out/")
     record = DispatchRecord.objects.get(pk=response.json()["id"])
-    assert json.loads(results.fetch(record).body) == {"name": ""}
+    assert json.loads(responses.fetch(record).body) == {"name": ""}
     assert not Session.objects.exists()
 
 
@@ -353,7 +353,7 @@ def test_a_session_that_another_request_has_changed_goes_on(
     response = client.post("/view/write/")
     record = DispatchRecord.objects.get(pk=response.json()["id"])
     read = {"factor": "later" if change == "changed" else "key", "name": "bob" if acting else "ada"}
-    assert json.loads(results.fetch(record).body) == read
+    assert json.loads(responses.fetch(record).body) == read
     assert client.session["cart"] == [1]
 
 
@@ -376,5 +376,5 @@ def test_a_session_in_which_nobody_acts_any_more_has_ended(
     before_replay(stop)
     response = client.post("/view/write/")
     record = DispatchRecord.objects.get(pk=response.json()["id"])
-    assert json.loads(results.fetch(record).body) == {"factor": "key", "name": "bob"}
+    assert json.loads(responses.fetch(record).body) == {"factor": "key", "name": "bob"}
     assert "cart" not in client.session

@@ -12,7 +12,7 @@ from django.test import Client, override_settings
 from django.urls import include, path
 
 import broker_django
-from broker_django import results
+from broker_django.ledger import responses
 from broker_django.models import DispatchRecord
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def cached(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def body(dispatch: Any) -> str:
-    message = results.fetch(DispatchRecord.objects.get(pk=dispatch.pk))
+    message = responses.fetch(DispatchRecord.objects.get(pk=dispatch.pk))
     assert message is not None
     return message.body.decode()
 

@@ -14,7 +14,7 @@ from tests.neighbours import needs
 
 needs("django_hosts")
 
-from broker_django import results  # noqa: E402
+from broker_django.ledger import responses  # noqa: E402
 from broker_django.models import DispatchRecord  # noqa: E402
 from tests.neighbours.conftest import QUEUED, accepted, direct, queued  # noqa: E402
 from tests.neighbours.projects.hosts_settings import SETTINGS  # noqa: E402
@@ -69,7 +69,7 @@ def test_code_dispatches_to_a_host(ada: User, django_capture_on_commit_callbacks
     for record, said in ((told, b'"api"'), (mine, b'"user":"ada"'), (usual, b'"www"')):
         record.refresh_from_db()
         assert record.state == "succeeded", record.error
-        assert said in results.fetch(record).body
+        assert said in responses.fetch(record).body
     assert told.route == "/v1/told/"
     assert told.host == API, "the users of another host have no part in it"
     with pytest.raises(MessageError, match="no view"):

@@ -13,8 +13,7 @@ from django.test.utils import CaptureQueriesContext
 from django_celery_results.models import TaskResult
 
 from broker_core.dispatches import State
-from broker_django import results
-from broker_django.ledger import dead_letters, retention
+from broker_django.ledger import dead_letters, responses, retention
 from broker_django.messaging.celery_app import get_app
 from broker_django.models import ActionRecord, AttemptRecord, DispatchRecord
 
@@ -154,7 +153,7 @@ def test_a_kept_response_is_handed_over(now: datetime) -> None:
 def test_a_kept_response_stays_while_the_result_store_does_not_take_it(
     now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(results, "_store", lambda *_: False)
+    monkeypatch.setattr(responses, "_store", lambda *_: False)
     record = finished(now, due_at=now, kept_response=b"sealed", response_status=200)
     assert sum(retention.keep_house(now)) == 0
     record.refresh_from_db()
@@ -166,9 +165,9 @@ def test_a_response_that_the_result_store_never_takes_holds_up_no_other(
 ) -> None:
     kept = {"due_at": now, "kept_response": b"sealed", "response_status": 200}
     large, small = finished(now, **kept, response_size=10**9), finished(now, **{**kept, "due_at": now + DAY / 1000})
-    store = results._store
+    store = responses._store
     monkeypatch.setattr(
-        results, "_store", lambda backend, pk, result: result["size"] < 10**9 and store(backend, pk, result)
+        responses, "_store", lambda backend, pk, result: result["size"] < 10**9 and store(backend, pk, result)
     )
     for minutes in (0, 2, 2.5):
         list(retention.keep_house(now + timedelta(minutes=minutes)))

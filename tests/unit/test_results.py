@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from broker_core.message import ResponseMessage
 from broker_core.policies import QueuePolicy
-from broker_django import results
-from broker_django.ledger import Outcome
+from broker_django.ledger import Outcome, responses
 from broker_django.messaging import celery_app
 from broker_django.messaging.celery_app import get_app
 from broker_django.messaging.publishing import seal_response
@@ -65,7 +64,7 @@ def test_what_was_revoked_may_have_run_nevertheless(backend, late):
     """Whichever worker hears of it notes it as revoked, also while another one runs it."""
     store(backend, "a", states.REVOKED, "revoked")
     store(backend, "a", late, "late")
-    assert backend.get_task_meta("a")["status"] == (late if late in results.ENDED else states.REVOKED)
+    assert backend.get_task_meta("a")["status"] == (late if late in responses.ENDED else states.REVOKED)
 
 
 @settings(max_examples=30)
@@ -74,7 +73,7 @@ def test_whatever_the_order_the_first_terminal_state_stays_else_the_last(reporte
     backend, task_id = DatabaseBackend(app=get_app()), str(uuid.uuid4())
     for number, status in enumerate(reported):
         store(backend, task_id, status, number)
-    ended = [status for status in reported if status in results.ENDED]
+    ended = [status for status in reported if status in responses.ENDED]
     revoked = [status for status in reported if status == states.REVOKED]
     assert TaskResult.objects.get(task_id=task_id).status == [*ended, *revoked, reported[-1]][0]
 
@@ -87,7 +86,7 @@ def test_a_store_is_one_statement_or_two(backend, django_assert_num_queries):
 
 
 def test_what_expired_is_deleted_in_chunks_and_the_rest_is_kept(backend, monkeypatch, django_assert_max_num_queries):
-    monkeypatch.setattr(results, "CHUNK", 4)
+    monkeypatch.setattr(responses, "CHUNK", 4)
     backend.expires = timedelta(days=1)
     for number in range(13):
         TaskResult.objects.create(task_id=str(number))
@@ -133,9 +132,9 @@ def test_outcome_and_response_are_recorded_together(configured, django_assert_ma
     record = running(timezone.now())
     sealed = seal_response(RESPONSE, str(record.pk), 1)
     with django_assert_max_num_queries(4):  # a savepoint, an UPDATE and an INSERT
-        assert results.conclude(record.pk, 1, POLICY, OUTCOME, sealed, None)
+        assert responses.conclude(record.pk, 1, POLICY, OUTCOME, sealed, None)
     record.refresh_from_db()
-    assert (record.state, results.fetch(record)) == ("succeeded", RESPONSE)
+    assert (record.state, responses.fetch(record)) == ("succeeded", RESPONSE)
     assert configured.AsyncResult(str(record.pk)).get(timeout=1)["status"] == 201
 
 
@@ -148,22 +147,22 @@ def test_where_the_response_cannot_be_stored_no_outcome_is_recorded(configured, 
         return execute(sql, *args)
 
     with connection.execute_wrapper(refuse), pytest.raises(InternalError):
-        results.conclude(record.pk, 1, POLICY, OUTCOME, seal_response(RESPONSE, str(record.pk), 1), None)
+        responses.conclude(record.pk, 1, POLICY, OUTCOME, seal_response(RESPONSE, str(record.pk), 1), None)
     record.refresh_from_db()
     assert (record.state, TaskResult.objects.count()) == ("running", 0)
 
 
 def test_a_stored_response_is_fetched():
     dispatch_id = uuid.uuid4()
-    assert results.fetch(DispatchRecord(pk=dispatch_id)) is None
+    assert responses.fetch(DispatchRecord(pk=dispatch_id)) is None
     kept(dispatch_id, sealed=seal_response(RESPONSE, str(dispatch_id), 0))
-    assert results.fetch(DispatchRecord(pk=dispatch_id)) == RESPONSE
+    assert responses.fetch(DispatchRecord(pk=dispatch_id)) == RESPONSE
 
 
 def test_the_response_of_another_dispatch_is_refused(caplog):
     one, other = uuid.uuid4(), uuid.uuid4()
     kept(one, sealed=seal_response(RESPONSE, str(other), 0))
-    assert results.fetch(DispatchRecord(pk=one)) is None
+    assert responses.fetch(DispatchRecord(pk=one)) is None
     assert str(one) in caplog.text
 
 
@@ -183,7 +182,7 @@ def test_a_stored_response_that_was_tampered_with_is_refused(text):
     dispatch_id = uuid.uuid4()
     kept(dispatch_id, sealed=seal_response(RESPONSE, str(dispatch_id), 0))
     TaskResult.objects.update(result=text)
-    assert results.fetch(DispatchRecord(pk=dispatch_id)) is None
+    assert responses.fetch(DispatchRecord(pk=dispatch_id)) is None
 
 
 @pytest.mark.parametrize(
@@ -194,4 +193,4 @@ def test_a_stored_response_of_another_type_is_refused(content_type, text):
     dispatch_id = uuid.uuid4()
     kept(dispatch_id, sealed=seal_response(RESPONSE, str(dispatch_id), 0))
     TaskResult.objects.update(content_type=content_type, result=text)
-    assert results.fetch(DispatchRecord(pk=dispatch_id)) is None
+    assert responses.fetch(DispatchRecord(pk=dispatch_id)) is None
