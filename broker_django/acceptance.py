@@ -40,7 +40,7 @@ from broker_django.delivery import breaker, publish, run_eagerly, seal_request, 
 from broker_django.freezing import evaluated
 from broker_django.http import raw_body, to_message
 from broker_django.models import DispatchRecord
-from broker_django.owners import UNTOLD, owner_of
+from broker_django.owners import owner_of, untold
 from broker_django.room import rooms
 from broker_django.view_names import view_name
 
@@ -265,12 +265,18 @@ def _has_no_room(record: DispatchRecord) -> bool:
 def _is_found_by_fields(request: HttpRequest, view: View, found: Found | None) -> bool:
     """Whether the view finds this user, a row of the project's, by nothing but what CREDENTIALS names.
 
-    A proxy or a partner may send the same field for everybody, beside the one that says who the user is.
+    A proxy or a partner may send the same field for everybody, beside the one that says who the user is. The view is
+    asked again only if there is anything else that may say it; without the credentials first, which mostly costs
+    nothing.
     """
     if found is None or not users.is_row(found.user):
         return False
-    again = rest.found(credentials.with_these_alone(request), view.function, view.args, view.kwargs)
-    return user_key(again.user) == user_key(found.user)
+    if not credentials.shows_more_than_named(request):
+        return True
+    asked = (view.function, view.args, view.kwargs)
+    if user_key(rest.found(credentials.without_named(request), *asked).user) == user_key(found.user):
+        return False
+    return user_key(rest.found(credentials.with_named_alone(request), *asked).user) == user_key(found.user)
 
 
 def _record(request: HttpRequest, decision: Decision, owner: str | None, now: datetime, here: str) -> DispatchRecord:
@@ -296,7 +302,7 @@ def _owner(request: HttpRequest, user: Any, found: Found | None) -> str | None:
     owner = owner_of(found.user, found.auth) or asks
     if found.again or (owner is not None and owner == asks) or not credentials.shows_anything(request):
         return owner
-    return f"{UNTOLD}{user_key(found.user) or ''}"
+    return untold(user_key(found.user))
 
 
 def moments(policy: QueuePolicy, now: datetime) -> dict[str, datetime | None]:

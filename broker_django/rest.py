@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.apps import apps
 from django.core.exceptions import PermissionDenied
+from django.db import Error as DatabaseFailure
 from django.http import Http404
 from django.urls import resolve
 from django.utils import translation
@@ -19,6 +20,7 @@ from django.views.generic.base import View
 from broker_core.errors import UnavailableError
 from broker_django.context import replay_of
 from broker_django.notes import closure_of, module_of
+from broker_django.owners import owner_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -91,12 +93,13 @@ def admit(
     """
     if speaks_first(view) and not _begins_on_its_own(view_class(view)):
         with contextlib.suppress(CannotAskError), _user_kept(request):
-            unprepared = copy.copy(request)
-            asked, refusal = _ask(request, view, args, kwargs)
+            unprepared = _copied(request)
+            asked, refusal = _ask(_copied(request), view, args, kwargs)
             if asked is not None and _sets_up(view_class(view)):
                 asked = replace(asked, again=_finds(asked, found(unprepared, view, args, kwargs)))
             return asked, refusal
-    return found(request, view, args, kwargs), None
+    known = found(request, view, args, kwargs)
+    return (known if owner_of(known.user, known.auth) else replace(known, again=False)), None
 
 
 def _begins_on_its_own(cls: Any) -> bool:
@@ -113,7 +116,15 @@ def _sets_up(cls: Any) -> bool:
 
 
 def _finds(asked: Found, unprepared: Found) -> bool:
-    return unprepared.again and (unprepared.user, unprepared.auth) == (asked.user, asked.auth)
+    return unprepared.again and owner_of(unprepared.user, unprepared.auth) == owner_of(asked.user, asked.auth)
+
+
+def _copied(request: HttpRequest) -> HttpRequest:
+    """With what a view may write into it."""
+    copied = copy.copy(request)
+    copied.META, copied.COOKIES = dict(request.META), dict(request.COOKIES)
+    copied.__dict__.pop("headers", None)
+    return copied
 
 
 def _ask(
@@ -211,29 +222,38 @@ def authenticated(request: HttpRequest, record: DispatchRecord) -> Iterator[Foun
     if not apps.is_installed("rest_framework"):
         return
     default = import_string("rest_framework.views.APIView")()  # an optional dependency
-    yield from _by(default, request)
-    asked = copy.copy(request)
-    asked.method = record.method  # which authenticators may be chosen by
-    asked._dont_enforce_csrf_checks = True  # type: ignore[attr-defined] # nothing is done
-    yield from _by(_view_of(asked, record), asked)
+    with_method = copy.copy(request)
+    with_method.method = record.method  # which authenticators may be chosen by
+    with_method._dont_enforce_csrf_checks = True  # type: ignore[attr-defined] # nothing is done
+    outages: list[Exception] = []
+    yield from _by(default, request, outages)
+    for asked in (request, with_method):
+        yield from _by(_view_of(asked, record), asked, outages)
+    if outages:
+        raise UnavailableError("an authenticator of the project does not answer") from outages[0]
 
 
-def _by(view: Any, request: HttpRequest) -> Iterator[Found]:
+def _by(view: Any, request: HttpRequest, outages: list[Exception]) -> Iterator[Found]:
     if view is None:
         return
     with _user_kept(request):
         try:
             drf_request = view.initialize_request(request)
             found = Found(drf_request.user, drf_request.auth)
-        except Exception as error:
-            if _is_refusal(error) or any(isinstance(each, _OF_CODE) for each in (error, error.__context__)):
-                return  # REST framework makes an error of its own of an AttributeError
-            raise UnavailableError("an authenticator of the project does not answer") from error
+        except Exception as error:  # noqa: BLE001 - of the project's own code
+            if _is_outage(error):
+                outages.append(error)
+            return
     yield found
 
 
-_OF_CODE = (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, TypeError, ValueError)
-"""Errors of code that is not ready to be asked; any other says that a service or a database is out of reach."""
+def _is_outage(error: Exception) -> bool:
+    """Whether a database or another service is out of reach."""
+    return isinstance(error, (DatabaseFailure, OSError)) or type(error).__module__.partition(".")[0] in _CLIENTS
+
+
+_CLIENTS = frozenset({"aiohttp", "botocore", "grpc", "httpcore", "httpx", "ldap", "redis", "requests", "urllib3"})
+"""Packages whose exceptions say so."""
 
 
 def _view_of(request: HttpRequest, record: DispatchRecord) -> Any:
