@@ -20,13 +20,13 @@ from broker_core.idempotency import verdict
 from broker_core.redaction import printable, redacted
 from broker_django import ledger
 from broker_django.admission import capacity, idempotency
-from broker_django.annotations import drf
+from broker_django.annotations.drf import view_class
 from broker_django.annotations.view_names import view_name
 from broker_django.conf import conf
 from broker_django.http import raw_body, to_message
-from broker_django.identity import credentials, ownership, principals, sessions, users
+from broker_django.identity import credentials, drf, ownership, principals, sessions, users
 from broker_django.identity.freezing import evaluated
-from broker_django.identity.owners import UNTOLD, owner_of
+from broker_django.identity.owners import owner_of, untold
 from broker_django.identity.users import user_key
 from broker_django.ledger import bodies, tokens
 from broker_django.messaging import tracing
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
     from broker_core.errors import BrokerError
     from broker_core.policies import Decision, QueuePolicy
-    from broker_django.annotations.drf import Found
+    from broker_django.identity.drf import Found
 
 logger = logging.getLogger("broker_django.admission.acceptance")
 
@@ -119,7 +119,7 @@ def _patience(decision: Decision) -> float:
 
 def admit(request: HttpRequest, view: View) -> tuple[Found | None, HttpResponseBase | None]:
     """Whom the view itself authenticates, and its response where it refuses the request at the door."""
-    if drf.view_class(view.function) is None:
+    if view_class(view.function) is None:
         return None, None
     return drf.admit(request, view.function, view.args, view.kwargs)
 
@@ -263,12 +263,18 @@ def _has_no_room(record: DispatchRecord) -> bool:
 def _is_found_by_fields(request: HttpRequest, view: View, found: Found | None) -> bool:
     """Whether the view finds this user, a row of the project's, by nothing but what CREDENTIALS names.
 
-    A proxy or a partner may send the same field for everybody, beside the one that says who the user is.
+    A proxy or a partner may send the same field for everybody, beside the one that says who the user is. The view is
+    asked again only if there is anything else that may say it; without the credentials first, which mostly costs
+    nothing.
     """
     if found is None or not users.is_row(found.user):
         return False
-    again = drf.found(credentials.with_these_alone(request), view.function, view.args, view.kwargs)
-    return user_key(again.user) == user_key(found.user)
+    if not credentials.shows_more_than_named(request):
+        return True
+    asked = (view.function, view.args, view.kwargs)
+    if user_key(drf.found(credentials.without_named(request), *asked).user) == user_key(found.user):
+        return False
+    return user_key(drf.found(credentials.with_named_alone(request), *asked).user) == user_key(found.user)
 
 
 def _record(request: HttpRequest, decision: Decision, owner: str | None, now: datetime, here: str) -> DispatchRecord:
@@ -294,7 +300,7 @@ def _owner(request: HttpRequest, user: Any, found: Found | None) -> str | None:
     owner = owner_of(found.user, found.auth) or asks
     if found.again or (owner is not None and owner == asks) or not credentials.shows_anything(request):
         return owner
-    return f"{UNTOLD}{user_key(found.user) or ''}"
+    return untold(user_key(found.user))
 
 
 def moments(policy: QueuePolicy, now: datetime) -> dict[str, datetime | None]:

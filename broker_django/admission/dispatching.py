@@ -21,7 +21,7 @@ from broker_django.admission import capacity
 from broker_django.admission.acceptance import moments, publish_when_committed, route_of, write
 from broker_django.admission.arrival import arrived, asks_for_a_user
 from broker_django.admission.composing import Parts, compose
-from broker_django.annotations import drf
+from broker_django.annotations.drf import view_class
 from broker_django.annotations.view_names import view_name
 from broker_django.conf import conf
 from broker_django.context import replay_of
@@ -115,7 +115,7 @@ def _from_path(path: str, parts: Parts) -> Taken:
         raise MessageError(f"no view has the URL {message.environ['PATH_INFO']!r}")
     if OWN_NAMESPACE in match.app_names:
         raise MessageError("the broker's own URLs cannot be dispatched")
-    if drf.view_class(match.func) is not None:
+    if view_class(match.func) is not None:
         message = replace(message, view_user=message.user)
     _refuse_nobody(message, match)
     _refuse_without_tenant(message)

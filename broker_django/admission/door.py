@@ -15,13 +15,13 @@ from broker_core.errors import BodyTooLargeError, BrokerError, ViewExitedError, 
 from broker_django import ledger
 from broker_django.admission import idempotency
 from broker_django.admission.acceptance import route_of
-from broker_django.annotations import drf
+from broker_django.annotations.drf import speaks_first, view_class
 from broker_django.annotations.view_names import view_name
 from broker_django.conf import conf
 from broker_django.context import Replay, RequestContext, by, replay_of
 from broker_django.dispatcher import decision_of
 from broker_django.http import problem, raw_body
-from broker_django.identity import ownership, principals, users
+from broker_django.identity import drf, ownership, principals, users
 from broker_django.identity.expectation import accepted, had_a_user, require_actor
 from broker_django.identity.logged_in import LOGGED_IN, session_of
 from broker_django.identity.users import user_key
@@ -176,10 +176,10 @@ def pin_view(request: HttpRequest, view: View, replay: Replay) -> None:
 
     Raises UserInactiveError.
     """
-    if drf.view_class(view.function) is None:
+    if view_class(view.function) is None:
         return
     known = replay.known(principals.ADMITTED) is not None  # code that dispatches, and older messages, do not say
-    replay.admitted = bool(replay.known(principals.ADMITTED)) if known else drf.speaks_first(view.function)
+    replay.admitted = bool(replay.known(principals.ADMITTED)) if known else speaks_first(view.function)
     if replay.admitted:
         request._dont_enforce_csrf_checks = True  # type: ignore[attr-defined] # as its authenticators did at the door
     if replay.view_user is None and all(replay.known(who) is None for who in (principals.VIEW_USER, principals.GUEST)):

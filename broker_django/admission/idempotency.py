@@ -9,7 +9,7 @@ from broker_core.idempotency import SAFE_METHODS, fingerprint, parse_key, scope
 from broker_django.annotations.decorated import requires_idempotency_key
 from broker_django.conf import conf
 from broker_django.identity.credentials import client_of
-from broker_django.identity.owners import is_untold
+from broker_django.identity.owners import UNTOLD, is_untold
 
 if TYPE_CHECKING:
     from django.http import HttpRequest
@@ -44,9 +44,8 @@ def mark(record: DispatchRecord, request: HttpRequest, body: bytes, key: str) ->
 
     An anonymous client is known by what it sent: one that never got its first answer has no cookie of it.
     """
-    untold = is_untold(record.user)
-    client = client_of(request, everything=untold)
-    owner = "" if untold else record.user
+    client = client_of(request, everything=is_untold(record.user))
+    owner = "" if record.user == UNTOLD else record.user
     record.idempotency_key = scope((record.host, record.tenant), owner, client, record.route, key)
     record.fingerprint = fingerprint(
         key,

@@ -230,7 +230,7 @@ def _is_credential(name: object) -> bool:
     """A header field of that name would be taken for the session cookie."""
     if not isinstance(name, str) or name.lower() == credentials.SESSION:
         return False
-    return re.fullmatch(r"(cookie:|query:)?[A-Za-z0-9-]+|(cookie|query):[\w.-]+", name) is not None
+    return re.fullmatch(r"-?(cookie:|query:)?[A-Za-z0-9-]+|-?(cookie|query):[\w.-]+", name) is not None
 
 
 @register("request_broker")

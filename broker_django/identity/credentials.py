@@ -6,26 +6,26 @@ names. Header fields and parameters whose names look like those of credentials a
 
 from __future__ import annotations
 
+import copy
 import json
-import re
+import secrets
 from functools import lru_cache
 from hashlib import blake2b, sha256
-from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.core.exceptions import TooManyFieldsSent
-from django.core.handlers.wsgi import WSGIRequest
 from django.http.request import HttpHeaders
 from django.utils.crypto import constant_time_compare
-from django.utils.encoding import force_bytes
+from django.utils.encoding import force_bytes, force_str
 
+from broker_core.credential_names import is_minted, is_secret_parameter, looks_like_credential, may_say_who, says_who
 from broker_django.conf import conf
 from broker_django.identity.logged_in import LOGGED_IN, session_of
 from broker_django.identity.owners import is_untold
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from http.cookies import SimpleCookie
 
     from django.http import HttpRequest
@@ -36,28 +36,16 @@ SESSION = "session"
 """The session cookie, among the kinds of credentials; header fields are there by their names in lower case."""
 GUESSED = "?"
 """What begins the name of a credential that nobody has named: the claim may stand for it, as for the session."""
+EXEMPT = "-"
+"""What begins the name, in CREDENTIALS, of a field, cookie or parameter that is not to be guessed at."""
+TOO_MANY = f"{GUESSED}*"
+"""Stands for more credentials than the ledger has room for: nobody shows it, so only the claim does."""
 
-MOST_OF_NAMES = 140
+MOST_OF_NAMES = 800
 """Characters: a dispatch has room for the kinds of its credentials, and three digests."""
 
-_LOOKS_LIKE_ONE = re.compile(
-    r"(?:.*[_-])?(?:(?:proxy|http|www)?auth(?:orization|entication)?|token|jwt|assertion|secret|password|credentials?"
-    r"|session(?:[_-]?id)?|api[_-]?key|apikey|key"
-    r"|user(?:-?(?:id|name|login|email))?|e?mail|login|identity|principal(?:-(?:id|name))?|oidc-[a-z]+|consumer-[a-z-]+"
-    r"|client-(?:cert|dn|s-dn))"
-)
-"""What clients send, and who proxies say that they are."""
-_OF_SERVERS = frozenset({"REMOTE_USER", "SSL_CLIENT_S_DN", "SSL_CLIENT_CERT"})
-"""What a server says of who it has authenticated (RFC 3875, section 4.1.11; mod_ssl)."""
-_SECRETS = re.compile(r"(?:[\w-]*[_-])?(?:token|jwt|secret|password|api[_-]?key|apikey|access[_-]?key)")
-_IS_NONE = re.compile(r".*(?:csrf|xsrf|captcha|turnstile|idempotency|websocket|cache|surrogate|public[_-]key).*")
-_OF_ANYBODY = re.compile(
-    r"(?:accept|access-control|cache-control|cf|connection|content|dnt|expect|forwarded|from|host|idempotency-key|if"
-    r"|keep-alive|max-forwards|origin|pragma|prefer|priority|range|referer|save-data|sec|te|trailer|transfer-encoding"
-    r"|upgrade|user-agent|via|warning|x-amzn?|x-b3|x-client-ip|x-cloud-trace|x-correlation-id|x-envoy|x-forwarded"
-    r"|x-real-ip|x-request|x-requested-with|traceparent|tracestate|sentry-trace|baggage|cookie)(?:-.*)?"
-)
-"""Header fields that say nothing of who sends them (RFC 9110; Fetch; what proxies and tracing add)."""
+_OF_SERVERS = ("REMOTE_USER", "SSL_CLIENT_S_DN", "SSL_CLIENT_CERT")
+"""What a server says of whom it has authenticated (RFC 3875, section 4.1.11; mod_ssl)."""
 
 Presented = dict[str, str]
 """By kind, what a request shows."""
@@ -66,42 +54,81 @@ Presented = dict[str, str]
 def presented(request: HttpRequest, extra: SimpleCookie | None = None, *, everything: bool = False) -> Presented:
     """What the request shows. `extra` are cookies that the client is about to get.
 
-    With `everything`, any header field counts that may say who sends it: nobody knows how a view finds its user.
+    With `everything`, any header field and cookie counts that may say who sends it: nobody knows how a view finds its
+    user.
     """
     name = settings.SESSION_COOKIE_NAME
     session = extra[name].value if extra and name in extra else request.COOKIES.get(name)
-    named = _named(tuple(conf.CREDENTIALS))
-    shown = {kind: request.META.get(key) for kind, key in named.fields.items()}
+    named, parameters = _named(tuple(conf.CREDENTIALS)), _parameters(request)
+    shown: dict[str, Any] = {kind: request.META.get(key) for kind, key in named.fields.items()}
     shown |= {kind: request.COOKIES.get(cookie) for kind, cookie in named.cookies.items()}
-    is_guessed = _may_say_who if everything else _looks_like_one
-    shown |= {f"{GUESSED}{_field(key)}": request.META[key] for key in request.META if is_guessed(key, named.keys)}
-    for name, value in _parameters(request).items():
-        if f"{QUERY}{name}" in named.parameters:
-            shown[f"{QUERY}{name}"] = value
-        elif _is_secret(name):
-            shown[f"{GUESSED}{QUERY}{name}"] = value
-    return {kind: value for kind, value in (*shown.items(), (SESSION, session)) if value}
+    shown |= {kind: parameters.get(parameter) for kind, parameter in named.parameters.items()}
+    shown |= {f"{GUESSED}{kind}": value for kind, value in _guessed(request, parameters, named, everything).items()}
+    shown[SESSION] = session
+    return {kind: force_str(value, errors="replace") for kind, value in shown.items() if value}
 
 
-def _parameters(request: HttpRequest) -> dict[str, str]:
-    """Those of the query; none if they are more than Django reads, which a view may never ask for."""
+def _guessed(request: HttpRequest, parameters: Mapping[str, str], named: _Named, everything: bool) -> dict[str, Any]:  # noqa: FBT001
+    """What looks like a credential and is not named."""
+    fields = ((_guessed_field(key, everything), value) for key, value in request.META.items())
+    guessed = {field: value for field, value in fields if field and field not in named.known}
+    if any(map(says_who, guessed)):
+        guessed = {field: value for field, value in guessed.items() if not is_minted(field) or says_who(field)}
+    own = _own_cookies() if request.COOKIES else ()
+    for name, value in request.COOKIES.items():
+        kind = f"{COOKIE}{name}"
+        if name not in own and kind not in named.known and _is_guessed_cookie(name, everything):
+            guessed[kind] = value
+    for name, value in parameters.items():
+        kind = f"{QUERY}{name}"
+        if kind not in named.known and is_secret_parameter(name):
+            guessed[kind] = value
+    return guessed
+
+
+@lru_cache(maxsize=1024)
+def _guessed_field(key: str, everything: bool) -> str:  # noqa: FBT001
+    """The name of the header field that a key of `request.META` is of, if it is guessed at; empty if not."""
+    field = _field(key)
+    if key in _OF_SERVERS:
+        return field
+    is_one = key.startswith("HTTP_") and (may_say_who if everything else looks_like_credential)(field)
+    return field if is_one else ""
+
+
+def _is_guessed_cookie(name: str, everything: bool) -> bool:  # noqa: FBT001
+    """Whether a cookie may say who sends it: those of analytics begin with an underscore."""
+    return looks_like_credential(name.lower()) or (everything and not name.startswith("_"))
+
+
+def _own_cookies() -> tuple[str, ...]:
+    """Cookies of Django and of the broker, which say nothing of users, or are looked at elsewhere."""
+    names = (settings.SESSION_COOKIE_NAME, settings.CSRF_COOKIE_NAME, settings.LANGUAGE_COOKIE_NAME, "messages")
+    return (*names, "request_broker_claim", "request_broker_visitor")
+
+
+def _parameters(request: HttpRequest) -> Mapping[str, str]:
+    """Those of the query; none if Django cannot read them, for which a view may never ask."""
     if not request.META.get("QUERY_STRING"):
         return {}
     try:
-        return request.GET.dict()
-    except TooManyFieldsSent:
+        return {name: request.GET[name] for name in request.GET}
+    except (TooManyFieldsSent, LookupError, UnicodeError):  # of the charset that a client has named
         return {}
 
 
 class _Named:
     """The setting CREDENTIALS: by kind, the keys of header fields in `request.META`, cookies and query parameters."""
 
-    def __init__(self, names: tuple[str, ...]) -> None:
+    def __init__(self, entered: tuple[str, ...]) -> None:
+        exempt = {name.removeprefix(EXEMPT).lower() for name in entered if name.startswith(EXEMPT)}
+        names = [name for name in entered if not name.startswith(EXEMPT)]
         self.cookies = {name: name.removeprefix(COOKIE) for name in names if name.startswith(COOKIE)}
         self.parameters = {name: name.removeprefix(QUERY) for name in names if name.startswith(QUERY)}
         fields = [name for name in names if name not in self.cookies and name not in self.parameters]
         self.fields = {name.lower(): HttpHeaders.to_wsgi_name(name) for name in fields}
-        self.keys = frozenset(self.fields.values())
+        csrf = _field(settings.CSRF_HEADER_NAME)
+        self.known = frozenset({*self.fields, *self.cookies, *self.parameters, *exempt, csrf})
 
 
 _named = lru_cache(maxsize=8)(_Named)
@@ -112,34 +139,9 @@ def _field(key: str) -> str:
     return key.removeprefix("HTTP_").replace("_", "-").lower()
 
 
-@lru_cache(maxsize=1024)
-def _looks_like_one(key: str, named: frozenset[str]) -> bool:
-    if key in _OF_SERVERS:
-        return True
-    if not key.startswith("HTTP_") or key in named or key == settings.CSRF_HEADER_NAME:
-        return False
-    return _LOOKS_LIKE_ONE.fullmatch(_field(key)) is not None and _IS_NONE.fullmatch(_field(key)) is None
-
-
-@lru_cache(maxsize=1024)
-def _is_secret(parameter: str) -> bool:
-    """Whether a parameter of the query looks like a credential; a `key` or a `session` may be of anything."""
-    name = parameter.lower()
-    return _SECRETS.fullmatch(name) is not None and _IS_NONE.fullmatch(name) is None
-
-
-@lru_cache(maxsize=1024)
-def _may_say_who(key: str, named: frozenset[str]) -> bool:
-    if _looks_like_one(key, named):
-        return True
-    if not key.startswith("HTTP_") or key in named or key == settings.CSRF_HEADER_NAME:
-        return False
-    return _OF_ANYBODY.fullmatch(_field(key)) is None and _IS_NONE.fullmatch(_field(key)) is None
-
-
 def shows_anything(request: HttpRequest) -> bool:
     """Whether there is anything by which a view may know who sends the request."""
-    return bool(request.COOKIES or presented(request, everything=True))
+    return bool(presented(request, everything=True))
 
 
 def credential_of(request: HttpRequest, extra: SimpleCookie | None = None) -> str:
@@ -151,11 +153,11 @@ def credential_for(
     request: HttpRequest,
     owner: str | None,
     extra: SimpleCookie | None = None,
-    by_fields: Callable[[], bool] = lambda: False,
+    by_named: Callable[[], bool] = lambda: False,
 ) -> str:
     """What has to be shown again: what says who the user is, or, without a user, all that was sent.
 
-    `by_fields` is asked only if it matters: whether what CREDENTIALS names is enough for a view to find its user, a row
+    `by_named` is asked only if it matters: whether what CREDENTIALS names is enough for a view to find its user, a row
     of the project's user model. A user of any other kind has to be found again by the view: only that knows who is
     active.
     """
@@ -164,29 +166,43 @@ def credential_for(
     shown = presented(request, extra)
     if names_user(request, owner):
         return described({SESSION: shown.get(SESSION, "")})
-    fields = {kind: value for kind, value in shown.items() if kind != SESSION and not kind.startswith(GUESSED)}
-    return described(fields) if fields and by_fields() else ""
+    named = {kind: value for kind, value in shown.items() if _part(kind) == NAMED}
+    return described(named) if named and by_named() else ""
 
 
-def with_these_alone(request: HttpRequest) -> HttpRequest:
-    """A request for the same view that has nothing but what CREDENTIALS names: no session, no user, no body."""
+def shows_more_than_named(request: HttpRequest) -> bool:
+    """Whether anything but what CREDENTIALS names may say who sends the request."""
+    return any(_part(kind) != NAMED for kind in presented(request, everything=True)) or bool(_parameters(request))
+
+
+def with_named_alone(request: HttpRequest) -> HttpRequest:
+    """The request as if nothing but what CREDENTIALS names said who sends it: no session, no other cookie, no query."""
     named = _named(tuple(conf.CREDENTIALS))
-    kept = {key: request.META[key] for key in (*_OF_ANY_REQUEST, *named.keys) if key in request.META}
-    query = {name: value for name, value in _parameters(request).items() if f"{QUERY}{name}" in named.parameters}
-    alone = WSGIRequest({**kept, "QUERY_STRING": "", "CONTENT_LENGTH": "0", "wsgi.input": BytesIO()})
-    alone.GET = request.GET.__class__(mutable=True)
-    alone.GET.update(query)
-    cookies = named.cookies.values()
-    alone.COOKIES = {name: value for name, value in request.COOKIES.items() if name in cookies}
-    alone.resolver_match = request.resolver_match
-    alone._dont_enforce_csrf_checks = True  # type: ignore[attr-defined] # nothing is done
-    return alone
+    return _without(request, lambda kind: kind not in named.known, keep=named)
 
 
-_OF_ANY_REQUEST = (
-    *("REQUEST_METHOD", "SCRIPT_NAME", "PATH_INFO", "SERVER_NAME", "SERVER_PORT", "SERVER_PROTOCOL", "HTTP_HOST"),
-    *("wsgi.url_scheme", "wsgi.multithread", "wsgi.multiprocess", "wsgi.errors"),
-)
+def without_named(request: HttpRequest) -> HttpRequest:
+    """The request as if it had nothing of what CREDENTIALS names."""
+    named = _named(tuple(conf.CREDENTIALS))
+    return _without(request, lambda kind: kind in named.known)
+
+
+def _without(request: HttpRequest, left_out: Callable[[str], bool], keep: _Named | None = None) -> HttpRequest:
+    bare = copy.copy(request)
+    fields = {key: _field(key) for key in request.META if key.startswith("HTTP_") or key in _OF_SERVERS}
+    gone = {key for key, field in fields.items() if left_out(field) and (keep is None or may_say_who(field))}
+    bare.META = {key: value for key, value in request.META.items() if key not in gone}
+    bare.COOKIES = {name: value for name, value in request.COOKIES.items() if not left_out(f"{COOKIE}{name}")}
+    for name in ("headers", "environ", "session"):
+        bare.__dict__.pop(name, None)
+    if keep is not None:
+        query = request.GET.copy()
+        for name in [name for name in request.GET if left_out(f"{QUERY}{name}")]:
+            del query[name]
+        bare.GET = query  # type: ignore[assignment]
+        bare.user = None  # type: ignore[assignment] # of the session, to which REST framework looks
+    bare._dont_enforce_csrf_checks = True  # type: ignore[attr-defined] # nothing is done
+    return bare
 
 
 def client_of(request: HttpRequest, *, everything: bool = False) -> str:
@@ -202,26 +218,33 @@ def names_user(request: HttpRequest, user: str) -> bool:
 
 # What the ledger keeps
 
+NAMED, OF_SESSION, GUESSES = range(3)
+
 
 def described(shown: Presented) -> str:
     """The kinds of what was shown, and digests: of what was named, of the session, and of what was guessed."""
     if not shown:
         return ""
     values = sorted(shown.items())
-    while values[0][0].startswith(GUESSED) and sum(len(kind) + 1 for kind, _value in values) > MOST_OF_NAMES:
-        del values[0]
+    if any(" " in kind for kind in shown) or sum(len(kind) + 1 for kind in shown) > MOST_OF_NAMES:
+        values = [
+            *((kind, value) for kind, value in values if _part(kind) != GUESSES),
+            (TOO_MANY, secrets.token_hex(16)),
+        ]
     parts = ([each for each in values if _part(each[0]) == part] for part in range(3))
     digests = (_digest(part, settings.SECRET_KEY) if part else "" for part in parts)
-    return f"{'+'.join(kind for kind, _value in values)}:{'.'.join(digests)}"
+    return f"{' '.join(kind for kind, _value in values)}:{'.'.join(digests)}"
 
 
 def _part(kind: str) -> int:
-    return 1 if kind == SESSION else 2 if kind.startswith(GUESSED) else 0
+    if kind == SESSION:
+        return OF_SESSION
+    return GUESSES if kind.startswith(GUESSED) else NAMED
 
 
 def kinds(credential: str) -> list[str]:
     names = credential.rpartition(":")[0]
-    return names.split("+") if names else []
+    return names.split(" ") if names else []
 
 
 def shows_again(request: HttpRequest, credential: str) -> bool:
@@ -231,11 +254,11 @@ def shows_again(request: HttpRequest, credential: str) -> bool:
 
 def shows_named(request: HttpRequest, credential: str) -> bool:
     """The same of what CREDENTIALS names, for which nothing stands."""
-    return _shows(request, credential, 0)
+    return _shows(request, credential, NAMED)
 
 
 def shows_session(request: HttpRequest, credential: str) -> bool:
-    return _shows(request, credential, 1)
+    return _shows(request, credential, OF_SESSION)
 
 
 def _shows(request: HttpRequest, credential: str, part: int) -> bool:
@@ -243,7 +266,7 @@ def _shows(request: HttpRequest, credential: str, part: int) -> bool:
     digest = digests[part] if part < len(digests) else ""
     if not digest:
         return True
-    shown = presented(request, everything=part == 2)
+    shown = presented(request, everything=part == GUESSES)
     values = [(kind, shown.get(kind, "")) for kind in kinds(credential) if _part(kind) == part]
     keys = (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)
     return any(constant_time_compare(digest, _digest(values, key)) for key in keys)

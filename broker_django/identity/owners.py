@@ -54,6 +54,11 @@ def owner_of(user: Any, auth: Any = None) -> str | None:
     return f"{class_path(who)[-LONGEST_PATH:]}{users.DIGEST}{sha256(known.encode()).hexdigest()}" if known else UNTOLD
 
 
+def untold(key: str | None) -> str:
+    """The owner that cannot be told; with the key of the user, if there is one and it fits."""
+    return f"{UNTOLD}{key or ''}" if len(key or "") < KEY_LENGTH else UNTOLD
+
+
 def is_untold(owner: str) -> bool:
     return owner.startswith(UNTOLD)
 
@@ -84,12 +89,12 @@ def _identifier(who: Any, name: str) -> str:
 
 
 def _attribute(holder: Any, name: str) -> Any:
-    """The value of an attribute, or of a property; None for one that all instances of the class share."""
+    """The value of an attribute, or of a property; None for the one that the class has for all."""
     try:
         of_class = getattr_static(type(holder), name, None)
-        if isinstance(of_class, str | int | UUID) and name not in attributes_of(holder):
-            return None
         value = getattr(holder, name, None)
+        if isinstance(of_class, str | int | UUID) and value == of_class:
+            return None
         return value() if name == USERNAME and callable(value) else value
     except Exception:  # noqa: BLE001 - of the project's own code
         return None

@@ -20,11 +20,10 @@ from django.utils.module_loading import import_string
 
 from broker_core.errors import TenantUnknownError
 from broker_core.redaction import redacted
-from broker_django.annotations import drf
 from broker_django.conf import conf
-from broker_django.identity import credentials, users
+from broker_django.identity import credentials, drf, users
 from broker_django.identity.logged_in import session_of
-from broker_django.identity.owners import is_untold, owner_of
+from broker_django.identity.owners import UNTOLD, is_untold, owner_of
 from broker_django.identity.sessions import changes_with_each_save
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from django.http import HttpRequest
     from django.http.response import HttpResponseBase
 
-    from broker_django.annotations.drf import Found
+    from broker_django.identity.drf import Found
     from broker_django.models import DispatchRecord
 
 logger = logging.getLogger("broker_django.identity.ownership")
@@ -57,19 +56,26 @@ def owns(request: HttpRequest, record: DispatchRecord) -> bool:
         return False
     credential = record.credential
     if not record.user or is_untold(record.user):
-        return _is_shown(request, record) and (not record.user or users.may_act(record.user))
+        is_shown = _is_shown(request, record) and (not record.user or users.may_act(record.user))
+        user = record.user.removeprefix(UNTOLD)
+        return is_shown or (bool(user) and _is_user(request, record, user))
     may_show = bool(credential) and credentials.shows_again(request, credential) and users.may_act(record.user)
     if may_show and credentials.names_user(request, record.user):
         return True  # Django would empty a session whose user has a new password, and its browser asks for the answer
-    asks = owner_of(getattr(request, "user", None))
-    if asks == record.user:
-        return users.is_active(request.user)
-    if asks is None and may_show:
+    if may_show and owner_of(getattr(request, "user", None)) is None:
         return True
-    return any(
-        owner_of(found.user, found.auth) == record.user and _is_active(found)
-        for found in drf.authenticated(request, record)
-    )
+    return _is_user(request, record, record.user)
+
+
+def _is_user(request: HttpRequest, record: DispatchRecord, user: str) -> bool:
+    """Whether it is this user, active now, who asks: by the session, or by what REST framework finds.
+
+    Raises UnavailableError if an authenticator does not answer now.
+    """
+    if owner_of(getattr(request, "user", None)) == user:
+        return users.is_active(request.user)
+    found = drf.authenticated(request, record)
+    return any(owner_of(each.user, each.auth) == user and _is_active(each) for each in found)
 
 
 def _is_shown(request: HttpRequest, record: DispatchRecord) -> bool:
@@ -103,7 +109,8 @@ def without_cookies(response: HttpResponseBase) -> None:
 
 def is_known_by_session(request: HttpRequest, record: DispatchRecord) -> bool:
     """Whether the browser of a user is known without a claim, by a session cookie that stays as it is."""
-    by_session = bool(record.user) and credentials.SESSION in credentials.kinds(record.credential)
+    of_user = bool(record.user) and not is_untold(record.user)
+    by_session = of_user and credentials.SESSION in credentials.kinds(record.credential)
     return by_session and not changes_with_each_save(session_of(request))
 
 

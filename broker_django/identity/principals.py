@@ -16,7 +16,7 @@ from broker_django.identity.users import user_key
 if TYPE_CHECKING:
     from django.http import HttpRequest
 
-    from broker_django.annotations.drf import Found
+    from broker_django.identity.drf import Found
 
 logger = logging.getLogger("broker_django.identity.principals")
 

@@ -33,7 +33,9 @@ class DispatchRecord(models.Model):
     reason = models.CharField(max_length=100, blank=True, help_text=_("What decided that the request is queued."))
     user = models.CharField(max_length=255, blank=True, help_text=_("Primary key of the user who made the request."))
     credential = models.CharField(
-        max_length=255, blank=True, help_text=_("What the client identified with: kinds, and a digest of their values.")
+        max_length=1000,
+        blank=True,
+        help_text=_("What the client identified with: kinds, and a digest of their values."),
     )
     host = models.CharField(
         max_length=255, blank=True, default="", db_default="", help_text=_("The host that the request was sent to.")

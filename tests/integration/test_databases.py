@@ -185,9 +185,9 @@ def test_health_asks_the_database_of_the_ledger(
 
 
 def test_a_wait_looks_for_a_transaction_in_the_database_of_the_ledger(tenant: str, settings: SettingsWrapper) -> None:
-    assert waiting.in_transaction()
+    assert database.in_transaction()
     settings.REQUEST_BROKER = {"DATABASE": tenant}
-    assert not waiting.in_transaction()
+    assert not database.in_transaction()
 
 
 @pytest.mark.parametrize(("ledger_only", "closed"), [(True, {"ledger"}), (False, {"ledger", "projects"})])

@@ -223,7 +223,7 @@ def nothing_left(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Watcher, "_start", start)
     monkeypatch.setattr("broker_django.tracking.waiting._looks_here", lambda: False)
-    monkeypatch.setattr("broker_django.tracking.waiting.in_transaction", lambda: False)
+    monkeypatch.setattr("broker_django.models.database.in_transaction", lambda: False)
 
 
 @pytest.mark.usefixtures("nothing_left")

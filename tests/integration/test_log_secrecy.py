@@ -14,6 +14,7 @@ from django.test import Client, override_settings
 from broker_core.policies import QueuePolicy
 from broker_django import ledger
 from broker_django.admission import acceptance
+from broker_django.ledger import responses
 from broker_django.messaging import publishing
 from broker_django.messaging.celery_app import get_app
 from broker_django.models import DispatchRecord

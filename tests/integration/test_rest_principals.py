@@ -514,21 +514,22 @@ def test_a_view_that_cannot_be_asked_refuses_when_it_runs() -> None:
 
 @pytest.mark.parametrize("name", ["lazy", "without-initial"])
 def test_a_view_that_authenticates_late_refuses_when_it_runs(name: str) -> None:
-    accepted = Client().post(f"/{name}/", headers={"X-Custom": "row:nobody"})
+    shown = {"X-Custom": "row:nobody"}
+    accepted = Client().post(f"/{name}/", headers=shown)
     assert accepted.status_code == 202
-    assert Client().get(accepted.json()["links"]["response"]).status_code == 401
+    assert Client().get(accepted.json()["links"]["response"], headers=shown).status_code == 401
 
 
 def test_a_view_that_asks_for_no_user_may_get_a_credential_that_is_not_valid() -> None:
     accepted = Client().post("/incurious/", headers={"X-Custom": "row:nobody"})
-    assert answered(accepted, "") == {"asks": "nobody"}
+    assert answered(accepted, "row:nobody") == {"asks": "nobody"}
 
 
 @pytest.mark.parametrize("name", ["decorated", "decorated-set"])
 def test_what_a_decorator_of_dispatch_answers_is_answered_in_the_replay(name: str) -> None:
     accepted = Client().post(f"/{name}/", headers={"X-Probe": "1"})
     assert accepted.status_code == 202
-    assert Client().get(accepted.json()["links"]["response"]).content == b"probed"
+    assert Client().get(accepted.json()["links"]["response"], headers={"X-Probe": "1"}).content == b"probed"
 
 
 @pytest.mark.parametrize("name", SESSIONS)

@@ -7,20 +7,25 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from asgiref.sync import async_to_sync
+from asgiref.testing import ApplicationCommunicator
 from django.conf.urls.i18n import i18n_patterns
 from django.contrib.auth.models import AnonymousUser, User
+from django.core.handlers.asgi import ASGIHandler
 from django.db import OperationalError
 from django.http import HttpResponse
 from django.test import Client
 from django.urls import include, path
 from django.views.decorators.csrf import csrf_exempt
-from rest_framework.authentication import BaseAuthentication
+from rest_framework.authentication import BaseAuthentication, TokenAuthentication
+from rest_framework.authtoken.models import Token
 from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.permissions import IsAuthenticated
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from broker_django.decorators import queue
+from broker_django.messaging.celery_app import get_app
 from broker_django.models import DispatchRecord
 from tests import browsers
 from tests.integration.test_users import before_replay  # noqa: F401 - a fixture
@@ -131,6 +136,104 @@ class PreparedBySetup(Whose):
         request.account = "acme"
 
 
+class QuietByAccount(Partners):
+    """Finds nobody, rather than fail, until the view has prepared the request."""
+
+    def authenticate(self, request: Any) -> Any:
+        return super().authenticate(request) if hasattr(request._request, "account") else None
+
+
+class StrictByAccount(Partners):
+    def authenticate(self, request: Any) -> Any:
+        if not hasattr(request._request, "account"):
+            raise AuthenticationFailed("which account?")
+        return super().authenticate(request)
+
+
+class QuietByDispatch(PreparedByDispatch):
+    authentication_classes = [QuietByAccount]
+
+
+class StrictByDispatch(PreparedByDispatch):
+    authentication_classes = [StrictByAccount]
+
+
+class ByCookie(BaseAuthentication):
+    def authenticate(self, request: Any) -> Any:
+        name = request.COOKIES.get("access_token")
+        if "users" in out_of_reach:
+            raise OperationalError("could not connect")
+        return (User.objects.get(username=name), None) if name else None
+
+
+class OfCookie(Whose):
+    authentication_classes = [ByCookie]
+
+    def post(self, request: Any) -> Response:
+        return Response({"secret of": request.COOKIES.get("access_token")})
+
+
+class OfCookieByDispatch(OfCookie):
+    """A token of a cookie becomes one of a header field only when the view is dispatched."""
+
+    authentication_classes = [TokenAuthentication]
+
+    def dispatch(self, request: Any, *args: Any, **kwargs: Any) -> Any:
+        request.META["HTTP_AUTHORIZATION"] = f"Token {request.COOKIES.get('access_token')}"
+        return super().dispatch(request, *args, **kwargs)
+
+
+class Jwt:
+    """As that of a package: no two are equal."""
+
+    def __init__(self, text: str) -> None:
+        self.payload = {"user_id": text.split(".", maxsplit=1)[0], "exp": text.split(".")[1]}
+
+
+class ByJwt(BaseAuthentication):
+    asked: list[str] = []
+
+    def authenticate(self, request: Any) -> Any:
+        text = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        self.asked.append(text)
+        return (User.objects.get(username=text.split(".")[0]), Jwt(text)) if text else None
+
+
+class OfJwt(Whose):
+    authentication_classes = [ByJwt]
+
+    def post(self, request: Any) -> Response:
+        return Response({"secret of": request.user.username})
+
+
+class OfJwtBySetup(OfJwt):
+    def setup(self, request: Any, *args: Any, **kwargs: Any) -> None:
+        super().setup(request, *args, **kwargs)
+        self.is_prepared = True
+
+
+class OtherIssuer(BaseAuthentication):
+    """Its errors are of a library, which means nothing of a service by them."""
+
+    class InvalidTokenError(Exception):
+        pass
+
+    def authenticate(self, request: Any) -> Any:
+        raise self.InvalidTokenError
+
+
+class Signed(BaseAuthentication):
+    def authenticate(self, request: Any) -> Any:
+        name, _, method = request.headers.get("Authorization", "").partition(":")
+        if method != request.method:
+            raise AuthenticationFailed("signed for another request")
+        return User.objects.get(username=name), None
+
+
+class OfSignature(Whose):
+    authentication_classes = [Signed]
+
+
 class ByMethod(Whose):
     def get_authenticators(self) -> Any:
         return [Partners()] if self.request.method == "POST" else []
@@ -181,10 +284,24 @@ VIEWS: dict[str, Any] = {
     "by-method": ByMethod,
     "on-behalf": ForUsersOfPartners,
     "greeting": Greeting,
+    "quiet": QuietByDispatch,
+    "strict": StrictByDispatch,
+    "of-cookie": OfCookie,
+    "of-cookie-by-dispatch": OfCookieByDispatch,
+    "of-jwt": OfJwt,
+    "of-jwt-by-setup": OfJwtBySetup,
+    "of-signature": OfSignature,
 }
 views = [path(f"{name}/", queue("bulk")(view).as_view()) for name, view in VIEWS.items()]
+
+
+class OfToken(Whose):
+    authentication_classes = [TokenAuthentication]
+
+
 urlpatterns = [
     path("broker/", include("broker_django.urls")),
+    path("заказы/", queue("bulk")(OfToken).as_view()),
     path("plain/", plain),
     *views,
     *i18n_patterns(path("translated/", queue("bulk")(Whose).as_view())),
@@ -233,7 +350,7 @@ def test_the_user_of_another_token_is_the_same() -> None:
     assert len({status(links, **{"X-Partner": "a token for each time:ann"}) for _ in range(3)}) == 1
 
 
-@pytest.mark.parametrize("url", ["/whose/", "/by-dispatch/"])
+@pytest.mark.parametrize("url", ["/whose/", "/by-dispatch/", "/quiet/", "/strict/"])
 def test_who_cannot_be_asked_at_the_door_is_not_nobody(
     url: str,
     before_replay: Callable[..., None],  # noqa: F811 - the fixture
@@ -249,6 +366,123 @@ def test_who_cannot_be_asked_at_the_door_is_not_nobody(
     key = {"Idempotency-Key": "order-1"}
     send(url, **shown, **key)
     assert b"row:ann" not in Client().post(url, headers=key).content
+
+
+def with_cookie(name: str) -> Client:
+    browser = Client(raise_request_exception=False)
+    browser.cookies["access_token"] = name
+    return browser
+
+
+@pytest.mark.parametrize("url", ["/of-cookie/", "/of-cookie-by-dispatch/"])
+def test_a_token_in_a_cookie_is_a_credential(url: str) -> None:
+    for user in User.objects.all():
+        Token.objects.create(key=user.username, user=user)
+    key = {"Idempotency-Key": "order-1"}
+    links = send(url, with_cookie("ann"), **key)
+    assert status(links) == status(links, with_cookie("bob")) == 404
+    assert status(links, with_cookie("ann")) == 200
+    assert with_cookie("ann").post(url, headers=key).json() == {"secret of": "ann"}
+    assert b"ann" not in with_cookie("bob").post(url, headers=key).content
+
+
+def test_a_key_tells_users_of_cookies_apart_though_nobody_could_be_asked() -> None:
+    out_of_reach.add("users")
+    for name, expected in (("ann", 1), ("ann", 1), ("bob", 2)):
+        with_cookie(name).post("/of-cookie/", headers={"Idempotency-Key": "order-1"})
+        assert DispatchRecord.objects.count() == expected
+
+
+@pytest.mark.parametrize("url", ["/of-jwt/", "/of-jwt-by-setup/"])
+def test_a_refreshed_token_is_the_same_user_and_its_key_the_same(url: str) -> None:
+    first, second = ({"Authorization": f"Bearer ann.{time}", "X-Span": time} for time in "12")
+    links = send(url, **first, **{"Idempotency-Key": "order-1"})
+    assert status(links, **second) == 200
+    assert Client().post(url, headers={**second, "Idempotency-Key": "order-1"}).status_code == 200
+    assert DispatchRecord.objects.count() == 1
+    assert status(links, Authorization="Bearer bob.1") == 404
+
+
+def test_a_credential_is_looked_at_once_if_there_is_nothing_else_to_look_at() -> None:
+    """To check a token, or a password, may take long, or count."""
+    ByJwt.asked.clear()
+    get_app().conf.task_always_eager = False
+    try:
+        send("/of-jwt/", Authorization="Bearer ann.1")
+    finally:
+        get_app().conf.task_always_eager = True
+    assert ByJwt.asked == ["Bearer ann.1".removeprefix("Bearer ")]
+
+
+def test_what_is_signed_for_each_request_is_asked_with_the_poll_as_it_is() -> None:
+    links = send("/of-signature/", Authorization="ann:POST")
+    assert status(links, Authorization="ann:GET") == 200
+    assert status(links, Authorization="bob:GET") == 404
+
+
+def test_an_authenticator_that_fails_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(APIView, "authentication_classes", [OtherIssuer])
+    links = send("/of-jwt/", Authorization="Bearer ann.1")
+    assert status(links, Authorization="Bearer ann.2") == 200
+    assert status(links, Authorization="Bearer bob.1") == 404
+
+
+@pytest.mark.parametrize("name", ["X-Goog-Iap-Jwt-Assertion", "X-Amzn-Oidc-Data", "X-Amz-Security-Token"])
+def test_what_a_proxy_signs_for_each_request_makes_no_other_client(name: str) -> None:
+    first, second = ({"X-Goog-Authenticated-User-Id": "ann", name: time} for time in "12")
+    key = {"Idempotency-Key": "order-1"}
+    links = send("/plain/", **first, **key)
+    assert status(links, **second) == 200
+    assert Client().post("/plain/", headers={**second, **key}).content == b"a secret"
+    assert status(links, **{name: "1"}) == 404
+
+
+def test_a_guess_can_be_told_to_be_wrong(settings: Any) -> None:
+    settings.REQUEST_BROKER = {"CREDENTIALS": ["Authorization", "-X-Build-Token"]}
+    assert status(send("/plain/", **{"X-Build-Token": "1"})) == 200
+    assert status(send("/plain/", Authorization="Bearer 1")) == 404
+
+
+@pytest.mark.parametrize(
+    "names", [["X-" + "a" * 900 + "-Token"], [f"X-Zone-{n}-Of-An-Application-Key" for n in range(40)]]
+)
+def test_what_the_ledger_has_no_room_for_leaves_the_claim(names: list[str]) -> None:
+    browser, shown = Client(), {**dict.fromkeys(names, "same"), "X-Forwarded-User": "ann"}
+    links = send("/plain/", browser, **shown)
+    assert status(links) == status(links, **{**shown, "X-Forwarded-User": "bob"}) == status(links, **shown) == 404
+    assert status(links, browser) == 200
+
+
+def test_a_field_may_have_a_plus_in_its_name() -> None:
+    links = send("/plain/", **{"X+Y-Token": "1"})
+    assert (status(links), status(links, **{"X+Y-Token": "1"})) == (404, 200)
+
+
+@pytest.mark.parametrize("value", [7, b"ann", object()])
+def test_middleware_may_put_what_is_no_text_into_the_environ(value: Any) -> None:
+    assert Client().post("/plain/", HTTP_X_USER_ID=value).status_code == 202
+
+
+async def posted(path: str) -> int:
+    """Over ASGI: what Django's own client sends is not as servers send it."""
+    headers = [(b"host", b"testserver"), (b"authorization", b"Token ann"), (b"cookie", b"theme=dark")]
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "POST",
+        "scheme": "http",
+        "path": path,
+        "headers": headers,
+    }
+    server = ApplicationCommunicator(ASGIHandler(), {**scope, "headers": headers, "query_string": b"", "root_path": ""})
+    await server.send_input({"type": "http.request", "body": b"", "more_body": False})
+    return int((await server.receive_output(10))["status"])
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_path_of_any_alphabet_is_asked_for_its_user() -> None:
+    Token.objects.create(key="ann", user=User.objects.get(username="ann"))
+    assert async_to_sync(posted)("/заказы/") == 202
 
 
 def test_nobody_has_nothing_to_show() -> None:

@@ -33,7 +33,7 @@ def test_the_fallback_leaves_the_projects_app_current():
 def test_the_fallback_sees_an_app_that_another_thread_made():
     source = """
 from threading import Thread
-from broker_django.celery_app import get_app
+from broker_django.messaging.celery_app import get_app
 def ask():
     get_app()
     print(current_app.main)
