@@ -53,7 +53,7 @@ bench: $(VENV)/.bench
 	@exec $(BIN)/python -m benchmarks $(ARGS)
 
 chaos: $(VENV)/.test
-	@exec $(BIN)/python -m tests.chaos $(ARGS)
+	@exec $(BIN)/python -m chaos $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

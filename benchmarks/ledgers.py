@@ -27,7 +27,7 @@ from broker_django.ledger import Outcome, retention
 from broker_django.models import ActionRecord, AttemptRecord, DispatchRecord
 from tests.servers import find, postgres
 from tests.settings import database
-from workers.reaper import Reaper
+from workers.recovery.reaper import Reaper
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -161,7 +161,7 @@ def slowest_pass(passes: int = 20) -> float:
     reaper = Reaper(lambda: clock)
     for _ in range(passes):
         started = time.perf_counter()
-        with patch("workers.reaper.waiting_messages", return_value=1):  # nothing is lost
+        with patch("workers.recovery.reaper.waiting_messages", return_value=1):  # nothing is lost
             for _step in reaper.look():
                 pass
         seconds.append(time.perf_counter() - started)

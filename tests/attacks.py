@@ -43,7 +43,7 @@ from tests.browsers import with_a_session  # noqa: E402
 from tests.containers import ROOT  # noqa: E402
 from tests.integration import test_rest_principals, test_untold_owners  # noqa: E402
 from tests.processes import finished  # noqa: E402
-from workers.reaper import Reaper  # noqa: E402
+from workers.recovery.reaper import Reaper  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -13,8 +13,8 @@ from kombu.transport import TRANSPORT_ALIASES
 from broker_django.conf import conf as broker_conf
 from broker_django.messaging import celery_app
 from broker_django.messaging.publishing import RETRY_POLICY, SHARE_OF_A_TRY
-from workers.connections import clean, is_pooled, keep_settings, watch, watch_pools
 from workers.failing import explain
+from workers.replaying.connections import clean, is_pooled, keep_settings, watch, watch_pools
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -36,12 +36,12 @@ GREEN_POOLS = {"gevent", "eventlet"}
 GREEN_SETTINGS: dict[str, Any] = {"worker_disable_prefetch": False, "worker_prefetch_multiplier": 4}
 
 WORKER_TRANSPORTS = {
-    "redis": "workers.transport:Transport",
-    "rediss": "workers.transport:Transport",
-    "sentinel": "workers.transport:SentinelTransport",
-    "amqp": "workers.amqp:Transport",
-    "pyamqp": "workers.amqp:Transport",
-    "amqps": "workers.amqp:SSLTransport",
+    "redis": "workers.consuming.redis:Transport",
+    "rediss": "workers.consuming.redis:Transport",
+    "sentinel": "workers.consuming.redis:SentinelTransport",
+    "amqp": "workers.consuming.rabbitmq:Transport",
+    "pyamqp": "workers.consuming.rabbitmq:Transport",
+    "amqps": "workers.consuming.rabbitmq:SSLTransport",
 }
 """What serves the URLs in a worker, which stay as they are, for Flower too. They are loaded when they are used: a
 project configures its app before Django is set up.
@@ -52,7 +52,7 @@ WORKER_SOCKET_TIMEOUT = 30.0
 REUSE_MAX = "CELERY_DB_REUSE_MAX"
 
 REDIS_OPTIONS: dict[str, Any] = {
-    "queue_order_strategy": "workers.scheduling:WeightedCycle",
+    "queue_order_strategy": "workers.consuming.scheduling:WeightedCycle",
     "socket_keepalive": True,
     "visibility_timeout": 3600,
 }
@@ -68,9 +68,9 @@ def configure(app: Celery) -> Celery:
     app.autodiscover_tasks(["workers"])
     app.autodiscover_tasks(["workers"], related_name="inspection")
     app.autodiscover_tasks(["workers"], related_name="probing")
-    app.steps["consumer"].add("workers.planning:Planning")
-    app.steps["worker"].add("workers.readiness:Readiness")
-    app.steps["worker"].add("workers.reaper:Reaping")
+    app.steps["consumer"].add("workers.consuming.planning:Planning")
+    app.steps["worker"].add("workers.replaying.readiness:Readiness")
+    app.steps["worker"].add("workers.recovery.reaper:Reaping")
     if app.configured:  # type: ignore[attr-defined]
         _apply(app)
     else:

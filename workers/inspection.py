@@ -101,7 +101,7 @@ def routing_changed(state: Any) -> dict[str, str]:
 @control_command(name=STOP, args=[("dispatch_id", str), ("attempt", int)], signature="<dispatch id> <attempt>")
 def stop(state: Any, dispatch_id: str, attempt: int) -> dict[str, str]:
     """Cancel an attempt that runs here, where its queue allows it, and stop the process that runs it."""
-    from workers import stopping  # noqa: PLC0415 - which needs Django to be set up
+    from workers.replaying import stopping  # noqa: PLC0415 - which needs Django to be set up
 
     pool = state.consumer.pool
     if not stopping.can_stop(pool):
@@ -118,7 +118,7 @@ def _cancelling(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def revoke(state: Any, *args: Any, task_id: Any = (), **options: Any) -> Any:
-        from workers import revocation  # noqa: PLC0415 - which needs Django to be set up
+        from workers.replaying import revocation  # noqa: PLC0415 - which needs Django to be set up
 
         revocation.cancel_waiting(maybe_list(task_id) or [])
         return command(state, *args, task_id=task_id, **options)

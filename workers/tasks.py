@@ -35,10 +35,10 @@ from broker_django.messaging.celery_app import TASK, queue_of_delivery
 from broker_django.messaging.notifications import announce
 from broker_django.messaging.publishing import from_text, open_reference, open_request, seal_response
 from broker_django.models.moments import moment
-from workers import connections, error_reports
-from workers.isolation import isolated
-from workers.leases import leases
-from workers.outcomes import (
+from workers.replaying import connections, error_reports
+from workers.replaying.isolation import isolated
+from workers.replaying.leases import leases
+from workers.replaying.outcomes import (
     NEVER_PASSES,
     PATIENCE,
     LedgerSilentError,
@@ -48,15 +48,15 @@ from workers.outcomes import (
     seconds_left,
     seconds_to_soft_limit,
 )
-from workers.replay import run, unanswered
-from workers.time_limits import past_soft_limit
+from workers.replaying.replay import run, unanswered
+from workers.replaying.time_limits import past_soft_limit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from datetime import datetime
 
     from broker_core.policies import QueuePolicy
-    from workers.replay import Answer
+    from workers.replaying.replay import Answer
 
 logger = logging.getLogger("workers.tasks")
 
@@ -65,7 +65,7 @@ class ReplayTask(Task):  # type: ignore[type-arg]
     """Tells the ledger when something else than the view failed."""
 
     abstract = True
-    Request = "workers.requests:ReplayRequest"
+    Request = "workers.replaying.request:ReplayRequest"
 
     def on_failure(self, exc: Exception, task_id: str, _args: Any, _kwargs: Any, _einfo: Any) -> None:
         if isinstance(exc, DispatchFailedError):  # the ledger has it

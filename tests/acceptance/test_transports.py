@@ -17,7 +17,7 @@ from broker_core.policies import QueuePolicy
 from broker_core.pools import plan_for
 from tests.acceptance.conftest import _purge
 from workers.config import WORKER_TRANSPORTS
-from workers.pools import pools
+from workers.consuming.slots import pools
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

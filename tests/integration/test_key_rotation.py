@@ -16,8 +16,9 @@ from broker_django.ledger import dead_letters
 from broker_django.messaging import publishing
 from broker_django.messaging.celery_app import get_app
 from broker_django.models import DispatchRecord
-from workers import reaper, tasks, unreadable
-from workers.reaper import Reaper
+from workers import tasks
+from workers.recovery import reaper, unreadable
+from workers.recovery.reaper import Reaper
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

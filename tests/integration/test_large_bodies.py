@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from workers.replay import Answer
+    from workers.replaying.replay import Answer
 
 LIMIT = 4_000
 LARGE = bytes(range(256)) * 40

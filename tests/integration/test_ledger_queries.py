@@ -16,8 +16,8 @@ from broker_django.admission import capacity
 from broker_django.conf import conf
 from broker_django.ledger import retention
 from broker_django.models import DispatchRecord
-from workers import reaper
-from workers.reaper import Reaper
+from workers.recovery import reaper
+from workers.recovery.reaper import Reaper
 
 if TYPE_CHECKING:
     from collections.abc import Callable

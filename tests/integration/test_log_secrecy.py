@@ -19,7 +19,7 @@ from broker_django.messaging import publishing
 from broker_django.messaging.celery_app import get_app
 from broker_django.models import DispatchRecord
 from workers import tasks
-from workers.reaper import Reaper, _look
+from workers.recovery.reaper import Reaper, _look
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

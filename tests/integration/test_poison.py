@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
+from chaos import account, poison
 from tests import servers
-from tests.chaos import account, poison
 from tests.containers import ROOT
 from tests.processes import finished
 
@@ -24,8 +24,8 @@ import django
 django.setup()
 
 from django.db import connections
-from tests.chaos import leftovers, poison
-from tests.chaos.prepare import prepare
+from chaos import leftovers, poison
+from chaos.prepare import prepare
 
 prepare()
 connections.close_all()
@@ -47,7 +47,7 @@ def test_a_view_finds_whatever_a_poison_left(tmp_path, database, vendor):
         elsewhere = {name for name in os.environ if name.startswith(("MYSQL_", "POSTGRES_"))}
         variables = {name: value for name, value in os.environ.items() if name not in elsewhere}
         variables |= {**where, account.VARIABLE: str(tmp_path / "account"), "CHAOS_RELEASE": "old"}
-        variables |= {"DJANGO_SETTINGS_MODULE": "tests.chaos.settings", "PYTHONPATH": str(ROOT)}
+        variables |= {"DJANGO_SETTINGS_MODULE": "chaos.settings", "PYTHONPATH": str(ROOT)}
         done = finished([sys.executable, "-c", EACH_IN_ITS_OWN_PROCESS, *names], variables)
     seen = {name: (clean, found) for name, clean, found in map(json.loads, done.stdout.splitlines())}
     assert list(seen) == names, done.stderr

@@ -19,15 +19,16 @@ from broker_core.errors import ConfigurationError
 from broker_core.message import RequestMessage
 from broker_django.context import Replay
 from broker_django.ledger import NOT_REACHED
-from workers import replay, tasks
-from workers.isolation import isolated
-from workers.readiness import Readiness
+from workers import tasks
+from workers.replaying import replay
+from workers.replaying.isolation import isolated
+from workers.replaying.readiness import Readiness
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from broker_core.message import Protocol
-    from workers.replay import Answer
+    from workers.replaying.replay import Answer
 
 MIDDLEWARE = "broker_django.middleware.RequestBrokerMiddleware"
 PROTOCOLS = ["wsgi", "asgi"]
@@ -157,9 +158,11 @@ def test_what_a_response_raises_as_it_is_closed_costs_no_response(name: str) -> 
     assert (found.response.body, found.error) == (b"good", "")
 
 
-@pytest.mark.parametrize("broken", ["workers.isolation.ProcessState.restore", "workers.connections.clean"])
+@pytest.mark.parametrize(
+    "broken", ["workers.replaying.isolation.ProcessState.restore", "workers.replaying.connections.clean"]
+)
 def test_a_process_that_cannot_be_put_back_costs_no_response(monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
-    monkeypatch.setattr("workers.connections.clean", lambda: None)
+    monkeypatch.setattr("workers.replaying.connections.clean", lambda: None)
     monkeypatch.setattr(broken, fail_at_once)
     found = tasks._answer(SimpleNamespace(is_eager=False), message_to("/good/"), uuid.uuid4(), "bulk", 1)
     assert (found.response.body, found.error, ran) == (b"good", "", ["good"])

@@ -23,8 +23,9 @@ from broker_django import ledger
 from broker_django.conf import conf
 from broker_django.messaging.celery_app import TASK, get_app
 from broker_django.models import DispatchRecord
-from workers import inspection, revocation  # noqa: F401 - as a worker loads it
-from workers.requests import ReplayRequest
+from workers import inspection  # noqa: F401 - as a worker loads it
+from workers.replaying import revocation
+from workers.replaying.request import ReplayRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,8 +36,8 @@ HOSTNAME = "worker@here"
 @pytest.fixture(autouse=True)
 def nothing_revoked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Workers keep what was revoked for hours. And no process is forked here, so connections may stay."""
-    monkeypatch.setattr("workers.revocation.connections", SimpleNamespace(close_all=lambda: None))
-    monkeypatch.setattr("workers.requests.connections", SimpleNamespace(close_all=lambda: None))
+    monkeypatch.setattr("workers.replaying.revocation.connections", SimpleNamespace(close_all=lambda: None))
+    monkeypatch.setattr("workers.replaying.request.connections", SimpleNamespace(close_all=lambda: None))
     yield
     state.reset_state()
 
@@ -192,7 +193,7 @@ def test_a_ledger_that_does_not_answer_holds_up_nothing(
     def refuse(*_args: Any) -> Any:
         raise OperationalError("the disk is full")
 
-    with connection.execute_wrapper(refuse), caplog.at_level(logging.ERROR, "workers.revocation"):
+    with connection.execute_wrapper(refuse), caplog.at_level(logging.ERROR, "workers.replaying.revocation"):
         assert request.revoked()
         revocation.cancel_waiting([str(record.pk)])
     assert request.acknowledgements == 1

@@ -25,7 +25,7 @@ from broker_django.messaging import publishing, tracing
 from broker_django.models import DispatchRecord
 from tests import servers
 from workers.config import configure
-from workers.reaper import Reaper
+from workers.recovery.reaper import Reaper
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

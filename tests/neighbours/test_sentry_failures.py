@@ -22,8 +22,10 @@ from broker_django.messaging import publishing  # noqa: E402
 from broker_django.models import DispatchRecord  # noqa: E402
 from broker_django.operations import sentry  # noqa: E402
 from tests.integration.test_revocation import begin, held, nothing_revoked  # noqa: E402, F401 - a fixture for all
-from workers import error_reports, former_queues, tasks, unreadable  # noqa: E402
-from workers.reaper import Reaper  # noqa: E402
+from workers import tasks  # noqa: E402
+from workers.recovery import unreadable  # noqa: E402
+from workers.recovery.reaper import Reaper  # noqa: E402
+from workers.replaying import error_reports, queues  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -97,7 +99,7 @@ def runs_spent() -> DispatchRecord:
 
 def former_queue() -> DispatchRecord:
     record = accepted("former")
-    former_queues._abandon(record.pk, "the queue 'former' is not configured any more", timezone.now())
+    queues._abandon(record.pk, "the queue 'former' is not configured any more", timezone.now())
     return record
 
 
@@ -166,7 +168,7 @@ def test_what_the_task_itself_raises_is_one_event_with_its_traceback(sent: list[
 
 
 def test_an_outage_is_reported_as_ever(sent: list[dict[str, Any]]) -> None:
-    logging.getLogger("workers.reaper").error("The reaper stumbled")
+    logging.getLogger("workers.recovery.reaper").error("The reaper stumbled")
     assert [event["logentry"]["message"] for event in sent] == ["The reaper stumbled"]
 
 

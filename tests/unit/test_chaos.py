@@ -17,14 +17,14 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from broker_core.dispatches import State
-from tests.chaos import account, poison
-from tests.chaos.account import Line, Phase
-from tests.chaos.faults import make_read_only, make_writable
-from tests.chaos.installation import Service
-from tests.chaos.load import OF_RELEASES, Answer, Menu
-from tests.chaos.network import Proxy
-from tests.chaos.outage import broken, by_phase, percentile
-from tests.chaos.verdict import BRIEF, HAND_BACK, LOSS, NOT_REACHED, RETRY, TELLING, Entry, Evidence, judge, mentions
+from chaos import account, poison
+from chaos.account import Line, Phase
+from chaos.faults import make_read_only, make_writable
+from chaos.installation import Service
+from chaos.load import OF_RELEASES, Answer, Menu
+from chaos.network import Proxy
+from chaos.outage import broken, by_phase, percentile
+from chaos.verdict import BRIEF, HAND_BACK, LOSS, NOT_REACHED, RETRY, TELLING, Entry, Evidence, judge, mentions
 from tests.containers import Process
 from tests.processes import wait_until
 
@@ -234,14 +234,15 @@ def test_a_row_of_a_transaction_that_was_left_open_is_seen(flawless):
 
 def test_lines_that_tell_of_a_loss_explain_the_dispatch_that_they_name():
     lines = [
-        f"[12:00:01: WARNING/7] workers.reaper: Dispatch {PAYMENT}: the lease of a@b ran out in attempt 1: queued",
-        f"[12:00:02: WARNING/7] workers.requests: Dispatch {PAYMENT}: the worker process was lost: queued",
-        f"[12:00:03: WARNING/7] workers.reaper: Dispatch {BULK}: its message was lost, it is published again",
+        f"[12:00:01: WARNING/7] workers.recovery.reaper: Dispatch {PAYMENT}: the lease of a@b ran out in attempt 1: "
+        "queued",
+        f"[12:00:02: WARNING/7] workers.replaying.request: Dispatch {PAYMENT}: the worker process was lost: queued",
+        f"[12:00:03: WARNING/7] workers.recovery.reaper: Dispatch {BULK}: its message was lost, it is published again",
         f"[12:00:04: INFO/7] celery: Task POST /lease/ (payment)[{REALTIME}] received",
         f"[12:00:05: INFO/7] workers.tasks: Dispatch {REALTIME} is dropped: it was delivered before",
         f"[12:00:05: INFO/7] workers.tasks: Dispatch {BULK} failed in attempt 1, it is due at 2030-05-17T12:00: 500",
         f"[12:00:05: INFO/7] workers.tasks: Dispatch {BULK} is handed back, it is due at 2030-05-17T12:00: no URL",
-        "[12:00:06: WARNING/7] workers.leases: 2 leases could not be renewed, there is another try",
+        "[12:00:06: WARNING/7] workers.replaying.leases: 2 leases could not be renewed, there is another try",
     ]
     assert mentions(LOSS, lines) == {PAYMENT: 2}
     assert mentions(RETRY, lines) == {BULK: 1}

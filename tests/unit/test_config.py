@@ -295,7 +295,8 @@ def test_the_scheme_of_a_url(url, scheme):
 
 def test_it_is_imported_before_django_is_set_up():
     """A project imports its Celery app in its package, and Celery's own commands what its settings name."""
-    program = "import workers.config, workers.inspection, workers.scheduling, workers.transport, workers.amqp"
+    named = ("config", "inspection", "consuming.scheduling", "consuming.redis", "consuming.rabbitmq")
+    program = f"import {', '.join(f'workers.{name}' for name in named)}"
     assert finished([sys.executable, "-c", program], {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}).stderr == ""
 
 

@@ -17,8 +17,8 @@ from django.core.cache import cache, caches
 from django.test import override_settings
 
 from tests import servers
-from workers import isolation
-from workers.isolation import isolated
+from workers.replaying import isolation
+from workers.replaying.isolation import isolated
 
 
 @pytest.fixture(autouse=True)

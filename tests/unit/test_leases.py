@@ -7,8 +7,8 @@ import pytest
 from django.db import InterfaceError
 
 from broker_core.policies import QueuePolicy
-from workers import leases as module
-from workers.leases import Leases
+from workers.replaying import leases as module
+from workers.replaying.leases import Leases
 
 POLICY = QueuePolicy(time_limit=60)
 

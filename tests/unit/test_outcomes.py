@@ -8,14 +8,21 @@ import pytest
 from celery.exceptions import Reject
 from django.db import DataError, InternalError
 
-from workers import outcomes, tasks
-from workers.outcomes import LateOutcomes, LedgerSilentError, persistently, seconds_left, seconds_to_soft_limit
+from workers import tasks
+from workers.replaying import outcomes
+from workers.replaying.outcomes import (
+    LateOutcomes,
+    LedgerSilentError,
+    persistently,
+    seconds_left,
+    seconds_to_soft_limit,
+)
 
 
 @pytest.fixture(autouse=True)
 def quick(settings, monkeypatch):
     settings.REQUEST_BROKER = {"LEASE": 0.2}
-    monkeypatch.setattr("workers.connections.replace_all", lambda: None)
+    monkeypatch.setattr("workers.replaying.connections.replace_all", lambda: None)
 
 
 def failing(times, error):

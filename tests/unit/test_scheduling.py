@@ -6,7 +6,7 @@ from django.test import override_settings
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.scheduling import WeightedCycle
+from workers.consuming.scheduling import WeightedCycle
 
 WEIGHTS = st.lists(st.integers(1, 20), min_size=1, max_size=4)
 

@@ -7,7 +7,7 @@ import pytest
 from billiard.pool import soft_timeout_sighandler
 from celery.exceptions import SoftTimeLimitExceeded
 
-from workers.time_limits import past_soft_limit
+from workers.replaying.time_limits import past_soft_limit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

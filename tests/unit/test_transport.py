@@ -5,9 +5,9 @@ from kombu import Connection, Consumer, Exchange, Producer, Queue
 from kombu.transport import TRANSPORT_ALIASES, memory, resolve_transport
 
 from broker_django.messaging.celery_app import TASK
-from workers import amqp, transport
 from workers.config import WORKER_TRANSPORTS
-from workers.transport import _TrueQueue
+from workers.consuming import rabbitmq, redis
+from workers.consuming.redis import _TrueQueue
 
 
 class Channel(_TrueQueue, memory.Channel):
@@ -58,4 +58,4 @@ def test_urls_are_served_with_transports_that_are_theirs(monkeypatch):
         monkeypatch.setitem(TRANSPORT_ALIASES, scheme, path)
         ours = resolve_transport(scheme)
         assert issubclass(ours, theirs)
-        assert issubclass(ours, (transport.Transport, transport.SentinelTransport, amqp.Transport, amqp.SSLTransport))
+        assert issubclass(ours, (redis.Transport, redis.SentinelTransport, rabbitmq.Transport, rabbitmq.SSLTransport))

@@ -1,0 +1,34 @@
+"""The middleware that writes down what a web process accepted."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+from asgiref.sync import iscoroutinefunction
+from django.utils.decorators import sync_and_async_middleware
+
+from chaos.account import Line, Phase, write
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from django.http import HttpRequest
+
+
+@sync_and_async_middleware
+def note(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest], Any]:
+    if not iscoroutinefunction(get_response):
+        return lambda request: _noted(get_response(request))
+
+    async def middleware(request: HttpRequest) -> Any:
+        return _noted(await get_response(request))
+
+    return middleware
+
+
+def _noted(response: Any) -> Any:
+    if response.status_code == 202:
+        write(Line(Phase.ACCEPTED, json.loads(response.content)["id"], 0, os.getpid(), os.environ["CHAOS_RELEASE"]))
+    return response

@@ -1,0 +1,12 @@
+"""What is scaled down: here a deploy takes seconds."""
+
+from django.apps import AppConfig
+
+
+class ChaosConfig(AppConfig):
+    name = "chaos"
+
+    def ready(self) -> None:
+        from broker_django import ledger
+
+        ledger.LONGEST_HAND_BACK = 8.0

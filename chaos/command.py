@@ -1,0 +1,43 @@
+"""What the commands of this package have in common."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from chaos.installation import Installation, install, missing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def parser(module: str, description: str | None, settle: float) -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
+    made.add_argument("--broker", choices=("valkey", "redis", "rabbitmq"), default="valkey")
+    made.add_argument("--database", choices=("sqlite", "postgres"), default="sqlite")
+    made.add_argument("--webs", type=int, default=2, help="web processes, under ASGI and WSGI by turns")
+    made.add_argument("--workers", type=int, default=3)
+    made.add_argument("--pool", choices=("prefork", "threads"), default="prefork", help="of the workers")
+    made.add_argument("--seed", type=int, help="of what is chosen by chance; printed, to be used again")
+    made.add_argument(
+        "--settle", type=float, default=settle, help="seconds without a dispatch done after which the rest is lost"
+    )
+    made.add_argument("--json", type=Path, help="a file for the result")
+    made.add_argument("--logs", type=Path, help="a directory for the logs of web and worker processes")
+    return made
+
+
+def run_installed(options: argparse.Namespace, run: Callable[[Installation, argparse.Namespace], int]) -> int:
+    """Run with servers, web processes and workers as the options say; 2 where a server is not installed."""
+    absent = missing(options.broker, options.database)
+    if absent:
+        print(f"Not installed: {', '.join(absent)}", file=sys.stderr)
+        return 2
+    counts = {"webs": options.webs, "workers": options.workers}
+    with install(options.broker, options.database, **counts, pool=options.pool) as installation:
+        status = run(installation, options)
+        if options.logs:
+            installation.keep_logs(options.logs)
+        return status

@@ -1,0 +1,296 @@
+"""The site, its workers and its servers as processes, with a network that can be cut between them and the queue."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+from urllib.parse import urlsplit
+
+import httpx
+import psutil
+
+from broker_django.development.ports import any_port
+from chaos import account
+from chaos.network import Proxy
+from tests import servers
+from tests.containers import ROOT, Process
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+PROGRAMS = {"redis": "redis-server", "rabbitmq": "rabbitmq-server", "valkey": "valkey", "postgres": "postgres"}
+"""What has to be installed for it; SQLite needs nothing."""
+RELEASES = ("old", "new")
+"""Of the site, in the order in which they were made."""
+ENDS_WITHIN = 5.0
+"""Seconds after which a process that was told to end is killed, to be started again."""
+ORPHANS_LIVE = 5.0
+"""Seconds for which processes outlive the one that started them, as under a supervisor that cleans up."""
+
+
+class Service:
+    """A process of the site under a supervisor: it can be killed, and is started again. Its log goes on."""
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+        self.name = process.name
+        self.expected = True
+        """Whether it should be running."""
+        self.ended: list[int | None] = []
+        """The statuses with which it ended though nobody killed it."""
+        self.killed: dict[int, float] = {}
+        """The processes of it that were killed on purpose, and when."""
+        self._start_by: float | None = None
+        self._orphaned: list[tuple[float, int, list[psutil.Process]]] = []
+
+    @property
+    def running(self) -> bool:
+        return self.process.status == "running"
+
+    @property
+    def release(self) -> str:
+        """Of the code that it runs, or runs once it is started again."""
+        return self.process.env["CHAOS_RELEASE"]
+
+    @release.setter
+    def release(self, release: str) -> None:
+        self.process.env["CHAOS_RELEASE"] = release
+
+    def stop(self, signal_: signal.Signals, *, group: bool = False) -> None:
+        """Send a signal that ends it, alone or with all that it started. It is expected to be down until `start`."""
+        self.expected, self._start_by = False, None
+        pid, started = self.process.pid, children(self, recursive=True)
+        if signal_ is signal.SIGKILL or group:
+            self.note_killed([pid, *(process.pid for process in started)])
+        if group:
+            _kill_group(pid)
+        else:
+            self._orphaned.append((time.monotonic() + ORPHANS_LIVE, pid, started))
+            self.process.signal(signal_)
+
+    def note_killed(self, pids: Iterable[int]) -> None:
+        now = time.time()
+        self.killed = {**dict.fromkeys(pids, now), **self.killed}
+
+    def start(self) -> None:
+        """Start it again as soon as it is down, unless that has been done: `look_after` does it."""
+        if not self.expected and self._start_by is None:
+            self._start_by = time.monotonic() + ENDS_WITHIN
+        self.look_after()
+
+    @property
+    def up(self) -> bool:
+        return self.expected and self.running
+
+    def look_after(self) -> bool:
+        """Start it if it ended by itself or is to be started, and end what outlived it. Whether it ended by itself."""
+        now = time.monotonic()
+        if self._start_by is not None:
+            self._start_if_down(late=now >= self._start_by)
+        for _, pid, started in [orphan for orphan in self._orphaned if orphan[0] <= now]:
+            self.note_killed(process.pid for process in started if process.is_running())
+            _kill_group(pid)
+        self._orphaned = [orphan for orphan in self._orphaned if orphan[0] > now]
+        if not self.expected or self.running:
+            return False
+        self.ended.append(self.process._popen.returncode)
+        self._start_if_down(late=False)
+        return True
+
+    def _start_if_down(self, *, late: bool) -> None:
+        if self.running and not late:
+            return
+        if self.running:
+            self.note_killed(process.pid for process in children(self, recursive=True))
+            self.process.kill()
+        self.process.start()
+        self.expected, self._start_by = True, None
+
+    def end(self) -> None:
+        for _, pid, _ in self._orphaned:
+            _kill_group(pid)
+        self.process.teardown()
+
+
+def children(service: Service, *, recursive: bool = False) -> list[psutil.Process]:
+    try:
+        return psutil.Process(service.process.pid).children(recursive)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _kill_group(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+class Installation:
+    """Everything that runs. Faults are done to its parts."""
+
+    def __init__(
+        self,
+        broker: servers.MessageBroker,
+        proxy: Proxy,
+        variables: dict[str, str],
+        webs: int,
+        workers: int,
+        pool: str = "prefork",
+    ) -> None:
+        self.broker, self.proxy, self.variables, self.pool = broker, proxy, variables, pool
+        self.urls: list[str] = []
+        self.webs = [self._web(number) for number in range(webs)]
+        self.workers = [self._worker(number) for number in range(workers)]
+
+    @property
+    def services(self) -> list[Service]:
+        return [*self.webs, *self.workers]
+
+    @property
+    def vendor(self) -> str:
+        """Of the database, as Django names it."""
+        return "sqlite" if "DATABASE_PATH" in self.variables else "postgresql"
+
+    @property
+    def killed(self) -> dict[int, float]:
+        """The processes that were killed on purpose, and when."""
+        return {pid: at for service in self.services for pid, at in service.killed.items()}
+
+    def account(self) -> list[account.Line]:
+        return account.read(Path(self.variables[account.VARIABLE]))
+
+    def serves_without(self, service: Service) -> bool:
+        """Whether clients reach a web process while this one is down. A worker is not missed."""
+        others = [url for web, url in zip(self.webs, self.urls, strict=True) if web is not service]
+        return service not in self.webs or any(servers.listens(urlsplit(url).port or 0) for url in others)
+
+    def is_up(self) -> bool:
+        for service in self.services:
+            service.look_after()
+        return all(service.up for service in self.services)
+
+    def deploy(self, release: str) -> None:
+        """Let everything run this release, and nothing another one."""
+        others = [service for service in self.services if service.release != release]
+        for service in others:
+            service.release = release
+            service.stop(signal.SIGTERM)
+        for service in others:
+            service.start()
+
+    def _web(self, number: int) -> Service:
+        """Under ASGI and WSGI by turns."""
+        port = any_port()
+        url = f"http://127.0.0.1:{port}"
+        asgi = [sys.executable, "-m", "uvicorn", "tests.site.asgi:application", "--port", str(port)]
+        asgi += ["--lifespan", "off", "--no-access-log", "--timeout-graceful-shutdown", "5"]
+        wsgi = [sys.executable, "-m", "django", "runserver", f"127.0.0.1:{port}", "--noreload", "-v", "0"]
+        self.urls.append(url)
+        return Service(Process(f"web-{number}", wsgi if number % 2 else asgi, self.variables, lambda: healthy(url)))
+
+    def _worker(self, number: int) -> Service:
+        name = f"worker-{number}"
+        command = [sys.executable, "-m", "django", "broker_worker", "--noreload", "--concurrency=2"]
+        command.append(f"--pool={self.pool}")
+        return Service(Process(name, [*command, f"--hostname={name}@%h"], self.variables, " ready."))
+
+    def ready(self) -> Self:
+        for service in self.services:
+            service.process.ready()
+        return self
+
+    def logs(self) -> dict[str, list[str]]:
+        return {service.name: service.process.logs().splitlines() for service in self.services}
+
+    def databases(self) -> list[psutil.Process]:
+        """The processes of PostgreSQL, the first of them first; none where the database is a file."""
+        family = psutil.Process().children(recursive=True)
+        return [process for process in family if _name(process) in {"postgres", "postmaster"}]
+
+    def keep_logs(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, lines in self.logs().items():
+            (directory / f"{name}.log").write_text("\n".join(lines) + "\n")
+
+    def end(self) -> None:
+        for service in self.services:
+            service.end()
+
+
+def healthy(url: str) -> bool:
+    with contextlib.suppress(httpx.TransportError):
+        return httpx.get(f"{url}/broker/health/", trust_env=False).is_success
+    return False
+
+
+def missing(broker: str, database: str) -> list[str]:
+    """The programs that are needed and not installed."""
+    needed = [PROGRAMS[name] for name in (broker, database) if name in PROGRAMS]
+    return [program for program in needed if servers.find(program) is None]
+
+
+@contextlib.contextmanager
+def install(broker: str, database: str, *, webs: int, workers: int, pool: str = "prefork") -> Iterator[Installation]:
+    """Start it all, and use its database in this process too. Everything ends with the context."""
+    with (
+        servers.BROKERS[broker]() as server,
+        servers.DATABASES[database]() as where,
+        _network(server) as proxy,
+        tempfile.NamedTemporaryFile(prefix="chaos-account-") as notes,
+    ):
+        port = urlsplit(server.url).port
+        variables = {
+            **where,
+            "DJANGO_SETTINGS_MODULE": "chaos.settings",
+            account.VARIABLE: notes.name,
+            "CHAOS_RELEASE": RELEASES[0],
+            "BROKER_URL": server.url.replace(f":{port}", f":{proxy.port}"),
+            "EAGER": "0",
+            "PYTHONPATH": str(ROOT),
+            "PYTHONUNBUFFERED": "1",
+        }
+        os.environ.update(variables)
+        _prepare()
+        installation = Installation(server, proxy, variables, webs, workers, pool)
+        try:
+            yield installation.ready()
+        finally:
+            _disconnect()
+            installation.end()
+
+
+@contextlib.contextmanager
+def _network(server: servers.MessageBroker) -> Iterator[Proxy]:
+    port = urlsplit(server.url).port
+    assert port is not None
+    with contextlib.closing(Proxy(port)) as proxy:
+        yield proxy
+
+
+def _prepare() -> None:
+    import django
+
+    django.setup()
+    from chaos.prepare import prepare
+
+    prepare()
+    _disconnect()
+
+
+def _disconnect() -> None:
+    from django.db import connections
+
+    connections.close_all()
+
+
+def _name(process: psutil.Process) -> str:
+    """Its name; empty where it has ended meanwhile."""
+    try:
+        return process.name()
+    except psutil.NoSuchProcess:
+        return ""

@@ -1,0 +1,43 @@
+"""Make the database: `python -m chaos.prepare`."""
+
+from __future__ import annotations
+
+from broker_core.dispatches import State
+
+ENDS = ", ".join(f"'{state}'" for state in State if state.done)
+NOTE = "INSERT INTO chaos_ending (dispatch, state) VALUES ({id}, NEW.state);"
+UPDATED = "AFTER UPDATE OF state ON broker_django_dispatchrecord"
+
+FUNCTION = f"""CREATE FUNCTION chaos_note_end() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN {NOTE.format(id="NEW.id::text")} RETURN NULL; END $$"""
+WHEN = f"CREATE TRIGGER chaos_ended {UPDATED} FOR EACH ROW WHEN (NEW.state IN ({ENDS}))"
+
+TRIGGER = {
+    "sqlite": [f"{WHEN} BEGIN {NOTE.format(id='NEW.id')} END"],
+    "postgresql": [FUNCTION, f"{WHEN} EXECUTE FUNCTION chaos_note_end()"],
+}
+"""Notes each time that a dispatch comes to its end, whoever brings it there: the ledger itself keeps only the last."""
+
+
+OTHER = {
+    "sqlite": ["CREATE TABLE chaos_window AS SELECT 0 AS opened"],
+    "postgresql": ["CREATE ROLE chaos_guest"],
+}
+"""What faults and poisons need."""
+
+
+def prepare() -> None:
+    from django.core.management import call_command
+    from django.db import connection
+
+    call_command("migrate", run_syncdb=True, verbosity=0)
+    with connection.cursor() as cursor:
+        for statement in [*TRIGGER[connection.vendor], *OTHER[connection.vendor]]:
+            cursor.execute(statement)
+
+
+if __name__ == "__main__":
+    import django
+
+    django.setup()
+    prepare()

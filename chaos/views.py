@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from typing import TYPE_CHECKING
+
+from asgiref.sync import sync_to_async
+from django.http import HttpResponse
+from django.views.decorators.csrf import csrf_exempt
+
+from chaos import leftovers, poison
+from chaos.account import Phase, write_for
+from tests.site.models import Execution
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from django.http import HttpRequest
+
+
+@contextlib.contextmanager
+def on_account(request: HttpRequest, release: str = "") -> Iterator[None]:
+    """Write down outside the database that the view begins, what it finds of earlier ones, and how it ends."""
+    write_for(request, Phase.BEGIN, release)
+    try:
+        for found in leftovers.find():
+            write_for(request, Phase.FOUND, found)
+        yield
+    except BaseException as error:
+        write_for(request, Phase.END, type(error).__name__)
+        raise
+    write_for(request, Phase.END)
+
+
+def add_row(request: HttpRequest) -> None:
+    """Write the row of this execution, and down that it is committed where no transaction holds it back."""
+    broker = request.broker
+    Execution.objects.create(dispatch=str(broker.id or ""), worker=f"attempt {broker.attempt}, process {os.getpid()}")
+    if not leftovers.in_transaction():
+        write_for(request, Phase.COMMITTED)
+
+
+def _work(request: HttpRequest, milliseconds: int, release: str = "") -> HttpResponse:
+    with on_account(request, release):
+        add_row(request)
+        time.sleep(milliseconds / 1000)
+        return HttpResponse("done")
+
+
+@csrf_exempt
+def work(request: HttpRequest, milliseconds: int) -> HttpResponse:
+    return _work(request, milliseconds)
+
+
+@csrf_exempt
+async def async_work(request: HttpRequest, milliseconds: int) -> HttpResponse:
+    """In a coroutine's own context; the database is asked from the thread that Django keeps for that."""
+    return await sync_to_async(_work)(request, milliseconds)
+
+
+@csrf_exempt
+def work_of_old(request: HttpRequest, milliseconds: int) -> HttpResponse:
+    return _work(request, milliseconds, "old")
+
+
+@csrf_exempt
+def work_of_new(request: HttpRequest, milliseconds: int) -> HttpResponse:
+    return _work(request, milliseconds, "new")
+
+
+@csrf_exempt
+def poisonous(request: HttpRequest, name: str) -> HttpResponse:
+    with on_account(request):
+        add_row(request)
+        poison.act(name, request.broker.attempt)
+        return HttpResponse("poisoned")
+
+
+@csrf_exempt
+async def async_poisonous(request: HttpRequest, name: str) -> HttpResponse:
+    """What it sets in its context, it sets in the coroutine; all else as a synchronous view does."""
+    if name == "activate":
+        await sync_to_async(_begin_poisonous)(request)
+        poison.activate()
+        await sync_to_async(write_for)(request, Phase.END)
+        return HttpResponse("poisoned")
+    return await sync_to_async(poisonous)(request, name)
+
+
+def _begin_poisonous(request: HttpRequest) -> None:
+    write_for(request, Phase.BEGIN)
+    for found in leftovers.find():
+        write_for(request, Phase.FOUND, found)
+    add_row(request)

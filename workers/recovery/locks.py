@@ -1,0 +1,56 @@
+"""Rows that somebody else has locked: those who look after others do not wait for them for long."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django.db import connections
+
+from broker_django import ledger
+from broker_django.conf import conf
+from workers.replaying.connections import is_pooled
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from django.db import Error
+
+LIMITED = "request_broker_lock_wait"
+"""The attribute of a connection that names the session whose waits are limited."""
+
+_LIMIT: dict[str, Callable[[float], str]] = {
+    "postgresql": lambda seconds: f"SET lock_timeout TO '{seconds * 1000:.0f}ms'",
+    "mysql": lambda seconds: f"SET SESSION innodb_lock_wait_timeout = {max(round(seconds), 1)}",
+}
+
+_TIMEOUTS = {"55P03", 1205}
+"""lock_not_available of PostgreSQL, ER_LOCK_WAIT_TIMEOUT of MySQL and MariaDB."""
+
+
+def patience() -> float:
+    """Seconds: whoever renews several leases must come to all of them in time."""
+    return min(2.0, conf.LEASE / 20)
+
+
+def limit_waits() -> None:
+    """Have this thread wait for a lock in the ledger for a small part of a lease at most. Raises django.db.Error.
+
+    On SQLite the whole database is locked, for as long as its option `timeout` says. A session of pgbouncer, which
+    others will use, is left as it is. Django's pool undoes it when the connection goes back.
+    """
+    connection = connections[ledger.rows().db]
+    statement = _LIMIT.get(connection.vendor)
+    if statement is None or connection.settings_dict.get("DISABLE_SERVER_SIDE_CURSORS"):
+        return
+    connection.ensure_connection()
+    if is_pooled(connection.settings_dict) or getattr(connection, LIMITED, None) is not connection.connection:
+        with connection.cursor() as cursor:
+            cursor.execute(statement(patience()))
+        setattr(connection, LIMITED, connection.connection)
+
+
+def is_timeout(error: Error) -> bool:
+    """Whether a statement failed because somebody else has its row."""
+    cause: Any = error.__cause__
+    codes = {getattr(cause, "sqlstate", None), getattr(cause, "pgcode", None), *getattr(cause, "args", ())[:1]}
+    return not _TIMEOUTS.isdisjoint(code for code in codes if isinstance(code, str | int))

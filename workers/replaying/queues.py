@@ -1,0 +1,98 @@
+"""Dispatches of queues that the settings do not have any more: they end in a recorded failure, and can be revived."""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from django.db import OperationalError
+from django.db.models import Exists, OuterRef
+
+from broker_core.dispatches import State
+from broker_core.redaction import redacted
+from broker_django import ledger
+from broker_django.conf import conf
+from broker_django.messaging.celery_app import get_app
+from broker_django.messaging.notifications import announce
+from broker_django.models import ActionRecord
+from workers.recovery import locks
+from workers.replaying import error_reports
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from uuid import UUID
+
+    from django.db.models import QuerySet
+
+    from broker_django.models import DispatchRecord
+
+logger = logging.getLogger("workers.replaying.queues")
+
+BATCH = 100
+REPORTED_EVERY = timedelta(minutes=5)
+INSPECT_TIMEOUT = 1.0
+"""Seconds that the other workers have to say what they serve."""
+
+_reported: dict[str, datetime] = {}
+"""When this process last logged that something waits in such a queue."""
+
+
+def former_queues(now: datetime) -> Iterator[None]:
+    """Fail what waits in queues that nobody knows any more, in small steps.
+
+    A worker may be the one whose settings are old. So it fails nothing of a queue into which something was accepted of
+    late, or which another worker serves.
+    """
+    for queue in ledger.queues(State.QUEUED):
+        if queue in conf.queues:
+            continue
+        waiting = ledger.rows().filter(state=State.QUEUED, queue=queue).order_by("accepted_at")
+        _report(queue, waiting, now)
+        newest = waiting.last()
+        if newest is None or now - newest.accepted_at < ledger.DEPLOYMENT or _is_served(queue):
+            continue
+        yield
+        for dispatch_id in list(_unwanted(waiting, now)[:BATCH]):
+            _abandon(dispatch_id, f"the queue {queue!r} is not configured any more", now)
+            yield
+
+
+def _report(queue: str, waiting: QuerySet[DispatchRecord], now: datetime) -> None:
+    """Log what waits, once in a while for each queue: there is a pass every few seconds."""
+    last = _reported.get(queue)
+    if last is None or now - last >= REPORTED_EVERY:
+        _reported[queue] = now
+        logger.error("%d dispatches wait in the queue %r, which is not configured here", waiting.count(), queue)
+
+
+def _abandon(dispatch_id: UUID, reason: str, now: datetime) -> None:
+    """Fail it, unless somebody else has locked its row: the next pass comes to it again."""
+    try:
+        abandoned = ledger.abandon(dispatch_id, reason, now)
+    except OperationalError as error:
+        if not locks.is_timeout(error):
+            raise
+        return
+    if abandoned:
+        logger.error("Dispatch %s fails: %s", dispatch_id, reason, extra=error_reports.log_extra(dispatch_id))
+        announce(dispatch_id)
+        error_reports.report_failure_of(dispatch_id)
+
+
+def _unwanted(waiting: QuerySet[DispatchRecord], now: datetime) -> QuerySet[DispatchRecord, UUID]:
+    """The ids of those that nobody has asked for of late: see `ledger.last_wanted`."""
+    late = now - ledger.DEPLOYMENT
+    retried = ActionRecord.objects.filter(dispatch=OuterRef("pk"), action="retry", at__gt=late)
+    return waiting.filter(~Exists(retried), accepted_at__lte=late).values_list("pk", flat=True)
+
+
+def _is_served(queue: str) -> bool:
+    """Whether a worker says so. If the workers cannot be asked, one may."""
+    try:
+        inspect: Any = get_app().control.inspect(timeout=INSPECT_TIMEOUT)
+        replies = inspect._request("broker_status") or {}
+    except Exception as error:  # noqa: BLE001 - every transport has errors of its own
+        logger.info("The workers cannot be asked which queues they serve: %s", redacted(error))
+        return True
+    return any(queue in reply.get("names", ()) for reply in replies.values())

@@ -1,0 +1,90 @@
+"""Revoked or terminated by an operator, in Flower or with `app.control.revoke`: the dispatch is cancelled.
+
+Celery only drops the message, so the reaper would publish it again; and workers forget what was revoked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import uuid
+from typing import TYPE_CHECKING
+
+from django.db import connections
+
+from broker_core.errors import DispatchConflictError
+from broker_core.redaction import redacted
+from broker_django import ledger
+from broker_django.messaging.notifications import announce
+from workers.recovery import locks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+logger = logging.getLogger("workers.replaying.revocation")
+
+CHUNK = 500
+
+
+def cancel_waiting(task_ids: Iterable[str]) -> None:
+    """Cancel those that are dispatches and wait, also for another attempt, when there is no message at all."""
+    found = {key for task_id in task_ids if (key := _key(task_id)) is not None}
+    with _patient(f"The dispatches among {len(found)} revoked tasks"):
+        for chunk in _chunks(sorted(found)):  # in the same order as other workers, which do the same just now
+            for dispatch_id in ledger.cancel_all(chunk):
+                _tell(dispatch_id, "revoked")
+
+
+def cancel(task_id: str, run: ledger.Run | None) -> None:
+    """Cancel a dispatch whose message is dropped, or whose attempt `run` is about to be stopped, or may just begin.
+
+    An attempt that runs elsewhere is left alone, and so is one that has ended.
+    """
+    dispatch_id = _key(task_id)
+    if dispatch_id is not None:
+        with _patient(f"Dispatch {dispatch_id}"):
+            _cancelled(dispatch_id, run)
+
+
+def _cancelled(dispatch_id: uuid.UUID, run: ledger.Run | None) -> None:
+    if _stop_or_cancel(dispatch_id, run):
+        _tell(dispatch_id, "terminated" if run else "revoked")
+
+
+def _tell(dispatch_id: uuid.UUID, why: str) -> None:
+    announce(dispatch_id)
+    told = {"dispatch_id": str(dispatch_id)}
+    logger.warning("Dispatch %s is cancelled: it was %s", dispatch_id, why, extra=told)
+
+
+def _stop_or_cancel(dispatch_id: uuid.UUID, run: ledger.Run | None) -> bool:
+    """Between the first look and the second it may have been claimed."""
+    for _look in range(2):
+        if run is not None and ledger.stop(dispatch_id, run):
+            return True
+        with contextlib.suppress(DispatchConflictError):
+            return ledger.cancel(dispatch_id)
+    return False
+
+
+@contextlib.contextmanager
+def _patient(subject: str) -> Iterator[None]:
+    """If the ledger does not answer, Celery goes on with what it does: a lease runs out, a message is missed."""
+    try:
+        locks.limit_waits()
+        yield
+    except Exception as error:  # noqa: BLE001 - whatever it is, this worker must not lose count of its tasks
+        logger.error("%s cannot be cancelled now: %s", subject, redacted(error))
+    finally:
+        connections.close_all()  # a process that is forked later must not inherit them
+
+
+def _key(task_id: str) -> uuid.UUID | None:
+    try:
+        return uuid.UUID(task_id)
+    except (ValueError, AttributeError, TypeError):
+        return None
+
+
+def _chunks(keys: list[uuid.UUID]) -> Iterator[list[uuid.UUID]]:
+    return (keys[start : start + CHUNK] for start in range(0, len(keys), CHUNK))

@@ -1,0 +1,30 @@
+"""Cancelling what runs: the ledger is told before the process is stopped, so that no outcome can be recorded."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from celery.concurrency.base import BasePool
+from django.db import connections
+
+from broker_django import ledger
+from broker_django.conf import conf
+from workers.recovery import locks
+
+
+def can_stop(pool: Any) -> bool:
+    """Whether the pool can end a task that runs: threads and solo cannot."""
+    return getattr(pool.terminate_job, "__func__", None) is not BasePool.terminate_job
+
+
+def cancel(dispatch_id: str, attempt: int, worker: str) -> bool:
+    """Whether this attempt ran on this worker, on a queue that allows it, and is cancelled now."""
+    try:
+        locks.limit_waits()
+        record = ledger.find(uuid.UUID(dispatch_id))
+        policy = conf.queues.get(record.queue) if record else None
+        allowed = policy is not None and policy.cancel_running
+        return allowed and ledger.stop(uuid.UUID(dispatch_id), ledger.Run(attempt, worker))
+    finally:
+        connections.close_all()  # the process that takes the stopped one's place must not inherit them
