@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from broker_django.messaging import celery_app, publishing
+from broker_django.tracking.holding import places
 from tests.servers import require
 
 
@@ -16,6 +17,12 @@ def current_app() -> None:
 def closed_breaker() -> None:
     """Each test begins with a message broker that nobody has found down."""
     publishing.breaker.succeeded()
+
+
+@pytest.fixture(autouse=True)
+def nobody_held() -> None:
+    """Each test begins in a process that has held no client: one that has a single thread rations what it waits."""
+    places.forget()
 
 
 @pytest.fixture

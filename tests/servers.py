@@ -305,6 +305,7 @@ def mariadb(name: str = "broker", *options: str) -> Iterator[dict[str, str]]:
             "init-file": home / "start.sql",
             "innodb-flush-log-at-trx-commit": 0,
             "innodb-buffer-pool-size": "64M",
+            "character-set-server": "utf8mb4",  # as Django's documentation asks for
         }
         given = [f"--{key}={value}" for key, value in settings.items()]
         process = Process(

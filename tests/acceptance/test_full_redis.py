@@ -22,7 +22,7 @@ BODY = b"x" * 30_000
 MOST = 20
 MANY = 200
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(420)
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_more_than_the_message_broker_holds_is_accepted_and_all_of_it_runs(
     paid = send(site, "payment", 5)
     wait_until(lambda: states(paid) == {"succeeded": 5})
     assert states(ids).get("queued", 0) > 0, "the held ones hold up nobody"
-    wait_until(lambda: states(ids) == {"succeeded": MANY}, 120)
+    wait_until(lambda: states(ids) == {"succeeded": MANY}, 240)
     assert {ledger.executions(each) for each in ids} == {1}
 
 
@@ -88,7 +88,7 @@ def test_a_worker_starts_and_makes_room_though_the_message_broker_is_full(
     if filled:
         fill(small)
     worker = start_worker(broker_worker, *queues, "--concurrency=2", **variables)
-    wait_until(lambda: states(ids) == {"succeeded": MANY}, 120)
+    wait_until(lambda: states(ids) == {"succeeded": MANY}, 240)
     assert worker.container.status == "running"
 
 
