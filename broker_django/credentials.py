@@ -171,13 +171,14 @@ def shows_more_than_named(request: HttpRequest) -> bool:
 
 
 def with_named_alone(request: HttpRequest) -> HttpRequest:
-    """The request as if nothing but what CREDENTIALS names said who sends it: no session, no other cookie, no query."""
+    """The request as if only what CREDENTIALS names said who sends it: no session, other cookie, query or body."""
     named = _named(tuple(conf.CREDENTIALS))
     bare = _without(request, lambda kind: kind not in named.known and (kind.startswith(COOKIE) or may_say_who(kind)))
     query = request.GET.copy()
     for name in [name for name in request.GET if f"{QUERY}{name}" not in named.known]:
         del query[name]
     bare.GET = query  # type: ignore[assignment]
+    bare.META["CONTENT_LENGTH"] = "0"
     bare.user = None  # type: ignore[assignment] # of the session, to which REST framework looks
     return bare
 
