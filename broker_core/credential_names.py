@@ -51,14 +51,14 @@ LONGEST = 100
 
 @lru_cache(maxsize=1024)
 def looks_like_credential(field: str) -> bool:
-    """Whether a header field, or a cookie, does: what its client sends, or what a proxy says of its user."""
+    """Whether the name of a header field or a cookie is that of a secret, or of what a proxy says of a user."""
     name = field[-LONGEST:]
     return _ONCE.fullmatch(name) is None and (_SECRET.fullmatch(name) or _WHO.fullmatch(name)) is not None
 
 
 @lru_cache(maxsize=1024)
 def may_say_who(field: str) -> bool:
-    """Whether a header field may do so in any project: whatever nobody knows to say something else."""
+    """Whether a header field could name its sender in some project: any that is not known to say something else."""
     name = field[-LONGEST:]
     return looks_like_credential(field) or (_ONCE.fullmatch(name) or _OF_ANYBODY.fullmatch(name)) is None
 

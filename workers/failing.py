@@ -6,9 +6,8 @@ import logging
 import sys
 from typing import Any
 
-from redis.exceptions import OutOfMemoryError
-
 from broker_core.redaction import redacted
+from workers.consuming.redis_memory import is_full
 
 logger = logging.getLogger("workers.failing")
 
@@ -24,5 +23,5 @@ def explain(**_: Any) -> None:
     error = sys.exc_info()[1]
     if not isinstance(error, Exception):
         return
-    advice = FULL if isinstance(error, OutOfMemoryError) else ELSE
+    advice = FULL if is_full(error) else ELSE
     logger.critical("The worker ends with an error, %s. %s", redacted(error), advice)

@@ -269,7 +269,7 @@ def _is_found_by_fields(request: HttpRequest, view: View, found: Found | None) -
     """
     if found is None or not users.is_row(found.user):
         return False
-    if not credentials.shows_more_than_named(request):
+    if not found.by_body and not credentials.shows_more_than_named(request):
         return True
     asked = (view.function, view.args, view.kwargs)
     if user_key(drf.found(credentials.without_named(request), *asked).user) == user_key(found.user):

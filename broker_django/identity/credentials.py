@@ -34,6 +34,8 @@ COOKIE, QUERY = "cookie:", "query:"
 """What begins the name of a credential that is a cookie, or a parameter of the query."""
 SESSION = "session"
 """The session cookie, among the kinds of credentials; header fields are there by their names in lower case."""
+OURS = "request_broker_"
+"""What begins the names of the broker's own cookies."""
 GUESSED = "?"
 """What begins the name of a credential that nobody has named: the claim may stand for it, as for the session."""
 EXEMPT = "-"
@@ -74,10 +76,9 @@ def _guessed(request: HttpRequest, parameters: Mapping[str, str], named: _Named,
     guessed = {field: value for field, value in fields if field and field not in named.known}
     if any(map(says_who, guessed)):
         guessed = {field: value for field, value in guessed.items() if not is_minted(field) or says_who(field)}
-    own = _own_cookies() if request.COOKIES else ()
     for name, value in request.COOKIES.items():
         kind = f"{COOKIE}{name}"
-        if name not in own and kind not in named.known and _is_guessed_cookie(name, everything):
+        if kind not in named.known and _is_guessed_cookie(name, everything):
             guessed[kind] = value
     for name, value in parameters.items():
         kind = f"{QUERY}{name}"
@@ -97,14 +98,13 @@ def _guessed_field(key: str, everything: bool) -> str:  # noqa: FBT001
 
 
 def _is_guessed_cookie(name: str, everything: bool) -> bool:  # noqa: FBT001
-    """Whether a cookie may say who sends it: those of analytics begin with an underscore."""
+    """Whether a cookie may say who sends it. Those of Django and of the broker say nothing of users, or are looked at
+    elsewhere; those of analytics begin with an underscore.
+    """
+    own = (settings.SESSION_COOKIE_NAME, settings.CSRF_COOKIE_NAME, settings.LANGUAGE_COOKIE_NAME, "messages")
+    if name in own or name.startswith(OURS):
+        return False
     return looks_like_credential(name.lower()) or (everything and not name.startswith("_"))
-
-
-def _own_cookies() -> tuple[str, ...]:
-    """Cookies of Django and of the broker, which say nothing of users, or are looked at elsewhere."""
-    names = (settings.SESSION_COOKIE_NAME, settings.CSRF_COOKIE_NAME, settings.LANGUAGE_COOKIE_NAME, "messages")
-    return (*names, "request_broker_claim", "request_broker_visitor")
 
 
 def _parameters(request: HttpRequest) -> Mapping[str, str]:
@@ -144,11 +144,6 @@ def shows_anything(request: HttpRequest) -> bool:
     return bool(presented(request, everything=True))
 
 
-def credential_of(request: HttpRequest, extra: SimpleCookie | None = None) -> str:
-    """What the ledger keeps of what a request shows; empty if it shows nothing."""
-    return described(presented(request, extra))
-
-
 def credential_for(
     request: HttpRequest,
     owner: str | None,
@@ -176,9 +171,16 @@ def shows_more_than_named(request: HttpRequest) -> bool:
 
 
 def with_named_alone(request: HttpRequest) -> HttpRequest:
-    """The request as if nothing but what CREDENTIALS names said who sends it: no session, no other cookie, no query."""
+    """The request as if only what CREDENTIALS names said who sends it: no session, other cookie, query or body."""
     named = _named(tuple(conf.CREDENTIALS))
-    return _without(request, lambda kind: kind not in named.known, keep=named)
+    bare = _without(request, lambda kind: kind not in named.known and (kind.startswith(COOKIE) or may_say_who(kind)))
+    query = request.GET.copy()
+    for name in [name for name in request.GET if f"{QUERY}{name}" not in named.known]:
+        del query[name]
+    bare.GET = query  # type: ignore[assignment]
+    bare.META["CONTENT_LENGTH"] = "0"
+    bare.user = None  # type: ignore[assignment] # of the session, to which REST framework looks
+    return bare
 
 
 def without_named(request: HttpRequest) -> HttpRequest:
@@ -187,20 +189,14 @@ def without_named(request: HttpRequest) -> HttpRequest:
     return _without(request, lambda kind: kind in named.known)
 
 
-def _without(request: HttpRequest, left_out: Callable[[str], bool], keep: _Named | None = None) -> HttpRequest:
+def _without(request: HttpRequest, left_out: Callable[[str], bool]) -> HttpRequest:
+    """The request without its session, and without these kinds of header fields and cookies."""
     bare = copy.copy(request)
-    fields = {key: _field(key) for key in request.META if key.startswith("HTTP_") or key in _OF_SERVERS}
-    gone = {key for key, field in fields.items() if left_out(field) and (keep is None or may_say_who(field))}
+    gone = {key for key in request.META if (key.startswith("HTTP_") or key in _OF_SERVERS) and left_out(_field(key))}
     bare.META = {key: value for key, value in request.META.items() if key not in gone}
     bare.COOKIES = {name: value for name, value in request.COOKIES.items() if not left_out(f"{COOKIE}{name}")}
     for name in ("headers", "environ", "session"):
         bare.__dict__.pop(name, None)
-    if keep is not None:
-        query = request.GET.copy()
-        for name in [name for name in request.GET if left_out(f"{QUERY}{name}")]:
-            del query[name]
-        bare.GET = query  # type: ignore[assignment]
-        bare.user = None  # type: ignore[assignment] # of the session, to which REST framework looks
     bare._dont_enforce_csrf_checks = True  # type: ignore[attr-defined] # nothing is done
     return bare
 

@@ -51,13 +51,15 @@ class CannotAskError(Exception):
 class Found:
     """Whom a view has authenticated, and by what; `admitted` if its permissions and throttles let the request in.
 
-    `again` is False if a poll could not ask the view in the same way: it may find anybody when it runs.
+    `by_body` says that the body may have had a say. `again` is False if a poll could not ask the view in the same way:
+    it may find anybody when it runs.
     """
 
     user: Any = None
     auth: Any = None
     admitted: bool = False
     again: bool = True
+    by_body: bool = False
 
 
 def admit(
@@ -121,7 +123,7 @@ def _ask(
         return None, _refusal(instance, drf_request, error)
     _throttle_once(type(instance))
     try:
-        return Found(drf_request.user, drf_request.auth, admitted=True), None
+        return Found(drf_request.user, drf_request.auth, admitted=True, by_body=_has_read(drf_request)), None
     except Exception as error:  # it authenticates when it runs, if at all
         raise CannotAskError from error
 
@@ -173,9 +175,14 @@ def found(request: HttpRequest, view: Any, args: tuple[Any, ...], kwargs: Mappin
     with _user_kept(request):
         try:
             drf_request = _instance(request, view, args, kwargs).initialize_request(request, *args, **kwargs)
-            return Found(drf_request.user, drf_request.auth)
+            return Found(drf_request.user, drf_request.auth, by_body=_has_read(drf_request))
         except Exception as error:  # noqa: BLE001 - of the project's own code
             return Found(again=_is_refusal(error))
+
+
+def _has_read(drf_request: Any) -> bool:
+    """Whether the body was parsed: REST framework does so when it is first asked for."""
+    return getattr(drf_request, "_full_data", None) is not import_string("rest_framework.request.Empty")
 
 
 def _is_refusal(error: Exception) -> bool:

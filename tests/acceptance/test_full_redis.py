@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
 import redis
+from kombu import Connection
 
 from broker_django.models import DispatchRecord
 from tests import servers
@@ -101,3 +104,40 @@ def test_a_worker_that_redis_refuses_fails_and_says_what_to_do(
     wait_until(lambda: worker.container.status == "exited", 60)
     assert worker.container.exit_status not in (0, None)
     assert "Redis is at its maxmemory and takes nothing any more: raise maxmemory" in worker.logs()
+
+
+@pytest.fixture
+def now_and_then_full(small: servers.MessageBroker) -> Iterator[servers.MessageBroker]:
+    """A Redis that is full and has room again many times a second."""
+    over = threading.Event()
+
+    def fill_and_empty() -> None:
+        with redis.Redis.from_url(small.url) as client:
+            while not over.is_set():
+                client.config_set("maxmemory", 1)
+                client.config_set("maxmemory", "6mb")
+
+    thread = threading.Thread(target=fill_and_empty)
+    thread.start()
+    yield small
+    over.set()
+    thread.join()
+
+
+def test_a_message_is_run_and_put_back_whenever_redis_becomes_full(now_and_then_full: servers.MessageBroker) -> None:
+    """It refuses a command or, if it became full after it had taken the commands, the transaction that they make."""
+    url, large = now_and_then_full.url, "x" * 60_000
+    missed = {redis.exceptions.OutOfMemoryError, redis.exceptions.ExecAbortError}
+    with Connection(url, transport="workers.consuming.redis:Transport") as connection, connection.channel() as channel:
+        pipeline = channel.client.pipeline()
+        for number in itertools.count():
+            read = {"exchange": "bulk", "routing_key": "bulk"}
+            properties = {"delivery_info": read, "delivery_tag": str(number)}
+            channel.qos.append(channel.message_to_python({"body": large, "properties": properties}), str(number))
+            channel.qos.reject(str(number), requeue=number % 2 == 0)
+            try:
+                pipeline.zadd("index", {"a": 1}).hset("noted", "a", large).delete("index", "noted", "bulk").execute()
+            except redis.exceptions.ResponseError as error:
+                missed.discard(type(error))
+            if number > 500 and not missed:
+                break

@@ -249,7 +249,7 @@ def test_a_claim_goes_to_the_urls_of_its_dispatch_only() -> None:
 
 def test_a_credential_is_kept_as_a_digest() -> None:
     nobody, cookie, header = (
-        credentials.credential_of(RequestFactory().get("/", headers=headers))
+        credentials.credential_for(RequestFactory().get("/", headers=headers), None)
         for headers in ({}, {"cookie": "sessionid=abc"}, {"authorization": "abc"})
     )
     assert nobody == ""
@@ -262,13 +262,13 @@ def test_a_cookie_that_the_client_is_about_to_get_counts_for_the_one_it_has() ->
     request, response = RequestFactory().get("/", headers={"cookie": "sessionid=old"}), HttpResponse()
     response.set_cookie("sessionid", "new")
     later = RequestFactory().get("/", headers={"cookie": "sessionid=new"})
-    assert credentials.credential_of(request, response.cookies) == credentials.credential_of(later)
+    assert credentials.credential_for(request, None, response.cookies) == credentials.credential_for(later, None)
 
 
 def test_credentials_are_known_after_a_rotation_of_keys() -> None:
     request = RequestFactory().get("/", headers={"authorization": "abc"})
     with override_settings(SECRET_KEY="old"):
-        credential = credentials.credential_of(request)
+        credential = credentials.credential_for(request, None)
     assert not credentials.shows_again(request, credential)
     with override_settings(SECRET_KEY_FALLBACKS=["old"]):
         assert credentials.shows_again(request, credential)

@@ -245,7 +245,7 @@ class OnBehalf(BaseAuthentication):
     def authenticate(self, request: Any) -> Any:
         if request.headers.get("X-Api-Key") != "partner":
             return None
-        name = request.headers.get("X-On-Behalf-Of") or request.query_params.get("as", "")
+        name = request.headers.get("X-On-Behalf-Of") or request.query_params.get("as") or request.data.get("as", "")
         return User.objects.filter(username=name).first(), None
 
 
@@ -524,6 +524,14 @@ def test_a_key_that_is_for_everybody_names_nobody(who: Any) -> None:
     links = send(f"/on-behalf/{who[0]}", **shown)
     asked = {each: {"response": links["response"] + each} for each in (*who, "")}
     assert [status(asked[each], **shown) for each in (*who, "")] == [200, 404, 404]
+
+
+def test_a_key_that_is_for_everybody_names_nobody_if_the_body_does() -> None:
+    shown = {"X-Api-Key": "partner"}
+    accepted = Client().post("/on-behalf/", {"as": "ann"}, headers=shown)
+    assert accepted.status_code == 202
+    assert status(accepted.json()["links"], **shown) == status(accepted.json()["links"]) == 404
+    assert status(accepted.json()["links"], **shown, **{"X-On-Behalf-Of": "ann"}) == 200
 
 
 def test_a_proxy_of_the_user_is_one_in_the_replay_too(before_replay: Callable[..., None]) -> None:  # noqa: F811

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from kombu.transport import redis, virtual
-from redis.exceptions import OutOfMemoryError, ResponseError
+from redis.exceptions import ResponseError
 
 from broker_core.redaction import redacted
 from broker_django.messaging import transport
 from broker_django.messaging.celery_app import TASK, get_app
 from workers.consuming.deliveries import Marked, running
+from workers.consuming.redis_memory import is_full
 from workers.consuming.slots import pools
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
 logger = logging.getLogger("workers.consuming.redis")
 
@@ -108,21 +110,34 @@ class _QoS(redis.QoS):
     """Runs a message that was read from a Redis which is too full to note it as unacknowledged.
 
     Should the worker be killed meanwhile, that message is lost. A dispatch is published again then, from the ledger.
-    What other workers left unacknowledged is restored later: a worker that starts would end otherwise.
+    What is unacknowledged and cannot be put back into its queue stays unacknowledged, and is put back later: a worker
+    would end otherwise.
     """
 
     def restore_visible(self, *args: Any, **options: Any) -> None:
-        try:
+        with _unless_full("unacknowledged messages are restored later"):
             super().restore_visible(*args, **options)
-        except OutOfMemoryError as error:
-            logger.warning("Redis is full, unacknowledged messages are restored later: %s", redacted(error))
+
+    def restore_by_tag(self, *args: Any, **options: Any) -> None:
+        with _unless_full("a message is restored later"):
+            super().restore_by_tag(*args, **options)
 
     def append(self, message: Any, delivery_tag: str) -> None:
-        try:
+        with _unless_full("a message is run that it cannot deliver again"):
             super().append(message, delivery_tag)
-        except OutOfMemoryError as error:
-            logger.warning("Redis is full, a message is run that it cannot deliver again: %s", redacted(error))
+        if delivery_tag not in self._delivered:  # type: ignore[operator]
             virtual.QoS.append(self, message, delivery_tag)
+
+
+@contextmanager
+def _unless_full(consequence: str) -> Iterator[None]:
+    """Go on if Redis takes nothing any more, and log what follows from it."""
+    try:
+        yield
+    except ResponseError as error:
+        if not is_full(error):
+            raise
+        logger.warning("Redis is full, %s: %s", consequence, redacted(error))
 
 
 class _MakesRoom:
@@ -137,8 +152,8 @@ class _MakesRoom:
     def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
         try:
             super()._queue_bind(exchange, routing_key, pattern, queue)  # type: ignore[misc]
-        except OutOfMemoryError as error:
-            if not self._may_be_unbound(exchange, queue):
+        except ResponseError as error:
+            if not is_full(error) or not self._may_be_unbound(exchange, queue):
                 raise
             logger.warning("Redis is full, the queue %s is read without being bound: %s", queue, redacted(error))
 
