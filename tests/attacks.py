@@ -41,7 +41,7 @@ from broker_django.routing.transfer import FIELDS  # noqa: E402
 from tests import browsers  # noqa: E402
 from tests.browsers import with_a_session  # noqa: E402
 from tests.containers import ROOT  # noqa: E402
-from tests.integration import test_rest_principals, test_untold_owners  # noqa: E402
+from tests.integration.identity import test_rest_principals, test_untold_owners  # noqa: E402
 from tests.processes import finished  # noqa: E402
 from workers.recovery.reaper import Reaper  # noqa: E402
 

@@ -14,7 +14,7 @@ import broker_django
 from broker_django.messaging.celery_app import get_app
 from broker_django.messaging.publishing import argument
 from broker_django.models import DispatchRecord
-from tests.integration.test_endpoints import path_of
+from tests.integration.tracking.test_endpoints import path_of
 from workers import tasks
 
 if TYPE_CHECKING:

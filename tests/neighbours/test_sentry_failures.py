@@ -21,7 +21,7 @@ from broker_django.conf import conf  # noqa: E402
 from broker_django.messaging import publishing  # noqa: E402
 from broker_django.models import DispatchRecord  # noqa: E402
 from broker_django.operations import sentry  # noqa: E402
-from tests.integration.test_revocation import begin, held, nothing_revoked  # noqa: E402, F401 - a fixture for all
+from tests.integration.replaying.test_revocation import begin, held, nothing_revoked  # noqa: E402, F401 - a fixture for all
 from workers import tasks  # noqa: E402
 from workers.recovery import unreadable  # noqa: E402
 from workers.recovery.reaper import Reaper  # noqa: E402

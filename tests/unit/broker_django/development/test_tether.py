@@ -25,7 +25,7 @@ signal.pause()
 STUBBORN = [sys.executable, "-c", STUBBORN_SOURCE]
 PARENT = """\
 import subprocess, sys
-from broker_django import tether
+from broker_django.development import tether
 grace = float(sys.argv[1]) if sys.argv[1] else None
 subprocess.run(tether.command(sys.argv[2:], grace), start_new_session=True)
 """

@@ -21,7 +21,7 @@ import broker_django
 from broker_django.decorators import queue
 from broker_django.ledger import responses
 from broker_django.models import DispatchRecord
-from tests.integration.test_users import before_replay  # noqa: F401 - a fixture
+from tests.integration.identity.test_users import before_replay  # noqa: F401 - a fixture
 
 if TYPE_CHECKING:
     from collections.abc import Callable

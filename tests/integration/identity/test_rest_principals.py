@@ -23,7 +23,7 @@ from rest_framework.viewsets import ViewSet
 
 from broker_django.decorators import queue
 from broker_django.models import DispatchRecord
-from tests.integration.test_users import before_replay  # noqa: F401 - a fixture
+from tests.integration.identity.test_users import before_replay  # noqa: F401 - a fixture
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -237,7 +237,7 @@ import json
 import django
 
 django.setup()
-from tests.unit.test_view_names import DIFFERENT, view_name
+from tests.unit.broker_django.annotations.test_view_names import DIFFERENT, view_name
 
 print(json.dumps([view_name(*each) for group in DIFFERENT.values() for each in group]))
 """

@@ -28,7 +28,7 @@ from broker_django.decorators import queue
 from broker_django.messaging.celery_app import get_app
 from broker_django.models import DispatchRecord
 from tests import browsers
-from tests.integration.test_users import before_replay  # noqa: F401 - a fixture
+from tests.integration.identity.test_users import before_replay  # noqa: F401 - a fixture
 
 if TYPE_CHECKING:
     from collections.abc import Callable

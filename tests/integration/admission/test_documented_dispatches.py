@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from django.test import Client
     from pytest_django.fixtures import DjangoCaptureOnCommitCallbacks, SettingsWrapper
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "reliability.md"
+DOCUMENT = Path(__file__).parents[3] / "docs" / "reliability.md"
 SECTION = DOCUMENT.read_text().partition("## Dispatches from code\n")[2].partition("\n## ")[0]
 EXAMPLES = [textwrap.dedent(block) for block in re.findall(r"```python\n(.*?)```", SECTION, re.DOTALL)]
 

