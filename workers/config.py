@@ -67,7 +67,7 @@ def configure(app: Celery) -> Celery:
     celery_app.use(app)
     app.autodiscover_tasks(["workers"])
     app.autodiscover_tasks(["workers"], related_name="inspection")
-    app.autodiscover_tasks(["workers"], related_name="probing")
+    app.autodiscover_tasks(["workers.consuming"], related_name="probing")
     app.steps["consumer"].add("workers.consuming.planning:Planning")
     app.steps["worker"].add("workers.replaying.readiness:Readiness")
     app.steps["worker"].add("workers.recovery.reaper:Reaping")
