@@ -19,11 +19,11 @@ from django.utils import timezone
 from django_celery_results.models import TaskResult
 
 from benchmarks.probe import NotHereError
+from broker_core.dispatches import Dispatch, Outcome, SealedRequest
 from broker_core.policies import QueuePolicy
-from broker_django import ledger
 from broker_django.admission import capacity
 from broker_django.conf import conf
-from broker_django.ledger import Outcome, retention
+from broker_django.ledger import ledger, retention
 from broker_django.models import ActionRecord, AttemptRecord, DispatchRecord
 from tests.servers import find, postgres
 from tests.settings import database
@@ -137,21 +137,20 @@ def _execute(alias: str, statement: str, **parameters: int) -> None:
 def run_one() -> None:
     """What the ledger has to do for one dispatch."""
     now = timezone.now()
-    record = DispatchRecord(
+    dispatch = Dispatch(
         id=uuid.uuid4(),
         queue="payment",
+        accepted_at=now,
         method="POST",
         path="/pay/",
         route="/pay/",
         reason="rule 1",
-        accepted_at=now,
         published_at=now,
         expires_at=now + timedelta(hours=1),
-        sealed=SEALED,
     )
-    ledger.accept(record)
-    attempt = ledger.claim(record.pk, POLICY, "celery@host")
-    ledger.finish(record.pk, attempt, Outcome(200, "application/json", 180), results_ttl=POLICY.results_ttl)
+    ledger.accept(SealedRequest(dispatch, SEALED))
+    attempt = ledger.claim(dispatch.id, POLICY, "celery@host")
+    ledger.conclude(dispatch.id, attempt, POLICY, Outcome(200, "application/json", 180))
 
 
 def slowest_pass(passes: int = 20) -> float:

@@ -9,10 +9,10 @@ if TYPE_CHECKING:
 
     from django.http import HttpRequest
 
+    from broker_core.dispatches import Dispatch
     from broker_core.message import RequestMessage
     from broker_django.context import BrokerRequest
     from broker_django.http.bodies import Pairs
-    from broker_django.models import DispatchRecord
 
 __all__ = ["BrokerRequest", "__version__", "dispatch", "is_replay", "status_url"]
 __version__ = "0.1.0"
@@ -33,7 +33,7 @@ def dispatch(
     host: str | None = None,
     user: Any = None,
     tenant: str | None = None,
-) -> DispatchRecord:
+) -> Dispatch:
     """Have a request run later, on this queue, as its user. Returns the dispatch, with its id.
 
         dispatch("/reports/", method="POST", json={"month": "2026-10"}, user=user, queue="bulk")
@@ -77,8 +77,8 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def status_url(request: HttpRequest, dispatch: DispatchRecord) -> str:
+def status_url(request: HttpRequest, dispatch: Dispatch) -> str:
     """The absolute URL where its owner follows the dispatch. Raises NoReverseMatch where they are not included."""
     from broker_django.ledger import tokens  # noqa: PLC0415 - which needs the settings
 
-    return tokens.status_url(request, dispatch.pk, dispatch.accepted_at)
+    return tokens.status_url(request, dispatch.id, dispatch.accepted_at)

@@ -82,10 +82,10 @@ class RequestBrokerMiddleware:
         accepted = take(request, view, decision)
         if not isinstance(accepted, Accepted):
             return accepted
-        record = None
+        dispatch = None
         if accepted.wait:
-            record = wait_until_done(request, accepted.record, accepted.wait, ledger_only=True)
-        return answer(request, accepted, record)
+            dispatch = wait_until_done(request, accepted.dispatch, accepted.wait, ledger_only=True)
+        return answer(request, accepted, dispatch)
 
     async def _aprocess_view(
         self, request: HttpRequest, function: Any, args: Any, kwargs: Any
@@ -103,10 +103,10 @@ class RequestBrokerMiddleware:
         accepted = await sync_to_async(take)(request, view, decision)
         if not isinstance(accepted, Accepted):
             return accepted
-        record = None
+        dispatch = None
         if accepted.wait:
-            record = await await_until_done(request, accepted.record, accepted.wait, quick=QUICK)
-        return await sync_to_async(answer)(request, accepted, record)
+            dispatch = await await_until_done(request, accepted.dispatch, accepted.wait, quick=QUICK)
+        return await sync_to_async(answer)(request, accepted, dispatch)
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> None:
         replay = replay_of(request)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
 
+from broker_core.dispatches import SealedRequest
 from broker_core.errors import BrokerError
 from broker_core.routing import Action
 from broker_django.admission.acceptance import Accepted, Repeated, accept, hand_over
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
     from django.http import HttpRequest
     from django.http.response import HttpResponseBase
 
+    from broker_core.dispatches import Dispatch
     from broker_core.policies import Decision
     from broker_django.admission.acceptance import View
-    from broker_django.models import DispatchRecord
 
 
 def routed(request: HttpRequest) -> HttpResponseBase | None:
@@ -71,28 +72,28 @@ def take(request: HttpRequest, view: View, decision: Decision) -> Accepted | Htt
     return accepted
 
 
-def answer(request: HttpRequest, accepted: Accepted, record: DispatchRecord | None) -> HttpResponseBase:
-    """The view's own response where it came in time, else the 202. `record` is the dispatch after the wait, if any."""
+def answer(request: HttpRequest, accepted: Accepted, dispatch: Dispatch | None) -> HttpResponseBase:
+    """The view's own response where it came in time, else the 202. `dispatch` is as it is after the wait, if any."""
     caching.not_by_django(request)
     if isinstance(accepted, Repeated):
-        return answer_again(request, accepted, record)
-    response = in_time(record, accepted.replayed)
+        return answer_again(request, accepted, dispatch)
+    response = in_time(dispatch, accepted.replayed)
     if response is None:
         sessions.detach(request)
         response = accepted_response(request, accepted)
-        ownership.give_claim(request, response, accepted.record, accepted.here)
+        ownership.give_claim(request, response, accepted.dispatch, accepted.here)
         sessions.guard(request, response)
         return response
     sessions.adopt(request, response)
     return _with_cookies(accepted, response)
 
 
-def answer_again(request: HttpRequest, repeated: Repeated, record: DispatchRecord | None) -> HttpResponseBase:
+def answer_again(request: HttpRequest, repeated: Repeated, dispatch: Dispatch | None) -> HttpResponseBase:
     """What a repetition gets. The session of a response that was stored long ago is not taken up."""
-    repeated.record = record or repeated.record
+    repeated.request = SealedRequest(dispatch or repeated.dispatch)
     sessions.detach(request)
     response = repeated_response(request, repeated)
-    if not ownership.may_have_cookies(request, repeated.record):
+    if not ownership.may_have_cookies(request, repeated.dispatch):
         ownership.without_cookies(response)
     try:
         codings.fit(request, response, conf.MAX_RESPONSE_SIZE)

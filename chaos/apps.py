@@ -7,6 +7,6 @@ class ChaosConfig(AppConfig):
     name = "chaos"
 
     def ready(self) -> None:
-        from broker_django import ledger
+        from broker_core import ledgers
 
-        ledger.LONGEST_HAND_BACK = 8.0
+        ledgers.LONGEST_HAND_BACK = 8.0

@@ -14,7 +14,7 @@ from celery import Task, shared_task
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from django.utils import timezone
 
-from broker_core.dispatches import State
+from broker_core.dispatches import Outcome, Run, State
 from broker_core.errors import (
     DispatchFailedError,
     EnvelopeError,
@@ -26,13 +26,11 @@ from broker_core.errors import (
 )
 from broker_core.message import RequestMessage
 from broker_core.redaction import printable, redacted
-from broker_django import ledger
 from broker_django.conf import conf
 from broker_django.context import Replay
-from broker_django.ledger import Outcome, bodies, responses
+from broker_django.ledger import bodies, ledger
 from broker_django.messaging import tracing
 from broker_django.messaging.celery_app import TASK, queue_of_delivery
-from broker_django.messaging.notifications import announce
 from broker_django.messaging.publishing import from_text, open_reference, open_request, seal_response
 from broker_django.models.moments import moment
 from workers.replaying import connections, error_reports
@@ -73,9 +71,7 @@ class ReplayTask(Task):  # type: ignore[type-arg]
         attempt = getattr(self.request, "attempt", None)
         told = error_reports.log_extra(task_id) if attempt else {"dispatch_id": task_id}
         logger.error("Dispatch %s failed: %s", task_id, redacted(exc), extra=told)
-        state = ledger.give_up(uuid.UUID(task_id), ledger.Run(attempt), type(exc).__name__) if attempt else None
-        if state is not None:
-            announce(uuid.UUID(task_id))
+        state = ledger.give_up(uuid.UUID(task_id), Run(attempt), type(exc).__name__) if attempt else None
         if state is State.FAILED:
             error_reports.report_failure_of(uuid.UUID(task_id), exc)
 
@@ -220,8 +216,8 @@ class Attempt:
     file: str = ""
 
     @property
-    def run(self) -> ledger.Run:
-        return ledger.Run(self.number)
+    def run(self) -> Run:
+        return Run(self.number)
 
 
 def _conclude(request: Any, attempt: Attempt, answer: Answer) -> dict[str, Any]:
@@ -251,8 +247,8 @@ def _end_late(request: Any, attempt: Attempt, answer: Answer, sealed: str) -> No
 
 
 def _end(request: Any, attempt: Attempt, answer: Answer, sealed: str) -> datetime | None:
-    """Tell the ledger, and whoever waits: when there is another attempt, None if there is none. The file of a request
-    that succeeded is deleted. Raises django.db.Error.
+    """Tell the ledger: when there is another attempt, None if there is none. The file of a request that succeeded is
+    deleted. Raises django.db.Error.
     """
     due = None if request.is_eager else _again(attempt, answer)
     if due is None:
@@ -269,8 +265,6 @@ def _end(request: Any, attempt: Attempt, answer: Answer, sealed: str) -> datetim
             error_reports.report_success()
             if attempt.file:
                 bodies.delete_on_commit([attempt.file])
-    if not request.is_eager:
-        announce(attempt.dispatch_id)
     return due
 
 
@@ -291,12 +285,12 @@ def _recorded(request: Any, attempt: Attempt, answer: Answer, sealed: str) -> bo
     """Record the outcome with its response; without it, if the result store refuses what this response is."""
     number, policy, outcome = attempt.number, attempt.policy, answer.outcome
     try:
-        return responses.conclude(attempt.dispatch_id, number, policy, outcome, sealed, request)
+        return ledger.conclude(attempt.dispatch_id, number, policy, outcome, sealed, task=request)
     except NEVER_PASSES as error:
         text, told = "The response of dispatch %s cannot be stored: %s", error_reports.log_extra(attempt.dispatch_id)
         logger.error(text, attempt.dispatch_id, redacted(error), extra=told)
         reason = f"the response cannot be stored: {type(error).__name__}"
-        finished = ledger.finish(attempt.dispatch_id, number, Outcome(error=reason))
+        finished = ledger.conclude(attempt.dispatch_id, number, policy, Outcome(error=reason))
         if finished:
             error_reports.report_failure(answer.error or reason)
         return finished

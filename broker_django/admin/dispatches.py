@@ -16,15 +16,16 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
 from broker_core.dispatches import State
-from broker_django import ledger
 from broker_django.identity import ownership
-from broker_django.ledger import dead_letters
+from broker_django.ledger import dead_letters, ledger
+from broker_django.ledger.rows import rows as all_rows
 from broker_django.models import DispatchRecord
 from broker_django.models.moments import in_local_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
+    from uuid import UUID
 
     from django.db.models import QuerySet
     from django.http import HttpRequest
@@ -51,8 +52,8 @@ class DeadLetterFilter(admin.SimpleListFilter):
 
     def lookups(self, request: HttpRequest, _model_admin: Any) -> list[tuple[str, str]]:
         groups: dict[str, int] = {}
-        for group in dead_letters.by_error(_of_tenant(request, dead_letters.dead_letters())):
-            groups[group["error"]] = groups.get(group["error"], 0) + group["count"]
+        for group in dead_letters.by_error(_of_tenant(request, all_rows().filter(dead_letters.are_dead_letters()))):
+            groups[group.error] = groups.get(group.error, 0) + group.count
         largest = sorted(groups.items(), key=lambda item: -item[1])[:ERRORS_SHOWN]
         return [
             ("all", str(_("any error"))),
@@ -105,7 +106,7 @@ class DispatchAdmin(ModelAdmin):
 
     @admin.action(description=_("Run the selected dead letters again"), permissions=["retry"])
     def run_again(self, request: HttpRequest, rows: QuerySet[DispatchRecord]) -> None:
-        count = self._act(request, rows, dead_letters.run_again, "Run again")
+        count = self._act(request, rows, ledger.revive, "Run again")
         self.message_user(
             request,
             ngettext("%d dispatch runs again.", "%d dispatches run again.", count) % count,
@@ -114,7 +115,7 @@ class DispatchAdmin(ModelAdmin):
 
     @admin.action(description=_("Discard the selected dead letters"), permissions=["discard"])
     def discard(self, request: HttpRequest, rows: QuerySet[DispatchRecord]) -> None:
-        count = self._act(request, rows, dead_letters.discard, "Discarded")
+        count = self._act(request, rows, ledger.discard, "Discarded")
         self.message_user(
             request,
             ngettext("%d dead letter is discarded.", "%d dead letters are discarded.", count) % count,
@@ -125,15 +126,15 @@ class DispatchAdmin(ModelAdmin):
         self,
         request: HttpRequest,
         rows: QuerySet[DispatchRecord],
-        act: Callable[[QuerySet[DispatchRecord], str], int],
+        act: Callable[[UUID, str], bool],
         said: str,
     ) -> int:
         chosen = list(rows.filter(dead_letters.are_dead_letters()).values_list("pk", flat=True))
         actor, kind = f"{request.user.get_username()} in the admin", ContentType.objects.get_for_model(DispatchRecord)
         count = 0
         for start in range(0, len(chosen), dead_letters.CHUNK):
-            letters = ledger.rows().filter(pk__in=chosen[start : start + dead_letters.CHUNK])
-            count += act(letters, actor)
+            chunk = chosen[start : start + dead_letters.CHUNK]
+            count += sum(act(dispatch_id, actor) for dispatch_id in chunk)
             LogEntry.objects.bulk_create(
                 LogEntry(
                     user_id=str(request.user.pk),
@@ -143,7 +144,7 @@ class DispatchAdmin(ModelAdmin):
                     action_flag=CHANGE,
                     change_message=said,
                 )
-                for record in letters.defer("sealed", "kept_response")
+                for record in all_rows().filter(pk__in=chunk).defer("sealed", "kept_response")
             )
         return count
 

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import logging
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.db import Error as DatabaseFailure
-from django.db import transaction
 from django.http.request import RawPostDataException
 from django.urls import NoReverseMatch
 from django.utils import timezone
 
+from broker_core.dispatches import Dispatch, SealedRequest, truncated
 from broker_core.errors import ReducedCapacityError, StorageError, UnavailableError
 from broker_core.idempotency import verdict
 from broker_core.redaction import printable, redacted
-from broker_django import ledger
 from broker_django.admission import capacity, idempotency
 from broker_django.annotations.drf import view_class
 from broker_django.annotations.view_names import view_name
@@ -28,7 +27,7 @@ from broker_django.identity import credentials, drf, ownership, principals, sess
 from broker_django.identity.freezing import evaluated
 from broker_django.identity.owners import owner_of, untold
 from broker_django.identity.users import user_key
-from broker_django.ledger import bodies, tokens
+from broker_django.ledger import bodies, ledger, tokens
 from broker_django.messaging import tracing
 from broker_django.messaging.celery_app import get_app
 from broker_django.messaging.publishing import (
@@ -40,7 +39,7 @@ from broker_django.messaging.publishing import (
     waiting_messages,
 )
 from broker_django.messaging.room import rooms
-from broker_django.models import DispatchRecord, database
+from broker_django.models import database
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -74,12 +73,16 @@ class Accepted:
     `replayed` is the view's own response where the replay ran in this process.
     """
 
-    record: DispatchRecord
+    request: SealedRequest
     decision: Decision
     carrier: HttpResponse
     here: str
     published: bool = False
     replayed: HttpResponseBase | None = None
+
+    @property
+    def dispatch(self) -> Dispatch:
+        return self.request.dispatch
 
     @property
     def wait(self) -> float:
@@ -89,7 +92,7 @@ class Accepted:
 
 @dataclass(slots=True)
 class Repeated(Accepted):
-    """A request whose Idempotency-Key was used before, for the dispatch `record`. `fingerprint` is its own.
+    """A request whose Idempotency-Key was used before, for this dispatch. `fingerprint` is its own.
 
     `in_transaction` says that a transaction is around it, whose end the dispatch may be waiting for.
     """
@@ -99,17 +102,17 @@ class Repeated(Accepted):
 
     @property
     def same_request(self) -> bool:
-        return self.record.fingerprint == self.fingerprint
+        return self.dispatch.fingerprint == self.fingerprint
 
     @property
     def refusal(self) -> BrokerError | None:
         """Why the client does not get what the first request got."""
-        return verdict(self.record.current_state, same_request=self.same_request)
+        return verdict(self.dispatch.state, same_request=self.same_request)
 
     @property
     def wait(self) -> float:
         """As long as the first request might have been held; not at all where the answer is there, or is a refusal."""
-        coming = self.same_request and not self.record.current_state.done and not self.in_transaction
+        coming = self.same_request and not self.dispatch.state.done and not self.in_transaction
         return _patience(self.decision) if coming else 0.0
 
 
@@ -149,34 +152,34 @@ def accept(request: HttpRequest, view: View, decision: Decision) -> Accepted | H
         return refusal
     cookies, carrier = sessions.settle(request)
     user = evaluated(getattr(request, "user", None))
-    record = _record(request, decision, _owner(request, user, found), now, here)
-    record.credential = credentials.credential_for(
-        request, record.user or None, carrier.cookies, lambda: _is_found_by_fields(request, view, found)
+    dispatch = _dispatch(dispatch_id, request, decision, _owner(request, user, found), now, here)
+    credential = credentials.credential_for(
+        request, dispatch.user or None, carrier.cookies, lambda: _is_found_by_fields(request, view, found)
     )
-    record.pk = dispatch_id
+    dispatch = replace(dispatch, credential=credential)
     message = to_message(
         request,
         body,
         user_key(user),
         cookies,
         view_user=user_key(found.user) if found is not None else None,
-        route=record.route,
+        route=dispatch.route,
         view=view_name(view.function, request.method or ""),
-        tenant=record.tenant,
+        tenant=dispatch.tenant,
         principal=principals.describe(request, user, found),
         accepted_at=now.timestamp(),
     )
-    record.sealed = seal_request(message, str(record.pk), decision.queue)
+    sealed = seal_request(message, str(dispatch.id), decision.queue)
     if key is not None:
-        idempotency.mark(record, request, body, key)
-    written = _write(record, full)
+        dispatch = idempotency.marked(dispatch, request, body, key)
+    written = _write(SealedRequest(dispatch, sealed), full)
     if written is None:
         return None
-    if written is record:
-        return Accepted(record, decision, carrier, here)
-    here = tokens.status_url(request, written.pk, written.accepted_at)
+    if written.dispatch.id == dispatch.id:
+        return Accepted(written, decision, carrier, here)
+    here = tokens.status_url(request, written.dispatch.id, written.dispatch.accepted_at)
     outer = database.in_transaction() and not get_app().conf.task_always_eager  # which replays within it
-    return Repeated(written, decision, carrier, here, fingerprint=record.fingerprint, in_transaction=outer)
+    return Repeated(written, decision, carrier, here, fingerprint=dispatch.fingerprint, in_transaction=outer)
 
 
 def _warn_of_urlconf(request: HttpRequest) -> None:
@@ -200,62 +203,61 @@ def _full(queue: str, key: str | None) -> ReducedCapacityError | None:
     return None
 
 
-def _write(record: DispatchRecord, full: ReducedCapacityError | None) -> DispatchRecord | None:
+def _write(request: SealedRequest, full: ReducedCapacityError | None) -> SealedRequest | None:
     """What is in the ledger then: the dispatch, or the one that its key was used for; None where the view runs now.
 
     A request with a key does not run without being recorded. Raises ReducedCapacityError and UnavailableError.
     """
+    dispatch = request.dispatch
     try:
-        return write(record) if full is None else _earlier(record, full)
+        return write(request) if full is None else _earlier(dispatch, full)
     except UnavailableError as error:
-        policy = conf.queues[record.queue]
-        once = record.idempotency_key is not None or policy.delivery == "at_most_once"  # it may be recorded after all
+        policy = conf.queues[dispatch.queue]
+        once = dispatch.idempotency_key is not None or policy.delivery == "at_most_once"  # it may be recorded after all
         if policy.on_outage == "run_now" and not once:
-            logger.error("%s runs now, it cannot be recorded: %s", record.route, redacted(error.__cause__ or error))
+            logger.error("%s runs now, it cannot be recorded: %s", dispatch.route, redacted(error.__cause__ or error))
             return None
-        logger.error("%s is refused, it cannot be recorded: %s", record.route, redacted(error.__cause__ or error))
+        logger.error("%s is refused, it cannot be recorded: %s", dispatch.route, redacted(error.__cause__ or error))
         raise
 
 
-def _earlier(record: DispatchRecord, full: ReducedCapacityError) -> DispatchRecord:
+def _earlier(dispatch: Dispatch, full: ReducedCapacityError) -> SealedRequest:
     """The dispatch that the key was used for. Raises `full` where there is none, and UnavailableError."""
     try:
-        earlier = ledger.find_by_key(record.idempotency_key or "")
+        earlier = ledger.find_by_key(dispatch.idempotency_key or "")
     except DatabaseFailure as error:
         raise UnavailableError("the ledger cannot be read") from error
     if earlier is None:
         raise full
-    return earlier
+    return SealedRequest(earlier)
 
 
-def write(record: DispatchRecord) -> DispatchRecord:
-    """What is in the ledger then: the dispatch, or the one that its Idempotency-Key was used for.
+def write(request: SealedRequest) -> SealedRequest:
+    """Returns what is in the ledger then: the request, or the dispatch that its Idempotency-Key was used for, alone.
 
     Raises UnavailableError.
     """
-    written = record
-    if record.due_at is None and _has_no_room(record):
-        record.due_at, record.published_at = record.accepted_at, None
-    record.sealed_with = sealed_with(bytes(record.sealed))
+    dispatch = request.dispatch
+    if dispatch.due_at is None and _has_no_room(dispatch):
+        dispatch = replace(dispatch, due_at=dispatch.accepted_at, published_at=None)
+    request = replace(request, dispatch=dispatch, seal=sealed_with(request.content))
     try:
-        with bodies.set_aside(record):
-            if record.idempotency_key is not None:
-                written = ledger.accept_once(record)
-            else:
-                ledger.accept(record)
+        with bodies.set_aside(request) as aside:
+            written = ledger.accept(aside)
     except (DatabaseFailure, StorageError) as error:
         raise UnavailableError("the request cannot be recorded") from error
-    if written is record:
-        capacity.gauges.note(record.queue)
-    elif record.sealed_file:
-        bodies.delete([record.sealed_file])
-    return written
+    if written.id == dispatch.id:
+        capacity.gauges.note(dispatch.queue)
+        return aside
+    if aside.file:
+        bodies.delete([aside.file])
+    return SealedRequest(written)
 
 
-def _has_no_room(record: DispatchRecord) -> bool:
+def _has_no_room(dispatch: Dispatch) -> bool:
     """Whether it waits in the ledger, for so many of its queue are published, or wait there before it."""
     try:
-        return rooms.is_full(record.queue, lambda: ledger.holds_up(record.queue), waiting_messages)
+        return rooms.is_full(dispatch.queue, lambda: ledger.holds_up(dispatch.queue), waiting_messages)
     except DatabaseFailure:
         return True  # writing the row will tell
 
@@ -277,11 +279,15 @@ def _is_found_by_fields(request: HttpRequest, view: View, found: Found | None) -
     return user_key(drf.found(credentials.with_named_alone(request), *asked).user) == user_key(found.user)
 
 
-def _record(request: HttpRequest, decision: Decision, owner: str | None, now: datetime, here: str) -> DispatchRecord:
-    return DispatchRecord(
+def _dispatch(
+    dispatch_id: uuid.UUID, request: HttpRequest, decision: Decision, owner: str | None, now: datetime, here: str
+) -> Dispatch:
+    return Dispatch(
+        id=dispatch_id,
         queue=decision.queue,
+        accepted_at=now,
         method=(request.method or "")[:20],
-        path=ledger.truncated(request.path),
+        path=truncated(request.path),
         route=route_of(request.resolver_match),
         reason=decision.reason[:100],
         user=owner or "",
@@ -303,11 +309,10 @@ def _owner(request: HttpRequest, user: Any, found: Found | None) -> str | None:
     return untold(user_key(found.user))
 
 
-def moments(policy: QueuePolicy, now: datetime) -> dict[str, datetime | None]:
-    """When a dispatch was accepted, is published, and expires."""
+def moments(policy: QueuePolicy, now: datetime) -> dict[str, Any]:
+    """When a dispatch is published, and expires."""
     waits = breaker.is_open
     return {
-        "accepted_at": now,
         "published_at": None if waits else now,
         "due_at": now if waits else None,
         "expires_at": None if policy.expires is None else now + timedelta(seconds=policy.expires),
@@ -341,36 +346,37 @@ def hand_over(accepted: Accepted) -> None:
     app, policy = get_app(), conf.queues[accepted.decision.queue]
 
     def send() -> None:
-        accepted.published = hand_to_message_broker(accepted.record, policy)
+        accepted.published = hand_to_message_broker(accepted.request, policy)
 
     if app.conf.task_always_eager:
         accepted.published = True
-        accepted.replayed = run_eagerly(app, accepted.record, policy, held=accepted.wait > 0)
+        accepted.replayed = run_eagerly(app, accepted.request, policy, held=accepted.wait > 0)
     else:
-        transaction.on_commit(send, using=accepted.record._state.db)
+        ledger.when_committed(send)
 
 
-def publish_when_committed(record: DispatchRecord, policy: QueuePolicy) -> None:
+def publish_when_committed(request: SealedRequest, policy: QueuePolicy) -> None:
     """For nobody who waits; in eager mode the replay runs then."""
     app = get_app()
 
     def send() -> None:
         if app.conf.task_always_eager:
-            run_eagerly(app, record, policy, held=False)
+            run_eagerly(app, request, policy, held=False)
         else:
-            hand_to_message_broker(record, policy)
+            hand_to_message_broker(request, policy)
 
-    transaction.on_commit(send, using=record._state.db)
+    ledger.when_committed(send)
 
 
-def hand_to_message_broker(record: DispatchRecord, policy: QueuePolicy) -> bool:
+def hand_to_message_broker(request: SealedRequest, policy: QueuePolicy) -> bool:
     """Publish what was just written; whether the message broker has it. If not, the reaper publishes it later."""
-    if record.due_at is not None:
+    dispatch_id = request.dispatch.id
+    if request.dispatch.publish_at is not None:
         return False
-    if publish(record, policy):
+    if publish(request, policy):
         return True
     try:
-        ledger.put_off(record.pk, timezone.now())
+        ledger.postpone(dispatch_id, timezone.now())
     except DatabaseFailure as error:
-        logger.warning("Dispatch %s counts as published until the reaper misses it: %s", record.pk, redacted(error))
+        logger.warning("Dispatch %s counts as published until the reaper misses it: %s", dispatch_id, redacted(error))
     return False

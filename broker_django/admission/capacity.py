@@ -11,11 +11,10 @@ from django.db import Error as DatabaseFailure
 from django.utils import timezone
 
 from broker_core.backpressure import Load, follow, pressure, thresholds, verdict
-from broker_core.dispatches import State
 from broker_core.errors import ReducedCapacityError
 from broker_core.redaction import redacted
-from broker_django import ledger
 from broker_django.conf import conf
+from broker_django.ledger import ledger
 from broker_django.messaging.celery_app import get_app
 
 if TYPE_CHECKING:
@@ -86,23 +85,17 @@ class Gauge:
         self._accepted = 0
         sample = measure(self._queue, policy, now)
         if before is not None and timedelta() < now - before.at <= COMPARABLE:
-            sample = follow(before, sample, arrivals(self._queue, before.at, now))
+            sample = follow(before, sample, ledger.arrivals(self._queue, before.at, now))
         self._sample = sample
 
 
 def measure(queue: str, policy: QueuePolicy, now: datetime) -> Load:
     """Raises DatabaseError. The oldest is the one that waits longest for its first attempt."""
     most = (policy.max_depth or 0) + COUNTED
-    rows = ledger.rows().filter(state=State.QUEUED, queue=queue)
-    waiting = rows.order_by("accepted_at").values_list("accepted_at", flat=True)
-    depth = waiting[:most].count()
-    oldest = waiting.filter(attempts=0).first() if depth else None
+    depth = ledger.depth(queue, most)
+    oldest = ledger.oldest(queue) if depth else None
     age = 0.0 if oldest is None else max((now - oldest).total_seconds(), 0.0)
     return Load(depth, age, now, capped=depth == most)
-
-
-def arrivals(queue: str, since: datetime, until: datetime) -> int:
-    return ledger.rows().filter(queue=queue, accepted_at__gt=since, accepted_at__lte=until).count()
 
 
 class Gauges:

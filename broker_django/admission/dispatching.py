@@ -14,9 +14,9 @@ from django.utils import timezone
 from django.utils.crypto import salted_hmac
 from django.utils.functional import Promise
 
+from broker_core.dispatches import Dispatch, SealedRequest, truncated
 from broker_core.errors import BodyTooLargeError, ConfigurationError, MessageError
 from broker_core.message import RequestMessage
-from broker_django import ledger
 from broker_django.admission import capacity
 from broker_django.admission.acceptance import moments, publish_when_committed, route_of, write
 from broker_django.admission.arrival import arrived, asks_for_a_user
@@ -32,7 +32,6 @@ from broker_django.identity.owners import owner_of
 from broker_django.identity.users import user_key
 from broker_django.messaging import tracing
 from broker_django.messaging.publishing import seal_request
-from broker_django.models import DispatchRecord
 from broker_django.routing.choice import OWN_NAMESPACE
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ class Taken:
     owner: str | None = None
 
 
-def dispatch(given: HttpRequest | RequestMessage | str, *, queue: str, parts: Parts | None = None) -> DispatchRecord:
+def dispatch(given: HttpRequest | RequestMessage | str, *, queue: str, parts: Parts | None = None) -> Dispatch:
     """What `broker_django.dispatch` does."""
     policy = conf.queues.get(queue)
     if policy is None:
@@ -66,12 +65,13 @@ def dispatch(given: HttpRequest | RequestMessage | str, *, queue: str, parts: Pa
     capacity.gauges.check(queue)
     now, route = timezone.now(), route_of(taken.match)
     message = replace(_told_apart(taken.message), route=route, view=taken.view, accepted_at=now.timestamp())
-    record = DispatchRecord(
+    made = Dispatch(
         id=uuid.uuid4(),
         queue=queue,
+        accepted_at=now,
         reason="code",
         method=message.method[:20],
-        path=ledger.truncated(message.environ.get("SCRIPT_NAME", "") + message.environ.get("PATH_INFO", "/")),
+        path=truncated(message.environ.get("SCRIPT_NAME", "") + message.environ.get("PATH_INFO", "/")),
         route=route,
         user=taken.owner or message.view_user or message.user or "",
         credential=taken.credential,
@@ -80,10 +80,9 @@ def dispatch(given: HttpRequest | RequestMessage | str, *, queue: str, parts: Pa
         **tracing.columns(message.environ),
         **moments(policy, now),
     )
-    record.sealed = seal_request(message, str(record.pk), queue)
-    write(record)
-    publish_when_committed(record, policy)
-    return record
+    request = write(SealedRequest(made, seal_request(message, str(made.id), queue)))
+    publish_when_committed(request, policy)
+    return request.dispatch
 
 
 def _told_apart(message: RequestMessage) -> RequestMessage:

@@ -12,7 +12,6 @@ from django.utils import timezone
 from django.utils.functional import SimpleLazyObject
 
 from broker_core.errors import BodyTooLargeError, BrokerError, ViewExitedError, ViewNotReachedError
-from broker_django import ledger
 from broker_django.admission import idempotency
 from broker_django.admission.acceptance import route_of
 from broker_django.annotations.drf import speaks_first, view_class
@@ -25,7 +24,7 @@ from broker_django.identity import drf, ownership, principals, users
 from broker_django.identity.expectation import accepted, had_a_user, require_actor
 from broker_django.identity.logged_in import LOGGED_IN, session_of
 from broker_django.identity.users import user_key
-from broker_django.ledger import tokens
+from broker_django.ledger import ledger, tokens
 from broker_django.messaging.celery_app import ends_worker
 from broker_django.routing.choice import OWN_NAMESPACE
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from broker_core.errors import IdempotencyKeyMissingError
@@ -14,8 +15,8 @@ from broker_django.identity.owners import UNTOLD, is_untold
 if TYPE_CHECKING:
     from django.http import HttpRequest
 
+    from broker_core.dispatches import Dispatch
     from broker_core.policies import Decision
-    from broker_django.models import DispatchRecord
 
 
 def key_of(request: HttpRequest, view: Any, decision: Decision) -> str | None:
@@ -39,19 +40,22 @@ def _required(request: HttpRequest, view: Any, decision: Decision) -> bool:
     return by_queue or requires_idempotency_key(view, request.method or "")
 
 
-def mark(record: DispatchRecord, request: HttpRequest, body: bytes, key: str) -> None:
-    """Let the dispatch be the only one for this key of its owner on its route.
+def marked(dispatch: Dispatch, request: HttpRequest, body: bytes, key: str) -> Dispatch:
+    """The dispatch as the only one for this key of its owner on its route.
 
     An anonymous client is known by what it sent: one that never got its first answer has no cookie of it.
     """
-    client = client_of(request, everything=is_untold(record.user))
-    owner = "" if record.user == UNTOLD else record.user
-    record.idempotency_key = scope((record.host, record.tenant), owner, client, record.route, key)
-    record.fingerprint = fingerprint(
-        key,
-        request.method or "",
-        request.get_full_path(),
-        request.content_type or "",
-        request.content_params or {},
-        body,
+    client = client_of(request, everything=is_untold(dispatch.user))
+    owner = "" if dispatch.user == UNTOLD else dispatch.user
+    return replace(
+        dispatch,
+        idempotency_key=scope((dispatch.host, dispatch.tenant), owner, client, dispatch.route, key),
+        fingerprint=fingerprint(
+            key,
+            request.method or "",
+            request.get_full_path(),
+            request.content_type or "",
+            request.content_params or {},
+            body,
+        ),
     )

@@ -32,6 +32,7 @@ from django.urls import (
 from django.utils.module_loading import import_string
 
 from broker_core.errors import ConfigurationError
+from broker_core.ledgers import LEASE_MARGIN
 from broker_core.policies import Mode, QueuePolicy
 from broker_core.redaction import redacted
 from broker_django.annotations.decorated import annotation_of
@@ -39,7 +40,6 @@ from broker_django.conf import DEFAULTS, conf
 from broker_django.development.embedded import embedded_url
 from broker_django.dispatcher import dispatcher
 from broker_django.identity import credentials
-from broker_django.ledger import LEASE_MARGIN
 from broker_django.messaging.celery_app import REDIS_SCHEMES, broker_urls, filled_in, get_app, project_app, schemes
 from broker_django.messaging.serialization import accepts, serializer
 from broker_django.models import DispatchRecord, database

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from django.http import HttpRequest
     from django.http.response import HttpResponseBase
 
-    from broker_django.models import DispatchRecord
+    from broker_core.dispatches import Dispatch
 
 
 @contextlib.contextmanager
@@ -196,7 +196,7 @@ def pin(request: HttpRequest, user: Any, auth: Any = None) -> None:
     request._force_auth_token = auth  # type: ignore[attr-defined]
 
 
-def authenticated(request: HttpRequest, record: DispatchRecord) -> Iterator[Found]:
+def authenticated(request: HttpRequest, dispatch: Dispatch) -> Iterator[Found]:
     """Whom DRF finds for a poll, if it is installed: by its default authenticators, and by those of the view that the
     dispatch is for.
 
@@ -206,12 +206,12 @@ def authenticated(request: HttpRequest, record: DispatchRecord) -> Iterator[Foun
         return
     default = import_string("rest_framework.views.APIView")()  # an optional dependency
     with_method = copy.copy(request)
-    with_method.method = record.method  # which authenticators may be chosen by
+    with_method.method = dispatch.method  # which authenticators may be chosen by
     with_method._dont_enforce_csrf_checks = True  # type: ignore[attr-defined] # nothing is done
     outages: list[Exception] = []
     yield from _by(default, request, outages)
     for asked in (request, with_method):
-        yield from _by(_view_of(asked, record), asked, outages)
+        yield from _by(_view_of(asked, dispatch), asked, outages)
     if outages:
         raise UnavailableError("an authenticator of the project does not answer") from outages[0]
 
@@ -239,9 +239,9 @@ _CLIENTS = frozenset({"aiohttp", "botocore", "grpc", "httpcore", "httpx", "ldap"
 """Packages whose exceptions say so."""
 
 
-def _view_of(request: HttpRequest, record: DispatchRecord) -> Any:
+def _view_of(request: HttpRequest, dispatch: Dispatch) -> Any:
     """The view of DRF that the path of a dispatch leads to by now; None if there is none."""
-    path = record.path.removeprefix(request.META.get("SCRIPT_NAME", "").rstrip("/"))
+    path = dispatch.path.removeprefix(request.META.get("SCRIPT_NAME", "").rstrip("/"))
     language = translation.get_language_from_path(path) or translation.get_language()
     try:
         with translation.override(language):

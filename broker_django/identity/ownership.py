@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from django.http import HttpRequest
     from django.http.response import HttpResponseBase
 
+    from broker_core.dispatches import Dispatch
     from broker_django.identity.drf import Found
-    from broker_django.models import DispatchRecord
 
 logger = logging.getLogger("broker_django.identity.ownership")
 
@@ -41,7 +41,7 @@ CLAIM = "request_broker_claim"
 """The name of the cookie by which a browser is known that was nobody when its request was accepted."""
 
 
-def owns(request: HttpRequest, record: DispatchRecord) -> bool:
+def owns(request: HttpRequest, dispatch: Dispatch) -> bool:
     """Whether the dispatch belongs to who asks.
 
     A dispatch of a user belongs to that user, active now: whoever is logged in as such, shows again the session that
@@ -52,38 +52,38 @@ def owns(request: HttpRequest, record: DispatchRecord) -> bool:
 
     Raises UnavailableError if an authenticator does not answer now.
     """
-    if not _is_of_this_site(request, record):
+    if not _is_of_this_site(request, dispatch):
         return False
-    credential = record.credential
-    if not record.user or is_untold(record.user):
-        is_shown = _is_shown(request, record) and (not record.user or users.may_act(record.user))
-        user = record.user.removeprefix(UNTOLD)
-        return is_shown or (bool(user) and _is_user(request, record, user))
-    may_show = bool(credential) and credentials.shows_again(request, credential) and users.may_act(record.user)
-    if may_show and credentials.names_user(request, record.user):
+    credential = dispatch.credential
+    if not dispatch.user or is_untold(dispatch.user):
+        is_shown = _is_shown(request, dispatch) and (not dispatch.user or users.may_act(dispatch.user))
+        user = dispatch.user.removeprefix(UNTOLD)
+        return is_shown or (bool(user) and _is_user(request, dispatch, user))
+    may_show = bool(credential) and credentials.shows_again(request, credential) and users.may_act(dispatch.user)
+    if may_show and credentials.names_user(request, dispatch.user):
         return True  # Django would empty a session whose user has a new password, and its browser asks for the answer
     if may_show and owner_of(getattr(request, "user", None)) is None:
         return True
-    return _is_user(request, record, record.user)
+    return _is_user(request, dispatch, dispatch.user)
 
 
-def _is_user(request: HttpRequest, record: DispatchRecord, user: str) -> bool:
+def _is_user(request: HttpRequest, dispatch: Dispatch, user: str) -> bool:
     """Whether it is this user, active now, who asks: by the session, or by what REST framework finds.
 
     Raises UnavailableError if an authenticator does not answer now.
     """
     if owner_of(getattr(request, "user", None)) == user:
         return users.is_active(request.user)
-    found = drf.authenticated(request, record)
+    found = drf.authenticated(request, dispatch)
     return any(owner_of(each.user, each.auth) == user and _is_active(each) for each in found)
 
 
-def _is_shown(request: HttpRequest, record: DispatchRecord) -> bool:
+def _is_shown(request: HttpRequest, dispatch: Dispatch) -> bool:
     """Whether a client without a user, or with one whom nobody can tell, shows what it has sent, or stands for it."""
-    credential = record.credential
-    if credentials.shows_again(request, credential) and (credential or not record.user):
+    credential = dispatch.credential
+    if credentials.shows_again(request, credential) and (credential or not dispatch.user):
         return True
-    return credentials.shows_named(request, credential) and claims(request, record)
+    return credentials.shows_named(request, credential) and claims(request, dispatch)
 
 
 def _is_active(found: Found) -> bool:
@@ -91,13 +91,13 @@ def _is_active(found: Found) -> bool:
     return not isinstance(found.user, Model) or users.is_active(found.user)
 
 
-def may_have_cookies(request: HttpRequest, record: DispatchRecord) -> bool:
+def may_have_cookies(request: HttpRequest, dispatch: Dispatch) -> bool:
     """Whether the cookies of the response are for who asks: the browser that the request came from, and no other.
 
     It is known by the session cookie that it sent, or by its claim. Another login of the same user is another browser.
     """
-    by_session = credentials.SESSION in credentials.kinds(record.credential)
-    return (by_session and credentials.shows_session(request, record.credential)) or claims(request, record)
+    by_session = credentials.SESSION in credentials.kinds(dispatch.credential)
+    return (by_session and credentials.shows_session(request, dispatch.credential)) or claims(request, dispatch)
 
 
 def without_cookies(response: HttpResponseBase) -> None:
@@ -107,10 +107,10 @@ def without_cookies(response: HttpResponseBase) -> None:
         response.headers.pop(name, None)
 
 
-def is_known_by_session(request: HttpRequest, record: DispatchRecord) -> bool:
+def is_known_by_session(request: HttpRequest, dispatch: Dispatch) -> bool:
     """Whether the browser of a user is known without a claim, by a session cookie that stays as it is."""
-    of_user = bool(record.user) and not is_untold(record.user)
-    by_session = of_user and credentials.SESSION in credentials.kinds(record.credential)
+    of_user = bool(dispatch.user) and not is_untold(dispatch.user)
+    by_session = of_user and credentials.SESSION in credentials.kinds(dispatch.credential)
     return by_session and not changes_with_each_save(session_of(request))
 
 
@@ -168,10 +168,10 @@ def _tenant_function(path: str) -> Any:
     return import_string(path)
 
 
-def _is_of_this_site(request: HttpRequest, record: DispatchRecord) -> bool:
+def _is_of_this_site(request: HttpRequest, dispatch: Dispatch) -> bool:
     """Code that dispatches may leave the host to be chosen."""
     try:
-        return (not record.host or record.host == host_of(request)) and record.tenant == tenant_of(request)
+        return (not dispatch.host or dispatch.host == host_of(request)) and dispatch.tenant == tenant_of(request)
     except TenantUnknownError:
         return False
 
@@ -179,11 +179,11 @@ def _is_of_this_site(request: HttpRequest, record: DispatchRecord) -> bool:
 # Claims
 
 
-def give_claim(request: HttpRequest, response: HttpResponseBase, record: DispatchRecord, here: str) -> None:
+def give_claim(request: HttpRequest, response: HttpResponseBase, dispatch: Dispatch, here: str) -> None:
     """Let the browser that sent the request be known at the URLs of its dispatch, of which `here` is the first."""
-    if is_known_by_session(request, record):
+    if is_known_by_session(request, dispatch):
         return
-    response.cookies[CLAIM] = next(_claims(record.pk))
+    response.cookies[CLAIM] = next(_claims(dispatch.id))
     options: dict[str, Any] = {
         "path": f"/{here.split('/', 3)[3]}",
         "max-age": int(conf.TOKEN_MAX_AGE),
@@ -194,10 +194,10 @@ def give_claim(request: HttpRequest, response: HttpResponseBase, record: Dispatc
     response.cookies[CLAIM].update(options)  # `set_cookie` would add what `Max-Age` means, for browsers of 2010
 
 
-def claims(request: HttpRequest, record: DispatchRecord) -> bool:
+def claims(request: HttpRequest, dispatch: Dispatch) -> bool:
     """Whether a request has the claim of this dispatch."""
     shown = request.COOKIES.get(CLAIM)
-    return shown is not None and any(constant_time_compare(shown, claim) for claim in _claims(record.pk))
+    return shown is not None and any(constant_time_compare(shown, claim) for claim in _claims(dispatch.id))
 
 
 def _claims(dispatch_id: UUID) -> Iterator[str]:

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import logging
 import uuid
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from django.core.files.base import ContentFile
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from django.core.files.storage import Storage
+
+    from broker_core.dispatches import SealedRequest
 
 logger = logging.getLogger("broker_django.ledger.bodies")
 
@@ -49,20 +52,19 @@ def _ledger() -> str:
 
 
 @contextlib.contextmanager
-def set_aside(record: DispatchRecord) -> Iterator[None]:
-    """Move a sealed request that is too large for a message into a file. Where the block raises, the file goes again.
+def set_aside(request: SealedRequest) -> Iterator[SealedRequest]:
+    """Move a sealed request that is too large for a message into a file. If the block raises, the file goes again.
 
     Raises StorageError.
     """
-    if len(record.sealed) <= conf.MAX_INLINE_SIZE:
-        yield
+    if len(request.content) <= conf.MAX_INLINE_SIZE:
+        yield request
         return
-    record.sealed_file = save(record.pk, bytes(record.sealed))
-    record.sealed = b""
+    file = save(request.dispatch.id, request.content)
     try:
-        yield
+        yield replace(request, content=b"", file=file)
     except BaseException:
-        delete([record.sealed_file])
+        delete([file])
         raise
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from django.db import transaction
 from django.db.models import Count, Max, Min, Q
 from django.utils import timezone
 
-from broker_core.dispatches import REVIVABLE, State
+from broker_core.dispatches import ERROR_LENGTH, REVIVABLE, State
+from broker_core.events import Kind
+from broker_core.ledgers import DeadLetters, wanted_until
 from broker_core.redaction import printable
-from broker_django import ledger
 from broker_django.ledger import bodies
-from broker_django.messaging.notifications import announce
+from broker_django.ledger.rows import emit, first, rows, selected
 from broker_django.models import ActionRecord, AttemptRecord, DispatchRecord, database
 
 if TYPE_CHECKING:
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from django.db.models import QuerySet
+
+    from broker_core.dispatches import Dispatch
+    from broker_core.events import Events
+    from broker_core.ledgers import Selection
 
 logger = logging.getLogger("broker_django.ledger.dead_letters")
 
@@ -33,91 +38,87 @@ def are_dead_letters() -> Q:
     return Q(state__in=REVIVABLE) & (~Q(sealed=b"") | ~Q(sealed_file=""))
 
 
-def dead_letters() -> QuerySet[DispatchRecord]:
-    """All of them, without their requests."""
-    return ledger.rows().filter(are_dead_letters()).defer("sealed", "kept_response")
-
-
-def by_error(letters: QuerySet[DispatchRecord]) -> Any:
-    """Groups with queue, state, error, count, and the moments first and last; the largest first."""
+def by_error(letters: QuerySet[DispatchRecord]) -> list[DeadLetters]:
+    """The largest group first."""
     groups = letters.order_by().values("queue", "state", "error")
-    return groups.annotate(count=Count("pk"), first=Min("accepted_at"), last=Max("finished_at")).order_by("-count")
+    counted = groups.annotate(count=Count("pk"), first=Min("accepted_at"), last=Max("finished_at")).order_by("-count")
+    return [DeadLetters(**group) for group in counted]
 
 
-def run_again(letters: QuerySet[DispatchRecord], actor: str) -> int:
-    """Have each of them run again, under its id, as the reaper comes to it: how many there were."""
-    return sum(revive(pk, actor) for pk in _each(letters))
+class DeadLetterBox:
+    """A part of `DatabaseLedger`."""
 
+    events: Events
 
-def discard(letters: QuerySet[DispatchRecord], actor: str) -> int:
-    """Drop their requests, so that they can never run again: how many there were."""
-    return sum(discard_one(pk, actor) for pk in _each(letters))
+    def dead_letters(self, selection: Selection) -> Iterator[UUID]:
+        """Read a chunk at a time."""
+        keys = _dead(selection).order_by("pk").values_list("pk", flat=True)
+        chunk = list(keys[:CHUNK])
+        while chunk:
+            yield from chunk
+            chunk = list(keys.filter(pk__gt=chunk[-1])[:CHUNK])
 
+    def count_dead_letters(self, selection: Selection) -> int:
+        return _dead(selection).count()
 
-def _each(letters: QuerySet[DispatchRecord]) -> Iterator[UUID]:
-    """One after the other, read a chunk at a time."""
-    keys = letters.filter(are_dead_letters()).order_by("pk").values_list("pk", flat=True)
-    chunk = list(keys[:CHUNK])
-    while chunk:
-        yield from chunk
-        chunk = list(keys.filter(pk__gt=chunk[-1])[:CHUNK])
+    def dead_letters_by_error(self, selection: Selection) -> list[DeadLetters]:
+        return by_error(_dead(selection))
 
-
-def revive(dispatch_id: UUID, actor: str, now: datetime | None = None) -> bool:
-    """Have a dead letter run again, under the same id, with all its attempts anew. False where it is none."""
-    now = now or timezone.now()
-    dead = ledger.rows().filter(are_dead_letters(), pk=dispatch_id)
-    record = dead.defer("sealed", "kept_response").first()
-    if record is None:
-        return False
-    with transaction.atomic(using=database.alias()):
-        revived = dead.filter(attempts=record.attempts).update(
-            state=State.QUEUED,
-            attempts_before=record.attempts,
-            due_at=now,
-            published_at=None,
-            expires_at=_wanted_for(record, now),
-            finished_at=None,
-            response_status=None,
-            response_type="",
-            response_size=None,
-            kept_response=None,
-            error="",
-        )
-        if not revived:
+    def revive(self, dispatch_id: UUID, actor: str, now: datetime | None = None) -> bool:
+        now = now or timezone.now()
+        dead = rows().filter(are_dead_letters(), pk=dispatch_id)
+        dispatch = first(dead)
+        if dispatch is None:
             return False
-        if record.attempts and record.started_at:
-            AttemptRecord.objects.using(database.alias()).get_or_create(
-                dispatch_id=record.pk,
-                number=record.attempts,
-                defaults={
-                    "worker": record.worker,
-                    "started_at": record.started_at,
-                    "ended_at": record.finished_at or now,
-                    "response_status": record.response_status,
-                    "error": record.error,
-                },
+        with transaction.atomic(using=database.alias()):
+            revived = dead.filter(attempts=dispatch.attempts).update(
+                state=State.QUEUED,
+                attempts_before=dispatch.attempts,
+                due_at=now,
+                published_at=None,
+                expires_at=wanted_until(dispatch, now),
+                finished_at=None,
+                response_status=None,
+                response_type="",
+                response_size=None,
+                kept_response=None,
+                error="",
             )
-        _note(record.pk, "retry", actor, record.error, now)
-    announce(dispatch_id)
-    return True
+            if not revived:
+                return False
+            _end_last_attempt(dispatch, now)
+            _note(dispatch_id, "retry", actor, dispatch.error, now)
+            emit(self.events, Kind.REVIVED, dispatch_id, dispatch.attempts)
+        return True
+
+    def discard(self, dispatch_id: UUID, actor: str, now: datetime | None = None) -> bool:
+        with transaction.atomic(using=database.alias()):
+            dead = rows().filter(are_dead_letters(), pk=dispatch_id)
+            files = list(dead.exclude(sealed_file="").values_list("sealed_file", flat=True))
+            if not dead.update(sealed=b"", sealed_file=""):
+                return False
+            bodies.delete_on_commit(files)
+            _note(dispatch_id, "discard", actor, "", now)
+        return True
 
 
-def _wanted_for(record: DispatchRecord, now: datetime) -> datetime | None:
-    """As long as it was wanted at first."""
-    return None if record.expires_at is None else now + (record.expires_at - record.accepted_at)
+def _dead(selection: Selection) -> QuerySet[DispatchRecord]:
+    return rows().filter(are_dead_letters(), selected(selection))
 
 
-def discard_one(dispatch_id: UUID, actor: str, now: datetime | None = None) -> bool:
-    """Drop the sealed request of a dead letter, so that it can never run again. False where it is none."""
-    with transaction.atomic(using=database.alias()):
-        dead = ledger.rows().filter(are_dead_letters(), pk=dispatch_id)
-        files = list(dead.exclude(sealed_file="").values_list("sealed_file", flat=True))
-        if not dead.update(sealed=b"", sealed_file=""):
-            return False
-        bodies.delete_on_commit(files)
-        _note(dispatch_id, "discard", actor, "", now)
-    return True
+def _end_last_attempt(dispatch: Dispatch, now: datetime) -> None:
+    if dispatch.attempts and dispatch.started_at:
+        AttemptRecord.objects.using(database.alias()).get_or_create(
+            dispatch_id=dispatch.id,
+            number=dispatch.attempts,
+            defaults={
+                "worker": dispatch.worker,
+                "started_at": dispatch.started_at,
+                "ended_at": dispatch.finished_at or now,
+                "response_status": dispatch.response_status,
+                "error": dispatch.error,
+            },
+        )
 
 
 def _note(dispatch_id: UUID, action: str, actor: str, detail: str = "", now: datetime | None = None) -> None:
@@ -128,5 +129,5 @@ def _note(dispatch_id: UUID, action: str, actor: str, detail: str = "", now: dat
         at=now or timezone.now(),
         action=action,
         actor=actor[:255],
-        detail=detail[: ledger.ERROR_LENGTH],
+        detail=detail[:ERROR_LENGTH],
     )

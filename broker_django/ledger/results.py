@@ -1,42 +1,35 @@
-"""Stored responses, and the Celery result backend over django-celery-results."""
+"""The result store: where responses are kept, and the Celery result backend over django-celery-results."""
 
 from __future__ import annotations
 
 import logging
 import warnings
-from datetime import timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from celery import states
 from celery.exceptions import SecurityError
-from django.db import router, transaction
+from django.db import router
 from django.db.models.constants import OnConflict
 from django.utils import timezone
 from django_celery_results.backends.database import DatabaseBackend as ResultsBackend
 from kombu.exceptions import ContentDisallowed, DecodeError
 
-from broker_core.errors import EnvelopeError, MessageError, UnavailableError
-from broker_core.message import ResponseMessage
+from broker_core.errors import UnavailableError
 from broker_core.redaction import redacted
-from broker_django import ledger
-from broker_django.conf import conf
-from broker_django.ledger import Outcome, statements
+from broker_django.ledger import statements
 from broker_django.messaging.celery_app import get_app
-from broker_django.messaging.publishing import open_response
 from broker_django.models import database
 
 if TYPE_CHECKING:
     import uuid
     from collections.abc import Collection
-    from datetime import datetime
 
     from celery import Celery
 
-    from broker_core.policies import QueuePolicy
-    from broker_django.models import DispatchRecord
+    from broker_core.dispatches import Outcome
 
-logger = logging.getLogger("broker_django.ledger.responses")
+logger = logging.getLogger("broker_django.ledger.results")
 
 CHUNK = 1_000
 
@@ -110,64 +103,33 @@ def _own_backend(app: Celery) -> DatabaseBackend:
     return DatabaseBackend(app=app)
 
 
-@database.results_too()
-def conclude(
-    dispatch_id: uuid.UUID, attempt: int, policy: QueuePolicy, outcome: Outcome, sealed: str, request: Any
-) -> bool:
-    """Store the sealed response and finish the dispatch; False where another attempt has it by now.
-
-    Both in one transaction where both are in one database. Where the result store does not take the response, the
-    ledger keeps it. Raises DatabaseError where the ledger itself does not answer; then nothing is stored.
-    """
-    app, result = get_app(), _result(attempt, outcome, sealed)
-    ttl = policy.results_ttl
-    alias = database.alias()
-    backend = _database_backend(app)
-    if backend is not None and router.db_for_write(backend.TaskModel) == alias:
-        with transaction.atomic(using=alias):
-            finished = ledger.finish(dispatch_id, attempt, outcome, results_ttl=ttl)
-            if finished:
-                _forget_earlier(backend, dispatch_id, attempt)
-                backend.store_result(str(dispatch_id), result, states.SUCCESS, request=request)
-        return finished
-    if not ledger.holds(dispatch_id, attempt):
-        return False
-    kept = None if _store(app.backend, dispatch_id, result, request) else sealed.encode()
-    return ledger.finish(dispatch_id, attempt, outcome, results_ttl=ttl, kept_response=kept)
+def backend_beside_ledger() -> ResultsBackend | None:
+    """What writes results into the database of the ledger; None if they are elsewhere."""
+    backend = _database_backend(get_app())
+    return backend if backend is not None and router.db_for_write(backend.TaskModel) == database.alias() else None
 
 
-def _result(attempt: int, outcome: Outcome, sealed: str) -> dict[str, Any]:
+def result(attempt: int, outcome: Outcome, response: str) -> dict[str, Any]:
     """What is stored. The response's facts are in clear, for whoever looks at results."""
     facts = {"status": outcome.status, "content_type": outcome.content_type, "size": outcome.size}
-    return {**facts, "error": outcome.error, "attempt": attempt, "sealed": sealed}
+    return {**facts, "error": outcome.error, "attempt": attempt, "sealed": response}
+
+
+def store_in(backend: Any, dispatch_id: uuid.UUID, result: dict[str, Any], task: Any = None) -> None:
+    """Raises the errors of the backend."""
+    if result["attempt"] > 1:  # result stores keep the first response: that of an attempt which was lost, or failed
+        backend.forget(str(dispatch_id))
+    backend.store_result(str(dispatch_id), result, states.SUCCESS, request=task)
 
 
 @database.results_too()
-def _store(backend: Any, dispatch_id: uuid.UUID, result: dict[str, Any], request: Any = None) -> bool:
+def store(dispatch_id: uuid.UUID, result: dict[str, Any], task: Any = None) -> bool:
+    """Returns False if the result store does not take it."""
     try:
-        _forget_earlier(backend, dispatch_id, result["attempt"])
-        backend.store_result(str(dispatch_id), result, states.SUCCESS, request=request)
+        store_in(get_app().backend, dispatch_id, result, task)
     except Exception as error:  # noqa: BLE001 - every result backend has errors of its own
         logger.warning("The result store did not take the response of dispatch %s: %s", dispatch_id, redacted(error))
         return False
-    return True
-
-
-def _forget_earlier(backend: Any, dispatch_id: uuid.UUID, attempt: int) -> None:
-    """Result stores keep the first response that they were given: that of an attempt which was lost then, or failed."""
-    if attempt > 1:
-        backend.forget(str(dispatch_id))
-
-
-def hand_over(record: DispatchRecord, now: datetime) -> bool:
-    """Store the response that the ledger kept; whether the result store took it."""
-    outcome = Outcome(record.response_status, record.response_type, record.response_size or 0, record.error)
-    sealed = bytes(record.kept_response or b"").decode("ascii", "replace")
-    if not _store(get_app().backend, record.pk, _result(record.attempts, outcome, sealed)):
-        return False
-    policy = conf.queues.get(record.queue)
-    drop_at = now + timedelta(seconds=policy.results_ttl) if policy else None
-    ledger.rows().filter(pk=record.pk, due_at=record.due_at).update(kept_response=None, due_at=drop_at)
     return True
 
 
@@ -186,27 +148,18 @@ def forget(dispatch_ids: Collection[uuid.UUID]) -> None:
         logger.warning("The result store did not drop %d responses: %s", len(ids), redacted(error))
 
 
-def fetch(record: DispatchRecord) -> ResponseMessage | None:
-    """The stored response of a dispatch; None where there is none any more, or where it was tampered with.
+def sealed_response(dispatch_id: uuid.UUID) -> str | None:
+    """The sealed response; None if there is none, or if it is none that the broker stored.
 
-    Raises UnavailableError where the result store does not answer.
+    Raises UnavailableError if the result store does not answer.
     """
-    dispatch_id = record.pk
     try:
-        if record.kept_response:
-            return _opened(bytes(record.kept_response).decode(), record)
         stored = _stored(str(dispatch_id))
-        if not isinstance(stored, dict) or not isinstance(stored.get("sealed"), str):
-            return None
-        return _opened(stored["sealed"], record)
-    except (EnvelopeError, MessageError, *UNREADABLE) as error:
+    except UNREADABLE as error:
         logger.error("The stored response of dispatch %s is refused: %s", dispatch_id, redacted(error))
         return None
-
-
-def _opened(text: str, record: DispatchRecord) -> ResponseMessage:
-    """Raises EnvelopeError for the response of another dispatch or attempt, and MessageError."""
-    return ResponseMessage.decode(open_response(text, str(record.pk), record.attempts))
+    sealed = stored.get("sealed") if isinstance(stored, dict) else None
+    return sealed if isinstance(sealed, str) else None
 
 
 @database.results_too()

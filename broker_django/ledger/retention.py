@@ -10,12 +10,13 @@ from django.db import IntegrityError, connections, transaction
 from django.db.models import Q
 from django.utils import timezone
 
-from broker_core.dispatches import State
+from broker_core.dispatches import Outcome, State
 from broker_core.policies import RETENTION
 from broker_core.redaction import redacted
-from broker_django import ledger
 from broker_django.conf import conf
-from broker_django.ledger import bodies, responses
+from broker_django.ledger import bodies, results
+from broker_django.ledger.due import queues
+from broker_django.ledger.rows import rows
 from broker_django.models import ActionRecord, AttemptRecord, DispatchRecord, database
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def keep_house(now: datetime | None = None, *, of_former_queues: bool = False) -
     for which, retention in _retentions(of_former_queues=of_former_queues):
         before = now - timedelta(seconds=retention)
         try:
-            yield from _delete(ledger.rows().filter(which, finished_at__lt=before).order_by("finished_at"))
+            yield from _delete(rows().filter(which, finished_at__lt=before).order_by("finished_at"))
         except IntegrityError as error:  # a row of the project protects one of them
             logger.error("Dispatches whose time is over cannot be deleted: %s", redacted(error))
 
@@ -71,11 +72,23 @@ def _hand_over(state: State, now: datetime) -> Iterator[int]:
     """Give kept responses to the result store, one at a time, until it refuses one."""
     kept = _due(state, now).filter(kept_response__isnull=False)
     for pk in list(kept.values_list("pk", flat=True)[:CHUNK]):
-        record = ledger.rows().defer("sealed").filter(pk=pk, kept_response__isnull=False).first()
-        if record is not None and not responses.hand_over(record, now):
+        record = rows().defer("sealed").filter(pk=pk, kept_response__isnull=False).first()
+        if record is not None and not _is_taken(record, now):
             kept.filter(pk=pk, due_at=record.due_at).update(due_at=now + REFUSED_FOR)  # others have their turn
             return
         yield 0
+
+
+def _is_taken(record: DispatchRecord, now: datetime) -> bool:
+    """Whether the result store takes the response that the ledger kept."""
+    outcome = Outcome(record.response_status, record.response_type, record.response_size or 0, record.error)
+    sealed = bytes(record.kept_response or b"").decode("ascii", "replace")
+    if not results.store(record.pk, results.result(record.attempts, outcome, sealed)):
+        return False
+    policy = conf.queues.get(record.queue)
+    drop_at = now + timedelta(seconds=policy.results_ttl) if policy else None
+    rows().filter(pk=record.pk, due_at=record.due_at).update(kept_response=None, due_at=drop_at)
+    return True
 
 
 def _drop_responses(state: State, now: datetime) -> int:
@@ -83,14 +96,14 @@ def _drop_responses(state: State, now: datetime) -> int:
     dropped = list(_due(state, now).filter(kept_response=None).values_list("pk", flat=True)[:CHUNK])
     if not dropped:
         return 0
-    responses.forget(dropped)
-    ledger.rows().filter(pk__in=dropped, state=state).update(due_at=None)
+    results.forget(dropped)
+    rows().filter(pk__in=dropped, state=state).update(due_at=None)
     return len(dropped)
 
 
 def _due(state: State, now: datetime) -> QuerySet[DispatchRecord]:
     """One state at a time is in the order of its index."""
-    return ledger.rows().filter(state=state, due_at__lte=now).order_by("due_at")
+    return rows().filter(state=state, due_at__lte=now).order_by("due_at")
 
 
 def _retentions(*, of_former_queues: bool) -> Iterator[tuple[Q, float]]:
@@ -98,7 +111,7 @@ def _retentions(*, of_former_queues: bool) -> Iterator[tuple[Q, float]]:
     for state in DONE:
         for queue, policy in conf.queues.items():
             yield Q(state=state, queue=queue), policy.retention[state]
-        for queue in ledger.queues(state) if of_former_queues else ():
+        for queue in queues(state) if of_former_queues else ():
             if queue not in conf.queues:
                 yield Q(state=state, queue=queue), RETENTION[state]
 
@@ -115,12 +128,12 @@ def _delete_chunk(old: QuerySet[DispatchRecord]) -> dict[uuid.UUID, str]:
         if files:
             AttemptRecord.objects.using(alias).filter(dispatch__in=list(files))._raw_delete(alias)
             ActionRecord.objects.using(alias).filter(dispatch__in=list(files))._raw_delete(alias)
-            rows = ledger.rows().filter(pk__in=list(files))
+            chunk = rows().filter(pk__in=list(files))
             if _has_relations():
-                rows.delete()
+                chunk.delete()
             else:
-                rows._raw_delete(alias)
-    responses.forget(list(files))
+                chunk._raw_delete(alias)
+    results.forget(list(files))
     return files
 
 
@@ -146,8 +159,8 @@ def sweep(now: datetime | None = None) -> int:
         return 0
     orphans: list[str] = []
     for chunk in _chunks(list(old)):
-        rows = ledger.rows().filter(pk__in=[old[name] for name in chunk])
-        orphans += set(chunk).difference(rows.values_list("sealed_file", flat=True))
+        named = rows().filter(pk__in=[old[name] for name in chunk])
+        orphans += set(chunk).difference(named.values_list("sealed_file", flat=True))
     orphans = [name for name in orphans if bodies.is_ours(name)]
     bodies.delete(orphans)
     return len(orphans)

@@ -25,15 +25,23 @@ if TYPE_CHECKING:
 
 def insert(instance: Model, on_conflict: OnConflict | None = None) -> bool:
     """Insert a row with its primary key, or with one that the database makes; whether it was inserted."""
-    model, alias = type(instance), database.alias_of(type(instance))
-    connection = connections[alias]
-    columns, read = _row(model, with_key=instance.pk is not None)
-    values = _prepared(columns, read(instance), connection)
-    with connection.cursor() as cursor:
-        cursor.execute(_insertion(model, alias, instance.pk is not None, on_conflict), values)
-        inserted = bool(cursor.rowcount == 1)
-    instance._state.adding, instance._state.db = False, alias
+    model = type(instance)
+    names, read = _row(model, with_key=instance.pk is not None)
+    inserted = insert_values(model, names, read(instance), on_conflict)
+    instance._state.adding, instance._state.db = False, database.alias_of(model)
     return inserted
+
+
+def insert_values(
+    model: type[Model], names: tuple[str, ...], values: Iterable[Any], on_conflict: OnConflict | None = None
+) -> bool:
+    """Insert a row of these fields; whether it was inserted. The others are as the database has them by default."""
+    alias = database.alias_of(model)
+    connection = connections[alias]
+    prepared = _prepared([_column(model, name) for name in names], values, connection)
+    with connection.cursor() as cursor:
+        cursor.execute(_insertion(model, alias, names, on_conflict), prepared)
+        return bool(cursor.rowcount == 1)
 
 
 _AS_IT_IS: dict[type, tuple[type, ...]] = {str: (CharField, TextField), int: (IntegerField,)}
@@ -53,19 +61,19 @@ def _column(model: type[Model], name: str) -> _Column:
 
 
 class _Row(NamedTuple):
-    """The columns of a table, and what reads their values off an instance."""
+    """The fields of a row, and what reads their values off an instance."""
 
-    columns: list[_Column]
+    names: tuple[str, ...]
     read: Callable[[Any], Iterable[Any]]
 
 
 @lru_cache(maxsize=16)
 def _row(model: type[Model], with_key: bool) -> _Row:  # noqa: FBT001
     fields: list[Any] = [field for field in model._meta.concrete_fields if with_key or not field.primary_key]
-    columns = [_column(model, field.name) for field in fields]
+    names = tuple(field.name for field in fields)
     if len(fields) > 1 and all(_is_plain(field) for field in fields):
-        return _Row(columns, attrgetter(*(field.attname for field in fields)))
-    return _Row(columns, lambda instance: [field.pre_save(instance, add=True) for field in fields])
+        return _Row(names, attrgetter(*(field.attname for field in fields)))
+    return _Row(names, lambda instance: [field.pre_save(instance, add=True) for field in fields])
 
 
 def _is_plain(field: Any) -> bool:
@@ -83,9 +91,9 @@ def _prepared(columns: Iterable[_Column], values: Iterable[Any], connection: Bas
 
 
 @lru_cache(maxsize=16)
-def _insertion(model: type[Model], alias: str, with_key: bool, on_conflict: OnConflict | None) -> str:  # noqa: FBT001
+def _insertion(model: type[Model], alias: str, names: tuple[str, ...], on_conflict: OnConflict | None) -> str:
     query = InsertQuery(model, on_conflict=on_conflict)
-    query.insert_values([column.field for column in _row(model, with_key).columns], [model()], raw=True)
+    query.insert_values([_column(model, name).field for name in names], [model()], raw=True)
     [(statement, _parameters)] = query.get_compiler(using=alias).as_sql()
     return str(statement)
 

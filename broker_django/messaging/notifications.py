@@ -72,7 +72,7 @@ def _announcers(url: str, timeout: float) -> Any:
 
 def announce(dispatch_id: uuid.UUID) -> None:
     """Wake whoever waits for this dispatch. Without Redis, they look for themselves."""
-    url = _redis_url(get_app())
+    url = redis_url()
     if url is None:
         return
     announcers = _announcers(url, conf.PUBLISH_TIMEOUT)

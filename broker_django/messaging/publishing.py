@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from django.http.response import HttpResponseBase
     from kombu import Connection, Queue
 
+    from broker_core.dispatches import Dispatch, SealedRequest
     from broker_core.message import ResponseMessage
     from broker_core.policies import QueuePolicy
-    from broker_django.models import DispatchRecord
 
 logger = logging.getLogger("broker_django.messaging.publishing")
 
@@ -74,11 +74,12 @@ def open_request(sealed: bytes, dispatch_id: str, queue: str) -> bytes:
     return conf.keyring.open(sealed, context("request", dispatch_id, queue))
 
 
-def check_sealed(record: DispatchRecord) -> None:
+def check_sealed(request: SealedRequest) -> None:
     """Raises EnvelopeError or MessageError if the request in the ledger cannot be read; of a file, by its key alone."""
-    if not record.sealed_file:
-        RequestMessage.decode(open_request(bytes(record.sealed), str(record.pk), record.queue))
-    elif record.sealed_with and not is_known(record.sealed_with):
+    dispatch = request.dispatch
+    if not request.file:
+        RequestMessage.decode(open_request(request.content, str(dispatch.id), dispatch.queue))
+    elif request.seal and not is_known(request.seal):
         raise UnknownKeyError("the file was sealed with a key, or in a version, that is not known here")
 
 
@@ -124,32 +125,32 @@ def from_text(text: str) -> bytes:
         raise EnvelopeError("the envelope is not base64") from error
 
 
-def argument(record: DispatchRecord) -> str:
+def argument(request: SealedRequest) -> str:
     """What the task is given: the sealed request, or the sealed name of the file that it lies in."""
-    if record.sealed_file:
-        return to_text(seal_reference(record.sealed_file, str(record.pk), record.queue))
-    return to_text(bytes(record.sealed))
+    if request.file:
+        return to_text(seal_reference(request.file, str(request.dispatch.id), request.dispatch.queue))
+    return to_text(request.content)
 
 
-def _argument_shown(record: DispatchRecord) -> str:
-    return "<sealed request, in a file>" if record.sealed_file else f"<sealed request, {len(record.sealed)} bytes>"
+def _argument_shown(request: SealedRequest) -> str:
+    return "<sealed request, in a file>" if request.file else f"<sealed request, {len(request.content)} bytes>"
 
 
-def publish(record: DispatchRecord, policy: QueuePolicy) -> bool:
+def publish(request: SealedRequest, policy: QueuePolicy) -> bool:
     """Hand the dispatch to the message broker: whether it took it. If not, the row stays and waits."""
     failures = breaker.failures
     if not breaker.allows():
         return False
-    dispatch_id = str(record.pk)
+    dispatch_id = str(request.dispatch.id)
     try:
-        _send(get_app(), record, policy, failures)
+        _send(get_app(), request, policy, failures)
     except Exception as error:  # noqa: BLE001 - whatever went wrong, the row is there and the client gets its 202
         _note_failure(error)
         logger.warning(
             "Dispatch %s waits in the ledger, the message broker did not take it: %s",
             dispatch_id,
             redacted(error),
-            extra={"dispatch_id": dispatch_id, "queue": record.queue},
+            extra={"dispatch_id": dispatch_id, "queue": request.dispatch.queue},
         )
         return False
     breaker.succeeded()
@@ -166,27 +167,27 @@ def _note_failure(error: Exception) -> None:
         breaker.failed()
 
 
-def _send(app: Celery, record: DispatchRecord, policy: QueuePolicy, failures: int) -> None:
+def _send(app: Celery, request: SealedRequest, policy: QueuePolicy, failures: int) -> None:
     """`failures` is how often the breaker had failed before."""
-    dispatch_id = str(record.pk)
+    dispatch = request.dispatch
     message = app.amqp.create_task_message(
-        dispatch_id,
+        str(dispatch.id),
         TASK,
-        args=(argument(record),),
+        args=(argument(request),),
         kwargs={},
-        argsrepr=f"('{_argument_shown(record)}',)",
+        argsrepr=f"('{_argument_shown(request)}',)",
         kwargsrepr="{}",
-        shadow=shadow(record),
+        shadow=shadow(dispatch),
         soft_time_limit=policy.time_limit,
         time_limit=policy.time_limit + HARD_LIMIT_MARGIN,
         create_sent_event=app.conf.task_send_sent_event,
         ignore_result=True,
     )
-    if record.published_at is not None:
-        message.headers[PUBLISHED] = record.published_at.timestamp()
-    fields = tracing.headers_of(record)
+    if dispatch.published_at is not None:
+        message.headers[PUBLISHED] = dispatch.published_at.timestamp()
+    fields = tracing.headers_of(dispatch)
     tracing.add_to_message(message.headers, fields)
-    tracing.in_trace(fields, lambda: _send_message(app, message, record.queue, policy, failures))
+    tracing.in_trace(fields, lambda: _send_message(app, message, dispatch.queue, policy, failures))
 
 
 def _send_message(app: Celery, message: Any, name: str, policy: QueuePolicy, failures: int) -> None:
@@ -300,7 +301,7 @@ def _confirmed(app: Celery) -> dict[str, Any]:
     return {"confirm_publish": True, **timeouts, **app.conf.broker_transport_options}
 
 
-def run_eagerly(app: Celery, record: DispatchRecord, policy: QueuePolicy, *, held: bool) -> HttpResponseBase | None:
+def run_eagerly(app: Celery, request: SealedRequest, policy: QueuePolicy, *, held: bool) -> HttpResponseBase | None:
     """What `task_always_eager` asks for: the replay in this process, now.
 
     Gives the view's own response, not yet closed, where a client is held for it.
@@ -311,10 +312,10 @@ def run_eagerly(app: Celery, record: DispatchRecord, policy: QueuePolicy, *, hel
     token = WITNESS.set(seen if held else None)
     try:
         app.tasks[TASK].apply(
-            args=(argument(record),),
-            task_id=str(record.pk),
+            args=(argument(request),),
+            task_id=str(request.dispatch.id),
             routing_key=policy.celery_queue,
-            headers=tracing.headers_of(record) or None,
+            headers=tracing.headers_of(request.dispatch) or None,
             throw=False,
         )
     finally:
@@ -322,6 +323,6 @@ def run_eagerly(app: Celery, record: DispatchRecord, policy: QueuePolicy, *, hel
     return seen[-1] if seen else None
 
 
-def shadow(record: DispatchRecord) -> str:
+def shadow(dispatch: Dispatch) -> str:
     """The name that Flower shows: the route, which is readable and holds none of the client's values."""
-    return f"{record.method} {record.route} ({record.queue})"
+    return f"{dispatch.method} {dispatch.route} ({dispatch.queue})"

@@ -22,7 +22,7 @@ from broker_django.http.log_redaction import without_tokens
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from broker_django.models import DispatchRecord
+    from broker_core.dispatches import Dispatch
 
 T = TypeVar("T")
 
@@ -163,11 +163,11 @@ def of_task(request: Any) -> dict[str, str]:
     return _checked(headers) if isinstance(headers, dict) else {}
 
 
-def headers_of(record: DispatchRecord) -> dict[str, str]:
+def headers_of(dispatch: Dispatch) -> dict[str, str]:
     """The header fields of every message of the dispatch."""
-    if not record.trace_fields:
+    if not dispatch.trace_fields:
         return {}
-    fields: dict[str, str] = json.loads(record.trace_fields)
+    fields: dict[str, str] = json.loads(dispatch.trace_fields)
     return fields
 
 

@@ -1,6 +1,7 @@
 """What the broker keeps in the database."""
 
-from broker_django.models.dispatches import PATH_LENGTH, ActionRecord, AttemptRecord, DispatchRecord
+from broker_core.dispatches import PATH_LENGTH
+from broker_django.models.dispatches import ActionRecord, AttemptRecord, DispatchRecord
 from broker_django.models.routing import URL_LENGTH, Destination, Router, RoutingVersion, rows_changed
 
 __all__ = [

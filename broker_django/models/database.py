@@ -46,6 +46,11 @@ def alias_of(model: type[Model]) -> str:
     return alias() if model._meta.app_label == OURS else router.db_for_write(model)
 
 
+def vendor() -> str:
+    """What the ledger's database is, as Django says: sqlite, postgresql, mysql."""
+    return connections[alias()].vendor
+
+
 def in_transaction() -> bool:
     """Whether this thread may have written a dispatch that no other connection sees yet."""
     connection = connections[alias()]

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import uuid
-from typing import Any
 
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
-from broker_core.dispatches import State
-
-PATH_LENGTH = 2_000
+from broker_core.dispatches import PATH_LENGTH, Moments, State
 
 
-class DispatchRecord(models.Model):
+class DispatchRecord(Moments, models.Model):
     """One accepted request. Its primary key is the Celery task id."""
 
     class StateChoices(models.TextChoices):
@@ -140,15 +137,13 @@ class DispatchRecord(models.Model):
         return State(self.state)
 
     @property
+    def keeps_response(self) -> bool:
+        return bool(self.kept_response)
+
+    @property
     def trace(self) -> str:
         """The id of the trace: the client's, or else the dispatch's own, which is one too."""
         return self.trace_id or self.pk.hex
-
-    def outcome(self) -> dict[str, Any] | None:
-        """The `response` member of the status document."""
-        if self.response_status is None:
-            return None
-        return {"status": self.response_status, "content_type": self.response_type, "size": self.response_size}
 
 
 class AttemptRecord(models.Model):

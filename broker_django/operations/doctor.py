@@ -10,33 +10,28 @@ from typing import TYPE_CHECKING, Any
 
 from celery import states
 from django.db import DatabaseError
-from django.db.models import Count, Max, Min, OuterRef, Q, Subquery, Value
-from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from broker_core.backpressure import is_limited, pressure
-from broker_core.dispatches import State
 from broker_core.redaction import redacted
-from broker_django import ledger
 from broker_django.admission.capacity import measure
 from broker_django.conf import conf
+from broker_django.ledger import ledger
 from broker_django.messaging.celery_app import get_app
 from broker_django.messaging.probing import probe
 from broker_django.messaging.publishing import own_connection
-from broker_django.models import AttemptRecord
 from broker_django.models.database import results_too
 from broker_django.operations.findings import Finding, consumption, keys
 from broker_django.routing.table import READ_EVERY, is_kept_by_triggers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
     from datetime import datetime
 
     from celery import Celery
-    from django.db.models import QuerySet
 
+    from broker_core.ledgers import Group
     from broker_core.policies import QueuePolicy
-    from broker_django.models import DispatchRecord
 
 logger = logging.getLogger("broker_django.operations.doctor")
 
@@ -74,7 +69,7 @@ def examine() -> Iterator[Finding]:
 
 def _ledger() -> Iterator[Finding]:
     try:
-        total = ledger.rows().count()
+        total = ledger.count()
     except DatabaseError as error:
         yield Finding("ledger", redacted(error), "Run manage.py migrate, and check DATABASES.")
     else:
@@ -161,14 +156,15 @@ def _reads_ours(reply: dict[str, Any]) -> bool:
 
 def _busy_in_silence(replies: dict[str, dict[str, Any]]) -> dict[str, set[str]]:
     """The queues of what runs on workers that do not answer: with the solo pool one answers only between two tasks."""
-    held = ledger.rows().filter(state=State.RUNNING, due_at__gt=timezone.now()).exclude(worker__in=replies)
     silent: dict[str, set[str]] = {}
     try:
-        for worker, queue in held.values_list("worker", "queue").distinct().order_by("worker", "queue"):
-            silent.setdefault(worker, set()).add(queue)
+        at_work = ledger.at_work(timezone.now())
     except DatabaseError:
         return {}
-    return {worker: queues for worker, queues in silent.items() if worker}
+    for worker, queue in sorted(at_work):
+        if worker and worker not in replies:
+            silent.setdefault(worker, set()).add(queue)
+    return silent
 
 
 def _ask_workers(app: Celery) -> dict[str, dict[str, Any]]:
@@ -223,38 +219,27 @@ def _skew(moment: float, before: float, after: float) -> float:
 def _waiting(broker: Finding) -> Iterator[Finding]:
     """What waits though it is due; what waits for its next attempt by a policy is as it should be."""
     now = timezone.now()
-    due = Q(due_at=None) | Q(due_at__lt=now - LATE)
-    last = AttemptRecord.objects.filter(dispatch=OuterRef("pk"), number=OuterRef("attempts"))
-    last_error = Coalesce(Subquery(last.values("error")[:1]), Value(""))
-    waiting = ledger.rows().filter(state=State.QUEUED).annotate(last_error=last_error)
-    handed_back = waiting.filter(attempts__gt=0, last_error__startswith=ledger.NOT_REACHED)
-    late = waiting.filter(due, accepted_at__lt=now - LATE).exclude(last_error__startswith=ledger.NOT_REACHED)
     try:
-        groups = list(_by_queue(late))
-        elsewhere = list(_by_queue(handed_back, error=Max("last_error")))
+        late, handed_back = ledger.late(now - LATE), ledger.handed_back()
     except DatabaseError:
         return
-    for group in groups:
+    for group in late:
         why = "the message broker is down" if not broker.well else "no worker has come to it"
         advice = "See above for what is down. A worker's reaper publishes what waits in the ledger."
-        if group["queue"] not in conf.queues:
-            why, advice = "the queue is not in the settings any more", FORMER.format(queue=group["queue"])
-        yield Finding(f"backlog of {group['queue']}", f"{_wait(group, now)}: {why}", advice)
-    for group in elsewhere:
+        if group.key not in conf.queues:
+            why, advice = "the queue is not in the settings any more", FORMER.format(queue=group.key)
+        yield Finding(f"backlog of {group.key}", f"{_wait(group, now)}: {why}", advice)
+    for group in handed_back:
         yield Finding(
-            f"handed back to {group['queue']}",
-            f"{_wait(group, now)}: workers came to it, and gave it back. {group['error']}",
+            f"handed back to {group.key}",
+            f"{_wait(group, now)}: workers came to it, and gave it back. {group.error}",
             "Give the workers of this queue the code and settings of the web processes. What nobody can run for 15 "
             "minutes fails, and stays a dead letter.",
         )
 
 
-def _by_queue(records: QuerySet[DispatchRecord], **also: Any) -> Iterable[Any]:
-    return records.values("queue").annotate(count=Count("pk"), oldest=Min("accepted_at"), **also).order_by("queue")
-
-
-def _wait(group: dict[str, Any], now: datetime) -> str:
-    return f"{_waits(group['count'])}, the oldest for {(now - group['oldest']).total_seconds():.0f} s"
+def _wait(group: Group, now: datetime) -> str:
+    return f"{_waits(group.count)}, the oldest for {(now - group.oldest).total_seconds():.0f} s"
 
 
 def _waits(number: int) -> str:
@@ -278,16 +263,15 @@ def _limits() -> Iterator[Finding]:
 
 
 def _abandoned() -> Iterator[Finding]:
-    overdue = ledger.rows().filter(state=State.RUNNING, due_at__lte=timezone.now())
     try:
-        groups = list(overdue.values("worker").annotate(count=Count("pk"), oldest=Min("due_at")).order_by("worker"))
+        groups = ledger.overdue(timezone.now())
     except DatabaseError:
         return
     for group in groups:
-        age = timezone.now() - group["oldest"]
+        age = timezone.now() - group.oldest
         yield Finding(
-            f"dispatches of {group['worker'] or 'a worker without a name'}",
-            f"{group['count']} count as running, {age.total_seconds():.0f} s past their lease: its worker is gone",
+            f"dispatches of {group.key or 'a worker without a name'}",
+            f"{group.count} count as running, {age.total_seconds():.0f} s past their lease: its worker is gone",
             "Start a worker: its reaper has them run again, or fails them where their queue delivers at most once.",
         )
 

@@ -12,13 +12,13 @@ from asgiref.sync import sync_to_async
 from django.http import HttpResponse, JsonResponse
 from django.utils import timezone
 
+from broker_core.dispatches import ELSEWHERE, NOT_REACHED
 from broker_core.errors import BrokerError, ResponseGoneError
-from broker_django import ledger
 from broker_django.classification import preferences_of
 from broker_django.conf import conf
 from broker_django.http import problem, refill, to_response
 from broker_django.http.caching import never_kept
-from broker_django.ledger import ELSEWHERE, NOT_REACHED, responses, tokens
+from broker_django.ledger import ledger, responses, tokens
 from broker_django.models.moments import as_text
 from broker_django.tracking import holding, waiting
 from broker_django.tracking.watcher import UnwatchedError
@@ -29,30 +29,30 @@ if TYPE_CHECKING:
     from django.http import HttpRequest
     from django.http.response import HttpResponseBase
 
+    from broker_core.dispatches import Dispatch
     from broker_django.admission.acceptance import Accepted, Repeated
-    from broker_django.models import DispatchRecord
 
 
 logger = logging.getLogger("broker_django.tracking.answers")
 
 
-def status_document(record: DispatchRecord, here: str) -> dict[str, Any]:
+def status_document(dispatch: Dispatch, here: str) -> dict[str, Any]:
     """The state of a dispatch, whose status URL is `here`; times are RFC 3339 in UTC, None where they have not come."""
     return {
-        "id": str(record.pk),
-        "state": record.state,
-        "done": record.current_state.done,
-        "queue": record.queue,
-        "route": record.route,
-        "method": record.method,
-        "path": record.path,
-        "attempts": record.attempts,
-        "accepted_at": _time(record.accepted_at),
-        "started_at": _time(record.started_at),
-        "finished_at": _time(record.finished_at),
-        "expires_at": _time(record.expires_at),
-        "response": record.outcome(),
-        "error": _public_error(record.error),
+        "id": str(dispatch.id),
+        "state": str(dispatch.state),
+        "done": dispatch.state.done,
+        "queue": dispatch.queue,
+        "route": dispatch.route,
+        "method": dispatch.method,
+        "path": dispatch.path,
+        "attempts": dispatch.attempts,
+        "accepted_at": _time(dispatch.accepted_at),
+        "started_at": _time(dispatch.started_at),
+        "finished_at": _time(dispatch.finished_at),
+        "expires_at": _time(dispatch.expires_at),
+        "response": dispatch.summary(),
+        "error": _public_error(dispatch.error),
         "links": {"self": here, "response": f"{here}response/", "events": f"{here}events/", "cancel": here},
     }
 
@@ -66,15 +66,15 @@ def _time(moment: datetime | None) -> str | None:
     return None if moment is None else as_text(moment)
 
 
-def status_response(request: HttpRequest, record: DispatchRecord, status: int = 200) -> HttpResponse:
+def status_response(request: HttpRequest, dispatch: Dispatch, status: int = 200) -> HttpResponse:
     """The status document, never to be cached, with `Retry-After` while the dispatch is not done."""
-    return _status_response(record, tokens.status_url(request, record.pk, record.accepted_at), status)
+    return _status_response(dispatch, tokens.status_url(request, dispatch.id, dispatch.accepted_at), status)
 
 
-def _status_response(record: DispatchRecord, here: str, status: int) -> HttpResponse:
-    response = JsonResponse(status_document(record, here), status=status)
+def _status_response(dispatch: Dispatch, here: str, status: int) -> HttpResponse:
+    response = JsonResponse(status_document(dispatch, here), status=status)
     never_kept(response)
-    if not record.current_state.done:
+    if not dispatch.state.done:
         response["Retry-After"] = _poll_interval()
     return response
 
@@ -85,7 +85,7 @@ def _poll_interval() -> str:
 
 def accepted_response(request: HttpRequest, accepted: Accepted) -> HttpResponse:
     """The 202 (RFC 9110, section 15.3.3) that tells where the answer will be."""
-    response = _status_response(accepted.record, accepted.here, 202)
+    response = _status_response(accepted.dispatch, accepted.here, 202)
     response["Location"] = accepted.here
     response.cookies.update(accepted.carrier.cookies)
     return _applied(request, response)
@@ -95,7 +95,7 @@ def repeated_response(request: HttpRequest, repeated: Repeated) -> HttpResponseB
     """What a repetition gets: the stored response, or else the 202 of the first request, or why it is refused."""
     error = repeated.refusal
     if error is None:
-        return in_time(repeated.record, None) or accepted_response(request, repeated)
+        return in_time(repeated.dispatch, None) or accepted_response(request, repeated)
     response = problem(error)
     if repeated.same_request:
         response["Location"], response["Retry-After"] = repeated.here, _poll_interval()
@@ -109,60 +109,56 @@ def _applied(request: HttpRequest, response: HttpResponse) -> HttpResponse:
     return response
 
 
-def stored_response(record: DispatchRecord, original: HttpResponseBase | None = None) -> HttpResponseBase:
+def stored_response(dispatch: Dispatch, original: HttpResponseBase | None = None) -> HttpResponseBase:
     """The view's response, verbatim, in its original object where there is one.
 
     Raises ResponseGoneError where there is none, or none any more, and UnavailableError.
     """
-    if record.response_status is None:
-        raise ResponseGoneError(f"the dispatch was {record.state} before it was answered")
-    message = None if _dropped(record) else responses.fetch(record)
+    if dispatch.response_status is None:
+        raise ResponseGoneError(f"the dispatch was {dispatch.state} before it was answered")
+    message = None if _dropped(dispatch) else responses.fetch(dispatch)
     if message is None:
         raise ResponseGoneError("the response is not kept any more")
     return to_response(message) if original is None else refill(original, message)
 
 
-def _dropped(record: DispatchRecord) -> bool:
-    policy = conf.queues.get(record.queue)
-    if policy is None or record.finished_at is None:
+def _dropped(dispatch: Dispatch) -> bool:
+    policy = conf.queues.get(dispatch.queue)
+    if policy is None or dispatch.finished_at is None:
         return False
-    return record.finished_at + timedelta(seconds=policy.results_ttl) <= timezone.now()
+    return dispatch.finished_at + timedelta(seconds=policy.results_ttl) <= timezone.now()
 
 
-def in_time(record: DispatchRecord | None, original: HttpResponseBase | None) -> HttpResponseBase | None:
+def in_time(dispatch: Dispatch | None, original: HttpResponseBase | None) -> HttpResponseBase | None:
     """The view's own response, where it is there by now and can be read."""
-    if record is None or record.response_status is None:
+    if dispatch is None or dispatch.response_status is None:
         return None
     try:
-        response = stored_response(record, original)
+        response = stored_response(dispatch, original)
     except BrokerError as error:
-        logger.warning("Dispatch %s is answered with its status: %s", record.pk, error)
+        logger.warning("Dispatch %s is answered with its status: %s", dispatch.id, error)
         return None
     response._has_been_logged = True  # type: ignore[attr-defined] # the worker has logged what is to be logged
     return response
 
 
-def wait_until_done(
-    request: HttpRequest, record: DispatchRecord, seconds: float, *, ledger_only: bool = False
-) -> DispatchRecord:
+def wait_until_done(request: HttpRequest, dispatch: Dispatch, seconds: float, *, ledger_only: bool = False) -> Dispatch:
     """The dispatch when it is done, or as it is when this client may be held no longer, for `seconds` at most."""
     done = None
-    with holding.hold(holding.guest(request, record), seconds) as allowed, contextlib.suppress(UnwatchedError):
-        done = waiting.wait(record.pk, allowed, _is_done, ledger_only=ledger_only) if allowed else None
+    with holding.hold(holding.guest(request, dispatch), seconds) as allowed, contextlib.suppress(UnwatchedError):
+        done = waiting.wait(dispatch.id, allowed, _is_done, ledger_only=ledger_only) if allowed else None
         _note_held(request, allowed)
-    return done or ledger.find(record.pk) or record
+    return done or ledger.find(dispatch.id) or dispatch
 
 
-async def await_until_done(
-    request: HttpRequest, record: DispatchRecord, seconds: float, *, quick: float = 0.0
-) -> DispatchRecord:
+async def await_until_done(request: HttpRequest, dispatch: Dispatch, seconds: float, *, quick: float = 0.0) -> Dispatch:
     """`wait_until_done` for coroutines. The request keeps its thread for `quick` seconds."""
     done = None
-    with holding.hold(holding.guest(request, record), seconds) as allowed, contextlib.suppress(UnwatchedError):
-        done = await waiting.async_wait(record.pk, allowed, _is_done, quick=quick) if allowed else None
+    with holding.hold(holding.guest(request, dispatch), seconds) as allowed, contextlib.suppress(UnwatchedError):
+        done = await waiting.async_wait(dispatch.id, allowed, _is_done, quick=quick) if allowed else None
         _note_held(request, allowed)
     await waiting.take_up_thread()
-    return done or await sync_to_async(ledger.find)(record.pk) or record
+    return done or await sync_to_async(ledger.find)(dispatch.id) or dispatch
 
 
 def _note_held(request: HttpRequest, seconds: float) -> None:
@@ -171,5 +167,5 @@ def _note_held(request: HttpRequest, seconds: float) -> None:
         context.held = seconds
 
 
-def _is_done(record: DispatchRecord) -> bool:
-    return record.current_state.done
+def _is_done(dispatch: Dispatch) -> bool:
+    return dispatch.state.done

@@ -8,48 +8,46 @@ from typing import TYPE_CHECKING
 from broker_core.dispatches import State
 from broker_core.errors import DispatchConflictError, UnavailableError
 from broker_core.redaction import redacted
-from broker_django import ledger
 from broker_django.conf import conf
+from broker_django.ledger import ledger
 from broker_django.messaging.celery_app import STOP, get_app
-from broker_django.messaging.notifications import announce
 
 if TYPE_CHECKING:
-    from broker_django.models import DispatchRecord
+    from broker_core.dispatches import Dispatch
 
 logger = logging.getLogger("broker_django.tracking.cancellation")
 
 
-def cancel(record: DispatchRecord) -> None:
+def cancel(dispatch: Dispatch) -> None:
     """Cancel the dispatch, also one that runs where its queue has `cancel_running`.
 
     Raises DispatchConflictError where it cannot be cancelled, and UnavailableError where nobody can be asked.
     """
     try:
-        ledger.cancel(record.pk)
+        ledger.cancel(dispatch.id)
     except DispatchConflictError:
-        current = ledger.find(record.pk)
+        current = ledger.find(dispatch.id)
         if current is None or not _stopped(current):
             raise
-    announce(record.pk)
 
 
-def _stopped(record: DispatchRecord) -> bool:
-    policy = conf.queues.get(record.queue)
-    if record.state != State.RUNNING or policy is None or not policy.cancel_running:
+def _stopped(dispatch: Dispatch) -> bool:
+    policy = conf.queues.get(dispatch.queue)
+    if dispatch.state is not State.RUNNING or policy is None or not policy.cancel_running:
         return False
     try:
         replies = get_app().control.broadcast(
             STOP,
-            arguments={"dispatch_id": str(record.pk), "attempt": record.attempts},
-            destination=[record.worker],
+            arguments={"dispatch_id": str(dispatch.id), "attempt": dispatch.attempts},
+            destination=[dispatch.worker],
             reply=True,
             timeout=conf.PUBLISH_TIMEOUT,
         )
     except Exception as error:
-        logger.warning("The worker of dispatch %s cannot be told to stop it: %s", record.pk, redacted(error))
+        logger.warning("The worker of dispatch %s cannot be told to stop it: %s", dispatch.id, redacted(error))
         raise UnavailableError("the worker that runs the dispatch cannot be told to stop it") from error
     answers = [answer for reply in replies or () for answer in reply.values()]
-    logger.info("Dispatch %s is to be stopped: %s", record.pk, answers or "no worker answers")
+    logger.info("Dispatch %s is to be stopped: %s", dispatch.id, answers or "no worker answers")
     if not answers:
         raise UnavailableError("the worker that runs the dispatch does not answer, it may stop it yet")
     return any("ok" in answer for answer in answers)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from django.http import HttpRequest
 
-    from broker_django.models import DispatchRecord
+    from broker_core.dispatches import Dispatch
 
 places = Places()
 os.register_at_fork(after_in_child=places.forget)
@@ -34,17 +34,17 @@ def server_of(request: HttpRequest) -> Server:
     return Server.THREADS if request.META.get("wsgi.multithread") else Server.ALONE
 
 
-def guest(request: HttpRequest, record: DispatchRecord) -> Guest:
+def guest(request: HttpRequest, dispatch: Dispatch) -> Guest:
     """The client of an owned dispatch: its user, or the credential that it was accepted with, or else an address.
 
     A made-up session cookie makes no new client. Users of several sites may have equal keys.
     """
     client = f"address {request.META.get('REMOTE_ADDR', '')}"
-    if record.user and not is_untold(record.user):
-        client = f"user {record.user} of {record.tenant!r} on {record.host!r}"
-    elif record.credential and shows_again(request, record.credential):
-        client = record.credential
-    return Guest(client, record.pk, server_of(request))
+    if dispatch.user and not is_untold(dispatch.user):
+        client = f"user {dispatch.user} of {dispatch.tenant!r} on {dispatch.host!r}"
+    elif dispatch.credential and shows_again(request, dispatch.credential):
+        client = dispatch.credential
+    return Guest(client, dispatch.id, server_of(request))
 
 
 def hold(guest: Guest, seconds: float) -> AbstractContextManager[float]:

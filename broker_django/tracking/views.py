@@ -20,12 +20,11 @@ from django.http import HttpResponse, JsonResponse, StreamingHttpResponse
 
 from broker_core.errors import DispatchNotFoundError
 from broker_core.holding import Server
-from broker_django import ledger
 from broker_django.conf import conf
 from broker_django.http import caching, codings
 from broker_django.identity import held_sessions, logged_in, ownership, users
 from broker_django.identity.owners import owner_of
-from broker_django.ledger import tokens
+from broker_django.ledger import ledger, tokens
 from broker_django.models import database
 from broker_django.tracking import holding, waiting
 from broker_django.tracking.answers import (
@@ -45,11 +44,11 @@ if TYPE_CHECKING:
     from django.http import HttpRequest
     from django.http.response import HttpResponseBase
 
+    from broker_core.dispatches import Dispatch
     from broker_core.holding import Guest
-    from broker_django.models import DispatchRecord
     from broker_django.tracking.endpoints import View
 
-    Answer = Callable[[HttpRequest, DispatchRecord], HttpResponseBase]
+    Answer = Callable[[HttpRequest, Dispatch], HttpResponseBase]
 
 EVENTS_LIFETIME = 300.0
 """Seconds after which an event stream ends; the client reconnects."""
@@ -57,12 +56,12 @@ KEEP_ALIVE = 15.0
 """Seconds of silence on an event stream after which a comment is sent. It also finds out that the client has gone."""
 
 
-def _owned(request: HttpRequest, token: str) -> DispatchRecord:
+def _owned(request: HttpRequest, token: str) -> Dispatch:
     """Raises DispatchNotFoundError for a token that was not issued here, and for anybody else's dispatch."""
     with contextlib.suppress(DispatchNotFoundError):
-        record = ledger.find(tokens.read(token))
-        if record is not None and ownership.owns(request, record):
-            return record
+        dispatch = ledger.find(tokens.read(token))
+        if dispatch is not None and ownership.owns(request, dispatch):
+            return dispatch
     raise _not_found(request)
 
 
@@ -75,10 +74,10 @@ def _not_found(request: HttpRequest) -> DispatchNotFoundError:
     return DispatchNotFoundError("there is no such dispatch, or it is not yours")
 
 
-def _may_listen(record: DispatchRecord) -> bool:
+def _may_listen(dispatch: Dispatch) -> bool:
     """Whether the account was not closed meanwhile. Raises UnwatchedError if the database does not say."""
     try:
-        return not record.user or users.may_act(record.user)
+        return not dispatch.user or users.may_act(dispatch.user)
     except DatabaseFailure as error:
         raise UnwatchedError("the ledger cannot be read") from error
 
@@ -94,21 +93,21 @@ class _Poll:
 
     def __init__(self, request: HttpRequest, token: str) -> None:
         self.request = request
-        self.record = _owned(request, token)
-        asks = request.method != "DELETE" and not self.record.current_state.done
+        self.dispatch = _owned(request, token)
+        asks = request.method != "DELETE" and not self.dispatch.state.done
         self.seconds = wait_of(request) if asks else 0.0
         if self.seconds:
             self._carrier = held_sessions.leave(request)
 
     def answered(self, answer: Answer) -> HttpResponseBase:
         if not self.seconds:
-            response = answer(self.request, self.record)
+            response = answer(self.request, self.dispatch)
             held_sessions.keep_cookie(self.request, response)
             return response
-        if self.record.user and not users.may_act(self.record.user):
+        if self.dispatch.user and not users.may_act(self.dispatch.user):
             raise _not_found(self.request)  # the account was closed meanwhile
         held_sessions.take_up(self.request)
-        response = answer(self.request, self.record)
+        response = answer(self.request, self.dispatch)
         held_sessions.hand_over(self.request, response, self._carrier)
         return response
 
@@ -119,35 +118,34 @@ def _polled(methods: tuple[str, ...], answer: Answer) -> View:
     def view(request: HttpRequest, token: str) -> HttpResponseBase:
         poll = _Poll(request, token)
         if poll.seconds:
-            poll.record = wait_until_done(request, poll.record, poll.seconds)
+            poll.dispatch = wait_until_done(request, poll.dispatch, poll.seconds)
         return poll.answered(answer)
 
     async def coroutine(request: HttpRequest, token: str) -> HttpResponseBase:
         poll = await sync_to_async(_Poll)(request, token)
         if poll.seconds:
-            poll.record = await await_until_done(request, poll.record, poll.seconds)
+            poll.dispatch = await await_until_done(request, poll.dispatch, poll.seconds)
         return await sync_to_async(poll.answered)(answer)
 
     return endpoint(methods, view, coroutine)
 
 
-def _task(request: HttpRequest, record: DispatchRecord) -> HttpResponse:
+def _task(request: HttpRequest, dispatch: Dispatch) -> HttpResponse:
     """The status document; with `?wait=N` when the dispatch is done or N seconds are over. DELETE cancels."""
     if request.method != "DELETE":
-        return status_response(request, record)
-    cancel(record)
-    record.refresh_from_db(record._state.db, ["state", "finished_at"])
-    return status_response(request, record, 202)
+        return status_response(request, dispatch)
+    cancel(dispatch)
+    return status_response(request, ledger.find(dispatch.id) or dispatch, 202)
 
 
-def _response(request: HttpRequest, record: DispatchRecord) -> HttpResponseBase:
+def _response(request: HttpRequest, dispatch: Dispatch) -> HttpResponseBase:
     """The stored response, verbatim; 202 and the status document while there is none; 410 when there will be none."""
-    if not record.current_state.done:
-        return status_response(request, record, 202)
-    answer = stored_response(record)
-    if not ownership.may_have_cookies(request, record):
+    if not dispatch.state.done:
+        return status_response(request, dispatch, 202)
+    answer = stored_response(dispatch)
+    if not ownership.may_have_cookies(request, dispatch):
         ownership.without_cookies(answer)
-    if record.method == "HEAD" and request.method == "GET" and answer.has_header("Content-Length"):
+    if dispatch.method == "HEAD" and request.method == "GET" and answer.has_header("Content-Length"):
         answer["Content-Length"] = str(len(answer.content))  # type: ignore[attr-defined] # its view told that of a GET
     codings.fit(request, answer, conf.MAX_RESPONSE_SIZE)
     caching.for_one_client(answer)
@@ -163,19 +161,19 @@ response = _polled(("GET", "HEAD"), _response)
 
 def _events(request: HttpRequest, token: str) -> HttpResponseBase:
     """State changes as server-sent events, for as long as a thread can be spared, which may be not at all."""
-    record, here, guest = _listener(request, token)
-    return _stream(request, _told(record, here, guest))
+    dispatch, here, guest = _listener(request, token)
+    return _stream(request, _told(dispatch, here, guest))
 
 
 async def _async_events(request: HttpRequest, token: str) -> HttpResponseBase:
     """State changes as server-sent events, until the dispatch is done."""
-    record, here, guest = await sync_to_async(_listener)(request, token)
-    return _stream(request, _async_told(record, here, guest))
+    dispatch, here, guest = await sync_to_async(_listener)(request, token)
+    return _stream(request, _async_told(dispatch, here, guest))
 
 
-def _listener(request: HttpRequest, token: str) -> tuple[DispatchRecord, str, Guest]:
-    record = _owned(request, token)
-    return record, tokens.status_url(request, record.pk, record.accepted_at), holding.guest(request, record)
+def _listener(request: HttpRequest, token: str) -> tuple[Dispatch, str, Guest]:
+    dispatch = _owned(request, token)
+    return dispatch, tokens.status_url(request, dispatch.id, dispatch.accepted_at), holding.guest(request, dispatch)
 
 
 def _stream(request: HttpRequest, content: Any) -> StreamingHttpResponse:
@@ -188,25 +186,25 @@ def _stream(request: HttpRequest, content: Any) -> StreamingHttpResponse:
     return answer
 
 
-def _told(record: DispatchRecord, here: str, guest: Guest) -> Iterator[str]:
+def _told(dispatch: Dispatch, here: str, guest: Guest) -> Iterator[str]:
     seconds = min(conf.MAX_WAIT, EVENTS_LIFETIME) if guest.server is Server.THREADS else 0.0
     with holding.hold(guest, seconds) as allowed, contextlib.suppress(UnwatchedError):
-        changes = _Changes(record, here, allowed)
+        changes = _Changes(dispatch, here, allowed)
         yield changes.present()
         while changes.to_come:
-            changed = waiting.wait(record.pk, changes.pause, changes.wanted)
+            changed = waiting.wait(dispatch.id, changes.pause, changes.wanted)
             if changed is not None and not _may_listen(changed):
                 return
             yield changes.tell(changed)
     yield from changes.ending()
 
 
-async def _async_told(record: DispatchRecord, here: str, guest: Guest) -> AsyncIterator[str]:
+async def _async_told(dispatch: Dispatch, here: str, guest: Guest) -> AsyncIterator[str]:
     with holding.hold(guest, EVENTS_LIFETIME) as allowed, contextlib.suppress(UnwatchedError):
-        changes = _Changes(record, here, allowed)
+        changes = _Changes(dispatch, here, allowed)
         yield changes.present()
         while changes.to_come:
-            changed = await waiting.async_wait(record.pk, changes.pause, changes.wanted)
+            changed = await waiting.async_wait(dispatch.id, changes.pause, changes.wanted)
             if changed is not None and not await sync_to_async(_may_listen)(changed):
                 return
             yield changes.tell(changed)
@@ -217,35 +215,35 @@ async def _async_told(record: DispatchRecord, here: str, guest: Guest) -> AsyncI
 class _Changes:
     """What a stream of so many seconds has told of a dispatch, and has yet to tell."""
 
-    def __init__(self, record: DispatchRecord, here: str, seconds: float) -> None:
-        self._record = record
+    def __init__(self, dispatch: Dispatch, here: str, seconds: float) -> None:
+        self._dispatch = dispatch
         self._here = here
         self._ends = time.monotonic() + seconds
 
     @property
     def to_come(self) -> bool:
-        return not self._record.current_state.done and self.pause > 0
+        return not self._dispatch.state.done and self.pause > 0
 
     @property
     def pause(self) -> float:
         return min(self._ends - time.monotonic(), KEEP_ALIVE)
 
-    def wanted(self, record: DispatchRecord) -> bool:
-        return (record.state, record.attempts) != (self._record.state, self._record.attempts)
+    def wanted(self, dispatch: Dispatch) -> bool:
+        return (dispatch.state, dispatch.attempts) != (self._dispatch.state, self._dispatch.attempts)
 
     def present(self) -> str:
-        document = json.dumps(status_document(self._record, self._here))
-        return f"event: state\nid: {self._record.state}\ndata: {document}\n\n"
+        document = json.dumps(status_document(self._dispatch, self._here))
+        return f"event: state\nid: {self._dispatch.state}\ndata: {document}\n\n"
 
-    def tell(self, changed: DispatchRecord | None) -> str:
+    def tell(self, changed: Dispatch | None) -> str:
         if changed is None:
             return ": keep-alive\n\n"
-        self._record = changed
+        self._dispatch = changed
         return self.present()
 
     def ending(self) -> list[str]:
         """When to connect again, unless there is nothing more to come."""
-        return [] if self._record.current_state.done else [f"retry: {int(conf.POLL_INTERVAL * 1000)}\n\n"]
+        return [] if self._dispatch.state.done else [f"retry: {int(conf.POLL_INTERVAL * 1000)}\n\n"]
 
 
 events = endpoint(("GET",), _events, _async_events)

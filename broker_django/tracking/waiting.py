@@ -16,7 +16,7 @@ from asgiref.sync import AsyncToSync, SyncToAsync, sync_to_async
 from django.db import connections
 from django.test import utils as test_utils
 
-from broker_django import ledger
+from broker_django.ledger import ledger
 from broker_django.messaging.celery_app import get_app
 from broker_django.models import database
 from broker_django.tracking.watcher import FIRST_STEP, LAST_STEP, Waiter, watcher
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
     import uuid
     from collections.abc import Callable, Iterator
 
-    from broker_django.models import DispatchRecord
+    from broker_core.dispatches import Dispatch
 
-    Wanted = Callable[[DispatchRecord], bool]
+    Wanted = Callable[[Dispatch], bool]
 
 QUICK = 0.2
 """Seconds for which a thread keeps its connections: most answers are there by then, and connecting takes time too."""
 
 
-def wait(dispatch_id: uuid.UUID, seconds: float, wanted: Wanted, *, ledger_only: bool = False) -> DispatchRecord | None:
+def wait(dispatch_id: uuid.UUID, seconds: float, wanted: Wanted, *, ledger_only: bool = False) -> Dispatch | None:
     """The dispatch as soon as it is as wanted; None if it is not within so many seconds.
 
     With `ledger_only` the thread gives up no connection but that to the ledger.
@@ -47,12 +47,10 @@ def wait(dispatch_id: uuid.UUID, seconds: float, wanted: Wanted, *, ledger_only:
         if not event.wait(min(seconds, QUICK)) and seconds > QUICK:
             _close_connections(ledger_only=ledger_only)
             event.wait(seconds - QUICK)
-    return waiter.record
+    return waiter.dispatch
 
 
-async def async_wait(
-    dispatch_id: uuid.UUID, seconds: float, wanted: Wanted, *, quick: float = 0.0
-) -> DispatchRecord | None:
+async def async_wait(dispatch_id: uuid.UUID, seconds: float, wanted: Wanted, *, quick: float = 0.0) -> Dispatch | None:
     """`wait` for coroutines. The request keeps its thread, with its connections, for `quick` seconds."""
     if _looks_here() or (_has_thread() and await sync_to_async(database.in_transaction)()):
         return await _async_look_here(dispatch_id, seconds, wanted)
@@ -67,7 +65,7 @@ async def async_wait(
         if not await _is_set(event, min(seconds, quick)) and seconds > quick:
             await _give_up_thread()
             await _is_set(event, seconds - quick)
-    return waiter.record
+    return waiter.dispatch
 
 
 async def _is_set(event: asyncio.Event, seconds: float) -> bool:
@@ -85,20 +83,20 @@ def _looks_here() -> bool:
     return hasattr(test_utils._TestState, "saved_data") or bool(get_app().conf.task_always_eager)
 
 
-def _look_here(dispatch_id: uuid.UUID, seconds: float, wanted: Wanted) -> DispatchRecord | None:
+def _look_here(dispatch_id: uuid.UUID, seconds: float, wanted: Wanted) -> Dispatch | None:
     for pause in _pauses(seconds):
-        record = ledger.find(dispatch_id)
-        if record is not None and wanted(record):
-            return record
+        dispatch = ledger.find(dispatch_id)
+        if dispatch is not None and wanted(dispatch):
+            return dispatch
         time.sleep(pause)
     return None
 
 
-async def _async_look_here(dispatch_id: uuid.UUID, seconds: float, wanted: Wanted) -> DispatchRecord | None:
+async def _async_look_here(dispatch_id: uuid.UUID, seconds: float, wanted: Wanted) -> Dispatch | None:
     for pause in _pauses(seconds):
-        record = await sync_to_async(ledger.find)(dispatch_id)
-        if record is not None and wanted(record):
-            return record
+        dispatch = await sync_to_async(ledger.find)(dispatch_id)
+        if dispatch is not None and wanted(dispatch):
+            return dispatch
         await asyncio.sleep(pause)
     return None
 

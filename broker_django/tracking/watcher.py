@@ -21,7 +21,7 @@ from django.db import connections
 
 from broker_core.errors import UnavailableError
 from broker_core.redaction import redacted
-from broker_django import ledger
+from broker_django.ledger import ledger
 from broker_django.messaging.forking import undisturbed
 from broker_django.messaging.notifications import Subscription, redis_url
 from broker_django.models import database
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import uuid
     from collections.abc import Callable, Iterable, Iterator
 
-    from broker_django.models import DispatchRecord
+    from broker_core.dispatches import Dispatch
 
 logger = logging.getLogger("broker_django.tracking.watcher")
 
@@ -52,18 +52,16 @@ class UnwatchedError(UnavailableError):
 class Waiter:
     """Somebody who waits until the dispatch is as `wanted` says. `wake` is called from the watcher's thread, once."""
 
-    def __init__(
-        self, dispatch_id: uuid.UUID, wanted: Callable[[DispatchRecord], bool], wake: Callable[[], object]
-    ) -> None:
+    def __init__(self, dispatch_id: uuid.UUID, wanted: Callable[[Dispatch], bool], wake: Callable[[], object]) -> None:
         self.dispatch_id = dispatch_id
         self._wanted = wanted
         self._wake = wake
-        self.record: DispatchRecord | None = None
+        self.dispatch: Dispatch | None = None
 
-    def offer(self, record: DispatchRecord) -> None:
+    def offer(self, dispatch: Dispatch) -> None:
         """Show the dispatch as it is now."""
-        if self.record is None and self._wanted(record):
-            self.record = record
+        if self.dispatch is None and self._wanted(dispatch):
+            self.dispatch = dispatch
             self._wake()
 
 
@@ -186,7 +184,7 @@ class Watcher:
         with self._lock:
             return min((watched.due for watched in self._watched.values()), default=None)
 
-    def show(self, looked_at: Iterable[uuid.UUID], found: dict[uuid.UUID, DispatchRecord], *, announced: bool) -> None:
+    def show(self, looked_at: Iterable[uuid.UUID], found: dict[uuid.UUID, Dispatch], *, announced: bool) -> None:
         """Tell those who wait what was found."""
         now = time.monotonic()
         with self._lock:

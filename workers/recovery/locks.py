@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from django.db import connections
 
-from broker_django import ledger
 from broker_django.conf import conf
+from broker_django.models import database
 from workers.replaying.connections import is_pooled
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def limit_waits() -> None:
     On SQLite the whole database is locked, for as long as its option `timeout` says. A session of pgbouncer, which
     others will use, is left as it is. Django's pool undoes it when the connection goes back.
     """
-    connection = connections[ledger.rows().db]
+    connection = connections[database.alias()]
     statement = _LIMIT.get(connection.vendor)
     if statement is None or connection.settings_dict.get("DISABLE_SERVER_SIDE_CURSORS"):
         return

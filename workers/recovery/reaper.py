@@ -12,6 +12,7 @@ import random
 import threading
 import time
 import traceback
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +21,11 @@ from django.db import Error as DatabaseFailure
 from django.db import OperationalError, close_old_connections, connections
 from django.utils import timezone
 
-from broker_core.dispatches import State
+from broker_core.dispatches import Run, State
 from broker_core.redaction import redacted
-from broker_django import ledger
 from broker_django.conf import conf
-from broker_django.ledger import retention
+from broker_django.ledger import ledger
 from broker_django.messaging.forking import undisturbed
-from broker_django.messaging.notifications import announce
 from broker_django.messaging.publishing import breaker, publish, waiting_messages
 from broker_django.models.moments import moment
 from broker_django.operations import sentry
@@ -40,8 +39,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
     from uuid import UUID
 
+    from broker_core.dispatches import Dispatch, SealedRequest
     from broker_core.policies import QueuePolicy
-    from broker_django.models import DispatchRecord
 
 logger = logging.getLogger("workers.recovery.reaper")
 
@@ -75,7 +74,7 @@ class Reaper:
         Raises django.db.Error.
         """
         now = self._now()
-        if connections[ledger.rows().db].vendor != "sqlite":  # whose writers share one lock
+        if not ledger.has_one_lock:
             self._proves_writable()
         if self._is_steady(now):
             yield from _for_a_while(self._lapsed(now))
@@ -85,7 +84,7 @@ class Reaper:
             yield from _for_a_while(self._lost(now))
             yield from _for_a_while(former_queues(now))
         if self._house is None and self._is_time("housekeeping", now, HOUSEKEEPING_EVERY):
-            self._house = retention.keep_house(now)
+            self._house = ledger.keep_house(now)
         if self._house is not None and (yield from _for_a_while(self._house)):
             self._house = None
 
@@ -97,11 +96,11 @@ class Reaper:
         """Whether workers have had the time to renew their leases since the database last failed, or was read-only, or
         since we slept.
         """
-        slept = self._last_pass is not None and now - self._last_pass > ledger.lease() / 2
+        slept = self._last_pass is not None and now - self._last_pass > ledger.lease / 2
         if self._steady_since is None or slept:
             self._steady_since = now
         self._last_pass = now
-        return now - self._steady_since >= ledger.lease() / 2
+        return now - self._steady_since >= ledger.lease / 2
 
     def _proves_writable(self) -> bool:
         """Whether the ledger takes a write without delay. If not, no worker could renew a lease meanwhile.
@@ -110,7 +109,7 @@ class Reaper:
         """
         began = time.monotonic()
         ledger.prove_writable()
-        if time.monotonic() - began < ledger.lease().total_seconds() / 10:
+        if time.monotonic() - began < ledger.lease.total_seconds() / 10:
             return True
         self.stumbled()
         return False
@@ -122,19 +121,18 @@ class Reaper:
         return True
 
     def _lapsed(self, now: datetime) -> Iterator[None]:
-        batch = self._batch(State.RUNNING, "due_at", now, due_at__lte=now)
+        batch = ledger.lapsed(now, BATCH, self._skipped(now))
         if batch and not self._proves_writable():
             return
-        for record in batch:
-            with self._unless_locked(record, now):
+        for dispatch in batch:
+            with self._unless_locked(dispatch, now):
                 reason = "the lease of its worker ran out"
-                state = ledger.lose(record.pk, ledger.Run(record.attempts, lapsed_at=now), reason, now)
+                state = ledger.lose(dispatch.id, Run(dispatch.attempts, lapsed_at=now), reason, now)
                 if state is not None:
-                    whose = record.worker or "its worker"
-                    _tell(record, f"the lease of {whose} ran out in attempt {record.attempts}: {state}")
-                    announce(record.pk)
+                    whose = dispatch.worker or "its worker"
+                    _tell(dispatch, f"the lease of {whose} ran out in attempt {dispatch.attempts}: {state}")
                 if state is State.FAILED:
-                    error_reports.report_failure_of(record.pk)
+                    error_reports.report_failure_of(dispatch.id)
             yield
 
     def _due(self, now: datetime) -> Iterator[None]:
@@ -143,44 +141,46 @@ class Reaper:
         while queues:
             for queue in list(queues):
                 room = _room(queue)
-                batch = [] if room == 0 else self._held(queue, now, A_FEW if room is None else room)
+                most = A_FEW if room is None else room
+                batch = ledger.to_publish(queue, now, most, self._skipped(now)) if most else []
                 random.shuffle(batch)  # another reaper has the same ones before it
-                for record in batch:
+                for request in batch:
                     if breaker.is_open:
                         return
-                    with self._unless_locked(record, now):
-                        self._publish(record, now)
+                    with self._unless_locked(request.dispatch, now):
+                        self._publish(request, now)
                     yield
                 if not room or len(batch) < room:
                     queues.remove(queue)
 
-    def _publish(self, record: DispatchRecord, now: datetime) -> None:
-        policy = conf.queues.get(record.queue)
+    def _publish(self, request: SealedRequest, now: datetime) -> None:
+        dispatch = request.dispatch
+        policy = conf.queues.get(dispatch.queue)
         if policy is None:
-            logger.error("Dispatch %s waits: the queue %r is not configured any more", record.pk, record.queue)
-            ledger.put_off(record.pk, now + HESITATION, due_at=record.due_at)
-        elif record.expires_at is not None and record.expires_at <= now:
-            ledger.expire(record.pk, now)
-        elif not held_back(record, policy, now):
-            _publish_again(record, policy, now)
+            logger.error("Dispatch %s waits: the queue %r is not configured any more", dispatch.id, dispatch.queue)
+            ledger.postpone(dispatch.id, now + HESITATION, dispatch.publish_at)
+        elif dispatch.is_over(now):
+            ledger.expire(dispatch.id, now)
+        elif not held_back(request, policy, now):
+            _publish_again(request, policy, now)
 
     def _expired(self, now: datetime) -> Iterator[None]:
-        for record in self._batch(State.QUEUED, "expires_at", now, expires_at__lte=now, finished_at=None):
-            with self._unless_locked(record, now):
-                ledger.expire(record.pk, now)
-                announce(record.pk)
+        for dispatch in ledger.unwanted(now, BATCH, self._skipped(now)):
+            with self._unless_locked(dispatch, now):
+                ledger.expire(dispatch.id, now)
             yield
 
     def _lost(self, now: datetime) -> Iterator[None]:
         late = now - timedelta(seconds=conf.REPUBLISH_AFTER)
         for name, policy in conf.queues.items():
-            if not self._published(name, late, now, 1):
+            skipped = self._skipped(now)
+            if not ledger.published(name, late, 1, skipped):
                 continue
             before = self._overtaken(policy, late)
-            for record in self._published(name, before, now) if before else []:
-                with self._unless_locked(record, now):
-                    if not held_back(record, policy, now) and _publish_again(record, policy, now):
-                        _tell(record, "its message was lost, it is published again")
+            for request in ledger.published(name, before, BATCH, skipped) if before else []:
+                with self._unless_locked(request.dispatch, now):
+                    if not held_back(request, policy, now) and _publish_again(request, policy, now):
+                        _tell(request.dispatch, "its message was lost, it is published again")
                 yield
 
     def _overtaken(self, policy: QueuePolicy, late: datetime) -> datetime | None:
@@ -194,40 +194,26 @@ class Reaper:
             return None
         return moment(latest) - timedelta(seconds=conf.REPUBLISH_AFTER)
 
-    def _batch(
-        self, state: State, order: str, now: datetime, most: int = BATCH, **conditions: Any
-    ) -> list[DispatchRecord]:
-        """In the order of an index, or PostgreSQL may read the whole ledger in the hope of meeting one soon."""
+    def _skipped(self, now: datetime) -> list[UUID]:
+        """What somebody else has locked of late."""
         self._locked = {key: until for key, until in self._locked.items() if until > now}
-        rows = ledger.rows().filter(state=state, **conditions).exclude(pk__in=list(self._locked))
-        return list(rows.defer("kept_response").order_by(order)[:most])
-
-    def _published(self, queue: str, before: datetime, now: datetime, most: int = BATCH) -> list[DispatchRecord]:
-        """Those that the message broker should have; `finished_at` says what the condition of their index does."""
-        published = {"queue": queue, "published_at__lte": before, "due_at": None, "finished_at": None}
-        return self._batch(State.QUEUED, "published_at", now, most, **published)
-
-    def _held(self, queue: str, now: datetime, most: int) -> list[DispatchRecord]:
-        """Those that are to be published; the rest says what the condition of their index does."""
-        held = {"queue": queue, "due_at__lte": now, "published_at": None, "finished_at": None}
-        return self._batch(State.QUEUED, "due_at", now, most, **held)
+        return list(self._locked)
 
     @contextlib.contextmanager
-    def _unless_locked(self, record: DispatchRecord, now: datetime) -> Any:
+    def _unless_locked(self, dispatch: Dispatch, now: datetime) -> Any:
         """Leave a row alone for a while that somebody else has locked: it holds up no other."""
         try:
             yield
         except OperationalError as error:
             if not locks.is_timeout(error):
                 raise
-            self._locked[record.pk] = now + timedelta(seconds=conf.REPUBLISH_AFTER)
-            _tell(record, "its row is locked by somebody else, it is left alone for a while")
+            self._locked[dispatch.id] = now + timedelta(seconds=conf.REPUBLISH_AFTER)
+            _tell(dispatch, "its row is locked by somebody else, it is left alone for a while")
 
 
 def _due_queues(now: datetime) -> list[str]:
     """The queues to look into, in any order; none if nothing is due. Among them may be former ones."""
-    due = ledger.rows().filter(state=State.QUEUED, due_at__lte=now)
-    names = set(due.order_by("due_at").values_list("queue", flat=True)[:BATCH])
+    names = ledger.due_queues(now, BATCH)
     if names:
         names.update(conf.queues)
     return random.sample(sorted(names), len(names))
@@ -242,14 +228,15 @@ def _room(queue: str) -> int | None:
     return None if waiting is None else max(0, min(policy.max_published - waiting, BATCH))
 
 
-def _publish_again(record: DispatchRecord, policy: QueuePolicy, now: datetime) -> bool:
-    """Take the row and hand it to the message broker; whether that took it. Another reaper may have the row."""
-    if not ledger.take_up(record, now):
+def _publish_again(request: SealedRequest, policy: QueuePolicy, now: datetime) -> bool:
+    """Claim it for publishing, and hand it to the message broker. Returns whether that took it."""
+    dispatch = ledger.mark_published(request.dispatch, now)
+    if dispatch is None:
         return False
-    if publish(record, policy):
+    if publish(replace(request, dispatch=dispatch), policy):
         return True
     pause = conf.REAPER_INTERVAL if breaker.is_open else REFUSED_FOR
-    ledger.put_off(record.pk, now + timedelta(seconds=pause))
+    ledger.postpone(dispatch.id, now + timedelta(seconds=pause))
     return False
 
 
@@ -263,9 +250,9 @@ def _for_a_while(steps: Iterator[Any]) -> Generator[None, None, bool]:
     return True
 
 
-def _tell(record: DispatchRecord, what: str) -> None:
-    told = {**error_reports.log_extra(record.pk), "queue": record.queue}
-    logger.warning("Dispatch %s: %s", record.pk, what, extra=told)
+def _tell(dispatch: Dispatch, what: str) -> None:
+    told = {**error_reports.log_extra(dispatch.id), "queue": dispatch.queue}
+    logger.warning("Dispatch %s: %s", dispatch.id, what, extra=told)
 
 
 class Reaping(bootsteps.StartStopStep):

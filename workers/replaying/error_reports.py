@@ -18,8 +18,8 @@ from celery import current_task
 from celery.worker import state as worker_state
 
 from broker_core.redaction import redacted
-from broker_django import ledger
 from broker_django.context import replay_of
+from broker_django.ledger import ledger
 from broker_django.messaging import tracing
 from broker_django.messaging.celery_app import TASK
 from broker_django.operations import sentry
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from django.http import HttpRequest
 
-    from broker_django.models import DispatchRecord
+    from broker_core.dispatches import SealedRequest
 
 logger = logging.getLogger("workers.replaying.error_reports")
 
@@ -244,23 +244,24 @@ def report_failure_of(dispatch_id: UUID, error: BaseException | None = None) -> 
         return
     sentry.watch()
     with _harmless():
-        record = ledger.rows().defer("kept_response").filter(pk=dispatch_id).first()
-        if record is not None:
-            _report(sdk, record, error)
+        request = ledger.sealed(dispatch_id)
+        if request is not None:
+            _report(sdk, request, error)
 
 
-def _report(sdk: Any, record: DispatchRecord, error: BaseException | None) -> None:
+def _report(sdk: Any, request: SealedRequest, error: BaseException | None) -> None:
+    dispatch = request.dispatch
     with sdk.isolation_scope() as scope:
         scope.clear_breadcrumbs()
         sdk.get_current_scope().span = None  # of whatever the main process did last
-        sdk.continue_trace(tracing.headers_of(record))
-        _tag(sdk, record.pk, record.queue, record.attempts)
-        sdk.get_current_scope().set_transaction_name(_name_of(record.route), source="route")
-        scope.add_event_processor(sentry_requests.processor_for(sdk, record))
+        sdk.continue_trace(tracing.headers_of(dispatch))
+        _tag(sdk, dispatch.id, dispatch.queue, dispatch.attempts)
+        sdk.get_current_scope().set_transaction_name(_name_of(dispatch.route), source="route")
+        scope.add_event_processor(sentry_requests.processor_for(sdk, request))
         token = _attempt.set(None)
         try:
             if error is None:
-                _send_message(record.error, record.route)
+                _send_message(dispatch.error, dispatch.route)
             else:
                 _send_error(error, FROM_BROKER)
         finally:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 from django.db import Error as DatabaseFailure
 from django.db import OperationalError, connections
 
+from broker_core.ledgers import LEASE_MARGIN
 from broker_core.redaction import redacted
-from broker_django import ledger
 from broker_django.conf import conf
+from broker_django.ledger import ledger
 from broker_django.messaging.publishing import HARD_LIMIT_MARGIN
 from workers.recovery import locks
 
@@ -55,7 +56,7 @@ class Leases:
     def held(self, dispatch_id: uuid.UUID, attempt: int, policy: QueuePolicy) -> Iterator[None]:
         """Hold the claim while the block runs, though not for much longer than the time limit of its queue."""
         now = time.monotonic()
-        longest = policy.time_limit + HARD_LIMIT_MARGIN + ledger.LEASE_MARGIN.total_seconds()
+        longest = policy.time_limit + HARD_LIMIT_MARGIN + LEASE_MARGIN.total_seconds()
         claim = Claim(dispatch_id, attempt, now, now + longest)
         self._claims.add(claim)
         self._some.set()

@@ -7,25 +7,19 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from django.db import OperationalError
-from django.db.models import Exists, OuterRef
 
 from broker_core.dispatches import State
+from broker_core.ledgers import DEPLOYMENT
 from broker_core.redaction import redacted
-from broker_django import ledger
 from broker_django.conf import conf
+from broker_django.ledger import ledger
 from broker_django.messaging.celery_app import get_app
-from broker_django.messaging.notifications import announce
-from broker_django.models import ActionRecord
 from workers.recovery import locks
 from workers.replaying import error_reports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from uuid import UUID
-
-    from django.db.models import QuerySet
-
-    from broker_django.models import DispatchRecord
 
 logger = logging.getLogger("workers.replaying.queues")
 
@@ -47,23 +41,22 @@ def former_queues(now: datetime) -> Iterator[None]:
     for queue in ledger.queues(State.QUEUED):
         if queue in conf.queues:
             continue
-        waiting = ledger.rows().filter(state=State.QUEUED, queue=queue).order_by("accepted_at")
-        _report(queue, waiting, now)
-        newest = waiting.last()
-        if newest is None or now - newest.accepted_at < ledger.DEPLOYMENT or _is_served(queue):
+        _report(queue, now)
+        newest = ledger.newest(queue)
+        if newest is None or now - newest < DEPLOYMENT or _is_served(queue):
             continue
         yield
-        for dispatch_id in list(_unwanted(waiting, now)[:BATCH]):
+        for dispatch_id in ledger.forgotten(queue, now - DEPLOYMENT, BATCH):
             _abandon(dispatch_id, f"the queue {queue!r} is not configured any more", now)
             yield
 
 
-def _report(queue: str, waiting: QuerySet[DispatchRecord], now: datetime) -> None:
+def _report(queue: str, now: datetime) -> None:
     """Log what waits, once in a while for each queue: there is a pass every few seconds."""
     last = _reported.get(queue)
     if last is None or now - last >= REPORTED_EVERY:
         _reported[queue] = now
-        logger.error("%d dispatches wait in the queue %r, which is not configured here", waiting.count(), queue)
+        logger.error("%d dispatches wait in the queue %r, which is not configured here", ledger.depth(queue), queue)
 
 
 def _abandon(dispatch_id: UUID, reason: str, now: datetime) -> None:
@@ -76,15 +69,7 @@ def _abandon(dispatch_id: UUID, reason: str, now: datetime) -> None:
         return
     if abandoned:
         logger.error("Dispatch %s fails: %s", dispatch_id, reason, extra=error_reports.log_extra(dispatch_id))
-        announce(dispatch_id)
         error_reports.report_failure_of(dispatch_id)
-
-
-def _unwanted(waiting: QuerySet[DispatchRecord], now: datetime) -> QuerySet[DispatchRecord, UUID]:
-    """The ids of those that nobody has asked for of late: see `ledger.last_wanted`."""
-    late = now - ledger.DEPLOYMENT
-    retried = ActionRecord.objects.filter(dispatch=OuterRef("pk"), action="retry", at__gt=late)
-    return waiting.filter(~Exists(retried), accepted_at__lte=late).values_list("pk", flat=True)
 
 
 def _is_served(queue: str) -> bool:

@@ -13,6 +13,7 @@ from django.core import signals
 from django.db import close_old_connections
 from django.urls import set_script_prefix
 
+from broker_core.dispatches import NOT_REACHED, Outcome
 from broker_core.errors import ResponseBrokenError, ResponseTooLargeError, ViewNotReachedError
 from broker_core.retries import is_failure, parse_retry_after
 from broker_django.conf import conf
@@ -20,7 +21,6 @@ from broker_django.context import WITNESS
 from broker_django.http import problem, to_request, to_response_message
 from broker_django.http.handler import Handler, handler, thread_state
 from broker_django.identity.expectation import expect, without_past_session
-from broker_django.ledger import NOT_REACHED, Outcome
 from broker_django.messaging.celery_app import ends_worker
 from workers.replaying import error_reports
 

@@ -10,10 +10,9 @@ from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery.worker.request import Request
 from django.db import connections
 
-from broker_core.dispatches import State
+from broker_core.dispatches import Run, State
 from broker_core.redaction import redacted
-from broker_django import ledger
-from broker_django.messaging.notifications import announce
+from broker_django.ledger import ledger
 from broker_django.models.moments import moment
 from workers.recovery import locks
 from workers.replaying import error_reports, revocation, stopping
@@ -67,7 +66,7 @@ class ReplayRequest(Request):
             super().on_timeout(soft, timeout)
         self._tell(self._stopped)
 
-    def _tell(self, tell: Callable[[uuid.UUID, ledger.Run], State | None]) -> None:
+    def _tell(self, tell: Callable[[uuid.UUID, Run], State | None]) -> None:
         """Tell the ledger. Where it does not answer, the lease runs out: Celery has to go on with what it does."""
         run = self._run()
         if run is None:
@@ -76,8 +75,6 @@ class ReplayRequest(Request):
         try:
             locks.limit_waits()
             state = tell(dispatch_id, run)
-            if state is not None:
-                announce(dispatch_id)
             if state is State.FAILED:
                 error_reports.report_failure_of(dispatch_id)
         except Exception as error:  # noqa: BLE001 - whatever it is, this worker must not lose count of its tasks
@@ -85,18 +82,18 @@ class ReplayRequest(Request):
         finally:
             connections.close_all()  # the process that takes the lost one's place must not inherit them
 
-    def _run(self) -> ledger.Run | None:
+    def _run(self) -> Run | None:
         """The attempt that runs here; None if it has not begun."""
         if not self.time_start:
             return None
-        return ledger.Run(worker=self.hostname, since=moment(self.time_start))
+        return Run(worker=self.hostname, since=moment(self.time_start))
 
-    def _lost(self, dispatch_id: uuid.UUID, run: ledger.Run) -> State | None:
+    def _lost(self, dispatch_id: uuid.UUID, run: Run) -> State | None:
         state = ledger.lose(dispatch_id, run, "the worker process was lost")
         if state is not None:
             told = error_reports.log_extra(dispatch_id)
             logger.warning("Dispatch %s: the worker process was lost: %s", dispatch_id, state, extra=told)
         return state
 
-    def _stopped(self, dispatch_id: uuid.UUID, run: ledger.Run) -> State | None:
+    def _stopped(self, dispatch_id: uuid.UUID, run: Run) -> State | None:
         return ledger.give_up(dispatch_id, run, TimeLimitExceeded.__name__)

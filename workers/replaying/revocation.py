@@ -14,12 +14,13 @@ from django.db import connections
 
 from broker_core.errors import DispatchConflictError
 from broker_core.redaction import redacted
-from broker_django import ledger
-from broker_django.messaging.notifications import announce
+from broker_django.ledger import ledger
 from workers.recovery import locks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from broker_core.dispatches import Run
 
 logger = logging.getLogger("workers.replaying.revocation")
 
@@ -35,7 +36,7 @@ def cancel_waiting(task_ids: Iterable[str]) -> None:
                 _tell(dispatch_id, "revoked")
 
 
-def cancel(task_id: str, run: ledger.Run | None) -> None:
+def cancel(task_id: str, run: Run | None) -> None:
     """Cancel a dispatch whose message is dropped, or whose attempt `run` is about to be stopped, or may just begin.
 
     An attempt that runs elsewhere is left alone, and so is one that has ended.
@@ -46,18 +47,17 @@ def cancel(task_id: str, run: ledger.Run | None) -> None:
             _cancelled(dispatch_id, run)
 
 
-def _cancelled(dispatch_id: uuid.UUID, run: ledger.Run | None) -> None:
+def _cancelled(dispatch_id: uuid.UUID, run: Run | None) -> None:
     if _stop_or_cancel(dispatch_id, run):
         _tell(dispatch_id, "terminated" if run else "revoked")
 
 
 def _tell(dispatch_id: uuid.UUID, why: str) -> None:
-    announce(dispatch_id)
     told = {"dispatch_id": str(dispatch_id)}
     logger.warning("Dispatch %s is cancelled: it was %s", dispatch_id, why, extra=told)
 
 
-def _stop_or_cancel(dispatch_id: uuid.UUID, run: ledger.Run | None) -> bool:
+def _stop_or_cancel(dispatch_id: uuid.UUID, run: Run | None) -> bool:
     """Between the first look and the second it may have been claimed."""
     for _look in range(2):
         if run is not None and ledger.stop(dispatch_id, run):

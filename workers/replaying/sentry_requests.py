@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from django.http import HttpRequest
 
-    from broker_django.models import DispatchRecord
+    from broker_core.dispatches import SealedRequest
 
     Processor = Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]
 
@@ -73,14 +73,15 @@ def _with_url(event: dict[str, Any], request: HttpRequest) -> dict[str, Any]:
     return event
 
 
-def processor_for(sdk: Any, record: DispatchRecord) -> Processor:
+def processor_for(sdk: Any, sealed: SealedRequest) -> Processor:
     """The same for a dispatch in the ledger. If its request cannot be opened here, the ledger has its method and URL,
     and the settings of the project say whether it has TLS.
     """
-    request = _request_of(record)
+    request, dispatch = _request_of(sealed), sealed.dispatch
     if request is not None:
         return processor(sdk, request)
-    fields = {"method": record.method, "url": f"{_usual_scheme()}://{record.host or usual_host()}{record.path}"}
+    url = f"{_usual_scheme()}://{dispatch.host or usual_host()}{dispatch.path}"
+    fields = {"method": dispatch.method, "url": url}
     return lambda event, _hint: {**event, "request": fields}
 
 
@@ -88,10 +89,11 @@ def _usual_scheme() -> str:
     return "https" if settings.SECURE_SSL_REDIRECT or settings.SECURE_PROXY_SSL_HEADER else "http"
 
 
-def _request_of(record: DispatchRecord) -> HttpRequest | None:
+def _request_of(sealed: SealedRequest) -> HttpRequest | None:
     """None if it cannot be opened here."""
+    dispatch = sealed.dispatch
     with contextlib.suppress(Exception):
-        sealed = bodies.read(record.sealed_file) if record.sealed_file else bytes(record.sealed)
-        opened = open_request(sealed, str(record.pk), record.queue)
-        return to_request(RequestMessage.decode(opened), Replay(record.pk, record.queue, record.attempts, None))
+        content = bodies.read(sealed.file) if sealed.file else sealed.content
+        opened = open_request(content, str(dispatch.id), dispatch.queue)
+        return to_request(RequestMessage.decode(opened), Replay(dispatch.id, dispatch.queue, dispatch.attempts, None))
     return None

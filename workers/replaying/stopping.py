@@ -8,8 +8,9 @@ from typing import Any
 from celery.concurrency.base import BasePool
 from django.db import connections
 
-from broker_django import ledger
+from broker_core.dispatches import Run
 from broker_django.conf import conf
+from broker_django.ledger import ledger
 from workers.recovery import locks
 
 
@@ -22,9 +23,9 @@ def cancel(dispatch_id: str, attempt: int, worker: str) -> bool:
     """Whether this attempt ran on this worker, on a queue that allows it, and is cancelled now."""
     try:
         locks.limit_waits()
-        record = ledger.find(uuid.UUID(dispatch_id))
-        policy = conf.queues.get(record.queue) if record else None
+        dispatch = ledger.find(uuid.UUID(dispatch_id))
+        policy = conf.queues.get(dispatch.queue) if dispatch else None
         allowed = policy is not None and policy.cancel_running
-        return allowed and ledger.stop(uuid.UUID(dispatch_id), ledger.Run(attempt, worker))
+        return allowed and ledger.stop(uuid.UUID(dispatch_id), Run(attempt, worker))
     finally:
         connections.close_all()  # the process that takes the stopped one's place must not inherit them

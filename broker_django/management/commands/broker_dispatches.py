@@ -13,17 +13,17 @@ from django.core.management.base import CommandError
 from django.utils import timezone
 
 from broker_core.dispatches import State
-from broker_django import ledger
+from broker_core.ledgers import Selection
 from broker_django.conf import conf
-from broker_django.ledger import dead_letters
+from broker_django.ledger import ledger
 from broker_django.management.terminal import TellingCommand
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
+    from collections.abc import Iterable
 
-    from django.db.models import QuerySet
-
-    from broker_django.models import DispatchRecord
+    from broker_core.dispatches import Dispatch
+    from broker_core.ledgers import DeadLetters
 
 UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
@@ -71,57 +71,55 @@ class Command(TellingCommand):
         if options["action"] != "list":
             self._act(options)
         elif options["groups"]:
-            self._groups(_matching(dead_letters.dead_letters(), options))
+            self._groups(ledger.dead_letters_by_error(_selection(options)))
         else:
-            rows = _matching(ledger.rows().defer("sealed", "kept_response"), options)
-            self._list(rows.order_by("-accepted_at")[: options["limit"]])
+            self._list(ledger.select(_selection(options), options["limit"]))
 
-    def _list(self, rows: QuerySet[DispatchRecord]) -> None:
-        for row in rows:
-            answered = f" {row.response_status}" if row.response_status else ""
+    def _list(self, dispatches: Iterable[Dispatch]) -> None:
+        for each in dispatches:
+            answered = f" {each.response_status}" if each.response_status else ""
             self.say(
-                f"{row.pk}  {row.accepted_at:%Y-%m-%d %H:%M:%S}  {row.state:9}  {row.queue}  "
-                f"{row.method} {row.path}{answered}  attempts {row.attempts}  {row.error}".rstrip()
+                f"{each.id}  {each.accepted_at:%Y-%m-%d %H:%M:%S}  {each.state:9}  {each.queue}  "
+                f"{each.method} {each.path}{answered}  attempts {each.attempts}  {each.error}".rstrip()
             )
 
-    def _groups(self, letters: QuerySet[DispatchRecord]) -> None:
-        for group in dead_letters.by_error(letters):
+    def _groups(self, groups: Iterable[DeadLetters]) -> None:
+        for group in groups:
             self.say(
-                f"{group['count']:7}  {group['queue']}  {group['state']}  "
-                f"{group['first']:%Y-%m-%d %H:%M} to {group['last']:%Y-%m-%d %H:%M}  {group['error'] or '(no error)'}"
+                f"{group.count:7}  {group.queue}  {group.state}  "
+                f"{group.first:%Y-%m-%d %H:%M} to {group.last:%Y-%m-%d %H:%M}  {group.error or '(no error)'}"
             )
 
     def _act(self, options: dict[str, Any]) -> None:
         chosen = ("ids", "queue", "state", "route", "error", "older_than", "newer_than", "all")
         if not any(options[name] for name in chosen):
             raise CommandError("Say which: ids, a filter such as --queue or --error, or --all.")
-        letters = _matching(dead_letters.dead_letters(), options)
+        selection = _selection(options)
         if options["dry_run"]:
-            self.say(f"Dead letters that match: {letters.count()}.")
+            self.say(f"Dead letters that match: {ledger.count_dead_letters(selection)}.")
             return
         actor = options["actor"] or f"{_user()}@{socket.gethostname()}"
         if options["action"] == "retry":
-            count = dead_letters.run_again(letters, actor)
+            count = sum(ledger.revive(dispatch_id, actor) for dispatch_id in ledger.dead_letters(selection))
             self.say(f"{count} dispatch{'es run' if count != 1 else ' runs'} again.")
         else:
-            count = dead_letters.discard(letters, actor)
+            count = sum(ledger.discard(dispatch_id, actor) for dispatch_id in ledger.dead_letters(selection))
             self.say(f"{count} dead letter{'s are' if count != 1 else ' is'} discarded.")
         if count < len(set(options["ids"])):
             raise CommandError(f"{len(set(options['ids'])) - count} of these ids are of no dead letter (any more).")
 
 
-def _matching(rows: QuerySet[DispatchRecord], options: dict[str, Any]) -> QuerySet[DispatchRecord]:
+def _selection(options: dict[str, Any]) -> Selection:
     now = timezone.now()
-    conditions = {
-        "pk__in": options["ids"],
-        "queue": options["queue"],
-        "state": options["state"],
-        "route": options["route"],
-        "error__icontains": options["error"],
-        "accepted_at__lt": options["older_than"] and now - options["older_than"],
-        "accepted_at__gte": options["newer_than"] and now - options["newer_than"],
-    }
-    return rows.filter(**{name: value for name, value in conditions.items() if value})
+    return Selection(
+        ids=options["ids"],
+        queue=options["queue"],
+        state=options["state"],
+        route=options["route"],
+        error=options["error"],
+        accepted_before=now - options["older_than"] if options["older_than"] else None,
+        accepted_since=now - options["newer_than"] if options["newer_than"] else None,
+    )
 
 
 def _user() -> str:

@@ -7,7 +7,8 @@ from typing import Any
 from django.core.management.base import BaseCommand
 
 from broker_core.errors import StorageError
-from broker_django.ledger.retention import keep_house, sweep
+from broker_django.ledger import ledger
+from broker_django.ledger.retention import sweep
 
 
 class Command(BaseCommand):
@@ -17,7 +18,7 @@ class Command(BaseCommand):
     )
 
     def handle(self, *_args: Any, **_options: Any) -> None:
-        deleted = sum(keep_house(of_former_queues=True))
+        deleted = sum(ledger.keep_house(of_former_queues=True))
         self.stdout.write(f"Dispatches deleted: {deleted}.")
         try:
             self.stdout.write(f"Files deleted that no dispatch had: {sweep()}.")

@@ -1,0 +1,104 @@
+"""Events: a ledger says once of each committed transition that it happened, and everybody who cares subscribes."""
+
+from __future__ import annotations
+
+import logging
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from broker_core.dispatches import State
+from broker_core.redaction import redacted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from uuid import UUID
+
+    from broker_core.dispatches import Dispatch
+
+    Subscriber = Callable[["Event"], None]
+
+logger = logging.getLogger("broker_core.events")
+
+
+class Kind(StrEnum):
+    """What happened to a dispatch."""
+
+    ACCEPTED = "accepted"
+    STARTED = "started"
+    RETRYING = "retrying"
+    """An attempt ended, and there will be another one."""
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+    REVIVED = "revived"
+    """A dead letter is queued again."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the dispatch is done now."""
+        return self in FINISHED
+
+
+FINISHED = frozenset(Kind(state) for state in State if state.done)
+
+
+class Event:
+    """A dispatch changed its state.
+
+    What the transition did not know is read from the ledger if a subscriber asks for it, once for all of them: the
+    dispatch may be further on by then.
+    """
+
+    __slots__ = ("_attempt", "_dispatch", "_find", "dispatch_id", "kind")
+
+    def __init__(
+        self, kind: Kind, dispatch_id: UUID, find: Callable[[UUID], Dispatch | None], attempt: int | None = None
+    ) -> None:
+        self.kind = kind
+        self.dispatch_id = dispatch_id
+        self._attempt = attempt
+        self._find: Callable[[UUID], Dispatch | None] | None = find
+        self._dispatch: Dispatch | None = None
+
+    def __repr__(self) -> str:
+        return f"<Event: dispatch {self.dispatch_id} {self.kind}>"
+
+    @property
+    def attempt(self) -> int:
+        """The attempt that began or ended, or the last one before; 0 before the first."""
+        if self._attempt is None:
+            self._attempt = self.dispatch.attempts if self.dispatch is not None else 0
+        return self._attempt
+
+    @property
+    def dispatch(self) -> Dispatch | None:
+        """The dispatch; None if it was deleted meanwhile. Raises the errors of the ledger if that does not answer."""
+        if self._find is not None:
+            self._dispatch = self._find(self.dispatch_id)
+            self._find = None
+        return self._dispatch
+
+
+class Events:
+    """Who hears of the transitions of a ledger, in the order in which they subscribed."""
+
+    def __init__(self, *subscribers: Subscriber) -> None:
+        self._subscribers = subscribers
+
+    def subscribe(self, subscriber: Subscriber) -> None:
+        """Call it with each event from now on, in the thread and process of the transition, which waits for it."""
+        self._subscribers = (*self._subscribers, subscriber)
+
+    def unsubscribe(self, subscriber: Subscriber) -> None:
+        self._subscribers = tuple(each for each in self._subscribers if each != subscriber)
+
+    def emit(self, event: Event) -> None:
+        """Tell all of them. One that raises is logged: it changes no outcome, and others hear of the event."""
+        for subscriber in self._subscribers:
+            try:
+                subscriber(event)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the transition is committed
+                told = {"dispatch_id": str(event.dispatch_id)}
+                name = getattr(subscriber, "__qualname__", subscriber)
+                logger.error("%s failed on %r: %s", name, event, redacted(error), extra=told)

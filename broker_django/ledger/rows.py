@@ -1,0 +1,90 @@
+"""The rows of the ledger, read as dispatches."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from django.db import transaction
+from django.db.models import BooleanField, ExpressionWrapper, Q
+
+from broker_core.dispatches import WORKER_LENGTH, Dispatch, Run, SealedRequest, State
+from broker_core.events import Event
+from broker_django.models import DispatchRecord, database
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from uuid import UUID
+
+    from django.db.models import QuerySet
+
+    from broker_core.events import Events, Kind
+    from broker_core.ledgers import Selection
+
+_COLUMNS: Any = tuple(each.name for each in fields(Dispatch) if each.name != "keeps_response")
+_STATE = _COLUMNS.index("state")
+_KEEPS_RESPONSE = ExpressionWrapper(Q(kept_response__isnull=False), output_field=BooleanField())
+_WIDTH = len(_COLUMNS) + 1
+
+
+def rows() -> QuerySet[DispatchRecord]:
+    """Where the ledger is written: a replica may not know yet what was decided."""
+    return DispatchRecord.objects.using(database.alias())
+
+
+def dispatches(found: QuerySet[DispatchRecord]) -> list[Dispatch]:
+    """Without their sealed requests and responses."""
+    return [_dispatch(values) for values in found.values_list(*_COLUMNS, _KEEPS_RESPONSE)]
+
+
+def first(found: QuerySet[DispatchRecord]) -> Dispatch | None:
+    return next(iter(dispatches(found.order_by())), None)
+
+
+def sealed_requests(found: QuerySet[DispatchRecord]) -> list[SealedRequest]:
+    columns = (*_COLUMNS, _KEEPS_RESPONSE, "sealed", "sealed_file", "sealed_with")
+    return [
+        SealedRequest(_dispatch(values[:_WIDTH]), bytes(content), file, seal)
+        for *values, content, file, seal in found.values_list(*columns)
+    ]
+
+
+def _dispatch(values: Iterable[Any]) -> Dispatch:
+    columns = list(values)
+    columns[_STATE] = State(columns[_STATE])
+    return Dispatch(*columns)
+
+
+def runs(run: Run) -> Q:
+    """Whether a row runs, in this attempt: `Run.is_of` in SQL."""
+    known = {
+        "attempts": run.attempt,
+        "worker": None if run.worker is None else run.worker[:WORKER_LENGTH],
+        "started_at__gte": run.since,
+        "due_at__lte": run.lapsed_at,
+    }
+    return Q(state=State.RUNNING, **{name: value for name, value in known.items() if value is not None})
+
+
+def selected(selection: Selection) -> Q:
+    conditions = {
+        "pk__in": list(selection.ids),
+        "queue": selection.queue,
+        "state": selection.state,
+        "route": selection.route,
+        "error__icontains": selection.error,
+        "accepted_at__lt": selection.accepted_before,
+        "accepted_at__gte": selection.accepted_since,
+    }
+    return Q(**{name: value for name, value in conditions.items() if value})
+
+
+def peek(dispatch_id: UUID) -> Dispatch | None:
+    """The dispatch as it is; looking at it expires nothing."""
+    return first(rows().filter(pk=dispatch_id))
+
+
+def emit(events: Events, kind: Kind, dispatch_id: UUID, attempt: int | None = None) -> None:
+    """Say what happened to a dispatch, once that is committed."""
+    transaction.on_commit(partial(events.emit, Event(kind, dispatch_id, peek, attempt)), using=database.alias())
