@@ -105,11 +105,8 @@ class DatabaseLedger(DueDispatches, DeadLetterBox, Figures):
     def mark_published(self, dispatch: Dispatch, now: datetime) -> Dispatch | None:
         seen = {"state": State.QUEUED, "due_at": dispatch.due_at, "published_at": dispatch.published_at}
         unchanged = rows().filter(pk=dispatch.id, attempts=dispatch.attempts, **seen)
-        return (
-            replace(dispatch, due_at=None, published_at=now)
-            if unchanged.update(due_at=None, published_at=now)
-            else None
-        )
+        published = unchanged.update(due_at=None, published_at=now)
+        return replace(dispatch, due_at=None, published_at=now) if published else None
 
     def postpone(self, dispatch_id: UUID, until: datetime, publish_at: datetime | None = None) -> None:
         unclaimed = rows().filter(pk=dispatch_id, state=State.QUEUED, due_at=publish_at)
@@ -169,10 +166,8 @@ class DatabaseLedger(DueDispatches, DeadLetterBox, Figures):
         now = now or timezone.now()
         if response is None:
             return self._finish(dispatch_id, attempt, outcome, now)
-        drop_at, result = (
-            ledgers.drop_response_at(outcome, response, policy, now),
-            results.result(attempt, outcome, response),
-        )
+        drop_at = ledgers.drop_response_at(outcome, response, policy, now)
+        result = results.result(attempt, outcome, response)
         backend = results.backend_beside_ledger()
         if backend is not None:
             with transaction.atomic(using=database.alias()):

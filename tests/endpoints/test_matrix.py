@@ -142,7 +142,7 @@ def test_another_user_sees_nothing_and_caches_keep_nothing_for_them(new_browser:
 @pytest.fixture
 def held_while(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Do something to a client's session while it is held, as the view that it waits for would."""
-    from broker_django import ledger
+    from broker_django.ledger import ledger
 
     def begin(act: Callable[[], None]) -> None:
         find, looks = ledger.find, iter([None, None, act])

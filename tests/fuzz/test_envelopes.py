@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from broker_core.envelope import context
 from broker_core.errors import EnvelopeError
 from broker_core.message import RequestMessage, ResponseMessage
-from broker_django import ledger
 from broker_django.conf import conf
+from broker_django.ledger import ledger
 from broker_django.messaging.publishing import (
     from_text,
     open_request,

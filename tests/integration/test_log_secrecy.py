@@ -12,12 +12,12 @@ from django.db import OperationalError
 from django.test import Client, override_settings
 
 from broker_core.policies import QueuePolicy
-from broker_django import ledger
 from broker_django.admission import acceptance
-from broker_django.ledger import responses
+from broker_django.ledger import ledger, responses
 from broker_django.messaging import publishing
 from broker_django.messaging.celery_app import get_app
 from broker_django.models import DispatchRecord
+from tests.rows import as_request
 from workers import tasks
 from workers.recovery.reaper import Reaper, _look
 
@@ -84,7 +84,7 @@ def test_a_message_broker_that_is_away(monkeypatch: pytest.MonkeyPatch, error: E
 
     monkeypatch.setattr(publishing, "_send", fail)
     try:
-        assert not publishing.publish(DispatchRecord(queue="bulk"), QueuePolicy())
+        assert not publishing.publish(as_request(DispatchRecord(queue="bulk")), QueuePolicy())
     finally:
         publishing.breaker.succeeded()
 

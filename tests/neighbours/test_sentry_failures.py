@@ -16,12 +16,13 @@ from sentry_sdk.integrations.logging import LoggingIntegration  # noqa: E402
 from sentry_sdk.transport import Transport  # noqa: E402
 
 from broker_core.message import RequestMessage  # noqa: E402
-from broker_django import ledger  # noqa: E402
 from broker_django.conf import conf  # noqa: E402
+from broker_django.ledger import ledger  # noqa: E402
 from broker_django.messaging import publishing  # noqa: E402
 from broker_django.models import DispatchRecord  # noqa: E402
 from broker_django.operations import sentry  # noqa: E402
 from tests.integration.replaying.test_revocation import begin, held, nothing_revoked  # noqa: E402, F401 - a fixture for all
+from tests.rows import accept, as_request  # noqa: E402
 from workers import tasks  # noqa: E402
 from workers.recovery import unreadable  # noqa: E402
 from workers.recovery.reaper import Reaper  # noqa: E402
@@ -78,7 +79,7 @@ def accepted(queue: str = "bulk", **values: Any) -> DispatchRecord:
     )
     environ = {"REQUEST_METHOD": "POST", "PATH_INFO": "/orders/5/", "HTTP_HOST": "shop.example"}
     record.sealed = values.get("sealed", publishing.seal_request(RequestMessage(environ), str(record.pk), queue))
-    ledger.accept(record)
+    accept(record)
     return record
 
 
@@ -93,7 +94,9 @@ def spent() -> DispatchRecord:
 
 def runs_spent() -> DispatchRecord:
     record = spent()
-    tasks.replay.apply(args=(publishing.argument(record),), task_id=str(record.pk), routing_key="bulk", throw=False)
+    tasks.replay.apply(
+        args=(publishing.argument(as_request(record)),), task_id=str(record.pk), routing_key="bulk", throw=False
+    )
     return record
 
 
@@ -151,7 +154,7 @@ def test_it_is_one_event(sent: list[dict[str, Any]], end: Callable[[], DispatchR
 def test_what_the_task_itself_raises_is_one_event_with_its_traceback(sent: list[dict[str, Any]]) -> None:
     record = accepted("bulk")
     for _ in range(conf.queues["bulk"].starts):
-        ledger.rows().filter(pk=record.pk).update(due_at=None)
+        DispatchRecord.objects.filter(pk=record.pk).update(due_at=None)
         attempt = claimed(record)
         tasks.replay.push_request(id=str(record.pk), attempt=attempt)
         try:

@@ -17,6 +17,7 @@ import workers
 from broker_django.conf import conf
 from broker_django.messaging.publishing import publish
 from broker_django.models import DispatchRecord
+from tests.rows import as_request
 from workers.config import configure
 
 pytestmark = pytest.mark.usefixtures("own_app")
@@ -36,7 +37,7 @@ def app():
 def test_the_message_of_a_dispatch_is_json_whatever_the_project_writes(app):
     app.conf.update(task_serializer="pickle")
     record = DispatchRecord(queue="payment", method="POST", route="/", sealed=b"sealed")
-    assert publish(record, conf.queues["payment"])
+    assert publish(as_request(record), conf.queues["payment"])
     with app.connection_for_read() as connection:
         message = connection.SimpleQueue("payment").get(block=False)
     assert (message.content_type, message.content_encoding) == ("application/json", "utf-8")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from asgiref.sync import async_to_sync
@@ -16,10 +16,13 @@ from django.http import HttpResponse
 from django.test import AsyncClient, Client, override_settings
 from django.urls import include, path
 
-from broker_django import ledger
 from broker_django.decorators import queue
+from broker_django.ledger import ledger
 from broker_django.messaging.celery_app import get_app
 from broker_django.models import DispatchRecord, Router
+
+if TYPE_CHECKING:
+    from broker_core.dispatches import SealedRequest
 
 
 def accepted(response: Any) -> dict[str, Any]:
@@ -185,7 +188,7 @@ def test_an_invalid_rule_is_left_out_and_the_rest_works(client: Client) -> None:
 
 
 def test_a_ledger_that_cannot_be_written_is_a_503(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(record: DispatchRecord) -> None:
+    def fail(request: SealedRequest) -> None:
         raise OperationalError("database is locked")
 
     monkeypatch.setattr(ledger, "accept", fail)

@@ -206,7 +206,7 @@ def test_whoever_comes_while_another_measures_goes_by_the_sample_before(
 
     clock.forward(1)
     monkeypatch.setattr(capacity, "measure", measure)
-    monkeypatch.setattr(capacity, "arrivals", lambda *_: 0)
+    monkeypatch.setattr(capacity.ledger, "arrivals", lambda *_: 0)
     measuring = threading.Thread(target=gauge.read, args=[policy])
     measuring.start()
     assert begun.wait(10)

@@ -15,6 +15,7 @@ from broker_core.errors import BodyTooLargeError, ConfigurationError, MessageErr
 from broker_core.message import RequestMessage
 from broker_django.conf import conf
 from broker_django.context import REPLAY_KEY, Replay
+from broker_django.ledger import ledger
 from broker_django.messaging.publishing import open_request
 from broker_django.models import DispatchRecord
 from tests.site.models import Execution
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from django.http import HttpRequest
     from django.test import Client
     from pytest_django.fixtures import DjangoCaptureOnCommitCallbacks, SettingsWrapper
+
+    from broker_core.dispatches import Dispatch
 
 
 @pytest.fixture
@@ -34,8 +37,10 @@ def request_(db: None) -> HttpRequest:
     return request
 
 
-def message_of(record: DispatchRecord) -> RequestMessage:
-    return RequestMessage.decode(open_request(bytes(record.sealed), str(record.pk), record.queue))
+def message_of(dispatch: Dispatch) -> RequestMessage:
+    sealed = ledger.sealed(dispatch.id)
+    assert sealed is not None
+    return RequestMessage.decode(open_request(sealed.content, str(dispatch.id), dispatch.queue))
 
 
 def test_a_request_is_recorded_as_it_is(request_: HttpRequest, settings: SettingsWrapper) -> None:
@@ -60,9 +65,10 @@ def test_a_message_is_dispatched_too_and_runs_when_it_is_committed(
     with django_capture_on_commit_callbacks(execute=True):
         record = broker_django.dispatch(message, queue="payment")
         assert DispatchRecord.objects.get().state == "queued", "its id is known at once"
-    record.refresh_from_db()
-    assert (record.state, record.route, record.response_status) == ("succeeded", "/pay/", 201)
-    assert Execution.objects.get().dispatch == str(record.pk)
+    found = ledger.find(record.id)
+    assert found is not None
+    assert (found.state, found.route, found.response_status) == ("succeeded", "/pay/", 201)
+    assert Execution.objects.get().dispatch == str(found.id)
 
 
 def test_a_dispatch_of_a_transaction_that_is_rolled_back_has_never_been(
@@ -84,7 +90,7 @@ def test_the_owner_follows_it_and_nobody_else(request_: HttpRequest, client: Cli
     url = broker_django.status_url(request_, record)
     assert client.get(url).status_code == 404
     client.force_login(request_.user)  # type: ignore[arg-type]
-    assert client.get(url).json()["id"] == str(record.pk)
+    assert client.get(url).json()["id"] == str(record.id)
 
 
 def test_what_cannot_be_dispatched_is_refused(request_: HttpRequest, settings: SettingsWrapper) -> None:

@@ -23,7 +23,7 @@ from django.utils.functional import SimpleLazyObject, lazystr
 import broker_django
 from broker_core.errors import BodyTooLargeError, MessageError
 from broker_core.message import RequestMessage
-from broker_django.ledger import responses
+from broker_django.ledger import ledger, responses
 from broker_django.models import DispatchRecord
 from tests.site import views
 
@@ -49,10 +49,11 @@ def run(django_capture_on_commit_callbacks: DjangoCaptureOnCommitCallbacks) -> R
 
     def dispatched(request: Any, **parts: Any) -> ResponseMessage:
         with django_capture_on_commit_callbacks(execute=True):
-            record = broker_django.dispatch(request, queue="bulk", **parts)
-        record.refresh_from_db()
-        assert record.state == "succeeded", record.error
-        response = responses.fetch(record)
+            accepted = broker_django.dispatch(request, queue="bulk", **parts)
+        dispatch = ledger.find(accepted.id)
+        assert dispatch is not None
+        assert dispatch.state == "succeeded", dispatch.error
+        response = responses.fetch(dispatch)
         assert response is not None
         return response
 

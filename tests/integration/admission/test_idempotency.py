@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from asgiref.sync import async_to_sync
@@ -18,12 +18,15 @@ from django.utils import timezone
 from rest_framework.authtoken.models import Token
 
 from broker_core.errors import ReducedCapacityError
-from broker_django import ledger
 from broker_django.admission import capacity
+from broker_django.ledger import ledger
 from broker_django.ledger.retention import keep_house
 from broker_django.messaging.celery_app import get_app
 from broker_django.models import DispatchRecord
 from tests.site.models import Execution
+
+if TYPE_CHECKING:
+    from broker_core.dispatches import Dispatch, SealedRequest
 
 KEY = {"Idempotency-Key": '"8e03978e-40d5-43dd-bc93-6894a57f9324"'}
 EVERYTHING = {"RULES": [{"when": "true", "queue": "bulk"}]}
@@ -137,7 +140,7 @@ def test_a_repetition_may_wait_as_the_first_could(
     find, looks = ledger.find, []
     DispatchRecord.objects.update(state="queued", published_at=None)
 
-    def look(dispatch_id: Any) -> DispatchRecord | None:
+    def look(dispatch_id: Any) -> Dispatch | None:
         if looks:
             DispatchRecord.objects.update(state="succeeded")
         looks.append(dispatch_id)
@@ -388,11 +391,10 @@ def test_views_that_run_now_are_left_alone(client: Client) -> None:
 
 
 def test_a_request_with_a_key_is_not_run_unrecorded(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(record: DispatchRecord) -> Any:
+    def fail(request: SealedRequest) -> Any:
         raise OperationalError("database is locked")
 
     monkeypatch.setattr(ledger, "accept", fail)
-    monkeypatch.setattr(ledger, "accept_once", fail)
     with override_settings(REQUEST_BROKER={"QUEUES": {"payment": {"on_outage": "run_now"}}}):
         assert client.post("/pay/").status_code == 201
         refused(pay(client), 503, "unavailable")

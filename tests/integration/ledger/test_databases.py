@@ -19,8 +19,9 @@ from django_celery_results.models import TaskResult
 
 import broker_django
 from broker_core.errors import UnavailableError
-from broker_django import ledger
-from broker_django.ledger import dead_letters, retention
+from broker_core.ledgers import Selection
+from broker_django.ledger import ledger, retention
+from broker_django.ledger.rows import rows
 from broker_django.management.commands import import_django_route
 from broker_django.messaging.celery_app import get_app
 from broker_django.models import ActionRecord, AttemptRecord, Destination, DispatchRecord, Router, database
@@ -118,7 +119,7 @@ def test_dead_letters_are_listed_revived_and_deleted_in_the_admin(routed: str, s
     assert b"broken" in staff.get(f"{url}{records[0].pk}/change/").content
     selected = {"action": "discard", "_selected_action": [str(records[1].pk)]}
     staff.post(url, selected)
-    assert not dead_letters.dead_letters().filter(pk=records[1].pk).exists()
+    assert records[1].pk not in ledger.dead_letters(Selection())
     call_command("broker_dispatches", "list")
     assert sum(retention.keep_house(timezone.now() + timedelta(days=400))) == 2
 
@@ -162,7 +163,7 @@ def test_results_of_the_projects_own_tasks_are_where_its_routers_say(tenant: str
     assert TaskResult.objects.db == tenant
     with database.results_too():
         assert TaskResult.objects.db == "default"
-    assert ledger.rows().db == DispatchRecord.objects.db == "default"
+    assert rows().db == DispatchRecord.objects.db == "default"
 
 
 def test_the_doctor_looks_at_the_results_that_are_beside_the_ledger(tenant: str, settings: SettingsWrapper) -> None:
@@ -227,16 +228,16 @@ def test_a_row_that_was_read_elsewhere_on_purpose_stays_there(tenant: str) -> No
 
 def test_the_database_can_be_named(tenant: str, settings: SettingsWrapper) -> None:
     settings.REQUEST_BROKER = {"DATABASE": tenant}
-    assert ledger.rows().db == DispatchRecord.objects.db == Router.objects.db == database.alias() == tenant
+    assert rows().db == DispatchRecord.objects.db == Router.objects.db == database.alias() == tenant
     settings.REQUEST_BROKER = {}
-    assert ledger.rows().db == "default"
+    assert rows().db == "default"
 
 
 def test_routers_that_always_say_the_same_are_followed(tenant: str, settings: SettingsWrapper) -> None:
     settings.DATABASE_ROUTERS = [tenants.Pinned()]
-    assert ledger.rows().db == tenant
+    assert rows().db == tenant
     settings.DATABASE_ROUTERS = []
-    assert ledger.rows().db == "default"
+    assert rows().db == "default"
 
 
 def test_a_router_that_gets_no_answer_is_asked_again(tenant: str, settings: SettingsWrapper) -> None:

@@ -10,12 +10,13 @@ import pytest
 from django.contrib.auth.models import User
 from django.test import Client, override_settings
 
-from broker_core.dispatches import State
+from broker_core.dispatches import SealedRequest, State
 from broker_django.conf import conf
-from broker_django.ledger import dead_letters
+from broker_django.ledger import ledger
 from broker_django.messaging import publishing
 from broker_django.messaging.celery_app import get_app
 from broker_django.models import DispatchRecord
+from tests.rows import as_request
 from workers import tasks
 from workers.recovery import reaper, unreadable
 from workers.recovery.reaper import Reaper
@@ -39,9 +40,9 @@ def not_eager() -> Iterator[None]:
 
 
 @pytest.fixture
-def published(monkeypatch: pytest.MonkeyPatch) -> list[DispatchRecord]:
+def published(monkeypatch: pytest.MonkeyPatch) -> list[SealedRequest]:
     """What reapers hand to the message broker, which is empty."""
-    handed: list[DispatchRecord] = []
+    handed: list[SealedRequest] = []
     monkeypatch.setattr(reaper, "publish", lambda record, _policy: bool(handed.append(record)) or True)
     monkeypatch.setattr(reaper, "waiting_messages", lambda _policy: 0)
     return handed
@@ -67,7 +68,7 @@ def deployed() -> None:
 
 def run(record: DispatchRecord, argument: str | None = None) -> State:
     """What a worker does with the message."""
-    args = (publishing.argument(record) if argument is None else argument,)
+    args = (publishing.argument(as_request(record)) if argument is None else argument,)
     tasks.replay.apply(args=args, task_id=str(record.pk), routing_key=record.queue, throw=False)
     record.refresh_from_db()
     return record.current_state
@@ -121,7 +122,7 @@ def test_without_the_old_key_nothing_is_run_and_the_token_is_none(client: Client
         assert {client.get(f"{location}{path}").status_code for path in ("", "response/", "events/")} == {404}
 
 
-def test_what_no_key_opens_is_not_published_for_ever_but_fails(client: Client, published: list[DispatchRecord]) -> None:
+def test_what_no_key_opens_is_not_published_for_ever_but_fails(client: Client, published: list[SealedRequest]) -> None:
     record, location = accepted(client)
     with override_settings(**DROPPED):
         deployed()
@@ -160,20 +161,20 @@ def test_a_worker_with_a_wrong_key_publishes_no_reference_to_a_file(
             assert published == []
         with override_settings(SECRET_KEY=OLD):
             look(after(record, minutes=3))
-    assert [handed.pk for handed in published] == [record.pk]
+    assert [handed.dispatch.id for handed in published] == [record.pk]
 
 
 def test_what_failed_for_want_of_its_key_runs_again_when_the_key_is_back(
-    client: Client, published: list[DispatchRecord]
+    client: Client, published: list[SealedRequest]
 ) -> None:
     record, _location = accepted(client)
     with override_settings(**DROPPED):
         deployed()
         look(after(record, minutes=16))
     with override_settings(**KEPT):
-        assert dead_letters.revive(record.pk, "operator", after(record, minutes=20))
+        assert ledger.revive(record.pk, "operator", after(record, minutes=20))
         look(after(record, minutes=21))
-        assert [handed.pk for handed in published] == [record.pk]
+        assert [handed.dispatch.id for handed in published] == [record.pk]
         assert run(record) == State.SUCCEEDED
 
 
@@ -182,7 +183,7 @@ def test_what_was_run_again_has_its_time_to_be_deployed_anew(client: Client, pub
     with override_settings(**DROPPED):
         deployed()
         look(after(record, minutes=16))
-        assert dead_letters.revive(record.pk, "operator", after(record, minutes=20))
+        assert ledger.revive(record.pk, "operator", after(record, minutes=20))
         look(after(record, minutes=21))
         record.refresh_from_db()
         assert record.state == "queued", "another worker may have the key already"
@@ -208,7 +209,7 @@ def test_a_worker_with_the_newer_key_runs_what_an_older_one_put_off(client: Clie
         look(after(record, minutes=1))
     with override_settings(SECRET_KEY=OLD):
         look(after(record, minutes=3))
-        assert [handed.pk for handed in published] == [record.pk]
+        assert [handed.dispatch.id for handed in published] == [record.pk]
         assert run(record) == State.SUCCEEDED
 
 
@@ -239,8 +240,8 @@ def test_of_two_reapers_one_fails_it(client: Client, published: Any, caplog: pyt
     policy = conf.queues["payment"]
     with override_settings(**DROPPED):
         deployed()
-        seen = [DispatchRecord.objects.get(pk=record.pk) for _ in range(2)]
-        assert [unreadable.held_back(row, policy, now) for row in seen] == [True, True]
+        seen = [ledger.sealed(record.pk) for _ in range(2)]
+        assert [unreadable.held_back(request, policy, now) for request in seen if request] == [True, True]
     assert caplog.text.count("fails: the request cannot be opened") == 1
     record.refresh_from_db()
     assert (record.state, record.attempts) == ("failed", 1)

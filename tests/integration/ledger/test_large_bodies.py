@@ -15,14 +15,14 @@ from django.db import OperationalError, connection
 from django.test import AsyncClient, Client, override_settings
 from django.utils import timezone
 
-from broker_core.dispatches import State
+from broker_core.dispatches import NOT_REACHED, SealedRequest, State
 from broker_core.envelope import Keyring, context
-from broker_django import ledger
 from broker_django.conf import conf
-from broker_django.ledger import NOT_REACHED, bodies, dead_letters, retention
+from broker_django.ledger import bodies, ledger, retention
 from broker_django.messaging import publishing
 from broker_django.messaging.celery_app import TASK, get_app
 from broker_django.models import DispatchRecord
+from tests.rows import as_request
 from workers import tasks
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def accepted(client: Client, **options: Any) -> DispatchRecord:
 def replay(record: DispatchRecord, argument: str | None = None) -> DispatchRecord:
     """What the worker does with the message."""
     task = get_app().tasks[TASK]
-    args = (publishing.argument(record) if argument is None else argument,)
+    args = (publishing.argument(as_request(record)) if argument is None else argument,)
     task.apply(args=args, task_id=str(record.pk), routing_key=record.queue, throw=False)
     record.refresh_from_db()
     return record
@@ -120,7 +120,7 @@ def test_the_row_and_the_message_are_small_and_the_storage_sees_only_ciphertext(
     record = accepted(client)
     assert bytes(record.sealed) == b""
     assert record.sealed_file.startswith(f"request_broker/{record.pk}.")
-    argument = publishing.argument(record)
+    argument = publishing.argument(as_request(record))
     assert len(argument) < 200
     assert str(record.pk).encode() not in publishing.from_text(argument), "the name is sealed, too"
     with storage.open(record.sealed_file) as file:
@@ -187,7 +187,7 @@ def test_a_reference_is_good_for_its_dispatch_and_queue_alone(
 ) -> None:
     record, other = accepted(client), accepted(client)
     forged = [
-        publishing.argument(other),
+        publishing.argument(as_request(other)),
         publishing.to_text(publishing.seal_reference(other.sealed_file, str(record.pk), "payment")),
         publishing.to_text(record.sealed_file.encode()),
         publishing.to_text(publishing.conf.keyring.seal(b"/etc/passwd", b"")),
@@ -202,7 +202,7 @@ def test_a_reference_is_good_for_its_dispatch_and_queue_alone(
 def test_where_the_row_cannot_be_written_the_file_goes_again(
     client: Client, storage: Storage, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
-    def fail(_record: DispatchRecord) -> None:
+    def fail(_request: SealedRequest) -> None:
         assert len(files(storage)) == 1
         raise error
 
@@ -242,7 +242,7 @@ def test_a_failed_dispatch_keeps_its_file_until_somebody_discards_it(
     record = replay(accepted(client, path="/broken/"))
     assert (record.state, len(files(storage))) == ("failed", 1)
     with django_capture_on_commit_callbacks(execute=True):
-        assert dead_letters.discard_one(record.pk, "ann")
+        assert ledger.discard(record.pk, "ann")
         assert len(files(storage)) == 1
     assert files(storage) == []
 
@@ -270,7 +270,7 @@ def test_a_dispatch_that_is_run_again_by_somebody_still_has_its_file(
 ) -> None:
     client.raise_request_exception = False
     record = replay(accepted(client, path="/broken/"))
-    assert dead_letters.revive(record.pk, "ann")
+    assert ledger.revive(record.pk, "ann")
     record.refresh_from_db()
     DispatchRecord.objects.filter(pk=record.pk).update(due_at=None)
     assert (replay(record).state, record.error) == ("failed", "RuntimeError")

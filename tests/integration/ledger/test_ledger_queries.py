@@ -11,10 +11,9 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from broker_django import ledger
 from broker_django.admission import capacity
 from broker_django.conf import conf
-from broker_django.ledger import retention
+from broker_django.ledger import ledger, retention
 from broker_django.models import DispatchRecord
 from workers.recovery import reaper
 from workers.recovery.reaper import Reaper

@@ -17,6 +17,7 @@ from broker_django.messaging.notifications import _announcers
 from broker_django.messaging.publishing import _producers, breaker, publish, waiting_messages
 from broker_django.models import DispatchRecord
 from tests import servers
+from tests.rows import as_request
 from workers.config import configure
 
 pytestmark = pytest.mark.usefixtures("own_app")
@@ -52,7 +53,7 @@ def make_app(server):
 
 def publish_one(queue="payment"):
     record = DispatchRecord(pk=uuid.uuid4(), queue=queue, method="POST", route="/", sealed=b"sealed")
-    return publish(record, conf.queues[queue])
+    return publish(as_request(record), conf.queues[queue])
 
 
 def publishers(client):

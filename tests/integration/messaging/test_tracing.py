@@ -16,14 +16,15 @@ from django.test import Client, override_settings
 from django.utils import timezone
 
 import broker_django
+from broker_core.dispatches import Outcome, Run
 from broker_core.hop_by_hop import connection_options
 from broker_core.message import RequestMessage
-from broker_django import ledger
 from broker_django.conf import conf
-from broker_django.ledger import dead_letters
+from broker_django.ledger import ledger
 from broker_django.messaging import publishing, tracing
 from broker_django.models import DispatchRecord
 from tests import servers
+from tests.rows import accept, as_request
 from workers.config import configure
 from workers.recovery.reaper import Reaper
 
@@ -169,18 +170,18 @@ def accepted(**values: Any) -> DispatchRecord:
     record = DispatchRecord(pk=uuid.uuid4(), queue="bulk", trace_fields=json.dumps(FIELDS), **{**given, **values})
     message = RequestMessage({"REQUEST_METHOD": "GET", "PATH_INFO": "/"})
     record.sealed = publishing.seal_request(message, str(record.pk), "bulk")
-    ledger.accept(record)
+    accept(record)
     return record
 
 
 def test_the_first_message_has_the_fields(messages: Any) -> None:
-    assert publishing.publish(accepted(), conf.queues["bulk"])
+    assert publishing.publish(as_request(accepted()), conf.queues["bulk"])
     [headers] = messages("bulk")
     assert traced(headers) == FIELDS
 
 
 def test_a_message_of_a_request_without_a_trace_has_none(messages: Any) -> None:
-    assert publishing.publish(_without_trace(), conf.queues["bulk"])
+    assert publishing.publish(as_request(_without_trace()), conf.queues["bulk"])
     [headers] = messages("bulk")
     assert not {"headers", *FIELDS} & headers.keys()
 
@@ -194,7 +195,7 @@ def _without_trace() -> DispatchRecord:
 def test_a_field_of_the_trace_takes_no_place_of_celerys_own(messages: Any) -> None:
     record = accepted()
     record.trace_fields = json.dumps({**FIELDS, "task": "another", "id": "another"})
-    assert publishing.publish(record, conf.queues["bulk"])
+    assert publishing.publish(as_request(record), conf.queues["bulk"])
     [headers] = messages("bulk")
     assert (headers["task"], headers["id"]) == (publishing.TASK, str(record.pk))
 
@@ -227,8 +228,8 @@ def claimed(record: DispatchRecord) -> int:
 def test_the_message_of_a_retry_has_them(messages: Any) -> None:
     record = accepted()
     attempt = claimed(record)
-    outcome = ledger.Outcome(status=500, error="broken", retriable=True)
-    assert ledger.retry(record.pk, ledger.Run(attempt), conf.queues["bulk"], outcome)
+    outcome = Outcome(status=500, error="broken", retriable=True)
+    assert ledger.retry(record.pk, Run(attempt), conf.queues["bulk"], outcome)
     reap(3_600)
     [headers] = messages("bulk")
     assert traced(headers) == FIELDS
@@ -236,7 +237,7 @@ def test_the_message_of_a_retry_has_them(messages: Any) -> None:
 
 def test_the_message_of_what_was_handed_back_has_them(messages: Any) -> None:
     record = accepted()
-    assert ledger.hand_back(record.pk, ledger.Run(claimed(record)), "the view was not reached")
+    assert ledger.hand_back(record.pk, Run(claimed(record)), "the view was not reached")
     reap(60)
     [headers] = messages("bulk")
     assert traced(headers) == FIELDS
@@ -244,8 +245,8 @@ def test_the_message_of_what_was_handed_back_has_them(messages: Any) -> None:
 
 def test_the_message_of_a_dead_letter_that_is_run_again_has_them(messages: Any) -> None:
     record = accepted()
-    assert ledger.finish(record.pk, claimed(record), ledger.Outcome(status=500, error="broken"))
-    assert dead_letters.revive(record.pk, "somebody")
+    assert ledger.conclude(record.pk, claimed(record), conf.queues["bulk"], Outcome(status=500, error="broken"))
+    assert ledger.revive(record.pk, "somebody")
     reap(1)
     [headers] = messages("bulk")
     assert traced(headers) == FIELDS

@@ -12,10 +12,9 @@ from django.test import override_settings
 from django.utils import timezone
 from kombu import Connection
 
-from broker_core.dispatches import State
+from broker_core.dispatches import NOT_REACHED, State
 from broker_core.envelope import Keyring
 from broker_django.conf import conf
-from broker_django.ledger import NOT_REACHED
 from broker_django.messaging.celery_app import get_app
 from broker_django.models import DispatchRecord
 from broker_django.operations import doctor

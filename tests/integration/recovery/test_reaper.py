@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from django.test import override_settings
 
-from broker_core.dispatches import State
+from broker_core.dispatches import SealedRequest, State
 from broker_core.message import RequestMessage
-from broker_django import ledger
-from broker_django.ledger import retention
+from broker_django.ledger import ledger, retention
 from broker_django.messaging import publishing
 from broker_django.models import ActionRecord, AttemptRecord, DispatchRecord
+from tests.rows import accept, as_dispatch
 from workers.recovery import reaper as module
 from workers.recovery.reaper import Reaper
 
@@ -44,13 +44,14 @@ class Wire:
         self.waiting: int | dict[str, int] | None = 0
         """How many messages wait in each queue."""
 
-    def publish(self, record: DispatchRecord, _policy: Any) -> bool:
+    def publish(self, request: SealedRequest, _policy: Any) -> bool:
+        dispatch = request.dispatch
         if not self.takes:
             publishing.breaker.failed()
             return False
-        self.published.append(record.pk)
+        self.published.append(dispatch.id)
         if isinstance(self.waiting, dict):
-            self.waiting[record.queue] = self.waiting.get(record.queue, 0) + 1
+            self.waiting[dispatch.queue] = self.waiting.get(dispatch.queue, 0) + 1
         return True
 
     def waiting_messages(self, policy: Any) -> int | None:
@@ -94,7 +95,7 @@ def accepted(now: datetime, **values: Any) -> DispatchRecord:
         setattr(record, name, value)
     message = RequestMessage({"REQUEST_METHOD": "GET", "PATH_INFO": "/"})
     record.sealed = publishing.seal_request(message, str(record.pk), record.queue)
-    ledger.accept(record)
+    accept(record)
     return record
 
 
@@ -204,9 +205,9 @@ def test_what_nobody_wants_any_more_expires_and_is_not_published(steady: Reaper,
 
 def test_two_reapers_publish_once(steady: Reaper, clock: Clock, wire: Wire) -> None:
     record = accepted(clock.now, published_at=None, due_at=clock.now)
-    seen = DispatchRecord.objects.get(pk=record.pk)
+    seen = as_dispatch(record)
     look(steady)
-    assert not ledger.take_up(seen, clock.now), "the other one is late"
+    assert ledger.mark_published(seen, clock.now) is None, "the other one is late"
     look(Reaper(clock))
     assert wire.published == [record.pk]
 

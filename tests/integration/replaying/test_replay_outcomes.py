@@ -15,10 +15,10 @@ from django.http import HttpRequest, HttpResponse
 from django.test import override_settings
 from django.urls import include, path
 
+from broker_core.dispatches import NOT_REACHED
 from broker_core.errors import ConfigurationError
 from broker_core.message import RequestMessage
 from broker_django.context import Replay
-from broker_django.ledger import NOT_REACHED
 from workers import tasks
 from workers.replaying import replay
 from workers.replaying.isolation import isolated

@@ -18,11 +18,14 @@ from django.db import OperationalError, connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from broker_core.dispatches import Outcome
 from broker_core.errors import DispatchConflictError
-from broker_django import ledger
+from broker_core.events import Event, Kind
 from broker_django.conf import conf
+from broker_django.ledger import ledger
 from broker_django.messaging.celery_app import TASK, get_app
 from broker_django.models import DispatchRecord
+from tests.rows import accept
 from workers import inspection  # noqa: F401 - as a worker loads it
 from workers.replaying import revocation
 from workers.replaying.request import ReplayRequest
@@ -46,7 +49,7 @@ def nothing_revoked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def record() -> DispatchRecord:
     now = timezone.now()
     record = DispatchRecord(queue="bulk", method="GET", path="/", accepted_at=now, published_at=now, sealed=b"sealed")
-    ledger.accept(record)
+    accept(record)
     return record
 
 
@@ -207,7 +210,7 @@ def test_a_ledger_that_does_not_answer_holds_up_nothing(
 def test_celerys_commands_cancel_what_waits(name: str, record: DispatchRecord) -> None:
     again = DispatchRecord(queue="bulk", method="GET", path="/", accepted_at=timezone.now(), sealed=b"sealed")
     again.due_at, again.attempts = timezone.now() + timedelta(hours=1), 1
-    ledger.accept(again)
+    accept(again)
     consumer = SimpleNamespace(consumer=SimpleNamespace(pool=Pool()), app=get_app(), hostname=HOSTNAME)
     signal = {"signal": "TERM"} if name == "terminate" else {}
     ids = [str(record.pk), str(again.pk), str(uuid.uuid4()), "no-id"]
@@ -218,49 +221,62 @@ def test_celerys_commands_cancel_what_waits(name: str, record: DispatchRecord) -
     assert "ok" in control.Panel.data[name](consumer, task_id=ids[3], **signal)
 
 
-def test_many_are_cancelled_by_few_statements_and_each_is_announced(monkeypatch: pytest.MonkeyPatch) -> None:
-    announced: list[uuid.UUID] = []
-    monkeypatch.setattr(revocation, "announce", announced.append)
+@pytest.fixture
+def cancelled() -> Iterator[list[uuid.UUID]]:
+    """Of which dispatches the ledger says that they were cancelled."""
+    told: list[uuid.UUID] = []
+
+    def hear(event: Event) -> None:
+        if event.kind is Kind.CANCELLED:
+            told.append(event.dispatch_id)
+
+    ledger.events.subscribe(hear)
+    yield told
+    ledger.events.unsubscribe(hear)
+
+
+def test_many_are_cancelled_by_few_statements_and_each_is_announced(
+    cancelled: list[uuid.UUID], django_capture_on_commit_callbacks: Any
+) -> None:
     now = timezone.now()
     rows = [DispatchRecord(queue="bulk", path="/", accepted_at=now, published_at=now, sealed=b"") for _ in range(40)]
     DispatchRecord.objects.bulk_create(rows)
     ids = [row.pk for row in rows]
     assert ledger.claim(ids[0], conf.queues["bulk"], HOSTNAME)
     ledger.cancel(ids[1])
-    with CaptureQueriesContext(connection) as queries:
+    with CaptureQueriesContext(connection) as queries, django_capture_on_commit_callbacks(execute=True):
         revocation.cancel_waiting(map(str, ids))
         revocation.cancel_waiting(map(str, ids))
-    assert sorted(announced) == sorted(ids[2:])
+    assert sorted(cancelled) == sorted(ids[2:])
     assert [now_is(row) for row in rows] == ["running"] + 39 * ["cancelled"]
     assert len([each for each in queries if each["sql"].startswith("UPDATE")]) == 1
 
 
 def test_what_is_claimed_or_cancelled_meanwhile_is_not_announced(
-    record: DispatchRecord, monkeypatch: pytest.MonkeyPatch
+    record: DispatchRecord, cancelled: list[uuid.UUID], django_capture_on_commit_callbacks: Any
 ) -> None:
-    announced: list[uuid.UUID] = []
-    monkeypatch.setattr(revocation, "announce", announced.append)
     now = timezone.now()
     others = [DispatchRecord(queue="bulk", path="/", accepted_at=now, published_at=now, sealed=b"") for _ in range(2)]
     DispatchRecord.objects.bulk_create(others)
 
     def overtake(execute: Any, sql: str, *rest: Any) -> Any:
         if sql.startswith("UPDATE") and others:
-            claimed, cancelled = others.pop(), others.pop()
+            claimed, withdrawn = others.pop(), others.pop()
             assert ledger.claim(claimed.pk, conf.queues["bulk"], HOSTNAME)
-            ledger.cancel(cancelled.pk)
+            ledger.cancel(withdrawn.pk)
         return execute(sql, *rest)
 
     ids = [str(row.pk) for row in (record, *others)]
-    with connection.execute_wrapper(overtake):
+    with connection.execute_wrapper(overtake), django_capture_on_commit_callbacks(execute=True):
         revocation.cancel_waiting(ids)
-    assert announced == [record.pk]
+    assert cancelled.count(record.pk) == 1
+    assert len(cancelled) == 2, "the other one is who else has cancelled"
 
 
 def test_what_is_done_stays_as_it_is(record: DispatchRecord) -> None:
     request = held(record)
     begin(record, request)
-    assert ledger.finish(record.pk, 1, ledger.Outcome(200))
+    assert ledger.conclude(record.pk, 1, conf.queues["bulk"], Outcome(200))
     with pytest.raises(DispatchConflictError):
         ledger.cancel(record.pk)
     request.terminate(Pool(), "TERM")

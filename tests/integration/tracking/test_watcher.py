@@ -13,7 +13,7 @@ import pytest
 from django.db import OperationalError, connection
 from django.utils import timezone
 
-from broker_django import ledger
+from broker_django.ledger import ledger
 from broker_django.models import DispatchRecord
 from broker_django.tracking.watcher import UnwatchedError, Waiter, Watcher
 from tests.processes import wait_until

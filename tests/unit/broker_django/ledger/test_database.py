@@ -18,13 +18,14 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from broker_core.dispatches import FOLLOWERS, State
+from broker_core import ledgers
+from broker_core.dispatches import FOLLOWERS, Outcome, Run, State, truncated
 from broker_core.errors import DispatchConflictError
 from broker_core.policies import QueuePolicy
-from broker_django import ledger
 from broker_django.conf import conf
-from broker_django.ledger import Outcome, Run, dead_letters
+from broker_django.ledger import ledger, results
 from broker_django.models import PATH_LENGTH, AttemptRecord, DispatchRecord
+from tests.rows import accept, as_dispatch
 
 pytestmark = pytest.mark.django_db
 
@@ -45,7 +46,7 @@ def accepted(now: datetime, expires: float | None = None) -> DispatchRecord:
         expires_at=None if expires is None else now + timedelta(seconds=expires),
         sealed=b"sealed",
     )
-    ledger.accept(record)
+    accept(record)
     return record
 
 
@@ -96,9 +97,9 @@ def test_a_lease_that_ran_out_is_lost_and_the_next_attempt_has_the_dispatch(now)
     assert ledger.claim(record.pk, POLICY, "second", now + LEASE) == 0, "it waits for the reaper to publish it"
     published(record)
     assert ledger.claim(record.pk, POLICY, "second", now + LEASE) == 2
-    assert not ledger.finish(record.pk, 1, DONE, now + LEASE)
+    assert not ledger.conclude(record.pk, 1, POLICY, DONE, now=now + LEASE)
     assert state_of(record) is State.RUNNING
-    assert ledger.finish(record.pk, 2, DONE, now + LEASE)
+    assert ledger.conclude(record.pk, 2, POLICY, DONE, now=now + LEASE)
     [attempt] = AttemptRecord.objects.all()
     assert (attempt.number, attempt.worker, attempt.started_at, attempt.error) == (1, "first", now, "the lease ran out")
 
@@ -172,32 +173,36 @@ def test_an_attempt_that_was_taken_over_is_not_tried_again(now):
 
 def test_a_dispatch_that_the_message_broker_did_not_take_waits_in_the_ledger(now):
     record = accepted(now)
-    ledger.put_off(record.pk, now + LEASE)
+    ledger.postpone(record.pk, now + LEASE)
     record.refresh_from_db()
     assert (record.due_at, record.published_at) == (now + LEASE, None)
     ledger.claim(record.pk, POLICY, "", now)
-    ledger.put_off(record.pk, now)
+    ledger.postpone(record.pk, now)
     record.refresh_from_db()
     assert record.due_at == now + LEASE, "it runs: the message broker had taken it after all"
 
 
-def test_the_response_of_a_finished_dispatch_is_due_to_be_dropped(now):
+def test_the_response_of_a_finished_dispatch_is_due_to_be_dropped(now, monkeypatch):
     records = [accepted(now), accepted(now)]
+    policy = replace(POLICY, results_ttl=60.0)
     for record in records:
-        ledger.claim(record.pk, POLICY, "", now)
-    ledger.finish(records[0].pk, 1, DONE, now, results_ttl=60.0)
-    ledger.finish(records[1].pk, 1, DONE, now, results_ttl=60.0, kept_response=b"sealed")
+        ledger.claim(record.pk, policy, "", now)
+    ledger.conclude(records[0].pk, 1, policy, DONE, "sealed", now=now)
+    monkeypatch.setattr(results, "backend_beside_ledger", lambda: None)
+    monkeypatch.setattr(results, "store", lambda *_: False)
+    ledger.conclude(records[1].pk, 1, policy, DONE, "sealed", now=now)
     for record in records:
         record.refresh_from_db()
     assert [record.due_at - now for record in records] == [timedelta(seconds=60), timedelta(0)]
     assert [record.kept_response and bytes(record.kept_response) for record in records] == [None, b"sealed"]
+    assert [ledger.response(ledger.find(record.pk)) for record in records] == ["sealed", "sealed"]
 
 
 def test_a_success_keeps_no_request_and_a_failure_does(now):
     records = [accepted(now), accepted(now)]
     for record, outcome in zip(records, [DONE, BROKEN], strict=True):
         ledger.claim(record.pk, POLICY, "", now)
-        ledger.finish(record.pk, 1, outcome, now)
+        ledger.conclude(record.pk, 1, POLICY, outcome, now=now)
         record.refresh_from_db()
     assert [bytes(record.sealed) for record in records] == [b"", b"sealed"]
 
@@ -205,12 +210,12 @@ def test_a_success_keeps_no_request_and_a_failure_does(now):
 def test_a_dead_letter_runs_again_with_all_its_attempts(now):
     record = accepted(now, expires=100)
     ledger.claim(record.pk, POLICY, "", now)
-    ledger.finish(record.pk, 1, BROKEN, now)
+    ledger.conclude(record.pk, 1, POLICY, BROKEN, now=now)
     later = now + timedelta(days=1)
-    assert dead_letters.revive(record.pk, "root", later)
-    assert not dead_letters.revive(record.pk, "root", later), "it is none any more"
+    assert ledger.revive(record.pk, "root", later)
+    assert not ledger.revive(record.pk, "root", later), "it is none any more"
     record.refresh_from_db()
-    assert (record.state, record.due_at, record.error, record.outcome()) == (State.QUEUED, later, "", None)
+    assert (record.state, record.due_at, record.error, as_dispatch(record).summary()) == (State.QUEUED, later, "", None)
     assert record.expires_at == later + timedelta(seconds=100)
     assert [(each.number, each.error) for each in record.ended_attempts.all()] == [(1, BROKEN.error)]
     assert [(each.action, each.actor, each.detail) for each in record.actions.all()] == [
@@ -228,14 +233,14 @@ def test_only_dead_letters_run_again_or_are_discarded(now):
     queued, done, cancelled, dead = (accepted(now) for _ in range(4))
     for record, outcome in ((done, DONE), (dead, BROKEN)):
         ledger.claim(record.pk, POLICY, "", now)
-        ledger.finish(record.pk, 1, outcome, now)
+        ledger.conclude(record.pk, 1, POLICY, outcome, now=now)
     ledger.cancel(cancelled.pk, now)
     for record in (queued, done, cancelled):
-        assert not dead_letters.revive(record.pk, "root", now)
-        assert not dead_letters.discard_one(record.pk, "root", now)
-    assert dead_letters.discard_one(dead.pk, "root", now)
-    assert not dead_letters.revive(dead.pk, "root", now), "its request is gone"
-    assert not dead_letters.discard_one(dead.pk, "root", now)
+        assert not ledger.revive(record.pk, "root", now)
+        assert not ledger.discard(record.pk, "root", now)
+    assert ledger.discard(dead.pk, "root", now)
+    assert not ledger.revive(dead.pk, "root", now), "its request is gone"
+    assert not ledger.discard(dead.pk, "root", now)
     assert [each.action for each in dead.actions.all()] == ["discard"]
 
 
@@ -267,7 +272,7 @@ def test_a_lease_that_is_renewed_meanwhile_does_not_end_the_retries(now, monkeyp
         ledger.renew([(record.pk, 1)], now + timedelta(seconds=10))
         return 1.0
 
-    monkeypatch.setattr(ledger, "pause", pause_and_renew)
+    monkeypatch.setattr(ledgers, "pause", pause_and_renew)
     assert ledger.retry(record.pk, Run(1), POLICY, BROKEN, now) == now + timedelta(seconds=1)
 
 
@@ -295,7 +300,7 @@ def test_what_runs_is_stopped_on_its_worker(now):
     ledger.claim(record.pk, POLICY, "here", now)
     assert not ledger.stop(record.pk, Run(1, "there"), now)
     assert ledger.stop(record.pk, Run(1, "here"), now)
-    assert not ledger.finish(record.pk, 1, DONE, now)
+    assert not ledger.conclude(record.pk, 1, POLICY, DONE, now=now)
     assert state_of(record) is State.CANCELLED
 
 
@@ -329,7 +334,7 @@ def test_what_runs_or_is_done_cannot_be_cancelled(now):
     ledger.claim(record.pk, POLICY, "", now)
     with pytest.raises(DispatchConflictError, match="running"):
         ledger.cancel(record.pk, now)
-    ledger.finish(record.pk, 1, DONE, now)
+    ledger.conclude(record.pk, 1, POLICY, DONE, now=now)
     with pytest.raises(DispatchConflictError, match="succeeded"):
         ledger.cancel(record.pk, now)
 
@@ -337,32 +342,32 @@ def test_what_runs_or_is_done_cannot_be_cancelled(now):
 def test_an_outcome_is_recorded_once(now):
     record = accepted(now)
     ledger.claim(record.pk, POLICY, "", now)
-    assert ledger.finish(record.pk, 1, Outcome(502, "text/html" * 100, 7, "bad" * 500), now)
-    assert not ledger.finish(record.pk, 1, DONE, now)
+    assert ledger.conclude(record.pk, 1, POLICY, Outcome(502, "text/html" * 100, 7, "bad" * 500), now=now)
+    assert not ledger.conclude(record.pk, 1, POLICY, DONE, now=now)
     record.refresh_from_db()
     assert (record.state, record.response_status, record.response_size) == (State.FAILED, 502, 7)
     assert (record.due_at, record.finished_at) == (None, now)
-    assert record.outcome() == {"status": 502, "content_type": ("text/html" * 100)[:255], "size": 7}
+    assert as_dispatch(record).summary() == {"status": 502, "content_type": ("text/html" * 100)[:255], "size": 7}
 
 
 def test_an_outcome_without_a_response_has_none(now):
     record = accepted(now)
     ledger.claim(record.pk, POLICY, "", now)
-    ledger.finish(record.pk, 1, Outcome(error="lost"), now)
+    ledger.conclude(record.pk, 1, POLICY, Outcome(error="lost"), now=now)
     record.refresh_from_db()
-    assert (record.state, record.outcome(), record.response_size) == (State.FAILED, None, None)
+    assert (record.state, as_dispatch(record).summary(), record.response_size) == (State.FAILED, None, None)
 
 
 def test_an_id_is_accepted_once(now):
     record = accepted(now)
     with pytest.raises(IntegrityError), transaction.atomic():
-        ledger.accept(DispatchRecord(pk=record.pk, accepted_at=now, sealed=b""))
+        accept(DispatchRecord(pk=record.pk, accepted_at=now, sealed=b""))
 
 
 def test_a_dispatch_that_is_not_there_is_not_to_be_had(now):
     nobody = uuid.uuid4()
     assert ledger.claim(nobody, POLICY, "", now) == 0
-    assert not ledger.finish(nobody, 1, DONE, now)
+    assert not ledger.conclude(nobody, 1, POLICY, DONE, now=now)
     assert not ledger.expire(nobody, now)
     assert ledger.find(nobody) is None
     with pytest.raises(DispatchConflictError):
@@ -371,8 +376,8 @@ def test_a_dispatch_that_is_not_there_is_not_to_be_had(now):
 
 def test_what_is_looked_at_after_its_time_is_expired(now):
     long_ago = now.replace(year=2020)
-    assert ledger.find(accepted(long_ago, expires=10).pk).current_state is State.EXPIRED
-    assert ledger.find(accepted(long_ago).pk).current_state is State.QUEUED
+    assert ledger.find(accepted(long_ago, expires=10).pk).state is State.EXPIRED
+    assert ledger.find(accepted(long_ago).pk).state is State.QUEUED
 
 
 def test_the_sealed_request_is_not_read_for_a_look(now, django_assert_num_queries):
@@ -380,7 +385,8 @@ def test_the_sealed_request_is_not_read_for_a_look(now, django_assert_num_querie
     with django_assert_num_queries(1) as queries:
         found = ledger.find(record.pk)
     assert '"sealed"' not in queries[0]["sql"]
-    assert bytes(found.sealed) == b"sealed"
+    assert found == ledger.sealed(record.pk).dispatch
+    assert ledger.sealed(record.pk).content == b"sealed"
 
 
 def test_a_first_claim_is_one_statement_and_a_later_one_at_most_three(now, django_assert_max_num_queries):
@@ -395,7 +401,7 @@ def test_a_first_claim_is_one_statement_and_a_later_one_at_most_three(now, djang
 @given(st.text(max_size=10), st.integers(0, PATH_LENGTH + 5))
 def test_a_path_of_any_length_is_kept_as_far_as_there_is_room(end, length):
     path = "/" * length + end.replace("\0", "")
-    kept = ledger.truncated(path)
+    kept = truncated(path)
     assert len(kept) == min(len(path), PATH_LENGTH)
     assert kept == path or (kept.endswith("…") and path.startswith(kept[:-1]))
 
@@ -483,7 +489,7 @@ class Dispatches(RuleBasedStateMachine):
     def finish(self, data, error):
         attempt = data.draw(st.integers(1, self.attempts))
         may = self.state is State.RUNNING and attempt == self.attempts
-        assert ledger.finish(self.record.pk, attempt, Outcome(200, error=error), self.now) is may
+        assert ledger.conclude(self.record.pk, attempt, POLICY, Outcome(200, error=error), now=self.now) is may
         if may:
             self.state = State.FAILED if error else State.SUCCEEDED
 

@@ -12,9 +12,10 @@ from django_celery_results.models import GroupResult, TaskResult
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from broker_core.dispatches import Outcome
 from broker_core.message import ResponseMessage
 from broker_core.policies import QueuePolicy
-from broker_django.ledger import Outcome, responses
+from broker_django.ledger import ledger, responses, results
 from broker_django.messaging import celery_app
 from broker_django.messaging.celery_app import get_app
 from broker_django.messaging.publishing import seal_response
@@ -64,7 +65,7 @@ def test_what_was_revoked_may_have_run_nevertheless(backend, late):
     """Whichever worker hears of it notes it as revoked, also while another one runs it."""
     store(backend, "a", states.REVOKED, "revoked")
     store(backend, "a", late, "late")
-    assert backend.get_task_meta("a")["status"] == (late if late in responses.ENDED else states.REVOKED)
+    assert backend.get_task_meta("a")["status"] == (late if late in results.ENDED else states.REVOKED)
 
 
 @settings(max_examples=30)
@@ -73,7 +74,7 @@ def test_whatever_the_order_the_first_terminal_state_stays_else_the_last(reporte
     backend, task_id = DatabaseBackend(app=get_app()), str(uuid.uuid4())
     for number, status in enumerate(reported):
         store(backend, task_id, status, number)
-    ended = [status for status in reported if status in responses.ENDED]
+    ended = [status for status in reported if status in results.ENDED]
     revoked = [status for status in reported if status == states.REVOKED]
     assert TaskResult.objects.get(task_id=task_id).status == [*ended, *revoked, reported[-1]][0]
 
@@ -86,7 +87,7 @@ def test_a_store_is_one_statement_or_two(backend, django_assert_num_queries):
 
 
 def test_what_expired_is_deleted_in_chunks_and_the_rest_is_kept(backend, monkeypatch, django_assert_max_num_queries):
-    monkeypatch.setattr(responses, "CHUNK", 4)
+    monkeypatch.setattr(results, "CHUNK", 4)
     backend.expires = timedelta(days=1)
     for number in range(13):
         TaskResult.objects.create(task_id=str(number))
@@ -132,7 +133,7 @@ def test_outcome_and_response_are_recorded_together(configured, django_assert_ma
     record = running(timezone.now())
     sealed = seal_response(RESPONSE, str(record.pk), 1)
     with django_assert_max_num_queries(4):  # a savepoint, an UPDATE and an INSERT
-        assert responses.conclude(record.pk, 1, POLICY, OUTCOME, sealed, None)
+        assert ledger.conclude(record.pk, 1, POLICY, OUTCOME, sealed)
     record.refresh_from_db()
     assert (record.state, responses.fetch(record)) == ("succeeded", RESPONSE)
     assert configured.AsyncResult(str(record.pk)).get(timeout=1)["status"] == 201
@@ -147,7 +148,7 @@ def test_where_the_response_cannot_be_stored_no_outcome_is_recorded(configured, 
         return execute(sql, *args)
 
     with connection.execute_wrapper(refuse), pytest.raises(InternalError):
-        responses.conclude(record.pk, 1, POLICY, OUTCOME, seal_response(RESPONSE, str(record.pk), 1), None)
+        ledger.conclude(record.pk, 1, POLICY, OUTCOME, seal_response(RESPONSE, str(record.pk), 1))
     record.refresh_from_db()
     assert (record.state, TaskResult.objects.count()) == ("running", 0)
 

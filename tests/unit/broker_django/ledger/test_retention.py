@@ -13,7 +13,7 @@ from django.test.utils import CaptureQueriesContext
 from django_celery_results.models import TaskResult
 
 from broker_core.dispatches import State
-from broker_django.ledger import dead_letters, responses, retention
+from broker_django.ledger import ledger, results, retention
 from broker_django.messaging.celery_app import get_app
 from broker_django.models import ActionRecord, AttemptRecord, DispatchRecord
 
@@ -108,7 +108,7 @@ def test_nothing_is_written_where_nothing_is_old(now: datetime) -> None:
 
 def test_what_was_run_again_is_kept_from_its_new_end(now: datetime) -> None:
     record = finished(now - 40 * DAY, State.FAILED)
-    assert dead_letters.revive(record.pk, "ann", now)
+    assert ledger.revive(record.pk, "ann", now)
     assert sum(retention.keep_house(now)) == 0
     DispatchRecord.objects.update(state=State.FAILED, finished_at=now, due_at=None)
     assert sum(retention.keep_house(now + 29 * DAY)) == 0
@@ -153,7 +153,7 @@ def test_a_kept_response_is_handed_over(now: datetime) -> None:
 def test_a_kept_response_stays_while_the_result_store_does_not_take_it(
     now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(responses, "_store", lambda *_: False)
+    monkeypatch.setattr(results, "store", lambda *_: False)
     record = finished(now, due_at=now, kept_response=b"sealed", response_status=200)
     assert sum(retention.keep_house(now)) == 0
     record.refresh_from_db()
@@ -165,10 +165,8 @@ def test_a_response_that_the_result_store_never_takes_holds_up_no_other(
 ) -> None:
     kept = {"due_at": now, "kept_response": b"sealed", "response_status": 200}
     large, small = finished(now, **kept, response_size=10**9), finished(now, **{**kept, "due_at": now + DAY / 1000})
-    store = responses._store
-    monkeypatch.setattr(
-        responses, "_store", lambda backend, pk, result: result["size"] < 10**9 and store(backend, pk, result)
-    )
+    store = results.store
+    monkeypatch.setattr(results, "store", lambda pk, result: result["size"] < 10**9 and store(pk, result))
     for minutes in (0, 2, 2.5):
         list(retention.keep_house(now + timedelta(minutes=minutes)))
     assert set(DispatchRecord.objects.exclude(kept_response=None).values_list("pk", flat=True)) == {large.pk}

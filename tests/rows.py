@@ -1,0 +1,27 @@
+"""Rows of dispatches that tests make, as the ledger takes them."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TYPE_CHECKING
+
+from broker_core.dispatches import Dispatch, SealedRequest, State
+from broker_django.ledger import ledger
+
+if TYPE_CHECKING:
+    from broker_django.models import DispatchRecord
+
+
+def as_dispatch(record: DispatchRecord) -> Dispatch:
+    values = {each.name: getattr(record, each.name) for each in fields(Dispatch)}
+    return Dispatch(**{**values, "state": State(record.state)})
+
+
+def as_request(record: DispatchRecord) -> SealedRequest:
+    return SealedRequest(as_dispatch(record), bytes(record.sealed), record.sealed_file, record.sealed_with)
+
+
+def accept(record: DispatchRecord) -> None:
+    """Have the ledger accept it, as it would a dispatch."""
+    ledger.accept(as_request(record))
+    record._state.adding = False
