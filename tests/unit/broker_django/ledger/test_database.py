@@ -2,24 +2,15 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from django.db import IntegrityError, transaction
-from django.test import override_settings
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    precondition,
-    rule,
-    run_state_machine_as_test,
-)
 
 from broker_core import ledgers
-from broker_core.dispatches import FOLLOWERS, Outcome, Run, State, truncated
+from broker_core.dispatches import Outcome, Run, State, truncated
 from broker_core.errors import DispatchConflictError
 from broker_core.policies import QueuePolicy
 from broker_django.conf import conf
@@ -404,132 +395,3 @@ def test_a_path_of_any_length_is_kept_as_far_as_there_is_room(end, length):
     kept = truncated(path)
     assert len(kept) == min(len(path), PATH_LENGTH)
     assert kept == path or (kept.endswith("…") and path.startswith(kept[:-1]))
-
-
-class Dispatches(RuleBasedStateMachine):
-    """Workers, clients and the clock act on one dispatch in any order; a small model says what each may see."""
-
-    @initialize(
-        expires=st.sampled_from([None, 40.0, 400.0]),
-        attempts=st.integers(1, 3),
-        delivery=st.sampled_from(["at_least_once", "at_most_once"]),
-    )
-    def accept(self, expires, attempts, delivery):
-        self.now = datetime(2030, 1, 1, tzinfo=UTC)
-        self.settings = override_settings(
-            REQUEST_BROKER={"QUEUES": {"bulk": {"max_attempts": attempts, "delivery": delivery, "retry_backoff": 0}}}
-        )
-        self.settings.enable()
-        self.policy = conf.queues["bulk"]
-        self.record = accepted(self.now, expires)
-        self.end = self.record.expires_at
-        self.state, self.attempts, self.ended, self.lease, self.waits = State.QUEUED, 0, 0, None, False
-
-    def teardown(self):
-        if hasattr(self, "settings"):
-            self.settings.disable()
-
-    @property
-    def left(self):
-        return self.attempts < self.policy.starts
-
-    @property
-    def over(self):
-        return self.end is not None and self.end <= self.now
-
-    @rule(seconds=st.sampled_from([0.0, 1.0, 30.0, 90.0, 91.0]))
-    def time_passes(self, seconds):
-        self.now += timedelta(seconds=seconds)
-
-    @rule()
-    def claim(self):
-        self.now += MOMENT
-        may = self.state is State.QUEUED and not self.waits and not self.over and self.left
-        assert ledger.claim(self.record.pk, self.policy, "worker", self.now) == (self.attempts + 1 if may else 0)
-        if may:
-            self.state, self.attempts, self.lease = State.RUNNING, self.attempts + 1, self.now + LEASE
-
-    @precondition(lambda self: self.waits)
-    @rule()
-    def publish(self):
-        published(self.record)
-        self.waits = False
-
-    @precondition(lambda self: self.attempts)
-    @rule()
-    def renew(self):
-        running = self.state is State.RUNNING
-        assert ledger.renew([(self.record.pk, self.attempts)], self.now) == running
-        if running:
-            self.lease = self.now + LEASE
-
-    @rule(told=st.booleans())
-    def lose(self, told):
-        """By the reaper, or as the worker itself tells."""
-        may = self.state is State.RUNNING and (told or self.lease <= self.now)
-        expected = (State.QUEUED if self.left else State.FAILED) if may else None
-        moment = None if told else self.now
-        assert ledger.lose(self.record.pk, Run(lapsed_at=moment), "lost", self.now) is expected
-        self.state = expected or self.state
-        self.waits = self.waits or (expected is State.QUEUED and not told)
-        self.ended += expected is State.QUEUED
-
-    @precondition(lambda self: self.attempts)
-    @rule(data=st.data())
-    def retry(self, data):
-        attempt = data.draw(st.integers(1, self.attempts))
-        may = self.state is State.RUNNING and attempt == self.attempts and self.left and not self.over
-        due = ledger.retry(self.record.pk, Run(attempt), self.policy, BROKEN, self.now)
-        assert due == (self.now if may else None)
-        if may:
-            self.state, self.waits, self.ended = State.QUEUED, True, attempt
-
-    @precondition(lambda self: self.attempts)
-    @rule(data=st.data(), error=st.sampled_from(["", "broken"]))
-    def finish(self, data, error):
-        attempt = data.draw(st.integers(1, self.attempts))
-        may = self.state is State.RUNNING and attempt == self.attempts
-        assert ledger.conclude(self.record.pk, attempt, POLICY, Outcome(200, error=error), now=self.now) is may
-        if may:
-            self.state = State.FAILED if error else State.SUCCEEDED
-
-    @rule()
-    def give_up(self):
-        running = self.state is State.RUNNING
-        expected = (State.QUEUED if self.left and not self.over else State.FAILED) if running else None
-        assert ledger.give_up(self.record.pk, Run(worker="worker"), "killed", self.now) is expected
-        self.state = expected or self.state
-        self.waits = self.waits or expected is State.QUEUED
-        self.ended += expected is State.QUEUED
-
-    @rule()
-    def cancel(self):
-        if self.state in (State.QUEUED, State.CANCELLED):
-            ledger.cancel(self.record.pk, self.now)
-            self.state, self.waits = State.CANCELLED, False
-        else:
-            with pytest.raises(DispatchConflictError):
-                ledger.cancel(self.record.pk, self.now)
-
-    @rule()
-    def expire(self):
-        may = self.state is State.QUEUED and self.over
-        assert ledger.expire(self.record.pk, self.now) is may
-        if may:
-            self.state, self.waits = State.EXPIRED, False
-
-    @invariant()
-    def the_ledger_says_what_the_model_says(self):
-        before = self.record.current_state
-        self.record.refresh_from_db()
-        after = self.record.current_state
-        assert after is self.state
-        assert after is before or after in FOLLOWERS[before]
-        assert self.record.attempts == self.attempts <= self.policy.starts
-        assert self.record.ended_attempts.count() == self.ended
-        assert (self.record.finished_at is not None) == after.done
-        assert (self.record.due_at is not None) == (after is State.RUNNING or self.waits)
-
-
-def test_any_order_of_events_follows_the_states():
-    run_state_machine_as_test(Dispatches, settings=settings(max_examples=30, stateful_step_count=12, deadline=None))
