@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
@@ -13,7 +13,6 @@ from broker_core.dispatches import (
     CONTENT_TYPE_LENGTH,
     ERROR_LENGTH,
     NOT_REACHED,
-    REVIVABLE,
     WORKER_LENGTH,
     Dispatch,
     Outcome,
@@ -24,59 +23,19 @@ from broker_core.dispatches import (
 )
 from broker_core.errors import DispatchConflictError
 from broker_core.events import Event, Events, Kind
-from broker_core.ledgers import DeadLetters, Group
+from broker_core.memory_entries import EndedAttempt, Entry, ended, facts, is_free
+from broker_core.memory_lookups import MemoryLookups
 from broker_core.policies import RETENTION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
     from uuid import UUID
 
-    from broker_core.ledgers import Selection
+    from broker_core.ledgers import Ledger
     from broker_core.policies import QueuePolicy
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-@dataclass(frozen=True, slots=True)
-class EndedAttempt:
-    """An attempt that ended and was not the last."""
-
-    number: int
-    worker: str
-    started_at: datetime
-    ended_at: datetime
-    status: int | None
-    error: str
-
-
-@dataclass(slots=True)
-class _Entry:
-    """What the ledger has of one dispatch."""
-
-    dispatch: Dispatch
-    content: bytes
-    file: str
-    seal: str
-    response: str | None = None
-    ended_attempts: list[EndedAttempt] = field(default_factory=list)
-    revived_at: list[datetime] = field(default_factory=list)
-
-    @property
-    def is_dead_letter(self) -> bool:
-        return self.dispatch.state in REVIVABLE and bool(self.content or self.file)
-
-    @property
-    def sealed(self) -> SealedRequest:
-        return SealedRequest(self.dispatch, self.content, self.file, self.seal)
-
-    @property
-    def is_handed_back(self) -> bool:
-        last = self.ended_attempts[-1] if self.ended_attempts else None
-        return last is not None and last.number == self.dispatch.attempts and last.error.startswith(NOT_REACHED)
-
-    def last_wanted(self) -> datetime:
-        return max([self.dispatch.accepted_at, *self.revived_at])
 
 
 def _locked(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:
@@ -98,7 +57,7 @@ def _locked(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[An
     return one_at_a_time
 
 
-class MemoryLedger:
+class MemoryLedger(MemoryLookups):
     """`queues` are the policies by name, `lease` is in seconds, `clock` says what time it is."""
 
     has_one_lock = True
@@ -120,7 +79,7 @@ class MemoryLedger:
         self._lock = threading.RLock()
         self._depth = 0
         self._untold: list[Event] = []
-        self._entries: dict[UUID, _Entry] = {}
+        self._entries: dict[UUID, Entry] = {}
 
     def when_committed(self, do: Callable[[], object]) -> None:
         do()
@@ -142,14 +101,14 @@ class MemoryLedger:
             return earlier
         if dispatch.id in self._entries:
             raise DispatchConflictError("the dispatch was accepted before")
-        self._entries[dispatch.id] = _Entry(dispatch, request.content, request.file, request.seal)
+        self._entries[dispatch.id] = Entry(dispatch, request.content, request.file, request.seal)
         self._emit(Kind.ACCEPTED, dispatch)
         return dispatch
 
     @_locked
     def mark_published(self, dispatch: Dispatch, now: datetime) -> Dispatch | None:
         entry = self._queued(dispatch.id)
-        if entry is None or _facts(entry.dispatch) != _facts(dispatch):
+        if entry is None or facts(entry.dispatch) != facts(dispatch):
             return None
         entry.dispatch = replace(entry.dispatch, due_at=None, published_at=now)
         return entry.dispatch
@@ -177,7 +136,7 @@ class MemoryLedger:
         entry = self._entries.get(dispatch_id)
         if entry is None:
             return 0
-        if _is_free(entry.dispatch, policy, now):
+        if is_free(entry.dispatch, policy, now):
             entry.dispatch = replace(
                 entry.dispatch,
                 state=State.RUNNING,
@@ -340,7 +299,7 @@ class MemoryLedger:
             return False
         before = entry.dispatch
         if before.started_at is not None and before.attempts not in {each.number for each in entry.ended_attempts}:
-            entry.ended_attempts.append(_ended(before, before.finished_at or now, before.response_status, before.error))
+            entry.ended_attempts.append(ended(before, before.finished_at or now, before.response_status, before.error))
         entry.dispatch = replace(
             before,
             state=State.QUEUED,
@@ -367,28 +326,6 @@ class MemoryLedger:
         entry.content, entry.file = b"", ""
         return True
 
-    def dead_letters(self, selection: Selection) -> Iterator[UUID]:
-        return iter([entry.dispatch.id for entry in self._dead(selection)])
-
-    def count_dead_letters(self, selection: Selection) -> int:
-        return len(self._dead(selection))
-
-    def dead_letters_by_error(self, selection: Selection) -> list[DeadLetters]:
-        groups: dict[tuple[str, str, str], list[Dispatch]] = {}
-        for entry in self._dead(selection):
-            dispatch = entry.dispatch
-            groups.setdefault((dispatch.queue, dispatch.state, dispatch.error), []).append(dispatch)
-        letters = [
-            DeadLetters(
-                *key,
-                len(group),
-                min(each.accepted_at for each in group),
-                max(each.finished_at or each.accepted_at for each in group),
-            )
-            for key, group in groups.items()
-        ]
-        return sorted(letters, key=lambda each: -each.count)
-
     # One dispatch
 
     @_locked
@@ -406,108 +343,6 @@ class MemoryLedger:
     def find_by_key(self, idempotency_key: str) -> Dispatch | None:
         keys = [key for key, each in self._entries.items() if each.dispatch.idempotency_key == idempotency_key]
         return self.find(keys[0]) if keys else None
-
-    @_locked
-    def sealed(self, dispatch_id: UUID) -> SealedRequest | None:
-        entry = self._entries.get(dispatch_id)
-        return None if entry is None else entry.sealed
-
-    @_locked
-    def response(self, dispatch: Dispatch) -> str | None:
-        entry = self._entries.get(dispatch.id)
-        return None if entry is None else entry.response
-
-    @_locked
-    def last_wanted(self, dispatch: Dispatch) -> datetime:
-        entry = self._entries.get(dispatch.id)
-        return dispatch.accepted_at if entry is None else entry.last_wanted()
-
-    @_locked
-    def is_revived(self, dispatch_id: UUID) -> bool:
-        entry = self._entries.get(dispatch_id)
-        return entry is not None and bool(entry.revived_at)
-
-    # What is due
-
-    def queues(self, state: State) -> Iterator[str]:
-        return iter(sorted({each.dispatch.queue for each in self._all() if each.dispatch.state is state}))
-
-    def due_queues(self, now: datetime, most: int) -> set[str]:
-        due = [each.dispatch for each in self._all() if _is_due(each.dispatch, now)]
-        return {dispatch.queue for dispatch in sorted(due, key=_due_at)[:most]}
-
-    def to_publish(self, queue: str, now: datetime, most: int, skip: Collection[UUID] = ()) -> list[SealedRequest]:
-        due = [each for each in self._waiting(queue, skip) if _is_due(each.dispatch, now)]
-        return [each.sealed for each in sorted(due, key=lambda each: _due_at(each.dispatch))[:most]]
-
-    def published(self, queue: str, before: datetime, most: int, skip: Collection[UUID] = ()) -> list[SealedRequest]:
-        gone = [
-            (each.dispatch.published_at, each.sealed)
-            for each in self._waiting(queue, skip)
-            if each.dispatch.published_at is not None
-            and each.dispatch.due_at is None
-            and each.dispatch.published_at <= before
-        ]
-        return [sealed for _at, sealed in sorted(gone, key=lambda pair: pair[0])[:most]]
-
-    def lapsed(self, now: datetime, most: int, skip: Collection[UUID] = ()) -> list[Dispatch]:
-        running = [each.dispatch for each in self._all() if each.dispatch.lease_ends_at is not None]
-        late = [dispatch for dispatch in running if _due_at(dispatch) <= now and dispatch.id not in skip]
-        return sorted(late, key=_due_at)[:most]
-
-    def unwanted(self, now: datetime, most: int, skip: Collection[UUID] = ()) -> list[Dispatch]:
-        waiting = [each.dispatch for each in self._all() if each.dispatch.state is State.QUEUED]
-        over = [dispatch for dispatch in waiting if dispatch.is_over(now) and dispatch.id not in skip]
-        return sorted(over, key=lambda dispatch: dispatch.expires_at or now)[:most]
-
-    def forgotten(self, queue: str, before: datetime, most: int) -> list[UUID]:
-        waiting = [each for each in self._waiting(queue) if each.last_wanted() <= before]
-        return [each.dispatch.id for each in sorted(waiting, key=_accepted_at)[:most]]
-
-    def holds_up(self, queue: str, now: datetime | None = None) -> bool:
-        late = (now or self._clock()) - self._late
-        return len(self.to_publish(queue, late, ledgers.A_FEW + 1)) > ledgers.A_FEW
-
-    # What operators and gauges ask
-
-    def count(self) -> int:
-        return len(self._entries)
-
-    def select(self, selection: Selection, most: int) -> list[Dispatch]:
-        chosen = [each for each in self._all() if _fits(each.dispatch, selection)]
-        return [each.dispatch for each in sorted(chosen, key=_accepted_at, reverse=True)[:most]]
-
-    def depth(self, queue: str, most: int | None = None) -> int:
-        return len(self._waiting(queue)[:most])
-
-    def oldest(self, queue: str) -> datetime | None:
-        return min((_accepted_at(each) for each in self._waiting(queue) if not each.dispatch.attempts), default=None)
-
-    def newest(self, queue: str) -> datetime | None:
-        return max(map(_accepted_at, self._waiting(queue)), default=None)
-
-    def arrivals(self, queue: str, since: datetime, until: datetime) -> int:
-        accepted = [each.dispatch.accepted_at for each in self._all() if each.dispatch.queue == queue]
-        return sum(since < at <= until for at in accepted)
-
-    def latest_seal(self) -> str:
-        return max(self._all(), key=_accepted_at).seal if self._entries else ""
-
-    def late(self, before: datetime) -> list[Group]:
-        waiting = [each for each in self._all() if each.dispatch.state is State.QUEUED and not each.is_handed_back]
-        late = [each for each in waiting if _accepted_at(each) < before and (each.dispatch.due_at or before) <= before]
-        return _groups((each.dispatch.queue, each.dispatch.accepted_at, "") for each in late)
-
-    def handed_back(self) -> list[Group]:
-        waiting = [each for each in self._all() if each.dispatch.state is State.QUEUED and each.is_handed_back]
-        return _groups((each.dispatch.queue, _accepted_at(each), each.ended_attempts[-1].error) for each in waiting)
-
-    def overdue(self, now: datetime) -> list[Group]:
-        return _groups((each.worker, _due_at(each), "") for each in self.lapsed(now, len(self._entries)))
-
-    def at_work(self, now: datetime) -> set[tuple[str, str]]:
-        running = [each.dispatch for each in self._all() if each.dispatch.state is State.RUNNING]
-        return {(dispatch.worker, dispatch.queue) for dispatch in running if _due_at(dispatch) > now}
 
     # Housekeeping
 
@@ -536,82 +371,24 @@ class MemoryLedger:
         entry = self._entries.get(dispatch_id)
         return None if entry is None else entry.dispatch
 
-    def _end(self, entry: _Entry, state: State, now: datetime, error: str = "", due_at: datetime | None = None) -> None:
+    def _end(self, entry: Entry, state: State, now: datetime, error: str = "", due_at: datetime | None = None) -> None:
         error = storable(error, ERROR_LENGTH)
         entry.dispatch = replace(entry.dispatch, state=state, finished_at=now, due_at=due_at, error=error)
         self._emit(Kind(state), entry.dispatch)
 
-    def _requeue(self, entry: _Entry, outcome: Outcome, now: datetime, **changes: Any) -> None:
-        entry.ended_attempts.append(_ended(entry.dispatch, now, outcome.status, outcome.error))
+    def _requeue(self, entry: Entry, outcome: Outcome, now: datetime, **changes: Any) -> None:
+        entry.ended_attempts.append(ended(entry.dispatch, now, outcome.status, outcome.error))
         entry.dispatch = replace(entry.dispatch, state=State.QUEUED, **changes)
         self._emit(Kind.RETRYING, entry.dispatch)
 
-    def _queued(self, dispatch_id: UUID) -> _Entry | None:
+    def _queued(self, dispatch_id: UUID) -> Entry | None:
         entry = self._entries.get(dispatch_id)
         return entry if entry is not None and entry.dispatch.state is State.QUEUED else None
 
-    def _running(self, dispatch_id: UUID, run: Run) -> _Entry | None:
+    def _running(self, dispatch_id: UUID, run: Run) -> Entry | None:
         entry = self._entries.get(dispatch_id)
         return entry if entry is not None and run.is_of(entry.dispatch) else None
 
-    def _all(self) -> list[_Entry]:
-        with self._lock:
-            return [replace(entry) for entry in self._entries.values()]
 
-    def _waiting(self, queue: str, skip: Collection[UUID] = ()) -> list[_Entry]:
-        queued = [each for each in self._all() if each.dispatch.state is State.QUEUED]
-        return [each for each in queued if each.dispatch.queue == queue and each.dispatch.id not in skip]
-
-    def _dead(self, selection: Selection) -> list[_Entry]:
-        return [each for each in self._all() if each.is_dead_letter and _fits(each.dispatch, selection)]
-
-
-def _facts(dispatch: Dispatch) -> tuple[Any, ...]:
-    """What a reaper has seen of a dispatch that it publishes."""
-    return dispatch.attempts, dispatch.due_at, dispatch.published_at
-
-
-def _is_free(dispatch: Dispatch, policy: QueuePolicy, now: datetime) -> bool:
-    """Whether it can be claimed. The first claim does not ask whether it waits: the message may have come after all."""
-    if dispatch.state is not State.QUEUED or dispatch.is_over(now):
-        return False
-    return not dispatch.attempts or (dispatch.due_at is None and dispatch.attempts_of_run < policy.starts)
-
-
-def _ended(dispatch: Dispatch, now: datetime, status: int | None, error: str) -> EndedAttempt:
-    started = dispatch.started_at or now
-    return EndedAttempt(dispatch.attempts, dispatch.worker, started, now, status, storable(error, ERROR_LENGTH))
-
-
-def _is_due(dispatch: Dispatch, now: datetime) -> bool:
-    return dispatch.publish_at is not None and dispatch.publish_at <= now and dispatch.published_at is None
-
-
-def _due_at(dispatch: Dispatch) -> datetime:
-    return dispatch.due_at or dispatch.accepted_at
-
-
-def _accepted_at(entry: _Entry) -> datetime:
-    return entry.dispatch.accepted_at
-
-
-def _fits(dispatch: Dispatch, selection: Selection) -> bool:
-    return (
-        (not selection.ids or dispatch.id in selection.ids)
-        and selection.queue in {None, dispatch.queue}
-        and selection.state in {None, dispatch.state}
-        and selection.route in {None, dispatch.route}
-        and (selection.error or "").lower() in dispatch.error.lower()
-        and (selection.accepted_before is None or dispatch.accepted_at < selection.accepted_before)
-        and (selection.accepted_since is None or dispatch.accepted_at >= selection.accepted_since)
-    )
-
-
-def _groups(found: Iterable[tuple[str, datetime, str]]) -> list[Group]:
-    by_key: dict[str, list[tuple[datetime, str]]] = {}
-    for key, at, error in found:
-        by_key.setdefault(key, []).append((at, error))
-    return [
-        Group(key, len(each), min(at for at, _error in each), max(error for _at, error in each))
-        for key, each in sorted(by_key.items())
-    ]
+if TYPE_CHECKING:
+    _IS_A_LEDGER: Ledger = MemoryLedger({})

@@ -42,7 +42,7 @@ from broker_django.dispatcher import dispatcher
 from broker_django.identity import credentials
 from broker_django.messaging.celery_app import REDIS_SCHEMES, broker_urls, filled_in, get_app, project_app, schemes
 from broker_django.messaging.serialization import accepts, serializer
-from broker_django.models import DispatchRecord, database
+from broker_django.models import database
 from broker_django.routing.choice import OWN_NAMESPACE
 
 if TYPE_CHECKING:
@@ -273,7 +273,7 @@ def check_database(**_: Any) -> list[CheckMessage]:
         return [Error(text, hint=f"There are {', '.join(connections)}.", id="request_broker.E013")]
     if named is None:
         try:
-            database.ask_routers(DispatchRecord)
+            database.ask_routers()
         except Exception as error:  # noqa: BLE001 - a router of the project may raise anything
             return [
                 CheckWarning(

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime, timedelta
-from functools import lru_cache
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -40,7 +38,18 @@ from broker_django.ledger import results, retention, statements
 from broker_django.ledger.dead_letters import DeadLetterBox
 from broker_django.ledger.due import DueDispatches
 from broker_django.ledger.figures import Figures
-from broker_django.ledger.rows import dispatches, emit, first, rows, runs, sealed_requests
+from broker_django.ledger.rows import (
+    dispatches,
+    emit,
+    first,
+    insert,
+    queued,
+    rows,
+    running,
+    runs,
+    sealed_requests,
+    still,
+)
 from broker_django.models import AttemptRecord, DispatchRecord, database
 
 if TYPE_CHECKING:
@@ -53,15 +62,6 @@ if TYPE_CHECKING:
 
 AT_ONCE = 500
 """How many rows one query names."""
-
-_SEALED = {"sealed": "content", "sealed_file": "file", "sealed_with": "seal", "state": "dispatch.state.value"}
-
-
-@lru_cache(maxsize=1)
-def _columns() -> tuple[tuple[str, ...], Callable[[SealedRequest], Iterable[Any]]]:
-    """The columns of a new row, and what reads their values off a sealed request."""
-    names = tuple(field.name for field in DispatchRecord._meta.concrete_fields if field.name != "kept_response")
-    return names, attrgetter(*(_SEALED.get(name, f"dispatch.{name}") for name in names))
 
 
 class DatabaseLedger(DueDispatches, DeadLetterBox, Figures):
@@ -92,13 +92,13 @@ class DatabaseLedger(DueDispatches, DeadLetterBox, Figures):
         around it goes on.
         """
         dispatch, key = request.dispatch, request.dispatch.idempotency_key
-        if key is not None and not _insert(request, OnConflict.IGNORE):
+        if key is not None and not insert(request, OnConflict.IGNORE):
             earlier = self.find_by_key(key)
             if earlier is not None:
                 return earlier
-            _insert(request)  # the earlier one was deleted meanwhile
+            insert(request)  # the earlier one was deleted meanwhile
         elif key is None:
-            _insert(request)
+            insert(request)
         self._emit(Kind.ACCEPTED, dispatch.id, 0)
         return dispatch
 
@@ -211,7 +211,7 @@ class DatabaseLedger(DueDispatches, DeadLetterBox, Figures):
         self, dispatch_id: UUID, run: Run, policy: QueuePolicy, outcome: Outcome, now: datetime | None = None
     ) -> datetime | None:
         now = now or timezone.now()
-        dispatch = _running(dispatch_id, run) if outcome.retriable else None
+        dispatch = running(dispatch_id, run) if outcome.retriable else None
         due = ledgers.next_attempt(dispatch, policy, outcome, now) if dispatch is not None else None
         if dispatch is None or due is None:
             return None
@@ -219,7 +219,7 @@ class DatabaseLedger(DueDispatches, DeadLetterBox, Figures):
 
     def hand_back(self, dispatch_id: UUID, run: Run, reason: str, now: datetime | None = None) -> datetime | None:
         now = now or timezone.now()
-        dispatch = _running(dispatch_id, run)
+        dispatch = running(dispatch_id, run)
         if dispatch is None or now - self._handed_back_since(dispatch, now) >= ledgers.DEPLOYMENT:
             return None
         due = ledgers.hand_back_until(dispatch, now)
@@ -233,7 +233,7 @@ class DatabaseLedger(DueDispatches, DeadLetterBox, Figures):
         return ended.aggregate(first=Min("ended_at"))["first"] or now
 
     def give_up(self, dispatch_id: UUID, run: Run, error: str, now: datetime | None = None) -> State | None:
-        dispatch = _running(dispatch_id, run)
+        dispatch = running(dispatch_id, run)
         if dispatch is None:
             return None
         outcome, policy = Outcome(error=error, retriable=True), conf.queues.get(dispatch.queue)
@@ -244,7 +244,7 @@ class DatabaseLedger(DueDispatches, DeadLetterBox, Figures):
 
     def lose(self, dispatch_id: UUID, run: Run, reason: str, now: datetime | None = None) -> State | None:
         now = now or timezone.now()
-        dispatch = _running(dispatch_id, run)
+        dispatch = running(dispatch_id, run)
         if dispatch is None:
             return None
         policy = conf.queues.get(dispatch.queue)
@@ -253,12 +253,12 @@ class DatabaseLedger(DueDispatches, DeadLetterBox, Figures):
             queued = self._requeue(dispatch, run, Outcome(error=reason), now, due_at=due_at, published_at=published_at)
             return State.QUEUED if queued else None
         error = ledgers.why_lost(reason, policy)
-        return State.FAILED if self._end(_still(dispatch, run), dispatch_id, State.FAILED, now, error) else None
+        return State.FAILED if self._end(still(dispatch, run), dispatch_id, State.FAILED, now, error) else None
 
     def _requeue(self, dispatch: Dispatch, run: Run, outcome: Outcome, now: datetime, **changes: Any) -> bool:
         """End the running attempt and queue the dispatch again."""
         with transaction.atomic(using=database.alias()):
-            if not _still(dispatch, run).update(state=State.QUEUED, **changes):
+            if not still(dispatch, run).update(state=State.QUEUED, **changes):
                 return False
             AttemptRecord.objects.using(database.alias()).create(
                 dispatch_id=dispatch.id,
@@ -282,10 +282,10 @@ class DatabaseLedger(DueDispatches, DeadLetterBox, Figures):
         return State.FAILED if ended else None
 
     def abandon(self, dispatch_id: UUID, reason: str, now: datetime | None = None) -> bool:
-        return self._end(_queued(dispatch_id), dispatch_id, State.FAILED, now, reason)
+        return self._end(queued(dispatch_id), dispatch_id, State.FAILED, now, reason)
 
     def cancel(self, dispatch_id: UUID, now: datetime | None = None) -> bool:
-        if self._end(_queued(dispatch_id), dispatch_id, State.CANCELLED, now):
+        if self._end(queued(dispatch_id), dispatch_id, State.CANCELLED, now):
             return True
         state = rows().values_list("state", flat=True).filter(pk=dispatch_id).first()
         if state != State.CANCELLED:
@@ -363,21 +363,3 @@ class DatabaseLedger(DueDispatches, DeadLetterBox, Figures):
 
     def _emit(self, kind: Kind, dispatch_id: UUID, attempt: int | None = None) -> None:
         emit(self.events, kind, dispatch_id, attempt)
-
-
-def _insert(request: SealedRequest, on_conflict: OnConflict | None = None) -> bool:
-    names, read = _columns()
-    return statements.insert_values(DispatchRecord, names, read(request), on_conflict)
-
-
-def _queued(dispatch_id: UUID) -> QuerySet[DispatchRecord]:
-    return rows().filter(pk=dispatch_id, state=State.QUEUED)
-
-
-def _running(dispatch_id: UUID, run: Run) -> Dispatch | None:
-    return first(rows().filter(runs(run), pk=dispatch_id))
-
-
-def _still(dispatch: Dispatch, run: Run) -> QuerySet[DispatchRecord]:
-    """The row, if it is the same attempt and what is known of it still holds."""
-    return rows().filter(runs(run), pk=dispatch.id, attempts=dispatch.attempts)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from functools import partial
+from functools import lru_cache, partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from django.db import transaction
@@ -11,13 +12,15 @@ from django.db.models import BooleanField, ExpressionWrapper, Q
 
 from broker_core.dispatches import WORKER_LENGTH, Dispatch, Run, SealedRequest, State
 from broker_core.events import Event
+from broker_django.ledger import statements
 from broker_django.models import DispatchRecord, database
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from uuid import UUID
 
     from django.db.models import QuerySet
+    from django.db.models.constants import OnConflict
 
     from broker_core.events import Events, Kind
     from broker_core.ledgers import Selection
@@ -26,6 +29,16 @@ _COLUMNS: Any = tuple(each.name for each in fields(Dispatch) if each.name != "ke
 _STATE = _COLUMNS.index("state")
 _KEEPS_RESPONSE = ExpressionWrapper(Q(kept_response__isnull=False), output_field=BooleanField())
 _WIDTH = len(_COLUMNS) + 1
+
+
+_SEALED = {"sealed": "content", "sealed_file": "file", "sealed_with": "seal", "state": "dispatch.state.value"}
+
+
+@lru_cache(maxsize=1)
+def _columns() -> tuple[tuple[str, ...], Callable[[SealedRequest], Iterable[Any]]]:
+    """The columns of a new row, and what reads their values off a sealed request."""
+    names = tuple(field.name for field in DispatchRecord._meta.concrete_fields if field.name != "kept_response")
+    return names, attrgetter(*(_SEALED.get(name, f"dispatch.{name}") for name in names))
 
 
 def rows() -> QuerySet[DispatchRecord]:
@@ -88,3 +101,21 @@ def peek(dispatch_id: UUID) -> Dispatch | None:
 def emit(events: Events, kind: Kind, dispatch_id: UUID, attempt: int | None = None) -> None:
     """Say what happened to a dispatch, once that is committed."""
     transaction.on_commit(partial(events.emit, Event(kind, dispatch_id, peek, attempt)), using=database.alias())
+
+
+def insert(request: SealedRequest, on_conflict: OnConflict | None = None) -> bool:
+    names, read = _columns()
+    return statements.insert_values(DispatchRecord, names, read(request), on_conflict)
+
+
+def queued(dispatch_id: UUID) -> QuerySet[DispatchRecord]:
+    return rows().filter(pk=dispatch_id, state=State.QUEUED)
+
+
+def running(dispatch_id: UUID, run: Run) -> Dispatch | None:
+    return first(rows().filter(runs(run), pk=dispatch_id))
+
+
+def still(dispatch: Dispatch, run: Run) -> QuerySet[DispatchRecord]:
+    """The row, if it is the same attempt and what is known of it still holds."""
+    return rows().filter(runs(run), pk=dispatch.id, attempts=dispatch.attempts)

@@ -101,7 +101,7 @@ def outside_of_requests(model: type[Model]) -> str:
         return DEFAULT_DB_ALIAS
 
 
-def ask_routers(model: type[Model]) -> str:
+def ask_routers(model: type[Model] = DispatchRecord) -> str:
     """Ask the project's routers in a thread and a context of their own: they may look into those for the request.
 
     Raises whatever they raise.

@@ -1,0 +1,36 @@
+"""What no contract of import-linter can say: who may touch the rows of the ledger."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+WITH_ROWS = ("broker_django/ledger/", "broker_django/models/", "broker_django/admin/", "broker_django/migrations/")
+ROWS = {"DispatchRecord", "AttemptRecord", "ActionRecord"}
+OF_THE_DATABASE = {f"broker_django.ledger.{name}" for name in ("rows", "database", "statements", "due", "figures")}
+
+
+def names(tree: ast.AST) -> set[str]:
+    """What a module names or imports, in full."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            found |= {node.module or "", *(each.name for each in node.names)}
+            found |= {f"{node.module}.{each.name}" for each in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {each.name for each in node.names}
+        elif isinstance(node, ast.Attribute):
+            found.add(node.attr)
+        elif isinstance(node, ast.Name):
+            found.add(node.id)
+    return found
+
+
+def test_only_the_ledger_and_the_admin_touch_rows() -> None:
+    files = [path for package in ("broker_django", "workers") for path in (ROOT / package).rglob("*.py")]
+    others = [path for path in files if not path.relative_to(ROOT).as_posix().startswith(WITH_ROWS)]
+    assert len(others) > 100
+    forbidden = ROWS | OF_THE_DATABASE
+    found = {path.name: both for path in others if (both := forbidden & names(ast.parse(path.read_text())))}
+    assert found == {}
