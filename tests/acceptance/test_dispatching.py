@@ -21,8 +21,8 @@ from django.db import transaction
 
 ada = User.objects.get(username="ada")
 with transaction.atomic():
-    print(broker_django.dispatch("/pay-with-csrf", method="POST", data={"amount": 7}, user=ada, queue="payment").pk)
-print(broker_django.dispatch("/echo/", json={"a": 1}, user=ada.pk, queue="bulk").pk)
+    print(broker_django.dispatch("/pay-with-csrf", method="POST", data={"amount": 7}, user=ada, queue="payment").id)
+print(broker_django.dispatch("/echo/", json={"a": 1}, user=ada.pk, queue="bulk").id)
 """
 
 

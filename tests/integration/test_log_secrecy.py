@@ -13,7 +13,7 @@ from django.test import Client, override_settings
 
 from broker_core.policies import QueuePolicy
 from broker_django.admission import acceptance
-from broker_django.ledger import ledger, responses
+from broker_django.ledger import ledger
 from broker_django.messaging import publishing
 from broker_django.messaging.celery_app import get_app
 from broker_django.models import DispatchRecord
@@ -96,7 +96,7 @@ def test_a_result_store_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_outcome_that_cannot_be_stored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(responses, "conclude", away)
+    monkeypatch.setattr(ledger, "conclude", away)
     send()
 
 

@@ -66,8 +66,8 @@ def test_code_dispatches_to_a_host(ada: User, django_capture_on_commit_callbacks
         told = broker_django.dispatch("/v1/told/", host=API, user=ada, queue="bulk")
         mine = broker_django.dispatch("/v1/mine/", method="POST", host=API, user=ada, queue="bulk")
         usual = broker_django.dispatch("/told/", host=WWW, user=ada, queue="bulk")
-    for record, said in ((told, b'"api"'), (mine, b'"user":"ada"'), (usual, b'"www"')):
-        record.refresh_from_db()
+    for dispatch, said in ((told, b'"api"'), (mine, b'"user":"ada"'), (usual, b'"www"')):
+        record = DispatchRecord.objects.get(pk=dispatch.id)
         assert record.state == "succeeded", record.error
         assert said in responses.fetch(record).body
     assert told.route == "/v1/told/"

@@ -46,7 +46,7 @@ with schema_context("two"):
     record = broker_django.dispatch(
         "/order/", data={"name": "by code"}, user=User.objects.get(), host="two.example", tenant="two", queue="bulk"
     )
-print(record.pk)
+print(record.id)
 """
 
 STATE = """

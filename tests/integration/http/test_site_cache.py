@@ -58,7 +58,7 @@ def cached(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def body(dispatch: Any) -> str:
-    message = responses.fetch(DispatchRecord.objects.get(pk=dispatch.pk))
+    message = responses.fetch(DispatchRecord.objects.get(pk=dispatch.id))
     assert message is not None
     return message.body.decode()
 

@@ -26,6 +26,8 @@ from tests.integration.identity.test_users import before_replay  # noqa: F401 - 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from broker_core.dispatches import Dispatch
+
 pytestmark = [pytest.mark.urls(__name__), pytest.mark.django_db]
 
 OURS = "broker_django.middleware.RequestBrokerMiddleware"
@@ -112,8 +114,8 @@ def around(settings: Any) -> Callable[[str], None]:
     return put
 
 
-def answered(record: DispatchRecord) -> Any:
-    record.refresh_from_db()
+def answered(dispatch: Dispatch | DispatchRecord) -> Any:
+    record = DispatchRecord.objects.get(pk=dispatch.id)
     assert record.state == "succeeded", record.error
     return responses.fetch(record)
 

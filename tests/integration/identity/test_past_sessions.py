@@ -86,7 +86,7 @@ def held(request: HttpRequest) -> JsonResponse:
 def later(request: HttpRequest) -> JsonResponse:
     if request.broker.replayed:  # type: ignore[attr-defined]
         return JsonResponse({"factor": str(request.factor), "name": request.name})  # type: ignore[attr-defined]
-    return JsonResponse({"id": str(broker_django.dispatch(request, queue="bulk").pk)})
+    return JsonResponse({"id": str(broker_django.dispatch(request, queue="bulk").id)})
 
 
 urlpatterns = [

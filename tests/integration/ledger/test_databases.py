@@ -101,9 +101,8 @@ def test_code_dispatches_into_the_same_database(routed: str, django_capture_on_c
     tenants.tenant_middleware(lambda _request: None)(RequestFactory().get("/"))
     request = RequestFactory().get("/report/2026/")
     with django_capture_on_commit_callbacks(execute=True):
-        record = broker_django.dispatch(request, queue="bulk")
-    assert record._state.db == "default"
-    record.refresh_from_db()
+        dispatch = broker_django.dispatch(request, queue="bulk")
+    record = DispatchRecord.objects.using("default").get(pk=dispatch.id)
     assert record.state == "succeeded"
     assert list(record.actions.all()) == list(record.ended_attempts.all()) == []
 

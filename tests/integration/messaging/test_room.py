@@ -14,6 +14,7 @@ from broker_core import ledgers
 from broker_django.admission import acceptance
 from broker_django.messaging.room import Rooms
 from broker_django.models import DispatchRecord
+from tests.rows import as_request
 
 BOUND = {"QUEUES": {"bulk": {"max_published": 10}}}
 
@@ -46,7 +47,7 @@ def dispatch(**moments: Any) -> DispatchRecord:
 
 
 def written() -> DispatchRecord:
-    return acceptance.write(dispatch())
+    return DispatchRecord.objects.get(pk=acceptance.write(as_request(dispatch())).dispatch.id)
 
 
 def is_held(record: DispatchRecord) -> bool:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+import uuid
 from pathlib import Path
 from typing import Any
 
 import pytest
 from django.test import Client, override_settings
 from django.urls import include, path
+from django.utils import timezone
 
 import broker_django
-from broker_core.dispatches import State
-from broker_django.models import PATH_LENGTH, DispatchRecord
+from broker_core.dispatches import Dispatch, State
+from broker_django.models import PATH_LENGTH
 from broker_django.tracking.answers import status_document
 from broker_django.urls import TokenConverter
 from broker_django.urls import urlpatterns as own_patterns
@@ -66,8 +68,8 @@ def test_a_status_document_has_what_the_schema_says(client: Client, document: di
 
 
 def test_a_dispatch_that_has_not_begun_has_them_too(document: dict[str, Any]) -> None:
-    record = DispatchRecord(state=State.QUEUED)
-    assert list(status_document(record, "https://example.org/")) == schema(document, "Status")["required"]
+    dispatch = Dispatch(uuid.uuid4(), "bulk", timezone.now())
+    assert list(status_document(dispatch, "https://example.org/")) == schema(document, "Status")["required"]
 
 
 def test_the_states_are_those_of_a_dispatch(document: dict[str, Any]) -> None:

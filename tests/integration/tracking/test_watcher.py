@@ -59,8 +59,8 @@ def test_everybody_is_woken_by_what_they_wait_for_and_by_one_thread(watcher: Wat
             held.enter_context(watcher.waiting(waiter))
         change(record, state="running")
         assert running[1].wait(PATIENCE)
-        assert running[0].record is not None
-        assert running[0].record.state == "running"
+        assert running[0].dispatch is not None
+        assert running[0].dispatch.state == "running"
         change(record, state="succeeded")
         assert done[1].wait(PATIENCE)
         assert len(threads()) == 1
