@@ -39,9 +39,9 @@ from broker_django.ledger.dead_letters import DeadLetterBox
 from broker_django.ledger.due import DueDispatches
 from broker_django.ledger.figures import Figures
 from broker_django.ledger.rows import (
-    dispatches,
     emit,
     first,
+    found_by,
     insert,
     queued,
     rows,
@@ -330,21 +330,21 @@ class DatabaseLedger(DueDispatches, DeadLetterBox, Figures):
     # One dispatch
 
     def find(self, dispatch_id: UUID) -> Dispatch | None:
-        return self._looked_at(first(rows().filter(pk=dispatch_id)))
+        return self._looked_at(first(pk=dispatch_id))
 
     def find_all(self, ids: Collection[UUID]) -> dict[UUID, Dispatch]:
         chunks = [list(ids)[start : start + AT_ONCE] for start in range(0, len(ids), AT_ONCE)]
-        found = [dispatch for chunk in chunks for dispatch in dispatches(rows().filter(pk__in=chunk))]
+        found = [dispatch for chunk in chunks for dispatch in found_by(pk__in=chunk)]
         return {dispatch.id: self._looked_at(dispatch) or dispatch for dispatch in found}
 
     def find_by_key(self, idempotency_key: str) -> Dispatch | None:
-        return self._looked_at(first(rows().filter(idempotency_key=idempotency_key)))
+        return self._looked_at(first(idempotency_key=idempotency_key))
 
     def _looked_at(self, dispatch: Dispatch | None) -> Dispatch | None:
         if dispatch is None or dispatch.state is not State.QUEUED or not dispatch.is_over(timezone.now()):
             return dispatch
         self.expire(dispatch.id)
-        return first(rows().filter(pk=dispatch.id))
+        return first(pk=dispatch.id)
 
     def sealed(self, dispatch_id: UUID) -> SealedRequest | None:
         return next(iter(sealed_requests(rows().filter(pk=dispatch_id))), None)

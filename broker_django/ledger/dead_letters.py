@@ -67,7 +67,7 @@ class DeadLetterBox:
     def revive(self, dispatch_id: UUID, actor: str, now: datetime | None = None) -> bool:
         now = now or timezone.now()
         dead = rows().filter(are_dead_letters(), pk=dispatch_id)
-        dispatch = first(dead)
+        dispatch = first(are_dead_letters(), pk=dispatch_id)
         if dispatch is None:
             return False
         with transaction.atomic(using=database.alias()):

@@ -51,8 +51,20 @@ def dispatches(found: QuerySet[DispatchRecord]) -> list[Dispatch]:
     return [_dispatch(values) for values in found.values_list(*_COLUMNS, _KEEPS_RESPONSE)]
 
 
-def first(found: QuerySet[DispatchRecord]) -> Dispatch | None:
-    return next(iter(dispatches(found.order_by())), None)
+def first(*conditions: Q, **lookups: Any) -> Dispatch | None:
+    """The one that these conditions are of, if there is one."""
+    return next(iter(found_by(*conditions, **lookups)), None)
+
+
+def found_by(*conditions: Q, **lookups: Any) -> list[Dispatch]:
+    """In no order: for the look-ups that every request needs, which are prepared."""
+    return [_dispatch(values) for values in _prepared(database.alias()).filter(*conditions, **lookups)]
+
+
+@lru_cache(maxsize=8)
+def _prepared(alias: str) -> QuerySet[DispatchRecord, Any]:
+    """To name all columns takes as long as the rest of a look-up."""
+    return DispatchRecord.objects.using(alias).order_by().values_list(*_COLUMNS, _KEEPS_RESPONSE)
 
 
 def sealed_requests(found: QuerySet[DispatchRecord]) -> list[SealedRequest]:
@@ -95,7 +107,7 @@ def selected(selection: Selection) -> Q:
 
 def peek(dispatch_id: UUID) -> Dispatch | None:
     """The dispatch as it is; looking at it expires nothing."""
-    return first(rows().filter(pk=dispatch_id))
+    return first(pk=dispatch_id)
 
 
 def emit(events: Events, kind: Kind, dispatch_id: UUID, attempt: int | None = None) -> None:
@@ -113,7 +125,7 @@ def queued(dispatch_id: UUID) -> QuerySet[DispatchRecord]:
 
 
 def running(dispatch_id: UUID, run: Run) -> Dispatch | None:
-    return first(rows().filter(runs(run), pk=dispatch_id))
+    return first(runs(run), pk=dispatch_id)
 
 
 def still(dispatch: Dispatch, run: Run) -> QuerySet[DispatchRecord]:
