@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 import uuid
 from dataclasses import replace
 from datetime import datetime, timedelta
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
+ROOT = Path(__file__).parents[3]
 QUEUES = {"bulk": {"max_attempts": 2, "retry_backoff": 0, "cancel_running": True}}
 BROKEN = Outcome(503, error="the view answered 503", retriable=True)
 LATER = timedelta(hours=1)
@@ -292,3 +295,18 @@ def test_signals_tell_projects(caplog: pytest.LogCaptureFixture) -> None:
         ("finished", State.SUCCEEDED, 1),
     ]
     assert "a receiver that fails" in caplog.text
+
+
+def test_the_documented_receiver_hears_of_a_failure() -> None:
+    [block] = re.findall(r"```python\n(.*?)```", (ROOT / "docs/signals.md").read_text(), re.DOTALL)
+    made: list[dict[str, Any]] = []
+    failure = SimpleNamespace(objects=SimpleNamespace(create=lambda **values: made.append(values)))
+    names: dict[str, Any] = {"Failure": failure}
+    exec(block, names)
+    try:
+        for outcome in (Outcome(200), BROKEN):
+            dispatch = running(configured)
+            configured.conclude(dispatch.id, 1, conf.queues["bulk"], outcome)
+    finally:
+        signals.dispatch_finished.disconnect(names["remember_failure"])
+    assert made == [{"dispatch": dispatch.id, "route": "/", "attempt": 1, "error": BROKEN.error}]
