@@ -73,11 +73,14 @@ class Group:
 class Ledger(Protocol):
     """Every accepted request, written before it is published.
 
-    `now` is the current time if it is not given. Every method raises the errors of its store, such as django.db.Error,
-    if that does not answer. A transition returns what happened: False, 0 or None if somebody else was faster.
+    `now` is the current time if it is not given. Every method raises one of `failures` if its store does not answer. A
+    transition returns what happened: False, 0 or None if somebody else was faster.
     """
 
     events: Events
+
+    failures: tuple[type[Exception], ...]
+    """The errors of its store, as django.db.Error is one."""
 
     @property
     def lease(self) -> timedelta:
@@ -91,7 +94,7 @@ class Ledger(Protocol):
         """Call it once what this thread has written is committed; never if that is rolled back."""
 
     def prove_writable(self) -> None:
-        """Write nothing. Raises if the ledger takes no writes."""
+        """Write nothing. Raises one of `failures` if the ledger takes no writes."""
 
     # Accepting and publishing
 

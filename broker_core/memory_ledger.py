@@ -60,6 +60,7 @@ def _locked(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[An
 class MemoryLedger(MemoryLookups):
     """`queues` are the policies by name, `lease` is in seconds, `clock` says what time it is."""
 
+    failures: tuple[type[Exception], ...] = ()
     has_one_lock = True
 
     def __init__(

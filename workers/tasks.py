@@ -248,7 +248,7 @@ def _end_late(request: Any, attempt: Attempt, answer: Answer, sealed: str) -> No
 
 def _end(request: Any, attempt: Attempt, answer: Answer, sealed: str) -> datetime | None:
     """Tell the ledger: when there is another attempt, None if there is none. The file of a request that succeeded is
-    deleted. Raises django.db.Error.
+    deleted. Raises the failures of the ledger.
     """
     due = None if request.is_eager else _again(attempt, answer)
     if due is None:

@@ -9,7 +9,6 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
-from django.db import Error as DatabaseFailure
 from django.http.request import RawPostDataException
 from django.urls import NoReverseMatch
 from django.utils import timezone
@@ -225,7 +224,7 @@ def _earlier(dispatch: Dispatch, full: ReducedCapacityError) -> SealedRequest:
     """The dispatch that the key was used for. Raises `full` where there is none, and UnavailableError."""
     try:
         earlier = ledger.find_by_key(dispatch.idempotency_key or "")
-    except DatabaseFailure as error:
+    except ledger.failures as error:
         raise UnavailableError("the ledger cannot be read") from error
     if earlier is None:
         raise full
@@ -241,10 +240,11 @@ def write(request: SealedRequest) -> SealedRequest:
     if dispatch.due_at is None and _has_no_room(dispatch):
         dispatch = replace(dispatch, due_at=dispatch.accepted_at, published_at=None)
     request = replace(request, dispatch=dispatch, seal=sealed_with(request.content))
+    failures: tuple[type[Exception], ...] = (StorageError, *ledger.failures)
     try:
         with bodies.set_aside(request) as aside:
             written = ledger.accept(aside)
-    except (DatabaseFailure, StorageError) as error:
+    except failures as error:
         raise UnavailableError("the request cannot be recorded") from error
     if written.id == dispatch.id:
         capacity.gauges.note(dispatch.queue)
@@ -258,7 +258,7 @@ def _has_no_room(dispatch: Dispatch) -> bool:
     """Whether it waits in the ledger, for so many of its queue are published, or wait there before it."""
     try:
         return rooms.is_full(dispatch.queue, lambda: ledger.holds_up(dispatch.queue), waiting_messages)
-    except DatabaseFailure:
+    except ledger.failures:
         return True  # writing the row will tell
 
 
@@ -377,6 +377,6 @@ def hand_to_message_broker(request: SealedRequest, policy: QueuePolicy) -> bool:
         return True
     try:
         ledger.postpone(dispatch_id, timezone.now())
-    except DatabaseFailure as error:
+    except ledger.failures as error:
         logger.warning("Dispatch %s counts as published until the reaper misses it: %s", dispatch_id, redacted(error))
     return False

@@ -7,7 +7,6 @@ import threading
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from django.db import Error as DatabaseFailure
 from django.utils import timezone
 
 from broker_core.backpressure import Load, follow, pressure, thresholds, verdict
@@ -90,7 +89,7 @@ class Gauge:
 
 
 def measure(queue: str, policy: QueuePolicy, now: datetime) -> Load:
-    """Raises DatabaseError. The oldest is the one that waits longest for its first attempt."""
+    """Raises the errors of the ledger. The oldest is the one that waits longest for its first attempt."""
     most = (policy.max_depth or 0) + COUNTED
     depth = ledger.depth(queue, most)
     oldest = ledger.oldest(queue) if depth else None
@@ -119,7 +118,7 @@ class Gauges:
             return
         try:
             loads = {name: self.of(name).read(policies[name], threshold) for name, threshold in names.items()}
-        except DatabaseFailure as error:
+        except ledger.failures as error:
             logger.warning("The load of %s is not known: %s", queue, redacted(error))
             return
         refusal = verdict(queue, policies, {name: load for name, load in loads.items() if load is not None})

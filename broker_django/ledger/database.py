@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from django.db import Error as DatabaseFailure
 from django.db import transaction
 from django.db.models import F, Min, Q
 from django.db.models.constants import OnConflict
@@ -66,6 +67,8 @@ AT_ONCE = 500
 
 class DatabaseLedger(DueDispatches, DeadLetterBox, Figures):
     """The table of dispatches and those of their attempts and actions; responses are in Celery's result store."""
+
+    failures: tuple[type[Exception], ...] = (DatabaseFailure,)
 
     def __init__(self, events: Events) -> None:
         self.events = events

@@ -70,7 +70,7 @@ def examine() -> Iterator[Finding]:
 def _ledger() -> Iterator[Finding]:
     try:
         total = ledger.count()
-    except DatabaseError as error:
+    except ledger.failures as error:
         yield Finding("ledger", redacted(error), "Run manage.py migrate, and check DATABASES.")
     else:
         yield Finding("ledger", f"{total} dispatches")
@@ -159,7 +159,7 @@ def _busy_in_silence(replies: dict[str, dict[str, Any]]) -> dict[str, set[str]]:
     silent: dict[str, set[str]] = {}
     try:
         at_work = ledger.at_work(timezone.now())
-    except DatabaseError:
+    except ledger.failures:
         return {}
     for worker, queue in sorted(at_work):
         if worker and worker not in replies:
@@ -221,7 +221,7 @@ def _waiting(broker: Finding) -> Iterator[Finding]:
     now = timezone.now()
     try:
         late, handed_back = ledger.late(now - LATE), ledger.handed_back()
-    except DatabaseError:
+    except ledger.failures:
         return
     for group in late:
         why = "the message broker is down" if not broker.well else "no worker has come to it"
@@ -252,7 +252,7 @@ def _limits() -> Iterator[Finding]:
             continue
         try:
             load = measure(name, policy, timezone.now())
-        except DatabaseError:
+        except ledger.failures:
             return
         if pressure(policy, load) >= 1:
             yield Finding(
@@ -265,7 +265,7 @@ def _limits() -> Iterator[Finding]:
 def _abandoned() -> Iterator[Finding]:
     try:
         groups = ledger.overdue(timezone.now())
-    except DatabaseError:
+    except ledger.failures:
         return
     for group in groups:
         age = timezone.now() - group.oldest

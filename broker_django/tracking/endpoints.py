@@ -19,6 +19,7 @@ from django.http import HttpResponseNotAllowed
 from broker_core.errors import BadRequestError, BrokerError, UnavailableError
 from broker_core.redaction import redacted
 from broker_django.http import caching, problem
+from broker_django.ledger import ledger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -98,7 +99,7 @@ def failure(error: Exception) -> HttpResponse:
     """The problem document for what went wrong. What is nobody's refusal is logged, without what the client sent."""
     if isinstance(error, BrokerError):
         return problem(error)
-    if isinstance(error, DatabaseFailure):
+    if isinstance(error, (DatabaseFailure, *ledger.failures)):
         logger.warning("The ledger cannot be read: %s", redacted(error))
         return problem(UnavailableError("the ledger cannot be read"))
     if isinstance(error, SuspiciousOperation):

@@ -16,7 +16,6 @@ import time
 import traceback
 from typing import TYPE_CHECKING
 
-from django.db import Error as DatabaseFailure
 from django.db import connections
 
 from broker_core.errors import UnavailableError
@@ -263,7 +262,7 @@ class _Look:
         try:
             database.let_writers_be()
             found = ledger.find_all(due)
-        except DatabaseFailure as error:
+        except ledger.failures as error:
             if not self._blind:
                 logger.warning("The ledger cannot be read for those who wait: %s", redacted(error))
             self._blind = True

@@ -17,7 +17,6 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps
-from django.db import Error as DatabaseFailure
 from django.db import OperationalError, close_old_connections, connections
 from django.utils import timezone
 
@@ -71,7 +70,7 @@ class Reaper:
     def look(self) -> Iterator[None]:
         """One pass over what is due, in small steps, each section for a while: the next pass goes on.
 
-        Raises django.db.Error.
+        Raises the failures of the ledger.
         """
         now = self._now()
         if not ledger.has_one_lock:
@@ -105,7 +104,7 @@ class Reaper:
     def _proves_writable(self) -> bool:
         """Whether the ledger takes a write without delay. If not, no worker could renew a lease meanwhile.
 
-        Raises django.db.Error if it takes none.
+        Raises a failure of the ledger if it takes none.
         """
         began = time.monotonic()
         ledger.prove_writable()
@@ -295,7 +294,7 @@ def _look(reaper: Reaper, over: threading.Event) -> None:
         while more and not over.is_set():
             with undisturbed:
                 more = next(steps, steps) is None
-    except DatabaseFailure as error:
+    except ledger.failures as error:
         reaper.stumbled()
         connections.close_all()
         logger.warning("The reaper cannot read the ledger: %s", redacted(error))

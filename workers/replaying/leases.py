@@ -9,7 +9,6 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from django.db import Error as DatabaseFailure
 from django.db import OperationalError, connections
 
 from broker_core.ledgers import LEASE_MARGIN
@@ -86,7 +85,7 @@ class Leases:
         try:
             locks.limit_waits()
             _renew(held)
-        except DatabaseFailure as error:
+        except ledger.failures as error:
             logger.warning("%d leases could not be renewed, there is another try: %s", len(held), redacted(error))
             return False
         else:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery import signals
 from django.db import DataError, IntegrityError
-from django.db import Error as DatabaseFailure
 
 from broker_core.redaction import redacted
 from broker_django.conf import conf
+from broker_django.ledger import ledger
 from workers.replaying import connections
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def persistently(tell: Callable[[], T], dispatch_id: str, seconds: float) -> T:
             return tell()
         except NEVER_PASSES:
             raise
-        except DatabaseFailure as error:
+        except ledger.failures as error:
             connections.replace_all()
             if time.monotonic() + pause > deadline:
                 raise LedgerSilentError(redacted(error)) from error
