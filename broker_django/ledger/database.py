@@ -356,7 +356,7 @@ class DatabaseLedger(DueDispatches, DeadLetterBox, Figures):
         if dispatch.keeps_response:
             kept = rows().filter(pk=dispatch.id).values_list("kept_response", flat=True).first()
             if kept:
-                return bytes(kept).decode()
+                return bytes(kept).decode("ascii", "replace")
         return results.sealed_response(dispatch.id)
 
     # Housekeeping
