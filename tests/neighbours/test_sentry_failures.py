@@ -22,7 +22,7 @@ from broker_django.messaging import publishing  # noqa: E402
 from broker_django.models import DispatchRecord  # noqa: E402
 from broker_django.operations import sentry  # noqa: E402
 from tests.integration.replaying.test_revocation import begin, held, nothing_revoked  # noqa: E402, F401 - a fixture for all
-from tests.rows import accept, as_request  # noqa: E402
+from tests.rows import accept, as_dispatch, as_request  # noqa: E402
 from workers import tasks  # noqa: E402
 from workers.recovery import unreadable  # noqa: E402
 from workers.recovery.reaper import Reaper  # noqa: E402
@@ -108,13 +108,13 @@ def former_queue() -> DispatchRecord:
 
 def no_key() -> DispatchRecord:
     record = accepted(sealed=b"sealed by nobody")
-    unreadable._fail(record, conf.queues["bulk"], "the request cannot be opened", timezone.now())
+    unreadable._fail(as_dispatch(record), conf.queues["bulk"], "the request cannot be opened", timezone.now())
     return record
 
 
 def no_key_and_no_attempt() -> DispatchRecord:
     record = accepted(sealed=b"sealed by nobody", attempts=conf.queues["bulk"].starts)
-    unreadable._fail(record, conf.queues["bulk"], "the request cannot be opened", timezone.now())
+    unreadable._fail(as_dispatch(record), conf.queues["bulk"], "the request cannot be opened", timezone.now())
     return record
 
 
