@@ -34,6 +34,7 @@ class RequestContext:
     reached: whether a replay has come to the view that the request was accepted for. If a middleware answers instead,
     or the URL leads elsewhere, it stays False.
     decision: what classification said about `view`, when it was asked; None where the view is left alone.
+    unknown_queue: the queue that a DISPATCHER has named and that is not configured, so that the view is left alone.
     routed: whether routers were asked. route: where one of them sends the request. new_visitor: whom a router wants to
     know again by a cookie.
     stored: whether what the middleware around the broker is given was stored, so that it has been through all of them.
@@ -46,6 +47,7 @@ class RequestContext:
     attempt: int = 0
     decision: Decision | None = None
     view: Any = None
+    unknown_queue: str = ""
     routed: bool = False
     route: Route | None = None
     new_visitor: str = ""

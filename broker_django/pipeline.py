@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import logging
+from typing import TYPE_CHECKING
 
 from asgiref.sync import sync_to_async
 
 from broker_core.errors import BrokerError
 from broker_core.routing import Action
-from broker_django.admission.acceptance import Accepted, Repeated, accept, hand_over
+from broker_django.admission.acceptance import Accepted, Repeated, accept
+from broker_django.admission.handover import hand_over
+from broker_django.admission.steps import NotQueueableError
+from broker_django.admission.submission import ClientSubmission
 from broker_django.conf import conf
-from broker_django.dispatcher import decision_of, route_of
+from broker_django.dispatcher import decide, route_of
 from broker_django.http import caching, codings, problem
 from broker_django.identity import ownership, sessions
 from broker_django.routing import choice
@@ -21,9 +25,10 @@ if TYPE_CHECKING:
     from django.http import HttpRequest
     from django.http.response import HttpResponseBase
 
-    from broker_core.policies import Decision
-    from broker_django.admission.acceptance import View
+    from broker_django.admission.submission import View
     from broker_django.models import DispatchRecord
+
+logger = logging.getLogger("broker_django.pipeline")
 
 
 def routed(request: HttpRequest) -> HttpResponseBase | None:
@@ -51,19 +56,19 @@ async def arouted(request: HttpRequest) -> HttpResponseBase | None:
         return problem(error)
 
 
-def classify(request: HttpRequest, function: Any) -> Decision | None:
-    """The decision for a request that is to be queued; None where the view runs now."""
-    match = request.resolver_match
-    if match is not None and choice.OWN_NAMESPACE in match.app_names:
-        return None
-    decision = decision_of(request, function)
-    return decision if decision is not None and decision.queued else None
+def submitted(request: HttpRequest, view: View) -> ClientSubmission | None:
+    """What is to be queued; None if the view runs now."""
+    decision = decide(request, view.function)
+    return None if decision is None or not decision.queued else ClientSubmission(request, view, decision)
 
 
-def take(request: HttpRequest, view: View, decision: Decision) -> Accepted | HttpResponseBase | None:
+def take(submission: ClientSubmission) -> Accepted | HttpResponseBase | None:
     """Accept and publish, or the response that refuses, or None where the view has to run now."""
     try:
-        accepted = accept(request, view, decision)
+        accepted = accept(submission)
+    except NotQueueableError as reason:
+        logger.log(reason.level, "%s runs now instead of in a queue: %s", submission.route, reason)
+        return None
     except BrokerError as error:
         return problem(error)
     if isinstance(accepted, Accepted):

@@ -26,6 +26,7 @@ from broker_django.routing.table import NONE, tables
 if TYPE_CHECKING:
     from django.http import HttpRequest, HttpResponse
     from django.http.response import HttpResponseBase
+    from django.urls import ResolverMatch
 
     from broker_django.context import RequestContext
 
@@ -81,9 +82,14 @@ def is_ours(request: HttpRequest) -> bool:
     if not request.path_info.startswith(_own_prefix(urlconf or settings.ROOT_URLCONF, get_language())):
         return False
     try:
-        return OWN_NAMESPACE in resolve(request.path_info, urlconf).app_names
+        return is_own(resolve(request.path_info, urlconf))
     except Resolver404:
         return False
+
+
+def is_own(match: ResolverMatch | None) -> bool:
+    """Whether a URL is one of the broker's own, which are neither routed nor queued."""
+    return match is not None and OWN_NAMESPACE in match.app_names
 
 
 @lru_cache(maxsize=64)

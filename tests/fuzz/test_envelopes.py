@@ -120,7 +120,7 @@ def _rows(model: Any) -> Any:
 @pytest.fixture
 def wire(db: None, client: Client, monkeypatch: pytest.MonkeyPatch) -> Wire:
     with monkeypatch.context() as patch:
-        patch.setattr("broker_django.admission.acceptance.run_eagerly", lambda *_args, **_kwargs: None)
+        patch.setattr("broker_django.admission.handover.run_eagerly", lambda *_args, **_kwargs: None)
         ids = [client.post("/pay/", {"amount": "5"}).json()["id"] for _ in range(2)]
     one, other = (DispatchRecord.objects.get(pk=dispatch_id) for dispatch_id in ids)
     assert one.state == other.state == "queued"

@@ -10,11 +10,11 @@ import pytest
 from celery.backends.redis import RedisBackend
 from django.db import OperationalError
 from django.test import Client, override_settings
+from django.urls import NoReverseMatch
 
 from broker_core.policies import QueuePolicy
 from broker_django import ledger
-from broker_django.admission import acceptance
-from broker_django.ledger import responses
+from broker_django.ledger import responses, tokens
 from broker_django.messaging import publishing
 from broker_django.messaging.celery_app import get_app
 from broker_django.models import DispatchRecord
@@ -71,9 +71,9 @@ def test_a_ledger_that_is_away(monkeypatch: pytest.MonkeyPatch, on_outage: str) 
 
 def test_a_request_that_cannot_be_queued(monkeypatch: pytest.MonkeyPatch) -> None:
     def nowhere(*_args: object) -> str:
-        raise acceptance.NoReverseMatch(f"Reverse for 'task' with arguments '('{MARK}',)' not found.")
+        raise NoReverseMatch(f"Reverse for 'task' with arguments '('{MARK}',)' not found.")
 
-    monkeypatch.setattr(acceptance.tokens, "status_url", nowhere)
+    monkeypatch.setattr(tokens, "status_url", nowhere)
     send()
 
 

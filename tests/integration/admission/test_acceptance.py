@@ -127,7 +127,7 @@ def test_a_wait_that_a_transaction_forbids_is_not_said_to_be_applied(
     client: Client, monkeypatch: pytest.MonkeyPatch, atomic: bool, applied: str | None
 ) -> None:
     """Nothing is published before the transaction is over, so there is nothing to wait for."""
-    monkeypatch.setattr("broker_django.admission.acceptance.hand_to_message_broker", lambda *_: True)
+    monkeypatch.setattr("broker_django.admission.handover.hand_to_message_broker", lambda *_: True)
     get_app().conf.task_always_eager = False
     try:
         with (

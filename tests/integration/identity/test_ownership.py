@@ -201,7 +201,7 @@ def test_a_poll_after_a_logout_leaves_the_cookie_that_the_owner_is_known_by() ->
 
 def test_a_poll_that_waits_leaves_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """The session has ended before the poll came, and the dispatch is not done yet."""
-    monkeypatch.setattr("broker_django.admission.acceptance.run_eagerly", lambda *_args, **_kwargs: None)
+    monkeypatch.setattr("broker_django.admission.handover.run_eagerly", lambda *_args, **_kwargs: None)
     client = ann()
     links = send(client)
     client.session.flush()
