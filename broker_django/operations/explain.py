@@ -15,15 +15,16 @@ from django.test import RequestFactory
 from django.urls import Resolver404, resolve
 from django.utils.module_loading import import_string
 
-from broker_core.errors import LoopDetectedError
+from broker_core.errors import BrokerError, LoopDetectedError
 from broker_core.routing import Action, Router, verdicts
 from broker_django.admission.arrival import usual_host
+from broker_django.admission.steps import WITHOUT_BODY, NotQueueableError, admit
+from broker_django.admission.submission import ClientSubmission, View
 from broker_django.annotations.decorated import annotation_of
 from broker_django.annotations.view_names import view_name
-from broker_django.classification import settled
 from broker_django.conf import conf
 from broker_django.context import RequestContext
-from broker_django.dispatcher import dispatcher, route_of
+from broker_django.dispatcher import decide, route_of
 from broker_django.identity import users
 from broker_django.request_values import values
 from broker_django.routing import choice
@@ -80,32 +81,53 @@ def explain(
     told.outcome = _routed(request, names_destinations=names_destinations)
     if not names_destinations:
         told.shares = {}
-    if told.outcome:
-        return told
+    if not told.outcome:
+        _located(request, told)
+    return told
+
+
+def _located(request: HttpRequest, told: Explanation) -> None:
     try:
         found = resolve(request.path_info)
     except Resolver404:
         told.outcome = _without_view(request)
-        return told
+        return
+    request.resolver_match = found
     told.view = view_name(found.func, request.method or "")
     told.outcome = _login(request, found)
-    if told.outcome:
-        return told
-    if choice.is_ours(request):
+    if not told.outcome and choice.is_own(found):
         told.outcome = "The broker answers: its own URLs are neither routed nor queued."
-        return told
-    annotation = annotation_of(found.func, request.method or "")
+    if not told.outcome:
+        _decided(request, View(found.func, found.args, found.kwargs), told)
+
+
+def _decided(request: HttpRequest, view: View, told: Explanation) -> None:
+    annotation = annotation_of(view.function, request.method or "")
     if annotation is not None:
         told.decorator = f"{annotation.mode} {annotation.queue or ''}".strip()
     elif route_of(request) is None:
         _rules(request, told)
-    decided = dispatcher().classify(request, found.func)
-    told.decision = settled(request, decided)
-    if told.decision is None and decided is not None:
-        told.outcome = f"The view runs now: there is no queue {decided.queue!r}."
+    told.decision = decide(request, view.function)
+    unknown: str = request.broker.unknown_queue  # type: ignore[attr-defined]
+    if unknown:
+        told.outcome = f"The view runs now: there is no queue {unknown!r}."
     else:
-        told.outcome = _outcome(told.decision) + _one_of(route_of(request))
-    return told
+        told.outcome = _admitted(request, view, told.decision) or (_outcome(told.decision) + _one_of(route_of(request)))
+
+
+def _admitted(request: HttpRequest, view: View, decision: Decision | None) -> str:
+    """What admission says, as far as it needs no body; empty if it lets the request pass, or is not asked."""
+    if decision is None or not decision.queued:
+        return ""
+    try:
+        response = admit(ClientSubmission(request, view, decision), WITHOUT_BODY)
+    except NotQueueableError as reason:
+        return f"The view runs now: {reason}"
+    except BrokerError as error:
+        return f"The request is refused: {error.status}, {error}"
+    except DisallowedHost as error:
+        return f"The request is refused: 400, {error}"
+    return "" if response is None else f"Admission answers: {response.status_code}."
 
 
 def _routed(request: HttpRequest, *, names_destinations: bool) -> str:

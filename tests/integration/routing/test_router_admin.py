@@ -10,6 +10,7 @@ from django.contrib.auth.models import Permission
 from django.core.management import CommandError, call_command
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
+from django.urls import path
 
 from broker_core import routing
 from broker_core.policies import Decision
@@ -18,6 +19,7 @@ from broker_core.sources import Source
 from broker_django.dispatcher import Dispatcher
 from broker_django.models import Destination, Router
 from tests.forms import router_form
+from tests.site.views import pay
 
 CHANGE_LIST = "/admin/broker_django/router/"
 TRY = f"{CHANGE_LIST}try/"
@@ -223,6 +225,41 @@ class Nowhere(Dispatcher):
 def test_broker_explain_tells_of_a_queue_that_is_not_there(settings):
     settings.REQUEST_BROKER = {"DISPATCHER": f"{__name__}.Nowhere"}
     assert "The view runs now: there is no queue 'nowhere'." in explained("GET", "/echo/")
+
+
+class ByName(Dispatcher):
+    """Goes by the name of the URL, and says it once."""
+
+    asked = []
+
+    def classify(self, request, view):
+        self.asked.append(request.resolver_match.route)
+        return Decision("bulk", wait=0) if len(self.asked) == 1 else None
+
+
+def test_broker_explain_asks_a_dispatcher_once_with_the_url_resolved(settings):
+    settings.REQUEST_BROKER = {"DISPATCHER": f"{__name__}.ByName"}
+    ByName.asked.clear()
+    assert "Queued on bulk (dispatcher)" in explained("GET", "/echo/")
+    assert ByName.asked == ["echo/"]
+
+
+def test_broker_explain_tells_what_admission_refuses(settings):
+    settings.REQUEST_BROKER = {"QUEUES": {"payment": {"require_idempotency_key": True}}}
+    assert "The request is refused: 400, send an Idempotency-Key" in explained("POST", "/pay/")
+    assert "Queued on payment" in explained("POST", "/pay/", "-H", 'Idempotency-Key: "1"')
+    assert "is refused: 400, the field" in explained("POST", "/pay/", "-H", "Idempotency-Key: a,b")
+
+
+class WithoutStatusUrls:
+    urlpatterns = [path("pay/", pay)]
+
+
+def test_broker_explain_tells_that_nobody_could_follow(settings):
+    settings.ROOT_URLCONF = WithoutStatusUrls
+    told = explained("POST", "/pay/")
+    assert "The view runs now: the broker's URLs cannot be reversed on the host" in told
+    assert "Queued" not in told
 
 
 class Elsewhere(Dispatcher):
