@@ -184,23 +184,26 @@ def write(record: DispatchRecord) -> DispatchRecord:
 
     Raises UnavailableError.
     """
-    written = record
     if record.due_at is None and _has_no_room(record):
         record.due_at, record.published_at = record.accepted_at, None
     record.sealed_with = sealed_with(bytes(record.sealed))
-    try:
-        with bodies.set_aside(record):
-            if record.idempotency_key is not None:
-                written = ledger.accept_once(record)
-            else:
-                ledger.accept(record)
-    except (DatabaseFailure, StorageError) as error:
-        raise UnavailableError("the request cannot be recorded") from error
+    written = _inserted(record)
     if written is record:
         capacity.gauges.note(record.queue)
     elif record.sealed_file:
         bodies.delete([record.sealed_file])
     return written
+
+
+def _inserted(record: DispatchRecord) -> DispatchRecord:
+    try:
+        with bodies.set_aside(record):
+            if record.idempotency_key is not None:
+                return ledger.accept_once(record)
+            ledger.accept(record)
+    except (DatabaseFailure, StorageError) as error:
+        raise UnavailableError("the request cannot be recorded") from error
+    return record
 
 
 def _has_no_room(record: DispatchRecord) -> bool:

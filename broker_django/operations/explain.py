@@ -13,13 +13,15 @@ from django.core.exceptions import DisallowedHost, MiddlewareNotUsed
 from django.middleware.common import CommonMiddleware
 from django.test import RequestFactory
 from django.urls import Resolver404, resolve
+from django.utils import translation
 from django.utils.module_loading import import_string
 
 from broker_core.errors import BrokerError, LoopDetectedError
 from broker_core.routing import Action, Router, verdicts
-from broker_django.admission.arrival import usual_host
+from broker_django.admission.arrival import language_of, usual_host
 from broker_django.admission.steps import WITHOUT_BODY, NotQueueableError, admit
 from broker_django.admission.submission import ClientSubmission, View
+from broker_django.admission.urlconfs import urlconf_of
 from broker_django.annotations.decorated import annotation_of
 from broker_django.annotations.view_names import view_name
 from broker_django.conf import conf
@@ -77,18 +79,19 @@ def explain(
     """
     request = _request(method, path, headers, user)
     told = Explanation()
-    _routers(request, told)
-    told.outcome = _routed(request, names_destinations=names_destinations)
+    with translation.override(language_of(request.META, request.path_info)):
+        _routers(request, told)
+        told.outcome = _routed(request, names_destinations=names_destinations)
+        if not told.outcome:
+            _located(request, told)
     if not names_destinations:
         told.shares = {}
-    if not told.outcome:
-        _located(request, told)
     return told
 
 
 def _located(request: HttpRequest, told: Explanation) -> None:
     try:
-        found = resolve(request.path_info)
+        found = resolve(request.path_info, getattr(request, "urlconf", None))
     except Resolver404:
         told.outcome = _without_view(request)
         return
@@ -202,6 +205,8 @@ def _request(method: str, path: str, headers: Mapping[str, str], user: Any) -> H
         request.META["SERVER_NAME"] = usual_host()
     request.user = user or users.anonymous()
     request.broker = RequestContext()  # type: ignore[attr-defined]
+    with suppress(DisallowedHost):
+        request.urlconf = urlconf_of(request.get_host(), "")
     return request
 
 

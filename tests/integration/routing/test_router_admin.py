@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 
 import pytest
+from django.conf.urls.i18n import i18n_patterns
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission
 from django.core.management import CommandError, call_command
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
-from django.urls import path
+from django.urls import include, path
+from django.utils import translation
 
 from broker_core import routing
 from broker_core.policies import Decision
@@ -19,7 +21,7 @@ from broker_core.sources import Source
 from broker_django.dispatcher import Dispatcher
 from broker_django.models import Destination, Router
 from tests.forms import router_form
-from tests.site.views import pay
+from tests.site.views import echo, pay
 
 CHANGE_LIST = "/admin/broker_django/router/"
 TRY = f"{CHANGE_LIST}try/"
@@ -260,6 +262,18 @@ def test_broker_explain_tells_that_nobody_could_follow(settings):
     told = explained("POST", "/pay/")
     assert "The view runs now: the broker's URLs cannot be reversed on the host" in told
     assert "Queued" not in told
+
+
+class Translated:
+    urlpatterns = [*i18n_patterns(path("echo/", echo)), path("broker/", include("broker_django.urls"))]
+
+
+def test_broker_explain_finds_the_url_in_the_language_of_the_request(settings):
+    settings.ROOT_URLCONF = Translated
+    settings.MIDDLEWARE = ["django.middleware.locale.LocaleMiddleware", *settings.MIDDLEWARE]
+    with translation.override("en"):
+        assert "view tests.site.views.echo" in explained("GET", "/de/echo/")
+        assert translation.get_language() == "en"
 
 
 class Elsewhere(Dispatcher):
