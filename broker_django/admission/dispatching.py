@@ -22,6 +22,7 @@ from broker_django.admission.arrival import arrived, asks_for_a_user
 from broker_django.admission.composing import Parts, compose
 from broker_django.admission.handover import publish_when_committed
 from broker_django.admission.patterns import pattern_of
+from broker_django.admission.steps import NotQueueableError
 from broker_django.annotations.drf import view_class
 from broker_django.annotations.view_names import view_name
 from broker_django.conf import conf
@@ -110,11 +111,20 @@ def dispatch(given: HttpRequest | RequestMessage | str, *, queue: str, parts: Pa
     policy = conf.queues.get(queue)
     if policy is None:
         raise ConfigurationError(f"there is no queue {queue!r}; there are {', '.join(conf.queues)}")
-    accepted = accept(_submission(_taken(given, parts or Parts()), queue))
+    record = _accepted(_submission(_taken(given, parts or Parts()), queue)).record
+    publish_when_committed(record, policy)
+    return record
+
+
+def _accepted(submission: CodeSubmission) -> Accepted:
+    """Raises MessageError if admission does anything else with the request: nobody is there to be answered."""
+    try:
+        accepted = accept(submission)
+    except NotQueueableError as reason:
+        raise MessageError(f"the request cannot be queued: {reason}") from reason
     if not isinstance(accepted, Accepted):
         raise MessageError(f"a step of admission answers the request with {accepted.status_code}")
-    publish_when_committed(accepted.record, policy)
-    return accepted.record
+    return accepted
 
 
 def _submission(taken: Taken, queue: str) -> CodeSubmission:
