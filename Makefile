@@ -20,7 +20,7 @@ PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # A venv begins with the pip of its Python; those before 25.1 know no dependency groups.
 GROUP_INSTALL = $(PIP_INSTALL) 'pip>=25.1' && $(PIP_INSTALL) $(CONSTRAINTS:%=-c %) -e . --group
 
-.PHONY: help demo test test-neighbours canary fuzz bench chaos lint clean
+.PHONY: help demo test test-neighbours canary fuzz bench chaos lint messages clean
 
 help:
 	@echo 'make demo    the example shop with workers, Flower and Valkey, at http://127.0.0.1:8000/'
@@ -31,6 +31,7 @@ help:
 	@echo 'make bench   the measurements, side by side'
 	@echo 'make chaos   requests while processes, servers, the network and views misbehave; nothing may be lost'
 	@echo 'make lint    ruff, mypy and import-linter'
+	@echo 'make messages   the catalogues of translations, from what is marked (needs GNU gettext)'
 	@echo 'make clean   remove the environment, the caches and the data of the example'
 	@echo
 	@echo 'PYTHON=python3.12 picks the interpreter, VENV=.venv the environment,'
@@ -72,6 +73,11 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Needs GNU gettext. What is new is left untranslated: tests/unit/broker_django/test_translations.py names it.
+messages: $(VENV)/.test
+	cd broker_django && $(abspath $(BIN))/django-admin makemessages --all --no-location --no-wrap --no-obsolete
+	cd broker_django && $(abspath $(BIN))/django-admin compilemessages
 
 clean:
 	if test -f $(VENV)/.created; then rm -rf $(VENV); fi
