@@ -8,9 +8,8 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-import cel
-
 from broker_core.errors import InvalidConditionError
+from broker_core.expressions import cel
 from broker_core.guards import guards_of, ruled_out
 from broker_core.patterns import require_small_patterns
 

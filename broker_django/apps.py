@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+from typing import Any
+
 from django.apps import AppConfig, apps
 from django.core.exceptions import ImproperlyConfigured
 from django.db.models import signals
 from django.utils.translation import gettext_lazy as _
+
+from broker_django.shadowing import require_own
 
 
 class BrokerConfig(AppConfig):
@@ -11,6 +15,10 @@ class BrokerConfig(AppConfig):
     label = "broker_django"
     verbose_name = _("Request broker")
     default_auto_field = "django.db.models.BigAutoField"
+
+    def __init__(self, app_name: str, app_module: Any) -> None:
+        require_own("broker_core")
+        super().__init__(app_name, app_module)
 
     def ready(self) -> None:
         if not apps.is_installed("django_celery_results"):

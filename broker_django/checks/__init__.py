@@ -44,6 +44,7 @@ from broker_django.messaging.celery_app import REDIS_SCHEMES, broker_urls, fille
 from broker_django.messaging.serialization import accepts, serializer
 from broker_django.models import DispatchRecord, database
 from broker_django.routing.choice import OWN_NAMESPACE
+from broker_django.shadowing import HINT, shadow_of, told
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -411,6 +412,8 @@ def _views(patterns: list[Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 @register("request_broker")
 def check_celery(**_: Any) -> list[CheckMessage]:
+    if shadow := shadow_of("workers"):
+        return [Error(told("workers", shadow), hint=HINT, id="request_broker.E018")]
     current = project_app()  # before the fallback is made, which becomes the current app where there is none
     app = get_app()
     return [
@@ -537,7 +540,9 @@ def _starves_green_pools(app: Celery) -> bool:
 @register(Tags.security, deploy=True)
 def check_embedded(**_: Any) -> list[CheckMessage]:
     base_dir = getattr(settings, "BASE_DIR", None)
-    if base_dir is not None and embedded_url(base_dir) in broker_urls(get_app().conf.broker_url):
+    if base_dir is None or shadow_of("workers"):
+        return []
+    if embedded_url(base_dir) in broker_urls(get_app().conf.broker_url):
         return [
             CheckWarning(
                 "The message broker is the embedded development server.",

@@ -14,6 +14,7 @@ from celery import _state
 from celery.exceptions import WorkerTerminate
 
 from broker_django.conf import conf
+from broker_django.shadowing import require_own
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -49,6 +50,7 @@ def use(app: Celery) -> None:
 def get_app() -> Celery:
     """The configured app; without one, the app that `workers.celery` makes from the Django settings."""
     if not _configured:
+        require_own("workers")
         import_module(FALLBACK)
     return _configured[0]
 

@@ -15,6 +15,7 @@ from broker_django.conf import conf
 from broker_django.development.reloading import supervise
 from broker_django.messaging.celery_app import get_app
 from broker_django.operations.pools import current_plan, is_ordered
+from broker_django.shadowing import HINT, shadow_of, told
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
@@ -38,6 +39,8 @@ class Command(BaseCommand):
         parser.add_argument("--noreload", action="store_true", help="Do not start again when code changes.")
 
     def handle(self, *_args: Any, **options: Any) -> None:
+        if shadow := shadow_of("workers"):
+            raise CommandError(f"{told('workers', shadow)} {HINT}")
         arguments = self.worker_arguments(options)
         if options["show"]:
             self.stdout.write(self._plan(options))

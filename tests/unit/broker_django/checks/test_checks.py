@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from types import ModuleType
 
 import pytest
@@ -204,6 +205,13 @@ def test_e008_a_result_backend_that_another_process_cannot_read():
 def test_e009_messages_that_would_be_delivered_again_while_they_run(timeout, ids):
     app_with(broker_transport_options={"visibility_timeout": timeout})
     assert [found for found in said(checks.check_celery) if found != "W003"] == ids
+
+
+def test_e018_a_package_that_hides_the_workers(tmp_path, monkeypatch):
+    (tmp_path / "workers.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "workers")
+    assert said(checks.check_celery) == ["E018"]
 
 
 @pytest.mark.parametrize("pool", ["gevent", "eventlet"])
