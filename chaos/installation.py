@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
-import httpx
 import psutil
 
 from broker_django.development.ports import any_port
@@ -20,6 +19,7 @@ from chaos import account
 from chaos.network import Proxy
 from tests import servers
 from tests.containers import ROOT, Process
+from tests.processes import is_healthy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -191,7 +191,7 @@ class Installation:
         asgi += ["--lifespan", "off", "--no-access-log", "--timeout-graceful-shutdown", "5"]
         wsgi = [sys.executable, "-m", "django", "runserver", f"127.0.0.1:{port}", "--noreload", "-v", "0"]
         self.urls.append(url)
-        return Service(Process(f"web-{number}", wsgi if number % 2 else asgi, self.variables, lambda: healthy(url)))
+        return Service(Process(f"web-{number}", wsgi if number % 2 else asgi, self.variables, lambda: is_healthy(url)))
 
     def _worker(self, number: int) -> Service:
         name = f"worker-{number}"
@@ -220,12 +220,6 @@ class Installation:
     def end(self) -> None:
         for service in self.services:
             service.end()
-
-
-def healthy(url: str) -> bool:
-    with contextlib.suppress(httpx.TransportError):
-        return httpx.get(f"{url}/broker/health/", trust_env=False).is_success
-    return False
 
 
 def missing(broker: str, database: str) -> list[str]:

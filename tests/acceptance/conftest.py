@@ -35,7 +35,7 @@ from broker_django.models import AttemptRecord, DispatchRecord
 from tests import servers, vendors
 from tests.acceptance.prepare import PASSWORD
 from tests.containers import ROOT, Process
-from tests.processes import wait_until
+from tests.processes import is_healthy, wait_until
 from tests.settings import database as database_settings
 from tests.site.models import Execution
 
@@ -71,7 +71,8 @@ class Site:
     def client(self, **options: Any) -> httpx.Client:
         """A new browser, so to say: with cookies of its own."""
         limits = httpx.Limits(keepalive_expiry=KEPT)
-        return httpx.Client(base_url=self.url, timeout=PATIENCE + 10, limits=limits, trust_env=False, **options)
+        options = {"timeout": PATIENCE + 10, "limits": limits, "trust_env": False, "verify": False, **options}
+        return httpx.Client(base_url=self.url, **options)
 
 
 class Ledger:
@@ -214,13 +215,8 @@ def web_server(interface: str, port: int) -> list[str]:
 def _start_site(interface: str, environment: dict[str, str]) -> Site:
     port = any_port()
     url = f"http://127.0.0.1:{port}"
-
-    def healthy() -> bool:
-        with contextlib.suppress(httpx.TransportError):
-            return httpx.get(f"{url}/broker/health/", trust_env=False).is_success
-        return False
-
-    return Site(url, Process(f"web-{interface}", web_server(interface, port), environment, healthy))
+    server = web_server(interface, port)
+    return Site(url, Process(f"web-{interface}", server, environment, lambda: is_healthy(url)))
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import httpx
 import psycopg
 import pytest
 
@@ -19,10 +18,12 @@ from tests import servers
 from tests.containers import ROOT, Process
 from tests.integration.identity.test_users import before_replay  # noqa: F401 - a fixture
 from tests.neighbours import SETTINGS
+from tests.processes import is_healthy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    import httpx
     from django.test import Client
 
 QUEUED = {"X-Queue": "yes"}
@@ -108,13 +109,8 @@ class Project:
         else:
             command = [sys.executable, "-m", "gunicorn", "tests.site.wsgi:application", f"--bind=127.0.0.1:{port}"]
             command += ["--worker-class=gthread", "--threads=4", "--no-control-socket"]
-
-        def healthy() -> bool:
-            with contextlib.suppress(httpx.TransportError):
-                return httpx.get(f"{url}/broker/health/", trust_env=False).is_success
-            return False
-
-        self.started.enter_context(servers.serving(Process("web", command, self.variables, healthy)))
+        process = Process("web", command, self.variables, lambda: is_healthy(url))
+        self.started.enter_context(servers.serving(process))
         return url
 
     def worker(self, *options: str) -> Process:
