@@ -11,6 +11,10 @@ FUZZ_RUNS = 100000
 FUZZ_CALLS = 1000
 # Half of the tests wait for processes of their own, so there is work for more than the cores.
 TEST_PROCESSES = 4
+# Each process compiles all of this otherwise, if the environment says so, as it does in many containers.
+BYTECODE = PYTHONDONTWRITEBYTECODE=
+# The tests themselves say which of their files come first.
+IN_PARALLEL = -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 BIN = $(VENV)/bin
 CONSTRAINTS = $(wildcard constraints.txt)
@@ -36,10 +40,10 @@ demo: $(VENV)/.demo
 	@exec $(BIN)/python example/manage.py broker_dev --migrate --exit-with-parent $(ARGS)
 
 test: $(VENV)/.test
-	@exec $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
+	@$(BYTECODE) exec $(BIN)/python -m pytest $(IN_PARALLEL) $(ARGS)
 
 test-neighbours: $(NEIGHBOURS_VENV)/.neighbours
-	NEIGHBOURS=1 $(NEIGHBOURS_VENV)/bin/python -m pytest -n $(TEST_PROCESSES) \
+	$(BYTECODE) NEIGHBOURS=1 $(NEIGHBOURS_VENV)/bin/python -m pytest $(IN_PARALLEL) \
 	  --ds tests.neighbours.settings --no-migrations tests/neighbours $(ARGS)
 
 fuzz: $(VENV)/.fuzz
