@@ -20,11 +20,12 @@ BIN = $(VENV)/bin
 CONSTRAINTS = $(wildcard constraints.txt)
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test test-neighbours fuzz bench chaos lint clean
+.PHONY: help demo test test-all test-neighbours fuzz bench chaos lint clean
 
 help:
 	@echo 'make demo    the example shop with workers, Flower and Valkey, at http://127.0.0.1:8000/'
 	@echo 'make test    the tests'
+	@echo 'make test-all   them, then all that drive processes on Redis or RabbitMQ beside PostgreSQL, with more requests'
 	@echo 'make test-neighbours   the tests with packages that projects have beside the broker, in an environment of their own'
 	@echo 'make fuzz    100,000 mutated inputs, and as many again for each parser (that needs Linux on x86-64)'
 	@echo 'make bench   the measurements, side by side'
@@ -41,6 +42,12 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.test
 	@$(BYTECODE) exec $(BIN)/python -m pytest $(IN_PARALLEL) $(ARGS)
+
+test-all: test
+	for broker in redis rabbitmq; do \
+	  TEST_BROKER=$$broker TEST_DATABASE=postgres TEST_DISPATCHES=4000 TEST_REQUESTS=1000 REQUIRE_SERVERS=1 \
+	    $(MAKE) test ARGS="tests/acceptance $(ARGS)" || exit; \
+	done
 
 test-neighbours: $(NEIGHBOURS_VENV)/.neighbours
 	$(BYTECODE) NEIGHBOURS=1 $(NEIGHBOURS_VENV)/bin/python -m pytest $(IN_PARALLEL) \
