@@ -219,18 +219,29 @@ def _start_site(interface: str, environment: dict[str, str]) -> Site:
     return Site(url, Process(f"web-{interface}", server, environment, lambda: is_healthy(url)))
 
 
+class Sites(dict[str, Site]):
+    """Each is started when the first test asks for it."""
+
+    def __init__(self, start: Callable[[str], Site]) -> None:
+        self._start = start
+
+    def __missing__(self, name: str) -> Site:
+        site = self[name] = self._start(name)
+        site.process.ready()
+        return site
+
+
 @pytest.fixture(scope="session")
-def sites(environment: dict[str, str], message_broker: servers.MessageBroker) -> Iterator[dict[str, Site]]:
+def sites(environment: dict[str, str], message_broker: servers.MessageBroker) -> Iterator[Sites]:
     """One under ASGI, one under WSGI, and one whose dispatches no shared worker is handed."""
-    unattended = {**environment, "BROKER_URL": message_broker.unattended_url}
-    started = {
-        "asgi": _start_site("asgi", environment),
-        "wsgi": _start_site("wsgi", environment),
-        servers.UNATTENDED: _start_site("asgi", unattended),
-    }
+
+    def start(name: str) -> Site:
+        if name == servers.UNATTENDED:
+            return _start_site("asgi", {**environment, "BROKER_URL": message_broker.unattended_url})
+        return _start_site(name, environment)
+
+    started = Sites(start)
     try:
-        for site in started.values():
-            site.process.ready()
         yield started
     finally:
         for site in started.values():
