@@ -32,7 +32,7 @@ SHORTAGES = {
     "disk": (["set_disk_free_limit", "1000000000000000"], ["set_disk_free_limit", "50000000"]),
 }
 MANY = 30
-AT_MOST = 15.0
+AT_MOST = 8.0
 """Seconds that a client may be held by a message broker that blocks: less than four, but on a slow machine."""
 
 

@@ -258,7 +258,7 @@ def test_a_second_interrupt_kills_what_will_not_stop(project):
         process.send_signal(signal.SIGINT)
         read_until(process, "not yet")
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=90)
+        process.communicate(timeout=10)
         assert process.returncode == 0
         assert nothing_left(project)
 

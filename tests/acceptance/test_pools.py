@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tests.servers import MessageBroker
 
 POOLS = "--queues=bulk-eu,bulk-us"
-SOON = 20.0
+SOON = 10.0
 """Seconds in which running workers follow the admin on a slow machine too: others take less than three."""
 
 CLIENTS = 6

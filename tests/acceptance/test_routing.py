@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from tests.acceptance.conftest import Ledger, Site
 
-SOON = 20.0
+SOON = 10.0
 """Seconds in which a slow machine too has seen a change, and has told of it: others take less than three."""
 
 
