@@ -19,7 +19,6 @@ from chaos import account
 from chaos.network import Proxy
 from tests import servers
 from tests.containers import ROOT, Process
-from tests.processes import is_healthy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -191,7 +190,9 @@ class Installation:
         asgi += ["--lifespan", "off", "--no-access-log", "--timeout-graceful-shutdown", "5"]
         wsgi = [sys.executable, "-m", "django", "runserver", f"127.0.0.1:{port}", "--noreload", "-v", "0"]
         self.urls.append(url)
-        return Service(Process(f"web-{number}", wsgi if number % 2 else asgi, self.variables, lambda: is_healthy(url)))
+        return Service(
+            Process(f"web-{number}", wsgi if number % 2 else asgi, self.variables, lambda: servers.is_healthy(url))
+        )
 
     def _worker(self, number: int) -> Service:
         name = f"worker-{number}"

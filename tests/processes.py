@@ -8,7 +8,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import httpx
 import psutil
 
 if TYPE_CHECKING:
@@ -34,13 +33,6 @@ def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
             raise AssertionError(f"{getattr(condition, '__name__', condition)} did not come true in {seconds} s")
         time.sleep(step)
         step = min(step * 1.2, LAST_STEP)
-
-
-def is_healthy(url: str) -> bool:
-    """The site at this URL answers. To load authorities for TLS, which nobody needs here, takes longer than to ask."""
-    with suppress(httpx.TransportError):
-        return httpx.get(f"{url}/broker/health/", trust_env=False, verify=False).is_success
-    return False
 
 
 def processes_in(directory: Path) -> list[psutil.Process]:

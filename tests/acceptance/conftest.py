@@ -35,7 +35,7 @@ from broker_django.models import AttemptRecord, DispatchRecord
 from tests import servers, vendors
 from tests.acceptance.prepare import PASSWORD
 from tests.containers import ROOT, Process
-from tests.processes import is_healthy, wait_until
+from tests.processes import wait_until
 from tests.settings import database as database_settings
 from tests.site.models import Execution
 
@@ -216,7 +216,7 @@ def _start_site(interface: str, environment: dict[str, str]) -> Site:
     port = any_port()
     url = f"http://127.0.0.1:{port}"
     server = web_server(interface, port)
-    return Site(url, Process(f"web-{interface}", server, environment, lambda: is_healthy(url)))
+    return Site(url, Process(f"web-{interface}", server, environment, lambda: servers.is_healthy(url)))
 
 
 class Sites(dict[str, Site]):

@@ -18,7 +18,6 @@ from tests import servers
 from tests.containers import ROOT, Process
 from tests.integration.identity.test_users import before_replay  # noqa: F401 - a fixture
 from tests.neighbours import SETTINGS
-from tests.processes import is_healthy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -109,7 +108,7 @@ class Project:
         else:
             command = [sys.executable, "-m", "gunicorn", "tests.site.wsgi:application", f"--bind=127.0.0.1:{port}"]
             command += ["--worker-class=gthread", "--threads=4", "--no-control-socket"]
-        process = Process("web", command, self.variables, lambda: is_healthy(url))
+        process = Process("web", command, self.variables, lambda: servers.is_healthy(url))
         self.started.enter_context(servers.serving(process))
         return url
 

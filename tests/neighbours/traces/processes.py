@@ -16,7 +16,7 @@ import httpx
 from broker_django.development.ports import any_port
 from tests import servers
 from tests.containers import ROOT, Process
-from tests.processes import is_healthy, wait_until
+from tests.processes import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,7 +61,7 @@ class Project:
         if interface == "asgi":
             command = [sys.executable, "-m", "uvicorn", module, "--port", str(port), "--lifespan", "off"]
         url = f"http://127.0.0.1:{port}"
-        process = Process(f"web-{interface}", command, self.variables, lambda: is_healthy(url))
+        process = Process(f"web-{interface}", command, self.variables, lambda: servers.is_healthy(url))
         self._stack.callback(process.teardown)
         process.ready()
         return self._stack.enter_context(httpx.Client(base_url=url, timeout=40, trust_env=False))
