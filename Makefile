@@ -13,6 +13,10 @@ FUZZ_RUNS = 100000
 FUZZ_CALLS = 1000
 # Half of the tests wait for processes of their own, so there is work for more than the cores.
 TEST_PROCESSES = 4
+# Each process compiles all of this otherwise, if the environment says so, as it does in many containers.
+BYTECODE = PYTHONDONTWRITEBYTECODE=
+# The tests themselves say which of their files come first.
+IN_PARALLEL = -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 BIN = $(VENV)/bin
 CONSTRAINTS = $(wildcard constraints.txt)
@@ -20,11 +24,12 @@ PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # A venv begins with the pip of its Python; those before 25.1 know no dependency groups.
 GROUP_INSTALL = $(PIP_INSTALL) 'pip>=25.1' && $(PIP_INSTALL) $(CONSTRAINTS:%=-c %) -e . --group
 
-.PHONY: help demo test test-neighbours canary fuzz bench chaos lint messages clean
+.PHONY: help demo test test-all test-neighbours canary fuzz bench chaos lint messages clean
 
 help:
 	@echo 'make demo    the example shop with workers, Flower and Valkey, at http://127.0.0.1:8000/'
 	@echo 'make test    the tests'
+	@echo 'make test-all   them, then all that drive processes on Redis or RabbitMQ beside PostgreSQL, with more requests'
 	@echo 'make test-neighbours   the tests with packages that projects have beside the broker, in an environment of their own'
 	@echo 'make canary   unit and integration tests with the pre-releases of what the broker is built on; may fail'
 	@echo 'make fuzz    100,000 mutated inputs, and as many again for each parser (that needs Linux on x86-64)'
@@ -42,18 +47,24 @@ demo: $(VENV)/.demo
 	@exec $(BIN)/python example/manage.py broker_dev --migrate --exit-with-parent $(ARGS)
 
 test: $(VENV)/.test
-	@exec $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
+	@$(BYTECODE) exec $(BIN)/python -m pytest $(IN_PARALLEL) $(ARGS)
+
+test-all: test
+	for broker in redis rabbitmq; do \
+	  TEST_BROKER=$$broker TEST_DATABASE=postgres TEST_DISPATCHES=4000 TEST_REQUESTS=1000 REQUIRE_SERVERS=1 \
+	    $(MAKE) test ARGS="tests/acceptance $(ARGS)" || exit; \
+	done
 
 test-neighbours:
 	@$(MAKE) --no-print-directory VENV=$(NEIGHBOURS_VENV) $(NEIGHBOURS_VENV)/.neighbours
-	NEIGHBOURS=1 $(NEIGHBOURS_VENV)/bin/python -m pytest -n $(TEST_PROCESSES) \
+	$(BYTECODE) NEIGHBOURS=1 $(NEIGHBOURS_VENV)/bin/python -m pytest $(IN_PARALLEL) \
 	  --ds tests.neighbours.settings --no-migrations tests/neighbours $(ARGS)
 
 # Newer than our upper bounds allow, on purpose: pip warns, and goes on.
 canary:
 	@$(MAKE) --no-print-directory VENV=$(CANARY_VENV) $(CANARY_VENV)/.test
 	$(CANARY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --pre $(CANARIES)
-	$(CANARY_VENV)/bin/python -m pytest -n $(TEST_PROCESSES) --dist loadfile tests/unit tests/integration $(ARGS)
+	$(BYTECODE) $(CANARY_VENV)/bin/python -m pytest $(IN_PARALLEL) tests/unit tests/integration $(ARGS)
 
 fuzz: $(VENV)/.fuzz
 	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) FUZZ_AT_LEAST=$(FUZZ_AT_LEAST) \

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
-import httpx
 import psutil
 
 from broker_django.development.ports import any_port
@@ -191,7 +190,9 @@ class Installation:
         asgi += ["--lifespan", "off", "--no-access-log", "--timeout-graceful-shutdown", "5"]
         wsgi = [sys.executable, "-m", "django", "runserver", f"127.0.0.1:{port}", "--noreload", "-v", "0"]
         self.urls.append(url)
-        return Service(Process(f"web-{number}", wsgi if number % 2 else asgi, self.variables, lambda: healthy(url)))
+        return Service(
+            Process(f"web-{number}", wsgi if number % 2 else asgi, self.variables, lambda: servers.is_healthy(url))
+        )
 
     def _worker(self, number: int) -> Service:
         name = f"worker-{number}"
@@ -220,12 +221,6 @@ class Installation:
     def end(self) -> None:
         for service in self.services:
             service.end()
-
-
-def healthy(url: str) -> bool:
-    with contextlib.suppress(httpx.TransportError):
-        return httpx.get(f"{url}/broker/health/", trust_env=False).is_success
-    return False
 
 
 def missing(broker: str, database: str) -> list[str]:

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from broker_django.messaging import celery_app, publishing
 from broker_django.tracking.holding import places
 from tests.servers import require
+
+TESTS = Path(__file__).parent
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -31,6 +35,42 @@ def own_app():
     before = celery_app.get_app()
     yield before
     celery_app.use(before)
+
+
+LONGEST_FIRST = [
+    "integration/test_without_contrib_apps",
+    "acceptance/test_doctor",
+    "acceptance/comparison/test_asgi",
+    "acceptance/comparison/test_wsgi",
+    "acceptance/test_held_clients",
+    "acceptance/test_reloading",
+    "acceptance/test_full_redis",
+    "acceptance/test_dev_command",
+    "acceptance/test_other_code",
+    "acceptance/test_revoking",
+    "acceptance/test_leftovers",
+    "acceptance/test_reaping",
+    "acceptance/test_pools",
+    "acceptance/test_prefix",
+    "acceptance/test_large_bodies",
+    "acceptance/test_databases",
+    "fuzz/test_openapi",
+]
+"""Files of tests that take long. Together with what is in the folders below, they are most of the time."""
+LONG = ["acceptance", "fuzz", "endpoints"]
+
+
+def turn(path: Path) -> int:
+    """When a file is begun: the short ones fill up the end, at which all processes are to be done together."""
+    inside = path.relative_to(TESTS)
+    name = inside.with_suffix("").as_posix()
+    if name in LONGEST_FIRST:
+        return LONGEST_FIRST.index(name)
+    return len(LONGEST_FIRST) + (inside.parts[0] not in LONG)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: turn(item.path))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
