@@ -4,6 +4,7 @@ PYTHON = python3
 VENV = .venv
 # Other packages would change what the tests of the broker alone see.
 NEIGHBOURS_VENV = $(VENV)-neighbours
+DOCS_VENV = $(VENV)-docs
 ARGS =
 FUZZ_EXAMPLES = 2000
 FUZZ_AT_LEAST = 100000
@@ -16,7 +17,7 @@ BIN = $(VENV)/bin
 CONSTRAINTS = $(wildcard constraints.txt)
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test test-neighbours fuzz bench chaos lint clean
+.PHONY: help demo test test-neighbours fuzz bench chaos docs lint clean
 
 help:
 	@echo 'make demo    the example shop with workers, Flower and Valkey, at http://127.0.0.1:8000/'
@@ -25,6 +26,7 @@ help:
 	@echo 'make fuzz    100,000 mutated inputs, and as many again for each parser (that needs Linux on x86-64)'
 	@echo 'make bench   the measurements, side by side'
 	@echo 'make chaos   requests while processes, servers, the network and views misbehave; nothing may be lost'
+	@echo 'make docs    the documentation, into site/, with its links checked'
 	@echo 'make lint    ruff, mypy and import-linter'
 	@echo 'make clean   remove the environment, the caches and the data of the example'
 	@echo
@@ -55,6 +57,9 @@ bench: $(VENV)/.bench
 chaos: $(VENV)/.test
 	@exec $(BIN)/python -m chaos $(ARGS)
 
+docs: $(DOCS_VENV)/.docs
+	$(DOCS_VENV)/bin/zensical build --clean --strict
+
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -64,7 +69,8 @@ lint: $(VENV)/.dev
 clean:
 	if test -f $(VENV)/.created; then rm -rf $(VENV); fi
 	if test -f $(NEIGHBOURS_VENV)/.created; then rm -rf $(NEIGHBOURS_VENV); fi
-	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	if test -f $(DOCS_VENV)/.created; then rm -rf $(DOCS_VENV); fi
+	rm -rf build dist site .cache *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	rm -rf .request-broker example/.request-broker example/*.sqlite3 example/*.sqlite3-*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -98,6 +104,14 @@ $(NEIGHBOURS_VENV)/.neighbours: pyproject.toml $(CONSTRAINTS)
 	@$(MAKE) --no-print-directory VENV=$(NEIGHBOURS_VENV) $(NEIGHBOURS_VENV)/.created
 	@echo 'Installing the neighbours into $(NEIGHBOURS_VENV), this once ...'
 	@$(NEIGHBOURS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS:%=-c %) -e '.[neighbours]'
+	@touch $@
+
+# The package itself is not needed, and dependency groups need a newer pip than that of Python 3.11.
+$(DOCS_VENV)/.docs: pyproject.toml $(CONSTRAINTS)
+	@$(MAKE) --no-print-directory VENV=$(DOCS_VENV) $(DOCS_VENV)/.created
+	@echo 'Installing what the documentation is built with into $(DOCS_VENV), this once ...'
+	@$(DOCS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@$(DOCS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS:%=-c %) --group docs
 	@touch $@
 
 $(VENV)/.created:
