@@ -144,9 +144,9 @@ def test_every_command_and_its_options_are_told(name: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_in_the_text_exist_with_their_options(page: Path) -> None:
-    for span in re.findall(r"`([^`]+)`", documents.without_code(page)):
-        if found := re.match(r"(?:manage\.py )?((?:broker_(?!django|core)|import_)\S+(?: .*)?)$", " ".join(span.split())):
-            parse(found[1])
+    for span in re.findall(r"`([^`{\[]+)`", documents.without_code(page)):
+        if span.startswith(("manage.py broker_", *COMMANDS)):
+            parse(span.removeprefix("manage.py "))
 
 
 @pytest.mark.parametrize(
@@ -170,3 +170,18 @@ def parse(line: str) -> None:
         raise CommandError(f"There is no command {name}.")
     lacks = not arguments or arguments[0].startswith("-")
     command(name).create_parser("manage.py", name).parse_args([*(REQUIRED.get(name, []) if lacks else []), *arguments])
+
+
+@pytest.mark.parametrize(
+    ("expected", "output", "matched"),
+    [
+        ("HTTP/1.1 202 Accepted\n…\nLocation: …/\n", "HTTP/1.1 202 Accepted\r\nDate: now\r\nLocation: /a/\r\n", True),
+        ("HTTP/1.1 202 Accepted\n…\nLocation: …/\n", "HTTP/1.1 202 Accepted\r\nLocation: /a/\r\n", True),
+        ("HTTP/1.1 202 Accepted\n…\n", "HTTP/1.1 200 OK\r\nDate: now\r\n", False),
+        ('{"id": "…", "done": true}\n', '{"id": "1", "done": true}', True),
+        ('{"id": "…", "done": true}\n', '{"id": "1", "done": true, "error": null}', False),
+        ("a\n", "a\nb\n", False),
+    ],
+)
+def test_what_a_page_leaves_out_of_an_output(expected: str, output: str, *, matched: bool) -> None:
+    assert documents.matches(expected, output) is matched
