@@ -71,6 +71,19 @@ def test_links_of_top_level_pages_work_elsewhere_too(page: Path) -> None:
     assert [link for link in documents.links(page) if not link.startswith(("https://", "#"))] == []
 
 
+CODE = [
+    path
+    for folder in ("broker_core", "broker_django", "workers", "chaos", "benchmarks", "example", "tests")
+    for path in (ROOT / folder).rglob("*.py")
+]
+
+
+def test_pages_that_are_named_elsewhere_exist() -> None:
+    for path in [*CODE, *TOP_LEVEL]:
+        for name in re.findall(r"docs/[\w/-]+\.md", path.read_text()):
+            assert (ROOT / name).is_file(), f"{path}: {name}"
+
+
 def rows(page: str) -> dict[str, str]:
     """The first column of all tables of a page, and the rest of each row."""
     found = re.findall(r"^\| (`.+?) \| (.+) \|$", (REFERENCE / page).read_text(), re.MULTILINE)
