@@ -6,6 +6,7 @@ VENV = .venv
 NEIGHBOURS_VENV = $(VENV)-neighbours
 CANARY_VENV = $(VENV)-canary
 CANARIES = Django celery kombu redis django-celery-results djangorestframework django-ninja sentry-sdk
+DOCS_VENV = $(VENV)-docs
 ARGS =
 FUZZ_EXAMPLES = 2000
 FUZZ_AT_LEAST = 100000
@@ -24,7 +25,7 @@ PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # A venv begins with the pip of its Python; those before 25.1 know no dependency groups.
 GROUP_INSTALL = $(PIP_INSTALL) 'pip>=25.1' && $(PIP_INSTALL) $(CONSTRAINTS:%=-c %) -e . --group
 
-.PHONY: help demo test test-all test-neighbours canary fuzz bench chaos lint messages clean
+.PHONY: help demo test test-all test-neighbours canary fuzz bench chaos docs lint messages clean
 
 help:
 	@echo 'make demo    the example shop with workers, Flower and Valkey, at http://127.0.0.1:8000/'
@@ -35,6 +36,7 @@ help:
 	@echo 'make fuzz    100,000 mutated inputs, and as many again for each parser (that needs Linux on x86-64)'
 	@echo 'make bench   the measurements, side by side'
 	@echo 'make chaos   requests while processes, servers, the network and views misbehave; nothing may be lost'
+	@echo 'make docs    the documentation, into site/, with its links checked'
 	@echo 'make lint    ruff, mypy and import-linter'
 	@echo 'make messages   the catalogues of translations, from what is marked (needs GNU gettext)'
 	@echo 'make clean   remove the environment, the caches and the data of the example'
@@ -79,6 +81,9 @@ bench: $(VENV)/.bench
 chaos: $(VENV)/.test
 	@exec $(BIN)/python -m chaos $(ARGS)
 
+docs: $(DOCS_VENV)/.docs
+	$(DOCS_VENV)/bin/zensical build --clean --strict
+
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -94,7 +99,8 @@ clean:
 	if test -f $(VENV)/.created; then rm -rf $(VENV); fi
 	if test -f $(NEIGHBOURS_VENV)/.created; then rm -rf $(NEIGHBOURS_VENV); fi
 	if test -f $(CANARY_VENV)/.created; then rm -rf $(CANARY_VENV); fi
-	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	if test -f $(DOCS_VENV)/.created; then rm -rf $(DOCS_VENV); fi
+	rm -rf build dist site .cache *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	rm -rf .request-broker example/.request-broker example/*.sqlite3 example/*.sqlite3-*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -127,6 +133,14 @@ $(VENV)/.dev: $(VENV)/.created pyproject.toml $(CONSTRAINTS)
 $(VENV)/.neighbours: $(VENV)/.created pyproject.toml $(CONSTRAINTS)
 	@echo 'Installing the neighbours into $(VENV), this once ...'
 	@$(GROUP_INSTALL) neighbours
+	@touch $@
+
+# The package itself is not needed.
+$(DOCS_VENV)/.docs: pyproject.toml $(CONSTRAINTS)
+	@$(MAKE) --no-print-directory VENV=$(DOCS_VENV) $(DOCS_VENV)/.created
+	@echo 'Installing what the documentation is built with into $(DOCS_VENV), this once ...'
+	@$(DOCS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1'
+	@$(DOCS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS:%=-c %) --group docs
 	@touch $@
 
 $(VENV)/.created:

@@ -213,7 +213,7 @@ def check_tenant_paths(**_: Any) -> list[CheckMessage]:
     if conf.TENANT is not None or not any(map(_finds_tenants_by_path, settings.MIDDLEWARE)):
         return []
     text = "The tenants have one host, and REQUEST_BROKER['TENANT'] is not set: equal users of two tenants are one."
-    hint = "Name a function of a request that returns request.tenant.schema_name: docs/operations.md, Several tenants."
+    hint = "Name a function of a request that returns request.tenant.schema_name: docs/how-to/tenants.md."
     return [Error(text, hint=hint, id="request_broker.E017")]
 
 
@@ -250,7 +250,7 @@ def check_sqlite(**_: Any) -> list[CheckMessage]:
         f"The database {alias!r} is SQLite with ATOMIC_REQUESTS and has the broker's tables: whoever writes waits for "
         "each view from its first statement to its end."
     )
-    hint = "Put the broker's tables into a file of their own (DATABASE), or use PostgreSQL: docs/operations.md, SQLite."
+    hint = "Put the broker's tables into a file of their own (DATABASE), or use PostgreSQL: docs/how-to/databases.md."
     return [CheckWarning(text, hint=hint, id="request_broker.W011")]
 
 
