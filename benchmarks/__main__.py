@@ -33,7 +33,7 @@ def run(chosen: list[str]) -> int:
     from django.core.management import call_command
 
     from benchmarks import measures
-    from benchmarks.probe import NotHereError
+    from benchmarks.harness import NotHereError
 
     call_command("migrate", verbosity=0)
     measures.settle()

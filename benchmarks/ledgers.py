@@ -18,7 +18,7 @@ from django.test.utils import override_settings
 from django.utils import timezone
 from django_celery_results.models import TaskResult
 
-from benchmarks.probe import NotHereError
+from benchmarks.harness import NotHereError
 from broker_core.policies import QueuePolicy
 from broker_django import ledger
 from broker_django.admission import capacity

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import cel
 
+from broker_core.condition_guards import guards_of, ruled_out
+from broker_core.condition_patterns import require_small_patterns
 from broker_core.errors import InvalidConditionError
-from broker_core.guards import guards_of, ruled_out
-from broker_core.patterns import require_small_patterns
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -9,9 +9,9 @@ from enum import StrEnum
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args, get_origin, get_type_hints
 
+from broker_core.condition_guards import Sieve
 from broker_core.conditions import Answers, Condition, Conditions, Values
 from broker_core.errors import ConfigurationError
-from broker_core.guards import Sieve
 from broker_core.redaction import printable
 
 if TYPE_CHECKING:

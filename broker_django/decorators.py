@@ -14,8 +14,8 @@ from django.http import HttpRequest
 from django.utils.decorators import classonlymethod
 
 from broker_core.policies import Annotation, Mode
-from broker_django.annotations.decorated import ATTRIBUTE, KEY_ATTRIBUTE
-from broker_django.annotations.notes import noted
+from broker_django.annotations.annotating import noted
+from broker_django.annotations.view_annotations import ATTRIBUTE, KEY_ATTRIBUTE
 from broker_django.context import RequestContext
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import httpx
 import psutil
 
 from broker_django.development.ports import any_port
-from chaos import account
+from chaos import journal
 from chaos.network import Proxy
 from tests import servers
 from tests.containers import ROOT, Process
@@ -161,8 +161,8 @@ class Installation:
         """The processes that were killed on purpose, and when."""
         return {pid: at for service in self.services for pid, at in service.killed.items()}
 
-    def account(self) -> list[account.Line]:
-        return account.read(Path(self.variables[account.VARIABLE]))
+    def account(self) -> list[journal.Line]:
+        return journal.read(Path(self.variables[journal.VARIABLE]))
 
     def serves_without(self, service: Service) -> bool:
         """Whether clients reach a web process while this one is down. A worker is not missed."""
@@ -247,7 +247,7 @@ def install(broker: str, database: str, *, webs: int, workers: int, pool: str = 
         variables = {
             **where,
             "DJANGO_SETTINGS_MODULE": "chaos.settings",
-            account.VARIABLE: notes.name,
+            journal.VARIABLE: notes.name,
             "CHAOS_RELEASE": RELEASES[0],
             "BROKER_URL": server.url.replace(f":{port}", f":{proxy.port}"),
             "EAGER": "0",
@@ -276,7 +276,7 @@ def _prepare() -> None:
     import django
 
     django.setup()
-    from chaos.prepare import prepare
+    from chaos.database import prepare
 
     prepare()
     _disconnect()

@@ -12,7 +12,7 @@ from django.db import connections
 
 from broker_core.dispatches import State
 from broker_django.models import DispatchRecord
-from chaos.account import Phase
+from chaos.journal import Phase
 from chaos.models import Ending
 from chaos.poison import LEFT_OPEN
 from chaos.verdict import HAND_BACK, LOSS, RETRY, Entry, Evidence, Verdict, judge, mentions
@@ -21,8 +21,8 @@ from tests.site.models import Execution
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    from chaos.account import Line
     from chaos.installation import Installation
+    from chaos.journal import Line
     from chaos.load import Answer, Load
     from chaos.verdict import Execution as RunOfView
 

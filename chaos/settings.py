@@ -7,7 +7,7 @@ from tests.acceptance.settings import DATABASES, INSTALLED_APPS, MIDDLEWARE, by_
 INSTALLED_APPS = [*INSTALLED_APPS, "chaos"]
 # The locale middleware sets the language of every request, and hides which one an earlier request left.
 LOCALE = "django.middleware.locale.LocaleMiddleware"
-MIDDLEWARE = ["chaos.acceptances.note", *(name for name in MIDDLEWARE if name != LOCALE)]
+MIDDLEWARE = ["chaos.middleware.note", *(name for name in MIDDLEWARE if name != LOCALE)]
 ROOT_URLCONF = "chaos.urls"
 TIME_ZONE = "UTC"
 

@@ -10,13 +10,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from broker_core.dispatches import State
-from chaos.account import Phase
+from chaos.journal import Phase
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
     from datetime import datetime
 
-    from chaos.account import Line
+    from chaos.journal import Line
 
 QUEUES = ("payment", "realtime", "bulk")
 BRIEF = "brief"

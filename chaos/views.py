@@ -10,7 +10,7 @@ from django.http import HttpResponse
 from django.views.decorators.csrf import csrf_exempt
 
 from chaos import leftovers, poison
-from chaos.account import Phase, write_for
+from chaos.journal import Phase, write_for
 from tests.site.models import Execution
 
 if TYPE_CHECKING:

@@ -31,6 +31,7 @@ from broker_django.identity.users import user_key
 from broker_django.ledger import bodies, tokens
 from broker_django.messaging import tracing
 from broker_django.messaging.celery_app import get_app
+from broker_django.messaging.publish_limits import rooms
 from broker_django.messaging.publishing import (
     breaker,
     publish,
@@ -39,7 +40,6 @@ from broker_django.messaging.publishing import (
     sealed_with,
     waiting_messages,
 )
-from broker_django.messaging.room import rooms
 from broker_django.models import DispatchRecord, database
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from broker_django.annotations.notes import closure_of, module_of
+from broker_django.annotations.annotating import closure_of, module_of
 
 
 def view_class(view: Any) -> Any:

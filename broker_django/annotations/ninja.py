@@ -6,7 +6,7 @@ import inspect
 import sys
 from typing import TYPE_CHECKING, Any
 
-from broker_django.annotations.notes import closure_of, module_of
+from broker_django.annotations.annotating import closure_of, module_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

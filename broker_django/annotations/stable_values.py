@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.db.models import Manager, QuerySet
 
-from broker_django.annotations.notes import closure_of
+from broker_django.annotations.annotating import closure_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

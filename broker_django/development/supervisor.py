@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from broker_django.development import tether
+from broker_django.development import parent_watch
 
 if TYPE_CHECKING:
     import subprocess
@@ -82,7 +82,7 @@ class Supervisor:
             return 0
         self._stop.set()
         first = next(task for task in endings if task in done)
-        status = tether.exit_status(first.result())
+        status = parent_watch.exit_status(first.result())
         self._write("", f"{endings[first]} ended with status {status}: stopping the rest.")
         return status
 
@@ -102,7 +102,7 @@ class _Child:
     @classmethod
     async def start(cls, program: Program, environment: Mapping[str, str], write: Write) -> _Child:
         process = await asyncio.create_subprocess_exec(
-            *tether.command(program.argv, program.grace),
+            *parent_watch.command(program.argv, program.grace),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,

@@ -1,5 +1,6 @@
 """HttpRequest <-> RequestMessage, and HttpResponse <-> ResponseMessage."""
 
+from broker_django.http.protected_responses import SettledCookies, is_stored, put_back, settled
 from broker_django.http.requests import PROCESS_ENVIRONMENT, declared_size, raw_body, to_message, to_request
 from broker_django.http.responses import (
     OtherRedirect,
@@ -9,7 +10,6 @@ from broker_django.http.responses import (
     to_response,
     to_response_message,
 )
-from broker_django.http.settled import SettledCookies, is_stored, put_back, settled
 
 __all__ = [
     "PROCESS_ENVIRONMENT",

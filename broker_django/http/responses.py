@@ -24,10 +24,10 @@ from django.utils.encoding import iri_to_uri
 from broker_core.errors import BrokerError, ResponseTooLargeError
 from broker_core.hop_by_hop import connection_options
 from broker_core.message import ResponseMessage
-from broker_django.http.caching import never_kept
-from broker_django.http.codings import CODED_FOR
-from broker_django.http.sending import sendable
-from broker_django.http.settled import STORED, STREAMED, SettledCookies
+from broker_django.http.cache_headers import never_kept
+from broker_django.http.content_codings import CODED_FOR
+from broker_django.http.protected_responses import STORED, STREAMED, SettledCookies
+from broker_django.http.response_checks import sendable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Iterable

@@ -17,7 +17,7 @@ from django.db import router, transaction
 from django.db.models import F
 from django.utils.module_loading import import_string
 
-from broker_django.http.settled import SettledCookies
+from broker_django.http.protected_responses import SettledCookies
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -21,11 +21,10 @@ from broker_core.message import RequestMessage
 from broker_core.redaction import redacted
 from broker_django.conf import conf
 from broker_django.context import WITNESS
-from broker_django.messaging import tracing
+from broker_django.messaging import rabbitmq, redis, tracing
 from broker_django.messaging.celery_app import AMQP_SCHEMES, TASK, broker_urls, get_app, scheme_of
-from broker_django.messaging.room import rooms
+from broker_django.messaging.publish_limits import rooms
 from broker_django.messaging.serialization import serializer
-from broker_django.messaging.transport import TRANSPORTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,6 +56,16 @@ PUBLISHED = "broker_published"
 """The header of a message that says when it was published, as the ledger does: what a worker is handed tells it that
 whatever was published to the same queue before has left it.
 """
+
+TRANSPORTS = {
+    "redis": f"{redis.__name__}:{redis.Transport.__name__}",
+    "rediss": f"{redis.__name__}:{redis.Transport.__name__}",
+    "sentinel": f"{redis.__name__}:{redis.SentinelTransport.__name__}",
+    "amqp": f"{rabbitmq.__name__}:{rabbitmq.Transport.__name__}",
+    "pyamqp": f"{rabbitmq.__name__}:{rabbitmq.Transport.__name__}",
+    "amqps": f"{rabbitmq.__name__}:{rabbitmq.SSLTransport.__name__}",
+}
+"""The transport that dispatches are published with, for each scheme of a URL."""
 
 breaker = CircuitBreaker(reset_after=5.0)
 """Opens when the message broker does not take a dispatch: the next ones wait in the ledger at once."""

@@ -18,7 +18,7 @@ from django.utils.module_loading import import_string
 from broker_core.errors import LoopDetectedError
 from broker_core.routing import Action, Router, verdicts
 from broker_django.admission.arrival import usual_host
-from broker_django.annotations.decorated import annotation_of
+from broker_django.annotations.view_annotations import annotation_of
 from broker_django.annotations.view_names import view_name
 from broker_django.classification import settled
 from broker_django.conf import conf

@@ -17,7 +17,7 @@ from broker_django import ledger
 from broker_django.classification import preferences_of
 from broker_django.conf import conf
 from broker_django.http import problem, refill, to_response
-from broker_django.http.caching import never_kept
+from broker_django.http.cache_headers import never_kept
 from broker_django.ledger import ELSEWHERE, NOT_REACHED, responses, tokens
 from broker_django.models.moments import as_text
 from broker_django.tracking import holding, waiting

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from broker_django.development import tether
+from broker_django.development import parent_watch
 from tests.containers import ROOT
 from tests.processes import kill_in, processes_in, read_until, wait_until
 
@@ -70,7 +70,7 @@ def project(tmp_path: Path) -> Path:
 def worker(project: Path) -> Iterator[subprocess.Popen[str]]:
     variables = {"DJANGO_SETTINGS_MODULE": "settings", "PYTHONPATH": f"{project}{os.pathsep}{ROOT}"}
     with subprocess.Popen(
-        tether.command([sys.executable, "-m", "django", "broker_worker", "--pool=solo"]),
+        parent_watch.command([sys.executable, "-m", "django", "broker_worker", "--pool=solo"]),
         cwd=project,
         env={**os.environ, **variables, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,

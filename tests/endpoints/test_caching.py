@@ -8,7 +8,7 @@ import pytest
 from django.http import HttpResponse
 from django.test import override_settings
 
-from broker_django.http.caching import for_one_client
+from broker_django.http.cache_headers import for_one_client
 from broker_django.models import DispatchRecord
 
 if TYPE_CHECKING:

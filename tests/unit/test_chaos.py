@@ -17,10 +17,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from broker_core.dispatches import State
-from chaos import account, poison
-from chaos.account import Line, Phase
+from chaos import journal, poison
 from chaos.faults import make_read_only, make_writable
 from chaos.installation import Service
+from chaos.journal import Line, Phase
 from chaos.load import OF_RELEASES, Answer, Menu
 from chaos.network import Proxy
 from chaos.outage import broken, by_phase, percentile
@@ -253,18 +253,18 @@ def test_lines_that_tell_of_a_loss_explain_the_dispatch_that_they_name():
 
 def test_processes_write_to_one_account_and_no_line_is_torn(tmp_path, monkeypatch):
     path = tmp_path / "account"
-    monkeypatch.setenv(account.VARIABLE, str(path))
+    monkeypatch.setenv(journal.VARIABLE, str(path))
     line = Line(Phase.FOUND, BULK, 1, ALIVE, "x" * 3_000, at=1.5)
     children = []
     for _ in range(4):
         child = os.fork()
         if not child:
             for _ in range(200):
-                account.write(line)
+                journal.write(line)
             os._exit(0)
         children.append(child)
     assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
-    assert account.read(path) == [line] * 800
+    assert journal.read(path) == [line] * 800
 
 
 def test_every_connection_to_a_read_only_file_is_refused_its_writes_and_reads_on(tmp_path):

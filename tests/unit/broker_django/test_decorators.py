@@ -22,8 +22,8 @@ from rest_framework.views import APIView
 from rest_framework.viewsets import ViewSet
 
 from broker_core.policies import Annotation, Mode
-from broker_django.annotations.decorated import annotation_of, requires_idempotency_key
 from broker_django.annotations.drf import speaks_first
+from broker_django.annotations.view_annotations import annotation_of, requires_idempotency_key
 from broker_django.annotations.view_names import view_name
 from broker_django.decorators import priority, queue, require_idempotency_key, run_now
 

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from broker_core.condition_guards import Guard, Sieve, ruled_out
 from broker_core.conditions import Condition, context
 from broker_core.errors import InvalidConditionError
-from broker_core.guards import Guard, Sieve, ruled_out
 
 VALUES = {
     "request.path": "/pay",

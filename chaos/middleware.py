@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from asgiref.sync import iscoroutinefunction
 from django.utils.decorators import sync_and_async_middleware
 
-from chaos.account import Line, Phase, write
+from chaos.journal import Line, Phase, write
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,8 +12,8 @@ from django.http import HttpResponse
 from django.test import RequestFactory
 
 from broker_core.errors import NotAcceptableError
-from broker_django.http import codings
-from broker_django.http.codings import CODED_FOR, GROWTH, MOST_MEMBERS, PIECE, fit
+from broker_django.http import content_codings
+from broker_django.http.content_codings import CODED_FOR, GROWTH, MOST_MEMBERS, PIECE, fit
 
 TEXT = b"once upon a time " * 100
 NONE, UNKNOWN = (", ".join(f"{coding};q={weight}" for coding in ("gzip", "x-gzip", "deflate")) for weight in ("0", "x"))
@@ -112,7 +112,7 @@ def test_members_and_codings_in_a_row_are_decoded():
 
 @pytest.mark.parametrize("size", [1, 7, 17, PIECE])
 def test_members_end_anywhere(monkeypatch, size):
-    monkeypatch.setattr(codings, "PIECE", size)
+    monkeypatch.setattr(content_codings, "PIECE", size)
     members = CODED["gzip"] + b"\0" * 20 + gzip.compress(b"") + CODED["gzip"] + b"\0" * 3
     assert fitted("identity", content=members).content == TEXT * 2
     for cut in (1, len(CODED["gzip"]) - 1, len(members) - 5):

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from broker_core.holding import AT_A_TIME, LEAST, SHARE, Guest, Limits, Places, Server, Share
+from broker_core.client_limits import AT_A_TIME, LEAST, SHARE, Guest, Limits, Places, Server, Share
 
 LIMITS = Limits(total=5, per_client=3, per_dispatch=2, threads=4)
 

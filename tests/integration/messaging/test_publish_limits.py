@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from broker_django import ledger
 from broker_django.admission import acceptance
-from broker_django.messaging.room import Rooms
+from broker_django.messaging.publish_limits import Rooms
 from broker_django.models import DispatchRecord
 
 BOUND = {"QUEUES": {"bulk": {"max_published": 10}}}

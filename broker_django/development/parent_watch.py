@@ -1,6 +1,6 @@
 """Tie the life of a program to the life of the process that starts it.
 
-    python -m broker_django.development.tether [--parent PID] [--grace SECONDS] -- PROGRAM [ARGUMENTS...]
+    python -m broker_django.development.parent_watch [--parent PID] [--grace SECONDS] -- PROGRAM [ARGUMENTS...]
 
 The program gets SIGTERM when its parent is gone, however the parent went. On Linux the kernel sees to that, and
 nothing stays beside the program. With ``--grace`` a watcher stays, and kills what is left after so many seconds.
@@ -108,7 +108,7 @@ def _terminate_when_gone(parent: int) -> None:
 
 def main() -> NoReturn:
     parser = argparse.ArgumentParser(
-        prog="broker_django.development.tether", description="Run a program that dies with its parent."
+        prog="broker_django.development.parent_watch", description="Run a program that dies with its parent."
     )
     parser.add_argument("--parent", type=int, default=os.getppid(), help="the process that must live on")
     parser.add_argument("--grace", type=float, help="seconds between SIGTERM and SIGKILL (no SIGKILL)")

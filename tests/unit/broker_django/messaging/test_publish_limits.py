@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from broker_django.messaging.room import Room
+from broker_django.messaging.publish_limits import Room
 
 MOST = 10
 

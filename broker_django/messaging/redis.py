@@ -8,8 +8,6 @@ from typing import Any
 from kombu.transport import redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from broker_django.messaging import amqp
-
 
 class OneClient:
     """Keeps the client of a channel for as long as its connection pool lasts."""
@@ -40,14 +38,3 @@ class Transport(redis.Transport):
 
 class SentinelTransport(redis.SentinelTransport):
     Channel = SentinelChannel
-
-
-TRANSPORTS = {
-    "redis": f"{__name__}:{Transport.__name__}",
-    "rediss": f"{__name__}:{Transport.__name__}",
-    "sentinel": f"{__name__}:{SentinelTransport.__name__}",
-    "amqp": f"{amqp.__name__}:{amqp.Transport.__name__}",
-    "pyamqp": f"{amqp.__name__}:{amqp.Transport.__name__}",
-    "amqps": f"{amqp.__name__}:{amqp.SSLTransport.__name__}",
-}
-"""The transport that dispatches are published with, for each scheme of a URL."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.utils.cache import has_vary_header, patch_vary_headers
 
-from broker_core.codings import Coded, codings_in
+from broker_core.content_codings import Coded, codings_in
 from broker_core.errors import NotAcceptableError
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from broker_django.http import settled, to_response, to_response_message
-from broker_django.http.settled import Settled
+from broker_django.http.protected_responses import Settled
 from tests.site.models import Execution
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Make the database: `python -m chaos.prepare`."""
+"""Make the database: `python -m chaos.database`."""
 
 from __future__ import annotations
 
