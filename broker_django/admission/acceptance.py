@@ -32,14 +32,8 @@ from broker_django.ledger import bodies, tokens
 from broker_django.messaging import tracing
 from broker_django.messaging.celery_app import get_app
 from broker_django.messaging.publish_limits import rooms
-from broker_django.messaging.publishing import (
-    breaker,
-    publish,
-    run_eagerly,
-    seal_request,
-    sealed_with,
-    waiting_messages,
-)
+from broker_django.messaging.publishing import breaker, publish, run_eagerly, waiting_messages
+from broker_django.messaging.sealing import seal_request, sealed_with
 from broker_django.models import DispatchRecord, database
 
 if TYPE_CHECKING:

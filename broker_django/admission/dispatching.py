@@ -31,7 +31,7 @@ from broker_django.identity.credentials import credential_for
 from broker_django.identity.owners import owner_of
 from broker_django.identity.users import user_key
 from broker_django.messaging import tracing
-from broker_django.messaging.publishing import seal_request
+from broker_django.messaging.sealing import seal_request
 from broker_django.models import DispatchRecord
 from broker_django.routing.choice import OWN_NAMESPACE
 

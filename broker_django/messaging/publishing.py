@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import logging
 from contextlib import contextmanager, nullcontext
 from functools import lru_cache
@@ -13,17 +11,14 @@ from kombu import pools
 from kombu.exceptions import LimitExceeded, OperationalError
 
 from broker_core.breakers import CircuitBreaker
-from broker_core.envelope import context, key_id
-from broker_core.errors import ConfigurationError, EnvelopeError, UnknownKeyError
-from broker_core.message import VERSION as MESSAGE_VERSION
-from broker_core.message import VERSIONS as MESSAGE_VERSIONS
-from broker_core.message import RequestMessage
+from broker_core.errors import ConfigurationError
 from broker_core.redaction import redacted
 from broker_django.conf import conf
 from broker_django.context import WITNESS
 from broker_django.messaging import rabbitmq, redis, tracing
 from broker_django.messaging.celery_app import AMQP_SCHEMES, TASK, broker_urls, get_app, scheme_of
 from broker_django.messaging.publish_limits import rooms
+from broker_django.messaging.sealing import argument_repr, task_argument
 from broker_django.messaging.serialization import serializer
 
 if TYPE_CHECKING:
@@ -33,7 +28,6 @@ if TYPE_CHECKING:
     from django.http.response import HttpResponseBase
     from kombu import Connection, Queue
 
-    from broker_core.message import ResponseMessage
     from broker_core.policies import QueuePolicy
     from broker_django.models import DispatchRecord
 
@@ -74,76 +68,6 @@ HARD_LIMIT_MARGIN = 10
 """Seconds between the limit that a view can still clean up after and the one that ends its process."""
 
 
-def seal_request(message: RequestMessage, dispatch_id: str, queue: str) -> bytes:
-    return conf.keyring.seal(message.encode(), context("request", dispatch_id, queue))
-
-
-def open_request(sealed: bytes, dispatch_id: str, queue: str) -> bytes:
-    """Raises EnvelopeError."""
-    return conf.keyring.open(sealed, context("request", dispatch_id, queue))
-
-
-def check_sealed(record: DispatchRecord) -> None:
-    """Raises EnvelopeError or MessageError if the request in the ledger cannot be read; of a file, by its key alone."""
-    if not record.sealed_file:
-        RequestMessage.decode(open_request(bytes(record.sealed), str(record.pk), record.queue))
-    elif record.sealed_with and not is_known(record.sealed_with):
-        raise UnknownKeyError("the file was sealed with a key, or in a version, that is not known here")
-
-
-def sealed_with(sealed: bytes) -> str:
-    """What a process has to know to open this request: the version of the message, and the key."""
-    return f"{MESSAGE_VERSION}.{key_id(sealed)}"
-
-
-def is_known(seal: str) -> bool:
-    """Whether this process can open what was sealed so."""
-    version, _, key = seal.partition(".")
-    return version in {str(known) for known in MESSAGE_VERSIONS} and key in conf.keyring.key_ids
-
-
-def seal_reference(name: str, dispatch_id: str, queue: str) -> bytes:
-    """What travels instead of a request that lies in a file."""
-    return conf.keyring.seal(name.encode(), context("reference", dispatch_id, queue))
-
-
-def open_reference(sealed: bytes, dispatch_id: str, queue: str) -> str:
-    """The name of the file. Raises EnvelopeError."""
-    return conf.keyring.open(sealed, context("reference", dispatch_id, queue)).decode()
-
-
-def seal_response(message: ResponseMessage, dispatch_id: str, attempt: int) -> str:
-    return to_text(conf.keyring.seal(message.encode(), context("response", dispatch_id, str(attempt))))
-
-
-def open_response(text: str, dispatch_id: str, attempt: int) -> bytes:
-    """Raises EnvelopeError, also for the response of another attempt."""
-    return conf.keyring.open(from_text(text), context("response", dispatch_id, str(attempt)))
-
-
-def to_text(sealed: bytes) -> str:
-    return base64.b64encode(sealed).decode("ascii")
-
-
-def from_text(text: str) -> bytes:
-    """Raises EnvelopeError for what is not base64."""
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError, TypeError) as error:
-        raise EnvelopeError("the envelope is not base64") from error
-
-
-def argument(record: DispatchRecord) -> str:
-    """What the task is given: the sealed request, or the sealed name of the file that it lies in."""
-    if record.sealed_file:
-        return to_text(seal_reference(record.sealed_file, str(record.pk), record.queue))
-    return to_text(bytes(record.sealed))
-
-
-def _argument_shown(record: DispatchRecord) -> str:
-    return "<sealed request, in a file>" if record.sealed_file else f"<sealed request, {len(record.sealed)} bytes>"
-
-
 def publish(record: DispatchRecord, policy: QueuePolicy) -> bool:
     """Hand the dispatch to the message broker: whether it took it. If not, the row stays and waits."""
     failures = breaker.failures
@@ -181,9 +105,9 @@ def _send(app: Celery, record: DispatchRecord, policy: QueuePolicy, failures: in
     message = app.amqp.create_task_message(
         dispatch_id,
         TASK,
-        args=(argument(record),),
+        args=(task_argument(record),),
         kwargs={},
-        argsrepr=f"('{_argument_shown(record)}',)",
+        argsrepr=argument_repr(record),
         kwargsrepr="{}",
         shadow=shadow(record),
         soft_time_limit=policy.time_limit,
@@ -320,7 +244,7 @@ def run_eagerly(app: Celery, record: DispatchRecord, policy: QueuePolicy, *, hel
     token = WITNESS.set(seen if held else None)
     try:
         app.tasks[TASK].apply(
-            args=(argument(record),),
+            args=(task_argument(record),),
             task_id=str(record.pk),
             routing_key=policy.celery_queue,
             headers=tracing.headers_of(record) or None,

@@ -33,7 +33,7 @@ with atheris.instrument_imports(include=["broker_core", "broker_django"]):
     from broker_core.message import RequestMessage, ResponseMessage
     from broker_core.preferences import parse_preferences
     from broker_django.ledger import tokens
-    from broker_django.messaging.publishing import from_text, to_text
+    from broker_django.messaging.sealing import from_text, to_text
 
 from tests.fuzz.test_headers import CONDITIONS
 from tests.fuzz.test_messages import REQUEST, RESPONSE

@@ -13,7 +13,7 @@ from django.test import Client, override_settings
 from broker_core.dispatches import State
 from broker_django.conf import conf
 from broker_django.ledger import dead_letters
-from broker_django.messaging import publishing
+from broker_django.messaging import sealing
 from broker_django.messaging.celery_app import get_app
 from broker_django.models import DispatchRecord
 from workers import tasks
@@ -67,7 +67,7 @@ def deployed() -> None:
 
 def run(record: DispatchRecord, argument: str | None = None) -> State:
     """What a worker does with the message."""
-    args = (publishing.argument(record) if argument is None else argument,)
+    args = (sealing.task_argument(record) if argument is None else argument,)
     tasks.replay.apply(args=args, task_id=str(record.pk), routing_key=record.queue, throw=False)
     record.refresh_from_db()
     return record.current_state
