@@ -73,7 +73,7 @@ def take(request: HttpRequest, view: View, decision: Decision) -> Accepted | Htt
 
 def answer(request: HttpRequest, accepted: Accepted, record: DispatchRecord | None) -> HttpResponseBase:
     """The view's own response where it came in time, else the 202. `record` is the dispatch after the wait, if any."""
-    cache_headers.not_by_django(request)
+    cache_headers.skip_django_cache(request)
     if isinstance(accepted, Repeated):
         return answer_again(request, accepted, record)
     response = in_time(record, accepted.replayed)

@@ -1,4 +1,4 @@
-"""What the decorators of the broker said about a view."""
+"""Reads what the broker's decorators have set on a view."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ KEY_ATTRIBUTE = "request_broker_requires_key"
 
 
 def annotation_of(view: Any, method: str) -> Annotation | None:
-    """What decorators said about this view for this HTTP method: its handler, then the view, then its class."""
+    """Returns the annotation for this HTTP method: that of its handler, else of the view, else of the view's class."""
     for place in _places(view, method):
         found = getattr(place, ATTRIBUTE, None)
         if isinstance(found, Annotation):
@@ -22,12 +22,12 @@ def annotation_of(view: Any, method: str) -> Annotation | None:
 
 
 def requires_idempotency_key(view: Any, method: str) -> bool:
-    """Whether a decorator of the handler for this HTTP method, of the view or of its class asks for a key."""
+    """Whether a decorator of the handler for this HTTP method, of the view or of its class requires a key."""
     return any(getattr(place, KEY_ATTRIBUTE, False) for place in _places(view, method))
 
 
 def _places(view: Any, method: str) -> tuple[Any, ...]:
-    """Where a note about this HTTP method can be, the narrowest first."""
+    """Returns the objects that may carry an annotation for this HTTP method, the most specific first."""
     view_class = _class_of(view)
     if view_class is not None:
         handler = _handler(view, view_class, method.lower())

@@ -42,7 +42,7 @@ def command(argv: Sequence[str], grace: float | None = None) -> list[str]:
 def tie(parent: int) -> None:
     """Send SIGTERM to the calling process when ``parent``, its parent, is gone."""
     if sys.platform == "linux":
-        _ask_kernel()
+        _request_death_signal()
         if os.getppid() != parent:  # it went before the kernel was asked
             os.kill(os.getpid(), signal.SIGTERM)
     else:
@@ -87,7 +87,7 @@ def exit_status(returncode: int) -> int:
     return returncode if returncode >= 0 else 128 - returncode
 
 
-def _ask_kernel() -> None:
+def _request_death_signal() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
@@ -108,9 +108,9 @@ def _terminate_when_gone(parent: int) -> None:
 
 def main() -> NoReturn:
     parser = argparse.ArgumentParser(
-        prog="broker_django.development.parent_watch", description="Run a program that dies with its parent."
+        prog="broker_django.development.parent_watch", description="Run a program that ends with its parent."
     )
-    parser.add_argument("--parent", type=int, default=os.getppid(), help="the process that must live on")
+    parser.add_argument("--parent", type=int, default=os.getppid(), help="the process to watch")
     parser.add_argument("--grace", type=float, help="seconds between SIGTERM and SIGKILL (no SIGKILL)")
     parser.add_argument("program", nargs="+")
     options = parser.parse_args()

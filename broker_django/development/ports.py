@@ -56,7 +56,7 @@ def any_port(host: str = "127.0.0.1") -> int:
 
 @contextmanager
 def _reservation(port: int) -> Iterator[bool]:
-    """Whether nobody else of this user has reserved the port; it is reserved until the end."""
+    """Reserve the port while the context lasts. Yields False if another process of this user has reserved it."""
     if sys.platform == "win32":
         yield True
         return

@@ -1,6 +1,6 @@
-"""HttpRequest <-> RequestMessage, and HttpResponse <-> ResponseMessage."""
+"""Conversion between HttpRequest and RequestMessage, and between HttpResponse and ResponseMessage."""
 
-from broker_django.http.protected_responses import SettledCookies, is_stored, put_back, settled
+from broker_django.http.protected_responses import ProtectedCookies, is_stored, protected, restore
 from broker_django.http.requests import PROCESS_ENVIRONMENT, declared_size, raw_body, to_message, to_request
 from broker_django.http.responses import (
     OtherRedirect,
@@ -14,15 +14,15 @@ from broker_django.http.responses import (
 __all__ = [
     "PROCESS_ENVIRONMENT",
     "OtherRedirect",
-    "SettledCookies",
+    "ProtectedCookies",
     "declared_size",
     "is_stored",
     "problem",
-    "put_back",
+    "protected",
     "raw_body",
     "redirect_to",
     "refill",
-    "settled",
+    "restore",
     "to_message",
     "to_request",
     "to_response",

@@ -1,4 +1,4 @@
-"""What caches may keep of what the endpoints hand out: nothing, unless a view said so for the client that asked."""
+"""What caches may keep of the endpoints' responses: nothing, unless the view allowed it for this client."""
 
 from __future__ import annotations
 
@@ -12,40 +12,42 @@ if TYPE_CHECKING:
     from django.http.response import HttpResponseBase
 
 NEVER = "private, no-store"
-"""Some caches know only one of the two: Django's own, until 5.2.0, keeps what is `no-store` and not `private`."""
+"""Some caches know only one of the two: before 5.2.0, Django's own keeps `no-store` responses that are not
+`private`.
+"""
 
 DIRECTIVE = re.compile(r'(?:[^,"]|"[^"]*"?)+')
-"""One of Cache-Control; the value of one may be quoted and have commas (RFC 9111, section 5.2)."""
+"""A directive of Cache-Control. A quoted value may contain commas (RFC 9111, section 5.2)."""
 
 SHARED = ("public", "s-maxage", "private")
-"""Directives that are replaced by a plain `private`: that of some fields only lets shared caches keep the rest."""
+"""Directives that are replaced by a plain `private`. `private="field"` would let shared caches keep the rest."""
 
 OF_SHARED_CACHES = frozenset({"surrogate-control", "edge-control", "x-accel-expires"})
-"""Fields that some shared caches heed instead of Cache-Control, as they do those that end in CDN-Cache-Control
-(RFC 9213).
+"""Fields that some shared caches follow instead of Cache-Control. The same applies to names that end in
+CDN-Cache-Control (RFC 9213).
 """
 
 
-def never_kept(response: HttpResponseBase) -> None:
+def forbid_caching(response: HttpResponseBase) -> None:
     response["Cache-Control"] = NEVER
 
 
-def not_by_django(request: HttpRequest) -> None:
-    """Have the project's UpdateCacheMiddleware, if any, keep no answer to this request.
+def skip_django_cache(request: HttpRequest) -> None:
+    """Keep the project's UpdateCacheMiddleware, if there is one, from caching the response to this request.
 
-    A response that was replayed has passed through it already. Here it would find a request with other cookies.
+    A replayed response has already passed that middleware. Here the middleware would see a request with other cookies.
     """
     request._cache_update_cache = False  # type: ignore[attr-defined]
 
 
-def for_one_client(response: HttpResponseBase) -> None:
-    """Let no shared cache keep a stored response; another may as far as the view said so, for this client."""
+def forbid_shared_caching(response: HttpResponseBase) -> None:
+    """Let no shared cache keep a stored response. A private cache may, if the view allowed it, for this client only."""
     for name in list(response.headers):
         if name.lower() in OF_SHARED_CACHES or name.lower().endswith("cdn-cache-control"):
             del response[name]
     said = [directive.strip() for directive in DIRECTIVE.findall(response.get("Cache-Control", ""))]
     if not any(said) and not response.has_header("Expires"):
-        never_kept(response)
+        forbid_caching(response)
         return
     names = [directive.partition("=")[0].strip().lower() for directive in said]
     if "private" not in (directive.lower() for directive in said) or {"public", "s-maxage"}.intersection(names):

@@ -1,11 +1,12 @@
-"""Room on the message broker: how much of a queue is published at once. What exceeds it waits in the ledger.
+"""Limits how many messages of a queue are published at once. Further dispatches wait in the ledger.
 
-A message broker keeps messages in memory, the ledger keeps them on disk. Each process knows how many messages of a
-queue waited a moment ago, since it asks once a second right after it published one, and what it published since. From
-the bound on it publishes none: the workers' reapers publish what the ledger holds, the oldest first, as there is room.
-It publishes again once the reapers have caught up: the message broker is half empty, and hardly anything in the ledger
-has been due for longer than they need to come by. To wait until the ledger holds nothing would be to wait for a pause
-in the traffic, as each new dispatch is held there too.
+A message broker keeps messages in memory, the ledger keeps them on disk. Each process knows roughly how many messages
+of a queue wait: it asks once a second, right after it has published one, and counts what it publishes in between. When
+the limit is reached, it publishes no more: the workers' reapers publish the waiting dispatches, oldest first.
+
+The process publishes again once the reapers have caught up: the message broker is half empty, and hardly any dispatch
+in the ledger has waited longer than the reapers need. It cannot wait until none is left, because each new dispatch
+waits there too.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ if TYPE_CHECKING:
 ASK_EVERY = 1.0
 """Seconds between two questions to the message broker, or to the ledger."""
 LOW_WATER = 0.5
-"""The part of the bound below which a queue that was full takes messages again."""
+"""A queue that was full accepts messages again below this part of its limit."""
 
 
-class Room:
-    """What this process knows of one queue. Threads share it; that it is off by a few does no harm."""
+class PublishLimit:
+    """What this process knows about one queue. Threads share it; small errors do no harm."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
@@ -38,10 +39,10 @@ class Room:
         self._is_full = False
 
     def is_full(self, most: int, holds: Callable[[], bool], ask: Callable[[], int | None]) -> bool:
-        """Whether the next one waits in the ledger.
+        """Whether the next dispatch must wait in the ledger.
 
-        `holds` tells whether the ledger holds some that the reapers should have published by now, `ask` how many
-        messages wait, or None if the message broker does not tell.
+        `holds` returns whether the ledger contains dispatches that the reapers should have published by now. `ask`
+        returns how many messages wait, or None if that is unknown.
         """
         if not self._is_full:
             self._is_full = self._waiting + self._published >= most
@@ -50,8 +51,8 @@ class Room:
             self._is_full = self._waiting >= most * LOW_WATER
         return self._is_full
 
-    def note(self, ask: Callable[[], int]) -> None:
-        """This process has published one. `ask` tells how many messages wait then."""
+    def count_published(self, ask: Callable[[], int]) -> None:
+        """Count a message that this process has published. `ask` returns how many messages wait."""
         self._published += 1
         if self._is_time():
             self._published = 0
@@ -65,31 +66,33 @@ class Room:
         return True
 
 
-class Rooms:
-    """A room for each queue that has a bound."""
+class PublishLimits:
+    """A limit for each queue with `max_published`."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
-        self._rooms: dict[str, Room] = {}
+        self._limits: dict[str, PublishLimit] = {}
 
-    def of(self, queue: str) -> Room:
-        return self._rooms.get(queue) or self._rooms.setdefault(queue, Room(self._now))
+    def of(self, queue: str) -> PublishLimit:
+        return self._limits.get(queue) or self._limits.setdefault(queue, PublishLimit(self._now))
 
     def is_full(self, queue: str, holds: Callable[[], bool], ask: Callable[[QueuePolicy], int | None]) -> bool:
-        """Whether the next dispatch of this queue waits in the ledger. Both are called as in `Room.is_full`."""
+        """Whether the next dispatch of this queue must wait in the ledger.
+
+        For the functions see `PublishLimit.is_full`.
+        """
         policy = conf.queues.get(queue)
         if policy is None or policy.max_published is None:
             return False
         return self.of(queue).is_full(policy.max_published, holds, lambda: ask(policy))
 
-    def note(self, queue: str, policy: QueuePolicy, ask: Callable[[], int]) -> None:
-        """One of this queue was published."""
+    def count_published(self, queue: str, policy: QueuePolicy, ask: Callable[[], int]) -> None:
         if policy.max_published is not None:
-            self.of(queue).note(ask)
+            self.of(queue).count_published(ask)
 
-    def forget(self) -> None:
-        self._rooms = {}
+    def reset(self) -> None:
+        self._limits = {}
 
 
-rooms = Rooms()
-os.register_at_fork(after_in_child=rooms.forget)
+publish_limits = PublishLimits()
+os.register_at_fork(after_in_child=publish_limits.reset)

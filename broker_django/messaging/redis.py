@@ -1,4 +1,4 @@
-"""kombu's Redis transport with one client a channel: kombu itself makes a new one for every message that it sends."""
+"""kombu's Redis transport with one client per channel: kombu creates a new client for every message it sends."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 
 class OneClient:
-    """Keeps the client of a channel for as long as its connection pool lasts."""
+    """Keeps the client of a channel as long as its connection pool exists."""
 
     _kept: Any = None
 
@@ -18,7 +18,7 @@ class OneClient:
         if client:
             return nullcontext(client)
         if getattr(self.connection, "client", None) is None:  # type: ignore[attr-defined]
-            raise RedisConnectionError("the channel is closed")  # kombu itself fails with one that nobody recovers from
+            raise RedisConnectionError("the channel is closed")  # kombu's own error here cannot be recovered from
         if self._kept is None or self._kept.connection_pool is not self.pool:  # type: ignore[attr-defined]
             self._kept = self._create_client()  # type: ignore[attr-defined]
         return nullcontext(self._kept)

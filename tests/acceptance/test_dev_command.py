@@ -235,7 +235,7 @@ def test_a_syntax_error_in_a_view_is_waited_out(project):
     with running(project, command("--without=flower")) as process:
         read_until(process, " ready.")
         urls.write_text(URLS + "def broken(\n")
-        read_until(process, "starts again when code changes")
+        read_until(process, "restarts when code changes")
         urls.write_text(URLS)
         assert "stopping the rest" not in read_until(process, " ready.")
         process.terminate()

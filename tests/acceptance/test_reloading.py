@@ -107,7 +107,7 @@ def test_a_syntax_error_is_survived_and_mended(project: Path, name: str) -> None
     with worker(project) as process:
         read_until(process, " ready.")
         path.write_text(BROKEN)
-        assert "SyntaxError" in read_until(process, "starts again when code changes")
+        assert "SyntaxError" in read_until(process, "restarts when code changes")
         path.write_text(VIEWS)
         read_until(process, " ready.")
         ends(process, project)
@@ -119,7 +119,7 @@ def test_code_that_is_broken_from_the_start_is_watched(project: Path, name: str)
     good = path.read_text()
     path.write_text(BROKEN)
     with worker(project) as process:
-        assert "SyntaxError" in read_until(process, "starts again when code changes")
+        assert "SyntaxError" in read_until(process, "restarts when code changes")
         path.write_text(good)
         read_until(process, " ready.")
         path.write_text(good + "# edited\n")
@@ -130,7 +130,7 @@ def test_code_that_is_broken_from_the_start_is_watched(project: Path, name: str)
 def test_a_signal_ends_what_waits_for_a_change(project: Path) -> None:
     (project / "shop/tasks.py").write_text(BROKEN)
     with worker(project) as process:
-        read_until(process, "starts again when code changes")
+        read_until(process, "restarts when code changes")
         assert " ready." not in ends(process, project)
 
 
