@@ -1,4 +1,4 @@
-"""The measurements. Each gives figures and, where there is a bar, the ratio and the bar."""
+"""The measurements. Each returns its figures and compares a value with a limit."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ ALL = (
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One comparison: `value` against `bar`, in `unit`; `better` says on which side of the bar it should be."""
+    """One comparison: `value` with `bar`, in `unit`. `better` is "lower" or "higher"."""
 
     name: str
     value: float
@@ -66,7 +66,7 @@ class Measure:
 
 
 def _clear() -> None:
-    """What an earlier measure left behind."""
+    """Removes what an earlier measurement left."""
     redis.Redis.from_url(settings.CELERY_BROKER_URL).flushdb()
     DispatchRecord.objects.all().delete()
     TaskResult.objects.all().delete()
@@ -77,7 +77,7 @@ def without_broker() -> WSGIHandler:
 
 
 def alone() -> Measure:
-    """(a) A view that the broker leaves alone, ten rules and none matching, against no middleware at all."""
+    """(a) A view that the broker leaves alone, with ten rules that do not match, against no broker middleware."""
     contenders = {"without": _plain(without_broker()), "with": _plain(harness.handler())}
     rounds = harness.Rounds(contenders, 4_000)
     return Measure(
@@ -98,15 +98,15 @@ ROUTERS = (10, 1_000, 10_000)
 
 
 def unmatched() -> Measure:
-    """(e) A request that no router takes, with thousands of them, against none; and django-route with one."""
+    """(e) A request that matches no router, with thousands of routers, against none; and django-route with one."""
     application = harness.handler()
-    contenders = {"none": _plain(application, partial(use, NONE))}
+    contenders = {"none": _plain(application, partial(use_table, NONE))}
     for number in ROUTERS:
-        contenders[f"{number}_routers"] = _plain(application, partial(use, RoutingTable(_routers(number))))
+        contenders[f"{number}_routers"] = _plain(application, partial(use_table, RoutingTable(_routers(number))))
     awkward = RoutingTable(_routers(max(ROUTERS), AWKWARD))
-    contenders["awkward_routers"] = _plain(application, partial(use, awkward))
+    contenders["awkward_routers"] = _plain(application, partial(use_table, awkward))
     rounds = harness.Rounds(contenders, 2_000)
-    use(NONE)
+    use_table(NONE)
     others = harness.Rounds({"without": _plain(without_broker())} | _django_route(_plain), 1_000)
     return Measure(
         f"no router takes the request, {max(ROUTERS):,} routers",
@@ -118,19 +118,19 @@ def unmatched() -> Measure:
     )
 
 
-def use(table: RoutingTable) -> None:
-    """Have this table count, until rows change."""
+def use_table(table: RoutingTable) -> None:
+    """Use this table until rows change."""
     tables._table = table
 
 
-def settle() -> None:
-    """Wait until the thread that looks at the rows has loaded them: it would put its table in the place of another."""
+def wait_for_table() -> None:
+    """Wait until the watching thread has loaded the rows. Otherwise it would replace a table set by `use_table`."""
     tables.current()
-    harness.until(lambda: tables._version is not None, 10)
+    harness.wait_until(lambda: tables._version is not None, 10)
 
 
 def _django_route(contender: Callable[[WSGIHandler, Callable[[], None]], Contender]) -> dict[str, Contender]:
-    """The same of django-route, where it is installed, with its cache and without."""
+    """The same with django-route, if it is installed, with and without its cache."""
     if "django_route" not in settings.INSTALLED_APPS:
         return {}
     application = harness.handler(MIDDLEWARE=settings.DJANGO_ROUTE_MIDDLEWARE)
@@ -141,7 +141,7 @@ def _django_route(contender: Callable[[WSGIHandler, Callable[[], None]], Contend
 
 
 def redirected() -> Measure:
-    """(g) A redirect to one of two destinations, among 1,000 routers; django-route with that one router alone."""
+    """(g) A redirect to one of two destinations, among 1,000 routers; django-route with only that router."""
     application = harness.handler()
     rows = [Router(code="moved", source="/moved/", action="302")]
     theirs = _rows_of_django_route()
@@ -149,9 +149,9 @@ def redirected() -> Measure:
     Router.objects.bulk_create(rows)
     Destination.objects.bulk_create(Destination(router=rows[0], url=url, weight=weight) for url, weight in targets)
     table = RoutingTable([*load().routers, *_routers(1_000)])
-    contenders = {"broker": _moved(application, partial(use, table))} | _django_route(_moved)
+    contenders = {"broker": _moved(application, partial(use_table, table))} | _django_route(_moved)
     rounds = harness.Rounds({"view": _plain(without_broker())} | contenders, 1_000)
-    use(NONE)
+    use_table(NONE)
     Router.objects.all().delete()
     for model in theirs:
         model.objects.all().delete()
@@ -166,13 +166,13 @@ def redirected() -> Measure:
 
 
 def _moved(application: WSGIHandler, prepare: Callable[[], None]) -> Contender:
-    """A visitor with a session: django-route would make one at each request without."""
+    """The visitor has a session; without one, django-route would create one per request."""
     cookie = {"HTTP_COOKIE": "sessionid=0123456789abcdef0123456789abcdef"}
     return Contender(lambda: harness.call(application, harness.environ("GET", "/moved/") | cookie, 302), prepare)
 
 
 def _rows_of_django_route() -> list[Any]:
-    """Its models, with the same router."""
+    """Creates the same router for django-route. Returns the models with rows."""
     if "django_route" not in settings.INSTALLED_APPS:
         return []
     from django_route import models
@@ -184,17 +184,17 @@ def _rows_of_django_route() -> list[Any]:
 
 
 def queued() -> Measure:
-    """(h) Accept to 202 by a router among 1,000, against a decorator."""
+    """(h) From the request to the 202: by a router among 1,000, against a decorator."""
     application = harness.handler()
     source, target = Source.parse("/work/"), routing.Destination("bulk", "bulk")
     router = routing.Router("queued", source, routing.Action.QUEUE, (target,))
     table = RoutingTable([router, *_routers(1_000)])
     contenders = {
-        name: _accepted(application, f"/{path}/", partial(use, table))
+        name: _accepted(application, f"/{path}/", partial(use_table, table))
         for name, path in (("decorator", "report"), ("router", "work"))
     }
     rounds = harness.Rounds(contenders, 400)
-    use(NONE)
+    use_table(NONE)
     return Measure(
         "accepted by a router",
         rounds.times("router", "decorator"),
@@ -211,7 +211,7 @@ def _accepted(application: WSGIHandler, path: str, prepare: Callable[[], None]) 
 
 USUAL = ("/old-{}/", "/shop-{}/<int:pk>/", "/<slug:name>/page-{}/", "/api-{}/*", "/plain/{}/")
 AWKWARD = ("/p{}-<int:pk>/", "/<slug:name>-{}/", "/<path:file>/t{}")
-"""Patterns that differ only beside their parameters."""
+"""Patterns that only differ near their parameters."""
 
 
 def _routers(number: int, sources: Sequence[str] = USUAL) -> list[routing.Router]:
@@ -227,9 +227,9 @@ def _routers(number: int, sources: Sequence[str] = USUAL) -> list[routing.Router
 
 
 def reload() -> Measure:
-    """(f) Loading the table of 10,000 rows, each with a condition of its own, which happens beside the requests.
+    """(f) Loading the table of 10,000 rows, each with its own condition, which happens beside the requests.
 
-    Conditions and sources that have not changed are not compiled again.
+    Unchanged conditions and sources are not compiled again.
     """
     rows = [
         Router(code=router.code, source=router.source.text, action=router.action, condition=f"user.is_staff || {n} < 0")
@@ -248,9 +248,9 @@ def reload() -> Measure:
 
 
 def acceptance() -> Measure:
-    """(b) Accept to 202, against a hand-written view that calls `task.delay()` and returns 202.
+    """(b) From the request to the 202, against a hand-written view that calls `task.delay()` and returns 202.
 
-    The hand-written view has no use for the database; the bar is for connections that are kept.
+    The hand-written view does not use the database; the limit applies to persistent connections.
     """
     bare, brokered = without_broker(), harness.handler()
 
@@ -282,7 +282,7 @@ def acceptance() -> Measure:
 def end_to_end(requests: int = 2_000, blocks: int = 8) -> Measure:
     """(c) Requests queued, run and stored, against a stock Celery task with the same result backend.
 
-    Both workers are up and take turns, a block of requests each, so that a slow minute of the machine hits both.
+    Both workers are up and alternate, a block of requests each, so that a slow minute of the machine affects both.
     """
     _clear()
     bare, brokered = without_broker(), harness.handler()
@@ -304,11 +304,11 @@ def end_to_end(requests: int = 2_000, blocks: int = 8) -> Measure:
 
 
 def _seconds_until_done(application: WSGIHandler, path: str, requests: int) -> float:
-    """From the first request to the last stored result; what the broker accepted is finished in its ledger too."""
+    """From the first request to the last stored result, including the broker's ledger."""
     done_before = _done()
     started = time.perf_counter()
     _post(application, path, requests)
-    harness.until(lambda: _done() == done_before + requests and not _unfinished(), 120)
+    harness.wait_until(lambda: _done() == done_before + requests and not _unfinished(), 120)
     return time.perf_counter() - started
 
 
@@ -326,7 +326,7 @@ def _post(application: WSGIHandler, path: str, requests: int) -> None:
 
 
 def overtaking(backlog: int = 20_000, payments: int = 300) -> Measure:
-    """(d) How long a payment waits to be started behind a bulk backlog, against an idle system."""
+    """(d) How long a payment waits behind a bulk backlog before it starts, against an idle system."""
     _clear()
     application = harness.handler()
     with harness.worker(*BROKER_WORKER):
@@ -350,21 +350,21 @@ def overtaking(backlog: int = 20_000, payments: int = 300) -> Measure:
 
 
 def _payment_waits(application: WSGIHandler, payments: int) -> list[float]:
-    """Seconds from accepted to started, of payments that come one after another."""
+    """Returns the seconds from accepted to started of consecutive payments."""
     mine = DispatchRecord.objects.filter(queue="payment", accepted_at__gte=timezone.now())
     for number in range(1, payments + 1):
         _post(application, "/pay/", 1)
-        harness.until(lambda expected=number: mine.filter(state=State.SUCCEEDED).count() == expected, 30)  # type: ignore[misc]
+        harness.wait_until(lambda expected=number: mine.filter(state=State.SUCCEEDED).count() == expected, 30)  # type: ignore[misc]
     return [(record.started_at - record.accepted_at).total_seconds() for record in mine if record.started_at]
 
 
 def reserved(payments: int = 200) -> Measure:
-    """(i) How long a payment waits while bulk tasks of one second fill every process but the one it has reserved."""
+    """(i) How long a payment waits while bulk tasks of one second occupy every process except its reserved one."""
     _clear()
     application = harness.handler()
     with harness.worker(*BROKER_WORKER, "--processes=4"):
         _post(application, "/second/", 600)
-        harness.until(lambda: DispatchRecord.objects.filter(state=State.RUNNING).count() == 3, 30)
+        harness.wait_until(lambda: DispatchRecord.objects.filter(state=State.RUNNING).count() == 3, 30)
         waits = _payment_waits(application, payments)
         left = DispatchRecord.objects.filter(queue="bulk", state=State.QUEUED).count()
     if not left:
@@ -376,9 +376,9 @@ def reserved(payments: int = 200) -> Measure:
 
 
 def ledger(rows: int = ledgers.ROWS, backlog: int = 100_000) -> Measure:
-    """(j) Accept, claim and finish where the ledger has a million rows, against an empty one; and a reaper's pass.
+    """(j) Accept, claim and conclude with a million rows in the ledger, against an empty one; and a reaper's pass.
 
-    Both are on PostgreSQL. Nothing is due; then there is a backlog.
+    Both are on PostgreSQL. First nothing is due; then there is a backlog.
     """
     with ledgers.ledgers(rows) as chosen, override_settings(REQUEST_BROKER=_kept_for(ledgers.DAYS + 1)):
         contenders = (partial(chosen.run, alias, ledgers.run_one) for alias in (ledgers.EMPTY, ledgers.FULL))
@@ -403,15 +403,15 @@ def ledger(rows: int = ledgers.ROWS, backlog: int = 100_000) -> Measure:
 
 
 def retention(rows: int = ledgers.ROWS) -> Measure:
-    """(k) The longest that anything waits while a tenth of the ledger is deleted: the ledger's user on a connection of
-    its own, or a row that the housekeeping has locked.
+    """(k) The longest wait while a tenth of the ledger is deleted, of another user of the ledger or for a row that the
+    housekeeping has locked.
     """
     with ledgers.ledgers(rows) as chosen, override_settings(REQUEST_BROKER=_kept_for(ledgers.DAYS * 0.9)):
         chosen.alias = ledgers.FULL
-        with ledgers.Visitor() as alone:
+        with ledgers.LedgerUser() as alone:
             time.sleep(5)
         started = time.perf_counter()
-        with ledgers.timed_chunks() as chunks, ledgers.Visitor() as visitor:
+        with ledgers.timed_chunks() as chunks, ledgers.LedgerUser() as visitor:
             deleted = sum(housekeeping.keep_house())
             seconds = time.perf_counter() - started
     figures = {

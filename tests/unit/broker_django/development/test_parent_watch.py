@@ -63,7 +63,7 @@ def test_a_program_that_ignores_sigterm_is_killed_after_its_grace():
         wait_until(lambda: is_gone(pid), 10)
 
 
-def test_the_program_takes_the_place_of_the_tether():
+def test_the_program_replaces_parent_watch():
     if sys.platform != "linux":
         pytest.skip("only Linux ends a process with its parent")
     with running(*parent_watch.command(PROGRAM)) as process:
