@@ -132,7 +132,7 @@ def test_what_no_key_opens_is_not_published_for_ever_but_fails(client: Client, p
         look(after(record, minutes=16))
     record.refresh_from_db()
     assert (record.state, record.attempts, published) == ("failed", 1, [])
-    assert record.error.startswith("the request cannot be opened: the envelope was sealed with a key")
+    assert record.error.startswith("the request cannot be opened: the envelope was sealed with an unknown key")
     with override_settings(**KEPT):
         document = client.get(f"{location}response/")
         assert (document.status_code, document.json()["detail"]) == (500, record.error)
@@ -255,5 +255,5 @@ def test_the_file_of_a_large_request_is_left_to_a_worker_that_has_its_key(client
             task = SimpleNamespace(is_eager=True)
             assert tasks._answer(task, record.sealed_file, record.pk, record.queue, 1).unknown_here
             assert run(record) == State.FAILED, "eager tasks are not retried"
-    reason = "the view was not reached: the stored request body cannot be opened: the envelope was sealed with a key"
+    reason = "the view was not reached: the stored request body cannot be opened: the envelope was sealed with an unknown key"
     assert record.error.startswith(reason)
