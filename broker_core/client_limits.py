@@ -48,7 +48,7 @@ class Guest:
     server: Server
 
 
-class Share:
+class TimeBudget:
     """A budget of time. What is not used is saved, up to `AT_A_TIME` seconds."""
 
     def __init__(self, now: Callable[[], float]) -> None:
@@ -73,16 +73,16 @@ class Places:
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
-        self.forget()
+        self.reset()
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Start without clients: a forked process has none of its parent's."""
         self._lock = threading.Lock()
         self._held = self._threads = 0
         self._clients: Counter[str] = Counter()
         self._dispatches: Counter[Hashable] = Counter()
         self._seen: set[str] = set()
-        self._share = Share(self._now)
+        self._budget = TimeBudget(self._now)
 
     @property
     def held(self) -> int:
@@ -101,7 +101,7 @@ class Places:
         finally:
             self._leave(guest, self._now() - began if rationed else 0.0)
 
-    def see_thread(self, enough: int = 2) -> None:
+    def register_thread(self, enough: int = 2) -> None:
         """Count this thread as one that serves requests. Does nothing if `enough` threads are known."""
         if len(self._seen) < enough:
             self._seen.add(threading.current_thread().name)
@@ -110,7 +110,7 @@ class Places:
         """Returns whether the wait uses the budget, and how long it may last."""
         with self._lock:
             if guest.server is Server.THREADS:
-                self.see_thread(2 * limits.threads)
+                self.register_thread(2 * limits.threads)
             rationed = guest.server is Server.ALONE or (guest.server is Server.THREADS and len(self._seen) < 2)
             allowed = self._allowed(guest, seconds, limits, rationed=rationed)
             if allowed:
@@ -127,13 +127,13 @@ class Places:
         if guest.server is Server.THREADS and self._threads >= min(limits.threads, max(1, len(self._seen) // 2)):
             return 0.0
         if rationed:
-            seconds = min(seconds, self._share.left)
+            seconds = min(seconds, self._budget.left)
         return seconds if seconds >= LEAST or not rationed else 0.0
 
     def _leave(self, guest: Guest, spent: float) -> None:
         with self._lock:
             self._count(guest, -1)
-            self._share.spend(spent)
+            self._budget.spend(spent)
 
     def _count(self, guest: Guest, change: int) -> None:
         self._held += change

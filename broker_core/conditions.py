@@ -179,7 +179,7 @@ class Conditions:
         self.nested = any(condition.nested for condition in asked)
 
 
-class Answers:
+class Evaluation:
     """Evaluates conditions for one request. The values are read once for all conditions, and only if one needs them."""
 
     __slots__ = ("_conditions", "_context", "_given", "_values", "compared")

@@ -17,22 +17,22 @@ _SECRET = re.compile(
     r"(?:api|access|app)?[_-]?key)"
 )
 """Fields with which clients authenticate."""
-_WHO = re.compile(
+_IDENTITY = re.compile(
     _PARTS + r"(?:user(?:[_-]?(?:id|name|login|email|uuid|guid|info))?|e?mail|login|identity|uid|guid|sub|subject|eppn|"
     r"principal(?:-(?:id|name))?|(?:account|client|customer|employee|member|person)[_-]?id|oidc-(?:identity|claim-[\w-]+)|"
     r"consumer-[a-z-]+|client-?cert(?:ificate)?|client-(?:s-)?dn|client-fingerprint)"
 )
 """Fields in which a proxy names the user that it authenticated, or a client itself."""
-_MINTED = re.compile(_PARTS + r"(?:assertion|jwt|oidc-(?:data|accesstoken)|security-token|access-token)")
+_RENEWED = re.compile(_PARTS + r"(?:assertion|jwt|oidc-(?:data|accesstoken)|security-token|access-token)")
 """Fields that a proxy renews with each request, or often, beside those that name the user."""
-_AT_EACH_REQUEST = (
+_DIFFERENT_EACH_TIME = (
     r"csrf|xsrf|antiforgery|captcha|turnstile|idempotency|websocket|cache-|surrogate|public-?key|nonce|signature|digest|"
     r"timestamp|request-?(?:id|token|key)|(?:page|pagination|continuation|sync|next|cursor|upload|device|push)-?token|"
     r"(?:partition|sort|dedup|row|range|routing|correlation|object|encryption|customer)-?key|trace|span"
 )
-_ONCE = re.compile(rf".*(?:{_AT_EACH_REQUEST}).*")
+_NO_IDENTITY = re.compile(rf".*(?:{_DIFFERENT_EACH_TIME}).*")
 """Fields that differ with each request, and fields that do not name a client although they end like a secret."""
-_OF_ANYBODY = re.compile(
+_OTHER_MEANING = re.compile(
     r"(?:accept|access-control|alt-used|cache-control|cdn|cf|client-ip|connection|content|date|dnt|expect|fastly|fly|"
     r"forwarded|from|host|http2-settings|if|keep-alive|last-event-id|max-forwards|origin|pragma|prefer|priority|range|"
     r"referer|save-data|sec|te|trailer|transfer-encoding|true-client-ip|upgrade|user-agent|via|warning|cookie|"
@@ -53,28 +53,28 @@ LONGEST = 100
 def looks_like_credential(field: str) -> bool:
     """Whether a header field or cookie of this name is a secret, or a field in which a proxy names the user."""
     name = field[-LONGEST:]
-    return _ONCE.fullmatch(name) is None and (_SECRET.fullmatch(name) or _WHO.fullmatch(name)) is not None
+    return _NO_IDENTITY.fullmatch(name) is None and (_SECRET.fullmatch(name) or _IDENTITY.fullmatch(name)) is not None
 
 
 @lru_cache(maxsize=1024)
-def may_say_who(field: str) -> bool:
+def may_identify(field: str) -> bool:
     """Whether a header field may name its sender in some project: any field without another known meaning."""
     name = field[-LONGEST:]
-    return looks_like_credential(field) or (_ONCE.fullmatch(name) or _OF_ANYBODY.fullmatch(name)) is None
+    return looks_like_credential(field) or (_NO_IDENTITY.fullmatch(name) or _OTHER_MEANING.fullmatch(name)) is None
 
 
 @lru_cache(maxsize=1024)
 def is_secret_parameter(parameter: str) -> bool:
     """Whether a query parameter looks like a credential. `key` and `session` do not: they are too common."""
     name = parameter[-LONGEST:].lower()
-    return _ONCE.fullmatch(name.replace("_", "-")) is None and _PARAMETER.fullmatch(name) is not None
+    return _NO_IDENTITY.fullmatch(name.replace("_", "-")) is None and _PARAMETER.fullmatch(name) is not None
 
 
-def says_who(field: str) -> bool:
+def identifies_user(field: str) -> bool:
     """Whether a proxy names the user in this field."""
-    return _WHO.fullmatch(field[-LONGEST:]) is not None
+    return _IDENTITY.fullmatch(field[-LONGEST:]) is not None
 
 
-def is_minted(field: str) -> bool:
+def is_renewed(field: str) -> bool:
     """Whether a proxy may change the field with each request."""
-    return _MINTED.fullmatch(field[-LONGEST:]) is not None
+    return _RENEWED.fullmatch(field[-LONGEST:]) is not None

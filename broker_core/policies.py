@@ -10,7 +10,7 @@ from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from broker_core.condition_guards import GuardIndex
-from broker_core.conditions import Answers, Condition, Conditions, Values
+from broker_core.conditions import Condition, Conditions, Evaluation, Values
 from broker_core.errors import ConfigurationError
 from broker_core.redaction import printable
 
@@ -233,7 +233,7 @@ class Classifier:
 
     def classify(self, values: Values, preferences: Preferences) -> Decision | None:
         """Returns the decision of the first rule that matches, or None."""
-        answers = Answers(self._conditions, values)
+        answers = Evaluation(self._conditions, values)
         if self._guards.excludes(answers.compared):
             return None
         for number, (rule, why_not) in enumerate(self._verdicts(answers)):
@@ -243,9 +243,9 @@ class Classifier:
 
     def verdicts(self, values: Values) -> Iterator[tuple[Rule, str]]:
         """Yields each rule with the reason why it does not match; an empty reason if it matches."""
-        return self._verdicts(Answers(self._conditions, values))
+        return self._verdicts(Evaluation(self._conditions, values))
 
-    def _verdicts(self, answers: Answers) -> Iterator[tuple[Rule, str]]:
+    def _verdicts(self, answers: Evaluation) -> Iterator[tuple[Rule, str]]:
         return ((rule, answers.why_not(rule.when)) for rule in self.rules)
 
     def _decide(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, quote_plus, unquote, unquote_plus, urlsplit, urlunsplit
 
 from broker_core.balancing import choose, shares
-from broker_core.conditions import Answers, Condition, Conditions, Values
+from broker_core.conditions import Condition, Conditions, Evaluation, Values
 from broker_core.errors import ConfigurationError
 from broker_core.sources import Captures, Kind, Source, SourceIndex
 
@@ -201,7 +201,7 @@ def verdicts(
 ) -> Iterator[tuple[Match, str]]:
     """Yields each candidate with the reason why it does not match the request; an empty reason if it matches."""
     conditions = Conditions(match.router.condition for match in candidates if match.router.condition)
-    answers = Answers(conditions, values)
+    answers = Evaluation(conditions, values)
     for match in candidates:
         router = match.router
         if router.action in switched_off:

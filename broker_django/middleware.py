@@ -46,7 +46,7 @@ class RequestBrokerMiddleware:
     def __call__(self, request: HttpRequest) -> Any:
         if self.is_async:
             return self.__acall__(request)
-        places.see_thread()
+        places.register_thread()
         tracing.hide_tokens()
         try:
             response = door.enter(request) or routed(request) or door.keep_body(request) or self.get_response(request)

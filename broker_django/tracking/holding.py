@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from broker_django.models import DispatchRecord
 
 places = Places()
-os.register_at_fork(after_in_child=places.forget)
+os.register_at_fork(after_in_child=places.reset)
 
 
 def limits() -> Limits:

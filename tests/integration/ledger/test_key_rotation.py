@@ -255,5 +255,5 @@ def test_the_file_of_a_large_request_is_left_to_a_worker_that_has_its_key(client
             task = SimpleNamespace(is_eager=True)
             assert tasks._answer(task, record.sealed_file, record.pk, record.queue, 1).unknown_here
             assert run(record) == State.FAILED, "eager tasks are not retried"
-    reason = "the view was not reached: the stored request body cannot be opened: the envelope was sealed with an unknown key"
-    assert record.error.startswith(reason)
+    found = "the stored request body cannot be opened: the envelope was sealed with an unknown key"
+    assert record.error.startswith(f"the view was not reached: {found}")

@@ -13,9 +13,9 @@ from broker_core.conditions import (
     MAX_LENGTH,
     MOST_ENTRIES,
     VARIABLES,
-    Answers,
     Condition,
     Conditions,
+    Evaluation,
     _log_once,
     context,
 )
@@ -266,7 +266,7 @@ def test_what_has_no_answer_raises(text):
 
 def why_not(text, values):
     condition = Condition(text)
-    return Answers(Conditions([condition]), lambda names: {name: values[name] for name in names}).why_not(condition)
+    return Evaluation(Conditions([condition]), lambda names: {name: values[name] for name in names}).why_not(condition)
 
 
 @pytest.mark.parametrize(

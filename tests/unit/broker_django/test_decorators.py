@@ -126,7 +126,7 @@ def test_a_worker_knows_a_decorated_view_by_the_name_of_the_view():
 
 @pytest.mark.parametrize("thing", ["bulk", 3, None, property(view)])
 def test_what_cannot_be_called_is_no_view(thing):
-    with pytest.raises(TypeError, match="is no view"):
+    with pytest.raises(TypeError, match="is not a view"):
         queue("bulk")(thing)
 
 
