@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from broker_core.errors import NotAcceptableError
 
-UNDONE = frozenset({"gzip", "x-gzip", "deflate"})
+DECODABLE = frozenset({"gzip", "x-gzip", "deflate"})
 """The codings that the broker can decode."""
 
-PARTS = frozenset({206, 226})
+PARTIAL = frozenset({206, 226})
 """Statuses of partial responses: a range of the encoded bytes (RFC 9110, section 14.2) or a delta (RFC 3229)."""
 
 
@@ -40,9 +40,9 @@ class Coded:
         if self._suits(accepted):
             return False
         named = ", ".join(self.codings)
-        if self.status in PARTS:
+        if self.status in PARTIAL:
             raise NotAcceptableError(f"the response is partial, in the content coding {named}")
-        if not UNDONE.issuperset(self.codings) or not _accepts_none(accepted or ""):
+        if not DECODABLE.issuperset(self.codings) or not _accepts_none(accepted or ""):
             raise NotAcceptableError(f"the response is stored in the content coding {named}")
         return True
 

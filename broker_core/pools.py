@@ -44,7 +44,7 @@ class Plan:
         return self.processes - sum(self.dedicated.values())
 
     @cached_property
-    def held(self) -> dict[str, int]:
+    def guaranteed(self) -> dict[str, int]:
         """The number of processes that each queue has for itself, dedicated or reserved."""
         names = {**self.dedicated, **self.reserved}
         return {name: self.dedicated.get(name, 0) + self.reserved.get(name, 0) for name in names}
@@ -53,7 +53,7 @@ class Plan:
         """Returns how many processes this queue must leave free for each other queue."""
         return {
             other: self.dedicated.get(other, 0) if self._is_faster(queue, other) else number
-            for other, number in self.held.items()
+            for other, number in self.guaranteed.items()
             if other != queue
         }
 
@@ -64,10 +64,10 @@ class Plan:
 
     def has_room(self, queue: str, running: Mapping[str, int]) -> bool:
         """Whether another task of this queue may start. `running` is the number of running tasks by queue."""
-        if not self.held:
+        if not self.guaranteed:
             return True
         free = self.processes - sum(running.values())
-        if running.get(queue, 0) < self.held.get(queue, 0):
+        if running.get(queue, 0) < self.guaranteed.get(queue, 0):
             return free > 0
         return free > sum(max(0, number - running.get(other, 0)) for other, number in self._left_by(queue).items())
 
@@ -79,7 +79,7 @@ def pool_factors(routers: Iterable[Router], policies: Mapping[str, QueuePolicy])
     The weights of its destinations divide that class: an average weight has the factor 1, twice the average has 2. If
     several routers name a queue, the factor is the mean.
     """
-    said: dict[str, list[float]] = {}
+    factors_by_name: dict[str, list[float]] = {}
     for router in routers:
         if router.action is not Action.QUEUE:
             continue
@@ -90,8 +90,8 @@ def pool_factors(routers: Iterable[Router], policies: Mapping[str, QueuePolicy])
         if not total or not _is_one_class(weights, policies):
             continue
         for name, weight in weights.items():
-            said.setdefault(name, []).append(weight * len(weights) / total)
-    means = {name: sum(factors) / len(factors) for name, factors in said.items()}
+            factors_by_name.setdefault(name, []).append(weight * len(weights) / total)
+    means = {name: sum(factors) / len(factors) for name, factors in factors_by_name.items()}
     return {name: factor for name, factor in means.items() if factor}
 
 

@@ -95,7 +95,7 @@ def answer_again(request: HttpRequest, repeated: Repeated, record: DispatchRecor
     if not ownership.may_have_cookies(request, repeated.record):
         ownership.without_cookies(response)
     try:
-        content_codings.fit(request, response, conf.MAX_RESPONSE_SIZE)
+        content_codings.decode_for(request, response, conf.MAX_RESPONSE_SIZE)
     except BrokerError as error:
         response = problem(error)
     response = _with_cookies(repeated, response)

@@ -30,10 +30,10 @@ LONGEST_HESITATION = 30.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    made = command.parser("chaos", __doc__, give_up_after=180)
-    made.add_argument("--requests", type=int, default=8_000)
-    made.add_argument("--seconds", type=float, default=95, help="the minimum duration of the load")
-    return command.run_installed(made.parse_args(arguments), run)
+    parser = command.parser("chaos", __doc__, give_up_after=180)
+    parser.add_argument("--requests", type=int, default=8_000)
+    parser.add_argument("--seconds", type=float, default=95, help="the minimum duration of the load")
+    return command.run_installed(parser.parse_args(arguments), run)
 
 
 def run(installation: Installation, options: argparse.Namespace) -> int:

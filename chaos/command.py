@@ -14,25 +14,25 @@ if TYPE_CHECKING:
 
 
 def parser(module: str, description: str | None, give_up_after: float) -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
-    made.add_argument("--broker", choices=("valkey", "redis", "rabbitmq"), default="valkey")
-    made.add_argument("--database", choices=("sqlite", "postgres"), default="sqlite")
-    made.add_argument("--webs", type=int, default=2, help="web processes, alternately under ASGI and WSGI")
-    made.add_argument("--workers", type=int, default=3)
-    made.add_argument("--pool", choices=("prefork", "threads"), default="prefork", help="the pool of the workers")
-    made.add_argument(
+    result = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
+    result.add_argument("--broker", choices=("valkey", "redis", "rabbitmq"), default="valkey")
+    result.add_argument("--database", choices=("sqlite", "postgres"), default="sqlite")
+    result.add_argument("--webs", type=int, default=2, help="web processes, alternately under ASGI and WSGI")
+    result.add_argument("--workers", type=int, default=3)
+    result.add_argument("--pool", choices=("prefork", "threads"), default="prefork", help="the pool of the workers")
+    result.add_argument(
         "--seed", type=int, help="the seed of random choices; it is printed, so that a run can be repeated"
     )
-    made.add_argument(
+    result.add_argument(
         "--give-up-after",
         type=float,
         default=give_up_after,
         metavar="SECONDS",
         help="count the remaining dispatches as lost if none ends for this long",
     )
-    made.add_argument("--json", type=Path, help="a file for the result")
-    made.add_argument("--logs", type=Path, help="a directory for the logs of web and worker processes")
-    return made
+    result.add_argument("--json", type=Path, help="a file for the result")
+    result.add_argument("--logs", type=Path, help="a directory for the logs of web and worker processes")
+    return result
 
 
 def run_installed(options: argparse.Namespace, run: Callable[[Installation, argparse.Namespace], int]) -> int:

@@ -33,12 +33,12 @@ AT_ONCE = 2_000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    made = command.parser("chaos.outage", __doc__, give_up_after=120)
-    made.add_argument("--seconds", type=float, default=60, help="how long the message broker is stopped")
-    made.add_argument("--rate", type=float, default=50, help="requests a second")
-    made.add_argument("--how", choices=tuple(STOPS), default="killed", help="killed: refuses; frozen: does not answer")
-    made.set_defaults(workers=2)
-    return command.run_installed(made.parse_args(arguments), run)
+    parser = command.parser("chaos.outage", __doc__, give_up_after=120)
+    parser.add_argument("--seconds", type=float, default=60, help="how long the message broker is stopped")
+    parser.add_argument("--rate", type=float, default=50, help="requests a second")
+    parser.add_argument("--how", choices=tuple(STOPS), default="killed", help="killed: refuses; frozen: no answer")
+    parser.set_defaults(workers=2)
+    return command.run_installed(parser.parse_args(arguments), run)
 
 
 def run(installation: Installation, options: argparse.Namespace) -> int:

@@ -49,12 +49,12 @@ def annotated(view: Any, name: str, value: Any) -> Any:
         return MethodType(annotated(view.__func__, name, value), view.__self__)
     if not callable(view):
         raise TypeError(f"{view!r} is not a view: it cannot be called")
-    again = _copied(view)
-    setattr(again, name, value)
+    copied = _copied(view)
+    setattr(copied, name, value)
     operation = getattr(view, "_ninja_operation", None)
     if operation is not None and type(view) is FunctionType and _is_being_defined(view):
-        operation.view_func = again  # `@api.get` is below this decorator and has registered the function
-    return again
+        operation.view_func = copied  # `@api.get` is below this decorator and has registered the function
+    return copied
 
 
 def _copied(view: Any) -> Any:
@@ -63,9 +63,9 @@ def _copied(view: Any) -> Any:
         return copy.copy(view)
     if type(view) is not FunctionType:
         return AnnotatedCallable(view)
-    again = FunctionType(view.__code__, view.__globals__, view.__name__, view.__defaults__, view.__closure__)
-    again.__kwdefaults__ = view.__kwdefaults__
-    return functools.update_wrapper(again, view)
+    copied = FunctionType(view.__code__, view.__globals__, view.__name__, view.__defaults__, view.__closure__)
+    copied.__kwdefaults__ = view.__kwdefaults__
+    return functools.update_wrapper(copied, view)
 
 
 def _annotated_class(cls: Any, name: str, value: Any) -> Any:

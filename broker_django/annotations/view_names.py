@@ -76,10 +76,10 @@ def _arguments(view: Any) -> str:
 
     Permissions, parsers and renderers are left out: they may change without making it another view.
     """
-    given = getattr(view, "view_initkwargs", None) or getattr(view, "initkwargs", None) or {}
+    arguments = getattr(view, "view_initkwargs", None) or getattr(view, "initkwargs", None) or {}
     of_view_sets = _OF_VIEW_SETS if getattr(view, "actions", None) is not None else frozenset()
-    names = [name for name in sorted(given) if name not in of_view_sets and not name.endswith("_classes")]
-    texts = [f"{name}={describe(given[name])}" for name in names]
+    names = [name for name in sorted(arguments) if name not in of_view_sets and not name.endswith("_classes")]
+    texts = [f"{name}={describe(arguments[name])}" for name in names]
     text = ", ".join(texts)
     return f"({text if len(text) <= LONGEST else text[:LONGEST] + digest(texts)})" if texts else ""
 

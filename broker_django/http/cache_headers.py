@@ -45,13 +45,13 @@ def forbid_shared_caching(response: HttpResponseBase) -> None:
     for name in list(response.headers):
         if name.lower() in OF_SHARED_CACHES or name.lower().endswith("cdn-cache-control"):
             del response[name]
-    said = [directive.strip() for directive in DIRECTIVE.findall(response.get("Cache-Control", ""))]
-    if not any(said) and not response.has_header("Expires"):
+    directives = [directive.strip() for directive in DIRECTIVE.findall(response.get("Cache-Control", ""))]
+    if not any(directives) and not response.has_header("Expires"):
         forbid_caching(response)
         return
-    names = [directive.partition("=")[0].strip().lower() for directive in said]
-    if "private" not in (directive.lower() for directive in said) or {"public", "s-maxage"}.intersection(names):
-        kept = [directive for directive, name in zip(said, names, strict=True) if name and name not in SHARED]
-        response["Cache-Control"] = ", ".join([*kept, "private"])
+    names = [directive.partition("=")[0].strip().lower() for directive in directives]
+    if "private" not in (directive.lower() for directive in directives) or {"public", "s-maxage"}.intersection(names):
+        others = [directive for directive, name in zip(directives, names, strict=True) if name and name not in SHARED]
+        response["Cache-Control"] = ", ".join([*others, "private"])
     if "no-store" not in names:
         patch_vary_headers(response, ("Cookie", "Authorization"))

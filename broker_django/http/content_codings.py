@@ -31,7 +31,7 @@ MOST_MEMBERS = 1_000
 _WINDOW = {"gzip": zlib.MAX_WBITS | 16, "x-gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
 
 
-def fit(request: HttpRequest, response: HttpResponseBase, limit: int) -> None:
+def decode_for(request: HttpRequest, response: HttpResponseBase, limit: int) -> None:
     """Decode a stored response if the client does not accept its coding. `limit` is in bytes.
 
     Raises NotAcceptableError if the broker cannot decode it.

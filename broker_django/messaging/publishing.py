@@ -242,8 +242,8 @@ def run_eagerly(app: Celery, record: DispatchRecord, policy: QueuePolicy, *, hel
     """
     if TASK not in app.tasks:
         app.loader.import_default_modules()
-    seen: list[HttpResponseBase] = []
-    token = EAGER_RESPONSES.set(seen if held else None)
+    responses: list[HttpResponseBase] = []
+    token = EAGER_RESPONSES.set(responses if held else None)
     try:
         app.tasks[TASK].apply(
             args=(task_argument(record),),
@@ -254,7 +254,7 @@ def run_eagerly(app: Celery, record: DispatchRecord, policy: QueuePolicy, *, hel
         )
     finally:
         EAGER_RESPONSES.reset(token)
-    return seen[-1] if seen else None
+    return responses[-1] if responses else None
 
 
 def shadow(record: DispatchRecord) -> str:

@@ -12,16 +12,16 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 class OneClient:
     """Keeps the client of a channel as long as its connection pool exists."""
 
-    _kept: Any = None
+    _own_client: Any = None
 
     def conn_or_acquire(self, client: Any = None) -> AbstractContextManager[Any]:
         if client:
             return nullcontext(client)
         if getattr(self.connection, "client", None) is None:  # type: ignore[attr-defined]
             raise RedisConnectionError("the channel is closed")  # kombu's own error here cannot be recovered from
-        if self._kept is None or self._kept.connection_pool is not self.pool:  # type: ignore[attr-defined]
-            self._kept = self._create_client()  # type: ignore[attr-defined]
-        return nullcontext(self._kept)
+        if self._own_client is None or self._own_client.connection_pool is not self.pool:  # type: ignore[attr-defined]
+            self._own_client = self._create_client()  # type: ignore[attr-defined]
+        return nullcontext(self._own_client)
 
 
 class Channel(OneClient, redis.Channel):  # type: ignore[misc]

@@ -149,7 +149,7 @@ def _response(request: HttpRequest, record: DispatchRecord) -> HttpResponseBase:
         ownership.without_cookies(answer)
     if record.method == "HEAD" and request.method == "GET" and answer.has_header("Content-Length"):
         answer["Content-Length"] = str(len(answer.content))  # type: ignore[attr-defined] # its view told that of a GET
-    content_codings.fit(request, answer, conf.MAX_RESPONSE_SIZE)
+    content_codings.decode_for(request, answer, conf.MAX_RESPONSE_SIZE)
     cache_headers.forbid_shared_caching(answer)
     return answer
 

@@ -13,7 +13,7 @@ from django.test import RequestFactory
 
 from broker_core.errors import NotAcceptableError
 from broker_django.http import content_codings
-from broker_django.http.content_codings import CODED_FOR, GROWTH, MOST_MEMBERS, PIECE, fit
+from broker_django.http.content_codings import CODED_FOR, GROWTH, MOST_MEMBERS, PIECE, decode_for
 
 TEXT = b"once upon a time " * 100
 NONE, UNKNOWN = (", ".join(f"{coding};q={weight}" for coding in ("gzip", "x-gzip", "deflate")) for weight in ("0", "x"))
@@ -28,7 +28,7 @@ def fitted(accepts, coding="gzip", content=None, limit=10_000, status=200, coded
     response["Content-Encoding"] = coding
     setattr(response, CODED_FOR, coded_for)
     request = RequestFactory().get("/", headers={} if accepts is None else {"accept-encoding": accepts})
-    fit(request, response, limit)
+    decode_for(request, response, limit)
     return response
 
 
@@ -161,5 +161,5 @@ def test_identity_is_no_coding():
 def test_a_response_without_a_coding_is_left_alone(coding):
     plain = HttpResponse(b"plain", headers={"Digest": "?"} if coding is None else {"Content-Encoding": coding})
     before = dict(plain.items())
-    fit(RequestFactory().get("/", headers={"accept-encoding": "br"}), plain, 10)
+    decode_for(RequestFactory().get("/", headers={"accept-encoding": "br"}), plain, 10)
     assert (plain.content, dict(plain.items())) == (b"plain", before)
