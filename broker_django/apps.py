@@ -23,16 +23,16 @@ class BrokerConfig(AppConfig):
     def ready(self) -> None:
         if not apps.is_installed("django_celery_results"):
             raise ImproperlyConfigured('Add "django_celery_results" to INSTALLED_APPS: the request broker needs it.')
-        from broker_django import checks, models  # noqa: F401, PLC0415 - which need the apps to be loaded
-        from broker_django.http import log_redaction  # noqa: PLC0415 - which need the apps to be loaded
-        from broker_django.models import database  # noqa: PLC0415 - which need the apps to be loaded
-        from broker_django.operations import sentry  # noqa: PLC0415 - which need the apps to be loaded
-        from broker_django.routing import table  # noqa: PLC0415 - which need the apps to be loaded
+        from broker_django import checks, models  # noqa: F401, PLC0415 - models are loaded first; checks register themselves
+        from broker_django.http import log_redaction  # noqa: PLC0415 - models are loaded first
+        from broker_django.models import database  # noqa: PLC0415 - models are loaded first
+        from broker_django.operations import sentry  # noqa: PLC0415 - models are loaded first
+        from broker_django.routing import table  # noqa: PLC0415 - models are loaded first
 
         database.come_first()
-        log_redaction.keep_tokens_out()
+        log_redaction.install_token_filter()
         sentry.watch_from_first_request()
-        # For these two models alone: Django loads all that it deletes of a model that has receivers.
+        # Only for these two models: if a model has receivers, Django loads each row that it deletes.
         for changed in (signals.post_save, signals.post_delete, models.rows_changed):
             for model in (models.Router, models.Destination):
                 changed.connect(table.keep_watch, sender=model, dispatch_uid="request_broker.table")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker_core.preferences import NO_PREFERENCES, Preferences, parse_preferences
 from broker_core.routing import Action
-from broker_django.annotations.decorated import annotation_of
+from broker_django.annotations.view_annotations import annotation_of
 from broker_django.conf import conf
 from broker_django.context import RequestContext
 from broker_django.request_values import values

@@ -14,8 +14,8 @@ from django.http import HttpRequest
 from django.utils.decorators import classonlymethod
 
 from broker_core.policies import Annotation, Mode
-from broker_django.annotations.decorated import ATTRIBUTE, KEY_ATTRIBUTE
-from broker_django.annotations.notes import noted
+from broker_django.annotations.annotating import annotated
+from broker_django.annotations.view_annotations import ATTRIBUTE, KEY_ATTRIBUTE
 from broker_django.context import RequestContext
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def run_now(view: View) -> View:
 
 def require_idempotency_key(view: View) -> View:
     """Refuse what would be queued with a method that is not safe, and has no `Idempotency-Key`, with a 400."""
-    return cast("View", noted(view, KEY_ATTRIBUTE, note=True))
+    return cast("View", annotated(view, KEY_ATTRIBUTE, value=True))
 
 
 def enable_routing(view: View) -> View:
@@ -69,7 +69,7 @@ def enable_routing(view: View) -> View:
 def _routed_class(view: Any) -> Any:
     """The class, whose `as_view` makes views that ask the routers."""
     make = view.as_view.__func__
-    return noted(view, "as_view", classonlymethod(lambda cls, **given: enable_routing(make(cls, **given))))
+    return annotated(view, "as_view", classonlymethod(lambda cls, **given: enable_routing(make(cls, **given))))
 
 
 def _known(args: tuple[Any, ...]) -> HttpRequest:
@@ -89,6 +89,6 @@ def _named(name: object, decorator: str) -> str:
 
 def _annotate(annotation: Annotation) -> Callable[[View], View]:
     def mark(view: View) -> View:
-        return cast("View", noted(view, ATTRIBUTE, annotation))
+        return cast("View", annotated(view, ATTRIBUTE, annotation))
 
     return mark

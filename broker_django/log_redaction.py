@@ -1,4 +1,4 @@
-"""What projects with loggers of their own import: a text without the tokens in it."""
+"""Public import path for projects with their own loggers: removes tokens from a text."""
 
 from broker_django.http.log_redaction import without_tokens
 

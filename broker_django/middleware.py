@@ -12,7 +12,7 @@ from broker_django.admission.acceptance import Accepted
 from broker_django.admission.submission import View
 from broker_django.admission.uploads import keep_body, may_keep_body
 from broker_django.context import replay_of
-from broker_django.http import is_stored, put_back, settled
+from broker_django.http import is_stored, protected, restore
 from broker_django.http.log_redaction import has_token
 from broker_django.messaging import tracing
 from broker_django.pipeline import answer, arouted, routed, submitted, take
@@ -48,7 +48,7 @@ class RequestBrokerMiddleware:
     def __call__(self, request: HttpRequest) -> Any:
         if self.is_async:
             return self.__acall__(request)
-        places.see_thread()
+        places.register_thread()
         tracing.hide_tokens()
         try:
             response = door.enter(request) or routed(request) or keep_body(request) or self.get_response(request)
@@ -114,8 +114,8 @@ class RequestBrokerMiddleware:
         replay = replay_of(request)
         if replay is not None:
             replay.exception = type(exception).__name__
-            if replay.note_error is not None:
-                replay.note_error(exception)
+            if replay.on_error is not None:
+                replay.on_error(exception)
 
 
 class StoredResponseMiddleware:
@@ -156,12 +156,12 @@ def _in_its_place(kept: list[HttpResponseBase], response: HttpResponseBase) -> H
     stored = kept.pop() if kept else response
     if stored is response or stored.status_code != response.status_code:
         return response
-    return put_back(stored, response)
+    return restore(stored, response)
 
 
 def leave(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
     """What the middleware around the broker is given: an object that, if it was stored, cannot be changed."""
-    response = settled(choice.remembered(request, response))
+    response = protected(choice.remembered(request, response))
     if response.status_code == 404 and "HTTP_REFERER" in request.META and has_token(request):
         del request.META["HTTP_REFERER"]  # BrokenLinkEmailsMiddleware mails it
     if is_stored(response):

@@ -15,7 +15,7 @@ from broker_django.admission.steps import NotQueueableError
 from broker_django.admission.submission import ClientSubmission
 from broker_django.conf import conf
 from broker_django.dispatcher import decide, route_of
-from broker_django.http import caching, codings, problem
+from broker_django.http import cache_headers, content_codings, problem
 from broker_django.identity import ownership, sessions
 from broker_django.routing import choice
 from broker_django.routing.proxies import aproxy, proxy
@@ -78,7 +78,7 @@ def take(submission: ClientSubmission) -> Accepted | HttpResponseBase | None:
 
 def answer(request: HttpRequest, accepted: Accepted, record: DispatchRecord | None) -> HttpResponseBase:
     """The view's own response where it came in time, else the 202. `record` is the dispatch after the wait, if any."""
-    caching.not_by_django(request)
+    cache_headers.skip_django_cache(request)
     if isinstance(accepted, Repeated):
         return answer_again(request, accepted, record)
     response = in_time(record, accepted.replayed)
@@ -100,7 +100,7 @@ def answer_again(request: HttpRequest, repeated: Repeated, record: DispatchRecor
     if not ownership.may_have_cookies(request, repeated.record):
         ownership.without_cookies(response)
     try:
-        codings.fit(request, response, conf.MAX_RESPONSE_SIZE)
+        content_codings.decode_for(request, response, conf.MAX_RESPONSE_SIZE)
     except BrokerError as error:
         response = problem(error)
     response = _with_cookies(repeated, response)

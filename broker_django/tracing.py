@@ -1,4 +1,4 @@
-"""What projects with OpenTelemetry import: the response hook that keeps tokens out of captured header fields."""
+"""Public import path for projects with OpenTelemetry: a response hook that removes tokens from recorded fields."""
 
 from broker_django.messaging.tracing import hide_tokens_in
 

@@ -26,7 +26,7 @@ def closed_breaker() -> None:
 @pytest.fixture(autouse=True)
 def nobody_held() -> None:
     """Each test begins in a process that has held no client: one that has a single thread rations what it waits."""
-    places.forget()
+    places.reset()
 
 
 @pytest.fixture

@@ -82,7 +82,7 @@ def _apply(app: Celery) -> None:
     safe = {**SAFE_SETTINGS, **_prefixed_settings(), "broker_connection_timeout": _try_timeout()}
     missing = [name for name in safe if not _is_set(app, name)]
     app.conf.update({name: safe[name] for name in missing})
-    celery_app.note_filled_in(app, missing)
+    celery_app.add_filled_in(app, missing)
     if _speaks(app, celery_app.REDIS_SCHEMES):
         app.conf.broker_transport_options = {
             **REDIS_OPTIONS,
@@ -122,7 +122,7 @@ def _keep_connections(app: Celery) -> None:
     """
     if app.conf.get(REUSE_MAX) is None:
         app.conf[REUSE_MAX] = sys.maxsize
-        celery_app.note_filled_in(app, [REUSE_MAX])
+        celery_app.add_filled_in(app, [REUSE_MAX])
 
 
 def _prepare(instance: Any, conf: Any, options: Any, **_: Any) -> None:

@@ -19,8 +19,9 @@ from broker_django.conf import conf
 from broker_django.ledger import bodies, tokens
 from broker_django.messaging import tracing
 from broker_django.messaging.celery_app import get_app
-from broker_django.messaging.publishing import breaker, seal_request, sealed_with, waiting_messages
-from broker_django.messaging.room import rooms
+from broker_django.messaging.publish_limits import publish_limits
+from broker_django.messaging.publishing import breaker, waiting_messages
+from broker_django.messaging.sealing import seal_request, sealed_with
 from broker_django.models import DispatchRecord, database
 
 if TYPE_CHECKING:
@@ -209,7 +210,7 @@ def _inserted(record: DispatchRecord) -> DispatchRecord:
 def _has_no_room(record: DispatchRecord) -> bool:
     """Whether it waits in the ledger, for so many of its queue are published, or wait there before it."""
     try:
-        return rooms.is_full(record.queue, lambda: ledger.holds_up(record.queue), waiting_messages)
+        return publish_limits.is_full(record.queue, lambda: ledger.holds_up(record.queue), waiting_messages)
     except DatabaseFailure:
         return True  # writing the row will tell
 

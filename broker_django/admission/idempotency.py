@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from broker_core.idempotency import SAFE_METHODS, fingerprint, parse_key, scope
-from broker_django.annotations.decorated import requires_idempotency_key
+from broker_django.annotations.view_annotations import requires_idempotency_key
 from broker_django.conf import conf
 from broker_django.identity.credentials import client_of
 from broker_django.identity.owners import UNTOLD, is_untold

@@ -34,7 +34,7 @@ from django.utils.module_loading import import_string
 from broker_core.errors import ConfigurationError
 from broker_core.policies import Mode, QueuePolicy
 from broker_core.redaction import redacted
-from broker_django.annotations.decorated import annotation_of
+from broker_django.annotations.view_annotations import annotation_of
 from broker_django.conf import DEFAULTS, conf
 from broker_django.development.embedded import embedded_url
 from broker_django.dispatcher import dispatcher

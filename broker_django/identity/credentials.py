@@ -19,7 +19,13 @@ from django.http.request import HttpHeaders
 from django.utils.crypto import constant_time_compare
 from django.utils.encoding import force_bytes, force_str
 
-from broker_core.credential_names import is_minted, is_secret_parameter, looks_like_credential, may_say_who, says_who
+from broker_core.credential_names import (
+    identifies_user,
+    is_renewed,
+    is_secret_parameter,
+    looks_like_credential,
+    may_identify,
+)
 from broker_django.conf import conf
 from broker_django.identity.logged_in import LOGGED_IN, session_of
 from broker_django.identity.owners import is_untold
@@ -74,8 +80,8 @@ def _guessed(request: HttpRequest, parameters: Mapping[str, str], named: _Named,
     """What looks like a credential and is not named."""
     fields = ((_guessed_field(key, everything), value) for key, value in request.META.items())
     guessed = {field: value for field, value in fields if field and field not in named.known}
-    if any(map(says_who, guessed)):
-        guessed = {field: value for field, value in guessed.items() if not is_minted(field) or says_who(field)}
+    if any(map(identifies_user, guessed)):
+        guessed = {field: value for field, value in guessed.items() if not is_renewed(field) or identifies_user(field)}
     for name, value in request.COOKIES.items():
         kind = f"{COOKIE}{name}"
         if kind not in named.known and _is_guessed_cookie(name, everything):
@@ -93,7 +99,7 @@ def _guessed_field(key: str, everything: bool) -> str:  # noqa: FBT001
     field = _field(key)
     if key in _OF_SERVERS:
         return field
-    is_one = key.startswith("HTTP_") and (may_say_who if everything else looks_like_credential)(field)
+    is_one = key.startswith("HTTP_") and (may_identify if everything else looks_like_credential)(field)
     return field if is_one else ""
 
 
@@ -173,7 +179,7 @@ def shows_more_than_named(request: HttpRequest) -> bool:
 def with_named_alone(request: HttpRequest) -> HttpRequest:
     """The request as if only what CREDENTIALS names said who sends it: no session, other cookie, query or body."""
     named = _named(tuple(conf.CREDENTIALS))
-    bare = _without(request, lambda kind: kind not in named.known and (kind.startswith(COOKIE) or may_say_who(kind)))
+    bare = _without(request, lambda kind: kind not in named.known and (kind.startswith(COOKIE) or may_identify(kind)))
     query = request.GET.copy()
     for name in [name for name in request.GET if f"{QUERY}{name}" not in named.known]:
         del query[name]

@@ -17,7 +17,7 @@ from django.db import router, transaction
 from django.db.models import F
 from django.utils.module_loading import import_string
 
-from broker_django.http.settled import SettledCookies
+from broker_django.http.protected_responses import ProtectedCookies
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -140,7 +140,7 @@ class Cookies(SimpleCookie):
     def __init__(self, cookies: SimpleCookie, session: Merging | Past) -> None:
         super().__init__()
         self._session = session
-        self._stored = frozenset(cookies) if isinstance(cookies, SettledCookies) else frozenset()
+        self._stored = frozenset(cookies) if isinstance(cookies, ProtectedCookies) else frozenset()
         for name, morsel in cookies.items():
             super().__setitem__(name, morsel)
 

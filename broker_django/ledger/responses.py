@@ -23,7 +23,7 @@ from broker_django import ledger
 from broker_django.conf import conf
 from broker_django.ledger import Outcome, statements
 from broker_django.messaging.celery_app import get_app
-from broker_django.messaging.publishing import open_response
+from broker_django.messaging.sealing import open_response
 from broker_django.models import database
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from broker_django.admission.arrival import language_of, usual_host
 from broker_django.admission.steps import WITHOUT_BODY, NotQueueableError, admit
 from broker_django.admission.submission import ClientSubmission, View
 from broker_django.admission.urlconfs import urlconf_of
-from broker_django.annotations.decorated import annotation_of
+from broker_django.annotations.view_annotations import annotation_of
 from broker_django.annotations.view_names import view_name
 from broker_django.conf import conf
 from broker_django.context import RequestContext

@@ -22,7 +22,7 @@ from broker_core.errors import ConfigurationError
 from broker_core.redaction import printable, redacted
 from broker_core.routing import RoutingTable
 from broker_django.conf import conf
-from broker_django.messaging.forking import undisturbed
+from broker_django.messaging.forking import fork_lock
 from broker_django.models import Destination, Router, RoutingVersion
 from broker_django.models.database import alias
 from broker_django.routing import triggers
@@ -120,7 +120,7 @@ class Tables:
             self._changed.wait(self._pause)
             self._changed.clear()
             try:
-                with undisturbed:
+                with fork_lock:
                     if fingerprint() != self._version:
                         self._reload()
                 looks = True

@@ -18,11 +18,11 @@ from django.db import Error as DatabaseFailure
 from django.db import connections
 from django.http import HttpResponse, JsonResponse, StreamingHttpResponse
 
+from broker_core.client_limits import Server
 from broker_core.errors import DispatchNotFoundError
-from broker_core.holding import Server
 from broker_django import ledger
 from broker_django.conf import conf
-from broker_django.http import caching, codings
+from broker_django.http import cache_headers, content_codings
 from broker_django.identity import held_sessions, logged_in, ownership, users
 from broker_django.identity.owners import owner_of
 from broker_django.ledger import tokens
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from django.http import HttpRequest
     from django.http.response import HttpResponseBase
 
-    from broker_core.holding import Guest
+    from broker_core.client_limits import Guest
     from broker_django.models import DispatchRecord
     from broker_django.tracking.endpoints import View
 
@@ -149,8 +149,8 @@ def _response(request: HttpRequest, record: DispatchRecord) -> HttpResponseBase:
         ownership.without_cookies(answer)
     if record.method == "HEAD" and request.method == "GET" and answer.has_header("Content-Length"):
         answer["Content-Length"] = str(len(answer.content))  # type: ignore[attr-defined] # its view told that of a GET
-    codings.fit(request, answer, conf.MAX_RESPONSE_SIZE)
-    caching.for_one_client(answer)
+    content_codings.decode_for(request, answer, conf.MAX_RESPONSE_SIZE)
+    cache_headers.forbid_shared_caching(answer)
     return answer
 
 

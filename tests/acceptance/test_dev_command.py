@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from broker_django.development import tether
+from broker_django.development import parent_watch
 from broker_django.development.ports import any_port
 from tests.processes import command_lines_in, finished, kill_in, processes_in, read_until, wait_until
 
@@ -148,7 +148,7 @@ def command(*arguments: str) -> list[str]:
 @contextmanager
 def running(project: Path, argv: list[str]) -> Iterator[subprocess.Popen[str]]:
     with subprocess.Popen(
-        tether.command(argv),  # a test run that is killed leaves nothing behind either
+        parent_watch.command(argv),  # a test run that is killed leaves nothing behind either
         cwd=project,
         env=environment(),
         stdout=subprocess.PIPE,
@@ -235,7 +235,7 @@ def test_a_syntax_error_in_a_view_is_waited_out(project):
     with running(project, command("--without=flower")) as process:
         read_until(process, " ready.")
         urls.write_text(URLS + "def broken(\n")
-        read_until(process, "starts again when code changes")
+        read_until(process, "restarts when code changes")
         urls.write_text(URLS)
         assert "stopping the rest" not in read_until(process, " ready.")
         process.terminate()

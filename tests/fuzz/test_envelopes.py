@@ -17,14 +17,7 @@ from broker_core.errors import EnvelopeError
 from broker_core.message import RequestMessage, ResponseMessage
 from broker_django import ledger
 from broker_django.conf import conf
-from broker_django.messaging.publishing import (
-    from_text,
-    open_request,
-    open_response,
-    seal_request,
-    seal_response,
-    to_text,
-)
+from broker_django.messaging.sealing import from_text, open_request, open_response, seal_request, seal_response, to_text
 from broker_django.models import DispatchRecord
 from tests.fuzz.examples import CHEAP, fuzz
 from tests.fuzz.mutations import BYTES, TEXT, Step, mutated, mutated_text

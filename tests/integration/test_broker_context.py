@@ -12,7 +12,7 @@ from django.urls import include, path, re_path
 
 import broker_django
 from broker_django.messaging.celery_app import get_app
-from broker_django.messaging.publishing import argument
+from broker_django.messaging.sealing import task_argument
 from broker_django.models import DispatchRecord
 from tests.integration.tracking.test_endpoints import path_of
 from workers import tasks
@@ -180,7 +180,7 @@ def replayed_with(client: Client, urls: type) -> DispatchRecord:
     """A dispatch that was accepted here, and that a worker with these URLs came to."""
     record = accepted(client)
     with override_settings(ROOT_URLCONF=urls):
-        tasks.replay.apply(args=(argument(record),), task_id=str(record.pk), routing_key=record.queue, throw=False)
+        tasks.replay.apply(args=(task_argument(record),), task_id=str(record.pk), routing_key=record.queue, throw=False)
     record.refresh_from_db()
     return record
 
@@ -205,7 +205,7 @@ def test_a_worker_with_another_ledger_says_so(client: Client, caplog: pytest.Log
     """Its database is not that of the web processes, if somebody has forgotten a variable."""
     caplog.set_level("INFO", "workers.tasks")
     record = accepted(client)
-    message = {"args": (argument(record),), "task_id": str(record.pk), "routing_key": record.queue, "throw": False}
+    message = {"args": (task_argument(record),), "task_id": str(record.pk), "routing_key": record.queue, "throw": False}
     for _delivery in range(2):
         tasks.replay.apply(**message)
     DispatchRecord.objects.all().delete()

@@ -18,7 +18,7 @@ from sentry_sdk.transport import Transport  # noqa: E402
 from broker_core.message import RequestMessage  # noqa: E402
 from broker_django import ledger  # noqa: E402
 from broker_django.conf import conf  # noqa: E402
-from broker_django.messaging import publishing  # noqa: E402
+from broker_django.messaging import sealing  # noqa: E402
 from broker_django.models import DispatchRecord  # noqa: E402
 from broker_django.operations import sentry  # noqa: E402
 from tests.integration.replaying.test_revocation import begin, held, nothing_revoked  # noqa: E402, F401 - a fixture for all
@@ -77,7 +77,7 @@ def accepted(queue: str = "bulk", **values: Any) -> DispatchRecord:
         }
     )
     environ = {"REQUEST_METHOD": "POST", "PATH_INFO": "/orders/5/", "HTTP_HOST": "shop.example"}
-    record.sealed = values.get("sealed", publishing.seal_request(RequestMessage(environ), str(record.pk), queue))
+    record.sealed = values.get("sealed", sealing.seal_request(RequestMessage(environ), str(record.pk), queue))
     ledger.accept(record)
     return record
 
@@ -93,7 +93,7 @@ def spent() -> DispatchRecord:
 
 def runs_spent() -> DispatchRecord:
     record = spent()
-    tasks.replay.apply(args=(publishing.argument(record),), task_id=str(record.pk), routing_key="bulk", throw=False)
+    tasks.replay.apply(args=(sealing.task_argument(record),), task_id=str(record.pk), routing_key="bulk", throw=False)
     return record
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from kombu.transport import pyamqp
 
-from broker_django.messaging import amqp
+from broker_django.messaging import rabbitmq
 from broker_django.messaging.celery_app import get_app
 from workers.consuming.deliveries import Marked, running
 from workers.consuming.slots import pools
@@ -107,7 +107,7 @@ class Channel(Marked, pyamqp.Channel):
         consumer.consume()
 
 
-class Connection(amqp.Connection):
+class Connection(rabbitmq.Connection):
     Channel = Channel
 
     def is_still_blocked(self) -> bool:
@@ -118,9 +118,9 @@ class Connection(amqp.Connection):
         return self.is_blocked
 
 
-class Transport(amqp.Transport):
+class Transport(rabbitmq.Transport):
     Connection = Connection
 
 
-class SSLTransport(amqp.SSLTransport):
+class SSLTransport(rabbitmq.SSLTransport):
     Connection = Connection

@@ -10,7 +10,7 @@ from kombu.transport import redis, virtual
 from redis.exceptions import ResponseError
 
 from broker_core.redaction import redacted
-from broker_django.messaging import transport
+from broker_django.messaging import redis as publisher
 from broker_django.messaging.celery_app import TASK, get_app
 from workers.consuming.deliveries import Marked, running
 from workers.consuming.redis_memory import is_full
@@ -177,11 +177,11 @@ class Poller(redis.MultiChannelPoller):
         super().on_poll_start()
 
 
-class Channel(_MakesRoom, _TrueQueue, _Slots, transport.Channel):  # type: ignore[misc]
+class Channel(_MakesRoom, _TrueQueue, _Slots, publisher.Channel):  # type: ignore[misc]
     pass
 
 
-class SentinelChannel(_MakesRoom, _TrueQueue, _Slots, transport.SentinelChannel):  # type: ignore[misc]
+class SentinelChannel(_MakesRoom, _TrueQueue, _Slots, publisher.SentinelChannel):  # type: ignore[misc]
     pass
 
 
@@ -193,9 +193,9 @@ class _OwnPoller:
         self.cycle = Poller()
 
 
-class Transport(_OwnPoller, transport.Transport):
+class Transport(_OwnPoller, publisher.Transport):
     Channel = Channel
 
 
-class SentinelTransport(_OwnPoller, transport.SentinelTransport):
+class SentinelTransport(_OwnPoller, publisher.SentinelTransport):
     Channel = SentinelChannel

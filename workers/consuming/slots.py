@@ -33,7 +33,7 @@ class Pools:
     @property
     def limited(self) -> bool:
         """Whether any queue has processes for itself."""
-        return self.plan is not None and bool(self.plan.held)
+        return self.plan is not None and bool(self.plan.guaranteed)
 
     @property
     def all_in_hand(self) -> int:

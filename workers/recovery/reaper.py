@@ -25,7 +25,7 @@ from broker_core.redaction import redacted
 from broker_django import ledger
 from broker_django.conf import conf
 from broker_django.ledger import retention
-from broker_django.messaging.forking import undisturbed
+from broker_django.messaging.forking import fork_lock
 from broker_django.messaging.notifications import announce
 from broker_django.messaging.publishing import breaker, publish, waiting_messages
 from broker_django.models.moments import moment
@@ -300,13 +300,13 @@ class Reaping(bootsteps.StartStopStep):
 def _look(reaper: Reaper, over: threading.Event) -> None:
     """One pass, whatever happens: the next one may go better. Between its steps this process may be forked."""
     try:
-        with undisturbed:
+        with fork_lock:
             close_old_connections()
             locks.limit_waits()
         steps = reaper.look()
         more = True
         while more and not over.is_set():
-            with undisturbed:
+            with fork_lock:
                 more = next(steps, steps) is None
     except DatabaseFailure as error:
         reaper.stumbled()

@@ -11,7 +11,7 @@ from broker_core.errors import EnvelopeError, MessageError, StoredRequestError, 
 from broker_django import ledger
 from broker_django.ledger import responses
 from broker_django.messaging.notifications import announce
-from broker_django.messaging.publishing import check_sealed, is_known, seal_response
+from broker_django.messaging.sealing import can_open, check_sealed, seal_response
 from workers.replaying import error_reports
 from workers.replaying.replay import unanswered
 
@@ -47,7 +47,7 @@ def held_back(record: DispatchRecord, policy: QueuePolicy, now: datetime) -> boo
 def _knows_too_little(error: Exception) -> bool:
     """Whether this worker may be the one that lacks the key, or the version."""
     lacking = isinstance(error, UnknownKeyError | MessageError)
-    return lacking and not is_known(ledger.latest_seal())
+    return lacking and not can_open(ledger.latest_seal())
 
 
 def _told(record: DispatchRecord) -> dict[str, str]:

@@ -122,7 +122,7 @@ def add_request(request: HttpRequest) -> None:
     replay = replay_of(request)
     current.request = request
     if replay is not None:
-        replay.note_error, current.route = current.keep, replay.route
+        replay.on_error, current.route = current.keep, replay.route
     if current.route:
         sdk.get_current_scope().set_transaction_name(_name_of(current.route), source="route")
     scope = sdk.get_isolation_scope()

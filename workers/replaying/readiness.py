@@ -10,7 +10,7 @@ from django.db import connections
 
 from broker_core.redaction import redacted
 from broker_django.conf import conf
-from broker_django.http.handler import prove_usable
+from broker_django.http.handler import check_usable
 
 logger = logging.getLogger("workers.replaying.readiness")
 
@@ -26,7 +26,7 @@ class Readiness(bootsteps.Step):
         if not any(policy.celery_queue in consumed for policy in conf.queues.values()):
             return
         try:
-            prove_usable()
+            check_usable()
         except Exception as error:
             logger.critical("This worker could run no request: %s", redacted(error))
             raise

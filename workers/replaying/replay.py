@@ -16,7 +16,7 @@ from django.urls import set_script_prefix
 from broker_core.errors import ResponseBrokenError, ResponseTooLargeError, ViewNotReachedError
 from broker_core.retries import is_failure, parse_retry_after
 from broker_django.conf import conf
-from broker_django.context import WITNESS
+from broker_django.context import EAGER_RESPONSES
 from broker_django.http import problem, to_request, to_response_message
 from broker_django.http.handler import Handler, handler, thread_state
 from broker_django.identity.expectation import expect, without_past_session
@@ -103,7 +103,7 @@ def _run(message: RequestMessage, replay: Replay) -> Answer:
     error_reports.add_request(request)
     expect(request, replay)
     set_script_prefix(request.META.get("SCRIPT_NAME") or "/")
-    if WITNESS.get() is None:
+    if EAGER_RESPONSES.get() is None:
         signals.request_started.send(sender=Handler, environ=request.META)
     response = _respond(request, message.protocol, replay)
     without_past_session(request, response)
@@ -149,7 +149,7 @@ def _finish(response: HttpResponseBase, replay: Replay) -> None:
 
 def _let_go(response: HttpResponseBase) -> None:
     """Close it, or leave it to a witness with nothing left to close: the server signals the end of the one request."""
-    witness = WITNESS.get()
+    witness = EAGER_RESPONSES.get()
     if witness is None:
         response.close()
         return

@@ -14,7 +14,7 @@ from broker_django.admission.arrival import usual_host
 from broker_django.context import Replay
 from broker_django.http import to_request
 from broker_django.ledger import bodies
-from broker_django.messaging.publishing import open_request
+from broker_django.messaging.sealing import open_request
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -20,7 +20,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.urls import NoReverseMatch, reverse
 from django.utils.termcolors import colorize
 
-from broker_django.development import tether
+from broker_django.development import parent_watch
 from broker_django.development.embedded import EmbeddedServerError, EmbeddedValkey
 from broker_django.development.ports import reserved_port
 from broker_django.development.supervisor import Program, Supervisor
@@ -102,7 +102,7 @@ class Command(BaseCommand):
 
     def handle(self, *_args: str, **options: Any) -> None:
         if options["exit_with_parent"]:
-            tether.tie(os.getppid())
+            parent_watch.tie(os.getppid())
         self.terminal = Terminal(self.stdout)
         parts = self._parts(options)
         if options["migrate"]:

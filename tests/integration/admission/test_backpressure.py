@@ -77,7 +77,7 @@ def test_a_queue_at_its_limit_refuses_and_says_when_to_come_back(client: Client,
     assert (response.status_code, response["Content-Type"]) == (503, "application/problem+json")
     assert response.json() == {
         "type": "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity",
-        "title": "There is no room for this request at the moment",
+        "title": "There is no capacity for this request at the moment",
         "status": 503,
         "detail": "the queue payment takes no more for now",
     }

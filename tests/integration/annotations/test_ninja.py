@@ -16,7 +16,7 @@ from ninja import File, NinjaAPI, Router, Schema
 from ninja.decorators import decorate_view
 from ninja.files import UploadedFile  # noqa: TC002 - django-ninja reads it at run time
 
-from broker_django.annotations.decorated import annotation_of
+from broker_django.annotations.view_annotations import annotation_of
 from broker_django.decorators import priority, queue, require_idempotency_key, run_now
 from broker_django.models import DispatchRecord
 from tests.processes import finished

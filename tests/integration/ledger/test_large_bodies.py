@@ -20,7 +20,7 @@ from broker_core.envelope import Keyring, context
 from broker_django import ledger
 from broker_django.conf import conf
 from broker_django.ledger import NOT_REACHED, bodies, dead_letters, retention
-from broker_django.messaging import publishing
+from broker_django.messaging import publishing, sealing
 from broker_django.messaging.celery_app import TASK, get_app
 from broker_django.models import DispatchRecord
 from workers import tasks
@@ -85,7 +85,7 @@ def accepted(client: Client, **options: Any) -> DispatchRecord:
 def replay(record: DispatchRecord, argument: str | None = None) -> DispatchRecord:
     """What the worker does with the message."""
     task = get_app().tasks[TASK]
-    args = (publishing.argument(record) if argument is None else argument,)
+    args = (sealing.task_argument(record) if argument is None else argument,)
     task.apply(args=args, task_id=str(record.pk), routing_key=record.queue, throw=False)
     record.refresh_from_db()
     return record
@@ -120,14 +120,14 @@ def test_the_row_and_the_message_are_small_and_the_storage_sees_only_ciphertext(
     record = accepted(client)
     assert bytes(record.sealed) == b""
     assert record.sealed_file.startswith(f"request_broker/{record.pk}.")
-    argument = publishing.argument(record)
+    argument = sealing.task_argument(record)
     assert len(argument) < 200
-    assert str(record.pk).encode() not in publishing.from_text(argument), "the name is sealed, too"
+    assert str(record.pk).encode() not in sealing.from_text(argument), "the name is sealed, too"
     with storage.open(record.sealed_file) as file:
         sealed = file.read()
     assert len(sealed) > len(LARGE)
     assert LARGE[:32] not in sealed
-    assert LARGE in publishing.open_request(sealed, str(record.pk), "bulk")
+    assert LARGE in sealing.open_request(sealed, str(record.pk), "bulk")
 
 
 def answer(record: DispatchRecord) -> Answer:
@@ -187,10 +187,10 @@ def test_a_reference_is_good_for_its_dispatch_and_queue_alone(
 ) -> None:
     record, other = accepted(client), accepted(client)
     forged = [
-        publishing.argument(other),
-        publishing.to_text(publishing.seal_reference(other.sealed_file, str(record.pk), "payment")),
-        publishing.to_text(record.sealed_file.encode()),
-        publishing.to_text(publishing.conf.keyring.seal(b"/etc/passwd", b"")),
+        sealing.task_argument(other),
+        sealing.to_text(sealing.seal_reference(other.sealed_file, str(record.pk), "payment")),
+        sealing.to_text(record.sealed_file.encode()),
+        sealing.to_text(publishing.conf.keyring.seal(b"/etc/passwd", b"")),
     ]
     for argument in forged:
         assert replay(record, argument).state == "queued"

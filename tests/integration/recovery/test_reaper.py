@@ -13,7 +13,7 @@ from broker_core.dispatches import State
 from broker_core.message import RequestMessage
 from broker_django import ledger
 from broker_django.ledger import retention
-from broker_django.messaging import publishing
+from broker_django.messaging import publishing, sealing
 from broker_django.models import ActionRecord, AttemptRecord, DispatchRecord
 from workers.recovery import reaper as module
 from workers.recovery.reaper import Reaper
@@ -93,7 +93,7 @@ def accepted(now: datetime, **values: Any) -> DispatchRecord:
     for name, value in values.items():
         setattr(record, name, value)
     message = RequestMessage({"REQUEST_METHOD": "GET", "PATH_INFO": "/"})
-    record.sealed = publishing.seal_request(message, str(record.pk), record.queue)
+    record.sealed = sealing.seal_request(message, str(record.pk), record.queue)
     ledger.accept(record)
     return record
 

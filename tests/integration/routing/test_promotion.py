@@ -132,7 +132,7 @@ def destination(code, url):
         ({"a": 1}, "no JSON of routers"),
         ([1], "no JSON of routers"),
         ([{"model": "auth.user", "fields": {"is_superuser": True}}], "neither a router nor a destination"),
-        ([entry(source="no-slash")], "source: A source begins with a slash."),
+        ([entry(source="no-slash")], "source: A source must begin with a slash."),
         ([entry(condition="request.path ===")], "condition: "),
         ([entry(action="queue", surprise=1)], "surprise"),
         ([entry(rank="first")], "Entry 1"),

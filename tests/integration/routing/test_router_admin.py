@@ -73,7 +73,7 @@ def test_an_edited_weight_decides_at_once(admin_client, client, router):
     ("changes", "message"),
     [
         ({"condition": "request.path ==="}, "Column 16"),
-        ({"source": "old/"}, "begins with a slash"),
+        ({"source": "old/"}, "must begin with a slash"),
         ({"destinations-0-url": "javascript:alert(1)"}, "http or https"),
         ({"action": "queue"}, "There is no queue"),
         ({"destinations-0-weight": "-1"}, "greater than or equal to 0"),

@@ -22,8 +22,8 @@ from rest_framework.views import APIView
 from rest_framework.viewsets import ViewSet
 
 from broker_core.policies import Annotation, Mode
-from broker_django.annotations.decorated import annotation_of, requires_idempotency_key
 from broker_django.annotations.drf import speaks_first
+from broker_django.annotations.view_annotations import annotation_of, requires_idempotency_key
 from broker_django.annotations.view_names import view_name
 from broker_django.decorators import priority, queue, require_idempotency_key, run_now
 
@@ -126,7 +126,7 @@ def test_a_worker_knows_a_decorated_view_by_the_name_of_the_view():
 
 @pytest.mark.parametrize("thing", ["bulk", 3, None, property(view)])
 def test_what_cannot_be_called_is_no_view(thing):
-    with pytest.raises(TypeError, match="is no view"):
+    with pytest.raises(TypeError, match="is not a view"):
         queue("bulk")(thing)
 
 

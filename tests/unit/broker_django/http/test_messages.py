@@ -30,7 +30,7 @@ from broker_core.message import RequestMessage, ResponseMessage
 from broker_django import http
 from broker_django.context import REPLAY_KEY, Replay, replay_of
 from broker_django.http import (
-    SettledCookies,
+    ProtectedCookies,
     problem,
     raw_body,
     to_message,
@@ -380,7 +380,7 @@ def test_cookies_keep_their_attributes_and_deletions():
 
 def test_settled_cookies_are_final_and_others_can_be_set():
     response = stored(HttpResponse())
-    response.cookies = SettledCookies(["sessionid=replayed; Path=/; HttpOnly"])
+    response.cookies = ProtectedCookies(["sessionid=replayed; Path=/; HttpOnly"])
     response.set_cookie("sessionid", "outer", max_age=5)
     response.delete_cookie("sessionid")
     response.cookies["sessionid"]["path"] = "/elsewhere"
@@ -396,7 +396,7 @@ def test_settled_cookies_are_final_and_others_can_be_set():
     ids=["copy", "deepcopy", "pickle"],
 )
 def test_settled_cookies_can_be_copied_and_cached(duplicate):
-    cookies = SettledCookies(["a=1; Path=/", 'b="x\\054"'])
+    cookies = ProtectedCookies(["a=1; Path=/", 'b="x\\054"'])
     cookies["c"] = "2"
     again = duplicate(cookies)
     again["a"] = "other"

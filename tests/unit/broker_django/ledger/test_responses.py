@@ -17,7 +17,7 @@ from broker_core.policies import QueuePolicy
 from broker_django.ledger import Outcome, responses
 from broker_django.messaging import celery_app
 from broker_django.messaging.celery_app import get_app
-from broker_django.messaging.publishing import seal_response
+from broker_django.messaging.sealing import seal_response
 from broker_django.models import DispatchRecord
 from broker_django.results import DatabaseBackend
 

@@ -12,8 +12,8 @@ from django.http import HttpResponse
 from django.test import RequestFactory
 
 from broker_core.errors import NotAcceptableError
-from broker_django.http import codings
-from broker_django.http.codings import CODED_FOR, GROWTH, MOST_MEMBERS, PIECE, fit
+from broker_django.http import content_codings
+from broker_django.http.content_codings import CODED_FOR, GROWTH, MOST_MEMBERS, PIECE, decode_for
 
 TEXT = b"once upon a time " * 100
 NONE, UNKNOWN = (", ".join(f"{coding};q={weight}" for coding in ("gzip", "x-gzip", "deflate")) for weight in ("0", "x"))
@@ -28,7 +28,7 @@ def fitted(accepts, coding="gzip", content=None, limit=10_000, status=200, coded
     response["Content-Encoding"] = coding
     setattr(response, CODED_FOR, coded_for)
     request = RequestFactory().get("/", headers={} if accepts is None else {"accept-encoding": accepts})
-    fit(request, response, limit)
+    decode_for(request, response, limit)
     return response
 
 
@@ -78,7 +78,7 @@ def test_one_coding_of_several_may_be_refused():
 def test_a_part_is_not_decoded(status, accepts):
     """It is a part of the bytes in their coding (RFC 9110, section 14.2), or what has changed in them (RFC 3229)."""
     part = {"Content-Range": f"bytes 0-{len(CODED['gzip']) - 1}/1000"}
-    with pytest.raises(NotAcceptableError, match="a part of one in the coding gzip"):
+    with pytest.raises(NotAcceptableError, match="partial, in the content coding gzip"):
         fitted(accepts, status=status, coded_for="gzip", **part)
     response = fitted("gzip", status=status, **part)
     assert (response.content, response["Content-Range"]) == (CODED["gzip"], part["Content-Range"])
@@ -112,7 +112,7 @@ def test_members_and_codings_in_a_row_are_decoded():
 
 @pytest.mark.parametrize("size", [1, 7, 17, PIECE])
 def test_members_end_anywhere(monkeypatch, size):
-    monkeypatch.setattr(codings, "PIECE", size)
+    monkeypatch.setattr(content_codings, "PIECE", size)
     members = CODED["gzip"] + b"\0" * 20 + gzip.compress(b"") + CODED["gzip"] + b"\0" * 3
     assert fitted("identity", content=members).content == TEXT * 2
     for cut in (1, len(CODED["gzip"]) - 1, len(members) - 5):
@@ -161,5 +161,5 @@ def test_identity_is_no_coding():
 def test_a_response_without_a_coding_is_left_alone(coding):
     plain = HttpResponse(b"plain", headers={"Digest": "?"} if coding is None else {"Content-Encoding": coding})
     before = dict(plain.items())
-    fit(RequestFactory().get("/", headers={"accept-encoding": "br"}), plain, 10)
+    decode_for(RequestFactory().get("/", headers={"accept-encoding": "br"}), plain, 10)
     assert (plain.content, dict(plain.items())) == (b"plain", before)

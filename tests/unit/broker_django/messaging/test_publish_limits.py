@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from broker_django.messaging.room import Room
+from broker_django.messaging.publish_limits import PublishLimit
 
 MOST = 10
 
@@ -24,25 +24,27 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def room(clock: Clock) -> Room:
-    return Room(clock)
+def limit(clock: Clock) -> PublishLimit:
+    return PublishLimit(clock)
 
 
 def never() -> Any:
     raise AssertionError("nobody has to ask")
 
 
-def is_full(room: Room) -> bool:
-    return room.is_full(MOST, never, never)
+def is_full(limit: PublishLimit) -> bool:
+    return limit.is_full(MOST, never, never)
 
 
-def test_the_first_one_is_published_and_tells_how_many_wait(room: Room) -> None:
-    assert not is_full(room)
-    room.note(lambda: MOST)
-    assert is_full(room)
+def test_the_first_one_is_published_and_tells_how_many_wait(limit: PublishLimit) -> None:
+    assert not is_full(limit)
+    limit.count_published(lambda: MOST)
+    assert is_full(limit)
 
 
-def test_what_this_process_publishes_counts_until_the_message_broker_is_asked_again(room: Room, clock: Clock) -> None:
+def test_what_this_process_publishes_counts_until_the_message_broker_is_asked_again(
+    limit: PublishLimit, clock: Clock
+) -> None:
     asked: list[float] = []
 
     def ask() -> int:
@@ -50,67 +52,69 @@ def test_what_this_process_publishes_counts_until_the_message_broker_is_asked_ag
         return MOST - 3
 
     for _ in range(3):
-        room.note(ask)
+        limit.count_published(ask)
         clock.now += 0.1
-    assert not is_full(room)
-    room.note(ask)
-    assert is_full(room)
+    assert not is_full(limit)
+    limit.count_published(ask)
+    assert is_full(limit)
     assert asked == [100.0], "once a second"
 
 
-def test_a_queue_that_drains_meanwhile_takes_more(room: Room, clock: Clock) -> None:
-    room.note(lambda: MOST - 1)
+def test_a_queue_that_drains_meanwhile_takes_more(limit: PublishLimit, clock: Clock) -> None:
+    limit.count_published(lambda: MOST - 1)
     clock.now += 1
-    room.note(lambda: 0)
-    assert not is_full(room)
+    limit.count_published(lambda: 0)
+    assert not is_full(limit)
 
 
-def test_a_full_one_takes_no_more_while_the_ledger_holds_some(room: Room, clock: Clock) -> None:
-    room.note(lambda: MOST)
-    assert is_full(room)
+def test_a_full_one_takes_no_more_while_the_ledger_holds_some(limit: PublishLimit, clock: Clock) -> None:
+    limit.count_published(lambda: MOST)
+    assert is_full(limit)
     clock.now += 1
-    assert room.is_full(MOST, lambda: True, never)
-    assert room.is_full(MOST, never, never), "asked once a second"
+    assert limit.is_full(MOST, lambda: True, never)
+    assert limit.is_full(MOST, never, never), "asked once a second"
     clock.now += 1
-    assert not room.is_full(MOST, lambda: False, lambda: 0)
-    assert not is_full(room)
+    assert not limit.is_full(MOST, lambda: False, lambda: 0)
+    assert not is_full(limit)
 
 
-def test_a_full_one_takes_no_more_until_half_of_it_has_left_the_message_broker(room: Room, clock: Clock) -> None:
-    room.note(lambda: MOST)
-    assert is_full(room)
+def test_a_full_one_takes_no_more_until_half_of_it_has_left_the_message_broker(
+    limit: PublishLimit, clock: Clock
+) -> None:
+    limit.count_published(lambda: MOST)
+    assert is_full(limit)
     for waiting in (MOST, MOST // 2):
         clock.now += 1
-        assert room.is_full(MOST, lambda: False, lambda waiting=waiting: waiting)
+        assert limit.is_full(MOST, lambda: False, lambda waiting=waiting: waiting)
     clock.now += 1
-    assert not room.is_full(MOST, lambda: False, lambda: MOST // 2 - 1)
+    assert not limit.is_full(MOST, lambda: False, lambda: MOST // 2 - 1)
     for _ in range(MOST - MOST // 2 + 1):
-        assert not is_full(room)
-        room.note(never)
-    assert is_full(room), "what waits counts on"
+        assert not is_full(limit)
+        limit.count_published(never)
+    assert is_full(limit), "what waits counts on"
 
 
-def test_a_bound_of_one_takes_another_when_it_is_empty(room: Room, clock: Clock) -> None:
-    room.note(lambda: 1)
-    assert room.is_full(1, never, never)
+def test_a_bound_of_one_takes_another_when_it_is_empty(limit: PublishLimit, clock: Clock) -> None:
+    limit.count_published(lambda: 1)
+    assert limit.is_full(1, never, never)
     clock.now += 1
-    assert room.is_full(1, lambda: False, lambda: 1)
+    assert limit.is_full(1, lambda: False, lambda: 1)
     clock.now += 1
-    assert not room.is_full(1, lambda: False, lambda: 0)
+    assert not limit.is_full(1, lambda: False, lambda: 0)
 
 
-def test_a_full_one_takes_more_if_the_message_broker_does_not_tell(room: Room, clock: Clock) -> None:
-    room.note(lambda: MOST)
-    assert is_full(room)
+def test_a_full_one_takes_more_if_the_message_broker_does_not_tell(limit: PublishLimit, clock: Clock) -> None:
+    limit.count_published(lambda: MOST)
+    assert is_full(limit)
     clock.now += 1
-    assert not room.is_full(MOST, lambda: False, lambda: None)
+    assert not limit.is_full(MOST, lambda: False, lambda: None)
 
 
-def test_somebody_elses_messages_count_too(room: Room, clock: Clock) -> None:
-    room.note(lambda: 0)
+def test_somebody_elses_messages_count_too(limit: PublishLimit, clock: Clock) -> None:
+    limit.count_published(lambda: 0)
     clock.now += 1
-    room.note(lambda: 5 * MOST)
-    assert is_full(room)
+    limit.count_published(lambda: 5 * MOST)
+    assert is_full(limit)
 
 
 TICK = 0.05
@@ -124,7 +128,7 @@ class Simulation:
 
     def __init__(self, clock: Clock, *, web: int, reapers: int, reaped: float, worked: float) -> None:
         self.clock = clock
-        self.rooms = [Room(clock) for _ in range(web)]
+        self.limits = [PublishLimit(clock) for _ in range(web)]
         self.broker: deque[float] = deque()
         """When the messages were accepted."""
         self.held: deque[float] = deque()
@@ -141,14 +145,14 @@ class Simulation:
         for _ in range(round(seconds / TICK)):
             self.clock.now += TICK
             for _ in range(self._whole(0, arrivals)):
-                self._arrives(self._chance.choice(self.rooms))
+                self._arrives(self._chance.choice(self.limits))
             for number in range(len(self._reapers)):
                 self._reap(number)
             for _ in range(min(self._whole(1, self.worked), len(self.broker))):
                 self.broker.popleft()
 
     def is_slow(self) -> bool:
-        return any(room._is_full for room in self.rooms)
+        return any(limit._is_full for limit in self.limits)
 
     def _whole(self, place: int, rate: float) -> int:
         self._share[place] += rate * TICK
@@ -159,12 +163,12 @@ class Simulation:
     def _holds(self) -> bool:
         return bool(self.held) and self.held[0] <= self.clock.now - PATIENCE
 
-    def _arrives(self, room: Room) -> None:
-        if room.is_full(BOUND, self._holds, lambda: len(self.broker)):
+    def _arrives(self, limit: PublishLimit) -> None:
+        if limit.is_full(BOUND, self._holds, lambda: len(self.broker)):
             self.held.append(self.clock.now)
         else:
             self._publish(self.clock.now)
-            room.note(lambda: len(self.broker))
+            limit.count_published(lambda: len(self.broker))
 
     def _publish(self, accepted: float) -> None:
         self.overtaken = max(self.overtaken, self._latest - accepted)

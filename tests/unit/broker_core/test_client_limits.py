@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from broker_core.holding import AT_A_TIME, LEAST, SHARE, Guest, Limits, Places, Server, Share
+from broker_core.client_limits import AT_A_TIME, LEAST, SHARE, Guest, Limits, Places, Server, TimeBudget
 
 LIMITS = Limits(total=5, per_client=3, per_dispatch=2, threads=4)
 
@@ -84,11 +84,11 @@ def test_a_process_in_which_one_thread_was_seen_may_have_no_other(clock: Clock) 
         assert seconds == AT_A_TIME
         clock.now += seconds
     assert granted(places, [threaded], 30) == [0.0]
-    another = threading.Thread(target=places.see_thread)
+    another = threading.Thread(target=places.register_thread)
     another.start()
     another.join()
     assert granted(places, [threaded, threaded], 30) == [30.0, 0.0]
-    places.forget()
+    places.reset()
     assert granted(places, [threaded], 30) == [AT_A_TIME]
 
 
@@ -117,7 +117,7 @@ def test_a_wait_too_short_to_be_worth_it_is_none(clock: Clock) -> None:
 
 
 def test_what_is_saved_is_never_more_than_one_wait(clock: Clock) -> None:
-    share = Share(clock)
+    share = TimeBudget(clock)
     clock.now += 10_000
     assert share.left == AT_A_TIME
     share.spend(0.6)
@@ -127,5 +127,5 @@ def test_what_is_saved_is_never_more_than_one_wait(clock: Clock) -> None:
 def test_a_process_that_was_forked_holds_nobody() -> None:
     places = Places()
     with places.hold(guest(), 10, LIMITS):
-        places.forget()
+        places.reset()
         assert places.held == 0

@@ -1,4 +1,4 @@
-"""How many clients are held at once, and for how long: whoever waits for an answer uses up what others need."""
+"""Limits on waiting clients: a client that waits for a response uses resources that others need."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator
 
 SHARE = 0.25
-"""The part of a process's time that waits may take if it serves one request at a time, or may do so."""
+"""The part of its time that a process may spend on waits if it serves, or may serve, one request at a time."""
 AT_A_TIME = 1.0
-"""Seconds that such a wait may take."""
+"""The longest such wait, in seconds."""
 LEAST = 0.05
-"""Seconds below which a wait is not worth its while."""
+"""The shortest such wait, in seconds; anything shorter is not worth it."""
 
 
 class Server(StrEnum):
-    """What a held client uses up: a coroutine, one of several threads, or all that the process has."""
+    """What a waiting client uses: a coroutine, one of several threads, or the only thread of the process."""
 
     LOOP = "loop"
     THREADS = "threads"
@@ -31,7 +31,7 @@ class Server(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How many clients one process holds at once. `threads` are those that may be held where threads serve."""
+    """How many clients may wait in one process at once. `threads` limits those that each occupy a thread."""
 
     total: int
     per_client: int
@@ -41,15 +41,15 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Guest:
-    """Who is to be held, for which dispatch, and by what."""
+    """A client that wants to wait, for which dispatch, and what it uses meanwhile."""
 
     client: str
     dispatch: Hashable
     server: Server
 
 
-class Share:
-    """A part of the time: what is not used is saved, up to `AT_A_TIME` seconds."""
+class TimeBudget:
+    """A budget of time. What is not used is saved, up to `AT_A_TIME` seconds."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
@@ -65,24 +65,24 @@ class Share:
 
 
 class Places:
-    """The clients that this process holds. `now` is a monotonic clock in seconds.
+    """The clients that wait in this process. `now` is a monotonic clock in seconds.
 
-    Nobody can ask a WSGI server how many threads it has. So at most half of the threads that have been seen here are
-    held: the others go on serving pages. Until a second one was seen, waits are rationed, as if there were none.
+    No WSGI server says how many threads it has. So at most half of the threads seen so far may wait; the others
+    continue to serve pages. Until a second thread is seen, waits are limited as in a process with one thread.
     """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
-        self.forget()
+        self.reset()
 
-    def forget(self) -> None:
-        """Nobody is held: a process that was forked has none of its parent's clients."""
+    def reset(self) -> None:
+        """Start without clients: a forked process has none of its parent's."""
         self._lock = threading.Lock()
         self._held = self._threads = 0
         self._clients: Counter[str] = Counter()
         self._dispatches: Counter[Hashable] = Counter()
         self._seen: set[str] = set()
-        self._share = Share(self._now)
+        self._budget = TimeBudget(self._now)
 
     @property
     def held(self) -> int:
@@ -90,7 +90,7 @@ class Places:
 
     @contextlib.contextmanager
     def hold(self, guest: Guest, seconds: float, limits: Limits) -> Iterator[float]:
-        """Hold the client for as long as the context lasts; yields the seconds that it may last, 0 for not at all."""
+        """Let the client wait while the context lasts. Yields the seconds that it may wait, 0 if it may not."""
         rationed, allowed = self._enter(guest, seconds, limits)
         if not allowed:
             yield 0.0
@@ -101,16 +101,16 @@ class Places:
         finally:
             self._leave(guest, self._now() - began if rationed else 0.0)
 
-    def see_thread(self, enough: int = 2) -> None:
-        """This thread serves requests. Nothing is done once so many are known."""
+    def register_thread(self, enough: int = 2) -> None:
+        """Count this thread as one that serves requests. Does nothing if `enough` threads are known."""
         if len(self._seen) < enough:
             self._seen.add(threading.current_thread().name)
 
     def _enter(self, guest: Guest, seconds: float, limits: Limits) -> tuple[bool, float]:
-        """Whether the wait is rationed, and how long it may last."""
+        """Returns whether the wait uses the budget, and how long it may last."""
         with self._lock:
             if guest.server is Server.THREADS:
-                self.see_thread(2 * limits.threads)
+                self.register_thread(2 * limits.threads)
             rationed = guest.server is Server.ALONE or (guest.server is Server.THREADS and len(self._seen) < 2)
             allowed = self._allowed(guest, seconds, limits, rationed=rationed)
             if allowed:
@@ -127,13 +127,13 @@ class Places:
         if guest.server is Server.THREADS and self._threads >= min(limits.threads, max(1, len(self._seen) // 2)):
             return 0.0
         if rationed:
-            seconds = min(seconds, self._share.left)
+            seconds = min(seconds, self._budget.left)
         return seconds if seconds >= LEAST or not rationed else 0.0
 
     def _leave(self, guest: Guest, spent: float) -> None:
         with self._lock:
             self._count(guest, -1)
-            self._share.spend(spent)
+            self._budget.spend(spent)
 
     def _count(self, guest: Guest, change: int) -> None:
         self._held += change

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from broker_django.development import tether
+from broker_django.development import parent_watch
 from tests.processes import finished, is_gone, read_until, wait_until
 
 if TYPE_CHECKING:
@@ -25,15 +25,17 @@ signal.pause()
 STUBBORN = [sys.executable, "-c", STUBBORN_SOURCE]
 PARENT = """\
 import subprocess, sys
-from broker_django.development import tether
+from broker_django.development import parent_watch
 grace = float(sys.argv[1]) if sys.argv[1] else None
-subprocess.run(tether.command(sys.argv[2:], grace), start_new_session=True)
+subprocess.run(parent_watch.command(sys.argv[2:], grace), start_new_session=True)
 """
 
 
 @contextmanager
 def running(*argv: str) -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen(tether.command(argv), stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+    with subprocess.Popen(
+        parent_watch.command(argv), stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
         try:
             yield process
         finally:
@@ -61,15 +63,17 @@ def test_a_program_that_ignores_sigterm_is_killed_after_its_grace():
         wait_until(lambda: is_gone(pid), 10)
 
 
-def test_the_program_takes_the_place_of_the_tether():
+def test_the_program_replaces_parent_watch():
     if sys.platform != "linux":
         pytest.skip("only Linux ends a process with its parent")
-    with running(*tether.command(PROGRAM)) as process:
+    with running(*parent_watch.command(PROGRAM)) as process:
         assert program_pid(process) == process.pid
 
 
 def test_a_program_whose_parent_is_already_gone_is_not_run():
-    argv = [argument.replace(f"--parent={os.getpid()}", "--parent=999999999") for argument in tether.command(PROGRAM)]
+    argv = [
+        argument.replace(f"--parent={os.getpid()}", "--parent=999999999") for argument in parent_watch.command(PROGRAM)
+    ]
     process = finished(argv)
     assert process.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM)
     if sys.platform == "linux":
@@ -77,23 +81,23 @@ def test_a_program_whose_parent_is_already_gone_is_not_run():
 
 
 def test_the_exit_status_is_the_programs():
-    argv = tether.command([sys.executable, "-c", "raise SystemExit(7)"])
+    argv = parent_watch.command([sys.executable, "-c", "raise SystemExit(7)"])
     assert finished(argv).returncode == 7
 
 
 def test_it_runs_as_a_module():
-    argv = [sys.executable, "-m", "broker_django.development.tether", "--", "echo", "--parent", "-x"]
+    argv = [sys.executable, "-m", "broker_django.development.parent_watch", "--", "echo", "--parent", "-x"]
     assert finished(argv).stdout == "--parent -x\n"
 
 
 def test_a_program_that_is_not_there_is_named():
-    process = finished(tether.command(["no-such-program"]))
+    process = finished(parent_watch.command(["no-such-program"]))
     assert process.returncode == 127
     assert "no-such-program" in process.stderr
 
 
 def test_the_watcher_passes_sigterm_on():
-    with running(*tether.command(PROGRAM, grace=60)) as process:
+    with running(*parent_watch.command(PROGRAM, grace=60)) as process:
         pid = program_pid(process)
         process.terminate()
         assert process.wait(10) == 128 + signal.SIGTERM
@@ -103,7 +107,7 @@ def test_the_watcher_passes_sigterm_on():
 def test_the_program_does_not_outlive_a_killed_watcher():
     if sys.platform != "linux":
         pytest.skip("only Linux ends a process with its parent")
-    with running(*tether.command(PROGRAM, grace=60)) as process:
+    with running(*parent_watch.command(PROGRAM, grace=60)) as process:
         pid = program_pid(process)
         process.kill()
         wait_until(lambda: is_gone(pid), 10)

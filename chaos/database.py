@@ -1,22 +1,22 @@
-"""Make the database: `python -m chaos.prepare`."""
+"""Creates the database: `python -m chaos.database`."""
 
 from __future__ import annotations
 
 from broker_core.dispatches import State
 
 ENDS = ", ".join(f"'{state}'" for state in State if state.done)
-NOTE = "INSERT INTO chaos_ending (dispatch, state) VALUES ({id}, NEW.state);"
+RECORD = "INSERT INTO chaos_ending (dispatch, state) VALUES ({id}, NEW.state);"
 UPDATED = "AFTER UPDATE OF state ON broker_django_dispatchrecord"
 
-FUNCTION = f"""CREATE FUNCTION chaos_note_end() RETURNS trigger LANGUAGE plpgsql AS
-$$ BEGIN {NOTE.format(id="NEW.id::text")} RETURN NULL; END $$"""
+FUNCTION = f"""CREATE FUNCTION chaos_record_end() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN {RECORD.format(id="NEW.id::text")} RETURN NULL; END $$"""
 WHEN = f"CREATE TRIGGER chaos_ended {UPDATED} FOR EACH ROW WHEN (NEW.state IN ({ENDS}))"
 
 TRIGGER = {
-    "sqlite": [f"{WHEN} BEGIN {NOTE.format(id='NEW.id')} END"],
-    "postgresql": [FUNCTION, f"{WHEN} EXECUTE FUNCTION chaos_note_end()"],
+    "sqlite": [f"{WHEN} BEGIN {RECORD.format(id='NEW.id')} END"],
+    "postgresql": [FUNCTION, f"{WHEN} EXECUTE FUNCTION chaos_record_end()"],
 }
-"""Notes each time that a dispatch comes to its end, whoever brings it there: the ledger itself keeps only the last."""
+"""Records each time a dispatch reaches a final state, whoever changes it: the ledger itself only keeps the last."""
 
 
 OTHER = {

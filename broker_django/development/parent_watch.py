@@ -1,10 +1,10 @@
-"""Tie the life of a program to the life of the process that starts it.
+"""Ends a program when the process that started it ends.
 
-    python -m broker_django.development.tether [--parent PID] [--grace SECONDS] -- PROGRAM [ARGUMENTS...]
+    python -m broker_django.development.parent_watch [--parent PID] [--grace SECONDS] -- PROGRAM [ARGUMENTS...]
 
-The program gets SIGTERM when its parent is gone, however the parent went. On Linux the kernel sees to that, and
-nothing stays beside the program. With ``--grace`` a watcher stays, and kills what is left after so many seconds.
-This file uses the standard library alone and is run as a plain script, so that it starts quickly.
+The program gets SIGTERM when its parent is gone, for whatever reason. On Linux the kernel does that, and no other
+process is needed. With ``--grace`` a watcher process stays, and kills what is left after so many seconds. This file
+only uses the standard library and runs as a plain script, so that it starts quickly.
 """
 
 from __future__ import annotations
@@ -25,43 +25,43 @@ if TYPE_CHECKING:
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 POLL_SECONDS = 0.25
-EXIT_NOT_FOUND = 127  # what a shell answers for a program that is not there
+EXIT_NOT_FOUND = 127  # a shell's exit status if a program does not exist
 
 
 def command(argv: Sequence[str], grace: float | None = None) -> list[str]:
-    """The command line that runs ``argv`` tied to the calling process.
+    """Returns the command line that runs ``argv`` and ends it with the calling process.
 
     ``grace``: seconds between SIGTERM and SIGKILL once the parent is gone; by default there is no SIGKILL.
 
-    Linux ties a process to the *thread* that started it: start it from a thread that lives as long as it should.
+    On Linux, the program ends with the *thread* that started it: use a thread that lives as long as the program should.
     """
     patience = [] if grace is None else [f"--grace={grace}"]
     return [sys.executable, "-IS", __file__, f"--parent={os.getpid()}", *patience, "--", *argv]
 
 
 def tie(parent: int) -> None:
-    """Send SIGTERM to the calling process when ``parent``, its parent, is gone."""
+    """Send SIGTERM to the calling process when its parent, ``parent``, is gone."""
     if sys.platform == "linux":
-        _ask_kernel()
-        if os.getppid() != parent:  # it went before the kernel was asked
+        _request_death_signal()
+        if os.getppid() != parent:  # it was gone before prctl was called
             os.kill(os.getpid(), signal.SIGTERM)
     else:
         threading.Thread(target=_terminate_when_gone, args=[parent], daemon=True).start()
 
 
 def run(argv: Sequence[str], parent: int) -> NoReturn:
-    """Become ``argv``, tied to ``parent`` by the kernel where it can, else start it and stay to watch."""
+    """Replace this process by ``argv`` if the kernel can watch ``parent``; otherwise start ``argv`` and watch it."""
     if sys.platform != "linux":
         sys.exit(watch(argv, parent))
     tie(parent)
-    # Python ignores SIGPIPE, and what is ignored stays ignored in the next program.
+    # Python ignores SIGPIPE, and the next program would inherit that.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    os.execvp(argv[0], list(argv))  # noqa: S606
+    os.execvp(argv[0], list(argv))  # noqa: S606 - running a program is the purpose; no shell is used
 
 
 def watch(argv: Sequence[str], parent: int, grace: float | None = None) -> int:
     """Run ``argv``, pass signals on, and stop it when ``parent`` is gone. Returns its exit status."""
-    # The kernel, where it can, ends the program if the watcher itself is killed.
+    # On Linux, the kernel ends the program if the watcher itself is killed.
     program = subprocess.Popen(command(argv) if sys.platform == "linux" else argv, close_fds=False)
 
     def forward(number: int, _frame: FrameType | None) -> None:
@@ -83,18 +83,18 @@ def watch(argv: Sequence[str], parent: int, grace: float | None = None) -> int:
 
 
 def exit_status(returncode: int) -> int:
-    """The shell's number for a return code of `subprocess`, where a negative one names a signal."""
+    """Returns a shell's exit status for a return code of `subprocess`, which is negative after a signal."""
     return returncode if returncode >= 0 else 128 - returncode
 
 
-def _ask_kernel() -> None:
+def _request_death_signal() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
 
 
 def _kill_group(program: subprocess.Popen[bytes]) -> None:
-    """Kill the program and, when this process leads their group, all of it, this process included."""
+    """Kill the program; if this process leads their group, kill the whole group, including this process."""
     program.kill()
     if os.getpgrp() == os.getpid():
         os.killpg(os.getpgrp(), signal.SIGKILL)
@@ -108,9 +108,9 @@ def _terminate_when_gone(parent: int) -> None:
 
 def main() -> NoReturn:
     parser = argparse.ArgumentParser(
-        prog="broker_django.development.tether", description="Run a program that dies with its parent."
+        prog="broker_django.development.parent_watch", description="Run a program that ends with its parent."
     )
-    parser.add_argument("--parent", type=int, default=os.getppid(), help="the process that must live on")
+    parser.add_argument("--parent", type=int, default=os.getppid(), help="the process to watch")
     parser.add_argument("--grace", type=float, help="seconds between SIGTERM and SIGKILL (no SIGKILL)")
     parser.add_argument("program", nargs="+")
     options = parser.parse_args()

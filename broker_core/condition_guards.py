@@ -1,7 +1,7 @@
-"""What has to be true for a condition to be true, as far as plain comparisons can tell.
+"""Guards: plain comparisons that must be true for a condition to be true.
 
-Most conditions begin with a path or a method. Where one of the operands of a conjunction is false the conjunction is
-false in CEL, whatever its other operands are, so that a cheap comparison spares the evaluation.
+Most conditions begin with a path or a method. In CEL, a conjunction is false if one of its operands is false. So a
+cheap comparison saves most evaluations.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _EQUAL = re.compile(rf"(request\.(?:path|full_path|method|scheme|host|content_ty
 
 
 class Guard(NamedTuple):
-    """`name` begins with `text`, or is equal to it."""
+    """`name` starts with `text` (prefix), or is equal to it."""
 
     name: str
     text: str
@@ -26,19 +26,22 @@ class Guard(NamedTuple):
 
 
 def ruled_out(guards: tuple[Guard, ...], values: Mapping[str, str]) -> bool:
-    """Whether a condition with these guards is false, whatever else it says. Every rule asks at every request."""
+    """Whether a condition with these guards is false, whatever else it contains.
+
+    Called for each rule of each request.
+    """
     for name, text, prefix in guards:  # noqa: SIM110 - a generator would double the cost
         if not values[name].startswith(text) if prefix else values[name] != text:
             return True
     return False
 
 
-class Sieve:
-    """Tells at once that none of many conditions is true, where each of them has a guard: a few look-ups for all."""
+class GuardIndex:
+    """Rules out many conditions at once with a few look-ups, if each of them has a guard."""
 
     def __init__(self, conditions: Iterable[tuple[Guard, ...]]) -> None:
         self._groups: list[tuple[str, tuple[str, ...], frozenset[str]]] | None = None
-        chosen = [max(guards, key=_telling, default=None) for guards in conditions]
+        chosen = [max(guards, key=_selectivity, default=None) for guards in conditions]
         if chosen and None not in chosen:
             kept = [guard for guard in chosen if guard]
             self._groups = [
@@ -50,7 +53,7 @@ class Sieve:
                 for name in dict.fromkeys(guard.name for guard in kept)
             ]
 
-    def holds_back(self, values: Mapping[str, str]) -> bool:
+    def excludes(self, values: Mapping[str, str]) -> bool:
         """Whether all of the conditions are false."""
         if self._groups is None:
             return False
@@ -61,13 +64,13 @@ class Sieve:
         return True
 
 
-def _telling(guard: Guard) -> tuple[bool, int]:
-    """The guard that rules out most: a path rather than a method, and a long one."""
+def _selectivity(guard: Guard) -> tuple[bool, int]:
+    """Sorts guards by how much they rule out: paths before methods, long texts before short ones."""
     return guard.name != "request.method", len(guard.text)
 
 
 def guards_of(text: str, bare: str) -> tuple[Guard, ...]:
-    """The guards of a condition. `bare` is its text with the contents of string literals blanked."""
+    """Returns the guards of a condition. `bare` is its text with string literals and comments blanked."""
     return tuple(guard for start, end in _conjuncts(bare) if (guard := _guard(text[start:end].strip())))
 
 
@@ -80,7 +83,7 @@ def _guard(conjunct: str) -> Guard | None:
 
 
 def _conjuncts(bare: str) -> Iterator[tuple[int, int]]:
-    """Where the operands of a conjunction stand; nothing where the outermost operator is another."""
+    """Yields the start and end of each operand of a conjunction; nothing if the outermost operator is not `&&`."""
     outer = _outermost(bare)
     if "||" in outer or "?" in outer or "//" in outer:
         return
@@ -92,7 +95,7 @@ def _conjuncts(bare: str) -> Iterator[tuple[int, int]]:
 
 
 def _outermost(bare: str) -> str:
-    """The text with everything in brackets blanked."""
+    """Returns the text with everything in brackets blanked."""
     depth, kept = 0, []
     for character in bare:
         depth -= character in ")]}"

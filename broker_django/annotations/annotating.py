@@ -1,7 +1,7 @@
-"""Leaving a note on a view without changing the view: what is decorated stays as it was for every other URL.
+"""Annotates a view without changing it: the view stays as it was for every other URL.
 
-A function is copied, any other callable is wrapped, a class is subclassed. Only a class on whose own `class` statement
-the decorator stands keeps its identity: nobody else can know it yet, and `super(Report, self)` in it means itself.
+A function is copied, any other callable is wrapped, a class is subclassed. The only exception is a decorator on a class
+statement, which annotates the class itself: nobody else knows it yet, and its methods may call `super(Report, self)`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any
 _DESCRIPTORS = (staticmethod, classmethod)
 
 
-class NotedCallable:
-    """A callable object with a note of its own. Everything else is read from the object."""
+class AnnotatedCallable:
+    """Wraps a callable object, so that it can be annotated. All other attributes are read from the object."""
 
     def __init__(self, view: Any) -> None:
         functools.update_wrapper(self, view)
@@ -29,7 +29,7 @@ class NotedCallable:
         return self.__wrapped__(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
-        if name == "__wrapped__":  # a copy in the making
+        if name == "__wrapped__":  # the object is being copied
             raise AttributeError(name)
         return getattr(self.__wrapped__, name)
 
@@ -39,47 +39,47 @@ class NotedCallable:
         return self if instance is None or bind is None else bind(self.__wrapped__, instance, owner)
 
 
-def noted(view: Any, name: str, note: Any) -> Any:
-    """The same view, which has the note under this name in its attributes. Raises TypeError for what is no view."""
+def annotated(view: Any, name: str, value: Any) -> Any:
+    """Returns the same view with this attribute. Raises TypeError if it is not a view."""
     if isinstance(view, type):
-        return _noted_class(view, name, note)
+        return _annotated_class(view, name, value)
     if isinstance(view, _DESCRIPTORS):
-        return type(view)(noted(view.__func__, name, note))
+        return type(view)(annotated(view.__func__, name, value))
     if type(view) is MethodType:
-        return MethodType(noted(view.__func__, name, note), view.__self__)
+        return MethodType(annotated(view.__func__, name, value), view.__self__)
     if not callable(view):
-        raise TypeError(f"{view!r} is no view: it cannot be called")
-    again = _copied(view)
-    setattr(again, name, note)
+        raise TypeError(f"{view!r} is not a view: it cannot be called")
+    copied = _copied(view)
+    setattr(copied, name, value)
     operation = getattr(view, "_ninja_operation", None)
     if operation is not None and type(view) is FunctionType and _is_being_defined(view):
-        operation.view_func = again  # the decorator stands above `@api.get`, which has registered the function
-    return again
+        operation.view_func = copied  # `@api.get` is below this decorator and has registered the function
+    return copied
 
 
 def _copied(view: Any) -> Any:
-    """One more of the same callable, with attributes of its own. By its exact type: proxies say they are functions."""
+    """Returns a copy with its own attributes. Checks the exact type: proxies pretend to be functions."""
     if type(view) is functools.partial:
         return copy.copy(view)
     if type(view) is not FunctionType:
-        return NotedCallable(view)
-    again = FunctionType(view.__code__, view.__globals__, view.__name__, view.__defaults__, view.__closure__)
-    again.__kwdefaults__ = view.__kwdefaults__
-    return functools.update_wrapper(again, view)
+        return AnnotatedCallable(view)
+    copied = FunctionType(view.__code__, view.__globals__, view.__name__, view.__defaults__, view.__closure__)
+    copied.__kwdefaults__ = view.__kwdefaults__
+    return functools.update_wrapper(copied, view)
 
 
-def _noted_class(cls: Any, name: str, note: Any) -> Any:
+def _annotated_class(cls: Any, name: str, value: Any) -> Any:
     if _is_being_defined(cls):
-        setattr(cls, name, note)
+        setattr(cls, name, value)
         return cls
     copied = ("__module__", "__qualname__", "__doc__")
-    return type(cls)(cls.__name__, (cls,), {**{key: getattr(cls, key) for key in copied}, name: note})
+    return type(cls)(cls.__name__, (cls,), {**{key: getattr(cls, key) for key in copied}, name: value})
 
 
 def _is_being_defined(thing: Any) -> bool:
-    """Whether the statement that defines this class or function is still running, decorators and all.
+    """Whether the statement that defines this class or function is still running, with its decorators.
 
-    Then its scope is on the stack, at a line of that statement, and holds no reference to it.
+    Then its scope is on the stack, at a line of that statement, and contains no reference to it yet.
     """
     module, scope = thing.__module__, thing.__qualname__.rpartition(".")[0]
     frame: FrameType | None = sys._getframe(1)
@@ -92,16 +92,16 @@ def _is_being_defined(thing: Any) -> bool:
 
 
 def _is_within(frame: FrameType, name: str) -> bool:
-    """Whether the frame is at a line of a statement that defines this name. Code without a source may be."""
+    """Whether the frame is at a line of a statement that defines this name. Assumed if there is no source."""
     lines = _definitions(frame.f_code.co_filename)
     return lines is None or any(frame.f_lineno in each for each in lines.get(name, ()))
 
 
 @functools.lru_cache(maxsize=64)
 def _definitions(filename: str) -> dict[str, list[range]] | None:
-    """The lines of each statement that defines a class or a function, decorators and all, by its `__qualname__`.
+    """Returns the lines of each statement that defines a class or function, with its decorators, by `__qualname__`.
 
-    None if there is no source.
+    Returns None if there is no source.
     """
     source = "".join(linecache.getlines(filename))
     try:
@@ -125,7 +125,7 @@ def _collect(node: ast.AST, scope: str, found: dict[str, list[range]]) -> None:
 
 
 def _scope_of(frame: FrameType) -> str:
-    """What stands before the names of classes and functions that this frame defines, in their `__qualname__`."""
+    """Returns the prefix of the `__qualname__` of classes and functions that are defined in this frame."""
     code = frame.f_code
     if code.co_name == "<module>":
         return ""
@@ -133,13 +133,13 @@ def _scope_of(frame: FrameType) -> str:
 
 
 def module_of(function: Any) -> str:
-    """Where the function was written. `__module__` is what `functools.wraps` copied."""
+    """Returns the module that contains the code of the function. `functools.wraps` changes `__module__`."""
     name: str = getattr(function, "__globals__", {}).get("__name__", "")
     return name
 
 
 def closure_of(function: Any) -> dict[str, Any]:
-    """What a function refers to of the function around it, by name."""
+    """Returns the variables of enclosing functions that a function uses, by name."""
     cells = getattr(function, "__closure__", None) or ()
     names = function.__code__.co_freevars if cells else ()
     return {name: cell.cell_contents for name, cell in zip(names, cells, strict=True) if cell != _EMPTY}

@@ -1,4 +1,4 @@
-"""What the decorators of the broker said about a view."""
+"""Reads what the broker's decorators have set on a view."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ KEY_ATTRIBUTE = "request_broker_requires_key"
 
 
 def annotation_of(view: Any, method: str) -> Annotation | None:
-    """What decorators said about this view for this HTTP method: its handler, then the view, then its class."""
-    for place in _places(view, method):
-        found = getattr(place, ATTRIBUTE, None)
+    """Returns the annotation for this HTTP method: that of its handler, else of the view, else of the view's class."""
+    for candidate in _candidates(view, method):
+        found = getattr(candidate, ATTRIBUTE, None)
         if isinstance(found, Annotation):
             return found
     return None
 
 
 def requires_idempotency_key(view: Any, method: str) -> bool:
-    """Whether a decorator of the handler for this HTTP method, of the view or of its class asks for a key."""
-    return any(getattr(place, KEY_ATTRIBUTE, False) for place in _places(view, method))
+    """Whether a decorator of the handler for this HTTP method, of the view or of its class requires a key."""
+    return any(getattr(candidate, KEY_ATTRIBUTE, False) for candidate in _candidates(view, method))
 
 
-def _places(view: Any, method: str) -> tuple[Any, ...]:
-    """Where a note about this HTTP method can be, the narrowest first."""
+def _candidates(view: Any, method: str) -> tuple[Any, ...]:
+    """Returns the objects that may carry an annotation for this HTTP method, the most specific first."""
     view_class = _class_of(view)
     if view_class is not None:
         handler = _handler(view, view_class, method.lower())
         return handler, drf.function_of(handler), view, view_class
     if isinstance(view, partial):
-        return view, *_places(view.func, method)
+        return view, *_candidates(view.func, method)
     return (*ninja.operation_places(view, method), view) if ninja.is_in_use() else (view,)
 
 

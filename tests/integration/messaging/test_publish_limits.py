@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from broker_django import ledger
 from broker_django.admission import acceptance
-from broker_django.messaging.room import Rooms
+from broker_django.messaging.publish_limits import PublishLimits
 from broker_django.models import DispatchRecord
 
 BOUND = {"QUEUES": {"bulk": {"max_published": 10}}}
@@ -30,9 +30,9 @@ class Clock:
 def waiting(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """How many messages of each queue wait. This process has found the queue `bulk` full."""
     waiting = {"bulk": 0}
-    rooms = Rooms(Clock())
-    rooms.of("bulk").note(lambda: 10)
-    monkeypatch.setattr(acceptance, "rooms", rooms)
+    limits = PublishLimits(Clock())
+    limits.of("bulk").count_published(lambda: 10)
+    monkeypatch.setattr(acceptance, "publish_limits", limits)
     monkeypatch.setattr(acceptance, "waiting_messages", lambda policy: waiting[policy.celery_queue])
     with override_settings(REQUEST_BROKER=BOUND):
         assert is_held(written()), "it is found to be full"

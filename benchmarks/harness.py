@@ -1,4 +1,4 @@
-"""Driving the project in this process, and its workers in others."""
+"""Runs the project in this process, and its workers in others."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ if TYPE_CHECKING:
 START_SECONDS = 60.0
 
 
-class NotHereError(Exception):
-    """What a measure needs is not installed."""
+class NotInstalledError(Exception):
+    """A measurement needs something that is not installed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """What is measured, and what has to be done before each call of it."""
+    """A call to measure, and what to prepare before each call."""
 
     call: Callable[[], None]
     prepare: Callable[[], None] = lambda: None
 
 
 def handler(**settings: Any) -> WSGIHandler:
-    """A handler whose middleware is loaded under these settings."""
+    """Returns a handler whose middleware is loaded with these settings."""
     with override_settings(**settings):
         return WSGIHandler()
 
 
 @contextlib.contextmanager
 def kept_connections() -> Iterator[None]:
-    """Connections to the database outlast the request, as CONN_MAX_AGE has them do."""
+    """Database connections outlive the request, as with CONN_MAX_AGE."""
     connection = connections[DEFAULT_DB_ALIAS]
     before = connection.settings_dict["CONN_MAX_AGE"]
     connection.close()
@@ -91,7 +91,7 @@ def call(application: WSGIHandler, request: dict[str, Any], expected: int) -> No
 
 
 def paired(first: Callable[[], None], second: Callable[[], None], rounds: int, each: int) -> list[tuple[float, float]]:
-    """Seconds per call of both, block by block. They take turns, so that a slow moment of the machine hits both."""
+    """Returns the seconds per call of both, for each round. They alternate, so that a slow moment affects both."""
     pairs = []
     for number in range(rounds + 1):
         if number % 2:
@@ -99,7 +99,7 @@ def paired(first: Callable[[], None], second: Callable[[], None], rounds: int, e
         else:
             other, one = _block(second, each), _block(first, each)
         pairs.append((one, other))
-    return pairs[1:]  # the first warms up
+    return pairs[1:]  # the first round is a warm-up
 
 
 def _block(function: Callable[[], None], calls: int) -> float:
@@ -110,10 +110,10 @@ def _block(function: Callable[[], None], calls: int) -> float:
 
 
 class Rounds:
-    """Seconds of a call of each contender, round by round.
+    """Measures the seconds of a call of each contender, round by round.
 
-    They take turns call by call, so that a slow moment of the machine hits all; in an order that changes, since each
-    leaves the caches of the processor to the next.
+    They alternate call by call, so that a slow moment of the machine affects all. Their order changes, because each
+    affects the processor caches of the next.
     """
 
     def __init__(self, contenders: Mapping[str, Contender], rounds: int) -> None:
@@ -125,22 +125,22 @@ class Rounds:
                 contender.prepare()
                 started = time.perf_counter()
                 contender.call()
-                if number >= 0:  # what was before warmed up
+                if number >= 0:  # earlier rounds are a warm-up
                     self._seen[name].append(time.perf_counter() - started)
 
     @cached_property
     def _quiet(self) -> dict[str, list[float]]:
-        """The quickest quarter of the rounds: a bar in microseconds needs the machine for itself."""
+        """The fastest quarter of the rounds: to compare microseconds, the machine must be undisturbed."""
         rounds = sorted(zip(*self._seen.values(), strict=True), key=sum)
         columns = zip(*rounds[: len(rounds) // 4], strict=True)
         return dict(zip(self._seen, map(list, columns), strict=True))
 
     def more(self, name: str, than: str) -> float:
-        """How many seconds more it takes in the median."""
+        """Returns the median of how many seconds more it takes."""
         return statistics.median(map(operator.sub, self._quiet[name], self._quiet[than]))
 
     def times(self, name: str, than: str) -> float:
-        """How many times as long it takes in the median."""
+        """Returns the median of how many times as long it takes."""
         return statistics.median(map(operator.truediv, self._quiet[name], self._quiet[than]))
 
     def microseconds(self) -> dict[str, float]:
@@ -154,7 +154,7 @@ def percentile(values: list[float], percent: float) -> float:
 
 @contextlib.contextmanager
 def worker(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A worker process that has said it is ready."""
+    """Runs a worker process while the context lasts; yields once it is ready."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "C_FORCE_ROOT": "1"}
     process = subprocess.Popen(
         [sys.executable, "-m", *arguments], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
@@ -180,8 +180,8 @@ def _wait_for_ready(process: subprocess.Popen[bytes]) -> None:
     raise RuntimeError(b"".join(lines).decode(errors="replace"))
 
 
-def until(done: Callable[[], bool], timeout: float) -> float:
-    """Seconds until `done()`; raises TimeoutError after `timeout`."""
+def wait_until(done: Callable[[], bool], timeout: float) -> float:
+    """Returns the seconds until `done()` is true. Raises TimeoutError after `timeout` seconds."""
     started = time.perf_counter()
     while not done():
         if time.perf_counter() - started > timeout:

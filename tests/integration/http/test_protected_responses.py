@@ -24,8 +24,8 @@ from django.views.decorators.clickjacking import xframe_options_exempt, xframe_o
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from broker_django.http import settled, to_response, to_response_message
-from broker_django.http.settled import Settled
+from broker_django.http import protected, to_response, to_response_message
+from broker_django.http.protected_responses import ProtectedResponse
 from tests.site.models import Execution
 
 if TYPE_CHECKING:
@@ -380,12 +380,12 @@ class DjangosNonce:
 
 
 def stored(response: HttpResponse) -> HttpResponse:
-    return settled(to_response(to_response_message(response, 10_000)))
+    return protected(to_response(to_response_message(response, 10_000)))
 
 
 def test_only_what_was_stored_is_settled() -> None:
     response = HttpResponse("fresh")
-    assert settled(response) is response
+    assert protected(response) is response
     response["X-Late"] = "1"
     assert response["X-Late"] == "1"
 
@@ -413,7 +413,7 @@ class OwnResponse(HttpResponse):
 @pytest.mark.parametrize("make", [HttpResponse, OwnResponse, partial(HttpResponseRedirect, "/there/"), JsonResponse])
 def test_a_settled_response_can_be_pickled_and_keeps_its_class(make: Any) -> None:
     original = make({})
-    response = settled(to_response(to_response_message(original, 1000)))
+    response = protected(to_response(to_response_message(original, 1000)))
     again = pickle.loads(pickle.dumps(response))
     for each in (response, again):
         each["X-Late"] = "1"
@@ -442,7 +442,7 @@ def test_a_response_that_was_sent_can_be_changed(get: Get, name: str, form: Call
     response.set_cookie("late", "2")
     assert (response.status_code, response.content, response.cookies["late"].value) == (299, b"late", "2")
     assert {"Content-Type": "text/late", "X-Late": "text/late"}.items() <= dict(response.items()).items()
-    assert not isinstance(response, Settled)
+    assert not isinstance(response, ProtectedResponse)
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
-"""kombu's RabbitMQ transport, which waits for no answer over a connection that RabbitMQ has blocked.
+"""kombu's RabbitMQ transport, changed so that it does not wait for responses on a blocked connection.
 
-While an alarm for memory or disk lasts, RabbitMQ reads nothing more from a connection that publishes, so it answers
-nothing over it either. It says so first, and goes on with connections that only consume.
+During a memory or disk alarm, RabbitMQ does not read from connections that publish, so it does not respond on them
+either. It announces this first, and continues to serve connections that only consume.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from kombu.transport import pyamqp
 
 
 class BlockedError(RecoverableConnectionError):
-    """RabbitMQ takes nothing over this connection until its alarm is over."""
+    """RabbitMQ accepts nothing on this connection until its alarm is over."""
 
 
 class Connection(pyamqp.Connection):
@@ -28,14 +28,14 @@ class Connection(pyamqp.Connection):
         return super()._on_unblocked()  # type: ignore[misc] # not in its stubs
 
     def drain_events(self, timeout: float | None = None) -> None:
-        """Read what has come. Raises BlockedError instead of waiting for more."""
+        """Read what has arrived. Raises BlockedError instead of waiting for more."""
         self._refuse_to_wait(timeout)
         super().drain_events(timeout)
         self._refuse_to_wait(timeout)
 
     def _refuse_to_wait(self, timeout: float | None) -> None:
         if self.is_blocked and timeout != 0:
-            raise BlockedError("RabbitMQ has blocked the connection: an alarm for memory or disk is on")
+            raise BlockedError("RabbitMQ has blocked the connection because of a memory or disk alarm")
 
     def close(self, *args: Any, **kwargs: Any) -> Any:
         if self.is_blocked:

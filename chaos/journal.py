@@ -1,4 +1,4 @@
-"""What views did, written down outside the database: a transaction that is rolled back takes nothing of it away."""
+"""A journal of what views did. It is outside the database, so a rollback does not change it."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ if TYPE_CHECKING:
 
     from django.http import HttpRequest
 
-VARIABLE = "CHAOS_ACCOUNT"
-"""The environment variable that names the file."""
+VARIABLE = "CHAOS_JOURNAL"
+"""The environment variable with the name of the file."""
 
 
 class Phase(StrEnum):
     ACCEPTED = "accepted"
     """A web process answered 202; `text` is its release."""
     BEGIN = "begin"
-    """A view began; `text` is the release that it is of, empty where it is the same in all."""
+    """A view began; `text` is its release, or empty if it is the same in all releases."""
     COMMITTED = "committed"
-    """The row that the view wrote is in the database for good."""
+    """The row that the view wrote is committed."""
     END = "end"
-    """A view ended; `text` is the exception that it raised, empty where it returned."""
+    """A view ended; `text` is the name of the exception that it raised, or empty if it returned."""
     FOUND = "found"
-    """A view found something that an earlier one had left behind; `text` says what."""
+    """A view found something that an earlier one had left behind, which is `text`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Line:
 
 @cache
 def _descriptor(path: str) -> int:
-    """Open for appending: Linux writes each line as a whole, whoever else writes to the file at the same time."""
+    """Opened for appending: Linux writes each line in one piece, even if other processes write to the file too."""
     return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
@@ -53,7 +53,7 @@ def write(line: Line) -> None:
 
 
 def write_for(request: HttpRequest, phase: Phase, text: str = "") -> None:
-    """Write a line about the dispatch that this request is a replay of."""
+    """Write a line about the dispatch whose replay this request is."""
     broker = request.broker
     write(Line(phase, str(broker.id or ""), broker.attempt, os.getpid(), text))
 

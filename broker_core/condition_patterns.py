@@ -1,4 +1,4 @@
-"""Regular expressions in conditions. CEL compiles them each time it evaluates one, so that they have to be small."""
+"""Limits on regular expressions in conditions. CEL compiles them at each evaluation, so they have to be small."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SHARE = 20
-"""So many times over, the patterns of one condition may not exceed the limit that the regex crate sets for one.
+"""The regex crate limits the size of one pattern. The patterns of a condition, repeated so often, must stay within it.
 
 Together they then take up to about 500 kB and 3 ms: 10 of `\\w` or `\\pL`, 100 of `\\d`, or 7,000 of `[a-z]`.
 """
@@ -24,28 +24,28 @@ _MATCHES = cel.compile("text.matches(pattern)")
 
 
 def require_small_patterns(text: str, bare: str) -> None:
-    """`bare` is the text with spaces for its strings and comments. Raises InvalidConditionError."""
+    """Raises InvalidConditionError if a pattern is too large. `bare` is the text with strings and comments blanked."""
     patterns = list(_patterns(text, bare))
     for pattern, column in patterns:
         if reason := _refusal(pattern):
-            raise InvalidConditionError(f"the pattern of matches cannot be used: {reason}", column)
+            raise InvalidConditionError(f"the pattern of matches is invalid: {reason}", column)
     if not patterns:
         return
-    # What is behind a comment of a verbose pattern is read only in the next line.
+    # A verbose pattern may end with a comment, which reaches to the end of its line.
     together = "".join(f"(?:{pattern}\n)" for pattern, _column in patterns)
     if reason := _refusal(f"(?:{together}){{{SHARE}}}"):
         if reason == TOO_LARGE:
-            reason = r"use fewer, count less, or write [A-Za-z] and [0-9] for \w and \d"
+            reason = r"use fewer of them or smaller counts, or write [A-Za-z] and [0-9] for \w and \d"
         raise InvalidConditionError(f"the patterns of matches are too large: {reason}", patterns[-1][1])
 
 
 def _patterns(text: str, bare: str) -> Iterator[tuple[str, int]]:
-    """Each with its column."""
+    """Yields each pattern with its column."""
     for call in _CALL.finditer(bare):
         begin, end = call.end(), bare.find(")", call.end())
         pattern = None if bare[begin:end].strip() else _literal(text[begin:end])
         if pattern is None:
-            raise InvalidConditionError("matches takes a pattern in quotes", begin + 1)
+            raise InvalidConditionError("the argument of matches must be a string literal", begin + 1)
         yield pattern, begin + 1
 
 
@@ -58,7 +58,7 @@ def _literal(text: str) -> str | None:
 
 
 def _refusal(pattern: str) -> str:
-    """Why it does not compile; empty if it does."""
+    """Returns why the pattern does not compile, or an empty text."""
     try:
         _MATCHES.execute(cel.Context({"text": "", "pattern": pattern}))
     except RuntimeError as error:
