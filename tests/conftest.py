@@ -38,11 +38,11 @@ def own_app():
 
 
 LONGEST_FIRST = [
-    "integration/test_without_contrib_apps",
-    "acceptance/test_doctor",
-    "acceptance/comparison/test_asgi",
     "acceptance/comparison/test_wsgi",
+    "acceptance/comparison/test_asgi",
+    "integration/test_without_contrib_apps",
     "acceptance/test_held_clients",
+    "acceptance/test_doctor",
     "acceptance/test_reloading",
     "acceptance/test_full_redis",
     "acceptance/test_dev_command",
@@ -50,10 +50,11 @@ LONGEST_FIRST = [
     "acceptance/test_revoking",
     "acceptance/test_leftovers",
     "acceptance/test_reaping",
+    "acceptance/test_large_bodies",
     "acceptance/test_pools",
     "acceptance/test_prefix",
-    "acceptance/test_large_bodies",
     "acceptance/test_databases",
+    "acceptance/test_outages",
     "fuzz/test_openapi",
 ]
 """Files of tests that take long. Together with what is in the folders below, they are most of the time."""
