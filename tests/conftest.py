@@ -1,14 +1,10 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from broker_django.messaging import celery_app, publishing
 from broker_django.tracking.holding import places
 from tests.servers import require
-
-TESTS = Path(__file__).parent
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -61,17 +57,16 @@ LONGEST_FIRST = [
 LONG = ["acceptance", "fuzz", "endpoints"]
 
 
-def turn(path: Path) -> int:
-    """When a file is begun: the short ones fill up the end, at which all processes are to be done together."""
-    inside = path.relative_to(TESTS)
-    name = inside.with_suffix("").as_posix()
+def turn(item: pytest.Item) -> int:
+    """When its file is begun: the short ones fill up the end, at which all processes are to be done together."""
+    name = item.nodeid.partition(".py::")[0].removeprefix("tests/")
     if name in LONGEST_FIRST:
         return LONGEST_FIRST.index(name)
-    return len(LONGEST_FIRST) + (inside.parts[0] not in LONG)
+    return len(LONGEST_FIRST) + (name.partition("/")[0] not in LONG)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: turn(item.path))
+    items.sort(key=turn)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
