@@ -1,14 +1,10 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from broker_django.messaging import celery_app, publishing
 from broker_django.tracking.holding import places
 from tests.servers import require
-
-TESTS = Path(__file__).parent
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -38,11 +34,11 @@ def own_app():
 
 
 LONGEST_FIRST = [
-    "integration/test_without_contrib_apps",
-    "acceptance/test_doctor",
-    "acceptance/comparison/test_asgi",
     "acceptance/comparison/test_wsgi",
+    "acceptance/comparison/test_asgi",
+    "integration/test_without_contrib_apps",
     "acceptance/test_held_clients",
+    "acceptance/test_doctor",
     "acceptance/test_reloading",
     "acceptance/test_full_redis",
     "acceptance/test_dev_command",
@@ -50,27 +46,27 @@ LONGEST_FIRST = [
     "acceptance/test_revoking",
     "acceptance/test_leftovers",
     "acceptance/test_reaping",
+    "acceptance/test_large_bodies",
     "acceptance/test_pools",
     "acceptance/test_prefix",
-    "acceptance/test_large_bodies",
     "acceptance/test_databases",
+    "acceptance/test_outages",
     "fuzz/test_openapi",
 ]
 """Files of tests that take long. Together with what is in the folders below, they are most of the time."""
 LONG = ["acceptance", "fuzz", "endpoints"]
 
 
-def turn(path: Path) -> int:
-    """When a file is begun: the short ones fill up the end, at which all processes are to be done together."""
-    inside = path.relative_to(TESTS)
-    name = inside.with_suffix("").as_posix()
+def turn(item: pytest.Item) -> int:
+    """When its file is begun: the short ones fill up the end, at which all processes are to be done together."""
+    name = item.nodeid.partition(".py::")[0].removeprefix("tests/")
     if name in LONGEST_FIRST:
         return LONGEST_FIRST.index(name)
-    return len(LONGEST_FIRST) + (inside.parts[0] not in LONG)
+    return len(LONGEST_FIRST) + (name.partition("/")[0] not in LONG)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: turn(item.path))
+    items.sort(key=turn)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
