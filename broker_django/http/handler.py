@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from django.http import HttpRequest
 
 BROKER = "broker_django.middleware"
-"""The module of the broker's middleware. It builds handlers too, so it cannot be imported here."""
+"""The module of the broker's middleware, which is in a higher layer, so it is named instead of imported."""
 
 
 class Handler(BaseHandler):

@@ -383,7 +383,7 @@ def stored(response: HttpResponse) -> HttpResponse:
     return protected(to_response(to_response_message(response, 10_000)))
 
 
-def test_only_what_was_stored_is_settled() -> None:
+def test_only_what_was_stored_is_protected() -> None:
     response = HttpResponse("fresh")
     assert protected(response) is response
     response["X-Late"] = "1"
@@ -411,7 +411,7 @@ class OwnResponse(HttpResponse):
 
 
 @pytest.mark.parametrize("make", [HttpResponse, OwnResponse, partial(HttpResponseRedirect, "/there/"), JsonResponse])
-def test_a_settled_response_can_be_pickled_and_keeps_its_class(make: Any) -> None:
+def test_a_protected_response_can_be_pickled_and_keeps_its_class(make: Any) -> None:
     original = make({})
     response = protected(to_response(to_response_message(original, 1000)))
     again = pickle.loads(pickle.dumps(response))
@@ -424,7 +424,7 @@ def test_a_settled_response_can_be_pickled_and_keeps_its_class(make: Any) -> Non
     assert isinstance(again, HttpResponse)
 
 
-def test_an_eager_replays_own_object_is_settled_too(client: Client, settings: Any) -> None:
+def test_an_eager_replays_own_object_is_protected_too(client: Client, settings: Any) -> None:
     with override_settings(REQUEST_BROKER=QUEUED):
         response = client.get("/rest/", headers={"X-Stamp": "please"})
     assert isinstance(response, Response) and response.data == {"text": TEXT}
@@ -507,7 +507,7 @@ class Shouts:
             self.closed.append("replay" if replayed else "exchange")
 
 
-def test_a_response_that_was_rendered_is_settled(rf: Any) -> None:
+def test_a_response_that_was_rendered_is_protected(rf: Any) -> None:
     response = TemplateResponse(rf.get("/"), "any.html")
     response.content = "rendered"
     assert stored(response).content == b"rendered"

@@ -378,7 +378,7 @@ def test_cookies_keep_their_attributes_and_deletions():
     assert again.output() == response.cookies.output()
 
 
-def test_settled_cookies_are_final_and_others_can_be_set():
+def test_protected_cookies_are_final_and_others_can_be_set():
     response = stored(HttpResponse())
     response.cookies = ProtectedCookies(["sessionid=replayed; Path=/; HttpOnly"])
     response.set_cookie("sessionid", "outer", max_age=5)
@@ -395,7 +395,7 @@ def test_settled_cookies_are_final_and_others_can_be_set():
     [copy.copy, copy.deepcopy, lambda cookies: pickle.loads(pickle.dumps(cookies))],
     ids=["copy", "deepcopy", "pickle"],
 )
-def test_settled_cookies_can_be_copied_and_cached(duplicate):
+def test_protected_cookies_can_be_copied_and_cached(duplicate):
     cookies = ProtectedCookies(["a=1; Path=/", 'b="x\\054"'])
     cookies["c"] = "2"
     again = duplicate(cookies)
