@@ -32,8 +32,8 @@ SHORTAGES = {
     "disk": (["set_disk_free_limit", "1000000000000000"], ["set_disk_free_limit", "50000000"]),
 }
 MANY = 30
-AT_MOST = 8.0
-"""Seconds that a client may be held by a message broker that blocks: less than four, but on a slow machine."""
+AT_MOST = 4.0
+"""Seconds that a client may be held by a message broker that blocks."""
 
 
 def rabbitmqctl(broker: servers.MessageBroker, *arguments: str) -> str:

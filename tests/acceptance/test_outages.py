@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 RABBITMQ = "amqp://guest:guest@127.0.0.1:{port}//"
 REDIS = "redis://127.0.0.1:{port}/0"
-AT_MOST = 8.0
-"""Seconds that a client may be held by a message broker that never answers: less than four, but on a slow machine."""
+AT_MOST = 4.0
+"""Seconds that a client may be held by a message broker that does not answer."""
 
 
 def url_of(port: int) -> str:

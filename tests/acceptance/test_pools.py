@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from tests.servers import MessageBroker
 
 POOLS = "--queues=bulk-eu,bulk-us"
-SOON = 10.0
-"""Seconds in which running workers follow the admin on a slow machine too: others take less than three."""
+SOON = 3.0
+"""Seconds in which running workers follow the admin."""
 
 CLIENTS = 6
 

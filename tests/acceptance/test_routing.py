@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from tests.acceptance.conftest import Ledger, Site
 
-SOON = 10.0
-"""Seconds in which a slow machine too has seen a change, and has told of it: others take less than three."""
+SOON = 3.0
+"""Seconds in which a slow machine too has seen a change, and has told of it."""
 
 
 @pytest.fixture
