@@ -32,9 +32,9 @@ from broker_django.models.moments import moment
 from broker_django.operations import sentry
 from workers.consuming.deliveries import handed
 from workers.recovery import locks
+from workers.recovery.former_queues import former_queues
 from workers.recovery.unreadable import HESITATION, held_back
 from workers.replaying import error_reports
-from workers.replaying.queues import former_queues
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator

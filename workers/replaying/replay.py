@@ -19,7 +19,7 @@ from broker_django.conf import conf
 from broker_django.context import WITNESS
 from broker_django.http import problem, to_request, to_response_message
 from broker_django.http.handler import Handler, handler, thread_state
-from broker_django.identity.expectation import expect, without_past_session
+from broker_django.identity.accepted_users import expect, without_past_session
 from broker_django.ledger import NOT_REACHED, Outcome
 from broker_django.messaging.celery_app import ends_worker
 from workers.replaying import error_reports

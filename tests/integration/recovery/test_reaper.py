@@ -258,8 +258,8 @@ def test_what_is_refused_by_itself_waits_a_moment_only(
 def test_what_waits_in_a_queue_that_was_removed_fails_when_nobody_can_know_it_any_more(
     steady: Reaper, clock: Clock, wire: Wire, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.replaying.queues._is_served", lambda _queue: False)
-    monkeypatch.setattr("workers.replaying.queues._reported", {})
+    monkeypatch.setattr("workers.recovery.former_queues._is_served", lambda _queue: False)
+    monkeypatch.setattr("workers.recovery.former_queues._reported", {})
     on_broker, in_ledger = (
         accepted(clock.now, queue="former", **values) for values in ({}, {"published_at": None, "due_at": clock.now})
     )
@@ -281,8 +281,8 @@ def test_what_waits_in_a_queue_that_was_removed_fails_when_nobody_can_know_it_an
 def test_what_was_retried_of_late_holds_up_nothing_behind_it(
     steady: Reaper, clock: Clock, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.replaying.queues._is_served", lambda _queue: False)
-    monkeypatch.setattr("workers.replaying.queues.BATCH", 2)
+    monkeypatch.setattr("workers.recovery.former_queues._is_served", lambda _queue: False)
+    monkeypatch.setattr("workers.recovery.former_queues.BATCH", 2)
     retried = [accepted(clock.now, queue="former") for _ in range(3)]
     others = [accepted(clock.now + timedelta(seconds=1), queue="former") for _ in range(3)]
     clock.passes(minutes=20)
@@ -308,7 +308,7 @@ def test_a_worker_with_old_settings_fails_nothing_of_a_queue_that_is_in_use(
     fresh = accepted(clock.now, queue="newer")
     look(steady)
     assert state(old) == state(fresh) == State.QUEUED, "something was accepted into it of late"
-    monkeypatch.setattr("workers.replaying.queues._is_served", lambda queue: queue == "newer")
+    monkeypatch.setattr("workers.recovery.former_queues._is_served", lambda queue: queue == "newer")
     clock.passes(minutes=16)
     look(steady)
     assert state(old) == state(fresh) == State.QUEUED, "another worker serves it"

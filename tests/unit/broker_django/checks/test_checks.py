@@ -10,7 +10,7 @@ from django.http import HttpResponse
 from django.test import override_settings
 from django.urls import include, path, re_path, set_script_prefix
 
-from broker_django import checks
+from broker_django.checks import settings as checks
 from broker_django.decorators import priority, queue, run_now
 from broker_django.development.embedded import EmbeddedValkey
 from broker_django.messaging import celery_app
