@@ -46,7 +46,7 @@ thread.join()
 
 def test_a_projects_app_that_is_not_configured_is_noticed_every_time():
     source = """
-from broker_django.checks.settings import check_celery
+from broker_django.checks.celery import check_celery
 print([[message.id for message in check_celery()] for _ in range(2)])
 """
     assert output(PROJECT + source) == "[['request_broker.W003'], ['request_broker.W003']]"
