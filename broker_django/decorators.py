@@ -49,19 +49,19 @@ def enable_routing(view: View) -> View:
     if isinstance(view, type):
         return cast("View", _routed_class(view))
     from broker_django import pipeline  # noqa: PLC0415 - which needs the models, and a module of theirs may decorate
-    from broker_django.routing import choice  # noqa: PLC0415
+    from broker_django.routing import visitors  # noqa: PLC0415
 
     @wraps(view)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         request = _known(args)
         response = pipeline.routed(request) or view(*args, **kwargs)
-        return choice.remembered(request, response)
+        return visitors.with_visitor_cookie(request, response)
 
     @wraps(view)
     async def awrapped(*args: Any, **kwargs: Any) -> Any:
         request = _known(args)
         response = await pipeline.arouted(request) or await view(*args, **kwargs)
-        return choice.remembered(request, response)
+        return visitors.with_visitor_cookie(request, response)
 
     return cast("View", awrapped if iscoroutinefunction(view) else wrapped)
 

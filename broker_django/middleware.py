@@ -14,7 +14,7 @@ from broker_django.http import is_stored, put_back, settled
 from broker_django.http.log_redaction import has_token
 from broker_django.messaging import tracing
 from broker_django.pipeline import answer, arouted, classify, routed, take
-from broker_django.routing import choice
+from broker_django.routing import visitors
 from broker_django.tracking.answers import (
     await_until_done,
     wait_until_done,
@@ -159,7 +159,7 @@ def _in_its_place(kept: list[HttpResponseBase], response: HttpResponseBase) -> H
 
 def leave(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
     """What the middleware around the broker is given: an object that, if it was stored, cannot be changed."""
-    response = settled(choice.remembered(request, response))
+    response = settled(visitors.with_visitor_cookie(request, response))
     if response.status_code == 404 and "HTTP_REFERER" in request.META and has_token(request):
         del request.META["HTTP_REFERER"]  # BrokenLinkEmailsMiddleware mails it
     if is_stored(response):

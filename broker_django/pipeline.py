@@ -13,7 +13,7 @@ from broker_django.conf import conf
 from broker_django.dispatcher import decision_of, route_of
 from broker_django.http import caching, codings, problem
 from broker_django.identity import ownership, sessions
-from broker_django.routing import choice
+from broker_django.routing import choice, redirects
 from broker_django.routing.proxies import aproxy, proxy
 from broker_django.tracking.answers import accepted_response, in_time, repeated_response
 
@@ -32,7 +32,7 @@ def routed(request: HttpRequest) -> HttpResponseBase | None:
         route = route_of(request)
         if route is None or route.router.action is Action.QUEUE:
             return None
-        return proxy(request, route) if route.router.action is Action.PROXY else choice.redirect(request, route)
+        return proxy(request, route) if route.router.action is Action.PROXY else redirects.redirect(request, route)
     except BrokerError as error:
         return problem(error)
 
@@ -46,7 +46,7 @@ async def arouted(request: HttpRequest) -> HttpResponseBase | None:
             return None
         if route.router.action is Action.PROXY:
             return await aproxy(request, route)
-        return await sync_to_async(choice.redirect)(request, route)
+        return await sync_to_async(redirects.redirect)(request, route)
     except BrokerError as error:
         return problem(error)
 

@@ -26,7 +26,7 @@ from broker_django.context import RequestContext
 from broker_django.dispatcher import dispatcher, route_of
 from broker_django.identity import users
 from broker_django.request_values import values
-from broker_django.routing import choice
+from broker_django.routing import choice, redirects
 from broker_django.routing.table import tables
 
 if TYPE_CHECKING:
@@ -115,10 +115,10 @@ def _routed(request: HttpRequest, *, names_destinations: bool) -> str:
         return ""
     code = route.router.code
     if route.router.action is Action.PROXY:
-        to = f" to {choice.target_of(request, route)}" if names_destinations else ""
+        to = f" to {redirects.target_of(request, route)}" if names_destinations else ""
         return f"Router {code} answers: a proxy{to}{_one_of(route)}"
     try:
-        response = choice.redirect(request, route)
+        response = redirects.redirect(request, route)
     except LoopDetectedError as error:
         return f"Router {code} answers: {error.status}, {error}"
     if response is None:

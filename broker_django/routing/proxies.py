@@ -16,7 +16,6 @@ from broker_core.redaction import printable
 from broker_django.http.handler import handler, thread_state
 from broker_django.http.requests import to_wsgi_text, with_cookies
 from broker_django.identity import sessions
-from broker_django.routing.choice import PROXIED_KEY
 
 if TYPE_CHECKING:
     from django.http import HttpRequest
@@ -25,6 +24,9 @@ if TYPE_CHECKING:
     from broker_core.routing import Route
 
 logger = logging.getLogger("broker_django.routing.proxies")
+
+PROXIED_KEY = "request_broker.proxied"
+"""The key in `request.META` for the codes of the routers that proxied this request. No header field can set it."""
 
 
 def proxy(request: HttpRequest, route: Route) -> HttpResponseBase:

@@ -25,8 +25,8 @@ from broker_django.decorators import enable_routing
 from broker_django.dispatcher import Dispatcher
 from broker_django.models import DispatchRecord, Router
 from broker_django.routing import table, triggers
-from broker_django.routing.choice import VISITOR_COOKIE
 from broker_django.routing.table import Tables, tables, version
+from broker_django.routing.visitors import VISITOR_COOKIE
 
 SETTINGS = {"ENABLE_PROXY_ROUTING": True, "ALLOWED_REDIRECT_HOSTS": ["friend.example"]}
 
