@@ -11,7 +11,8 @@ from typing import Any
 from uuid import UUID
 
 from broker_django.identity import users
-from broker_django.identity.freezing import NotFrozenError, attributes_of, freeze
+from broker_django.identity.freezing import freeze
+from broker_django.identity.instances import NotFrozenError, attributes_of
 from broker_django.identity.users import KEY_LENGTH, class_path, user_key
 
 logger = logging.getLogger("broker_django.identity.owners")

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
 
-from broker_django.identity import freezing
+from broker_django.identity.freezing import freeze
+from broker_django.identity.instances import NotFrozenError
 from broker_django.identity.logged_in import LOGGED_IN, session_of
+from broker_django.identity.thawing import thaw
 
 if TYPE_CHECKING:
     from django.http import HttpRequest
@@ -41,7 +43,7 @@ def describe(request: HttpRequest, user: str | None) -> dict[str, Any] | None:
 
 def actor(told: dict[str, Any] | None) -> str | None:
     """The key of the user who acts for another one."""
-    return freezing.thaw(told[DATA])[LOGGED_IN] if told and told[ACTS] else None
+    return thaw(told[DATA])[LOGGED_IN] if told and told[ACTS] else None
 
 
 def _for_json(data: dict[str, Any]) -> Any:
@@ -52,15 +54,15 @@ def _for_json(data: dict[str, Any]) -> Any:
     except (TypeError, ValueError):
         pass
     try:
-        return freezing.freeze(data)
-    except freezing.NotFrozenError as error:
+        return freeze(data)
+    except NotFrozenError as error:
         logger.info("A session cannot travel, a replay does without it once it has ended: %s", error)
         return None
 
 
 def remembering(session: Any, told: dict[str, Any]) -> Any:
     """The same session, which falls back on what was described. Whatever else its middleware told it, it keeps."""
-    past: dict[str, Any] = freezing.thaw(told[DATA])
+    past: dict[str, Any] = thaw(told[DATA])
     if isinstance(session, Past):
         return session
     key, data = session.session_key, vars(session).get("_session_cache")

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 from django.db.models import Model
 
 from broker_core.errors import UserInactiveError
-from broker_django.identity import freezing, past_sessions, users
+from broker_django.identity import past_sessions, users
+from broker_django.identity.freezing import freeze
+from broker_django.identity.instances import NotFrozenError
 from broker_django.identity.owners import is_untold, owner_of
+from broker_django.identity.thawing import thaw
 from broker_django.identity.users import user_key
 
 if TYPE_CHECKING:
@@ -70,8 +73,8 @@ def _frozen_auth(auth: Any) -> Any:
 
 def _frozen(value: Any, *, whole_rows: bool = False) -> Any:
     try:
-        return freezing.freeze(value, whole_rows=whole_rows)
-    except freezing.NotFrozenError as error:
+        return freeze(value, whole_rows=whole_rows)
+    except NotFrozenError as error:
         logger.info("A %s cannot travel, the replay has to find it again: %s", type(value).__name__, error)
         return None
 
@@ -97,7 +100,7 @@ def _is_deactivated(user: Any) -> bool:
 
 def _thawed(frozen: Any) -> Any:
     try:
-        return freezing.thaw(frozen)
+        return thaw(frozen)
     except (LookupError, ValueError, TypeError, AttributeError) as error:
         logger.warning("What was known of a user cannot be made again: %s", type(error).__name__)
         return None

@@ -11,7 +11,7 @@ from django.core.exceptions import ObjectDoesNotExist, ValidationError
 from django.utils.module_loading import import_string
 
 from broker_core.errors import UserInactiveError
-from broker_django.identity import freezing
+from broker_django.identity import instances
 
 KEY_LENGTH = 255
 """Characters that the ledger has for the key of a user."""
@@ -52,7 +52,7 @@ def user_model() -> Any:
 def is_row(user: Any) -> bool:
     """Whether this is a user of the project's model that was saved."""
     model = user_model()
-    return model is not None and isinstance(user, model) and freezing.is_row(user)
+    return model is not None and isinstance(user, model) and instances.is_row(user)
 
 
 def is_active(user: Any) -> bool:

@@ -24,7 +24,9 @@ from django.utils.translation import gettext_lazy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker_django.identity.freezing import NotFrozenError, freeze, thaw
+from broker_django.identity.freezing import freeze
+from broker_django.identity.instances import NotFrozenError
+from broker_django.identity.thawing import thaw
 
 pytestmark = pytest.mark.django_db
 
