@@ -10,11 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
-import sqlite3
-import threading
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary, WeakSet
 
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -22,6 +18,16 @@ from django.db.backends.signals import connection_created
 
 from broker_core.redaction import redacted
 from broker_django.conf import conf
+from workers.replaying.connection_state import (
+    FRESH,
+    driver_state,
+    is_as_opened,
+    of_pools,
+    of_thread,
+    record,
+    sqlite_state,
+    watch_opening,
+)
 from workers.replaying.database_settings import database_settings
 
 if TYPE_CHECKING:
@@ -29,34 +35,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("workers.replaying.connections")
 
-FRESH = "request_broker_fresh"
-"""The attribute of a connection under which it is kept how it was when it was opened."""
-
 IDLE = 0
 """PQTRANS_IDLE (libpq), which psycopg and psycopg2 hand on."""
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """How a connection was when it was opened. The wrapper is compared with how it was when it was opened first.
-
-    configured: whether the settings of its database were those that the worker started with.
-    """
-
-    raw: Any
-    wrapper: tuple[Any, ...]
-    driver: tuple[Any, ...]
-    session: tuple[Any, ...] | None
-    configured: bool = True
-
-
-class _OfThread(threading.local):
-    def __init__(self) -> None:
-        self.opened: WeakSet[BaseDatabaseWrapper] = WeakSet()
-
-
-_of_thread = _OfThread()
-"""Whatever was opened in this thread, also if it is no longer in `django.db.connections`."""
 
 
 def drop_unfit() -> None:
@@ -80,7 +60,7 @@ def clean() -> None:
     """Give no connection of this thread to the next task as a view has changed it. Raises nothing."""
     try:
         _leave_tenants()
-        _drop_unless(lambda each: _is_as_opened(each) and _is_reset(each), "a transaction was left open")
+        _drop_unless(lambda each: is_as_opened(each) and _is_reset(each), "a transaction was left open")
         _close_replaced()
     except Exception as error:  # noqa: BLE001 - a view ran, and its outcome has to be recorded
         logger.error("The connections are replaced, they could not be cleaned: %s", redacted(error))
@@ -103,19 +83,16 @@ def replace_all() -> None:
 
 
 def watch() -> None:
-    """Keep how each connection is when it is opened, and the settings of each database as they are now."""
-    connection_created.connect(_note_fresh, dispatch_uid="request_broker.fresh", weak=False)
-    connection_created.connect(_note_before, dispatch_uid="request_broker.before", weak=False)
-    with connection_created.lock:  # before any receiver of the project changes the wrapper
-        connection_created.receivers.insert(0, connection_created.receivers.pop())
+    """Record the state of each connection when it is opened, and the settings of each database as they are now."""
+    watch_opening()
     keep_settings()
     for _, connection in _all():
         if connection.connection is None:
-            _note_fresh(connection)
+            record(connection)
 
 
 def keep_settings(**_: Any) -> None:
-    """Keep the settings of each database as they are now."""
+    """Record the settings of each database as they are now."""
     database_settings.keep()
 
 
@@ -149,7 +126,7 @@ def _resetting(alias: str, further: Callable[[Any], None] | None) -> Callable[[A
     """Make what psycopg's pool calls with each connection that comes back; one that cannot be reset is closed."""
 
     def reset(raw: Any) -> None:
-        if raw in _of_pools and _of_pools[raw] != _driver_state("postgresql", raw):
+        if raw in of_pools and of_pools[raw] != driver_state("postgresql", raw):
             raise ValueError("a view has changed attributes of the driver's connection")
         with raw.cursor() as cursor:
             cursor.execute("DISCARD ALL" if conf.RESET_CONNECTIONS else "RESET lock_timeout")
@@ -160,9 +137,6 @@ def _resetting(alias: str, further: Callable[[Any], None] | None) -> Callable[[A
 
     return reset
 
-
-_of_pools: WeakKeyDictionary[Any, tuple[Any, ...]] = WeakKeyDictionary()
-"""How each connection of a pool was when it was handed out first."""
 
 _inherited: list[Any] = []
 """Pools of the process that was forked. To close them would close its connections."""
@@ -189,7 +163,7 @@ def _is_made_by_django(alias: str, connection: Any) -> bool:
 def _close_replaced() -> None:
     """Close what a view left in a transaction and took out of `django.db.connections`."""
     current = [connection for _, connection in _all()]
-    for connection in list(_of_thread.opened):
+    for connection in list(of_thread.opened):
         if connection.connection is not None and connection not in current and not _is_idle(connection):
             logger.warning("A connection %r is closed: a transaction was left open", connection.alias)
             _close(connection)
@@ -207,7 +181,7 @@ def _drop(alias: str, connection: Any, reason: str) -> None:
 
 def _close(connection: Any) -> None:
     """It is not looked at again: Django keeps what it closes inside of `atomic()` as a connection in a transaction."""
-    _of_thread.opened.discard(connection)
+    of_thread.opened.discard(connection)
     raw = connection.connection
     try:
         if raw is not None and getattr(connection, "pool", None):  # the pool would hand out what a view left
@@ -244,81 +218,6 @@ _DRIVER_IS_IDLE: dict[str, Any] = {
 }
 
 
-def _note_before(connection: BaseDatabaseWrapper, **_: Any) -> None:
-    """Keep that a wrapper was changed before it was opened for the first time."""
-    if not hasattr(connection, FRESH) and _wrapper_state(connection) != UNCHANGED:
-        setattr(connection, FRESH, Opened(None, UNCHANGED, (), None))
-
-
-def _note_fresh(connection: BaseDatabaseWrapper, **_: Any) -> None:
-    before: Opened | None = getattr(connection, FRESH, None)
-    if before is not None and before.raw is connection.connection:
-        return
-    _of_thread.opened.add(connection)
-    if getattr(connection, "pool", None):
-        _of_pools.setdefault(connection.connection, _driver_state(connection.vendor, connection.connection))
-    opened = Opened(
-        connection.connection,
-        before.wrapper if before else _wrapper_state(connection),
-        _driver_state(connection.vendor, connection.connection),
-        _sqlite_state(connection),
-        database_settings.are_kept(connection.alias),
-    )
-    setattr(connection, FRESH, opened)
-
-
-def _is_as_opened(connection: BaseDatabaseWrapper) -> bool:
-    """Whether nothing of it in this process is different. One that nobody saw opened is."""
-    opened: Opened = getattr(connection, FRESH, Opened(None, UNCHANGED, (), None))
-    if opened.wrapper != _wrapper_state(connection):
-        return False
-    if connection.connection is None:
-        return True
-    raw = connection.connection
-    return opened.raw is raw and opened.configured and opened.driver == _driver_state(connection.vendor, raw)
-
-
-UNCHANGED: tuple[Any, ...] = ((), False, {})
-
-
-def _wrapper_state(connection: BaseDatabaseWrapper) -> tuple[Any, ...]:
-    """What of the wrapper decides how statements are run, also after the connection was closed and opened again."""
-    methods = type(connection)
-    replaced = {name: value for name, value in vars(connection).items() if callable(getattr(methods, name, None))}
-    return tuple(connection.execute_wrappers), connection.force_debug_cursor, replaced
-
-
-_DRIVER_ATTRIBUTES = {
-    "postgresql": (
-        "autocommit",
-        "isolation_level",
-        "read_only",
-        "readonly",
-        "deferrable",
-        "prepare_threshold",
-        "prepared_max",
-        "row_factory",
-        "cursor_factory",
-        "server_cursor_factory",
-    ),
-    "sqlite": ("isolation_level", "row_factory", "text_factory"),
-}
-"""Of psycopg 3 (`read_only`), psycopg2 (`readonly`) and sqlite3."""
-
-_SQLITE_LIMITS = tuple(
-    value for name, value in vars(sqlite3).items() if name.startswith("SQLITE_LIMIT_") and isinstance(value, int)
-)
-
-
-def _driver_state(vendor: str, raw: Any) -> tuple[Any, ...]:
-    if raw is None:
-        return ()
-    state = [getattr(raw, name, None) for name in _DRIVER_ATTRIBUTES.get(vendor, ())]
-    if vendor == "sqlite":
-        state += [raw.getlimit(limit) for limit in _SQLITE_LIMITS]
-    return tuple(state)
-
-
 def _is_reset(connection: BaseDatabaseWrapper) -> bool:
     return connection.connection is None or not conf.RESET_CONNECTIONS or _reset(connection)
 
@@ -327,7 +226,7 @@ def _reset(connection: BaseDatabaseWrapper) -> bool:
     """Whether the session is as it was when it was opened, or has been made so."""
     try:
         if connection.vendor == "sqlite":
-            return bool(getattr(connection, FRESH).session == _sqlite_state(connection))
+            return bool(getattr(connection, FRESH).session == sqlite_state(connection))
         if connection.vendor == "postgresql":
             if getattr(connection, "pool", None):
                 connection.close()  # the pool resets it
@@ -345,48 +244,3 @@ def _discard_all(connection: Any) -> None:
         cursor.execute("DISCARD ALL")
     connection.init_connection_state()
     connection_created.send(sender=type(connection), connection=connection)
-
-
-_PRAGMAS = (
-    "automatic_index",
-    "busy_timeout",
-    "cache_size",
-    "cache_spill",
-    "cell_size_check",
-    "checkpoint_fullfsync",
-    "count_changes",
-    "defer_foreign_keys",
-    "foreign_keys",
-    "full_column_names",
-    "fullfsync",
-    "ignore_check_constraints",
-    "journal_mode",
-    "journal_size_limit",
-    "legacy_alter_table",
-    "locking_mode",
-    "max_page_count",
-    "query_only",
-    "read_uncommitted",
-    "recursive_triggers",
-    "reverse_unordered_selects",
-    "secure_delete",
-    "short_column_names",
-    "synchronous",
-    "temp_store",
-    "threads",
-    "trusted_schema",
-    "writable_schema",
-)
-_SQLITE_STATE = f"""SELECT
-(SELECT count(*) FROM sqlite_temp_master),
-(SELECT group_concat(file) FROM pragma_database_list),
-{", ".join(f"(SELECT * FROM pragma_{name})" for name in _PRAGMAS)}"""  # noqa: S608 - names of our own
-_NO_TABLES = ("PRAGMA mmap_size", "PRAGMA wal_autocheckpoint")
-
-
-def _sqlite_state(connection: BaseDatabaseWrapper) -> tuple[Any, ...] | None:
-    raw = connection.connection
-    if connection.vendor != "sqlite" or raw is None:
-        return None
-    statements = (_SQLITE_STATE, *_NO_TABLES)
-    return tuple(raw.execute(statement).fetchone() for statement in statements)
