@@ -27,5 +27,5 @@ class BrokerConfig(AppConfig):
         # For these two models alone: Django loads all that it deletes of a model that has receivers.
         for changed in (signals.post_save, signals.post_delete, models.rows_changed):
             for model in (models.Router, models.Destination):
-                changed.connect(table.keep_watch, sender=model, dispatch_uid="request_broker.table")
+                changed.connect(table.rows_saved, sender=model, dispatch_uid="request_broker.table")
         signals.post_migrate.connect(table.after_migrate, sender=self, dispatch_uid="request_broker.table")

@@ -21,7 +21,7 @@ from broker_django.operations.explain import explain
 from broker_django.operations.forms import ImportForm, TrialForm
 from broker_django.operations.pools import tell_workers
 from broker_django.routing import transfer
-from broker_django.routing.rows import broken
+from broker_django.routing.rows import error_of
 
 if TYPE_CHECKING:
     from django.db.models import QuerySet
@@ -34,7 +34,7 @@ else:
 
 
 OF_DESTINATIONS = ("leads_to", "works")
-"""The columns of the list that have urls of destinations; the second, of broken ones."""
+"""The columns of the list that have urls of destinations; the second, of error_of ones."""
 
 
 class DestinationInline(TabularInline):
@@ -114,7 +114,7 @@ class RouterAdmin(ModelAdmin):
 
     @admin.display(description=_("works"))
     def works(self, router: Router) -> str:
-        reason = broken(router)
+        reason = error_of(router)
         if not reason and not any(_shares(router).values()):
             reason = gettext("drained: passed over")
         return format_html('<strong style="color: #c62828">{}</strong>', reason) if reason else "✓"
@@ -163,7 +163,7 @@ class RouterAdmin(ModelAdmin):
         form = ImportForm(request.POST or None, request.FILES or None)
         if form.is_valid():
             try:
-                taken = transfer.take_in(form.cleaned_data["file"])
+                taken = transfer.import_json(form.cleaned_data["file"])
             except ValidationError as error:
                 form.add_error("file", error)
             else:
@@ -197,7 +197,7 @@ class RouterAdmin(ModelAdmin):
         ]
         return all(_may(request, verb, model) for verb, model in permissions)
 
-    def _note_import(self, request: HttpRequest, taken: transfer.TakenIn) -> None:
+    def _note_import(self, request: HttpRequest, taken: transfer.Imported) -> None:
         for router in taken.created:
             self.log_addition(request, router, gettext("Imported."))
         for router in taken.changed:

@@ -31,7 +31,7 @@ CONTENT = ("accept_content", "result_accept_content")
 
 @register("request_broker")
 def check_celery(**_: Any) -> list[CheckMessage]:
-    current = project_app()  # before the fallback is made, which becomes the current app where there is none
+    current = project_app()  # first: `get_app` may create a fallback and make it the current app
     app = get_app()
     return [
         *_check_configured(app, current),
@@ -56,13 +56,15 @@ def _check_results(app: Celery) -> Iterator[CheckMessage]:
     trouble = ""
     try:
         backend = app.backend
-    except Exception as error:  # noqa: BLE001 - a backend's module may raise anything
+    except Exception as error:  # noqa: BLE001 - the module may raise anything
         trouble = f"Celery cannot load its result backend: {redacted(error)}"
     else:
         if isinstance(backend, DisabledBackend):
-            trouble = "Celery has no result backend: responses would be lost."
+            trouble = "Celery has no result backend, so responses would be lost."
         elif isinstance(backend, RPCBackend):
-            trouble = "The rpc:// result backend answers to the process that published: no other could read a response."
+            trouble = (
+                "With the rpc:// result backend, only the process that published a dispatch could read its response."
+            )
     if trouble:
         hint = "Leave result_backend unset for the database, or set it to a Redis URL."
         yield Error(trouble, hint=hint, id="request_broker.E008")
@@ -75,7 +77,7 @@ def _check_pickle(app: Celery) -> Iterator[CheckMessage]:
         yield CheckWarning(
             f"Celery reads or writes pickle: {', '.join(named)}. Whoever can write to the message broker, or to the "
             "result backend, can run any code in the workers.",
-            hint="Use JSON alone, as Celery does by default. The broker's own messages are JSON.",
+            hint="Use only JSON, as Celery does by default. The broker's own messages are JSON.",
             id="request_broker.W008",
         )
 
@@ -86,22 +88,22 @@ def _check_serializers(app: Celery) -> Iterator[CheckMessage]:
         serializer(app)
     except ConfigurationError:
         yield Error(
-            f"No dispatch can run: workers accept {_listed(content)} alone, which cannot be written here.",
+            f"No dispatch can run: workers accept only {_listed(content)}, which cannot be written here.",
             hint="Add 'json' to accept_content, or install what the serializer needs.",
             id="request_broker.E012",
         )
     results = content if app.conf.result_accept_content is None else app.conf.result_accept_content
     if not accepts(results, app.conf.result_serializer):
         yield Error(
-            f"Responses could not be read: result_serializer is {app.conf.result_serializer!r}, but results are "
-            f"accepted as {_listed(results)} alone.",
-            hint="Set result_serializer to one that result_accept_content, or else accept_content, has.",
+            f"Responses could not be read: result_serializer is {app.conf.result_serializer!r}, but only "
+            f"{_listed(results)} is accepted for results.",
+            hint="Set result_serializer to one of result_accept_content, or of accept_content if that is unset.",
             id="request_broker.E012",
         )
     if not accepts(content, app.conf.task_serializer):
         yield CheckWarning(
-            f"Workers refuse remote control, which is written as {app.conf.task_serializer!r} (task_serializer): "
-            "neither cancel_running nor broker_doctor nor Flower reaches them.",
+            f"Workers refuse remote control messages, which are written as {app.conf.task_serializer!r} "
+            "(task_serializer): cancel_running, broker_doctor and Flower cannot reach them.",
             hint=f"Set task_serializer to one of accept_content: {_listed(content)}.",
             id="request_broker.W010",
         )
@@ -117,8 +119,8 @@ def _check_visibility(app: Celery) -> Iterator[CheckMessage]:
     lease = policy.time_limit + LEASE_MARGIN.total_seconds()
     if timeout is not None and timeout <= lease:
         yield Error(
-            f"visibility_timeout ({timeout} s) is not above {lease:g} s, the time limit of {name!r} and the margin of "
-            "its lease: what runs that long would be delivered again, and dropped.",
+            f"visibility_timeout ({timeout} s) must be more than {lease:g} s, the time limit of {name!r} and the "
+            "margin of its lease. Otherwise a dispatch that runs that long is delivered again, and dropped.",
             hint="Raise broker_transport_options['visibility_timeout'], or lower the queue's 'time_limit'.",
             id="request_broker.E009",
         )
@@ -131,21 +133,21 @@ def _check_pool(app: Celery) -> Iterator[CheckMessage]:
     if pool in GREEN_POOLS and _starves_green_pools(app):
         yield CheckWarning(
             f"With the {app.conf.worker_pool} pool on Redis, worker_disable_prefetch or a prefetch multiplier of 1 "
-            "lets a worker fall to a few tasks a second.",
+            "slows a worker to a few tasks per second.",
             hint="Set worker_disable_prefetch = False and worker_prefetch_multiplier = 4.",
             id="request_broker.W004",
         )
     if pool == "threads" and app.conf.worker_disable_prefetch and not app.conf.task_acks_late:
         yield CheckWarning(
-            "With the threads pool and worker_disable_prefetch, tasks that are acknowledged early fall to about "
-            "worker_concurrency tasks a second. Dispatches are not: they are acknowledged late.",
+            "With the threads pool and worker_disable_prefetch, tasks that are acknowledged early slow down to about "
+            "worker_concurrency tasks per second. Dispatches are acknowledged late and do not.",
             hint="Set task_acks_late = True, or worker_disable_prefetch = False, if the project has tasks of its own.",
             id="request_broker.W006",
         )
 
 
 def _starves_green_pools(app: Celery) -> bool:
-    """Whether the project asks for it on purpose: a worker mends what was left to the broker."""
+    """Whether the project itself chose these values. A worker corrects values that the broker filled in."""
     asked = {"worker_disable_prefetch": True, "worker_prefetch_multiplier": 1}
     return any(app.conf[name] == value for name, value in asked.items() if name not in filled_in(app))
 
@@ -157,7 +159,7 @@ def check_embedded(**_: Any) -> list[CheckMessage]:
         return [
             CheckWarning(
                 "The message broker is the embedded development server.",
-                hint="Point broker_url at a Redis or RabbitMQ server of your own.",
+                hint="Set broker_url to your own Redis or RabbitMQ server.",
                 id="request_broker.W005",
             )
         ]

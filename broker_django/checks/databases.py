@@ -1,4 +1,4 @@
-"""Checks of the database that has the broker's tables. They make no query."""
+"""Checks of the database for the broker's tables. They make no query."""
 
 from __future__ import annotations
 
@@ -19,20 +19,19 @@ if TYPE_CHECKING:
 
 @register("request_broker")
 def check_database(**_: Any) -> list[CheckMessage]:
-    """No query is made."""
     named = conf.DATABASE
     if named is not None and named not in connections:
-        text = f"REQUEST_BROKER['DATABASE'] is {named!r}, which is no alias of DATABASES."
-        return [Error(text, hint=f"There are {', '.join(connections)}.", id="request_broker.E013")]
+        text = f"REQUEST_BROKER['DATABASE'] is {named!r}, which is not an alias in DATABASES."
+        return [Error(text, hint=f"The aliases are {', '.join(connections)}.", id="request_broker.E013")]
     if named is None:
         try:
             database.ask_routers(DispatchRecord)
         except Exception as error:  # noqa: BLE001 - a router of the project may raise anything
             return [
                 CheckWarning(
-                    f"A database router fails where there is no request, as in a worker: {redacted(error)}. So the "
+                    f"A database router fails without a request, for example in a worker: {redacted(error)}. So the "
                     "broker's tables are in the default database.",
-                    hint="Name their database as REQUEST_BROKER['DATABASE'].",
+                    hint="Set REQUEST_BROKER['DATABASE'] to the alias of their database.",
                     id="request_broker.W009",
                 )
             ]
@@ -45,9 +44,9 @@ def _forbidden_tables(alias: str) -> Iterator[CheckMessage]:
     if forbidden:
         yield Error(
             f"The database routers allow no migration of {', '.join(map(str, forbidden))} in the database {alias!r}, "
-            "in which the broker looks for its tables.",
-            hint="Let 'allow_migrate' allow the app 'broker_django' there, or name another alias as "
-            "REQUEST_BROKER['DATABASE'].",
+            "where the broker expects its tables.",
+            hint="Let 'allow_migrate' allow the app 'broker_django' there, or set "
+            "REQUEST_BROKER['DATABASE'] to another alias.",
             id="request_broker.E013",
         )
 
@@ -56,7 +55,7 @@ def _forbidden_tables(alias: str) -> Iterator[CheckMessage]:
 def check_sqlite(**_: Any) -> list[CheckMessage]:
     try:
         alias = database.alias()
-    except Exception:  # noqa: BLE001 - `check_database` says what a router of the project raises
+    except Exception:  # noqa: BLE001 - `check_database` reports it
         return []
     if (
         alias not in connections
@@ -65,8 +64,8 @@ def check_sqlite(**_: Any) -> list[CheckMessage]:
     ):
         return []
     text = (
-        f"The database {alias!r} is SQLite with ATOMIC_REQUESTS and has the broker's tables: whoever writes waits for "
-        "each view from its first statement to its end."
+        f"The database {alias!r} is SQLite with ATOMIC_REQUESTS and has the broker's tables, so every writer "
+        "waits for each view, from its first statement to its end."
     )
-    hint = "Put the broker's tables into a file of their own (DATABASE), or use PostgreSQL: docs/operations.md, SQLite."
+    hint = "Move the broker's tables to a separate file (DATABASE), or use PostgreSQL: docs/operations.md, SQLite."
     return [CheckWarning(text, hint=hint, id="request_broker.W011")]

@@ -18,7 +18,7 @@ def check_storage(**_: Any) -> list[CheckMessage]:
         storages[conf.STORAGE]
     except InvalidStorageError as error:
         text = f"REQUEST_BROKER['STORAGE'] cannot be used: {error}"
-        hint = "Name an alias of STORAGES; large requests are put there."
+        hint = "Name an alias in STORAGES. Large requests are stored there."
         return [Error(text, hint=hint, id="request_broker.E011")]
     return []
 
@@ -30,7 +30,7 @@ def check_shared_storage(**_: Any) -> list[CheckMessage]:
         if isinstance(storage, FileSystemStorage) and not storage.base_location:
             return [
                 CheckWarning(
-                    "Large requests lie in whatever directory a process was started in.",
+                    "Large requests are stored in whatever directory a process was started in.",
                     hint="Set MEDIA_ROOT, or name one of STORAGES as REQUEST_BROKER['STORAGE'], to a place that web "
                     "processes and workers share.",
                     id="request_broker.W007",

@@ -35,7 +35,7 @@ def check_middleware(**_: Any) -> list[CheckMessage]:
     if MIDDLEWARE not in settings.MIDDLEWARE:
         return [
             Error(
-                "The request broker's middleware is not installed: no request is ever queued.",
+                "The request broker's middleware is not installed, so no request is ever queued.",
                 hint=f"Add {MIDDLEWARE!r} as the last entry of MIDDLEWARE.",
                 id="request_broker.E005",
             )
@@ -44,7 +44,7 @@ def check_middleware(**_: Any) -> list[CheckMessage]:
         return [
             CheckWarning(
                 "The request broker's middleware is not the last in MIDDLEWARE.",
-                hint="Move it to the end: what comes after it has not spoken when a request is accepted.",
+                hint="Move it to the end. Middleware after it does not run before a request is accepted.",
                 id="request_broker.W002",
             )
         ]
@@ -58,24 +58,24 @@ def check_urls(**_: Any) -> list[CheckMessage]:
     except NoReverseMatch:
         return [
             Error(
-                "The status URLs are not included: nobody could ask for the response of a queued request.",
-                hint='Add path("broker/", include("broker_django.urls")) to the root URLconf, below a prefix that '
+                "The status URLs are not included, so clients cannot get the response of a queued request.",
+                hint='Add path("broker/", include("broker_django.urls")) to the root URLconf, with a prefix that '
                 "captures nothing.",
                 id="request_broker.E006",
             )
         ]
-    if _leads_to_a_status(unquote(path)):
+    if _is_status_url(unquote(path)):
         return []
     return [
         Error(
-            f"The status URLs, such as {path}, lead elsewhere: nobody could ask for the response of a queued request.",
-            hint='Move include("broker_django.urls") before the pattern that takes them.',
+            f"The status URLs, such as {path}, lead elsewhere, so clients cannot get the response of a queued request.",
+            hint='Move include("broker_django.urls") before the pattern that matches them.',
             id="request_broker.E006",
         )
     ]
 
 
-def _leads_to_a_status(path: str) -> bool:
+def _is_status_url(path: str) -> bool:
     try:
         match = resolve("/" + path.removeprefix(get_script_prefix()))
     except Resolver404:
@@ -94,7 +94,7 @@ def check_decorators(**_: Any) -> list[CheckMessage]:
     return [
         Error(
             f"A decorator of the view at {route!r} names the queue {name!r}, which is not configured.",
-            hint=f"There are {', '.join(conf.queues)}. Add it to REQUEST_BROKER['QUEUES'], or mend the name.",
+            hint=f"The queues are {', '.join(conf.queues)}. Add it to REQUEST_BROKER['QUEUES'], or correct the name.",
             id="request_broker.E007",
         )
         for name, route in unknown.items()

@@ -48,7 +48,7 @@ class Planning(bootsteps.StartStopStep):
 
     def hurry(self) -> None:
         """Have the rows looked at now: somebody says that they have changed."""
-        tables.look()
+        tables.poll_now()
 
     def _look(self, parent: Any) -> None:
         consumed = parent.app.amqp.queues.consume_from

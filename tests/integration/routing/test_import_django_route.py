@@ -65,12 +65,12 @@ def test_rows_are_taken_over(client):
 
 
 @pytest.mark.usefixtures("tables")
-def test_what_has_no_counterpart_comes_inactive_and_untouched():
+def test_a_condition_without_an_equivalent_is_imported_inactive_and_unchanged():
     told = run()
     odd = Router.objects.get(code="odd")
     assert not odd.is_active
     assert odd.condition == "request.session.cart|length > 3"
-    assert "odd: inactive, its condition stays as it is: request.session.cart has no counterpart" in told
+    assert "odd: inactive, its condition stays as it is: request.session.cart has no equivalent" in told
     assert "proxied: inactive, action: Proxies are switched off" in told
 
 

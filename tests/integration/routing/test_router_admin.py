@@ -208,7 +208,7 @@ def test_broker_explain_knows_what_is_not_followed(settings):
     ):
         Router.objects.create(code=code, source=source, action=action).destinations.create(url=url)
     assert "as if the broker were not there" in explained("GET", "/echo/")
-    assert "508, the routers there, back lead" in explained("GET", "/there/")
+    assert "508, the routers there, back redirect" in explained("GET", "/there/")
     told = explained("GET", "/switched/")
     assert "proxy is switched off" in told
     assert "Router next answers: 302 to /pay/" in told

@@ -575,7 +575,7 @@ def test_a_visitor_is_known_again_without_the_middleware(rf, is_async):
 
 def test_without_triggers_the_rows_themselves_tell_of_a_change(monkeypatch):
     row = route()
-    monkeypatch.setattr(table, "_noted", lambda: (1, False))
+    monkeypatch.setattr(table, "_version_row", lambda: (1, False))
     seen = [table.fingerprint()]
     with connection.cursor() as cursor:
         for statement in (
@@ -598,7 +598,7 @@ def test_migrating_goes_on_if_the_database_refuses_triggers(monkeypatch, caplog,
     said = io.StringIO() if to_whom == "stdout" else None
     table.after_migrate(connection.alias, plan=[], stdout=said)
     text = said.getvalue() if said else caplog.text
-    assert "the database refuses the triggers that tell of changed routers (OperationalError" in text
+    assert "the database refuses the triggers that detect changed routers (OperationalError" in text
     assert "SET GLOBAL log_bin_trust_function_creators = 1" in text
     assert not table.is_kept_by_triggers()
     monkeypatch.undo()

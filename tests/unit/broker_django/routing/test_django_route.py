@@ -100,6 +100,6 @@ def test_what_is_combined_means_the_same(text):
         "%}{% evil %}",
     ],
 )
-def test_what_has_no_counterpart_is_said_so(text):
+def test_a_condition_without_an_equivalent_is_refused(text):
     with pytest.raises(UntranslatableError):
         to_cel(text)
