@@ -21,7 +21,7 @@ class BrokerConfig(AppConfig):
         from broker_django.operations import sentry  # noqa: PLC0415 - which need the apps to be loaded
         from broker_django.routing import table  # noqa: PLC0415 - which need the apps to be loaded
 
-        database.come_first()
+        database.install_router()
         log_redaction.keep_tokens_out()
         sentry.watch_from_first_request()
         # For these two models alone: Django loads all that it deletes of a model that has receivers.

@@ -1,4 +1,4 @@
-"""Why a request goes where it goes: what the admin's "Try a request" and `broker_explain` tell."""
+"""Explain what happens to a request and why, for the admin's "Try a request" and `broker_explain`."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ M = TypeVar("M", bound="MiddlewareMixin")
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A router or a rule that was asked: its name, what it is about, and why it does not take the request."""
+class Tried:
+    """A router or a rule that was tried: its name, a summary, and why it does not apply; empty if it applies."""
 
     name: str
     about: str
@@ -55,13 +55,13 @@ class Asked:
 
 @dataclass(slots=True)
 class Explanation:
-    """What happens to one request, in the order in which it is decided. `outcome` is the sentence that sums it up."""
+    """What happens to one request. `outcome` sums it up in a sentence."""
 
     outcome: str = ""
-    routers: list[Asked] = field(default_factory=list)
-    rules: list[Asked] = field(default_factory=list)
+    routers: list[Tried] = field(default_factory=list)
+    rules: list[Tried] = field(default_factory=list)
     shares: dict[str, int] = field(default_factory=dict)
-    """How many of a thousand visitors each destination of the router gets, by url."""
+    """Visitors out of a thousand that each destination of the router gets, by URL."""
     view: str = ""
     decorator: str = ""
     decision: Decision | None = None
@@ -70,46 +70,46 @@ class Explanation:
 def explain(
     method: str, path: str, headers: Mapping[str, str], user: Any = None, *, names_destinations: bool = True
 ) -> Explanation:
-    """What would happen to this request; `path` may have a query. Nothing is run, queued or written.
+    """Returns what would happen to this request; `path` may have a query. Nothing is run, queued or written.
 
-    Without `names_destinations` it does not tell where a redirect or a proxy leads.
+    Without `names_destinations`, the targets of redirects and proxies are left out.
     """
     request = _request(method, path, headers, user)
-    told = Explanation()
-    _routers(request, told)
-    told.outcome = _routed(request, names_destinations=names_destinations)
+    explanation = Explanation()
+    _try_routers(request, explanation)
+    explanation.outcome = _routed(request, names_destinations=names_destinations)
     if not names_destinations:
-        told.shares = {}
-    if told.outcome:
-        return told
+        explanation.shares = {}
+    if explanation.outcome:
+        return explanation
     try:
         found = resolve(request.path_info)
     except Resolver404:
-        told.outcome = _without_view(request)
-        return told
-    told.view = view_name(found.func, request.method or "")
-    told.outcome = _login(request, found)
-    if told.outcome:
-        return told
+        explanation.outcome = _without_view(request)
+        return explanation
+    explanation.view = view_name(found.func, request.method or "")
+    explanation.outcome = _login(request, found)
+    if explanation.outcome:
+        return explanation
     if choice.is_ours(request):
-        told.outcome = "The broker answers: its own URLs are neither routed nor queued."
-        return told
+        explanation.outcome = "The broker answers. Its own URLs are neither routed nor queued."
+        return explanation
     annotation = annotation_of(found.func, request.method or "")
     if annotation is not None:
-        told.decorator = f"{annotation.mode} {annotation.queue or ''}".strip()
+        explanation.decorator = f"{annotation.mode} {annotation.queue or ''}".strip()
     elif route_of(request) is None:
-        _rules(request, told)
+        _try_rules(request, explanation)
     decided = dispatcher().classify(request, found.func)
-    told.decision = settled(request, decided)
-    if told.decision is None and decided is not None:
-        told.outcome = f"The view runs now: there is no queue {decided.queue!r}."
+    explanation.decision = settled(request, decided)
+    if explanation.decision is None and decided is not None:
+        explanation.outcome = f"The view runs now: there is no queue {decided.queue!r}."
     else:
-        told.outcome = _outcome(told.decision) + _one_of(route_of(request))
-    return told
+        explanation.outcome = _outcome(explanation.decision) + _one_of(route_of(request))
+    return explanation
 
 
 def _routed(request: HttpRequest, *, names_destinations: bool) -> str:
-    """What the router answers that takes the request; empty where its view is asked."""
+    """Returns what the router answers; empty if the view is called."""
     route = route_of(request)
     if route is None or route.router.action is Action.QUEUE:
         return ""
@@ -136,7 +136,7 @@ def _without_view(request: HttpRequest) -> str:
 
 
 def _login(request: HttpRequest, found: ResolverMatch) -> str:
-    """What a middleware answers that lets nobody pass who is not logged in; empty if it lets the request pass."""
+    """Returns what LoginRequiredMiddleware answers; empty if it lets the request pass."""
     if not apps.is_installed("django.contrib.auth"):
         return ""
     from django.contrib.auth.middleware import LoginRequiredMiddleware  # noqa: PLC0415 - needs its app
@@ -152,15 +152,15 @@ def _login(request: HttpRequest, found: ResolverMatch) -> str:
 
 
 def _loaded(middleware_class: type[M]) -> Iterator[M]:
-    """What the project has of this class of Django's, made for this question."""
+    """Yields the project's middleware of this class, instantiated for this question."""
     for path in settings.MIDDLEWARE:
         named = import_string(path)
         if isinstance(named, type) and issubclass(named, middleware_class):
             with suppress(MiddlewareNotUsed):
-                yield named(_never_asked)
+                yield named(_never_called)
 
 
-def _never_asked(request: HttpRequest) -> HttpResponse:
+def _never_called(request: HttpRequest) -> HttpResponse:
     raise NotImplementedError
 
 
@@ -169,7 +169,7 @@ def _title(middleware: object) -> str:
 
 
 def _one_of(route: Route | None) -> str:
-    """Another visitor may go elsewhere."""
+    """Add that another visitor may get another destination."""
     number = len(route.router.weights) if route is not None else 1
     return f" (one of {number}, by weight)" if number > 1 else ""
 
@@ -183,18 +183,20 @@ def _request(method: str, path: str, headers: Mapping[str, str], user: Any) -> H
     return request
 
 
-def _routers(request: HttpRequest, told: Explanation) -> None:
-    """The rows that are asked, whatever a DISPATCHER of the project makes of them."""
-    taken = ""
+def _try_routers(request: HttpRequest, explanation: Explanation) -> None:
+    """Try the rows in order. A project's DISPATCHER may decide otherwise."""
+    first = ""
     candidates = tables.current().candidates(request.path_info)
     read = partial(values, request)
     for match, why_not in verdicts(candidates, request.method or "", read, choice.switched_off()):
         router = match.router
-        reason = f"router {taken} comes first" if taken else why_not
-        told.routers.append(Asked(router.code, f"{router.source.text} -> {router.action}, rank {router.rank}", reason))
+        reason = f"router {first} comes first" if first else why_not
+        explanation.routers.append(
+            Tried(router.code, f"{router.source.text} -> {router.action}, rank {router.rank}", reason)
+        )
         if not reason:
-            taken = router.code
-            told.shares = _shares(router)
+            first = router.code
+            explanation.shares = _shares(router)
 
 
 def _shares(router: Router) -> dict[str, int]:
@@ -202,18 +204,18 @@ def _shares(router: Router) -> dict[str, int]:
     return {destination.url: picked.count(destination) for destination in router.destinations}
 
 
-def _rules(request: HttpRequest, told: Explanation) -> None:
+def _try_rules(request: HttpRequest, explanation: Explanation) -> None:
     classifier = conf.classifier
     for number, (rule, why_not) in enumerate(classifier.verdicts(partial(values, request))):
-        told.rules.append(Asked(f"rule {number}", f"{rule.when.text} -> {rule.mode} {rule.queue}", why_not))
+        explanation.rules.append(Tried(f"rule {number}", f"{rule.when.text} -> {rule.mode} {rule.queue}", why_not))
         if not why_not:
             return
 
 
 def _outcome(decision: Decision | None) -> str:
     if decision is None:
-        return "The view runs now, as if the broker were not there."
+        return "The view runs now, as without the broker."
     if not decision.queued:
         return f"The view runs now, in the class {decision.queue} ({decision.reason})."
-    held = f"; the client is held up to {decision.wait:g} s" if decision.wait else ""
-    return f"Queued on {decision.queue} ({decision.reason}){held}."
+    wait = f"; the client waits up to {decision.wait:g} s" if decision.wait else ""
+    return f"Queued on {decision.queue} ({decision.reason}){wait}."

@@ -74,7 +74,7 @@ def test_a_queue_without_a_worker(memory: None, workers: dict[str, Any]) -> None
     workers[HOST]["queues"].remove("bulk")
     status, output = run_doctor()
     assert status == 1
-    assert "FAIL queue bulk: no worker answers for it" in output
+    assert "FAIL queue bulk: no worker serves it" in output
     assert "broker_worker --queues bulk" in output
     assert "1 of the above need attention." in output
 
@@ -88,14 +88,14 @@ def test_a_clock_that_is_off(memory: None, workers: dict[str, Any], skew: float,
 def test_a_message_broker_that_is_down_and_what_waits_for_it() -> None:
     add(State.QUEUED, accepted_at=timezone.now() - timedelta(minutes=5))
     found = wrong()
-    assert "Start it, or mend CELERY_BROKER_URL" in found["message broker"].advice
+    assert "Start it, or correct CELERY_BROKER_URL" in found["message broker"].advice
     assert "1 dispatch waits, the oldest for 300 s: the message broker is down" in found["backlog of bulk"].detail
     assert {"queue payment", "queue realtime", "queue bulk"} <= set(found)
 
 
 def test_what_waits_for_a_worker(memory: None, workers: dict[str, Any]) -> None:
     add(State.QUEUED, accepted_at=timezone.now() - timedelta(minutes=5))
-    assert "no worker has come to it" in wrong()["backlog of bulk"].detail
+    assert "no worker has started them" in wrong()["backlog of bulk"].detail
 
 
 def test_what_waits_for_its_next_attempt_is_as_it_should_be(memory: None, workers: dict[str, Any]) -> None:
@@ -122,7 +122,7 @@ def test_what_workers_with_other_code_gave_back(memory: None, workers: dict[str,
 def test_workers_with_another_key_are_not_said_to_be_missing(memory: None, workers: dict[str, Any]) -> None:
     workers[HOST]["keys"] = ["another"]
     found = wrong()
-    assert found["queue bulk"].advice == "Its workers have other keys: see below."
+    assert found["queue bulk"].advice == "Its workers have different keys: see below."
     assert "SECRET_KEY of the web processes" in found[f"keys of {HOST}"].advice
 
 
@@ -131,7 +131,7 @@ def test_dispatches_whose_worker_is_gone(memory: None, workers: dict[str, Any]) 
         add(State.RUNNING, worker="broker@gone", due_at=timezone.now() - timedelta(seconds=60))
     (finding,) = wrong().values()
     assert finding.subject == "dispatches of broker@gone"
-    assert "2 count as running, 60 s past their lease: its worker is gone" in finding.detail
+    assert "2 count as running, 60 s past their lease: the worker is gone" in finding.detail
 
 
 def test_a_result_store_that_fails(memory: None, workers: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,7 +147,7 @@ def test_a_queue_at_its_limit(memory: None, workers: dict[str, Any]) -> None:
         add(State.QUEUED)
         assert not wrong()
         add(State.QUEUED)
-        assert "2 dispatches wait, the oldest for 0 s: new requests are refused" in wrong()["limit of bulk"].detail
+        assert "2 dispatches wait, the oldest for 0 s, so new requests are refused" in wrong()["limit of bulk"].detail
 
 
 def with_slots(**values: Any) -> dict[str, Any]:
@@ -201,18 +201,18 @@ def test_keys_of_web_and_workers_are_compared(
 
 def test_a_worker_of_another_project_serves_nothing(memory: None, workers: dict[str, Any]) -> None:
     workers[HOST]["keys"] = Keyring(["other"]).key_ids
-    assert "no worker answers for it" in wrong()["queue bulk"].detail
+    assert "no worker serves it" in wrong()["queue bulk"].detail
 
 
 def test_what_waits_in_a_queue_that_the_settings_do_not_have_any_more(memory: None, workers: dict[str, Any]) -> None:
     add(State.QUEUED, queue="former", accepted_at=timezone.now() - timedelta(minutes=5))
     (finding,) = wrong().values()
-    assert "the queue is not in the settings any more" in finding.detail
-    assert "put 'former' back into QUEUES" in finding.advice
+    assert "the queue is no longer in the settings" in finding.detail
+    assert "Put 'former' back into QUEUES" in finding.advice
 
 
 def test_a_worker_that_runs_something_and_does_not_answer_is_busy(memory: None, workers: dict[str, Any]) -> None:
     workers[HOST]["queues"].remove("bulk")
     add(State.RUNNING, worker="solo@host", due_at=timezone.now() + timedelta(seconds=9))
     assert not wrong()
-    assert "it does not answer, but renews the leases of what it runs for bulk" in findings()["worker solo@host"].detail
+    assert "it does not answer, but renews leases of dispatches in bulk" in findings()["worker solo@host"].detail

@@ -468,7 +468,7 @@ def test_two_active_routers_of_the_same_source_and_rank_are_refused():
     route()
     with pytest.raises(ValidationError) as refused:
         Router(code="other", source="/old/", action="301").full_clean()
-    assert refused.value.message_dict == {"rank": ["There is an active router of this source and rank already."]}
+    assert refused.value.message_dict == {"rank": ["There is already an active router with this source and rank."]}
     Router(code="other", source="/old/", action="301", is_active=False).full_clean()
     assert tables.current().routers
 
