@@ -80,7 +80,7 @@ def answer(request: HttpRequest, accepted: Accepted, record: DispatchRecord | No
     if response is None:
         sessions.detach(request)
         response = accepted_response(request, accepted)
-        ownership.give_claim(request, response, accepted.record, accepted.here)
+        ownership.set_claim(request, response, accepted.record, accepted.here)
         sessions.guard(request, response)
         return response
     sessions.adopt(request, response)

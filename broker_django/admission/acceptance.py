@@ -147,7 +147,7 @@ def accept(request: HttpRequest, view: View, decision: Decision) -> Accepted | H
     found, refusal = admit(request, view)
     if refusal is not None:
         return refusal
-    cookies, carrier = sessions.settle(request)
+    cookies, carrier = sessions.save_early(request)
     user = evaluated(getattr(request, "user", None))
     record = _record(request, decision, _owner(request, user, found), now, here)
     record.credential = credentials.credential_for(

@@ -1,9 +1,9 @@
-"""Users and credentials as they were at the door, for a replay that cannot find them again.
+"""Freeze users and credentials as JSON, for a replay that cannot find them again.
 
-They travel inside the sealed message, as JSON: rows by their keys, values as they are, members of enumerations by
-name, other objects, and rows that were never saved, by their class and their attributes. An object of a class that
-extends a container or a text keeps what is in it. What has a state that cannot be read is refused: two users must not
-be frozen alike. Nothing is pickled. Only what was sealed here is thawed, so nobody else can name a class.
+They travel inside the sealed message. Rows are frozen as their keys, enumeration members as their names, and other
+objects and unsaved rows as their class and attributes. An object of a class that extends a container or a string keeps
+its content. Objects with unreadable state are refused, because two users must not freeze alike. Nothing is pickled, and
+only what was sealed here is thawed, so nobody else can name a class.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 DEPTH = 12
-"""How deep objects may hold one another."""
+"""How deeply objects may be nested."""
 SIZE = 500
-"""How many values there may be in all."""
+"""How many values there may be in total."""
 TEXTS: dict[str, tuple[type, Callable[[Any], str], Callable[[str], Any]]] = {
     "datetime": (datetime.datetime, datetime.datetime.isoformat, datetime.datetime.fromisoformat),
     "date": (datetime.date, datetime.date.isoformat, datetime.date.fromisoformat),
@@ -71,13 +71,14 @@ MAPPINGS: dict[str, Any] = {
     "mappingproxy": lambda items: MappingProxyType(dict(items)),
 }
 _EXACT: dict[type, Callable[[Any], Any]] = {str: str.__str__, int: int.__int__, float: float.__float__}
-"""How to read a value of a subclass, whatever the subclass says."""
+"""Reads a value of a subclass, whatever the subclass overrides."""
 _EXTENDED = (_NAMES.keys() | _EXACT.keys()) - {uuid.UUID, bytearray, deque}
-"""What a class may extend, and have a state that is not in its attributes."""
+"""Types whose instances have state outside of their attributes, also in subclasses."""
 
 
 def freeze(value: Any, *, whole_rows: bool = False) -> Any:
-    """What `thaw` makes an equal value of, for JSON; `whole_rows` for rows that may be gone by then.
+    """Returns JSON data that `thaw` turns into an equal value. With `whole_rows`, rows include their fields, because
+    they may be deleted by then.
 
     Raises NotFrozenError.
     """
@@ -103,7 +104,7 @@ class _Freezer:
         return self._object(evaluated(value), depth)
 
     def _as(self, kind: Any, value: Any, depth: int) -> Any:
-        """What the value is as one of this kind, which its own class may extend."""
+        """Freezes the value as this type, which its own class may extend."""
         if kind in _EXACT:
             return _EXACT[kind](value)
         name = _NAMES[kind]
@@ -114,7 +115,7 @@ class _Freezer:
         return [name, self._series(kind.__iter__(value), depth, name)]
 
     def _series(self, values: Any, depth: int, name: str = "") -> list[Any]:
-        """Sets in an order that is the same in each process."""
+        """Sets are sorted, so that the order is the same in each process."""
         frozen = [self.freeze(each, depth + 1) for each in values]
         return sorted(frozen, key=json.dumps) if name.endswith("set") else frozen
 
@@ -132,7 +133,7 @@ class _Freezer:
         return frozen if extended is object else [*frozen, self._as(extended, value, depth)]
 
     def _state(self, value: Any, depth: int) -> Any:
-        """What is in the attributes of an instance; None for one that is its own `__dict__`."""
+        """Returns the attributes of an instance; None if it is its own `__dict__`."""
         attributes, slots = dict_of(value), slot_values_of(value)
         if attributes is value:
             return None
@@ -152,18 +153,18 @@ class _Freezer:
             return frozen
 
     def _fields(self, value: models.Model, depth: int) -> dict[str, Any]:
-        """And whatever else was set on it; not the rows that it has looked up."""
+        """Returns the fields and other attributes, but not cached related rows."""
         return {name: self.freeze(each, depth + 1) for name, each in vars(value).items() if name != "_state"}
 
 
 def _zone(value: Any) -> list[str]:
-    """The name of the zone of a moment: its text has an offset only."""
+    """Returns the name of the time zone: the text of a datetime has only an offset."""
     zone = value.tzinfo if isinstance(value, datetime.datetime) else None
     return [zone.key] if type(zone) is ZoneInfo and zone.key else []
 
 
 def _path_of(kind: type) -> str:
-    """Where the class can be imported from. Raises NotFrozenError if it cannot."""
+    """Returns the path to import the class from. Raises NotFrozenError if that is not possible."""
     path = f"{kind.__module__}.{kind.__qualname__}"
     try:
         if import_string(path) is kind:
@@ -182,10 +183,10 @@ def _member(kind: Any, path: str, value: enum.Enum) -> Any:
 
 
 def _extended(kind: Any) -> type:
-    """The container, or other value, that a class extends; `object` if it extends none.
+    """Returns the container or value type that a class extends; `object` if none.
 
-    Raises NotFrozenError if its instances have a state beside that and their attributes, as those have that are written
-    in C. They are larger than Python makes them.
+    Raises NotFrozenError if its instances have other state besides that and their attributes, as classes written in C
+    do. Their instances are larger than Python would make them.
     """
     each = kind
     while each is not object and each not in _EXTENDED:
@@ -193,7 +194,7 @@ def _extended(kind: Any) -> type:
             raise NotFrozenError(f"a {kind.__name__} has a state that cannot be read")
         each = each.__base__
     if each is object and not kind.__dictoffset__ and not any(map(slots_of, kind.__mro__)):
-        raise NotFrozenError(f"a {kind.__name__} says nothing of itself")
+        raise NotFrozenError(f"a {kind.__name__} has no readable state")
     return each  # type: ignore[no-any-return]
 
 
@@ -201,7 +202,7 @@ _WORD = struct.calcsize("P")
 
 
 def _is_larger(kind: Any, base: Any) -> bool:
-    """Whether an instance has more room than one of the base, beside that for its slots, attributes and references."""
+    """Whether an instance is larger than one of the base, apart from its slots, attributes and weak references."""
     added = len(slots_of(kind)) + sum(
         getattr(kind, offset) != 0 and getattr(base, offset) == 0 for offset in ("__dictoffset__", "__weakrefoffset__")
     )

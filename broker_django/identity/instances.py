@@ -1,4 +1,4 @@
-"""Read and write the attributes of any instance, past what its class defines."""
+"""Read the attributes of any instance, whatever its class overrides."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from django.utils.functional import LazyObject, Promise
 
 
 class NotFrozenError(Exception):
-    """The value, or something in it, cannot travel: a connection, a lock, a function, a class of a function."""
+    """The value, or something in it, cannot be frozen: a connection, a lock, a function, a local class."""
 
 
 def evaluated(value: Any) -> Any:
-    """What is behind a lazy object."""
+    """Returns the object behind a lazy one."""
     while isinstance(value, LazyObject):
         bool(value)
         value = value._wrapped
@@ -21,12 +21,12 @@ def evaluated(value: Any) -> Any:
 
 
 def is_row(value: Any) -> bool:
-    """Whether a model instance is in its database."""
+    """Whether a model instance is saved."""
     return value.pk is not None and not value._state.adding
 
 
 def attributes_of(value: Any) -> dict[str, Any]:
-    """What is in the attributes and the slots of an instance. Raises NotFrozenError."""
+    """Returns the attributes and slots of an instance. Raises NotFrozenError."""
     value = evaluated(value)
     attributes = dict_of(value)
     named = {} if attributes is value else dict(attributes)
@@ -34,7 +34,7 @@ def attributes_of(value: Any) -> dict[str, Any]:
 
 
 def dict_of(value: Any) -> Any:
-    """The `__dict__` of an instance, whatever its class says; an empty one if it has none."""
+    """Returns the `__dict__` of an instance, whatever its class overrides; empty if it has none."""
     found = dict_descriptor_of(type(value))
     return {} if found is None else found.__get__(value)
 
@@ -45,16 +45,16 @@ def dict_descriptor_of(kind: type) -> Any:
 
 
 def slot_values_of(value: Any) -> dict[str, Any]:
-    """What is in the slots of the classes of an instance, by their names, which may be mangled."""
+    """Returns the values in the slots of an instance's classes, by name. Names may be mangled."""
     found: dict[str, Any] = {}
     for name, slot in (each for kind in type(value).__mro__ for each in slots_of(kind).items()):
         try:
-            told = slot.__get__(value)
+            value_of_slot = slot.__get__(value)
         except AttributeError:  # not set
             continue
         if name in found:
             raise NotFrozenError(f"a {type(value).__name__} has two slots {name}")
-        found[name] = told
+        found[name] = value_of_slot
     return found
 
 

@@ -1,4 +1,4 @@
-"""Make values of what `freezing` made of them."""
+"""Restore frozen values."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ from broker_django.identity.instances import dict_descriptor_of, dict_of, slots_
 
 
 def thaw(frozen: Any) -> Any:
-    """The value again; a row as it is now. One that is gone is None, or as it was if it is there as a whole.
+    """Returns the value; a row as it is now. A deleted row is None, or as it was if it was frozen with its fields.
 
-    Raises LookupError, ValueError or TypeError for what this code does not know any more.
+    Raises LookupError, ValueError or TypeError if the code has changed and no longer supports the value.
     """
     if not isinstance(frozen, list):
         return frozen
-    name, told = frozen[0], frozen[1]
+    name, content = frozen[0], frozen[1]
     if name in TEXTS:
-        made = TEXTS[name][2](told)
+        made = TEXTS[name][2](content)
         return made.astimezone(ZoneInfo(frozen[2])) if len(frozen) > 2 else made
     if name in SERIES:
-        return SERIES[name](thaw(each) for each in told)
+        return SERIES[name](thaw(each) for each in content)
     if name in MAPPINGS:
-        return MAPPINGS[name]((thaw(key), thaw(each)) for key, each in told)
+        return MAPPINGS[name]((thaw(key), thaw(each)) for key, each in content)
     if name == "zone":
-        return ZoneInfo(told)
+        return ZoneInfo(content)
     if name == "row":
         return _row(*frozen[1:])
     if name in ("enum", "flag"):
-        kind = _imported(told)
+        kind = _imported(content)
         return kind[frozen[2]] if name == "enum" else kind(frozen[2])
     if name == "unsaved":
-        return _with(apps.get_model(told)(), frozen[2])
-    return _made(_imported(told), *frozen[2:])
+        return _with(apps.get_model(content)(), frozen[2])
+    return _made(_imported(content), *frozen[2:])
 
 
 def _imported(path: str) -> Any:
     try:
         return import_string(path)
     except ImportError as error:
-        raise LookupError(f"{path} is not there any more") from error
+        raise LookupError(f"{path} no longer exists") from error
 
 
 def _row(label: str, key: str, database: str, fields: dict[str, Any] | None = None) -> Any:
@@ -68,12 +68,12 @@ def _made(kind: Any, state: dict[str, Any] | None, content: Any = None) -> Any:
 
 
 def _empty(kind: Any) -> Any:
-    """An instance that neither `__init__` nor a `__new__` in Python has seen: they may want arguments."""
+    """Returns an instance without calling `__init__`, or a `__new__` written in Python: they may require arguments."""
     return object.__new__(kind) if isinstance(kind.__new__, FunctionType) else kind.__new__(kind)
 
 
 def _extending(kind: Any, content: Any) -> Any:
-    """An instance of a class with what is in one of the class that it extends."""
+    """Returns an instance of a class with the content of the type that it extends."""
     extended: Any = type(content)
     if extended in (datetime.datetime, datetime.date, datetime.time, datetime.timedelta, decimal.Decimal):
         return extended.__new__(kind, *content.__reduce_ex__(2)[1])
@@ -91,7 +91,7 @@ def _extending(kind: Any, content: Any) -> Any:
 
 
 def _with(made: Any, state: dict[str, Any]) -> Any:
-    """The same with these attributes, past what its class makes of setting one."""
+    """Sets attributes without calling the class's `__setattr__` or descriptors."""
     slots = {name: slot for kind in reversed(type(made).__mro__) for name, slot in slots_of(kind).items()}
     attributes = dict_of(made)
     for name, each in state.items():

@@ -61,7 +61,7 @@ def _proxied(request: HttpRequest, route: Route) -> tuple[HttpRequest, Any]:
         logger.error("Routers proxy in a loop: %s", printable(" -> ".join(loop)), extra={"routers": loop})
         raise LoopDetectedError(f"the routers {', '.join(visited)} proxy the request in a loop")
     url = urlsplit(route.url(request.META.get("QUERY_STRING", "")))
-    cookies, carrier = sessions.settle(request)
+    cookies, carrier = sessions.save_early(request)
     changed: dict[str, Any] = {PROXIED_KEY: (*visited, code), "QUERY_STRING": url.query}
     if cookies:
         changed["HTTP_COOKIE"] = with_cookies(request.META.get("HTTP_COOKIE", ""), cookies)

@@ -19,7 +19,7 @@ from broker_django.conf import conf
 from broker_django.context import WITNESS
 from broker_django.http import problem, to_request, to_response_message
 from broker_django.http.handler import Handler, handler, thread_state
-from broker_django.identity.accepted_users import expect, without_past_session
+from broker_django.identity.accepted_users import expect, remove_ended_session_cookie
 from broker_django.ledger import NOT_REACHED, Outcome
 from broker_django.messaging.celery_app import ends_worker
 from workers.replaying import error_reports
@@ -106,7 +106,7 @@ def _run(message: RequestMessage, replay: Replay) -> Answer:
     if WITNESS.get() is None:
         signals.request_started.send(sender=Handler, environ=request.META)
     response = _respond(request, message.protocol, replay)
-    without_past_session(request, response)
+    remove_ended_session_cookie(request, response)
     try:
         made = to_response_message(response, conf.MAX_RESPONSE_SIZE, method=message.method, protocol=message.protocol)
         if response.has_header("Content-Encoding"):

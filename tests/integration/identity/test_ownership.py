@@ -378,7 +378,7 @@ def test_a_tenant_has_a_name_and_is_no_object(caplog: pytest.LogCaptureFixture) 
     ownership._log_once.cache_clear()
     with override_settings(REQUEST_BROKER={**TENANTS, "TENANT": f"{__name__}.an_object"}):
         assert ann().post("/pay/").status_code >= 500
-    assert "has to return a text, a number or None, and not a User" in caplog.text
+    assert "must return a string, a number or None, not a User" in caplog.text
 
 
 def test_a_request_of_which_nobody_knows_the_tenant_is_not_accepted() -> None:

@@ -550,7 +550,7 @@ def test_what_cannot_travel_and_has_ended_is_refused(before_replay: Callable[...
     answer = Client().get(links["response"], headers={"X-Partner": "a scope:ann"})
     del MAKE["a scope"]
     assert answer.status_code == 403
-    assert "cannot travel" in answer.json()["detail"]
+    assert "cannot be restored" in answer.json()["detail"]
 
 
 FIELDS = [

@@ -102,7 +102,7 @@ def test_a_session_that_ends_while_it_is_saved_is_not_saved(store, monkeypatch):
     session = saved(store, {"a": 1})
     late = merged(session)
     late["seen"] = 1
-    monkeypatch.setattr(type(late), "_lay_over", lambda _self: store(session.session_key).flush())
+    monkeypatch.setattr(type(late), "_merge", lambda _self: store(session.session_key).flush())
     late.save()
     assert late.ended
     assert not store().exists(session.session_key)

@@ -26,7 +26,7 @@ def kept(key):
 
 def test_a_session_that_was_begun_is_saved_and_its_cookie_seen_by_both(request_):
     request_.session["basket"] = 3
-    cookies, carrier = sessions.settle(request_)
+    cookies, carrier = sessions.save_early(request_)
     key = request_.session.session_key
     assert cookies == {"sessionid": key}
     assert carrier.cookies["sessionid"].value == key
@@ -36,8 +36,8 @@ def test_a_session_that_was_begun_is_saved_and_its_cookie_seen_by_both(request_)
 
 def test_a_session_that_was_not_touched_is_left_alone(request_, django_assert_num_queries):
     with django_assert_num_queries(0):
-        assert sessions.settle(request_)[0] == {}
-    assert sessions.settle(RequestFactory().get("/"))[0] == {}
+        assert sessions.save_early(request_)[0] == {}
+    assert sessions.save_early(RequestFactory().get("/"))[0] == {}
 
 
 def test_a_session_that_was_emptied_is_deleted_for_the_client_and_not_sent_on(request_):
@@ -45,18 +45,18 @@ def test_a_session_that_was_emptied_is_deleted_for_the_client_and_not_sent_on(re
     request_.session.save()
     request_.COOKIES["sessionid"] = request_.session.session_key
     request_.session.flush()
-    cookies, carrier = sessions.settle(request_)
+    cookies, carrier = sessions.save_early(request_)
     assert cookies == {}
     assert carrier.cookies["sessionid"]["max-age"] == 0
     assert not Session.objects.exists()
 
 
 def test_a_new_csrf_secret_is_sent_on_once(request_):
-    assert sessions.settle(request_)[0] == {}
+    assert sessions.save_early(request_)[0] == {}
     get_token(request_)
-    assert sessions.settle(request_)[0] == {"csrftoken": request_.META["CSRF_COOKIE"]}
+    assert sessions.save_early(request_)[0] == {"csrftoken": request_.META["CSRF_COOKIE"]}
     with override_settings(CSRF_USE_SESSIONS=True):
-        assert sessions.settle(request_)[0] == {}
+        assert sessions.save_early(request_)[0] == {}
 
 
 @pytest.mark.parametrize("always", [False, True])
