@@ -19,7 +19,7 @@ from broker_django.messaging import publishing
 from broker_django.messaging.celery_app import get_app
 from broker_django.models import DispatchRecord
 from workers import tasks
-from workers.recovery.reaper import Reaper, _look
+from workers.recovery.reaper import Reaper, _run_pass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,8 +106,8 @@ def test_a_reaper_that_stumbles(monkeypatch: pytest.MonkeyPatch, log: pytest.Log
         raise ValueError(MARK)
 
     monkeypatch.setattr(Reaper, "look", stumble)
-    _look(Reaper(), threading.Event())
-    assert "The reaper stumbled: ValueError" in log.text
+    _run_pass(Reaper(), threading.Event())
+    assert "The reaper failed: ValueError" in log.text
     assert "in stumble" in log.text
 
 

@@ -1,4 +1,4 @@
-"""The state of database connections when they were opened, to see later what a view changed in them."""
+"""Record the state of database connections when they are opened, to detect later what a view changed."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
 FRESH = "request_broker_fresh"
-"""The attribute of a connection under which it is kept how it was when it was opened."""
+"""The attribute of a connection that contains its original state."""
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """How a connection was when it was opened. The wrapper is compared with how it was when it was opened first.
+    """The original state of a connection; of its wrapper, the state when it was opened for the first time.
 
-    configured: whether the settings of its database were those that the worker started with.
+    configured: whether its database had the settings that the worker started with.
     """
 
     raw: Any
@@ -39,11 +39,11 @@ class _OfThread(threading.local):
 
 
 of_thread = _OfThread()
-"""Whatever was opened in this thread, also if it is no longer in `django.db.connections`."""
+"""All connections opened in this thread, even if they are no longer in `django.db.connections`."""
 
 
 of_pools: WeakKeyDictionary[Any, tuple[Any, ...]] = WeakKeyDictionary()
-"""How each connection of a pool was when it was handed out first."""
+"""The state of each pooled connection when it was first used."""
 
 
 def watch_opening() -> None:
@@ -55,12 +55,13 @@ def watch_opening() -> None:
 
 
 def _record_changed_wrapper(connection: BaseDatabaseWrapper, **_: Any) -> None:
-    """Keep that a wrapper was changed before it was opened for the first time."""
+    """Record that a wrapper was changed before it was first opened."""
     if not hasattr(connection, FRESH) and _wrapper_state(connection) != UNCHANGED:
         setattr(connection, FRESH, Opened(None, UNCHANGED, (), None))
 
 
 def record(connection: BaseDatabaseWrapper, **_: Any) -> None:
+    """Receiver of `connection_created`: record the state of a connection that has just been opened."""
     before: Opened | None = getattr(connection, FRESH, None)
     if before is not None and before.raw is connection.connection:
         return
@@ -78,7 +79,7 @@ def record(connection: BaseDatabaseWrapper, **_: Any) -> None:
 
 
 def is_as_opened(connection: BaseDatabaseWrapper) -> bool:
-    """Whether nothing of it in this process is different. One that nobody saw opened is."""
+    """Whether the connection's state in this process is unchanged. Unknown connections count as changed."""
     opened: Opened = getattr(connection, FRESH, Opened(None, UNCHANGED, (), None))
     if opened.wrapper != _wrapper_state(connection):
         return False
@@ -92,7 +93,7 @@ UNCHANGED: tuple[Any, ...] = ((), False, {})
 
 
 def _wrapper_state(connection: BaseDatabaseWrapper) -> tuple[Any, ...]:
-    """What of the wrapper decides how statements are run, also after the connection was closed and opened again."""
+    """Returns the attributes of the wrapper that affect statements, even after the connection was reopened."""
     methods = type(connection)
     replaced = {name: value for name, value in vars(connection).items() if callable(getattr(methods, name, None))}
     return tuple(connection.execute_wrappers), connection.force_debug_cursor, replaced
@@ -113,7 +114,7 @@ _DRIVER_ATTRIBUTES = {
     ),
     "sqlite": ("isolation_level", "row_factory", "text_factory"),
 }
-"""Of psycopg 3 (`read_only`), psycopg2 (`readonly`) and sqlite3."""
+"""For psycopg 3 (`read_only`), psycopg2 (`readonly`) and sqlite3."""
 
 _SQLITE_LIMITS = tuple(
     value for name, value in vars(sqlite3).items() if name.startswith("SQLITE_LIMIT_") and isinstance(value, int)
@@ -162,7 +163,7 @@ _PRAGMAS = (
 _SQLITE_STATE = f"""SELECT
 (SELECT count(*) FROM sqlite_temp_master),
 (SELECT group_concat(file) FROM pragma_database_list),
-{", ".join(f"(SELECT * FROM pragma_{name})" for name in _PRAGMAS)}"""  # noqa: S608 - names of our own
+{", ".join(f"(SELECT * FROM pragma_{name})" for name in _PRAGMAS)}"""  # noqa: S608 - only our own names
 _NO_TABLES = ("PRAGMA mmap_size", "PRAGMA wal_autocheckpoint")
 
 

@@ -1,4 +1,4 @@
-"""What a worker's main process knows of a replay."""
+"""The main process's view of a replay."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ logger = logging.getLogger("workers.replaying.request")
 
 
 class ReplayRequest(Request):
-    """Settles the claim of a process that was lost or stopped, before Celery delivers its task again; and cancels what
-    an operator revokes or terminates.
+    """Updates the ledger if a process was lost or stopped, before Celery delivers its task again, and cancels
+    dispatches that an operator revokes or terminates.
     """
 
     _terminated = False
 
     def terminate(self, pool: Any, signal: Any = None) -> None:
-        """The ledger is told first: once it is, no outcome of the process that is stopped counts."""
+        """Update the ledger first, so that no outcome of the stopped process counts."""
         can_stop = stopping.can_stop(pool)
         if can_stop or not self.time_start:
             self._terminated = True
@@ -40,8 +40,8 @@ class ReplayRequest(Request):
         if can_stop or self.time_start:
             super().terminate(pool, signal)
 
-    def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:  # noqa: FBT001
-        """Celery drops the message, or has found the process ended that it was to terminate."""
+    def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:  # noqa: FBT001 - Celery's signature
+        """Celery drops the message, or has found that the terminated process ended."""
         if not terminated:
             revocation.cancel(self.id, None)
         elif not self._terminated:
@@ -49,7 +49,7 @@ class ReplayRequest(Request):
         super()._announce_revoked(reason, terminated, signum, expired)  # type: ignore[misc] # untyped
 
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
-        error = getattr(exc_info.exception, "exc", exc_info.exception)  # billiard wraps it with its traceback
+        error = getattr(exc_info.exception, "exc", exc_info.exception)  # billiard wraps errors with their traceback
         if isinstance(error, (WorkerLostError, SystemExit, KeyboardInterrupt)):
             self._tell(self._lost)
         elif not isinstance(error, TimeLimitExceeded):
@@ -58,7 +58,7 @@ class ReplayRequest(Request):
             return super().on_failure(exc_info, *args, **kwargs)
 
     def on_timeout(self, soft: bool, timeout: float) -> Any:  # noqa: FBT001 - Celery's signature
-        """The process is killed at the hard time limit, which it cannot tell of itself."""
+        """The process is killed at the hard time limit, and cannot report it itself."""
         if soft:
             super().on_timeout(soft, timeout)
             return
@@ -80,13 +80,13 @@ class ReplayRequest(Request):
                 announce(dispatch_id)
             if state is State.FAILED:
                 error_reports.report_failure_of(dispatch_id)
-        except Exception as error:  # noqa: BLE001 - whatever it is, this worker must not lose count of its tasks
+        except Exception as error:  # noqa: BLE001 - any error here would corrupt Celery's count of tasks
             logger.error("Dispatch %s waits until its lease runs out: %s", dispatch_id, redacted(error))
         finally:
-            connections.close_all()  # the process that takes the lost one's place must not inherit them
+            connections.close_all()  # the replacement process must not inherit them
 
     def _run(self) -> ledger.Run | None:
-        """The attempt that runs here; None if it has not begun."""
+        """Returns the attempt that runs here; None if it has not begun."""
         if not self.time_start:
             return None
         return ledger.Run(worker=self.hostname, since=moment(self.time_start))

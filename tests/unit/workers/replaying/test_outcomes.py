@@ -66,7 +66,7 @@ def test_a_message_that_goes_back_to_its_queue_is_not_read_again_at_once(monkeyp
     monkeypatch.setattr(tasks.time, "sleep", paused.append)
     request = SimpleNamespace(timelimit=(11, 1), is_eager=False)
     with pytest.raises(Reject) as raised:
-        tasks._told(request, failing(9, InternalError("read-only")), uuid.uuid4())
+        tasks._ask_ledger(request, failing(9, InternalError("read-only")), uuid.uuid4())
     assert raised.value.requeue
     assert paused == [outcomes.longest_pause()]
 
@@ -81,7 +81,7 @@ def test_a_process_that_ends_waits_for_all_outcomes_that_are_late():
 
     def hand_over(number):
         begin.wait(30)
-        late.tell(str(number), lambda: tell(number))
+        late.record(str(number), lambda: tell(number))
 
     threads = [threading.Thread(target=hand_over, args=[number]) for number in range(8)]
     for thread in threads:
