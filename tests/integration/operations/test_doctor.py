@@ -59,7 +59,7 @@ def run_doctor() -> tuple[int, str]:
     return 0, out.getvalue()
 
 
-def test_all_is_well(memory: None, workers: dict[str, Any]) -> None:
+def test_everything_is_well(memory: None, workers: dict[str, Any]) -> None:
     add(State.QUEUED)
     add(State.RUNNING, due_at=timezone.now() + timedelta(seconds=5))
     add(State.SUCCEEDED, due_at=None)
@@ -80,12 +80,12 @@ def test_a_queue_without_a_worker(memory: None, workers: dict[str, Any]) -> None
 
 
 @pytest.mark.parametrize(("skew", "well"), [(2.0, True), (-2.0, True), (2.1, False), (-2.1, False)])
-def test_a_clock_that_is_off(memory: None, workers: dict[str, Any], skew: float, well: bool) -> None:
+def test_a_clock_that_is_wrong(memory: None, workers: dict[str, Any], skew: float, well: bool) -> None:
     workers[HOST]["skew"] = skew
     assert findings()[f"clock of {HOST}"].well is well
 
 
-def test_a_message_broker_that_is_down_and_what_waits_for_it() -> None:
+def test_a_message_broker_that_is_down_and_its_backlog() -> None:
     add(State.QUEUED, accepted_at=timezone.now() - timedelta(minutes=5))
     found = wrong()
     assert "Start it, or correct CELERY_BROKER_URL" in found["message broker"].advice
@@ -93,19 +93,19 @@ def test_a_message_broker_that_is_down_and_what_waits_for_it() -> None:
     assert {"queue payment", "queue realtime", "queue bulk"} <= set(found)
 
 
-def test_what_waits_for_a_worker(memory: None, workers: dict[str, Any]) -> None:
+def test_dispatches_that_wait_for_a_worker(memory: None, workers: dict[str, Any]) -> None:
     add(State.QUEUED, accepted_at=timezone.now() - timedelta(minutes=5))
     assert "no worker has started them" in wrong()["backlog of bulk"].detail
 
 
-def test_what_waits_for_its_next_attempt_is_as_it_should_be(memory: None, workers: dict[str, Any]) -> None:
+def test_waiting_for_a_retry_is_no_finding(memory: None, workers: dict[str, Any]) -> None:
     long_ago, soon = timezone.now() - timedelta(minutes=5), timezone.now() + timedelta(minutes=1)
     record = add(State.QUEUED, accepted_at=long_ago, due_at=soon, attempts=1)
     record.ended_attempts.create(number=1, started_at=long_ago, ended_at=long_ago, error="the view answered 503")
     assert not wrong()
 
 
-def test_what_workers_with_other_code_gave_back(memory: None, workers: dict[str, Any]) -> None:
+def test_dispatches_that_workers_with_other_code_handed_back(memory: None, workers: dict[str, Any]) -> None:
     error = f"{NOT_REACHED}: the URL leads nowhere here, and led to shop.views.pay when it was accepted"
     now = timezone.now()
     for _ in range(2):
@@ -119,14 +119,14 @@ def test_what_workers_with_other_code_gave_back(memory: None, workers: dict[str,
     assert "code and settings of the web processes" in finding.advice
 
 
-def test_workers_with_another_key_are_not_said_to_be_missing(memory: None, workers: dict[str, Any]) -> None:
+def test_workers_with_another_key_are_not_reported_as_missing(memory: None, workers: dict[str, Any]) -> None:
     workers[HOST]["keys"] = ["another"]
     found = wrong()
     assert found["queue bulk"].advice == "Its workers have different keys: see below."
     assert "SECRET_KEY of the web processes" in found[f"keys of {HOST}"].advice
 
 
-def test_dispatches_whose_worker_is_gone(memory: None, workers: dict[str, Any]) -> None:
+def test_dispatches_of_a_lost_worker(memory: None, workers: dict[str, Any]) -> None:
     for _ in range(2):
         add(State.RUNNING, worker="broker@gone", due_at=timezone.now() - timedelta(seconds=60))
     (finding,) = wrong().values()
@@ -204,7 +204,7 @@ def test_a_worker_of_another_project_serves_nothing(memory: None, workers: dict[
     assert "no worker serves it" in wrong()["queue bulk"].detail
 
 
-def test_what_waits_in_a_queue_that_the_settings_do_not_have_any_more(memory: None, workers: dict[str, Any]) -> None:
+def test_dispatches_in_a_queue_that_is_no_longer_in_the_settings(memory: None, workers: dict[str, Any]) -> None:
     add(State.QUEUED, queue="former", accepted_at=timezone.now() - timedelta(minutes=5))
     (finding,) = wrong().values()
     assert "the queue is no longer in the settings" in finding.detail

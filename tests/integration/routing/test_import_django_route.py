@@ -50,7 +50,7 @@ def run(*arguments):
 
 
 @pytest.mark.usefixtures("tables")
-def test_rows_are_taken_over(client):
+def test_rows_are_imported(client):
     told = run()
     plain = Router.objects.get(code="plain")
     assert (plain.source, plain.rank, plain.action, plain.description) == ("/old/", 1, "301", "moved")

@@ -40,7 +40,7 @@ def import_json(given: Any) -> None:
 
 
 @pytest.mark.parametrize(("entry", "name"), FIELDS)
-def test_an_odd_value_of_a_field(exported: str, entry: int, name: str) -> None:
+def test_a_field_with_an_invalid_value(exported: str, entry: int, name: str) -> None:
     for odd in ODD:
         given = json.loads(exported)
         given[entry]["fields"][name] = odd
@@ -49,14 +49,14 @@ def test_an_odd_value_of_a_field(exported: str, entry: int, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["model", "pk", "fields"])
 @pytest.mark.parametrize("entry", [0, 1])
-def test_an_odd_entry(exported: str, entry: int, name: str) -> None:
+def test_an_invalid_entry(exported: str, entry: int, name: str) -> None:
     for odd in ODD:
         given = json.loads(exported)
         given[entry][name] = odd
         import_json(given)
 
 
-def test_an_odd_document() -> None:
+def test_an_invalid_document() -> None:
     for odd in ODD:
         for given in (odd, [odd], [[odd]]):
             import_json(given)

@@ -47,14 +47,14 @@ def counts(taken):
 EXPECTED = {("moved", "302", 1): {"/echo/": 3}, ("bulk", "queue", 1): {"bulk": 1}, ("here", "302", 1): {}}
 
 
-def test_routers_are_made_as_the_text_has_them_and_others_stay(staged):
+def test_routers_in_the_file_are_imported_and_others_stay(staged):
     before = Router.objects.get(code="moved").pk
     assert counts(import_json(staged)) == (1, 1)
     assert rows() == EXPECTED
     assert Router.objects.get(code="moved").pk == before
 
 
-def test_taking_in_the_same_again_changes_nothing(staged):
+def test_importing_the_same_file_again_changes_nothing(staged):
     import_json(staged)
     keys = set(Destination.objects.values_list("pk", flat=True))
     assert counts(import_json(staged)) == (0, 2)
@@ -84,7 +84,7 @@ def test_ranks_are_swapped():
     assert dict(Router.objects.values_list("code", "rank")) == {"a": 2, "b": 1}
 
 
-def test_keys_of_another_database_mean_nothing(staged):
+def test_primary_keys_of_another_database_are_ignored(staged):
     """As `dumpdata` without --natural-foreign writes it."""
     entries = json.loads(staged)
     keys = {entry["fields"]["code"]: 1_000 + n for n, entry in enumerate(entries) if "code" in entry["fields"]}
@@ -96,7 +96,7 @@ def test_keys_of_another_database_mean_nothing(staged):
     assert rows() == EXPECTED
 
 
-def test_loaddata_takes_in_the_export_too(staged, tmp_path):
+def test_loaddata_can_read_the_export(staged, tmp_path):
     file = tmp_path / "routers.json"
     file.write_text(staged)
     call_command("loaddata", file, verbosity=0)
@@ -206,7 +206,7 @@ ALL = ("add_router", "change_router", "add_destination", "change_destination", "
 
 
 @pytest.mark.parametrize("missing", ALL)
-def test_only_who_may_do_all_that_an_import_does_may_import(client, django_user_model, missing):
+def test_an_import_requires_all_permissions_that_it_uses(client, django_user_model, missing):
     clerk = django_user_model.objects.create_user("clerk", is_staff=True)
     clerk.user_permissions.set(Permission.objects.filter(codename__in=set(ALL) - {missing}))
     client.force_login(clerk)

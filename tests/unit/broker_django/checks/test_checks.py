@@ -46,7 +46,7 @@ def test_this_project_is_in_order():
 
 
 @pytest.mark.parametrize("source", [None, [], "QUEUES", 7])
-def test_e001_a_setting_that_is_no_dictionary(source):
+def test_e001_a_setting_that_is_not_a_dictionary(source):
     with override_settings(REQUEST_BROKER=source):
         assert said(checks.settings.check_settings) == ["E001"]
 
@@ -64,12 +64,12 @@ def test_e001_a_setting_that_is_no_dictionary(source):
         {"RULES": ["true"]},
     ],
 )
-def test_e002_queues_and_rules_that_cannot_mean_anything(values):
+def test_e002_invalid_queues_and_rules(values):
     with broker(**values):
         assert said(checks.settings.check_settings) == ["E002"]
 
 
-def test_e002_says_where():
+def test_e002_names_the_invalid_entry():
     with broker(RULES=[{"when": "true", "queue": "bulk"}, {"when": "x", "queue": "bulk"}]):
         (message,) = checks.settings.check_settings()
     assert "RULES[1]" in message.msg
@@ -79,7 +79,7 @@ def test_e002_says_where():
 
 @pytest.mark.parametrize("key", ["MAX_BODY_SIZE", "MAX_RESPONSE_SIZE", "MAX_WAIT", "PUBLISH_TIMEOUT", "POLL_INTERVAL"])
 @pytest.mark.parametrize("value", [0, -1, "5", None, True])
-def test_e003_a_number_that_is_none(key, value):
+def test_e003_a_value_that_is_not_a_number(key, value):
     allowed = key == "MAX_WAIT" and value == 0
     with broker(**{key: value}):
         assert said(checks.settings.check_settings) == ([] if allowed else ["E003"])
@@ -158,7 +158,7 @@ def test_status_urls_that_are_found(pattern, prefix):
         set_script_prefix("/")
 
 
-def test_e007_a_decorator_that_names_a_queue_that_is_not_there():
+def test_e007_a_decorator_that_names_an_unknown_queue():
     noted = [queue("bluk"), priority("pay"), run_now, queue("bulk")]
     views = [decorate(lambda request: HttpResponse()) for decorate in noted]
     with urlconf(*(path(f"{number}/", found) for number, found in enumerate(views))):
@@ -207,7 +207,7 @@ def test_e009_messages_that_would_be_delivered_again_while_they_run(timeout, ids
 
 
 @pytest.mark.parametrize("pool", ["gevent", "eventlet"])
-def test_w004_a_green_pool_without_messages_in_hand(pool):
+def test_w004_a_green_pool_without_prefetched_messages(pool):
     for asked in ({"worker_disable_prefetch": True}, {"worker_prefetch_multiplier": 1}):
         app_with(worker_pool=pool, **asked)
         assert "W004" in said(checks.celery.check_celery)
@@ -264,7 +264,7 @@ def test_w008_a_celery_app_without_pickle(values):
         {"result_serializer": "yaml"},
     ],
 )
-def test_e012_content_that_nobody_accepts(values):
+def test_e012_content_types_that_no_worker_accepts(values):
     app_with(**values)
     assert "E012" in said(checks.celery.check_celery)
 
@@ -278,12 +278,12 @@ def test_e012_content_that_nobody_accepts(values):
         {"accept_content": ["yaml", "json"], "result_serializer": "yaml"},
     ],
 )
-def test_e012_content_that_is_accepted(values):
+def test_e012_accepted_content_types(values):
     app_with(**values)
     assert {"E012", "W010"}.isdisjoint(said(checks.celery.check_celery))
 
 
-def test_w010_remote_control_that_nobody_accepts():
+def test_w010_remote_control_that_no_worker_accepts():
     app_with(accept_content=["yaml"], result_serializer="yaml")
     assert "W010" in said(checks.celery.check_celery)
     assert "E012" not in said(checks.celery.check_celery)
@@ -312,7 +312,7 @@ def test_e011_a_storage_that_cannot_be_used(storages):
     assert said(checks.storages.check_storage) == []
 
 
-def test_w007_a_storage_without_a_place(tmp_path):
+def test_w007_a_storage_without_a_location(tmp_path):
     assert said(checks.storages.check_shared_storage) == ["W007"]
     with override_settings(MEDIA_ROOT=tmp_path):
         assert said(checks.storages.check_shared_storage) == []
@@ -340,12 +340,12 @@ def test_w007_a_storage_without_a_place(tmp_path):
         ({"TENANT": 1}, ["E015"]),
     ],
 )
-def test_e014_e015_what_tells_owners_apart(given, ids):
+def test_e014_e015_settings_that_distinguish_owners(given, ids):
     with override_settings(REQUEST_BROKER=given):
         assert said(checks.settings.check_owners) == ids
 
 
-def test_e013_a_database_that_is_not_there_or_may_not_have_the_tables():
+def test_e013_an_unknown_database_or_one_that_may_not_contain_the_tables():
     with broker(DATABASE="elsewhere"):
         assert said(checks.databases.check_database) == ["E013"]
     with broker(DATABASE="default"):
@@ -354,7 +354,7 @@ def test_e013_a_database_that_is_not_there_or_may_not_have_the_tables():
             assert said(checks.databases.check_database) == ["E013"]
 
 
-def test_w009_a_router_that_insists_on_a_request():
+def test_w009_a_router_that_requires_a_request():
     with override_settings(DATABASE_ROUTERS=[tenants.Strict()]):
         assert said(checks.databases.check_database) == ["W009"]
         with broker(DATABASE="default"):
@@ -401,7 +401,7 @@ def test_e016_knows_the_tenants_of_django_pgschemas(shared, of_all, of_one, ids)
         assert said(checks.tenants.check_tenant_apps) == ids
 
 
-def test_e016_leaves_other_settings_of_that_name_alone():
+def test_e016_ignores_other_settings_with_that_name():
     for other in (["one", "two"], {"public": "a"}, {"public": {"name": "a"}}, {"one": {"APPS": ["b"]}}):
         with override_settings(TENANTS=other):
             assert said(checks.tenants.check_tenant_apps) == []

@@ -44,7 +44,7 @@ thread.join()
     assert output(PROJECT + source) != "request_broker"
 
 
-def test_a_projects_app_that_is_not_configured_is_noticed_every_time():
+def test_a_projects_app_that_is_not_configured_is_reported_every_time():
     source = """
 from broker_django.checks.celery import check_celery
 print([[message.id for message in check_celery()] for _ in range(2)])

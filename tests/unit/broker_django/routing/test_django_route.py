@@ -76,7 +76,7 @@ def test_a_condition_means_the_same(text):
 
 
 @given(CONDITIONS)
-def test_what_is_combined_means_the_same(text):
+def test_combined_conditions_mean_the_same(text):
     for request in requests():
         assert in_cel(text, request) is in_template(text, request)
 
