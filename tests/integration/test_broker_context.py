@@ -1,4 +1,4 @@
-"""What a view, and a middleware, are told of the broker: `request.broker`."""
+"""What views and middleware learn from `request.broker`."""
 
 from __future__ import annotations
 

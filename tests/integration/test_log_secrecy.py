@@ -1,4 +1,4 @@
-"""What goes wrong is logged without what the client sent, and without passwords and tokens."""
+"""Errors are logged without the client's data, passwords or tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Projects that leave out some of Django's own apps, or all: each in a process of its own."""
+"""Projects without some or all of Django's contrib apps, each in a separate process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The middleware around the broker finds the user who was accepted, though the session names nobody any more."""
+"""Middleware finds the accepted user in a replay, even if the session no longer names a user."""
 
 from __future__ import annotations
 

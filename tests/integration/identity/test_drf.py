@@ -1,4 +1,4 @@
-"""REST framework: whoever is authenticated at the door is so in the replay, and when asking for the answer."""
+"""REST framework: the user authenticated at acceptance is also the user of the replay and of polls."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Payload(dict):  # type: ignore[type-arg]
         return self["name"]
 
 
-class Name(str):  # noqa: SLOT000
+class Name(str):  # noqa: SLOT000 - as projects write it
     """A text of a library."""
 
 

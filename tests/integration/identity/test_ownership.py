@@ -1,4 +1,4 @@
-"""Whose a dispatch is: who asks with what, and what they get, at every exit."""
+"""Who owns a dispatch, with which credentials, and what other clients get from each endpoint."""
 
 from __future__ import annotations
 

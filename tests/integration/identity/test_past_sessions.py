@@ -1,4 +1,4 @@
-"""A session that has ended meanwhile: the middleware around the broker reads it as it was, and nobody has it again."""
+"""A session that has ended meanwhile: middleware reads its former data in the replay, but nothing restores it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whose a dispatch is if nobody can find its user again, or tell it from others."""
+"""Owners who cannot be found again, or distinguished from others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Users, sessions and cookies: the replay acts as the user who was accepted."""
+"""Users, sessions and cookies: the replay runs as the accepted user."""
 
 from __future__ import annotations
 

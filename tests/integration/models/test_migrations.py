@@ -1,4 +1,4 @@
-"""Migrations, and the processes of the previous release that go on after them: whoever deploys migrates first."""
+"""Migrations, and processes of the previous release that run on after them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is done for Sentry costs a project without it nothing."""
+"""Sentry support costs nothing in a project without it."""
 
 from __future__ import annotations
 

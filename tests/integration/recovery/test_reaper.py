@@ -1,4 +1,4 @@
-"""The reaper over the ledger, pass by pass, with a clock and a message broker in memory."""
+"""The reaper, pass by pass, with a fake clock and an in-memory message broker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The chaos run's views see what another view leaves behind, or its verdict would be worth nothing."""
+"""The views of the chaos run detect what another view leaves behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A replayed view sees the request that a view called directly sees, and its response arrives unchanged."""
+"""A replayed view sees the same request as a view called directly, and its response arrives unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What third-party test suites met: the client, and the chain around the broker, see what they would without it."""
+"""Findings from third-party test suites: client and middleware see the same as without the broker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a worker makes of a replay whose code breaks off: before its view, in it, or after its response."""
+"""Outcomes of replays whose code fails before, in or after the view."""
 
 from __future__ import annotations
 

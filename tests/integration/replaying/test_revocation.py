@@ -1,4 +1,4 @@
-"""Messages that a worker holds when they are revoked, one by one; `test_revoking` has the workers."""
+"""Revoked messages that a worker holds, one by one; `test_revoking` uses real workers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever a file of routers has in it: it is taken in, or refused with the entry at fault, and never an error."""
+"""Any file of routers is imported, or refused with the invalid entry named, but never causes an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Routers and destinations at work, through Django's test clients."""
+"""Routers and destinations, through Django's test clients."""
 
 from __future__ import annotations
 

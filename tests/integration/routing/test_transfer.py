@@ -1,4 +1,4 @@
-"""Routers that are taken from one site to another."""
+"""Routers are exported from one site and imported into another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Users and credentials are thawed as they were frozen, and what cannot travel is refused."""
+"""Users and credentials are restored from their frozen form, and values that cannot be frozen are refused."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Slotted:
         self.token = token
 
 
-class Subject(str):  # noqa: SLOT000
+class Subject(str):  # noqa: SLOT000 - as projects write it
     pass
 
 
@@ -100,7 +100,7 @@ class Pair(NamedTuple):
     scopes: list
 
 
-class Role(str, enum.Enum):  # noqa: UP042
+class Role(str, enum.Enum):  # noqa: UP042 - as projects write it
     ADMIN = "admin"
     USER = "user"
 

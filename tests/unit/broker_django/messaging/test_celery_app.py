@@ -1,4 +1,4 @@
-"""Which Celery app is used, seen in processes of their own: an app stays current for as long as its process lives."""
+"""Which Celery app is used, each in a separate process, because an app stays current as long as its process lives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a worker gives back of its database connections, and what it keeps."""
+"""How a worker cleans its database connections between tasks."""
 
 from __future__ import annotations
 

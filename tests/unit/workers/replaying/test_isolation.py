@@ -137,7 +137,7 @@ def test_a_replaced_environment_is_restored(monkeypatch):
         assert isolated(lambda: os.environ) is environ
         assert "TENANT" not in environ
     finally:
-        os.environ = environ  # noqa: B003
+        os.environ = environ  # noqa: B003 - the original object
 
 
 @pytest.mark.parametrize("broken", [0, 1], ids=["read", "write"])
@@ -153,7 +153,7 @@ def test_an_answer_is_kept_if_the_state_cannot_be_restored(monkeypatch, broken):
         os.umask(0o77)
         return "answer"
 
-    directory, umask = os.getcwd(), os.umask(0o22)  # noqa: PTH109
+    directory, umask = os.getcwd(), os.umask(0o22)  # noqa: PTH109 - as the code under test
     try:
         assert isolated(leave) == "answer"
         assert os.umask(0o22) == 0o22
