@@ -163,7 +163,7 @@ class RouterAdmin(ModelAdmin):
         form = ImportForm(request.POST or None, request.FILES or None)
         if form.is_valid():
             try:
-                taken = transfer.import_json(form.cleaned_data["file"])
+                taken = transfer.take_in(form.cleaned_data["file"])
             except ValidationError as error:
                 form.add_error("file", error)
             else:

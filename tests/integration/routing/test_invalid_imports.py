@@ -31,10 +31,10 @@ def exported() -> str:
     return transfer.export(Router.objects.all())
 
 
-def import_json(given: Any) -> None:
+def take_in(given: Any) -> None:
     try:
         with transaction.atomic():
-            transfer.import_json(json.dumps(given))
+            transfer.take_in(json.dumps(given))
     except ValidationError as error:
         assert all(error.messages)
 
@@ -44,7 +44,7 @@ def test_a_field_with_an_invalid_value(exported: str, entry: int, name: str) -> 
     for odd in ODD:
         given = json.loads(exported)
         given[entry]["fields"][name] = odd
-        import_json(given)
+        take_in(given)
 
 
 @pytest.mark.parametrize("name", ["model", "pk", "fields"])
@@ -53,10 +53,10 @@ def test_an_invalid_entry(exported: str, entry: int, name: str) -> None:
     for odd in ODD:
         given = json.loads(exported)
         given[entry][name] = odd
-        import_json(given)
+        take_in(given)
 
 
 def test_an_invalid_document() -> None:
     for odd in ODD:
         for given in (odd, [odd], [[odd]]):
-            import_json(given)
+            take_in(given)
