@@ -174,6 +174,6 @@ def _lookup(names: list[str]) -> Term:
 
 
 def _member(container: str, key: str) -> Term:
-    """The text under the key; an empty one where there is none, as in a template."""
+    """Returns the value of the key; an empty text if there is none, as in a template."""
     name = json.dumps(key)
     return Term(f'{name} in {container} ? {container}[{name}] : ""', "string")

@@ -130,7 +130,7 @@ def lost_process() -> DispatchRecord:
     record = accepted(attempts=conf.queues["bulk"].starts - 1)
     request = held(record)
     begin(record, request)
-    request._tell(request._lost)
+    request._update_ledger(request._lost)
     return record
 
 

@@ -92,8 +92,8 @@ class Channel(Marked, pyamqp.Channel):
 
         Messages with a later ETA need no process; those of older consumers or of a lost connection do.
         """
-        held = list(self._unacknowledged.values()).count(consumer_tag)
-        return pools.limit(queue) - running(unacknowledged=True)[queue] + held
+        own = list(self._unacknowledged.values()).count(consumer_tag)
+        return pools.limit(queue) - running(unacknowledged=True)[queue] + own
 
     def follow_limits(self, consumer: Any, queues: Iterable[Queue]) -> None:
         """Give each of these queues, which this kombu consumer reads, its current limit."""

@@ -79,14 +79,14 @@ class Leases:
 
     def _renew(self, now: float, step: float) -> bool:
         """Returns whether all leases were renewed. If not, it is tried again soon."""
-        held = [claim for claim in self._claims.copy() if claim.since + step / 2 <= now < claim.until]
-        if not held:
+        claims = [claim for claim in self._claims.copy() if claim.since + step / 2 <= now < claim.until]
+        if not claims:
             return True
         try:
             locks.limit_waits()
-            _renew(held)
+            _renew(claims)
         except DatabaseFailure as error:
-            logger.warning("%d leases could not be renewed and are tried again: %s", len(held), redacted(error))
+            logger.warning("%d leases could not be renewed and are tried again: %s", len(claims), redacted(error))
             return False
         else:
             return True
@@ -94,14 +94,14 @@ class Leases:
             connections.close_all()
 
 
-def _renew(held: list[Claim]) -> None:
+def _renew(claims: list[Claim]) -> None:
     """Renew all at once. If one of the rows is locked, renew one after another."""
     try:
-        ledger.renew((claim.dispatch_id, claim.attempt) for claim in held)
+        ledger.renew((claim.dispatch_id, claim.attempt) for claim in claims)
     except OperationalError as error:
-        if not locks.is_timeout(error) or len(held) == 1:
+        if not locks.is_timeout(error) or len(claims) == 1:
             raise
-        for claim in held:
+        for claim in claims:
             with contextlib.suppress(OperationalError):
                 ledger.renew([(claim.dispatch_id, claim.attempt)])
 

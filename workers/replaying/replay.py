@@ -113,8 +113,8 @@ def _run(message: RequestMessage, replay: Replay) -> Answer:
             made = replace(made, accept_encoding=message.environ.get("HTTP_ACCEPT_ENCODING", ""))
         return _answer(made, request, replay)
     except (ResponseTooLargeError, ResponseBrokenError) as error:
-        text, told = "The response of dispatch %s cannot be sent: %s", error_reports.log_extra(replay.id)
-        logger.error(text, replay.id, error, extra=told)
+        text, extra = "The response of dispatch %s cannot be sent: %s", error_reports.log_extra(replay.id)
+        logger.error(text, replay.id, error, extra=extra)
         text = str(error) if replay.reached else f"{NOT_REACHED}: {error}"
         return Answer(_unreadable(error), text, retriable=not replay.reached)
     finally:
@@ -127,8 +127,8 @@ def _broken(error: BaseException, replay: Replay) -> Answer:
     Before the view, that is an error of the middleware or the URLs, which may be correct in another worker.
     """
     error_reports.keep_error(error)
-    told = error_reports.log_extra(replay.id)
-    logger.error("The replay of dispatch %s was interrupted by an error", replay.id, exc_info=error, extra=told)
+    extra = error_reports.log_extra(replay.id)
+    logger.error("The replay of dispatch %s was interrupted by an error", replay.id, exc_info=error, extra=extra)
     if not replay.reached:
         text = f"{NOT_REACHED}: {type(error).__name__}"
         return Answer(_unreadable(ViewNotReachedError(NOT_REACHED)), text, unknown_here=True)
@@ -143,8 +143,8 @@ def _finish(response: HttpResponseBase, replay: Replay) -> None:
     except BaseException as error:
         if _ends_process(error, replay):
             raise
-        told = {"dispatch_id": str(replay.id)}
-        logger.error("The response of dispatch %s could not be closed", replay.id, exc_info=error, extra=told)
+        extra = {"dispatch_id": str(replay.id)}
+        logger.error("The response of dispatch %s could not be closed", replay.id, exc_info=error, extra=extra)
 
 
 def _release(response: HttpResponseBase) -> None:

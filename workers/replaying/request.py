@@ -45,13 +45,13 @@ class ReplayRequest(Request):
         if not terminated:
             revocation.cancel(self.id, None)
         elif not self._terminated:
-            self._tell(self._lost)
+            self._update_ledger(self._lost)
         super()._announce_revoked(reason, terminated, signum, expired)  # type: ignore[misc] # untyped
 
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
         error = getattr(exc_info.exception, "exc", exc_info.exception)  # billiard wraps errors with their traceback
         if isinstance(error, (WorkerLostError, SystemExit, KeyboardInterrupt)):
-            self._tell(self._lost)
+            self._update_ledger(self._lost)
         elif not isinstance(error, TimeLimitExceeded):
             return super().on_failure(exc_info, *args, **kwargs)
         with error_reports.logs_held_back():
@@ -65,17 +65,17 @@ class ReplayRequest(Request):
         error_reports.expect_end(self.worker_pid)
         with error_reports.logs_held_back():
             super().on_timeout(soft, timeout)
-        self._tell(self._stopped)
+        self._update_ledger(self._stopped)
 
-    def _tell(self, tell: Callable[[uuid.UUID, ledger.Run], State | None]) -> None:
-        """Tell the ledger. Where it does not answer, the lease runs out: Celery has to go on with what it does."""
+    def _update_ledger(self, transition: Callable[[uuid.UUID, ledger.Run], State | None]) -> None:
+        """If the ledger does not answer, the lease expires: Celery must continue with what it does."""
         run = self._run()
         if run is None:
             return
         dispatch_id = uuid.UUID(self.id)
         try:
             locks.limit_waits()
-            state = tell(dispatch_id, run)
+            state = transition(dispatch_id, run)
             if state is not None:
                 announce(dispatch_id)
             if state is State.FAILED:
@@ -94,8 +94,8 @@ class ReplayRequest(Request):
     def _lost(self, dispatch_id: uuid.UUID, run: ledger.Run) -> State | None:
         state = ledger.lose(dispatch_id, run, "the worker process was lost")
         if state is not None:
-            told = error_reports.log_extra(dispatch_id)
-            logger.warning("Dispatch %s: the worker process was lost: %s", dispatch_id, state, extra=told)
+            extra = error_reports.log_extra(dispatch_id)
+            logger.warning("Dispatch %s: the worker process was lost: %s", dispatch_id, state, extra=extra)
         return state
 
     def _stopped(self, dispatch_id: uuid.UUID, run: ledger.Run) -> State | None:

@@ -32,7 +32,7 @@ def cancel_waiting(task_ids: Iterable[str]) -> None:
     with _patient(f"The dispatches among {len(found)} revoked tasks"):
         for chunk in _chunks(sorted(found)):  # sorted, because other workers do the same at the same time
             for dispatch_id in ledger.cancel_all(chunk):
-                _tell(dispatch_id, "revoked")
+                _log_cancelled(dispatch_id, "revoked")
 
 
 def cancel(task_id: str, run: ledger.Run | None) -> None:
@@ -43,23 +43,23 @@ def cancel(task_id: str, run: ledger.Run | None) -> None:
     dispatch_id = _key(task_id)
     if dispatch_id is not None:
         with _patient(f"Dispatch {dispatch_id}"):
-            _cancelled(dispatch_id, run)
+            _cancel_dispatch(dispatch_id, run)
 
 
-def _cancelled(dispatch_id: uuid.UUID, run: ledger.Run | None) -> None:
+def _cancel_dispatch(dispatch_id: uuid.UUID, run: ledger.Run | None) -> None:
     if _stop_or_cancel(dispatch_id, run):
-        _tell(dispatch_id, "terminated" if run else "revoked")
+        _log_cancelled(dispatch_id, "terminated" if run else "revoked")
 
 
-def _tell(dispatch_id: uuid.UUID, why: str) -> None:
+def _log_cancelled(dispatch_id: uuid.UUID, why: str) -> None:
     announce(dispatch_id)
-    told = {"dispatch_id": str(dispatch_id)}
-    logger.warning("Dispatch %s is cancelled: it was %s", dispatch_id, why, extra=told)
+    extra = {"dispatch_id": str(dispatch_id)}
+    logger.warning("Dispatch %s is cancelled: it was %s", dispatch_id, why, extra=extra)
 
 
 def _stop_or_cancel(dispatch_id: uuid.UUID, run: ledger.Run | None) -> bool:
-    """Between the first look and the second it may have been claimed."""
-    for _look in range(2):
+    """Try twice, because the dispatch may be claimed between the two statements."""
+    for _attempt in range(2):
         if run is not None and ledger.stop(dispatch_id, run):
             return True
         with contextlib.suppress(DispatchConflictError):
