@@ -29,11 +29,11 @@ class BrokerConfig(AppConfig):
         from broker_django.operations import sentry  # noqa: PLC0415 - models are loaded first
         from broker_django.routing import table  # noqa: PLC0415 - models are loaded first
 
-        database.come_first()
+        database.install_router()
         log_redaction.install_token_filter()
         sentry.watch_from_first_request()
         # Only for these two models: if a model has receivers, Django loads each row that it deletes.
         for changed in (signals.post_save, signals.post_delete, models.rows_changed):
             for model in (models.Router, models.Destination):
-                changed.connect(table.keep_watch, sender=model, dispatch_uid="request_broker.table")
+                changed.connect(table.rows_saved, sender=model, dispatch_uid="request_broker.table")
         signals.post_migrate.connect(table.after_migrate, sender=self, dispatch_uid="request_broker.table")

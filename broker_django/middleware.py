@@ -16,7 +16,7 @@ from broker_django.http import is_stored, protected, restore
 from broker_django.http.log_redaction import has_token
 from broker_django.messaging import tracing
 from broker_django.pipeline import answer, arouted, routed, submitted, take
-from broker_django.routing import choice
+from broker_django.routing import visitors
 from broker_django.tracking.answers import (
     await_until_done,
     wait_until_done,
@@ -161,7 +161,7 @@ def _in_its_place(kept: list[HttpResponseBase], response: HttpResponseBase) -> H
 
 def leave(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
     """What the middleware around the broker is given: an object that, if it was stored, cannot be changed."""
-    response = protected(choice.remembered(request, response))
+    response = protected(visitors.with_visitor_cookie(request, response))
     if response.status_code == 404 and "HTTP_REFERER" in request.META and has_token(request):
         del request.META["HTTP_REFERER"]  # BrokenLinkEmailsMiddleware mails it
     if is_stored(response):

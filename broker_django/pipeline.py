@@ -17,7 +17,7 @@ from broker_django.conf import conf
 from broker_django.dispatcher import decide, route_of
 from broker_django.http import cache_headers, content_codings, problem
 from broker_django.identity import ownership, sessions
-from broker_django.routing import choice
+from broker_django.routing import choice, redirects
 from broker_django.routing.proxies import aproxy, proxy
 from broker_django.tracking.answers import accepted_response, in_time, repeated_response
 
@@ -37,7 +37,7 @@ def routed(request: HttpRequest) -> HttpResponseBase | None:
         route = route_of(request)
         if route is None or route.router.action is Action.QUEUE:
             return None
-        return proxy(request, route) if route.router.action is Action.PROXY else choice.redirect(request, route)
+        return proxy(request, route) if route.router.action is Action.PROXY else redirects.redirect(request, route)
     except BrokerError as error:
         return problem(error)
 
@@ -51,7 +51,7 @@ async def arouted(request: HttpRequest) -> HttpResponseBase | None:
             return None
         if route.router.action is Action.PROXY:
             return await aproxy(request, route)
-        return await sync_to_async(choice.redirect)(request, route)
+        return await sync_to_async(redirects.redirect)(request, route)
     except BrokerError as error:
         return problem(error)
 
@@ -85,7 +85,7 @@ def answer(request: HttpRequest, accepted: Accepted, record: DispatchRecord | No
     if response is None:
         sessions.detach(request)
         response = accepted_response(request, accepted)
-        ownership.give_claim(request, response, accepted.record, accepted.here)
+        ownership.set_claim(request, response, accepted.record, accepted.here)
         sessions.guard(request, response)
         return response
     sessions.adopt(request, response)

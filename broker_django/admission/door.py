@@ -15,7 +15,7 @@ from broker_django.conf import conf
 from broker_django.context import Replay, RequestContext, by, replay_of
 from broker_django.http import problem
 from broker_django.identity import drf, ownership, principals, users
-from broker_django.identity.expectation import accepted, had_a_user, require_actor
+from broker_django.identity.accepted_users import accepted, had_a_user, require_actor
 from broker_django.identity.logged_in import LOGGED_IN, session_of
 from broker_django.identity.users import user_key
 from broker_django.messaging.celery_app import ends_worker

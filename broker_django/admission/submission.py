@@ -20,7 +20,7 @@ from broker_django.annotations.view_names import view_name
 from broker_django.conf import conf
 from broker_django.http import raw_body, to_message
 from broker_django.identity import credentials, drf, ownership, principals, sessions, users
-from broker_django.identity.freezing import evaluated
+from broker_django.identity.instances import evaluated
 from broker_django.identity.owners import owner_of, untold
 from broker_django.identity.users import user_key
 from broker_django.ledger import tokens
@@ -174,7 +174,7 @@ class ClientSubmission:
 
     @cached_property
     def _settled(self) -> tuple[dict[str, str], HttpResponse]:
-        return sessions.settle(self.request)
+        return sessions.save_early(self.request)
 
     @property
     def carrier(self) -> HttpResponse:

@@ -1,4 +1,4 @@
-"""What the broker keeps in the database."""
+"""The broker's database tables."""
 
 from broker_django.models.dispatches import PATH_LENGTH, ActionRecord, AttemptRecord, DispatchRecord
 from broker_django.models.routing import URL_LENGTH, Destination, Router, RoutingVersion, rows_changed

@@ -263,7 +263,7 @@ class _Look:
 
     def _look(self, due: list[uuid.UUID]) -> None:
         try:
-            database.let_writers_be()
+            database.read_without_locks()
             found = ledger.find_all(due)
         except DatabaseFailure as error:
             if not self._blind:

@@ -103,7 +103,7 @@ def test_a_worker_that_redis_refuses_fails_and_says_what_to_do(
     worker = start_worker(command, BROKER_URL=small.url)
     wait_until(lambda: worker.container.status == "exited", 60)
     assert worker.container.exit_status not in (0, None)
-    assert "Redis is at its maxmemory and takes nothing any more: raise maxmemory" in worker.logs()
+    assert "Redis has reached its maxmemory and accepts no more data: raise maxmemory" in worker.logs()
 
 
 @pytest.fixture

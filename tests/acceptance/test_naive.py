@@ -77,4 +77,4 @@ def test_the_reaper_does_not_stumble_over_what_waits(naive: Site, worker: Worker
         )
         gates.open(gate)
         wait_until(lambda: all(document(client, each)["state"] == "succeeded" for each in accepted), PATIENCE)
-    assert "stumbled" not in worker.container.logs()
+    assert "The reaper failed" not in worker.container.logs()

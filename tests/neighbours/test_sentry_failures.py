@@ -130,7 +130,7 @@ def lost_process() -> DispatchRecord:
     record = accepted(attempts=conf.queues["bulk"].starts - 1)
     request = held(record)
     begin(record, request)
-    request._tell(request._lost)
+    request._update_ledger(request._lost)
     return record
 
 
@@ -168,8 +168,8 @@ def test_what_the_task_itself_raises_is_one_event_with_its_traceback(sent: list[
 
 
 def test_an_outage_is_reported_as_ever(sent: list[dict[str, Any]]) -> None:
-    logging.getLogger("workers.recovery.reaper").error("The reaper stumbled")
-    assert [event["logentry"]["message"] for event in sent] == ["The reaper stumbled"]
+    logging.getLogger("workers.recovery.reaper").error("The reaper failed")
+    assert [event["logentry"]["message"] for event in sent] == ["The reaper failed"]
 
 
 def test_what_sentrys_sdk_raises_costs_no_outcome(sent: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:

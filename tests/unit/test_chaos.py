@@ -246,7 +246,7 @@ def test_lines_that_tell_of_a_loss_explain_the_dispatch_that_they_name():
         f"[12:00:05: INFO/7] workers.tasks: Dispatch {REALTIME} is dropped: it was delivered before",
         f"[12:00:05: INFO/7] workers.tasks: Dispatch {BULK} failed in attempt 1, it is due at 2030-05-17T12:00: 500",
         f"[12:00:05: INFO/7] workers.tasks: Dispatch {BULK} is handed back, it is due at 2030-05-17T12:00: no URL",
-        "[12:00:06: WARNING/7] workers.replaying.leases: 2 leases could not be renewed, there is another try",
+        "[12:00:06: WARNING/7] workers.replaying.leases: 2 leases could not be renewed and are tried again",
     ]
     assert mentions(LOSS, lines) == {PAYMENT: 2}
     assert mentions(RETRY, lines) == {BULK: 1}

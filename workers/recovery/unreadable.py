@@ -1,4 +1,4 @@
-"""Dispatches whose own request, in the ledger, no key opens any more: they end in a recorded failure."""
+"""Fail dispatches whose stored request can no longer be opened with any key."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("workers.recovery.unreadable")
 
 HESITATION = timedelta(seconds=60)
-"""How long a dispatch waits that only another worker may know how to handle."""
+"""How long a dispatch waits that perhaps only another worker can handle."""
 WORKER = "reaper"
 
 

@@ -140,7 +140,7 @@ def test_each_operation_is_queued_by_its_own_decorator(send: Any, method: str, u
         assert response.json()["replayed"] is False
 
 
-def test_an_operation_may_be_preferred_and_may_ask_for_a_key(send: Any) -> None:
+def test_an_operation_may_be_prioritised_and_may_require_a_key(send: Any) -> None:
     assert send("get", "/api/orders/1", headers={"Prefer": "respond-async"}).status_code == 202
     assert send("delete", "/api/orders/1").status_code == 400
 

@@ -103,7 +103,7 @@ def test_a_large_body_arrives_byte_for_byte_and_its_file_goes(
     assert files(storage) == []
 
 
-def test_the_same_under_asgi(async_client: AsyncClient, storage: Storage) -> None:
+def test_it_works_under_asgi(async_client: AsyncClient, storage: Storage) -> None:
     response = async_to_sync(async_client.post)("/body/", LARGE, content_type=OCTETS)
     assert response.content == LARGE
     assert len(files(storage)) == 1

@@ -1,4 +1,4 @@
-"""The chaos run's views see what another view leaves behind, or its verdict would be worth nothing."""
+"""The views of the chaos run detect what another view leaves behind."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ for name in sys.argv[1:]:
 
 
 @pytest.mark.parametrize(("database", "vendor"), [("sqlite", "sqlite"), ("postgres", "postgresql")])
-def test_a_view_finds_whatever_a_poison_left(tmp_path, database, vendor):
+def test_a_view_detects_what_a_poison_left(tmp_path, database, vendor):
     names = sorted(set(poison.names(vendor)) - LEAVE_NOTHING)
     with servers.DATABASES[database]() as where:
         elsewhere = {name for name in os.environ if name.startswith(("MYSQL_", "POSTGRES_"))}

@@ -1,4 +1,4 @@
-"""Whose a dispatch is if nobody can find its user again, or tell it from others."""
+"""Owners who cannot be found again, or distinguished from others."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ from broker_django.decorators import queue
 from broker_django.messaging.celery_app import get_app
 from broker_django.models import DispatchRecord
 from tests import browsers
-from tests.integration.identity.test_users import before_replay  # noqa: F401 - a fixture
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -327,7 +326,7 @@ def status(links: Any, client: Client | None = None, **headers: str) -> int:
 
 
 @pytest.mark.parametrize("kind", MAKE)
-def test_a_user_of_any_kind_is_no_other(kind: str) -> None:
+def test_users_of_different_kinds_are_different_owners(kind: str) -> None:
     links = send("/whose/", **{"X-Partner": f"{kind}:ann"})
     assert status(links, **{"X-Partner": f"{kind}:ann"}) == 200
     assert status(links, **{"X-Partner": f"{kind}:bob"}) == 404
@@ -335,7 +334,7 @@ def test_a_user_of_any_kind_is_no_other(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", MAKE)
-def test_a_key_of_one_is_no_key_of_another(kind: str) -> None:
+def test_idempotency_keys_are_separate_for_each_user(kind: str) -> None:
     key = {"Idempotency-Key": "order-1"}
     first, again, other = (
         Client().post("/whose/", headers={"X-Partner": f"{kind}:{name}", **key}) for name in ("ann", "ann", "bob")
@@ -345,15 +344,15 @@ def test_a_key_of_one_is_no_key_of_another(kind: str) -> None:
         assert again.json() == {"secret of": f"{kind}:ann"}
 
 
-def test_the_user_of_another_token_is_the_same() -> None:
+def test_another_token_of_the_same_user_is_the_same_owner() -> None:
     links = send("/whose/", **{"X-Partner": "a token for each time:ann"})
     assert len({status(links, **{"X-Partner": "a token for each time:ann"}) for _ in range(3)}) == 1
 
 
 @pytest.mark.parametrize("url", ["/whose/", "/by-dispatch/", "/quiet/", "/strict/"])
-def test_who_cannot_be_asked_at_the_door_is_not_nobody(
+def test_a_user_who_cannot_be_found_before_the_view_runs_is_not_anonymous(
     url: str,
-    before_replay: Callable[..., None],  # noqa: F811 - the fixture
+    before_replay: Callable[..., None],
 ) -> None:
     if url == "/whose/":
         out_of_reach.add("partners")
@@ -386,7 +385,7 @@ def test_a_token_in_a_cookie_is_a_credential(url: str) -> None:
     assert b"ann" not in with_cookie("bob").post(url, headers=key).content
 
 
-def test_a_key_tells_users_of_cookies_apart_though_nobody_could_be_asked() -> None:
+def test_idempotency_keys_are_separate_for_cookie_users_who_cannot_be_found() -> None:
     out_of_reach.add("users")
     for name, expected in (("ann", 1), ("ann", 1), ("bob", 2)):
         with_cookie(name).post("/of-cookie/", headers={"Idempotency-Key": "order-1"})
@@ -403,7 +402,7 @@ def test_a_refreshed_token_is_the_same_user_and_its_key_the_same(url: str) -> No
     assert status(links, Authorization="Bearer bob.1") == 404
 
 
-def test_a_credential_is_looked_at_once_if_there_is_nothing_else_to_look_at() -> None:
+def test_a_credential_is_authenticated_once_if_there_is_no_other() -> None:
     """To check a token, or a password, may take long, or count."""
     ByJwt.asked.clear()
     get_app().conf.task_always_eager = False
@@ -414,13 +413,13 @@ def test_a_credential_is_looked_at_once_if_there_is_nothing_else_to_look_at() ->
     assert ByJwt.asked == ["Bearer ann.1".removeprefix("Bearer ")]
 
 
-def test_what_is_signed_for_each_request_is_asked_with_the_poll_as_it_is() -> None:
+def test_a_signature_per_request_is_verified_on_the_poll_itself() -> None:
     links = send("/of-signature/", Authorization="ann:POST")
     assert status(links, Authorization="ann:GET") == 200
     assert status(links, Authorization="bob:GET") == 404
 
 
-def test_an_authenticator_that_fails_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_authenticator_does_not_hide_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(APIView, "authentication_classes", [OtherIssuer])
     links = send("/of-jwt/", Authorization="Bearer ann.1")
     assert status(links, Authorization="Bearer ann.2") == 200
@@ -428,7 +427,7 @@ def test_an_authenticator_that_fails_hides_no_other(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("name", ["X-Goog-Iap-Jwt-Assertion", "X-Amzn-Oidc-Data", "X-Amz-Security-Token"])
-def test_what_a_proxy_signs_for_each_request_makes_no_other_client(name: str) -> None:
+def test_a_proxys_signature_per_request_does_not_make_another_client(name: str) -> None:
     first, second = ({"X-Goog-Authenticated-User-Id": "ann", name: time} for time in "12")
     key = {"Idempotency-Key": "order-1"}
     links = send("/plain/", **first, **key)
@@ -437,7 +436,7 @@ def test_what_a_proxy_signs_for_each_request_makes_no_other_client(name: str) ->
     assert status(links, **{name: "1"}) == 404
 
 
-def test_a_guess_can_be_told_to_be_wrong(settings: Any) -> None:
+def test_a_wrong_guess_can_be_exempted(settings: Any) -> None:
     settings.REQUEST_BROKER = {"CREDENTIALS": ["Authorization", "-X-Build-Token"]}
     assert status(send("/plain/", **{"X-Build-Token": "1"})) == 200
     assert status(send("/plain/", Authorization="Bearer 1")) == 404
@@ -446,7 +445,7 @@ def test_a_guess_can_be_told_to_be_wrong(settings: Any) -> None:
 @pytest.mark.parametrize(
     "names", [["X-" + "a" * 900 + "-Token"], [f"X-Zone-{n}-Of-An-Application-Key" for n in range(40)]]
 )
-def test_what_the_ledger_has_no_room_for_leaves_the_claim(names: list[str]) -> None:
+def test_with_too_many_credentials_only_the_claim_identifies_the_client(names: list[str]) -> None:
     browser, shown = Client(), {**dict.fromkeys(names, "same"), "X-Forwarded-User": "ann"}
     links = send("/plain/", browser, **shown)
     assert status(links) == status(links, **{**shown, "X-Forwarded-User": "bob"}) == status(links, **shown) == 404
@@ -459,7 +458,7 @@ def test_a_field_may_have_a_plus_in_its_name() -> None:
 
 
 @pytest.mark.parametrize("value", [7, b"ann", object()])
-def test_middleware_may_put_what_is_no_text_into_the_environ(value: Any) -> None:
+def test_middleware_may_put_objects_into_the_environ(value: Any) -> None:
     assert Client().post("/plain/", HTTP_X_USER_ID=value).status_code == 202
 
 
@@ -480,12 +479,12 @@ async def posted(path: str) -> int:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_path_of_any_alphabet_is_asked_for_its_user() -> None:
+def test_non_ascii_paths_are_resolved_to_find_their_user() -> None:
     Token.objects.create(key="ann", user=User.objects.get(username="ann"))
     assert async_to_sync(posted)("/заказы/") == 202
 
 
-def test_nobody_has_nothing_to_show() -> None:
+def test_an_unidentifiable_user_must_show_something() -> None:
     """The view may fail for its own reasons; there is nobody whom it could have found."""
     links = send("/by-dispatch/")
     assert status(links) != 404
@@ -498,7 +497,7 @@ def test_a_poll_finds_the_user_as_the_request_did(url: str) -> None:
     assert status(links, **{"X-Partner": "row:bob"}) == status(links) == 404
 
 
-def test_whose_account_was_closed_gets_nothing_even_if_nobody_can_ask_who_it_is() -> None:
+def test_a_closed_account_gets_nothing_even_if_its_user_cannot_be_found() -> None:
     browser = Client()
     links = send("/by-setup/", browser, **{"X-Partner": "row:ann"})
     assert status(links, browser) == 200
@@ -506,7 +505,7 @@ def test_whose_account_was_closed_gets_nothing_even_if_nobody_can_ask_who_it_is(
     assert status(links, browser) == status(links, **{"X-Partner": "row:ann"}) == 404
 
 
-def test_an_authenticator_that_does_not_answer_is_no_answer() -> None:
+def test_an_authenticator_that_does_not_answer_makes_the_poll_unavailable() -> None:
     links = send("/whose/", **{"X-Partner": "row:ann"})
     out_of_reach.add("partners")
     assert status(links, **{"X-Partner": "row:ann"}) == 503
@@ -514,7 +513,7 @@ def test_an_authenticator_that_does_not_answer_is_no_answer() -> None:
 
 
 @pytest.mark.parametrize("who", [({"X-On-Behalf-Of": "ann"}, {"X-On-Behalf-Of": "bob"}), ("?as=ann", "?as=bob")])
-def test_a_key_that_is_for_everybody_names_nobody(who: Any) -> None:
+def test_a_shared_key_does_not_identify_a_user(who: Any) -> None:
     shown = {"X-Api-Key": "partner"}
     if isinstance(who[0], dict):
         links = send("/on-behalf/", **shown, **who[0])
@@ -526,7 +525,7 @@ def test_a_key_that_is_for_everybody_names_nobody(who: Any) -> None:
     assert [status(asked[each], **shown) for each in (*who, "")] == [200, 404, 404]
 
 
-def test_a_key_that_is_for_everybody_names_nobody_if_the_body_does() -> None:
+def test_a_shared_key_does_not_identify_a_user_whom_the_body_names() -> None:
     shown = {"X-Api-Key": "partner"}
     accepted = Client().post("/on-behalf/", {"as": "ann"}, headers=shown)
     assert accepted.status_code == 202
@@ -534,14 +533,14 @@ def test_a_key_that_is_for_everybody_names_nobody_if_the_body_does() -> None:
     assert status(accepted.json()["links"], **shown, **{"X-On-Behalf-Of": "ann"}) == 200
 
 
-def test_a_proxy_of_the_user_is_one_in_the_replay_too(before_replay: Callable[..., None]) -> None:  # noqa: F811
+def test_a_proxy_model_of_the_user_is_restored_in_the_replay(before_replay: Callable[..., None]) -> None:
     before_replay(lambda *_: out_of_reach.add("proxies"))
     links = send("/greeting/")
     out_of_reach.clear()
     assert Client().get(links["response"]).json() == "hello ann"
 
 
-def test_what_cannot_travel_and_has_ended_is_refused(before_replay: Callable[..., None]) -> None:  # noqa: F811
+def test_an_expired_authentication_that_cannot_be_frozen_is_refused(before_replay: Callable[..., None]) -> None:
     """A view would otherwise run as the user, without what the user may do."""
     MAKE["a scope"] = lambda name: (User.objects.get(username=name), WithLock(name))
     before_replay(lambda *_: out_of_reach.add("partners have ended"))
@@ -550,7 +549,7 @@ def test_what_cannot_travel_and_has_ended_is_refused(before_replay: Callable[...
     answer = Client().get(links["response"], headers={"X-Partner": "a scope:ann"})
     del MAKE["a scope"]
     assert answer.status_code == 403
-    assert "cannot travel" in answer.json()["detail"]
+    assert "cannot be restored" in answer.json()["detail"]
 
 
 FIELDS = [
@@ -572,7 +571,7 @@ def test_a_field_that_looks_like_a_credential_is_one(name: str) -> None:
 @pytest.mark.parametrize(
     "name", ["X-CSRFToken", "X-Recaptcha-Token", "X-Request-Id", "Accept-Language", "User-Agent", "X-Partner"]
 )
-def test_a_field_that_looks_like_none_is_none(name: str) -> None:
+def test_a_field_that_does_not_look_like_a_credential_is_not_one(name: str) -> None:
     assert status(send("/plain/", **{name: "1"})) == 200
 
 
@@ -584,13 +583,13 @@ def test_a_parameter_that_looks_like_a_credential_is_one(name: str) -> None:
     assert status({"response": f"{links['response']}?{name}=1"}) == status(links, browser) == 200
 
 
-def test_whom_the_server_says_that_it_has_authenticated_is_asked_for() -> None:
+def test_a_user_authenticated_by_the_server_is_a_credential() -> None:
     links = Client(REMOTE_USER="ann").post("/plain/").json()["links"]
     assert status(links) == status(links, Client(REMOTE_USER="bob")) == 404
     assert status(links, Client(REMOTE_USER="ann")) == 200
 
 
-def test_more_parameters_than_django_reads_are_nobodys() -> None:
+def test_more_parameters_than_django_accepts_are_no_credentials() -> None:
     """The view does not ask for them, and neither does the broker."""
     links = send(f"/plain/?{'&'.join(f'a{number}=1' for number in range(2_000))}&token=1")
     assert status(links) == 200
@@ -605,7 +604,7 @@ def test_a_parameter_can_be_named(settings: Any) -> None:
 
 
 @pytest.mark.parametrize("every", [True, False])
-def test_a_session_in_a_cookie_changes_and_its_browser_is_known(settings: Any, every: bool) -> None:
+def test_a_browser_with_a_session_cookie_that_changes_is_recognised(settings: Any, every: bool) -> None:
     settings.SESSION_ENGINE = "django.contrib.sessions.backends.signed_cookies"
     settings.SESSION_SAVE_EVERY_REQUEST = every
     browser = browsers.logged_in("ann")

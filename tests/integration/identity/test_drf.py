@@ -1,4 +1,4 @@
-"""REST framework: whoever is authenticated at the door is so in the replay, and when asking for the answer."""
+"""REST framework: the user authenticated at acceptance is also the user of the replay and of polls."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ from rest_framework.viewsets import ViewSet
 
 from broker_django.decorators import queue
 from broker_django.models import DispatchRecord
-from tests.integration.identity.test_users import before_replay  # noqa: F401 - a fixture
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,7 +61,7 @@ class Payload(dict):  # type: ignore[type-arg]
         return self["name"]
 
 
-class Name(str):  # noqa: SLOT000
+class Name(str):  # noqa: SLOT000 - as projects write it
     """A text of a library."""
 
 
@@ -410,7 +409,7 @@ def answered(accepted: Any, token: str) -> Any:
 
 
 @pytest.mark.parametrize(("name", "kind"), [*TRAVELLING, ("whose", "locked")])
-def test_a_user_of_any_kind_is_who_it_was(send: Any, name: str, kind: str) -> None:
+def test_users_of_any_kind_are_restored(send: Any, name: str, kind: str) -> None:
     token = f"{kind}:ada"
     direct = send("direct", token)
     assert direct.status_code == 200
@@ -418,9 +417,9 @@ def test_a_user_of_any_kind_is_who_it_was(send: Any, name: str, kind: str) -> No
 
 
 @pytest.mark.parametrize(("name", "kind"), TRAVELLING)
-def test_a_credential_that_expires_while_it_waits_is_as_it_was(
+def test_a_credential_that_expires_while_the_dispatch_waits_is_restored(
     send: Any,
-    before_replay: Any,  # noqa: F811
+    before_replay: Any,
     name: str,
     kind: str,
 ) -> None:
@@ -432,7 +431,7 @@ def test_a_credential_that_expires_while_it_waits_is_as_it_was(
     assert answered(accepted, token) == direct.json()
 
 
-def test_the_owner_may_come_with_another_token(send: Any) -> None:
+def test_the_owner_may_use_another_token(send: Any) -> None:
     accepted, refreshed = send("whose", "row:ada"), "row:ada/refreshed"
     accepted_now.clear()
     assert Client().get(accepted.json()["links"]["self"], headers={"X-Custom": refreshed}).status_code == 404
@@ -456,14 +455,14 @@ def test_another_user_is_not_the_owner(send: Any, owner: str, other: str) -> Non
 
 
 @pytest.mark.parametrize("kind", ["no-key", "unsaved", "foreign-key"])
-def test_a_user_who_is_no_row_may_come_with_another_token(send: Any, kind: str) -> None:
+def test_a_user_without_a_row_may_use_another_token(send: Any, kind: str) -> None:
     accepted, refreshed = send("whose", f"{kind}:ada"), f"{kind}:ada/refreshed"
     accepted_now.add(refreshed)
     assert answered(accepted, refreshed)["name"] == "ada"
 
 
 @pytest.mark.parametrize("kind", ["no-key", "unsaved"])
-def test_an_idempotency_key_is_a_users_own_who_is_no_row(send: Any, kind: str) -> None:
+def test_an_idempotency_key_belongs_to_a_user_without_a_row(send: Any, kind: str) -> None:
     first, again, other = (
         send("whose", f"{kind}:{name}", **{"Idempotency-Key": "one"}) for name in ("ada", "ada", "bob")
     )
@@ -473,7 +472,7 @@ def test_an_idempotency_key_is_a_users_own_who_is_no_row(send: Any, kind: str) -
 
 
 @pytest.mark.parametrize("kind", ["row", "unsaved", "no-key", "foreign-key"])
-def test_what_everybody_sends_opens_nothing_of_a_user_who_is_known_by_something_else(send: Any, kind: str) -> None:
+def test_a_shared_header_does_not_identify_a_user_who_has_another_credential(send: Any, kind: str) -> None:
     edge = {"Authorization": "Basic ZWRnZTplZGdl"}
     accepted = send("whose", f"{kind}:ada", **edge)
     url = accepted.json()["links"]["self"]
@@ -481,7 +480,7 @@ def test_what_everybody_sends_opens_nothing_of_a_user_who_is_known_by_something_
     assert Client().get(url, headers={**edge, "X-Custom": f"{kind}:ada"}).status_code == 200
 
 
-def test_a_user_who_is_no_row_is_active_if_the_view_says_so() -> None:
+def test_a_user_without_a_row_is_active_if_the_view_accepts_it() -> None:
     accepted_now.add("no-key:ada")
     accepted = Client().post("/bearer/", headers={"Authorization": "no-key:ada"})
     url = accepted.json()["links"]["self"]
@@ -498,7 +497,7 @@ def test_an_api_key_without_a_user_is_an_owner(send: Any) -> None:
     assert Client().get(url, headers={"X-Custom": "nobody:ada"}).status_code == 200
 
 
-def test_a_refusal_at_the_door_is_the_views_own(send: Any) -> None:
+def test_a_refusal_before_acceptance_is_the_views_own_response(send: Any) -> None:
     assert send("refusing", "row:ada").status_code == 401
     accepted_now.clear()
     assert Client().post("/whose/", headers={"X-Custom": "row:ada"}).status_code == 401
@@ -520,20 +519,20 @@ def test_a_view_that_authenticates_late_refuses_when_it_runs(name: str) -> None:
     assert Client().get(accepted.json()["links"]["response"], headers=shown).status_code == 401
 
 
-def test_a_view_that_asks_for_no_user_may_get_a_credential_that_is_not_valid() -> None:
+def test_a_view_without_a_required_user_may_get_an_invalid_credential() -> None:
     accepted = Client().post("/incurious/", headers={"X-Custom": "row:nobody"})
     assert answered(accepted, "row:nobody") == {"asks": "nobody"}
 
 
 @pytest.mark.parametrize("name", ["decorated", "decorated-set"])
-def test_what_a_decorator_of_dispatch_answers_is_answered_in_the_replay(name: str) -> None:
+def test_a_decorator_of_dispatch_answers_in_the_replay(name: str) -> None:
     accepted = Client().post(f"/{name}/", headers={"X-Probe": "1"})
     assert accepted.status_code == 202
     assert Client().get(accepted.json()["links"]["response"], headers={"X-Probe": "1"}).content == b"probed"
 
 
 @pytest.mark.parametrize("name", SESSIONS)
-def test_a_view_that_was_not_asked_checks_for_forgery_when_it_runs(name: str) -> None:
+def test_a_view_that_was_not_asked_checks_csrf_when_it_runs(name: str) -> None:
     client = Client(enforce_csrf_checks=True)
     client.force_login(row("ada"))
     accepted = client.post(f"/{name}/")
@@ -546,9 +545,9 @@ def state() -> Any:
 
 
 @pytest.mark.parametrize("fate", ["expired", "another's"])
-def test_a_user_who_can_only_be_found_again_is_refused_otherwise(
+def test_a_user_who_must_be_found_again_is_refused_if_not_found(
     send: Any,
-    before_replay: Any,  # noqa: F811
+    before_replay: Any,
     monkeypatch: pytest.MonkeyPatch,
     fate: str,
 ) -> None:
@@ -563,9 +562,9 @@ def test_a_user_who_can_only_be_found_again_is_refused_otherwise(
 
 
 @pytest.mark.parametrize("kind", ["no-key", "unsaved", "dict"])
-def test_a_credential_that_is_anothers_meanwhile_does_not_change_the_user(
+def test_a_credential_that_now_belongs_to_another_user_does_not_change_the_user(
     send: Any,
-    before_replay: Any,  # noqa: F811
+    before_replay: Any,
     monkeypatch: pytest.MonkeyPatch,
     kind: str,
 ) -> None:
@@ -577,7 +576,7 @@ def test_a_credential_that_is_anothers_meanwhile_does_not_change_the_user(
 
 
 @pytest.mark.parametrize("fate", ["deactivated", "deleted"])
-def test_an_unsaved_user_acts_for_a_row_that_is_active(send: Any, before_replay: Any, fate: str) -> None:  # noqa: F811
+def test_an_unsaved_user_acts_for_a_row_that_is_active(send: Any, before_replay: Any, fate: str) -> None:
     User.objects.create(pk=4711, username="grace")
     mine = User.objects.filter(pk=4711)
     before_replay(mine.delete if fate == "deleted" else lambda: mine.update(is_active=False))
@@ -586,7 +585,7 @@ def test_an_unsaved_user_acts_for_a_row_that_is_active(send: Any, before_replay:
 
 
 @pytest.mark.parametrize("name", ["guest", "nobody", "ada"])
-def test_an_api_key_that_expires_while_it_waits_is_as_it_was(send: Any, before_replay: Any, name: str) -> None:  # noqa: F811
+def test_an_api_key_that_expires_while_the_dispatch_waits_is_restored(send: Any, before_replay: Any, name: str) -> None:
     direct = send("by-key-direct", f"unsaved:{name}")
     before_replay(accepted_now.clear)
     accepted = send("by-key", f"unsaved:{name}")
@@ -594,7 +593,7 @@ def test_an_api_key_that_expires_while_it_waits_is_as_it_was(send: Any, before_r
     assert answered(accepted, f"unsaved:{name}") == direct.json()
 
 
-def test_what_authenticated_a_user_is_as_it_was_if_something_else_does_now(before_replay: Any) -> None:  # noqa: F811
+def test_the_original_authentication_is_restored_if_another_one_applies_now(before_replay: Any) -> None:
     client = Client()
     client.force_login(row("ada"))
     accepted_now.add("row:ada")
@@ -605,7 +604,7 @@ def test_what_authenticated_a_user_is_as_it_was_if_something_else_does_now(befor
 
 
 @pytest.mark.parametrize("fate", ["used", "expired", "gone"])
-def test_a_token_that_is_a_row(before_replay: Any, fate: str) -> None:  # noqa: F811
+def test_a_token_that_is_a_row(before_replay: Any, fate: str) -> None:
     ada = row("ada")
     token = TokenRow.objects.create(user=ada)
     fates = {"used": lambda: None, "expired": token.delete, "gone": ada.delete}
@@ -621,7 +620,7 @@ def test_a_token_that_is_a_row(before_replay: Any, fate: str) -> None:  # noqa: 
 
 
 @pytest.mark.parametrize(("name", "times"), [("counted", 2), ("counted-by-dispatch", 1)])
-def test_a_view_is_set_up_if_it_is_asked_and_when_it_runs(send: Any, name: str, times: int) -> None:
+def test_setup_runs_when_a_view_is_asked_and_when_it_runs(send: Any, name: str, times: int) -> None:
     Counted.set_up.clear()
     accepted = send(name, "no-key:ada")
     assert answered(accepted, "no-key:ada")["name"] == "ada"

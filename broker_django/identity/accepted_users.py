@@ -1,7 +1,7 @@
-"""Who the middleware around the broker finds in a replay: the session and the user of the request as it was accepted.
+"""Make the middleware of a replay find the session and the user of the request as it was accepted.
 
-Whichever middleware sets them, the request completes what it is given. Whom the session still names is left alone:
-middleware that lets one user act for another goes by it.
+Whichever middleware sets them, the request completes the values that it is given. A user that the session still names
+is kept, because middleware that lets one user act for another depends on it.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ def had_a_user(replay: Replay) -> bool:
 
 
 def accepted(replay: Replay) -> Any:
-    """Raises UserInactiveError."""
+    """Returns the accepted user. Raises UserInactiveError."""
     return principals.accepted(replay.user, replay.known(principals.USER))
 
 
 def require_actor(replay: Replay) -> None:
-    """Raises UserInactiveError if who acts for the user who was accepted may act no more."""
+    """Raises UserInactiveError if the user who acts for the accepted user may no longer act."""
     key = past_sessions.actor(replay.known(principals.SESSION))
     if key is not None:
         users.active_user(key)
 
 
 def expect(request: HttpRequest, replay: Replay) -> None:
-    """Let the middleware around the broker find the user who was accepted, if the session names nobody any more."""
+    """Let middleware find the accepted user if the session no longer names one."""
     if not had_a_user(replay):
         return
     kind: Any = type(request)
@@ -57,13 +57,13 @@ def expect(request: HttpRequest, replay: Replay) -> None:
 
         def find() -> Any:
             found = get_user(request) if session_of(request) is not None else users.anonymous()
-            return _stand_in(request, replay, found)
+            return _or_substitute(request, replay, found)
 
         request._cached_user = SimpleLazyObject(find)  # type: ignore[attr-defined]
 
 
-def without_past_session(request: HttpRequest, response: HttpResponseBase) -> None:
-    """Take out the cookie of a session that has ended, which Django's middleware sets all the same."""
+def remove_ended_session_cookie(request: HttpRequest, response: HttpResponseBase) -> None:
+    """Remove the cookie of a session that has ended, which Django's middleware sets anyway."""
     session = session_of(request)
     if isinstance(session, Past) and session.ended:
         response.cookies.pop(settings.SESSION_COOKIE_NAME, None)
@@ -79,7 +79,7 @@ def _expecting(kind: Any) -> Any:
 
 
 class Expecting:
-    """A request that completes what is set on it, until it comes to the broker's middleware."""
+    """A request that completes the values set on it, until the broker's middleware runs."""
 
     META: dict[str, Any]
 
@@ -92,32 +92,32 @@ class Expecting:
 
 
 def _remembering(_request: HttpRequest, replay: Replay, session: Any) -> Any:
-    """The session falls back on what it was."""
+    """Returns the session, which falls back to its data at acceptance."""
     known = replay.known(principals.SESSION)
     return past_sessions.remembering(session, known) if known and hasattr(session, "session_key") else session
 
 
 def _or_accepted(request: HttpRequest, replay: Replay, user: Any) -> Any:
-    """The user, or whoever stands in for one who turns out to be nobody."""
+    """Returns the user, or a substitute if the user is anonymous."""
     is_lazy = isinstance(user, LazyObject) and user._wrapped is empty
     if not is_lazy and _is_somebody(user):
         return user
     find = user._setupfunc if is_lazy and isinstance(user, SimpleLazyObject) else lambda: user
-    return SimpleLazyObject(lambda: _stand_in(request, replay, find()))
+    return SimpleLazyObject(lambda: _or_substitute(request, replay, find()))
 
 
 def _coroutine_or_accepted(request: HttpRequest, replay: Replay, find: Callable[[], Any]) -> Any:
-    """The same for the coroutine that finds the user. Django's finds the one that was found before."""
+    """The same for the coroutine that finds the user. Django's coroutine returns the user that was found before."""
 
     async def auser() -> Any:
         known = request.__dict__.get("_cached_user")
         if known is not None and "_acached_user" not in request.__dict__:
             session = session_of(request)
             if session is not None:
-                session.accessed = True  # as if it were asked: the response varies on its cookie
-            await sync_to_async(_is_somebody)(known)  # it may ask the database
+                session.accessed = True  # as after a read, so that the response varies on its cookie
+            await sync_to_async(_is_somebody)(known)  # it may make a query
             request._acached_user = known  # type: ignore[attr-defined]
-        return await sync_to_async(_stand_in)(request, replay, await find())
+        return await sync_to_async(_or_substitute)(request, replay, await find())
 
     return auser
 
@@ -133,8 +133,10 @@ def _is_somebody(user: Any) -> bool:
     return bool(getattr(user, "is_authenticated", False))
 
 
-def _stand_in(request: HttpRequest, replay: Replay, found: Any) -> Any:
-    """The user who was found; if that is nobody, the one of the session as it was, or who was accepted."""
+def _or_substitute(request: HttpRequest, replay: Replay, found: Any) -> Any:
+    """Returns the user that was found. If that one is anonymous, returns the user of the session at acceptance, or the
+    accepted user.
+    """
     if _is_somebody(found) or replay.reached:  # a view may log its user out
         return found
     session = session_of(request)
@@ -144,18 +146,18 @@ def _stand_in(request: HttpRequest, replay: Replay, found: Any) -> Any:
     elif named not in {None, _logged_in(session, replay)}:
         return found
     try:
-        return _named(session, replay)
+        return _user_at_acceptance(session, replay)
     except UserInactiveError:
-        return found  # `door.enter` refuses
+        return found  # the broker's middleware refuses
 
 
 def _logged_in(session: Any, replay: Replay) -> Any:
-    """The user whom the session named when the request was accepted."""
+    """Returns the user that the session named when the request was accepted."""
     return session.past.get(LOGGED_IN) if isinstance(session, Past) else replay.user
 
 
-def _named(session: Any, replay: Replay) -> Any:
-    """The user of the session as it was, who may have acted for the one who was accepted."""
+def _user_at_acceptance(session: Any, replay: Replay) -> Any:
+    """Returns the user of the session at acceptance, who may have acted for the accepted user."""
     if isinstance(session, Past) and session.acts:
         return users.active_user(session.past[LOGGED_IN])
     return accepted(replay)

@@ -1,4 +1,4 @@
-"""The middleware around the broker finds the user who was accepted, though the session names nobody any more."""
+"""Middleware finds the accepted user in a replay, even if the session no longer names a user."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ import broker_django
 from broker_django.decorators import queue
 from broker_django.ledger import responses
 from broker_django.models import DispatchRecord
-from tests.integration.identity.test_users import before_replay  # noqa: F401 - a fixture
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -124,7 +123,7 @@ def logged_in(client: Any, user: User) -> Any:
 
 
 @pytest.mark.parametrize("make", [Client, AsyncClient])
-def test_of_a_session_that_has_ended(before_replay: Any, ada: User, around: Any, make: Any) -> None:  # noqa: F811
+def test_the_user_of_an_ended_session_is_found(before_replay: Any, ada: User, around: Any, make: Any) -> None:
     around("account")
     client = logged_in(make(), ada)
     before_replay(lambda: client.session.flush())  # noqa: PLW0108 - the session of that moment
@@ -141,7 +140,9 @@ def test_of_a_session_that_has_ended(before_replay: Any, ada: User, around: Any,
 
 
 @pytest.mark.parametrize("given", ["path", "request"])
-def test_of_what_code_dispatched(django_capture_on_commit_callbacks: Any, ada: User, around: Any, given: str) -> None:
+def test_the_user_of_a_dispatch_from_code_is_found(
+    django_capture_on_commit_callbacks: Any, ada: User, around: Any, given: str
+) -> None:
     around("account")
     around("Wall")
     with django_capture_on_commit_callbacks(execute=True):
@@ -154,7 +155,7 @@ def test_of_what_code_dispatched(django_capture_on_commit_callbacks: Any, ada: U
     assert b'"user": "ada", "verified": true, "account": "ada"' in answered(record).body
 
 
-def test_one_who_acts_for_another_still_does(before_replay: Any, ada: User, around: Any) -> None:  # noqa: F811
+def test_a_user_who_acts_for_another_still_does(before_replay: Any, ada: User, around: Any) -> None:
     around("Impersonation")
     bob, client = User.objects.create_user("bob"), logged_in(Client(), ada)
     session = client.session
@@ -167,7 +168,7 @@ def test_one_who_acts_for_another_still_does(before_replay: Any, ada: User, arou
     assert b'"user": "bob"' in answered(DispatchRecord.objects.first()).body
 
 
-def test_one_who_is_not_active_any_more_acts_no_more(before_replay: Any, ada: User, around: Any) -> None:  # noqa: F811
+def test_a_user_who_is_no_longer_active_cannot_act(before_replay: Any, ada: User, around: Any) -> None:
     around("account")
     client = logged_in(Client(), ada)
 
@@ -183,8 +184,8 @@ def test_one_who_is_not_active_any_more_acts_no_more(before_replay: Any, ada: Us
 
 @pytest.mark.parametrize("session", ["goes on", "ended"])
 @pytest.mark.parametrize("fate", ["deactivated", "deleted"])
-def test_one_who_is_not_active_any_more_acts_for_no_other(
-    before_replay: Any,  # noqa: F811
+def test_a_user_who_is_no_longer_active_cannot_act_for_another(
+    before_replay: Any,
     ada: User,
     around: Any,
     session: str,
@@ -209,7 +210,7 @@ def test_one_who_is_not_active_any_more_acts_for_no_other(
     assert (record.state, record.response_status) == ("failed", 403)
 
 
-def test_a_cached_page_of_a_user_whom_code_named_is_nobody_elses(
+def test_a_cached_page_of_a_dispatch_from_code_is_only_for_its_user(
     django_capture_on_commit_callbacks: Any, ada: User
 ) -> None:
     """A browser without cookies sends no such field, but Django's test client does: here nobody asks by code, too."""

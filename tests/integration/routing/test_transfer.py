@@ -1,4 +1,4 @@
-"""Routers that are taken from one site to another."""
+"""Routers are exported from one site and imported into another."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def counts(taken):
 EXPECTED = {("moved", "302", 1): {"/echo/": 3}, ("bulk", "queue", 1): {"bulk": 1}, ("here", "302", 1): {}}
 
 
-def test_routers_are_made_as_the_text_has_them_and_others_stay(staged):
+def test_routers_in_the_file_are_imported_and_others_stay(staged):
     before = Router.objects.get(code="moved").pk
     assert counts(take_in(staged)) == (1, 1)
     assert rows() == EXPECTED
     assert Router.objects.get(code="moved").pk == before
 
 
-def test_taking_in_the_same_again_changes_nothing(staged):
+def test_importing_the_same_file_again_changes_nothing(staged):
     take_in(staged)
     keys = set(Destination.objects.values_list("pk", flat=True))
     assert counts(take_in(staged)) == (0, 2)
@@ -84,7 +84,7 @@ def test_ranks_are_swapped():
     assert dict(Router.objects.values_list("code", "rank")) == {"a": 2, "b": 1}
 
 
-def test_keys_of_another_database_mean_nothing(staged):
+def test_primary_keys_of_another_database_are_ignored(staged):
     """As `dumpdata` without --natural-foreign writes it."""
     entries = json.loads(staged)
     keys = {entry["fields"]["code"]: 1_000 + n for n, entry in enumerate(entries) if "code" in entry["fields"]}
@@ -96,7 +96,7 @@ def test_keys_of_another_database_mean_nothing(staged):
     assert rows() == EXPECTED
 
 
-def test_loaddata_takes_in_the_export_too(staged, tmp_path):
+def test_loaddata_can_read_the_export(staged, tmp_path):
     file = tmp_path / "routers.json"
     file.write_text(staged)
     call_command("loaddata", file, verbosity=0)
@@ -128,20 +128,20 @@ def destination(code, url):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("nonsense", "no JSON of routers"),
-        ({"a": 1}, "no JSON of routers"),
-        ([1], "no JSON of routers"),
+        ("nonsense", "not JSON of routers"),
+        ({"a": 1}, "not JSON of routers"),
+        ([1], "not JSON of routers"),
         ([{"model": "auth.user", "fields": {"is_superuser": True}}], "neither a router nor a destination"),
         ([entry(source="no-slash")], "source: A source must begin with a slash."),
         ([entry(condition="request.path ===")], "condition: "),
         ([entry(action="queue", surprise=1)], "surprise"),
         ([entry(rank="first")], "Entry 1"),
-        ([entry(code=7)], "the code of entry 1 is no text"),
+        ([entry(code=7)], "the code of entry 1 is not a string"),
         ([entry(id=1)], "unknown field 'id'"),
         ([entry("broker_django.destination")], "unknown field"),
-        ([{"model": "broker_django.destination", "fields": {"router": {}, "url": "/a/"}}], "no JSON of routers"),
-        ("[" * 100_000, "no JSON of routers"),
-        ([destination("moved", "/gone/")], "its router is not in the text"),
+        ([{"model": "broker_django.destination", "fields": {"router": {}, "url": "/a/"}}], "not JSON of routers"),
+        ("[" * 100_000, "not JSON of routers"),
+        ([destination("moved", "/gone/")], "its router is not in the file"),
         ([destination("nobody", "/a/")], "Entry 1"),
         (
             [entry(), {"model": "broker_django.destination", "fields": {"router": ["a"], "url": "javascript:1"}}],
@@ -206,7 +206,7 @@ ALL = ("add_router", "change_router", "add_destination", "change_destination", "
 
 
 @pytest.mark.parametrize("missing", ALL)
-def test_only_who_may_do_all_that_an_import_does_may_import(client, django_user_model, missing):
+def test_an_import_requires_all_permissions_that_it_uses(client, django_user_model, missing):
     clerk = django_user_model.objects.create_user("clerk", is_staff=True)
     clerk.user_permissions.set(Permission.objects.filter(codename__in=set(ALL) - {missing}))
     client.force_login(clerk)

@@ -1,4 +1,4 @@
-"""A worker that cannot go on says what is to be done, and ends with a status that supervisors take for a failure."""
+"""Log advice when an error ends a worker."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from workers.consuming.redis_memory import is_full
 logger = logging.getLogger("workers.failing")
 
 FULL = (
-    "Redis is at its maxmemory and takes nothing any more: raise maxmemory, or delete what is not the broker's. "
-    "Lower max_published of the queues if their messages fill it."
+    "Redis has reached its maxmemory and accepts no more data: raise maxmemory, or delete other applications' data. "
+    "If messages fill it, lower max_published of the queues."
 )
-ELSE = "See the error above. Whatever starts this worker has to start it again."
+ELSE = "See the error above. Let your process supervisor restart this worker."
 
 
 def explain(**_: Any) -> None:
-    """A receiver of `worker_shutdown`, which Celery sends while it handles the error that ends a worker."""
+    """Receiver of `worker_shutdown`, which Celery sends while it handles the error."""
     error = sys.exc_info()[1]
     if not isinstance(error, Exception):
         return

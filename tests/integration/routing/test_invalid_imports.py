@@ -1,4 +1,4 @@
-"""Whatever a file of routers has in it: it is taken in, or refused with the entry at fault, and never an error."""
+"""Any file of routers is imported, or refused with the invalid entry named, but never causes an error."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def take_in(given: Any) -> None:
 
 
 @pytest.mark.parametrize(("entry", "name"), FIELDS)
-def test_an_odd_value_of_a_field(exported: str, entry: int, name: str) -> None:
+def test_a_field_with_an_invalid_value(exported: str, entry: int, name: str) -> None:
     for odd in ODD:
         given = json.loads(exported)
         given[entry]["fields"][name] = odd
@@ -49,14 +49,14 @@ def test_an_odd_value_of_a_field(exported: str, entry: int, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["model", "pk", "fields"])
 @pytest.mark.parametrize("entry", [0, 1])
-def test_an_odd_entry(exported: str, entry: int, name: str) -> None:
+def test_an_invalid_entry(exported: str, entry: int, name: str) -> None:
     for odd in ODD:
         given = json.loads(exported)
         given[entry][name] = odd
         take_in(given)
 
 
-def test_an_odd_document() -> None:
+def test_an_invalid_document() -> None:
     for odd in ODD:
         for given in (odd, [odd], [[odd]]):
             take_in(given)

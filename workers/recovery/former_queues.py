@@ -1,4 +1,4 @@
-"""Dispatches of queues that the settings do not have any more: they end in a recorded failure, and can be revived."""
+"""Fail dispatches in queues that are no longer in the settings. They can be retried later."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ logger = logging.getLogger("workers.replaying.queues")
 BATCH = 100
 REPORTED_EVERY = timedelta(minutes=5)
 INSPECT_TIMEOUT = 1.0
-"""Seconds that the other workers have to say what they serve."""
+"""Seconds that other workers have to report which queues they serve."""
 
 _reported: dict[str, datetime] = {}
-"""When this process last logged that something waits in such a queue."""
+"""When this process last logged that dispatches wait in such a queue."""
 
 
 def former_queues(now: datetime) -> Iterator[None]:
-    """Fail what waits in queues that nobody knows any more, in small steps.
+    """Fail dispatches in queues that no worker serves, in small steps.
 
-    A worker may be the one whose settings are old. So it fails nothing of a queue into which something was accepted of
-    late, or which another worker serves.
+    This worker's settings may be the outdated ones. So it fails nothing in a queue that recently accepted a dispatch,
+    or that another worker serves.
     """
     for queue in ledger.queues(State.QUEUED):
         if queue in conf.queues:
@@ -59,7 +59,7 @@ def former_queues(now: datetime) -> Iterator[None]:
 
 
 def _report(queue: str, waiting: QuerySet[DispatchRecord], now: datetime) -> None:
-    """Log what waits, once in a while for each queue: there is a pass every few seconds."""
+    """Log how many wait, only occasionally for each queue, because passes are frequent."""
     last = _reported.get(queue)
     if last is None or now - last >= REPORTED_EVERY:
         _reported[queue] = now
@@ -67,7 +67,7 @@ def _report(queue: str, waiting: QuerySet[DispatchRecord], now: datetime) -> Non
 
 
 def _abandon(dispatch_id: UUID, reason: str, now: datetime) -> None:
-    """Fail it, unless somebody else has locked its row: the next pass comes to it again."""
+    """Fail the dispatch, unless its row is locked: then the next pass tries again."""
     try:
         abandoned = ledger.abandon(dispatch_id, reason, now)
     except OperationalError as error:
@@ -88,11 +88,11 @@ def _unwanted(waiting: QuerySet[DispatchRecord], now: datetime) -> QuerySet[Disp
 
 
 def _is_served(queue: str) -> bool:
-    """Whether a worker says so. If the workers cannot be asked, one may."""
+    """Whether a worker serves the queue. If the workers cannot be asked, assume so."""
     try:
         inspect: Any = get_app().control.inspect(timeout=INSPECT_TIMEOUT)
         replies = inspect._request("broker_status") or {}
-    except Exception as error:  # noqa: BLE001 - every transport has errors of its own
+    except Exception as error:  # noqa: BLE001 - each transport has its own errors
         logger.info("The workers cannot be asked which queues they serve: %s", redacted(error))
         return True
     return any(queue in reply.get("names", ()) for reply in replies.values())
