@@ -211,7 +211,7 @@ def test_e018_a_package_that_hides_the_workers(tmp_path, monkeypatch):
     (tmp_path / "workers.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "workers")
-    assert said(checks.check_celery) == ["E018"]
+    assert said(checks.celery.check_celery) == ["E018"]
 
 
 @pytest.mark.parametrize("pool", ["gevent", "eventlet"])
