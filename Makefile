@@ -4,6 +4,9 @@ PYTHON = python3
 VENV = .venv
 # Other packages would change what the tests of the broker alone see.
 NEIGHBOURS_VENV = $(VENV)-neighbours
+CANARY_VENV = $(VENV)-canary
+CANARIES = Django celery kombu redis django-celery-results djangorestframework django-ninja sentry-sdk
+DOCS_VENV = $(VENV)-docs
 ARGS =
 FUZZ_EXAMPLES = 2000
 FUZZ_AT_LEAST = 100000
@@ -11,21 +14,31 @@ FUZZ_RUNS = 100000
 FUZZ_CALLS = 1000
 # Half of the tests wait for processes of their own, so there is work for more than the cores.
 TEST_PROCESSES = 4
+# Each process compiles all of this otherwise, if the environment says so, as it does in many containers.
+BYTECODE = PYTHONDONTWRITEBYTECODE=
+# The tests themselves say which of their files come first.
+IN_PARALLEL = -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 BIN = $(VENV)/bin
 CONSTRAINTS = $(wildcard constraints.txt)
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# A venv begins with the pip of its Python; those before 25.1 know no dependency groups.
+GROUP_INSTALL = $(PIP_INSTALL) 'pip>=25.1' && $(PIP_INSTALL) $(CONSTRAINTS:%=-c %) -e . --group
 
-.PHONY: help demo test test-neighbours fuzz bench chaos lint clean
+.PHONY: help demo test test-all test-neighbours canary fuzz bench chaos docs lint messages clean
 
 help:
 	@echo 'make demo    the example shop with workers, Flower and Valkey, at http://127.0.0.1:8000/'
 	@echo 'make test    the tests'
+	@echo 'make test-all   them, then all that drive processes on Redis or RabbitMQ beside PostgreSQL, with more requests'
 	@echo 'make test-neighbours   the tests with packages that projects have beside the broker, in an environment of their own'
+	@echo 'make canary   unit and integration tests with the pre-releases of what the broker is built on; may fail'
 	@echo 'make fuzz    100,000 mutated inputs, and as many again for each parser (that needs Linux on x86-64)'
 	@echo 'make bench   the measurements, side by side'
 	@echo 'make chaos   requests while processes, servers, the network and views misbehave; nothing may be lost'
+	@echo 'make docs    the documentation, into site/, with its links checked'
 	@echo 'make lint    ruff, mypy and import-linter'
+	@echo 'make messages   the catalogues of translations, from what is marked (needs GNU gettext)'
 	@echo 'make clean   remove the environment, the caches and the data of the example'
 	@echo
 	@echo 'PYTHON=python3.12 picks the interpreter, VENV=.venv the environment,'
@@ -36,11 +49,24 @@ demo: $(VENV)/.demo
 	@exec $(BIN)/python example/manage.py broker_dev --migrate --exit-with-parent $(ARGS)
 
 test: $(VENV)/.test
-	@exec $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
+	@$(BYTECODE) exec $(BIN)/python -m pytest $(IN_PARALLEL) $(ARGS)
 
-test-neighbours: $(NEIGHBOURS_VENV)/.neighbours
-	NEIGHBOURS=1 $(NEIGHBOURS_VENV)/bin/python -m pytest -n $(TEST_PROCESSES) \
+test-all: test
+	for broker in redis rabbitmq; do \
+	  TEST_BROKER=$$broker TEST_DATABASE=postgres TEST_DISPATCHES=4000 TEST_REQUESTS=1000 REQUIRE_SERVERS=1 \
+	    $(MAKE) test ARGS="tests/acceptance $(ARGS)" || exit; \
+	done
+
+test-neighbours:
+	@$(MAKE) --no-print-directory VENV=$(NEIGHBOURS_VENV) $(NEIGHBOURS_VENV)/.neighbours
+	$(BYTECODE) NEIGHBOURS=1 $(NEIGHBOURS_VENV)/bin/python -m pytest $(IN_PARALLEL) \
 	  --ds tests.neighbours.settings --no-migrations tests/neighbours $(ARGS)
+
+# Newer than our upper bounds allow, on purpose: pip warns, and goes on.
+canary:
+	@$(MAKE) --no-print-directory VENV=$(CANARY_VENV) $(CANARY_VENV)/.test
+	$(CANARY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --pre $(CANARIES)
+	$(BYTECODE) $(CANARY_VENV)/bin/python -m pytest $(IN_PARALLEL) tests/unit tests/integration $(ARGS)
 
 fuzz: $(VENV)/.fuzz
 	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) FUZZ_AT_LEAST=$(FUZZ_AT_LEAST) \
@@ -55,20 +81,30 @@ bench: $(VENV)/.bench
 chaos: $(VENV)/.test
 	@exec $(BIN)/python -m chaos $(ARGS)
 
+docs: $(DOCS_VENV)/.docs
+	$(DOCS_VENV)/bin/zensical build --clean --strict
+
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Needs GNU gettext. What is new is left untranslated: tests/unit/broker_django/test_translations.py names it.
+messages: $(VENV)/.test
+	cd broker_django && $(abspath $(BIN))/django-admin makemessages --all --no-location --no-wrap --no-obsolete
+	cd broker_django && $(abspath $(BIN))/django-admin compilemessages
+
 clean:
 	if test -f $(VENV)/.created; then rm -rf $(VENV); fi
 	if test -f $(NEIGHBOURS_VENV)/.created; then rm -rf $(NEIGHBOURS_VENV); fi
-	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	if test -f $(CANARY_VENV)/.created; then rm -rf $(CANARY_VENV); fi
+	if test -f $(DOCS_VENV)/.created; then rm -rf $(DOCS_VENV); fi
+	rm -rf build dist site .cache *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	rm -rf .request-broker example/.request-broker example/*.sqlite3 example/*.sqlite3-*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Each extra holds the one before it: demo, test, dev.
+# The group test includes the extra demo, and the other groups include test.
 $(VENV)/.demo: $(VENV)/.created pyproject.toml $(CONSTRAINTS)
 	@echo 'Installing the demo into $(VENV), this once ...'
 	@$(PIP_INSTALL) $(CONSTRAINTS:%=-c %) -e '.[demo]'
@@ -76,28 +112,35 @@ $(VENV)/.demo: $(VENV)/.created pyproject.toml $(CONSTRAINTS)
 
 $(VENV)/.test: $(VENV)/.created pyproject.toml $(CONSTRAINTS)
 	@echo 'Installing what the tests need into $(VENV), this once ...'
-	@$(PIP_INSTALL) $(CONSTRAINTS:%=-c %) -e '.[test]'
+	@$(GROUP_INSTALL) test
 	@touch $(VENV)/.demo $@
 
 $(VENV)/.fuzz: $(VENV)/.created pyproject.toml $(CONSTRAINTS)
 	@echo 'Installing what the fuzzing needs into $(VENV), this once ...'
-	@$(PIP_INSTALL) $(CONSTRAINTS:%=-c %) -e '.[fuzz]'
+	@$(GROUP_INSTALL) fuzz
 	@touch $(VENV)/.demo $(VENV)/.test $@
 
 $(VENV)/.bench: $(VENV)/.created pyproject.toml $(CONSTRAINTS)
 	@echo 'Installing what the measurements need into $(VENV), this once ...'
-	@$(PIP_INSTALL) $(CONSTRAINTS:%=-c %) -e '.[bench]'
+	@$(GROUP_INSTALL) bench
 	@touch $(VENV)/.demo $(VENV)/.test $@
 
 $(VENV)/.dev: $(VENV)/.created pyproject.toml $(CONSTRAINTS)
 	@echo 'Installing the development tools into $(VENV), this once ...'
-	@$(PIP_INSTALL) $(CONSTRAINTS:%=-c %) -e '.[dev]'
+	@$(GROUP_INSTALL) dev
 	@touch $(VENV)/.demo $(VENV)/.test $@
 
-$(NEIGHBOURS_VENV)/.neighbours: pyproject.toml $(CONSTRAINTS)
-	@$(MAKE) --no-print-directory VENV=$(NEIGHBOURS_VENV) $(NEIGHBOURS_VENV)/.created
-	@echo 'Installing the neighbours into $(NEIGHBOURS_VENV), this once ...'
-	@$(NEIGHBOURS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS:%=-c %) -e '.[neighbours]'
+$(VENV)/.neighbours: $(VENV)/.created pyproject.toml $(CONSTRAINTS)
+	@echo 'Installing the neighbours into $(VENV), this once ...'
+	@$(GROUP_INSTALL) neighbours
+	@touch $@
+
+# The package itself is not needed.
+$(DOCS_VENV)/.docs: pyproject.toml $(CONSTRAINTS)
+	@$(MAKE) --no-print-directory VENV=$(DOCS_VENV) $(DOCS_VENV)/.created
+	@echo 'Installing what the documentation is built with into $(DOCS_VENV), this once ...'
+	@$(DOCS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1'
+	@$(DOCS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS:%=-c %) --group docs
 	@touch $@
 
 $(VENV)/.created:

@@ -1,1 +1,1 @@
-"""Side-by-side measurements of the broker. Run them with `python -m benchmarks`."""
+"""Side-by-side measurements of the broker. Run `python -m benchmarks`."""

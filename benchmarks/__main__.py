@@ -1,4 +1,4 @@
-"""Run all measurements against an embedded Valkey, print a table, and write benchmarks/results.json."""
+"""Runs all measurements with an embedded Valkey, prints a table, and writes benchmarks/results.json."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ def run(chosen: list[str]) -> int:
     from django.core.management import call_command
 
     from benchmarks import measures
-    from benchmarks.probe import NotHereError
+    from benchmarks.harness import NotInstalledError
 
     call_command("migrate", verbosity=0)
-    measures.settle()
+    measures.wait_for_table()
     print(machine())
     results = []
     for name in chosen or measures.ALL:
         try:
             measure = getattr(measures, name)()
-        except NotHereError as reason:
+        except NotInstalledError as reason:
             print(f"{name}: skipped, {reason}", flush=True)
             continue
         results.append({**asdict(measure), "met": measure.met})

@@ -1,4 +1,4 @@
-"""A full ledger beside an empty one, in two databases of a PostgreSQL server of their own."""
+"""A full and an empty ledger, in two databases of a PostgreSQL server that is started for the purpose."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from django.test.utils import override_settings
 from django.utils import timezone
 from django_celery_results.models import TaskResult
 
-from benchmarks.probe import NotHereError
+from benchmarks.harness import NotInstalledError
 from broker_core.dispatches import Dispatch, Outcome, SealedRequest
 from broker_core.policies import QueuePolicy
 from broker_django.admission import capacity
@@ -85,8 +85,8 @@ FROM (SELECT now() - number * interval '36 ms' AS at FROM generate_series(1, %(r
 """
 
 
-class Chosen:
-    """A database router to whom the ledger is now in this database and then in that."""
+class ChosenDatabase:
+    """A database router that sends the ledger to one database or the other."""
 
     alias = EMPTY
 
@@ -101,11 +101,11 @@ class Chosen:
 
 
 @contextlib.contextmanager
-def ledgers(rows: int = ROWS) -> Iterator[Chosen]:
-    """Both, with the choice between them. Raises NotHereError where PostgreSQL is not installed."""
+def ledgers(rows: int = ROWS) -> Iterator[ChosenDatabase]:
+    """Creates both ledgers; yields the router. Raises NotInstalledError if PostgreSQL is not installed."""
     if find("postgres") is None:
-        raise NotHereError("PostgreSQL is not installed")
-    chosen = Chosen()
+        raise NotInstalledError("PostgreSQL is not installed")
+    chosen = ChosenDatabase()
     with postgres() as server, override_settings(DATABASE_ROUTERS=[chosen]):
         own = {alias: {**database(server), "NAME": alias} for alias in (FULL, EMPTY)}
         every = {**settings.DATABASES, "server": database(server), **own}
@@ -135,7 +135,7 @@ def _execute(alias: str, statement: str, **parameters: int) -> None:
 
 
 def run_one() -> None:
-    """What the ledger has to do for one dispatch."""
+    """Runs the ledger's transitions for one dispatch."""
     now = timezone.now()
     dispatch = Dispatch(
         id=uuid.uuid4(),
@@ -154,13 +154,16 @@ def run_one() -> None:
 
 
 def slowest_pass(passes: int = 20) -> float:
-    """Seconds of the slowest of a reaper's passes, which are 10 s apart as its clock says: some look at everything."""
+    """Returns the seconds of the slowest reaper pass.
+
+    The clock advances 10 s per pass, so that some passes check all.
+    """
     clock = timezone.now()
     seconds = []
     reaper = Reaper(lambda: clock)
     for _ in range(passes):
         started = time.perf_counter()
-        with patch("workers.recovery.reaper.waiting_messages", return_value=1):  # nothing is lost
+        with patch("workers.recovery.reaper.waiting_messages", return_value=1):  # so that nothing counts as lost
             for _step in reaper.look():
                 pass
         seconds.append(time.perf_counter() - started)
@@ -169,7 +172,7 @@ def slowest_pass(passes: int = 20) -> float:
 
 
 def seconds_to_measure() -> float:
-    """How deep the queues are, for backpressure."""
+    """Returns how long it takes to measure the depth of the queues, for backpressure."""
     started = time.perf_counter()
     for queue, policy in conf.queues.items():
         capacity.measure(queue, policy, timezone.now())
@@ -177,15 +180,15 @@ def seconds_to_measure() -> float:
 
 
 def sequential_scans() -> int:
-    """How often the whole of the full table was read."""
+    """Returns how often PostgreSQL has scanned the whole full table."""
     with connections[FULL].cursor() as cursor:
         cursor.execute("SELECT pg_stat_force_next_flush()")
         cursor.execute("SELECT seq_scan FROM pg_stat_user_tables WHERE relname = 'broker_django_dispatchrecord'")
         return int(cursor.fetchone()[0])
 
 
-class Visitor(threading.Thread):
-    """Uses the ledger all the time, on a connection of its own: the seconds that each use took."""
+class LedgerUser(threading.Thread):
+    """Uses the ledger all the time, on its own connection, and records how many seconds each use takes."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -195,14 +198,14 @@ class Visitor(threading.Thread):
     def run(self) -> None:
         run_one()
         while not self._over.is_set():
-            for use in (run_one, self._look):
+            for use in (run_one, self._read):
                 started = time.perf_counter()
                 use()
                 self.seconds.append(time.perf_counter() - started)
         connections.close_all()
 
-    def _look(self) -> None:
-        """At the oldest of those that failed, which are about to be deleted."""
+    def _read(self) -> None:
+        """Read the oldest failed dispatches, which are about to be deleted."""
         list(DispatchRecord.objects.filter(state="failed", queue="bulk").order_by("accepted_at")[:20])
 
     def __enter__(self) -> Self:
@@ -216,7 +219,7 @@ class Visitor(threading.Thread):
 
 @contextlib.contextmanager
 def timed_chunks() -> Iterator[list[float]]:
-    """The seconds that each transaction of the housekeeping was open."""
+    """Yields a list of how many seconds each housekeeping transaction was open."""
     seconds: list[float] = []
 
     @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The measurements. Each gives figures and, where there is a bar, the ratio and the bar."""
+"""The measurements. Each returns its figures and compares a value with a limit."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from django.test.utils import override_settings
 from django.utils import timezone
 from django_celery_results.models import TaskResult
 
-from benchmarks import ledgers, probe
-from benchmarks.probe import Contender
+from benchmarks import harness, ledgers
+from benchmarks.harness import Contender
 from broker_core import routing
 from broker_core.dispatches import State
 from broker_core.policies import DAY
@@ -51,7 +51,7 @@ ALL = (
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One comparison: `value` against `bar`, in `unit`; `better` says on which side of the bar it should be."""
+    """One comparison: `value` with `bar`, in `unit`. `better` is "lower" or "higher"."""
 
     name: str
     value: float
@@ -66,20 +66,20 @@ class Measure:
 
 
 def _clear() -> None:
-    """What an earlier measure left behind."""
+    """Removes what an earlier measurement left."""
     redis.Redis.from_url(settings.CELERY_BROKER_URL).flushdb()
     DispatchRecord.objects.all().delete()
     TaskResult.objects.all().delete()
 
 
 def without_broker() -> WSGIHandler:
-    return probe.handler(MIDDLEWARE=settings.OTHER_MIDDLEWARE)
+    return harness.handler(MIDDLEWARE=settings.OTHER_MIDDLEWARE)
 
 
 def alone() -> Measure:
-    """(a) A view that the broker leaves alone, ten rules and none matching, against no middleware at all."""
-    contenders = {"without": _plain(without_broker()), "with": _plain(probe.handler())}
-    rounds = probe.Rounds(contenders, 4_000)
+    """(a) A view that the broker leaves alone, with ten rules that do not match, against no broker middleware."""
+    contenders = {"without": _plain(without_broker()), "with": _plain(harness.handler())}
+    rounds = harness.Rounds(contenders, 4_000)
     return Measure(
         "a view left alone, 10 rules",
         rounds.more("with", "without") * 1e6,
@@ -91,23 +91,23 @@ def alone() -> Measure:
 
 
 def _plain(application: WSGIHandler, prepare: Callable[[], None] = lambda: None) -> Contender:
-    return Contender(lambda: probe.call(application, probe.environ("GET", "/plain/"), 200), prepare)
+    return Contender(lambda: harness.call(application, harness.environ("GET", "/plain/"), 200), prepare)
 
 
 ROUTERS = (10, 1_000, 10_000)
 
 
 def unmatched() -> Measure:
-    """(e) A request that no router takes, with thousands of them, against none; and django-route with one."""
-    application = probe.handler()
-    contenders = {"none": _plain(application, partial(use, NONE))}
+    """(e) A request that matches no router, with thousands of routers, against none; and django-route with one."""
+    application = harness.handler()
+    contenders = {"none": _plain(application, partial(use_table, NONE))}
     for number in ROUTERS:
-        contenders[f"{number}_routers"] = _plain(application, partial(use, RoutingTable(_routers(number))))
+        contenders[f"{number}_routers"] = _plain(application, partial(use_table, RoutingTable(_routers(number))))
     awkward = RoutingTable(_routers(max(ROUTERS), AWKWARD))
-    contenders["awkward_routers"] = _plain(application, partial(use, awkward))
-    rounds = probe.Rounds(contenders, 2_000)
-    use(NONE)
-    others = probe.Rounds({"without": _plain(without_broker())} | _django_route(_plain), 1_000)
+    contenders["awkward_routers"] = _plain(application, partial(use_table, awkward))
+    rounds = harness.Rounds(contenders, 2_000)
+    use_table(NONE)
+    others = harness.Rounds({"without": _plain(without_broker())} | _django_route(_plain), 1_000)
     return Measure(
         f"no router takes the request, {max(ROUTERS):,} routers",
         rounds.more(f"{max(ROUTERS)}_routers", "none") * 1e6,
@@ -118,22 +118,22 @@ def unmatched() -> Measure:
     )
 
 
-def use(table: RoutingTable) -> None:
-    """Have this table count, until rows change."""
+def use_table(table: RoutingTable) -> None:
+    """Use this table until rows change."""
     tables._table = table
 
 
-def settle() -> None:
-    """Wait until the thread that looks at the rows has loaded them: it would put its table in the place of another."""
+def wait_for_table() -> None:
+    """Wait until the watching thread has loaded the rows. Otherwise it would replace a table set by `use_table`."""
     tables.current()
-    probe.until(lambda: tables._version is not None, 10)
+    harness.wait_until(lambda: tables._version is not None, 10)
 
 
 def _django_route(contender: Callable[[WSGIHandler, Callable[[], None]], Contender]) -> dict[str, Contender]:
-    """The same of django-route, where it is installed, with its cache and without."""
+    """The same with django-route, if it is installed, with and without its cache."""
     if "django_route" not in settings.INSTALLED_APPS:
         return {}
-    application = probe.handler(MIDDLEWARE=settings.DJANGO_ROUTE_MIDDLEWARE)
+    application = harness.handler(MIDDLEWARE=settings.DJANGO_ROUTE_MIDDLEWARE)
     return {
         "django_route": contender(application, partial(setattr, settings, "ROUTING_CACHE", False)),
         "django_route_cached": contender(application, partial(setattr, settings, "ROUTING_CACHE", True)),
@@ -141,17 +141,17 @@ def _django_route(contender: Callable[[WSGIHandler, Callable[[], None]], Contend
 
 
 def redirected() -> Measure:
-    """(g) A redirect to one of two destinations, among 1,000 routers; django-route with that one router alone."""
-    application = probe.handler()
+    """(g) A redirect to one of two destinations, among 1,000 routers; django-route with only that router."""
+    application = harness.handler()
     rows = [Router(code="moved", source="/moved/", action="302")]
     theirs = _rows_of_django_route()
     targets = [("/plain/", 3), ("/pay/", 1)]
     Router.objects.bulk_create(rows)
     Destination.objects.bulk_create(Destination(router=rows[0], url=url, weight=weight) for url, weight in targets)
     table = RoutingTable([*load().routers, *_routers(1_000)])
-    contenders = {"broker": _moved(application, partial(use, table))} | _django_route(_moved)
-    rounds = probe.Rounds({"view": _plain(without_broker())} | contenders, 1_000)
-    use(NONE)
+    contenders = {"broker": _moved(application, partial(use_table, table))} | _django_route(_moved)
+    rounds = harness.Rounds({"view": _plain(without_broker())} | contenders, 1_000)
+    use_table(NONE)
     Router.objects.all().delete()
     for model in theirs:
         model.objects.all().delete()
@@ -166,13 +166,13 @@ def redirected() -> Measure:
 
 
 def _moved(application: WSGIHandler, prepare: Callable[[], None]) -> Contender:
-    """A visitor with a session: django-route would make one at each request without."""
+    """The visitor has a session; without one, django-route would create one per request."""
     cookie = {"HTTP_COOKIE": "sessionid=0123456789abcdef0123456789abcdef"}
-    return Contender(lambda: probe.call(application, probe.environ("GET", "/moved/") | cookie, 302), prepare)
+    return Contender(lambda: harness.call(application, harness.environ("GET", "/moved/") | cookie, 302), prepare)
 
 
 def _rows_of_django_route() -> list[Any]:
-    """Its models, with the same router."""
+    """Creates the same router for django-route. Returns the models with rows."""
     if "django_route" not in settings.INSTALLED_APPS:
         return []
     from django_route import models
@@ -184,17 +184,17 @@ def _rows_of_django_route() -> list[Any]:
 
 
 def queued() -> Measure:
-    """(h) Accept to 202 by a router among 1,000, against a decorator."""
-    application = probe.handler()
+    """(h) From the request to the 202: by a router among 1,000, against a decorator."""
+    application = harness.handler()
     source, target = Source.parse("/work/"), routing.Destination("bulk", "bulk")
     router = routing.Router("queued", source, routing.Action.QUEUE, (target,))
     table = RoutingTable([router, *_routers(1_000)])
     contenders = {
-        name: _accepted(application, f"/{path}/", partial(use, table))
+        name: _accepted(application, f"/{path}/", partial(use_table, table))
         for name, path in (("decorator", "report"), ("router", "work"))
     }
-    rounds = probe.Rounds(contenders, 400)
-    use(NONE)
+    rounds = harness.Rounds(contenders, 400)
+    use_table(NONE)
     return Measure(
         "accepted by a router",
         rounds.times("router", "decorator"),
@@ -206,12 +206,12 @@ def queued() -> Measure:
 
 
 def _accepted(application: WSGIHandler, path: str, prepare: Callable[[], None]) -> Contender:
-    return Contender(lambda: probe.call(application, probe.environ("POST", path, amount="5.00"), 202), prepare)
+    return Contender(lambda: harness.call(application, harness.environ("POST", path, amount="5.00"), 202), prepare)
 
 
 USUAL = ("/old-{}/", "/shop-{}/<int:pk>/", "/<slug:name>/page-{}/", "/api-{}/*", "/plain/{}/")
 AWKWARD = ("/p{}-<int:pk>/", "/<slug:name>-{}/", "/<path:file>/t{}")
-"""Patterns that differ only beside their parameters."""
+"""Patterns that only differ near their parameters."""
 
 
 def _routers(number: int, sources: Sequence[str] = USUAL) -> list[routing.Router]:
@@ -227,9 +227,9 @@ def _routers(number: int, sources: Sequence[str] = USUAL) -> list[routing.Router
 
 
 def reload() -> Measure:
-    """(f) Loading the table of 10,000 rows, each with a condition of its own, which happens beside the requests.
+    """(f) Loading the table of 10,000 rows, each with its own condition, which happens beside the requests.
 
-    Conditions and sources that have not changed are not compiled again.
+    Unchanged conditions and sources are not compiled again.
     """
     rows = [
         Router(code=router.code, source=router.source.text, action=router.action, condition=f"user.is_staff || {n} < 0")
@@ -248,21 +248,21 @@ def reload() -> Measure:
 
 
 def acceptance() -> Measure:
-    """(b) Accept to 202, against a hand-written view that calls `task.delay()` and returns 202.
+    """(b) From the request to the 202, against a hand-written view that calls `task.delay()` and returns 202.
 
-    The hand-written view has no use for the database; the bar is for connections that are kept.
+    The hand-written view does not use the database; the limit applies to persistent connections.
     """
-    bare, brokered = without_broker(), probe.handler()
+    bare, brokered = without_broker(), harness.handler()
 
     def pairs() -> list[tuple[float, float]]:
-        return probe.paired(
-            lambda: probe.call(bare, probe.environ("POST", "/by-hand/", amount="5.00"), 202),
-            lambda: probe.call(brokered, probe.environ("POST", "/pay/", amount="5.00"), 202),
+        return harness.paired(
+            lambda: harness.call(bare, harness.environ("POST", "/by-hand/", amount="5.00"), 202),
+            lambda: harness.call(brokered, harness.environ("POST", "/pay/", amount="5.00"), 202),
             rounds=100,
             each=10,
         )
 
-    with probe.kept_connections():
+    with harness.kept_connections():
         kept = pairs()
     connecting = pairs()
     return Measure(
@@ -282,12 +282,12 @@ def acceptance() -> Measure:
 def end_to_end(requests: int = 2_000, blocks: int = 8) -> Measure:
     """(c) Requests queued, run and stored, against a stock Celery task with the same result backend.
 
-    Both workers are up and take turns, a block of requests each, so that a slow minute of the machine hits both.
+    Both workers are up and alternate, a block of requests each, so that a slow minute of the machine affects both.
     """
     _clear()
-    bare, brokered = without_broker(), probe.handler()
+    bare, brokered = without_broker(), harness.handler()
     stock = broker = 0.0
-    with probe.worker(*STOCK_WORKER), probe.worker(*BROKER_WORKER):
+    with harness.worker(*STOCK_WORKER), harness.worker(*BROKER_WORKER):
         _seconds_until_done(bare, "/by-hand/", WARM_UP)
         _seconds_until_done(brokered, "/pay/", WARM_UP)
         for _ in range(blocks):
@@ -304,11 +304,11 @@ def end_to_end(requests: int = 2_000, blocks: int = 8) -> Measure:
 
 
 def _seconds_until_done(application: WSGIHandler, path: str, requests: int) -> float:
-    """From the first request to the last stored result; what the broker accepted is finished in its ledger too."""
+    """From the first request to the last stored result, including the broker's ledger."""
     done_before = _done()
     started = time.perf_counter()
     _post(application, path, requests)
-    probe.until(lambda: _done() == done_before + requests and not _unfinished(), 120)
+    harness.wait_until(lambda: _done() == done_before + requests and not _unfinished(), 120)
     return time.perf_counter() - started
 
 
@@ -322,27 +322,27 @@ def _unfinished() -> bool:
 
 def _post(application: WSGIHandler, path: str, requests: int) -> None:
     for _ in range(requests):
-        probe.call(application, probe.environ("POST", path, amount="5.00"), 202)
+        harness.call(application, harness.environ("POST", path, amount="5.00"), 202)
 
 
 def overtaking(backlog: int = 20_000, payments: int = 300) -> Measure:
-    """(d) How long a payment waits to be started behind a bulk backlog, against an idle system."""
+    """(d) How long a payment waits behind a bulk backlog before it starts, against an idle system."""
     _clear()
-    application = probe.handler()
-    with probe.worker(*BROKER_WORKER):
+    application = harness.handler()
+    with harness.worker(*BROKER_WORKER):
         idle = _payment_waits(application, payments)
     _post(application, "/report/", backlog)
-    with probe.worker(*BROKER_WORKER):
+    with harness.worker(*BROKER_WORKER):
         _post(application, "/pay/", 4)
         busy = _payment_waits(application, payments)
         left = DispatchRecord.objects.filter(queue="bulk", state=State.QUEUED).count()
     if not left:
         raise RuntimeError("the backlog was gone before the payments were")
     figures = {
-        "idle_p50_ms": probe.percentile(idle, 50) * 1e3,
-        "idle_p99_ms": probe.percentile(idle, 99) * 1e3,
-        "busy_p50_ms": probe.percentile(busy, 50) * 1e3,
-        "busy_p99_ms": probe.percentile(busy, 99) * 1e3,
+        "idle_p50_ms": harness.percentile(idle, 50) * 1e3,
+        "idle_p99_ms": harness.percentile(idle, 99) * 1e3,
+        "busy_p50_ms": harness.percentile(busy, 50) * 1e3,
+        "busy_p99_ms": harness.percentile(busy, 99) * 1e3,
         "bulk_left": float(left),
     }
     ratio = figures["busy_p99_ms"] / figures["idle_p99_ms"]
@@ -350,39 +350,39 @@ def overtaking(backlog: int = 20_000, payments: int = 300) -> Measure:
 
 
 def _payment_waits(application: WSGIHandler, payments: int) -> list[float]:
-    """Seconds from accepted to started, of payments that come one after another."""
+    """Returns the seconds from accepted to started of consecutive payments."""
     mine = DispatchRecord.objects.filter(queue="payment", accepted_at__gte=timezone.now())
     for number in range(1, payments + 1):
         _post(application, "/pay/", 1)
-        probe.until(lambda expected=number: mine.filter(state=State.SUCCEEDED).count() == expected, 30)  # type: ignore[misc]
+        harness.wait_until(lambda expected=number: mine.filter(state=State.SUCCEEDED).count() == expected, 30)  # type: ignore[misc]
     return [(record.started_at - record.accepted_at).total_seconds() for record in mine if record.started_at]
 
 
 def reserved(payments: int = 200) -> Measure:
-    """(i) How long a payment waits while bulk tasks of one second fill every process but the one it has reserved."""
+    """(i) How long a payment waits while bulk tasks of one second occupy every process except its reserved one."""
     _clear()
-    application = probe.handler()
-    with probe.worker(*BROKER_WORKER, "--processes=4"):
+    application = harness.handler()
+    with harness.worker(*BROKER_WORKER, "--processes=4"):
         _post(application, "/second/", 600)
-        probe.until(lambda: DispatchRecord.objects.filter(state=State.RUNNING).count() == 3, 30)
+        harness.wait_until(lambda: DispatchRecord.objects.filter(state=State.RUNNING).count() == 3, 30)
         waits = _payment_waits(application, payments)
         left = DispatchRecord.objects.filter(queue="bulk", state=State.QUEUED).count()
     if not left:
         raise RuntimeError("the bulk tasks were gone before the payments were")
-    p50, p99 = (probe.percentile(waits, percent) * 1e3 for percent in (50, 99))
+    p50, p99 = (harness.percentile(waits, percent) * 1e3 for percent in (50, 99))
     return Measure(
         "a payment with a process reserved, p99", p99, 100.0, "lower", "ms", {"p50_ms": p50, "bulk_left": float(left)}
     )
 
 
 def ledger(rows: int = ledgers.ROWS, backlog: int = 100_000) -> Measure:
-    """(j) Accept, claim and finish where the ledger has a million rows, against an empty one; and a reaper's pass.
+    """(j) Accept, claim and conclude with a million rows in the ledger, against an empty one; and a reaper's pass.
 
-    Both are on PostgreSQL. Nothing is due; then there is a backlog.
+    Both are on PostgreSQL. First nothing is due; then there is a backlog.
     """
     with ledgers.ledgers(rows) as chosen, override_settings(REQUEST_BROKER=_kept_for(ledgers.DAYS + 1)):
         contenders = (partial(chosen.run, alias, ledgers.run_one) for alias in (ledgers.EMPTY, ledgers.FULL))
-        pairs = probe.paired(*contenders, rounds=100, each=20)
+        pairs = harness.paired(*contenders, rounds=100, each=20)
         passes = {alias: chosen.run(alias, ledgers.slowest_pass) for alias in (ledgers.EMPTY, ledgers.FULL)}
         scans = ledgers.sequential_scans()
         ledgers.add_backlog(backlog)
@@ -403,24 +403,24 @@ def ledger(rows: int = ledgers.ROWS, backlog: int = 100_000) -> Measure:
 
 
 def retention(rows: int = ledgers.ROWS) -> Measure:
-    """(k) The longest that anything waits while a tenth of the ledger is deleted: the ledger's user on a connection of
-    its own, or a row that the housekeeping has locked.
+    """(k) The longest wait while a tenth of the ledger is deleted, of another user of the ledger or for a row that the
+    housekeeping has locked.
     """
     with ledgers.ledgers(rows) as chosen, override_settings(REQUEST_BROKER=_kept_for(ledgers.DAYS * 0.9)):
         chosen.alias = ledgers.FULL
-        with ledgers.Visitor() as alone:
+        with ledgers.LedgerUser() as alone:
             time.sleep(5)
         started = time.perf_counter()
-        with ledgers.timed_chunks() as chunks, ledgers.Visitor() as visitor:
+        with ledgers.timed_chunks() as chunks, ledgers.LedgerUser() as visitor:
             deleted = sum(housekeeping.keep_house())
             seconds = time.perf_counter() - started
     figures = {
         "deleted": float(deleted),
         "deleted_per_s": deleted / seconds,
         "chunk_p50_ms": statistics.median(chunks) * 1e3,
-        "chunk_p99_ms": probe.percentile(chunks, 99) * 1e3,
+        "chunk_p99_ms": harness.percentile(chunks, 99) * 1e3,
         "chunk_longest_ms": max(chunks) * 1e3,
-        "visitor_p99_ms": probe.percentile(visitor.seconds, 99) * 1e3,
+        "visitor_p99_ms": harness.percentile(visitor.seconds, 99) * 1e3,
         "visitor_longest_ms": max(visitor.seconds) * 1e3,
         "visitor_alone_longest_ms": max(alone.seconds) * 1e3,
     }

@@ -1,4 +1,4 @@
-"""What a project writes today: a Celery app of its own with Celery's defaults, and a task that does the view's work."""
+"""The same work without the broker: a Celery app with Celery's defaults, and a task that does the work of the view."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def work(request: HttpRequest) -> JsonResponse:
 
 @csrf_exempt
 def pay_by_hand(request: HttpRequest) -> JsonResponse:
-    """The view that people write without the broker."""
+    """The view that a project writes without the broker."""
     result = stock.pay.delay(request.POST["amount"])
     return JsonResponse({"id": result.id, "status": f"/tasks/{result.id}/"}, status=202)
 

@@ -1,4 +1,4 @@
-"""The work that view and task have in common."""
+"""The work that the views and the task share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def receipt(amount: str) -> dict[str, Any]:
-    """About as much as a small view does, without a database: what is compared is the carrying, not the work."""
+    """Does about as much as a small view, without a database: the comparison is about the transport, not the work."""
     digest = amount.encode()
     for _ in range(200):
         digest = hashlib.sha256(digest).digest()

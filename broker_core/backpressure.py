@@ -1,4 +1,4 @@
-"""Backpressure: when a queue takes no more, and when it is worth another try."""
+"""Backpressure: when a queue refuses more dispatches, and when the client should try again."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ if TYPE_CHECKING:
     from broker_core.policies import QueuePolicy
 
 SHED = 0.8
-"""The part of its limit at which a queue has those of less weight refuse."""
+"""Queues of lower weight are refused when a queue reaches this part of its limit."""
 
 SHORTEST, LONGEST = 1, 3_600
-"""Seconds between which a Retry-After lies."""
+"""The bounds of Retry-After, in seconds."""
 
 NOTHING_DRAINS = 60
-"""The Retry-After, in seconds, while nothing leaves the queue: nobody knows when that ends."""
+"""The Retry-After, in seconds, if nothing leaves the queue: nobody can say how long that lasts."""
 
 SMOOTHED_OVER = 10.0
-"""Seconds in which the drain rate follows a change to about two thirds."""
+"""Seconds after which the drain rate has followed about two thirds of a change."""
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """A queue at one moment.
+    """The load of a queue at one moment.
 
-    depth: how many dispatches wait. age: seconds since the oldest was accepted. capped: whether there may be more than
-    were counted. measured: dispatches a second that left it, None as long as it was looked at only once.
+    depth: how many dispatches wait. age: seconds since the oldest of them was accepted. capped: whether counting
+    stopped at a bound, so that `depth` may be too low. measured: dispatches that leave the queue per second, or None
+    after a single measurement.
     """
 
     depth: int
@@ -41,14 +42,14 @@ class Load:
 
     @property
     def drain(self) -> float:
-        """Dispatches a second that leave the queue; by Little's law as long as nothing was measured."""
+        """Dispatches that leave the queue per second; an estimate by Little's law until the rate was measured."""
         if self.measured is not None:
             return self.measured
         return self.depth / self.age if self.age > 0 else 0.0
 
 
 def follow(before: Load, now: Load, arrivals: int) -> Load:
-    """`now` with the drain rate that it shows, smoothed exponentially. `arrivals` came since `before`."""
+    """Returns `now` with its drain rate, smoothed exponentially. `arrivals` were accepted since `before`."""
     elapsed = (now.at - before.at).total_seconds()
     if elapsed <= 0 or (before.capped and now.capped):
         return replace(now, measured=before.measured)
@@ -64,7 +65,7 @@ def is_limited(policy: QueuePolicy) -> bool:
 
 
 def pressure(policy: QueuePolicy, load: Load) -> float:
-    """The part of its limit that the load makes up, of the nearer one where there are two; 1 and above is too much."""
+    """Returns the load as a part of its limit, the larger part if there are two limits; 1 or more is too much."""
     return max(_part(load.depth, policy.max_depth), _part(load.age, policy.max_age))
 
 
@@ -75,7 +76,7 @@ def _part(value: float, limit: float | None) -> float:
 
 
 def thresholds(queue: str, policies: Mapping[str, QueuePolicy]) -> dict[str, float]:
-    """The queues whose load decides whether this one takes more, each with the pressure at which it does not."""
+    """Returns the queues whose load decides about this queue, each with the pressure at which this queue refuses."""
     weight = policies[queue].weight
     limited = ((name, policy) for name, policy in policies.items() if is_limited(policy))
     return {name: 1.0 if name == queue else SHED for name, policy in limited if name == queue or policy.weight > weight}
@@ -83,14 +84,14 @@ def thresholds(queue: str, policies: Mapping[str, QueuePolicy]) -> dict[str, flo
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a queue takes no more: the load of `queue`. `retry_after` is in seconds."""
+    """Why a queue refuses: because of the load of `queue`. `retry_after` is in seconds."""
 
     queue: str
     retry_after: int
 
 
 def verdict(queue: str, policies: Mapping[str, QueuePolicy], loads: Mapping[str, Load]) -> Refusal | None:
-    """The refusal that takes longest to be over; None where the queue takes more. Loads that are not known are none."""
+    """Returns the refusal that lasts longest, or None if the queue accepts. A queue of unknown load refuses nothing."""
     refusals = [
         Refusal(name, retry_after(policies[name], loads[name], threshold))
         for name, threshold in thresholds(queue, policies).items()
@@ -100,7 +101,7 @@ def verdict(queue: str, policies: Mapping[str, QueuePolicy], loads: Mapping[str,
 
 
 def retry_after(policy: QueuePolicy, load: Load, threshold: float = 1.0) -> int:
-    """Seconds until the pressure is below the threshold at the present drain rate, if nothing more comes."""
+    """Returns the seconds until the pressure is below the threshold at the present drain rate, if nothing is added."""
     if load.drain <= 0 or 0 in (policy.max_depth, policy.max_age):
         return NOTHING_DRAINS
     seconds = max(_until_shorter(policy.max_depth, load, threshold), _until_younger(policy.max_age, load, threshold))
@@ -115,10 +116,10 @@ def _until_shorter(max_depth: int | None, load: Load, threshold: float) -> float
 
 
 def _until_younger(max_age: float | None, load: Load, threshold: float) -> float:
-    """As if the dispatches had come evenly since the oldest did. While some leave, the others grow older."""
+    """Assumes that the dispatches arrived evenly since the oldest one. While some leave, the others grow older."""
     if max_age is None or load.age < max_age * threshold:
         return 0.0
-    until_empty, came = load.depth / load.drain, load.depth / load.age
-    if load.drain <= came:
+    until_empty, arrival_rate = load.depth / load.drain, load.depth / load.age
+    if load.drain <= arrival_rate:
         return until_empty
-    return min(until_empty, (load.age - max_age * threshold) * came / (load.drain - came))
+    return min(until_empty, (load.age - max_age * threshold) * arrival_rate / (load.drain - arrival_rate))

@@ -1,4 +1,4 @@
-"""Choosing by weight: one of several destinations for a visitor, and processes for several pools."""
+"""Weighted choice: one of several destinations for a visitor, and processes for several pools."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 BITS = 52
-"""As many as a float between 0 and 1 holds exactly, with one to spare."""
+"""A float between 0 and 1 represents 53 bits exactly; one bit is left for rounding."""
 
 
 def choose(weights: Mapping[Any, float], visitor: str, salt: str) -> Any:
-    """The name that weighted rendezvous hashing gives this visitor; None where no weight is above 0.
+    """Returns the name that weighted rendezvous hashing chooses for this visitor, or None if no weight is above 0.
 
-    The same visitor gets the same name in every process and whatever the order. A name that is added, or gets more
-    weight, takes over only what it gains; one that goes gives away only its own. The salt makes one choice
-    independent of another. (Thaler and Ravishankar 1998; the logarithm makes shares follow weights.)
+    A visitor gets the same name in every process, whatever the order of the names. If a name is added or its weight
+    grows, it only takes over what it gains; a name that is removed only loses its own share. The salt makes one choice
+    independent of another. (Thaler and Ravishankar 1998; the logarithm makes the shares follow the weights.)
     """
     best, best_score = None, 0.0
     for name, weight in weights.items():
@@ -31,22 +31,21 @@ def choose(weights: Mapping[Any, float], visitor: str, salt: str) -> Any:
 
 
 def _unit(text: str) -> float:
-    """A number between 0 and 1, neither of them included, that looks random and is always the same for this text."""
+    """Returns a number between 0 and 1, both excluded, that looks random and is always the same for this text."""
     digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return ((int.from_bytes(digest, "big") >> (64 - BITS)) + 0.5) / float(1 << BITS)
 
 
 def shares(weights: Mapping[Any, float]) -> dict[Any, float]:
-    """What part of the whole each name gets, from 0 to 1."""
+    """Returns the share of each name, from 0 to 1."""
     total = sum(weight for weight in weights.values() if weight > 0)
     return {name: max(weight, 0) / total if total else 0.0 for name, weight in weights.items()}
 
 
 def apportion(weights: Mapping[Any, float], seats: int) -> dict[Any, int]:
-    """Whole seats by weight, with the largest remainder method (Hamilton): the seats that fractions leave over go to
-    the largest fractions.
+    """Distributes whole seats by weight, with the largest remainder method (Hamilton).
 
-    Each name of a weight above 0 has one seat at least, as far as there are seats: the heaviest first.
+    Each name with a weight above 0 gets at least one seat; if there are too few seats, the heaviest names get them.
     """
     entitled = sorted((name for name in weights if weights[name] > 0), key=lambda name: (-weights[name], str(name)))
     given = dict.fromkeys(weights, 0)
@@ -55,7 +54,7 @@ def apportion(weights: Mapping[Any, float], seats: int) -> dict[Any, int]:
     total = sum(weights[name] for name in entitled)
     quotas = {name: weights[name] * seats / total for name in entitled}
     small = [name for name in entitled if quotas[name] < 1]
-    if small:  # they have their one seat, and the rest is shared among the others
+    if small:  # each of them gets its one seat, the others share the rest
         rest = apportion({name: weights[name] for name in entitled if name not in small}, seats - len(small))
         return given | dict.fromkeys(small, 1) | rest
     given |= {name: int(quotas[name]) for name in entitled}

@@ -1,4 +1,4 @@
-"""A circuit breaker: after a failure, nobody waits for the same again until somebody has tried."""
+"""A circuit breaker: after a failure, callers fail at once until one of them has tried again successfully."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 
 class CircuitBreaker:
-    """Closed while all is well. A failure opens it; every `reset_after` seconds then, one caller may try.
+    """Closed while all is well. A failure opens it; then it lets one caller try every `reset_after` seconds.
 
-    See M. Nygard, "Release It!". It is safe to share among threads and holds no lock while anybody tries.
+    See M. Nygard, "Release It!". Thread-safe; it holds no lock during a try.
     """
 
     def __init__(self, reset_after: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -22,16 +22,16 @@ class CircuitBreaker:
         self._lock = threading.Lock()
         self._next_try: float | None = None
         self.failures = 0
-        """How often it was told of a failure: who has waited in between can see whether others failed meanwhile."""
+        """The number of failures so far. A caller that had to wait can see whether others failed in the meantime."""
 
     @property
     def is_open(self) -> bool:
-        """Whether it would refuse; asking does not use up the try."""
+        """Whether `allows` would return False. Reading this does not use up the try."""
         next_try = self._next_try
         return next_try is not None and self._clock() < next_try
 
     def allows(self) -> bool:
-        """Whether the caller may try. It has to tell `succeeded` or `failed` afterwards."""
+        """Whether the caller may try. If so, it must call `succeeded` or `failed` afterwards."""
         if self._next_try is None:
             return True
         with self._lock:

@@ -1,4 +1,4 @@
-"""Conditions in the Common Expression Language (https://cel.dev), compiled once and given only what they ask for."""
+"""Conditions in the Common Expression Language (https://cel.dev), compiled once; they get only the values they read."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-import cel
-
+from broker_core.condition_guards import guards_of, ruled_out
+from broker_core.condition_patterns import require_small_patterns
 from broker_core.errors import InvalidConditionError
-from broker_core.guards import guards_of, ruled_out
-from broker_core.patterns import require_small_patterns
+from broker_core.expressions import cel
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,16 +19,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger("broker_core.conditions")
 
 Values = Callable[[frozenset[str]], Mapping[str, Any]]
-"""Gives the values of these names for one request, such as `{"request.path": "/"}`."""
+"""Returns the values of these names for one request, such as `{"request.path": "/"}`."""
 
 FALSE = "its condition is false"
 
 MAX_LENGTH = 2_000
 
 MOST_ENTRIES = 1_000
-"""So many query parameters, header fields, cookies or groups are read; conditions have no answer where there are more.
+"""The maximum number of query parameters, header fields, cookies or groups. If there are more, a condition that reads
+them is not evaluated.
 
-Each step of a comprehension costs something for each of them. Django takes no more parameters either, by default.
+A comprehension does work for each of them. Django's own default limit for parameters is the same.
 """
 
 VARIABLES: Mapping[str, frozenset[str]] = {
@@ -51,7 +51,7 @@ VARIABLES: Mapping[str, frozenset[str]] = {
     "user": frozenset({"id", "username", "is_authenticated", "is_staff", "is_superuser", "groups"}),
     "now": frozenset(),
 }
-"""The variables that a condition sees, and the members of each."""
+"""The variables that a condition may read, and the members of each."""
 
 FUNCTIONS = frozenset(
     [
@@ -81,7 +81,7 @@ FUNCTIONS = frozenset(
         "uint",
     ]
 )
-"""The functions that a condition may call. A call of any other compiles too, and would never have an answer."""
+"""The functions that a condition may call. A call of another function compiles, but always fails."""
 
 _TEXT = re.compile(
     r"""//[^\n]*"""
@@ -89,29 +89,29 @@ _TEXT = re.compile(
     r"""|\"{3}(?:[^\\]|\\.)*?\"{3}|'{3}(?:[^\\]|\\.)*?'{3}|"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'""",
     re.DOTALL,
 )
-"""Comments and strings; in a raw string a backslash escapes nothing."""
+"""Comments and strings. A backslash in a raw string escapes nothing."""
 _USE = re.compile(r"\.\s*[A-Za-z_]\w*|\b(request|user|now)\b(?:\s*\.\s*([A-Za-z_]\w*)\b(?!\s*\())?")
 _LIKE_A_FLAT_NAME = re.compile(r"\b(?:request|user)_")
 _MACRO = re.compile(r"\.\s*(all|exists|exists_one|map|filter)\s*\(\s*([A-Za-z_]\w*)\s*,")
 _WHOLE = re.compile(r"(\bin\s+)?\b((?:request\s*\.\s*(?:query|headers|cookies)|user\s*\.\s*groups)\b)(?!\s*[.\[])")
-"""A collection that is not indexed; the first group is there if it is asked whether something is in it."""
+"""A collection that is not indexed. The first group matches if the condition only tests membership (`in`)."""
 _GROWING = re.compile(r"\{|[^\w)\]\s]\s*\[")
-"""What makes the elements of a `map` larger: a map or a list."""
+"""A map or list literal, which would make the elements of a `map` larger."""
 _LITERAL = re.compile(r"\{|(?:[^\w)\]\s]|\bin)\s*\[")
-"""Where a map or a list begins."""
+"""The start of a map or list literal."""
 _SUMS = re.compile(r"\+[^+]*\+")
 _READ = re.compile(r"(\bin\s+)?\b((?:request|user|now)\b(?:\s*\.\s*\w+)*)(?:\s*\[\s*([A-Za-z_]\w*)\s*\])?")
-"""What is read of a request; the first group is there if it is asked what is in it, the third has the index."""
+"""A value of the request. The first group matches a membership test, the third is the index."""
 _COSTLY = re.compile(r"\b(matches|bytes)\s*\(")
 _POSITION = re.compile(r"<input>:\d+:(\d+): (?:Syntax error: )?([^\n]*)")
-_EXPECTING = re.compile(r" expecting \{.*\}$")  # every token that the grammar has there
+_EXPECTING = re.compile(r" expecting \{.*\}$")  # a list of all possible tokens
 
 
 class Condition:
-    """A compiled condition. `names` are the members it reads, as `request.path` or `now`.
+    """A compiled condition. `names` are the values it reads, such as `request.path` or `now`.
 
-    Raises InvalidConditionError, with the column, for what does not parse, reads something that is not there,
-    or could run long (`_comprehension_variables` and `patterns` say what, and more than `MAX_LENGTH` characters).
+    Raises InvalidConditionError, with the column, if the text does not parse, reads an unknown value, is longer than
+    `MAX_LENGTH`, or could run long (see `_comprehension_variables` and `condition_patterns`).
     """
 
     __slots__ = ("_program", "guards", "names", "nested", "text")
@@ -138,7 +138,7 @@ class Condition:
         self._program = flat or program
 
     def holds(self, context: cel.Context) -> bool:
-        """Whether the condition is true. Raises ValueError, TypeError or RuntimeError where it cannot be evaluated."""
+        """Whether the condition is true. Raises ValueError, TypeError or RuntimeError if it cannot be evaluated."""
         return self._program.execute(context) is True
 
     def __repr__(self) -> str:
@@ -146,10 +146,10 @@ class Condition:
 
 
 def context(values: Mapping[str, Any], *, nested: bool = True) -> cel.Context:
-    """A context from values by name, such as `{"request.path": "/", "now": datetime(...)}`.
+    """Returns a context from values by name, such as `{"request.path": "/", "now": datetime(...)}`.
 
-    `nested` is for conditions that say so; the others read plain variables, which are much cheaper to make and to read.
-    Collections of more than `MOST_ENTRIES` are left out.
+    `nested` adds the values for conditions whose `nested` is true. The others read flat variables, which are much
+    cheaper. Collections with more than `MOST_ENTRIES` entries are left out.
     """
     small = {name: value for name, value in values.items() if not _is_too_large(value)}
     variables: dict[str, Any] = {name.replace(".", "_"): value for name, value in small.items()}
@@ -166,7 +166,10 @@ def _is_too_large(value: object) -> bool:
 
 
 class Conditions:
-    """Conditions that are asked together. `names` are all the values that they read, `compared` what guards compare."""
+    """Conditions that are evaluated together.
+
+    `names` are all values that they read, `compared` those that guards read.
+    """
 
     def __init__(self, conditions: Iterable[Condition]) -> None:
         asked = list(conditions)
@@ -175,8 +178,8 @@ class Conditions:
         self.nested = any(condition.nested for condition in asked)
 
 
-class Answers:
-    """What conditions say to one request, whose values are got once for all of them, and only if one reads them."""
+class Evaluation:
+    """Evaluates conditions for one request. The values are read once for all conditions, and only if one needs them."""
 
     __slots__ = ("_conditions", "_context", "_given", "_values", "compared")
 
@@ -188,7 +191,10 @@ class Answers:
         self.compared = values(conditions.compared) if conditions.compared else {}
 
     def why_not(self, condition: Condition) -> str:
-        """Why the condition does not hold; empty where it does. One that has no answer does not."""
+        """Returns why the condition does not match, or an empty text if it does.
+
+        A condition that fails does not match.
+        """
         if condition.guards and ruled_out(condition.guards, self.compared):
             return FALSE
         try:
@@ -197,11 +203,11 @@ class Answers:
                 self._context = context(self._given, nested=self._conditions.nested)
             return "" if condition.holds(self._context) else FALSE
         except (ValueError, TypeError, LookupError, RuntimeError, ArithmeticError) as error:
-            logger.debug("The condition %s has no answer to this request: %s", condition.text, type(error).__name__)
-            return f"its condition has no answer: {self._too_large(condition) or error}"
+            logger.debug("The condition %s could not be evaluated: %s", condition.text, type(error).__name__)
+            return f"its condition could not be evaluated: {self._too_large(condition) or error}"
 
     def _too_large(self, condition: Condition) -> str:
-        """What the condition reads and has too many entries, as the reason; empty if there is none."""
+        """Returns which of the condition's values has too many entries, as a reason; an empty text if none has."""
         names = [name for name in sorted(condition.names) if _is_too_large(self._given.get(name))]
         for name in names:
             _log_once(name)
@@ -210,10 +216,10 @@ class Answers:
 
 @lru_cache
 def _log_once(name: str) -> None:
-    """Whoever sends such requests would have it logged with each."""
+    """Logged once per process: a client could otherwise fill the log."""
     logger.warning(
-        "A request has more than %d entries in %s: conditions that read them do not hold for such requests. "
-        "This is logged once.",
+        "A request has more than %d entries in %s. Conditions that read them do not match such requests. "
+        "This warning is logged once.",
         MOST_ENTRIES,
         name,
     )
@@ -229,9 +235,9 @@ def _compile(text: str) -> cel.Program:
 
 
 def _flattened(text: str, bare: str) -> cel.Program | None:
-    """The condition over plain variables, `request_path` for `request.path`.
+    """Compiles the condition with flat variables: `request_path` instead of `request.path`.
 
-    None where CEL wants the member as such, or where a name of the condition's own could be mistaken for one.
+    Returns None if CEL needs the member itself, or if a name in the condition looks like a flat variable.
     """
     if _LIKE_A_FLAT_NAME.search(bare):
         return None
@@ -255,21 +261,21 @@ def _uses(bare: str) -> Iterable[str]:
     for match in _USE.finditer(bare):
         variable, member = match[1], match[2]
         if variable is None:
-            continue  # a member of some other value
+            continue  # a member of another value
         members = VARIABLES[variable]
         if not members:
             yield variable
         elif member in members:
             yield f"{variable}.{member}"
         else:
-            wrong = f"{variable}.{member} is not known" if member else f"{variable} alone is no value"
+            wrong = f"{variable}.{member} does not exist" if member else f"{variable} alone is not a value"
             raise InvalidConditionError(
-                f"{wrong}; it has {', '.join(f'{variable}.{known}' for known in sorted(members))}", match.start() + 1
+                f"{wrong}; there are {', '.join(f'{variable}.{known}' for known in sorted(members))}", match.start() + 1
             )
 
 
 def _require_known_functions(program: cel.Program, bare: str) -> None:
-    # Operators are functions too, with names that are no identifiers.
+    # Operators are functions too; their names are not identifiers.
     for name in sorted(set(program.functions()) - FUNCTIONS):
         if re.fullmatch(r"[A-Za-z_][\w.]*", name):
             match = re.search(rf"\b{re.escape(name)}\s*\(", bare)
@@ -280,9 +286,9 @@ def _require_known_functions(program: cel.Program, bare: str) -> None:
 
 
 def _comprehension_variables(bare: str) -> set[str]:
-    """The names that comprehensions bind. Raises InvalidConditionError for what takes too long for a large request.
+    """Returns the names that comprehensions bind. Raises InvalidConditionError if one could run long.
 
-    Each step of `map` and `filter` copies the list that they have so far.
+    Each step of `map` and `filter` copies the list built so far.
     """
     bound: set[str] = set()
     ends: list[int] = []
@@ -290,10 +296,10 @@ def _comprehension_variables(bare: str) -> set[str]:
     for name in ("map", "filter"):
         again = [match.start() + 1 for match in macros if match[1] == name][1:]
         if again:
-            raise InvalidConditionError(f"there may be one {name}: each builds a list", again[0])
+            raise InvalidConditionError(f"only one {name} is allowed: each builds a list", again[0])
     for match in macros:
         if any(match.start() < end for end in ends):
-            raise InvalidConditionError("a comprehension may not be nested in another", match.start() + 1)
+            raise InvalidConditionError("a comprehension may not contain another", match.start() + 1)
         begin = bare.index("(", match.start())
         ends.append(_closing(bare, begin))
         _require_small_steps(bare, match, begin + 1, ends[-1])
@@ -304,13 +310,13 @@ def _comprehension_variables(bare: str) -> set[str]:
 def _require_small_steps(bare: str, macro: re.Match[str], begin: int, end: int) -> None:
     for whole in _WHOLE.finditer(bare, begin, end):
         if not whole[1]:
-            reason = f"a comprehension may ask what is in {whole[2]}, and not take all of it"
+            reason = f"a comprehension may test what is in {whole[2]}, but not use all of it"
             raise InvalidConditionError(reason, whole.start(2) + 1)
     if costly := _COSTLY.search(bare, begin, end):
         why = "compiles its pattern" if costly[1] == "matches" else "copies a text"
         raise InvalidConditionError(f"a comprehension may not call {costly[1]}, which {why}", costly.start() + 1)
     if sums := _SUMS.search(bare, begin, end):
-        raise InvalidConditionError("a comprehension may have one sum: each copies its texts", sums.end())
+        raise InvalidConditionError("a comprehension may contain one sum: each copies its operands", sums.end())
     for literal in _LITERAL.finditer(bare, begin, end):
         if read := _READ.search(bare, literal.end(), _closing(bare, literal.end() - 1)):
             reason = f"a comprehension may not put {read[2]} into a list or a map, which copies it"
@@ -324,7 +330,7 @@ def _require_small_elements(bare: str, name: str, begin: int, end: int) -> None:
         raise InvalidConditionError("a map may not make its elements larger", growing.end())
     for read in _READ.finditer(bare, begin, end):
         if not read[1] and read[3] != name:
-            reason = f"a map may take what it has of the request by its element only, as request.query[{name}]"
+            reason = f"a map may read the request by its element only, as request.query[{name}]"
             raise InvalidConditionError(reason, read.start(2) + 1)
 
 

@@ -1,6 +1,6 @@
-"""Messages sealed for the queue: AES-256-GCM (NIST SP 800-38D), keys derived with HKDF (RFC 5869).
+"""Sealed messages: AES-256-GCM (NIST SP 800-38D), with keys derived by HKDF (RFC 5869).
 
-Layout: one version byte, 4 bytes that name the key, 12 bytes of nonce, the ciphertext with its 16-byte tag.
+Layout: one version byte, 4 bytes of key id, 12 bytes of nonce, the ciphertext with its 16-byte tag.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ def _derive(secret: str | bytes) -> tuple[bytes, AESGCM]:
 
 
 def context(purpose: str, *names: str) -> bytes:
-    """Associated data that binds an envelope to its purpose and names, unambiguously."""
+    """Returns associated data that binds an envelope to its purpose and names, without ambiguity."""
     return b"".join(len(part).to_bytes(4, "big") + part for part in (name.encode() for name in (purpose, *names)))
 
 
 def key_id(sealed: bytes) -> str:
-    """What names the key of an envelope, in hex. It tells nothing of the key itself."""
+    """Returns the id of an envelope's key, in hex. It reveals nothing about the key."""
     return sealed[len(VERSION) : len(VERSION) + KEY_ID_SIZE].hex()
 
 
@@ -48,12 +48,12 @@ class Keyring:
 
     def __init__(self, secrets: Sequence[str | bytes]) -> None:
         if not secrets or not all(secrets):
-            raise EnvelopeError("a keyring needs at least one secret, and none may be empty")
+            raise EnvelopeError("a keyring needs at least one secret, and no secret may be empty")
         self._secrets = tuple(secrets)
 
     @property
     def key_ids(self) -> list[str]:
-        """What names each key, in hex, the one that seals first. It gives nothing of them away."""
+        """The ids of the keys, in hex, the sealing key first. They reveal nothing about the keys."""
         return [_derive(secret)[0].hex() for secret in self._secrets]
 
     def seal(self, plaintext: bytes, associated: bytes) -> bytes:
@@ -62,12 +62,12 @@ class Keyring:
         return VERSION + key_id + nonce + cipher.encrypt(nonce, plaintext, associated)
 
     def open(self, sealed: bytes, associated: bytes) -> bytes:
-        """Raises EnvelopeError where the envelope was altered or sealed for something else.
+        """Raises EnvelopeError if the envelope was altered or sealed for something else.
 
-        That is an UnknownKeyError where it was sealed elsewhere.
+        Raises UnknownKeyError, a subclass, if it was sealed with a key that the keyring does not contain.
         """
         if len(sealed) < OVERHEAD or sealed[:1] != VERSION:
-            raise EnvelopeError("this is no envelope of a version that is known")
+            raise EnvelopeError("this is not an envelope of a known version")
         key_id, nonce, ciphertext = sealed[1:5], sealed[5:17], sealed[17:]
         for secret in self._secrets:
             known, cipher = _derive(secret)
@@ -76,4 +76,4 @@ class Keyring:
                     return cipher.decrypt(nonce, ciphertext, associated)
                 except InvalidTag as error:
                     raise EnvelopeError("the envelope was altered, or sealed for another id or queue") from error
-        raise UnknownKeyError("the envelope was sealed with a key that is not known here")
+        raise UnknownKeyError("the envelope was sealed with an unknown key")

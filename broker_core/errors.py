@@ -1,4 +1,4 @@
-"""The error tree. Every class says how it is told over HTTP (RFC 9457)."""
+"""The error tree. Each class defines its HTTP status and its problem type (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from typing import ClassVar
 
 
 class BrokerError(Exception):
-    """Anything the broker itself refuses or fails at."""
+    """Base class of all errors of the broker."""
 
     status: ClassVar[int] = 500
     namespace: ClassVar[str] = "urn:request-broker:problem:"
     slug: ClassVar[str] = "internal-error"
     title: ClassVar[str] = "The request broker failed"
     retry_after: int | None = None
-    """Seconds after which it is worth another try, None where it is not. An instance may know better than its class."""
+    """Seconds after which the client should try again, or None. An instance may override its class."""
 
     def problem(self) -> dict[str, object]:
-        """The members of an RFC 9457 problem document."""
+        """Returns the members of an RFC 9457 problem document."""
         return {
             "type": f"{self.namespace}{self.slug}",
             "title": self.title,
@@ -26,14 +26,14 @@ class BrokerError(Exception):
 
 
 class ConfigurationError(BrokerError):
-    """A setting, rule or policy that cannot mean anything."""
+    """A setting, rule or policy is invalid."""
 
     slug = "configuration-error"
     title = "The request broker is not configured correctly"
 
 
 class InvalidConditionError(ConfigurationError):
-    """A condition that does not compile. `position` is the 1-based column, 0 where there is none."""
+    """A condition does not compile. `position` is the column, counted from 1, or 0 if it is unknown."""
 
     def __init__(self, reason: str, position: int = 0) -> None:
         self.reason = reason
@@ -42,25 +42,25 @@ class InvalidConditionError(ConfigurationError):
 
 
 class MessageError(BrokerError):
-    """Bytes that are no message of a version we know."""
+    """The bytes are not a message of a supported version."""
 
     slug = "invalid-message"
     title = "The message cannot be read"
 
 
 class EnvelopeError(BrokerError):
-    """An envelope that was not sealed here, or not for this purpose."""
+    """The envelope was not sealed by this project, or was sealed for another purpose."""
 
     slug = "invalid-envelope"
     title = "The envelope cannot be opened"
 
 
 class UnknownKeyError(EnvelopeError):
-    """An envelope that was sealed with a key that is not known here, or not yet."""
+    """The envelope was sealed with a key that this process does not know, or does not know yet."""
 
 
 class BadRequestError(BrokerError):
-    """A request that Django refuses, such as one for a host that is not served."""
+    """Django refuses the request, for example because of its host."""
 
     status = 400
     slug = "bad-request"
@@ -68,7 +68,7 @@ class BadRequestError(BrokerError):
 
 
 class BodyTooLargeError(BrokerError):
-    """A request body above `MAX_BODY_SIZE`."""
+    """The request body is larger than `MAX_BODY_SIZE`."""
 
     status = 413
     slug = "body-too-large"
@@ -76,21 +76,21 @@ class BodyTooLargeError(BrokerError):
 
 
 class ResponseTooLargeError(BrokerError):
-    """A replayed view's response above `MAX_RESPONSE_SIZE`."""
+    """The response of a replayed view is larger than `MAX_RESPONSE_SIZE`."""
 
     slug = "response-too-large"
     title = "The response is too large to be stored"
 
 
 class ResponseBrokenError(BrokerError):
-    """A replayed view's streaming response that raised before its end."""
+    """The response of a replayed view raised while it was streamed, or no server can send it."""
 
     slug = "response-broken"
-    title = "The response broke off"
+    title = "The response is incomplete or invalid"
 
 
 class UserInactiveError(BrokerError):
-    """The user who made the request may no longer act when it is replayed."""
+    """The user who made the request was deactivated before the replay."""
 
     status = 403
     slug = "user-inactive"
@@ -98,14 +98,14 @@ class UserInactiveError(BrokerError):
 
 
 class TenantUnknownError(BrokerError):
-    """The function that the setting TENANT names has failed, so nobody knows whose request this is."""
+    """The function in the setting TENANT failed, so the tenant of the request is unknown."""
 
     slug = "tenant-unknown"
-    title = "It cannot be told which tenant this request belongs to"
+    title = "The tenant of this request could not be determined"
 
 
 class DispatchNotFoundError(BrokerError):
-    """No dispatch of this id was issued here to this user."""
+    """There is no dispatch with this id, or it belongs to somebody else."""
 
     status = 404
     slug = "dispatch-not-found"
@@ -113,15 +113,15 @@ class DispatchNotFoundError(BrokerError):
 
 
 class TokenExpiredError(BrokerError):
-    """A token of this site whose time is over."""
+    """The token was issued by this site but has expired."""
 
     status = 410
     slug = "token-expired"
-    title = "This URL is not valid any more"
+    title = "This URL has expired"
 
 
 class DispatchConflictError(BrokerError):
-    """The dispatch is in a state that does not allow this."""
+    """The state of the dispatch does not allow the operation."""
 
     status = 409
     slug = "dispatch-conflict"
@@ -129,31 +129,31 @@ class DispatchConflictError(BrokerError):
 
 
 class ResponseGoneError(BrokerError):
-    """The stored response was kept for its time and then dropped, or there never will be one."""
+    """The stored response has expired, or the dispatch ended without one."""
 
     status = 410
     slug = "response-gone"
-    title = "There is no response to this dispatch any more"
+    title = "The response of this dispatch is no longer available"
 
 
 class NotAcceptableError(BrokerError):
-    """The stored response is in a content coding that the client does not accept, and that cannot be undone."""
+    """The client does not accept the content coding of the stored response, and the broker cannot decode it."""
 
     status = 406
     slug = "not-acceptable"
-    title = "The response is not there in a coding that the client accepts"
+    title = "The response is not available in a coding that the client accepts"
 
 
 class IdempotencyKeyError(BrokerError):
-    """An Idempotency-Key that is none."""
+    """The Idempotency-Key header is malformed."""
 
     status = 400
     slug = "invalid-idempotency-key"
-    title = "The Idempotency-Key cannot be read"
+    title = "The Idempotency-Key is malformed"
 
 
 class IdempotencyKeyMissingError(BrokerError):
-    """No Idempotency-Key, where the queue or the view requires one."""
+    """The queue or the view requires an Idempotency-Key, and the request has none."""
 
     status = 400
     slug = "idempotency-key-missing"
@@ -161,7 +161,7 @@ class IdempotencyKeyMissingError(BrokerError):
 
 
 class IdempotencyKeyReusedError(BrokerError):
-    """An Idempotency-Key that was sent before, with another request."""
+    """The Idempotency-Key was already used for a different request."""
 
     status = 422
     slug = "idempotency-key-reused"
@@ -169,29 +169,29 @@ class IdempotencyKeyReusedError(BrokerError):
 
 
 class IdempotencyKeyInFlightError(BrokerError):
-    """The request with this Idempotency-Key is running."""
+    """The first request with this Idempotency-Key is still running."""
 
     status = 409
     slug = "idempotency-key-in-flight"
-    title = "The request with this Idempotency-Key is being worked on"
+    title = "The request with this Idempotency-Key is still running"
 
 
 class UnavailableError(BrokerError):
-    """The ledger or the result store cannot be read or written, so nothing can be promised or told."""
+    """The ledger or the result store cannot be read or written."""
 
     status = 503
     slug = "unavailable"
-    title = "What is recorded of dispatches is out of reach"
+    title = "The ledger is not available"
     retry_after = 5
 
 
 class ReducedCapacityError(BrokerError):
-    """A queue takes no more for now. The problem type is that of draft-ietf-httpapi-ratelimit-headers, section 5.2."""
+    """A queue accepts no more for now. Problem type: draft-ietf-httpapi-ratelimit-headers, section 5.2."""
 
     status = 503
     namespace = "https://iana.org/assignments/http-problem-types#"
     slug = "temporary-reduced-capacity"
-    title = "There is no room for this request at the moment"
+    title = "There is no capacity for this request at the moment"
 
     def __init__(self, detail: str, retry_after: int) -> None:
         super().__init__(detail)
@@ -199,47 +199,47 @@ class ReducedCapacityError(BrokerError):
 
 
 class StorageError(UnavailableError):
-    """The storage of large requests does not answer."""
+    """The storage of large requests does not respond."""
 
     slug = "storage-unavailable"
-    title = "The storage of large requests is out of reach"
+    title = "The storage of large requests is not available"
 
 
 class StoredRequestError(BrokerError):
-    """What was stored of a large request cannot be read here: the file is not there, or of another key or release."""
+    """A stored large request cannot be read: its file is missing, or was sealed with another key or release."""
 
     slug = "stored-request"
     title = "The stored request cannot be read"
 
 
 class StoredRequestAlteredError(StoredRequestError):
-    """What is stored of a large request is not what was stored."""
+    """The file of a stored large request was altered."""
 
 
 class ViewNotReachedError(BrokerError):
-    """A worker replayed the request, but it never came to the view that it was accepted for."""
+    """A worker replayed the request, but it did not reach the view that it was accepted for."""
 
     slug = "view-not-reached"
     title = "The view was not reached"
 
 
 class ViewExitedError(BrokerError):
-    """A replayed view raised SystemExit, KeyboardInterrupt or another exception that is meant to end a process."""
+    """A replayed view raised SystemExit, KeyboardInterrupt or another exception that ends a process."""
 
     slug = "view-exited"
     title = "The view tried to end its process"
 
 
 class DispatchFailedError(BrokerError):
-    """A dispatch that failed for good. The replay task raises it, so that Celery counts a failure."""
+    """A dispatch failed for good. The replay task raises this, so that Celery counts a failure."""
 
     slug = "dispatch-failed"
     title = "The dispatch failed"
 
 
 class LoopDetectedError(BrokerError):
-    """Routers that lead back to where the request has been."""
+    """Routers lead back to a URL that the request came from."""
 
     status = 508
     slug = "loop-detected"
-    title = "The routers lead in a circle"
+    title = "The routers form a loop"

@@ -1,4 +1,4 @@
-"""Hop-by-hop header fields (RFC 9110, section 7.6.1): they are about one connection, and are not carried further."""
+"""Hop-by-hop header fields (RFC 9110, section 7.6.1): they belong to one connection and are not forwarded."""
 
 from __future__ import annotations
 
@@ -101,11 +101,11 @@ _END_TO_END_PREFIXES = (
 
 
 def connection_options(connection: str, kept: Collection[str] = ()) -> frozenset[str]:
-    """The names, in lower case, of the fields that this Connection field makes hop-by-hop, with those that always are.
+    """Returns the names, in lower case, of all hop-by-hop fields, including those that this Connection field lists.
 
-    A name that others rely on stays, as do those in `kept`: whoever sends `Connection: close, X-Forwarded-For` would
-    else strip what a proxy in front has set, or the credential of the request (as in CVE-2022-31813). An underscore
-    counts as a hyphen, as it does in CGI variables.
+    Names that others rely on are not removed, nor those in `kept`. Otherwise a client that sends
+    `Connection: close, X-Forwarded-For` would remove what a proxy in front has set, or the credential of the request
+    (as in CVE-2022-31813). An underscore counts as a hyphen, as in CGI variables.
     """
     listed = {name.strip().lower().replace("_", "-") for name in connection.split(",") if name.isascii()}
     return HOP_BY_HOP | {name for name in listed if name and name not in kept and not _is_end_to_end(name)}

@@ -1,6 +1,6 @@
-"""Frozen records of one HTTP request and one HTTP response, and their bytes.
+"""Frozen records of one HTTP request and one HTTP response, and their encoding.
 
-Layout: one version byte, the length of the head (4 bytes, big endian), the head as JSON, the body as it is.
+Layout: one version byte, the length of the head (4 bytes, big endian), the head as JSON, the body unchanged.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 VERSION = 3
-"""Which layout of the head is written. A head with other fields is another version."""
+"""The version that is written. A head with other fields needs a new version."""
 VERSIONS = frozenset({1, 2, 3})
-"""Which are read: what earlier ones accepted still waits while this one is deployed."""
+"""The versions that are read: requests that an earlier release accepted may still wait during a deployment."""
 _PREFIX = struct.Struct(">BI")
 
 Protocol = Literal["wsgi", "asgi"]
 Csrf = Literal["unchecked", "checked", "waived"]
-"""What the door knows: the middleware did not check this request, accepted it, or was told not to check any."""
+"""What the CSRF middleware did before acceptance: nothing, a successful check, or an exemption of the request."""
 
 
 def _pack(head: list[object], body: bytes) -> bytes:
@@ -34,13 +34,13 @@ def _pack(head: list[object], body: bytes) -> bytes:
 def _unpack(data: bytes) -> tuple[int, list[Any], bytes]:
     """Returns the version, the head and the body."""
     if len(data) < _PREFIX.size:
-        raise MessageError("the message is cut short")
+        raise MessageError("the message is truncated")
     version, length = _PREFIX.unpack_from(data)
     if version not in VERSIONS:
-        raise MessageError(f"version {version} is not known, {sorted(VERSIONS)} are")
+        raise MessageError(f"version {version} is not supported; supported are {sorted(VERSIONS)}")
     end = _PREFIX.size + length
     if len(data) < end:
-        raise MessageError("the message is cut short")
+        raise MessageError("the message is truncated")
     try:
         head = json.loads(data[_PREFIX.size : end])
     except (ValueError, RecursionError) as error:
@@ -52,13 +52,13 @@ def _unpack(data: bytes) -> tuple[int, list[Any], bytes]:
 
 def _require_fields(head: list[Any], number: int) -> None:
     if len(head) != number:
-        raise MessageError(f"the head is not a list of {number}")
+        raise MessageError(f"the head does not have {number} fields")
 
 
 def _request_head(version: int, head: list[Any]) -> list[Any]:
-    """The fields in the order of VERSION.
+    """Returns the fields in the order of VERSION.
 
-    A request of version 1 had no path, route, view or moment of acceptance, one of version 2 no tenant or principal.
+    Version 1 had no path, route, view and accepted_at. Version 2 had no tenant and principal.
     """
     if version == 1:
         _require_fields(head, 6)
@@ -86,7 +86,7 @@ def _is_text_pair(value: object) -> bool:
 
 
 _END_OF_TIME = 253_402_300_799
-"""The last second that a datetime can tell."""
+"""The last second that a datetime can represent."""
 
 
 def _is_moment(value: object) -> bool:
@@ -95,16 +95,15 @@ def _is_moment(value: object) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class RequestMessage:
-    """One request as the broker saw it.
+    """One request as the broker received it.
 
-    `environ` holds the CGI variables (RFC 3875) and header fields, every value text; `body` is raw; `scheme` is
-    `http` or `https`; `user` is the primary key, as text, of the user it was accepted for, None for an anonymous one;
-    `view_user` is the same for the user whom the view itself authenticated, as API frameworks do.
+    environ: the CGI variables (RFC 3875) and header fields, as text. body: the raw bytes. scheme: `http` or `https`.
+    user: the primary key, as text, of the user for whom the request was accepted; None for an anonymous user.
+    view_user: the same for the user whom the view itself authenticated, as API frameworks do.
 
-    `path` is the path of the ASGI scope, empty under WSGI. `route` and `view` name the URL pattern and the view that
-    the URL resolved to, empty if nobody resolved it. `tenant` is whose request it was, empty if nobody said.
-    `principal` is what else is known of who sent it, for JSON. `accepted_at` is in seconds since the epoch, 0 if
-    unknown.
+    path: the path of the ASGI scope; empty under WSGI. route, view: the URL pattern and the view that the URL resolved
+    to; empty if it was not resolved. tenant: the tenant of the request; empty if there is none. principal: what else is
+    known about the sender, as JSON. accepted_at: seconds since the epoch; 0 if unknown.
     """
 
     environ: Mapping[str, str]
@@ -132,7 +131,7 @@ class RequestMessage:
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        """Raises MessageError for bytes that `encode` did not make, in this version or an earlier one."""
+        """Raises MessageError if the bytes are not an encoded request of a supported version."""
         version, head, body = _unpack(data)
         *texts, user, view_user, principal, accepted_at, environ = _request_head(version, head)
         _require(valid=all(isinstance(text, str) for text in texts), what="the scheme or route")
@@ -161,9 +160,9 @@ class RequestMessage:
 
 @dataclass(frozen=True, slots=True)
 class ResponseMessage:
-    """One response: `headers` in order without cookies, `cookies` as the values of `Set-Cookie` fields.
+    """One response. headers: in order, without cookies. cookies: the values of the `Set-Cookie` fields.
 
-    `accept_encoding` is the request's Accept-Encoding field, kept only if the response has a content coding.
+    accept_encoding: the request's Accept-Encoding field, kept only if the response has a content coding.
     """
 
     status: int
@@ -183,7 +182,7 @@ class ResponseMessage:
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        """Raises MessageError for bytes that `encode` did not make. All versions have the same fields."""
+        """Raises MessageError if the bytes are not an encoded response. All versions have the same fields."""
         _version, head, body = _unpack(data)
         accepted = head.pop() if len(head) == 5 else ""
         _require_fields(head, 4)

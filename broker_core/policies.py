@@ -1,4 +1,4 @@
-"""Queues, their policies, rules and annotations: what decides whether a request runs now or later, and where."""
+"""Queues, their policies, rules and annotations: whether a request runs now or later, and on which queue."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from enum import StrEnum
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args, get_origin, get_type_hints
 
-from broker_core.conditions import Answers, Condition, Conditions, Values
+from broker_core.condition_guards import GuardIndex
+from broker_core.conditions import Condition, Conditions, Evaluation, Values
 from broker_core.errors import ConfigurationError
-from broker_core.guards import Sieve
 from broker_core.redaction import printable
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ logger = logging.getLogger("broker_core.policies")
 DAY = 86_400.0
 
 RETENTION: Mapping[str, float] = {"succeeded": 7 * DAY, "cancelled": 7 * DAY, "expired": 30 * DAY, "failed": 30 * DAY}
-"""Seconds that a dispatch is kept once it is done: what failed waits for somebody to look at it."""
+"""How many seconds a finished dispatch is kept. Failed ones stay longer, so that somebody can look at them."""
 
 
 class Mode(StrEnum):
@@ -34,23 +34,24 @@ class Mode(StrEnum):
     SYNC = "sync"
     """Now, in that class."""
     PREFER = "prefer"
-    """Later only where the client sends `Prefer: respond-async`."""
+    """Later only if the client sends `Prefer: respond-async`."""
 
 
 @dataclass(frozen=True, slots=True)
 class QueuePolicy:
     """How one queue is served. Durations are in seconds.
 
-    weight: share of the workers' attention. wait: how long a client is held for the answer before it gets a 202.
-    expires: after which nobody wants the answer (None: never). time_limit: how long a replay may run.
-    max_attempts: how often a dispatch may be started. delivery: whether it is started again after its worker was lost
-    or its view failed, or never twice. retry_backoff: the longest pause before the second attempt; it doubles with
-    each, up to retry_backoff_max. max_depth, max_age: how many dispatches may wait, and for how long the oldest, before
-    new ones are refused. max_published: how many messages may wait on the message broker, beyond which dispatches wait
-    in the ledger (None: no bound). on_outage: what happens to a request while the ledger cannot be written.
-    cancel_running: whether a client may stop what runs. require_idempotency_key: whether requests without one are
-    refused. results_ttl: how long a response is kept. retention: how long a dispatch is kept once it is done, by its
-    state. celery_queue: the name of the Celery queue, if it is not the prefix of the project and the queue's own name.
+    weight: its share of the workers' capacity. wait: how long a client waits for the response before it gets a 202.
+    expires: when a dispatch expires that was not started (None: never). time_limit: how long a replay may run.
+    max_attempts: how often a dispatch may be started. delivery: whether a dispatch is retried after its worker was lost
+    or its view failed, or is never started twice. retry_backoff: the longest pause before the second attempt; it
+    doubles with each attempt, up to retry_backoff_max. max_depth, max_age: how many dispatches may wait, and how long
+    the oldest of them, before new ones are refused. max_published: how many messages may wait on the message broker;
+    further dispatches wait in the ledger (None: no limit). reserve: how many processes are reserved for the queue.
+    on_outage: what happens to a request if the ledger cannot be written. cancel_running: whether a client may cancel a
+    running dispatch. require_idempotency_key: whether requests without a key are refused. results_ttl: how long a
+    response is kept. retention: how long a finished dispatch is kept, by state. celery_queue: the name of the Celery
+    queue; by default the project's prefix and the name of the queue.
     """
 
     weight: int = 1
@@ -79,7 +80,7 @@ class QueuePolicy:
 
     @classmethod
     def from_mapping(cls, name: str, values: Mapping[str, Any], base: Self | None = None, *, prefix: str = "") -> Self:
-        """Raises ConfigurationError for an unknown key or a value of the wrong type or range."""
+        """Raises ConfigurationError if a key is unknown, or a value has the wrong type or range."""
         unknown = sorted(map(str, set(values) - {each.name for each in fields(cls)}))
         if unknown:
             raise ConfigurationError(f"queue {name!r} has the unknown key {unknown[0]!r}")
@@ -95,14 +96,14 @@ _POSITIVE = ("weight", "time_limit", "max_attempts", "max_published")
 
 
 def _retention(name: str, given: float | Mapping[str, float]) -> Mapping[str, float]:
-    """Seconds for each state that is done: those given laid over the default ones, or one number for all."""
+    """Returns the seconds for each final state: one number for all states, or the defaults updated with a mapping."""
     if not isinstance(given, Mapping):
         return dict.fromkeys(RETENTION, given)
     for state, seconds in given.items():
         if state not in RETENTION or not _fits(seconds, float):
             raise ConfigurationError(
-                f"queue {name!r}: retention cannot be {given!r}; it is a number of seconds, or one for each of some of "
-                f"the states {', '.join(RETENTION)}"
+                f"queue {name!r}: retention cannot be {given!r}; it must be a number of seconds, or a mapping of "
+                f"some of the states {', '.join(RETENTION)} to seconds"
             )
     return {**RETENTION, **given}
 
@@ -128,29 +129,29 @@ SHIPPED_QUEUES: Mapping[str, Mapping[str, Any]] = {
 
 
 def policies_from(entries: Mapping[Any, Any], prefix: str = "") -> dict[str, QueuePolicy]:
-    """The shipped queues with the project's own laid over them. Raises ConfigurationError.
+    """Returns the built-in queues, updated with the project's own. Raises ConfigurationError.
 
-    The prefix begins the names of Celery queues that the project did not name itself.
+    `prefix` is put in front of the name of each Celery queue for which the project sets no name.
     """
     if not isinstance(entries, Mapping):
-        raise ConfigurationError("QUEUES has to be a mapping of names to policies")
+        raise ConfigurationError("QUEUES must be a mapping of names to policies")
     policies: dict[str, QueuePolicy] = {}
     for name in [*SHIPPED_QUEUES, *(name for name in entries if name not in SHIPPED_QUEUES)]:
         entry = entries.get(name, {})
         if not isinstance(name, str) or not name or not isinstance(entry, Mapping):
-            raise ConfigurationError(f"QUEUES[{name!r}] has to be a name with a mapping of policy keys")
+            raise ConfigurationError(f"QUEUES[{name!r}] must be a name with a mapping of policy keys")
         values = {**SHIPPED_QUEUES.get(name, {}), **entry}
         policy = QueuePolicy.from_mapping(name, values, prefix=prefix)
         for key in _POSITIVE:
             if getattr(policy, key) == 0:
-                raise ConfigurationError(f"queue {name!r}: {key} has to be more than 0")
+                raise ConfigurationError(f"queue {name!r}: {key} must be greater than 0")
         policies[name] = policy
     return policies
 
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """What a decorator said about a view. `queue` is None for a view that is never queued."""
+    """What a decorator sets for a view. `queue` is None if the view is never queued."""
 
     queue: str | None
     mode: Mode
@@ -159,10 +160,10 @@ class Annotation:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What classification said about one request: its queue, when it runs, how long the client is held, and why.
+    """The result of classifying a request: its queue, when it runs, how long the client waits, and why.
 
-    wait: seconds; None is what the client prefers, or else its class's policy says.
-    `priority` is the class whose policy says how long the answer is wanted, where it is not the queue's own.
+    wait: seconds; None means the client's preference, or else the wait of the policy. priority: the class whose policy
+    decides how long the client waits, if it is not that of the queue.
     """
 
     queue: str
@@ -186,16 +187,16 @@ class Rule:
 
     @classmethod
     def from_mapping(cls, entry: object, queues: Mapping[str, QueuePolicy]) -> Self:
-        """Raises ConfigurationError for a rule that cannot mean anything."""
+        """Raises ConfigurationError if the rule is invalid."""
         if not isinstance(entry, Mapping):
-            raise ConfigurationError("a rule is a mapping with 'when' and 'queue', and optionally 'mode'")
+            raise ConfigurationError("a rule must be a mapping with 'when' and 'queue', and optionally 'mode'")
         unknown, missing = set(entry) - {"when", "queue", "mode"}, {"when", "queue"} - set(entry)
         if unknown or missing:
             what = f"has the unknown key {min(map(repr, unknown))}" if unknown else f"has no {min(missing)!r}"
-            raise ConfigurationError(f"a rule {what}; it has 'when' and 'queue', and optionally 'mode'")
+            raise ConfigurationError(f"a rule {what}; its keys are 'when' and 'queue', and optionally 'mode'")
         when, queue, mode = entry["when"], entry["queue"], entry.get("mode", Mode.QUEUE)
         if not isinstance(when, str):
-            raise ConfigurationError("'when' has to be the text of a condition")
+            raise ConfigurationError("'when' must be the text of a condition")
         if not isinstance(queue, str) or queue not in queues:
             raise ConfigurationError(f"there is no queue {queue!r}; there are {', '.join(queues)}")
         if mode not in list(Mode):
@@ -204,34 +205,36 @@ class Rule:
 
 
 class Classifier:
-    """Rules in order over queues. Pure: it holds no request and asks no database.
+    """Applies rules in order. It stores no request and makes no query.
 
-    `names` are the values that the rules read; `classify` asks for them at most once a request.
+    `classify` reads the values of a request at most once.
     """
 
     def __init__(self, rules: Sequence[Rule], queues: Mapping[str, QueuePolicy]) -> None:
         self.rules = tuple(rules)
         self.queues = queues
         self._conditions = Conditions(rule.when for rule in rules)
-        self._sieve = Sieve(rule.when.guards for rule in rules)
+        self._guards = GuardIndex(rule.when.guards for rule in rules)
         self.reads_user = any(name.startswith("user.") for name in self._conditions.names)
 
     def annotated(self, annotation: Annotation, preferences: Preferences) -> Decision | None:
-        """The decision for a view with a decorator; None where it was marked to run as if the broker were not there."""
+        """Returns the decision for a decorated view, or None if the view always runs as if the broker were
+        not there.
+        """
         if annotation.queue is None:
             return None
         return self._decide(annotation.queue, annotation.mode, annotation.wait, preferences, "decorator")
 
     def routed(self, route: Route, preferences: Preferences) -> Decision | None:
-        """The decision of a router for a queue, in the class that it names."""
+        """Returns the decision for a request that a router sends to a queue."""
         return self._decide(
             route.destination.url, Mode.QUEUE, None, preferences, f"router {route.router.code}", route.router.queue
         )
 
     def classify(self, values: Values, preferences: Preferences) -> Decision | None:
-        """The decision of the first rule that holds; None where none does."""
-        answers = Answers(self._conditions, values)
-        if self._sieve.holds_back(answers.compared):
+        """Returns the decision of the first rule that matches, or None."""
+        answers = Evaluation(self._conditions, values)
+        if self._guards.excludes(answers.compared):
             return None
         for number, (rule, why_not) in enumerate(self._verdicts(answers)):
             if not why_not:
@@ -239,10 +242,10 @@ class Classifier:
         return None
 
     def verdicts(self, values: Values) -> Iterator[tuple[Rule, str]]:
-        """Each rule with the reason why it does not hold; an empty one where it does."""
-        return self._verdicts(Answers(self._conditions, values))
+        """Yields each rule with the reason why it does not match; an empty reason if it matches."""
+        return self._verdicts(Evaluation(self._conditions, values))
 
-    def _verdicts(self, answers: Answers) -> Iterator[tuple[Rule, str]]:
+    def _verdicts(self, answers: Evaluation) -> Iterator[tuple[Rule, str]]:
         return ((rule, answers.why_not(rule.when)) for rule in self.rules)
 
     def _decide(

@@ -1,4 +1,4 @@
-"""Pools: which of a worker's queues each of its processes serves."""
+"""Pools: which queues each process of a worker serves."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _SHARED = ""
 
 @dataclass(frozen=True)
 class Plan:
-    """How the processes of one worker are shared out among its queues.
+    """How the processes of one worker are divided among its queues.
 
-    weights: each queue's share of the processes that serve all queues. dedicated: how many serve that queue alone.
-    reserved: how many of the shared ones are kept from queues that are no faster.
+    weights: each queue's share of the shared processes, which serve all queues. dedicated: how many processes serve
+    only that queue. reserved: how many shared processes are reserved for that queue and faster ones.
     """
 
     processes: int
@@ -40,20 +40,20 @@ class Plan:
 
     @property
     def shared(self) -> int:
-        """How many processes serve all queues."""
+        """The number of processes that serve all queues."""
         return self.processes - sum(self.dedicated.values())
 
     @cached_property
-    def held(self) -> dict[str, int]:
-        """How many processes each queue has for itself, dedicated or reserved."""
+    def guaranteed(self) -> dict[str, int]:
+        """The number of processes that each queue has for itself, dedicated or reserved."""
         names = {**self.dedicated, **self.reserved}
         return {name: self.dedicated.get(name, 0) + self.reserved.get(name, 0) for name in names}
 
     def _left_by(self, queue: str) -> dict[str, int]:
-        """How many processes this queue has to leave to each other one."""
+        """Returns how many processes this queue must leave free for each other queue."""
         return {
             other: self.dedicated.get(other, 0) if self._is_faster(queue, other) else number
-            for other, number in self.held.items()
+            for other, number in self.guaranteed.items()
             if other != queue
         }
 
@@ -63,23 +63,23 @@ class Plan:
         return self.policies[queue].weight > self.policies[other].weight
 
     def has_room(self, queue: str, running: Mapping[str, int]) -> bool:
-        """Whether another task of this queue may start while each queue has that many running."""
-        if not self.held:
+        """Whether another task of this queue may start. `running` is the number of running tasks by queue."""
+        if not self.guaranteed:
             return True
         free = self.processes - sum(running.values())
-        if running.get(queue, 0) < self.held.get(queue, 0):
+        if running.get(queue, 0) < self.guaranteed.get(queue, 0):
             return free > 0
         return free > sum(max(0, number - running.get(other, 0)) for other, number in self._left_by(queue).items())
 
 
 def pool_factors(routers: Iterable[Router], policies: Mapping[str, QueuePolicy]) -> dict[str, float]:
-    """What the weight of each queue that is a pool is multiplied by, by its name.
+    """Returns the factor for the weight of each queue that is a pool, by name.
 
-    Queues are pools of one class where a router spreads requests over them and their policies have the same weight.
-    Its destinations share that class out: one of average weight has 1, one of twice that has 2. Where several routers
-    name a queue it is the mean of what they say.
+    Queues are pools of one class if a router distributes requests over them and their policies have the same weight.
+    The weights of its destinations divide that class: an average weight has the factor 1, twice the average has 2. If
+    several routers name a queue, the factor is the mean.
     """
-    said: dict[str, list[float]] = {}
+    factors_by_name: dict[str, list[float]] = {}
     for router in routers:
         if router.action is not Action.QUEUE:
             continue
@@ -90,8 +90,8 @@ def pool_factors(routers: Iterable[Router], policies: Mapping[str, QueuePolicy])
         if not total or not _is_one_class(weights, policies):
             continue
         for name, weight in weights.items():
-            said.setdefault(name, []).append(weight * len(weights) / total)
-    means = {name: sum(factors) / len(factors) for name, factors in said.items()}
+            factors_by_name.setdefault(name, []).append(weight * len(weights) / total)
+    means = {name: sum(factors) / len(factors) for name, factors in factors_by_name.items()}
     return {name: factor for name, factor in means.items() if factor}
 
 
@@ -103,11 +103,11 @@ def _is_one_class(names: Iterable[str], policies: Mapping[str, QueuePolicy]) -> 
 def plan_for(
     policies: Mapping[str, QueuePolicy], factors: Mapping[str, float], processes: int, *, ordered: bool
 ) -> Plan:
-    """The plan for a worker of these queues.
+    """Returns the plan for a worker of these queues.
 
-    The processes are apportioned to the pools and to all other queues together, by weight, one at least for each and
-    for each reserve; with too few for that, all are shared. `ordered` says whether a shared process can choose between
-    queues; where it cannot, each queue has processes of its own.
+    The pools, and all other queues together, get processes by weight: at least one each, and one for each reserve. If
+    there are too few processes for that, all are shared. `ordered` says whether a shared process can choose between
+    queues; if not, each queue gets its own processes.
     """
     weights = {name: policy.weight * factors.get(name, 1.0) for name, policy in policies.items()}
     pools = [name for name in policies if name in factors or not ordered]
@@ -119,7 +119,7 @@ def plan_for(
 def _dedicated(
     weights: Mapping[str, float], pools: list[str], reserves: Mapping[str, int], processes: int
 ) -> dict[str, int]:
-    """The processes of each pool; none where that would leave too few for one each, for the rest, or for a reserve."""
+    """Returns the processes of each pool; nothing if too few would remain for the other pools, queues or reserves."""
     entries = {name: weights[name] for name in pools}
     least = {name: max(reserves[name], 1) for name in pools}
     others = [name for name in weights if name not in entries]
@@ -133,7 +133,7 @@ def _dedicated(
 
 
 def _at_least(seats: Mapping[str, int], least: Mapping[str, int]) -> dict[str, int]:
-    """The seats, moved to who has too few from who has the most to spare, as long as somebody has."""
+    """Moves seats to those with too few, from those with the most to spare, as far as possible."""
     moved = dict(seats)
     for name, number in least.items():
         while moved[name] < number:
@@ -146,7 +146,7 @@ def _at_least(seats: Mapping[str, int], least: Mapping[str, int]) -> dict[str, i
 
 
 def _reserved(policies: Mapping[str, QueuePolicy], dedicated: Mapping[str, int], shared: int) -> dict[str, int]:
-    """What each queue keeps of the shared processes: the fastest first, and one at least stays open to all."""
+    """Returns how many shared processes each queue reserves: fastest queue first; at least one stays open to all."""
     reserved: dict[str, int] = {}
     spare = shared - 1
     for name in sorted(policies, key=lambda name: -policies[name].weight):

@@ -1,4 +1,4 @@
-"""The Prefer header field (RFC 7240). What is malformed or unknown is ignored, as section 2 asks."""
+"""The Prefer header field (RFC 7240). Malformed and unknown preferences are ignored, as section 2 requires."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ _PREFERENCE = re.compile(rf"\s*({_NAME})\s*(?:=\s*({_NAME}|{_QUOTED}))?\s*(?:;.*
 
 @dataclass(frozen=True, slots=True)
 class Preferences:
-    """What a client prefers: an asynchronous answer, and how many seconds it would wait for the answer itself."""
+    """What a client prefers: an asynchronous response, and for how many seconds it would wait for the
+    response itself.
+    """
 
     respond_async: bool = False
     wait: int | None = None
 
     def applied(self, held: float) -> str:
-        """The value of Preference-Applied (RFC 7240, section 3) for a request that was queued.
-
-        `held` is for how many seconds its client was held.
+        """Returns the Preference-Applied value (RFC 7240, section 3) for a queued request whose client waited `held`
+        seconds.
         """
         parts = ["respond-async"] if self.respond_async else []
         if self.wait is not None and held >= min(self.wait, 1):
@@ -35,7 +36,7 @@ NO_PREFERENCES = Preferences()
 
 
 def parse_preferences(value: str) -> Preferences:
-    """The first of several equal preferences counts (RFC 7240, section 2)."""
+    """If a preference is repeated, the first one counts (RFC 7240, section 2)."""
     if not value or len(value) > MAX_LENGTH:
         return NO_PREFERENCES
     found: dict[str, str] = {}

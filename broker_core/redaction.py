@@ -1,4 +1,4 @@
-"""What may be logged of an error that came from elsewhere."""
+"""Removes secrets from error messages before they are logged."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _PASSWORD = re.compile(r"(?i)(passw(?:or)?d\s*[=:]\s*)\S+")
 
 
 def redacted(error: BaseException) -> str:
-    """The name of the error, and what it says as far as that tells no secret.
+    """Returns the name of the error, and its message if that reveals no secret.
 
-    Only the first line, for PostgreSQL shows the row in those that follow. Nothing of errors that repeat the value they
-    stumbled over: for a password with a slash in it, urllib says "Port could not be cast to integer value as" and a
-    part of the password. What it says may come from elsewhere, and logs are read in terminals.
+    Only the first line is used: PostgreSQL shows the row in the next ones. Errors that repeat an invalid value lose
+    their message: for a password with a slash, urllib says "Port could not be cast to integer value as" and a part of
+    the password. The text may come from elsewhere, and logs are read in terminals.
     """
     return printable(_redacted(error))
 
@@ -29,8 +29,8 @@ def _redacted(error: BaseException) -> str:
     lines = str(error).splitlines()
     if not lines or isinstance(error, ValueError | LookupError) or name == "DataError":
         return name
-    said = _PASSWORD.sub(r"\1**", _WORD.sub(_without_user_info, lines[0]))
-    return f"{name}: {said}"[:LONGEST]
+    text = _PASSWORD.sub(r"\1**", _WORD.sub(_without_user_info, lines[0]))
+    return f"{name}: {text}"[:LONGEST]
 
 
 def _without_user_info(word: re.Match[str]) -> str:
@@ -40,5 +40,5 @@ def _without_user_info(word: re.Match[str]) -> str:
 
 
 def printable(text: object) -> str:
-    """On one line of a terminal or a log: whoever has written it cannot move the cursor, or begin another line."""
+    """Returns the text on one line, safe for a terminal or a log: its author cannot move the cursor or forge a line."""
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in str(text))

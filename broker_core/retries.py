@@ -1,4 +1,4 @@
-"""When a failed attempt is worth another, and after what pause."""
+"""Whether a failed attempt is retried, and after what pause."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 TOO_MANY_REQUESTS = 429
 
 LONGEST = 7 * 86_400.0
-"""Seconds: a view that asks to be left alone for longer is not tried again."""
+"""Seconds. If a view asks for a longer pause, the dispatch is not retried."""
 
 
 def is_failure(status: int) -> bool:
-    """Whether a response says that the same request may be answered later. Any other 4xx is an answer."""
+    """Whether the same request may succeed later. Any other 4xx is a final response."""
     return status >= 500 or status == TOO_MANY_REQUESTS
 
 
@@ -29,10 +29,10 @@ def pause(
     retry_after: float | None = None,
     uniform: Callable[[float, float], float] = random.uniform,
 ) -> float | None:
-    """Seconds until the next attempt after this one, the first being 1; None where there is to be none.
+    """Returns the seconds until the next attempt, or None if there is none. The first attempt is number 1.
 
     Exponential backoff with full jitter, as in "Exponential Backoff And Jitter" (AWS Architecture Blog, 2015), but
-    never less than the view asked for.
+    never shorter than the view asked for.
     """
     if attempt >= policy.starts or (retry_after or 0) > LONGEST:
         return None
@@ -41,7 +41,7 @@ def pause(
 
 
 def parse_retry_after(field: str, now: datetime | None = None) -> float | None:
-    """Seconds that a Retry-After field asks for (RFC 9110, section 10.2.3); None where it is malformed."""
+    """Returns the seconds in a Retry-After field (RFC 9110, section 10.2.3), or None if it is malformed."""
     text = field.strip()
     if text.isascii() and text.isdigit():
         return float(text[:18])

@@ -1,4 +1,4 @@
-"""Routers and destinations: where a request goes instead of to its own view now."""
+"""Routers and destinations: where a request is sent instead of running its own view now."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, quote_plus, unquote, unquote_plus, urlsplit, urlunsplit
 
 from broker_core.balancing import choose, shares
-from broker_core.conditions import Answers, Condition, Conditions, Values
+from broker_core.conditions import Condition, Conditions, Evaluation, Values
 from broker_core.errors import ConfigurationError
 from broker_core.sources import Captures, Kind, Source, SourceIndex
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 
 ALWAYS = frozenset({"", "*", '"*"', "'*'"})
-"""The conditions that hold for every request; the quoted ones are django-route's."""
+"""Conditions that match every request; the quoted ones come from django-route."""
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 """RFC 9110, section 9.2.1."""
@@ -50,7 +50,7 @@ class Action(StrEnum):
 
 
 class StickyBy(StrEnum):
-    """What keeps a visitor at one destination."""
+    """What identifies a visitor, so that it keeps its destination."""
 
     SESSION = "session"
     USER = "user"
@@ -62,9 +62,10 @@ class StickyBy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """A weighted target: a path, a URL or a queue, as its router's action needs. `key` survives its being edited.
+    """A weighted target: a path, a URL or a queue, depending on the router's action. `key` stays the same after an
+    edit.
 
-    carry_params: whether the request's query goes along. append_params: a query that replaces both others.
+    carry_params: whether the request's query is added. append_params: a query that overrides both others.
     """
 
     key: str
@@ -76,10 +77,10 @@ class Destination:
 
 @dataclass(frozen=True)
 class Router:
-    """Sends what matches its source, methods and condition to one of its destinations. A lower rank comes first.
+    """Sends requests that match its source, methods and condition to one of its destinations. Lower ranks come first.
 
-    An empty `methods` means the safe ones for redirects, and all for other actions. `queue` is the priority class
-    that a queued request gets, where it is not that of the destination.
+    An empty `methods` means safe methods for redirects, and all methods for other actions. `queue` is the priority
+    class of a queued request, if it is not that of the destination.
     """
 
     code: str
@@ -103,7 +104,7 @@ class Router:
         return method in SAFE_METHODS or not self.action.redirects
 
     def pick(self, visitor: str) -> Destination:
-        """The destination of this visitor. Raises LookupError where all are drained."""
+        """Returns the destination of this visitor. Raises LookupError if no destination has a weight."""
         if len(self.weights) == 1:
             [key] = self.weights
         else:
@@ -111,15 +112,15 @@ class Router:
         return next(destination for destination in self.destinations if destination.key == key)
 
     def shares(self) -> dict[str, float]:
-        """What part of the visitors each destination gets, by key."""
+        """Returns each destination's share of the visitors, by key."""
         return shares({destination.key: destination.weight for destination in self.destinations})
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A router whose source matches, and what the source captured.
+    """A router whose source matches, with the captured parts of the path.
 
-    conditional: whether a condition was asked before it took the request, its own or that of another router.
+    conditional: whether a condition was evaluated before the router was chosen, its own or another router's.
     """
 
     router: Router
@@ -129,7 +130,7 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where a request goes: the router that took it, and its destination for this visitor."""
+    """Where a request goes: the chosen router, and its destination for this visitor."""
 
     match: Match
     destination: Destination
@@ -139,7 +140,7 @@ class Route:
         return self.match.router
 
     def url(self, query: str) -> str:
-        """The url of the destination for a request with this raw query."""
+        """Returns the URL of the destination for a request with this raw query."""
         return destination_url(self.match, self.destination, query)
 
 
@@ -147,7 +148,7 @@ _SPECIFIC = {kind: number for number, kind in enumerate(Kind)}
 
 
 class RoutingTable:
-    """Routers, compiled. It holds no request and never changes: another table takes its place."""
+    """Compiled routers. A table stores no request and never changes; a changed configuration gets a new table."""
 
     def __init__(self, routers: Iterable[Router]) -> None:
         self.routers = tuple(sorted(routers, key=_order))
@@ -163,7 +164,7 @@ class RoutingTable:
         return bool(self.routers)
 
     def candidates(self, path: str) -> list[Match]:
-        """The routers whose source matches this decoded path, in the order in which they are asked."""
+        """Returns the routers whose source matches this decoded path, in order."""
         found = self._index.find(path)
         if not found:
             return []
@@ -171,7 +172,7 @@ class RoutingTable:
         return [Match(router, captures) for (_, router), captures in found]
 
     def find(self, path: str, method: str, values: Values) -> Match | None:
-        """The first router that takes this request. `values` is asked only for what conditions read."""
+        """Returns the first router that matches. `values` is called only for what conditions read."""
         return first(self.candidates(path), method, values)
 
 
@@ -186,7 +187,7 @@ def _names(router: Router) -> frozenset[str]:
 def first(
     candidates: Sequence[Match], method: str, values: Values, switched_off: Container[Action] = frozenset()
 ) -> Match | None:
-    """The candidate that takes the request; None where none does."""
+    """Returns the first candidate that matches the request, or None."""
     conditional = False
     for match, why_not in verdicts(candidates, method, values, switched_off):
         conditional = conditional or match.router.condition is not None
@@ -198,9 +199,9 @@ def first(
 def verdicts(
     candidates: Sequence[Match], method: str, values: Values, switched_off: Container[Action] = frozenset()
 ) -> Iterator[tuple[Match, str]]:
-    """Each candidate with the reason why it does not take the request; an empty one where it does."""
+    """Yields each candidate with the reason why it does not match the request; an empty reason if it matches."""
     conditions = Conditions(match.router.condition for match in candidates if match.router.condition)
-    answers = Answers(conditions, values)
+    answers = Evaluation(conditions, values)
     for match in candidates:
         router = match.router
         if router.action in switched_off:
@@ -214,35 +215,35 @@ def verdicts(
 
 
 def condition_of(text: str) -> Condition | None:
-    """The condition, None for one that always holds. Raises InvalidConditionError."""
+    """Returns the condition, or None if it matches every request. Raises InvalidConditionError."""
     return None if text.strip() in ALWAYS else Condition(text)
 
 
 def methods_of(text: str) -> frozenset[str]:
-    """Method names between spaces or commas, in capitals. Raises ConfigurationError."""
+    """Parses method names, separated by spaces or commas. Raises ConfigurationError."""
     names = text.replace(",", " ").upper().split()
     for name in names:
         if not _METHOD.fullmatch(name):
-            raise ConfigurationError(f"{name!r} is no HTTP method")
+            raise ConfigurationError(f"{name!r} is not an HTTP method")
     return frozenset(names)
 
 
-# Where a destination leads
+# The URL of a destination
 
 
 def destination_url(match: Match, destination: Destination, query: str) -> str:
-    """The URL of the destination for a request with this raw query.
+    """Returns the URL of the destination for a request with this raw query.
 
-    Names in braces are filled in: `{router_code}` and what the source captured; other braces stay. The request's query
-    is carried if the destination says so; the url's own query replaces keys of the same name, and `append_params`
-    replaces both.
+    Placeholders in braces are replaced: `{router_code}` and the captured names; other braces stay. The request's query
+    is added if the destination says so. The query of the destination's URL replaces parameters of the same name, and
+    `append_params` replaces both.
     """
     names = {**match.captures, "router_code": match.router.code}
     url = urlsplit(destination.url)
     path = _filled(_BARE_PERCENT.sub("%25", url.path), names, lambda text: quote(text, safe=_PATH_SAFE))
     path = quote(path, safe=_PATH_SAFE + "%{}")
     if not url.netloc and path.startswith("//"):
-        path = "/%2F" + path[2:]  # else the rest would be taken for a host
+        path = "/%2F" + path[2:]  # otherwise the rest would be read as a host
     pairs = [token for token in query.split("&") if token] if destination.carry_params else []
     for own in (url.query, destination.append_params):
         pairs = _replaced(pairs, own, names)
@@ -254,7 +255,7 @@ def _filled(text: str, names: Mapping[str, str], quoted: Callable[[str], str]) -
 
 
 def _replaced(tokens: list[str], query: str, names: Mapping[str, str]) -> list[str]:
-    """The tokens, with those of the query in place of the ones of the same name; what is new comes last."""
+    """Replaces tokens by those of the same name in the query, and adds the new ones at the end."""
     new: dict[str, list[str]] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
         key = _filled(name, names, str)
@@ -272,7 +273,7 @@ def _replaced(tokens: list[str], query: str, names: Mapping[str, str]) -> list[s
 
 
 def same_url(one: str, other: str) -> bool:
-    """Whether two URLs of this site have the same path and the same query, whatever the order of its names."""
+    """Whether two URLs of this site have the same path and the same query, in any order of its parameters."""
     first, second = urlsplit(one), urlsplit(other)
     return (unquote(first.path), _pairs(first.query)) == (unquote(second.path), _pairs(second.query)) and not (
         first.netloc or second.netloc
@@ -284,12 +285,12 @@ def _pairs(query: str) -> list[tuple[str, str]]:
 
 
 def check_url(url: str, action: Action, queues: Container[str], allowed_hosts: Callable[[str], bool]) -> None:
-    """Whether a destination may lead there. Raises ConfigurationError.
+    """Raises ConfigurationError if a destination may not have this URL.
 
-    `allowed_hosts` says whether a redirect may leave the site for this host.
+    `allowed_hosts` returns whether a redirect may lead to this external host.
     """
     if _CONTROL.search(url):
-        raise ConfigurationError("a url has no control characters and no backslashes")
+        raise ConfigurationError("a URL may not contain control characters or backslashes")
     if action is Action.QUEUE:
         if url not in queues:
             raise ConfigurationError(f"there is no queue {url!r}")
@@ -297,14 +298,14 @@ def check_url(url: str, action: Action, queues: Container[str], allowed_hosts: C
     try:
         parts = urlsplit(url)
     except ValueError as error:
-        raise ConfigurationError(f"this is no url: {error}") from error
+        raise ConfigurationError(f"invalid URL: {error}") from error
     if not parts.scheme and not parts.netloc:
         if not url.startswith("/"):
-            raise ConfigurationError("a path begins with a slash")
+            raise ConfigurationError("a path must begin with a slash")
         return
     if action is Action.PROXY:
-        raise ConfigurationError("a proxied destination is a path of this project")
+        raise ConfigurationError("a proxied destination must be a path of this project")
     if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise ConfigurationError("a redirect leads to a path, or to an http or https url")
+        raise ConfigurationError("a redirect must lead to a path, or to an http or https URL")
     if not allowed_hosts(parts.hostname):
         raise ConfigurationError(f"redirects to {parts.hostname} are not allowed: see ALLOWED_REDIRECT_HOSTS")

@@ -1,6 +1,6 @@
-"""Where routers apply: exact paths, patterns with converters, prefixes; and finding those that match a path.
+"""Where routers apply: exact paths, patterns with converters, and prefixes; and an index that finds them by path.
 
-Finding costs a few look-ups by the segments of the path, however many sources there are.
+A look-up takes a few steps per segment of the path, however many sources there are.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 Captures = dict[str, str]
-"""What a source captured of a path, by name."""
+"""The parts of a path that a source captured, by name."""
 
 MAX_LENGTH = 255
 
 MAX_PARAMETERS = 2
 
 MAX_MATCHED = 1_000
-"""How many characters a regular expression is asked about: those of a path that a pattern's parameters stand for."""
+"""The longest text that is matched with a regular expression: the part of a path that a pattern's parameters cover."""
 
 CONVERTERS: Mapping[str, str] = {
     "int": "[0-9]+",
@@ -40,14 +40,14 @@ WITHIN_A_SEGMENT = frozenset({"int", "slug", "str", "uuid"})
 """The converters that never match a slash."""
 
 REST = "rest"
-"""What a prefix leaves of the path goes by this name."""
+"""The name of the part of the path after a prefix."""
 
 _PARAMETER = re.compile(r"<(?:(?P<converter>[^>:]+):)?(?P<name>[^>]*)>")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class Kind(StrEnum):
-    """The more specific kind comes first among routers of the same rank."""
+    """The kinds of sources. Among routers of the same rank, the more specific kind comes first."""
 
     EXACT = "exact"
     PATTERN = "pattern"
@@ -58,29 +58,29 @@ class Kind(StrEnum):
 class Source:
     """Where a router applies: `/orders/`, `/orders/<int:pk>/` as in Django's `path`, or `/orders/*`.
 
-    The text is that of the decoded path, from the slash that begins it. Raises ConfigurationError.
+    It is compared with the decoded path, including the leading slash. `parse` raises ConfigurationError.
     """
 
     text: str
     kind: Kind
     names: tuple[str, ...] = ()
-    """The names of what it captures, in order."""
+    """The names that it captures, in order."""
     _segments: tuple[str | _Template, ...] = field(default=(), repr=False)
-    """Of a pattern or prefix; those without parameters as they are."""
+    """The segments of a pattern or prefix; those without parameters as text."""
     _tail: _Template | None = field(default=None, repr=False)
-    """What follows the segments, from the first that may match a slash."""
+    """The rest of a pattern, from the first segment that may match a slash."""
 
     @classmethod
     def parse(cls, text: str, converters: Mapping[str, str] = CONVERTERS) -> Source:
         if not text.startswith("/"):
-            raise ConfigurationError("a source begins with a slash")
+            raise ConfigurationError("a source must begin with a slash")
         if len(text) > MAX_LENGTH:
             raise ConfigurationError(f"a source has at most {MAX_LENGTH} characters, this one has {len(text)}")
         if _CONTROL.search(text):
-            raise ConfigurationError("a source has no control characters")
+            raise ConfigurationError("a source may not contain control characters")
         if text.endswith("/*"):
             if "<" in text:
-                raise ConfigurationError("a prefix has no parameters: use <path:name> at the end of a pattern")
+                raise ConfigurationError("a prefix may not have parameters: use <path:name> at the end of a pattern")
             return cls(text, Kind.PREFIX, (REST,), tuple(text[1:-1].split("/")[:-1]))
         if "<" in text or ">" in text:
             return cls._pattern(text, converters)
@@ -104,13 +104,13 @@ class Source:
 def _distinct(names: list[str]) -> tuple[str, ...]:
     for name in names:
         if names.count(name) > 1:
-            raise ConfigurationError(f"the parameter {name!r} is there twice")
+            raise ConfigurationError(f"the parameter {name!r} is used twice")
     return tuple(names)
 
 
 @dataclass(frozen=True, slots=True)
 class _Template:
-    """A part of a pattern: the regular expression for it, what it captures, and the literal text at its ends.
+    """A part of a pattern: its regular expression, the names it captures, and the literal text at its ends.
 
     spans: whether it may match a slash.
     """
@@ -127,16 +127,16 @@ class _Template:
             literals.append(text[end : match.start()])
             converter, name = match["converter"] or "str", match["name"]
             if not name.isidentifier():
-                raise ConfigurationError(f"{name!r} is no name for a parameter")
+                raise ConfigurationError(f"{name!r} is not a valid name for a parameter")
             if converter not in converters:
                 raise ConfigurationError(f"there is no path converter {converter!r}; there are {', '.join(converters)}")
             expression += f"{_literal(literals[-1])}(?P<{name}>{converters[converter]})"
             names.append(name)
             spans = spans or converter not in WITHIN_A_SEGMENT
             end = match.end()
-        if len(names) > MAX_PARAMETERS:  # to match them takes time that grows with a power of their number
+        if len(names) > MAX_PARAMETERS:  # the time to match grows with a power of their number
             raise ConfigurationError(
-                f"at most {MAX_PARAMETERS} parameters stand between two slashes, or from a path parameter on"
+                f"at most {MAX_PARAMETERS} parameters are allowed between two slashes, or from a path parameter on"
             )
         literals.append(text[end:])
         return cls(expression + _literal(literals[-1]), tuple(names), (literals[0], literals[-1]), spans)
@@ -144,21 +144,21 @@ class _Template:
 
 def _literal(text: str) -> str:
     if "<" in text or ">" in text:
-        raise ConfigurationError("a parameter is written <converter:name> or <name>")
+        raise ConfigurationError("a parameter must be written <converter:name> or <name>")
     return re.escape(text)
 
 
 class _Templates(Generic[T]):
-    """Values by template; those whose ends do not fit a text are not looked at."""
+    """Values by template. A look-up skips templates whose literal ends do not fit the text."""
 
     def __init__(self) -> None:
         self.by_ends: dict[tuple[str, str], dict[str, tuple[re.Pattern[str], T]]] = {}
         self._lengths: list[tuple[int, int]] = []
         self._without_ends: dict[str, tuple[re.Pattern[str], T]] | None = None
-        """All, where none has literal text at an end."""
+        """All expressions, if no template has literal text at an end."""
 
     def setdefault(self, template: _Template, value: T) -> T:
-        """The value of the template, which is this one where it has none."""
+        """Returns the value of the template, after setting it to `value` if it has none."""
         found = self.by_ends.setdefault(template.ends, {})
         lengths = len(template.ends[0]), len(template.ends[1])
         if lengths not in self._lengths:
@@ -168,7 +168,7 @@ class _Templates(Generic[T]):
         return found.setdefault(template.expression, (compiled, value))[1]
 
     def fitting(self, text: str) -> Collection[tuple[re.Pattern[str], T]]:
-        """The expressions that may match this text, with their values."""
+        """Returns the expressions that may match this text, with their values."""
         size = len(text)
         if size > MAX_MATCHED:
             return ()
@@ -185,18 +185,18 @@ class _Templates(Generic[T]):
 
 @dataclass(slots=True)
 class _Node(Generic[T]):
-    """One step of a path below another."""
+    """A node of the tree of segments."""
 
     literals: dict[str, _Node[T]] = field(default_factory=dict)
     dynamic: _Templates[_Node[T]] = field(default_factory=_Templates)
     tails: _Templates[list[T]] = field(default_factory=_Templates)
     rest: list[T] = field(default_factory=list)
-    """What takes all below."""
+    """The values of prefixes that end here."""
     here: list[T] = field(default_factory=list)
 
 
 class SourceIndex(Generic[T]):
-    """Values by source. Build it, then only ask."""
+    """Values by source. Add all sources before the first look-up."""
 
     def __init__(self) -> None:
         self._exact: dict[str, list[T]] = {}
@@ -220,7 +220,7 @@ class SourceIndex(Generic[T]):
         return node.here if source._tail is None else node.tails.setdefault(source._tail, [])
 
     def find(self, path: str) -> list[tuple[T, Captures]]:
-        """Each value whose source matches the path, with what the source captured."""
+        """Returns each value whose source matches the path, with the captured parts."""
         exact = self._exact.get(path)
         found: list[tuple[T, Captures]] = [(value, {}) for value in exact] if exact else []
         if path.startswith("/"):
@@ -229,7 +229,7 @@ class SourceIndex(Generic[T]):
 
 
 def _walk(node: _Node[T], segments: list[str], at: int, captured: Captures, found: list[tuple[T, Captures]]) -> None:
-    """Add what matches the segments from this one on."""
+    """Adds what matches the segments from this one on."""
     last = len(segments)
     while at < last:
         if node.rest:
@@ -262,7 +262,7 @@ def _walk_dynamic(
             goes_on: object = below.here
         else:
             goes_on = following in below.literals or below.dynamic.by_ends or below.tails.by_ends or below.rest
-        if goes_on:  # else the regular expression need not be asked
+        if goes_on:  # otherwise the regular expression cannot lead to a match
             match = expression.fullmatch(segments[at])
             if match:
                 _walk(below, segments, at + 1, {**captured, **match.groupdict()}, found)

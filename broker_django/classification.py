@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker_core.preferences import NO_PREFERENCES, Preferences, parse_preferences
 from broker_core.routing import Action
-from broker_django.annotations.decorated import annotation_of
+from broker_django.annotations.view_annotations import annotation_of
 from broker_django.conf import conf
 from broker_django.context import RequestContext
 from broker_django.request_values import values
@@ -29,7 +29,7 @@ def preferences_of(request: HttpRequest) -> Preferences:
     return parse_preferences(prefer) if prefer else NO_PREFERENCES
 
 
-def decide(request: HttpRequest, view: Any) -> Decision | None:
+def classify(request: HttpRequest, view: Any) -> Decision | None:
     """Which queue, and when, for this request to this view; None where the view is left alone.
 
     It asks the database only where a rule reads the user.
@@ -58,13 +58,15 @@ def settled(request: HttpRequest, decision: Decision | None) -> Decision | None:
     policy = conf.queues.get(decision.priority or decision.queue)
     if policy is None or decision.queue not in conf.queues:
         logger.error("The queue %r is not configured: the view runs now", decision.queue)
+        request.broker.unknown_queue = decision.queue  # type: ignore[attr-defined]
         return None
-    if decision.wait is not None:
+    if decision.wait is not None and decision.reason:
         return decision
-    wait = preferences_of(request).wait
-    return replace(decision, wait=policy.wait if wait is None else wait, reason=decision.reason or "dispatcher")
+    waits = (decision.wait, preferences_of(request).wait, policy.wait)
+    wait = next((each for each in waits if each is not None), None)
+    return replace(decision, wait=wait, reason=decision.reason or "dispatcher")
 
 
 def reads_user(request: HttpRequest, view: Any) -> bool:
-    """Whether `decide` would look at the user."""
+    """Whether `classify` would look at the user."""
     return conf.classifier.reads_user and annotation_of(view, request.method or "") is None

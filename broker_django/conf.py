@@ -1,4 +1,4 @@
-"""Typed settings over `settings.REQUEST_BROKER`, read on access, so that `override_settings` just works."""
+"""Typed settings from `settings.REQUEST_BROKER`, read on access, so that `override_settings` works."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ DEFAULTS: Mapping[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """What is derived from one value of the setting. `errors` are (place, error) of the entries that were left out."""
+    """Everything derived from one value of the setting. `errors` are (key, error) of the entries that were left out."""
 
     source: object
     prefix: str
@@ -71,7 +71,7 @@ def _compile(source: object) -> Compiled:
     rules: list[Rule] = []
     entered = entries.get("RULES", [])
     if not isinstance(entered, list | tuple):
-        errors.append(("RULES", ConfigurationError("RULES has to be a list of rules")))
+        errors.append(("RULES", ConfigurationError("RULES must be a list of rules")))
         entered = []
     for number, entry in enumerate(entered):
         try:
@@ -83,7 +83,7 @@ def _compile(source: object) -> Compiled:
 
 
 SAFE_PREFIX = re.compile(r"(?!amq\.)[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
-"""RabbitMQ keeps names that begin with `amq.` for itself."""
+"""RabbitMQ reserves names that begin with `amq.`."""
 
 
 def _prefix(entered: object, errors: list[tuple[str, ConfigurationError]]) -> str:
@@ -108,8 +108,10 @@ class Setting(Generic[T]):
 
 
 def _setting() -> object:
-    """The setting as it is now. Django keeps what was read of its settings as plain attributes of a lazy object, whose
-    own way to read them takes ten times as long; several are read at each request.
+    """Returns the current value of the setting. It is read several times per request, so it must be fast.
+
+    Django stores settings that were read as plain attributes of a lazy object, whose own `__getattr__` is ten times
+    slower.
     """
     try:
         return object.__getattribute__(settings, "REQUEST_BROKER")
@@ -118,7 +120,7 @@ def _setting() -> object:
 
 
 class Conf:
-    """The settings: each key as the project has it or by default, and what is derived from them."""
+    """The settings: each key, with its default, and what is derived from them."""
 
     MAX_BODY_SIZE = Setting[int]()
     MAX_RESPONSE_SIZE = Setting[int]()
@@ -166,7 +168,7 @@ class Conf:
 
     @property
     def prefix(self) -> str:
-        """What begins every name that this project shares with others on the message broker and in the storage."""
+        """The prefix of every name that this project uses on the message broker and in the storage."""
         return self.compiled.prefix
 
     @property
@@ -178,7 +180,7 @@ class Conf:
         return Keyring([settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS])
 
     def queue_served_by(self, celery_queue: str) -> str:
-        """The queue that travels on this Celery queue. Raises KeyError where there is none."""
+        """Returns the queue that uses this Celery queue. Raises KeyError if there is none."""
         for name, policy in self.queues.items():
             if policy.celery_queue == celery_queue:
                 return name

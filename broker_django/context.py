@@ -1,4 +1,4 @@
-"""What a view can see of the broker: `request.broker`."""
+"""The broker's data about a request, which views read as `request.broker`."""
 
 from __future__ import annotations
 
@@ -20,24 +20,25 @@ if TYPE_CHECKING:
     from broker_core.routing import Route
 
 REPLAY_KEY = "request_broker.replay"
-"""The key in `request.META` that marks a replay. It holds an object: no header field can set it."""
+"""The key in `request.META` that marks a replay. Its value is an object, so no header field can set it."""
 
-WITNESS: ContextVar[list[HttpResponseBase] | None] = ContextVar("request_broker.witness", default=None)
-"""Where an eager replay leaves the response that its view made, for the client that is held for it."""
+EAGER_RESPONSES: ContextVar[list[HttpResponseBase] | None] = ContextVar("request_broker.witness", default=None)
+"""The list to which an eager replay adds the view's response, if a client waits for it."""
 
 
 @dataclass(slots=True)
 class RequestContext:
-    """The broker's side of a request.
+    """`request.broker`.
 
-    replayed: whether a worker runs it. id, queue, attempt (from 1), accepted_at: of the dispatch, when replayed.
-    reached: whether a replay has come to the view that the request was accepted for. If a middleware answers instead,
-    or the URL leads elsewhere, it stays False.
-    decision: what classification said about `view`, when it was asked; None where the view is left alone.
-    routed: whether routers were asked. route: where one of them sends the request. new_visitor: whom a router wants to
-    know again by a cookie.
-    stored: whether what the middleware around the broker is given was stored, so that it has been through all of them.
-    held: for how many seconds the client was held, at most.
+    replayed: whether a worker runs the request. id, queue, attempt (from 1), accepted_at: of the dispatch, in a replay.
+    reached: whether the replay has reached the view that the request was accepted for. It stays False if a middleware
+    answers instead, or if the URL leads elsewhere.
+
+    decision: how `view` was classified; None if the broker leaves it alone. unknown_queue: the queue that a DISPATCHER
+    named although it is not configured, so that the view is left alone. routed: whether routers were evaluated.
+    route: where a router sends the request. new_visitor: the id of a visitor that gets a sticky cookie. stored: whether
+    the response comes from the store, and so has passed all middleware. held: the maximum seconds that the client
+    waited.
     """
 
     replayed: bool = False
@@ -46,6 +47,7 @@ class RequestContext:
     attempt: int = 0
     decision: Decision | None = None
     view: Any = None
+    unknown_queue: str = ""
     routed: bool = False
     route: Route | None = None
     new_visitor: str = ""
@@ -57,13 +59,13 @@ class RequestContext:
 
 @dataclass(slots=True)
 class Replay:
-    """A replay in progress. `user`, `view_user`, `view`, `route`, `tenant`, `principal` and `accepted_at` are those of
-    its message.
+    """A replay in progress, with fields of its message: `user`, `view_user`, `view`, `route`, `tenant`, `principal` and
+    `accepted_at`.
 
-    The middleware tells the worker through `exception` what the view raised, and through `refusal` why the view was
-    not run at all; `note_error` gets what it raised, if anybody wants it. `admitted` tells the view that its own checks
-    were made at the door. `entered` says that the request came to the broker's middleware, `reached` that it came to
-    its view, `elsewhere` where it came to instead, and `eager` that no worker runs it.
+    The middleware sets `exception` to what the view raised, and `refusal` to why the view did not run; it calls
+    `on_error`, if set, with the exception. admitted: the view's own checks were made before acceptance. entered: the
+    request reached the broker's middleware. reached: it reached its view. elsewhere: the other view that it reached.
+    eager: no worker runs it.
     """
 
     id: uuid.UUID
@@ -73,7 +75,7 @@ class Replay:
     view_user: str | None = None
     admitted: bool = False
     exception: str = ""
-    note_error: Callable[[BaseException], None] | None = None
+    on_error: Callable[[BaseException], None] | None = None
     refusal: str = ""
     view: str = ""
     tenant: str = ""
@@ -87,46 +89,47 @@ class Replay:
 
     @property
     def wanted(self) -> str:
-        """The view that it was accepted for, with the pattern of its URL."""
+        """The view that the request was accepted for, with its URL pattern."""
         return by(self.view or "a view", self.route)
 
     def known(self, what: str) -> Any:
-        """What the message says of who sent the request, beside the keys of users: a value that `principals` names."""
+        """Returns a value of the principal in the message, by its name in `principals`, or None."""
         return self.principal.get(what) if isinstance(self.principal, dict) else None
 
     def is_for(self, view: str, route: str) -> bool:
-        """Whether it was accepted for this view, by a pattern that captures the same. A pattern that catches whatever
-        comes may lead to the same view, but hands it other arguments.
+        """Whether the request was accepted for this view, or for any view if the message names none.
 
-        If the message names no view, it is for any.
+        The URL pattern must capture the same names: a catch-all pattern may lead to the same view with other arguments.
         """
         return not self.view or (view == self.view and (not self.route or _captured(route) == _captured(self.route)))
 
     def context(self) -> RequestContext:
-        """`request.broker` of the replayed request."""
-        return RequestContext(True, self.id, self.queue, self.attempt, accepted_at=self.accepted_at)  # noqa: FBT003
+        """Returns `request.broker` for the replayed request."""
+        return RequestContext(
+            replayed=True, id=self.id, queue=self.queue, attempt=self.attempt, accepted_at=self.accepted_at
+        )
 
 
 _CAPTURED = re.compile(r"<(?:[^<>:]*:)?([^<>]*)>")
 
 
 def _captured(route: str) -> list[str]:
-    """The names of what a pattern such as `/orders/<int:pk>/` captures."""
+    """Returns the names that a pattern such as `/orders/<int:pk>/` captures."""
     return sorted(_CAPTURED.findall(route))
 
 
 def by(view: str, route: str) -> str:
-    """How a view, and the pattern that leads to it, are told."""
+    """Returns the name of a view with its URL pattern, for messages."""
     return f"{view} by {route}" if route else view
 
 
 class BrokerRequest(HttpRequest):
-    """A request as views have it behind the broker's middleware, for annotations: there is no such object."""
+    """For annotations only: a request as views get it after the broker's middleware. No request is of this class."""
 
     broker: RequestContext
 
 
 def replay_of(request: HttpRequest) -> Replay | None:
-    """The replay that this request belongs to, None for a client's own request."""
+    """Returns the replay that this request belongs to, or None for a client's own request."""
     mark = request.META.get(REPLAY_KEY)
     return mark if isinstance(mark, Replay) else None

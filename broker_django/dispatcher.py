@@ -32,7 +32,7 @@ class Dispatcher:
 
     def classify(self, request: HttpRequest, view: Any) -> Decision | None:
         """Whether the view runs later, and on which queue; None where the broker leaves it alone."""
-        return classification.decide(request, view)
+        return classification.classify(request, view)
 
 
 def dispatcher() -> Dispatcher:
@@ -46,13 +46,20 @@ def _made(path: str) -> Dispatcher:
     return made
 
 
-def decision_of(request: HttpRequest, view: Any) -> Decision | None:
-    """What is decided about this request to this view. It is asked once, and kept on `request.broker`."""
+def decide(request: HttpRequest, view: Any) -> Decision | None:
+    """Whether this view runs now or later, for this request, whose URL is resolved; None if the broker leaves it alone.
+
+    It is asked once, and kept on `request.broker`. The broker's own views are always left alone.
+    """
     context: RequestContext = request.broker  # type: ignore[attr-defined]
     if context.view is not view:
-        context.decision = classification.settled(request, dispatcher().classify(request, view))
+        context.decision = None if choice.is_own(request.resolver_match) else _asked(request, view)
         context.view = view
     return context.decision
+
+
+def _asked(request: HttpRequest, view: Any) -> Decision | None:
+    return classification.settled(request, dispatcher().classify(request, view))
 
 
 def route_of(request: HttpRequest) -> Route | None:

@@ -8,13 +8,15 @@ from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_asy
 
 from broker_django import classification
 from broker_django.admission import door
-from broker_django.admission.acceptance import Accepted, View
+from broker_django.admission.acceptance import Accepted
+from broker_django.admission.submission import View
+from broker_django.admission.uploads import keep_body, may_keep_body
 from broker_django.context import replay_of
-from broker_django.http import is_stored, put_back, settled
+from broker_django.http import is_stored, protected, restore
 from broker_django.http.log_redaction import has_token
 from broker_django.messaging import tracing
-from broker_django.pipeline import answer, arouted, classify, routed, take
-from broker_django.routing import choice
+from broker_django.pipeline import answer, arouted, routed, submitted, take
+from broker_django.routing import visitors
 from broker_django.tracking.answers import (
     await_until_done,
     wait_until_done,
@@ -46,10 +48,10 @@ class RequestBrokerMiddleware:
     def __call__(self, request: HttpRequest) -> Any:
         if self.is_async:
             return self.__acall__(request)
-        places.see_thread()
+        places.register_thread()
         tracing.hide_tokens()
         try:
-            response = door.enter(request) or routed(request) or door.keep_body(request) or self.get_response(request)
+            response = door.enter(request) or routed(request) or keep_body(request) or self.get_response(request)
         except BaseException as error:
             door.note_exit(request, error)
             raise
@@ -68,18 +70,18 @@ class RequestBrokerMiddleware:
         """What is answered before the view is resolved."""
         enter = sync_to_async(door.enter) if replay_of(request) else None
         response = (await enter(request) if enter else door.enter(request)) or await arouted(request)
-        if response is None and door.may_keep_body(request):
-            response = await sync_to_async(door.keep_body)(request)
+        if response is None and may_keep_body(request):
+            response = await sync_to_async(keep_body)(request)
         return response
 
     def _process_view(self, request: HttpRequest, function: Any, args: Any, kwargs: Any) -> HttpResponseBase | None:
         view, replay = View(function, args, kwargs), replay_of(request)
         if replay is not None:
             return door.reach(request, view, replay)
-        decision = classify(request, function)
-        if decision is None:
+        submission = submitted(request, view)
+        if submission is None:
             return None
-        accepted = take(request, view, decision)
+        accepted = take(submission)
         if not isinstance(accepted, Accepted):
             return accepted
         dispatch = None
@@ -96,11 +98,11 @@ class RequestBrokerMiddleware:
         view, replay = View(function, args, kwargs), replay_of(request)
         if replay is not None:
             return await sync_to_async(door.reach)(request, view, replay)
-        find = sync_to_async(classify) if classification.may_block(request, function) else None
-        decision = await find(request, function) if find else classify(request, function)
-        if decision is None:
+        ask = sync_to_async(submitted) if classification.may_block(request, function) else None
+        submission = await ask(request, view) if ask else submitted(request, view)
+        if submission is None:
             return None
-        accepted = await sync_to_async(take)(request, view, decision)
+        accepted = await sync_to_async(take)(submission)
         if not isinstance(accepted, Accepted):
             return accepted
         dispatch = None
@@ -112,8 +114,8 @@ class RequestBrokerMiddleware:
         replay = replay_of(request)
         if replay is not None:
             replay.exception = type(exception).__name__
-            if replay.note_error is not None:
-                replay.note_error(exception)
+            if replay.on_error is not None:
+                replay.on_error(exception)
 
 
 class StoredResponseMiddleware:
@@ -154,12 +156,12 @@ def _in_its_place(kept: list[HttpResponseBase], response: HttpResponseBase) -> H
     stored = kept.pop() if kept else response
     if stored is response or stored.status_code != response.status_code:
         return response
-    return put_back(stored, response)
+    return restore(stored, response)
 
 
 def leave(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
     """What the middleware around the broker is given: an object that, if it was stored, cannot be changed."""
-    response = settled(choice.remembered(request, response))
+    response = protected(visitors.with_visitor_cookie(request, response))
     if response.status_code == 404 and "HTTP_REFERER" in request.META and has_token(request):
         del request.META["HTTP_REFERER"]  # BrokenLinkEmailsMiddleware mails it
     if is_stored(response):

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import logging
+from typing import TYPE_CHECKING
 
 from asgiref.sync import sync_to_async
 
 from broker_core.dispatches import SealedRequest
 from broker_core.errors import BrokerError
 from broker_core.routing import Action
-from broker_django.admission.acceptance import Accepted, Repeated, accept, hand_over
+from broker_django.admission.acceptance import Accepted, Repeated, accept
+from broker_django.admission.handover import hand_over
+from broker_django.admission.steps import NotQueueableError
+from broker_django.admission.submission import ClientSubmission
 from broker_django.conf import conf
-from broker_django.dispatcher import decision_of, route_of
-from broker_django.http import caching, codings, problem
+from broker_django.dispatcher import decide, route_of
+from broker_django.http import cache_headers, content_codings, problem
 from broker_django.identity import ownership, sessions
-from broker_django.routing import choice
+from broker_django.routing import choice, redirects
 from broker_django.routing.proxies import aproxy, proxy
 from broker_django.tracking.answers import accepted_response, in_time, repeated_response
 
@@ -23,8 +27,9 @@ if TYPE_CHECKING:
     from django.http.response import HttpResponseBase
 
     from broker_core.dispatches import Dispatch
-    from broker_core.policies import Decision
-    from broker_django.admission.acceptance import View
+    from broker_django.admission.submission import View
+
+logger = logging.getLogger("broker_django.pipeline")
 
 
 def routed(request: HttpRequest) -> HttpResponseBase | None:
@@ -33,7 +38,7 @@ def routed(request: HttpRequest) -> HttpResponseBase | None:
         route = route_of(request)
         if route is None or route.router.action is Action.QUEUE:
             return None
-        return proxy(request, route) if route.router.action is Action.PROXY else choice.redirect(request, route)
+        return proxy(request, route) if route.router.action is Action.PROXY else redirects.redirect(request, route)
     except BrokerError as error:
         return problem(error)
 
@@ -47,24 +52,24 @@ async def arouted(request: HttpRequest) -> HttpResponseBase | None:
             return None
         if route.router.action is Action.PROXY:
             return await aproxy(request, route)
-        return await sync_to_async(choice.redirect)(request, route)
+        return await sync_to_async(redirects.redirect)(request, route)
     except BrokerError as error:
         return problem(error)
 
 
-def classify(request: HttpRequest, function: Any) -> Decision | None:
-    """The decision for a request that is to be queued; None where the view runs now."""
-    match = request.resolver_match
-    if match is not None and choice.OWN_NAMESPACE in match.app_names:
-        return None
-    decision = decision_of(request, function)
-    return decision if decision is not None and decision.queued else None
+def submitted(request: HttpRequest, view: View) -> ClientSubmission | None:
+    """What is to be queued; None if the view runs now."""
+    decision = decide(request, view.function)
+    return None if decision is None or not decision.queued else ClientSubmission(request, view, decision)
 
 
-def take(request: HttpRequest, view: View, decision: Decision) -> Accepted | HttpResponseBase | None:
+def take(submission: ClientSubmission) -> Accepted | HttpResponseBase | None:
     """Accept and publish, or the response that refuses, or None where the view has to run now."""
     try:
-        accepted = accept(request, view, decision)
+        accepted = accept(submission)
+    except NotQueueableError as reason:
+        logger.log(reason.level, "%s runs now instead of in a queue: %s", submission.route, reason)
+        return None
     except BrokerError as error:
         return problem(error)
     if isinstance(accepted, Accepted):
@@ -74,14 +79,14 @@ def take(request: HttpRequest, view: View, decision: Decision) -> Accepted | Htt
 
 def answer(request: HttpRequest, accepted: Accepted, dispatch: Dispatch | None) -> HttpResponseBase:
     """The view's own response where it came in time, else the 202. `dispatch` is as it is after the wait, if any."""
-    caching.not_by_django(request)
+    cache_headers.skip_django_cache(request)
     if isinstance(accepted, Repeated):
         return answer_again(request, accepted, dispatch)
     response = in_time(dispatch, accepted.replayed)
     if response is None:
         sessions.detach(request)
         response = accepted_response(request, accepted)
-        ownership.give_claim(request, response, accepted.dispatch, accepted.here)
+        ownership.set_claim(request, response, accepted.dispatch, accepted.here)
         sessions.guard(request, response)
         return response
     sessions.adopt(request, response)
@@ -90,13 +95,13 @@ def answer(request: HttpRequest, accepted: Accepted, dispatch: Dispatch | None) 
 
 def answer_again(request: HttpRequest, repeated: Repeated, dispatch: Dispatch | None) -> HttpResponseBase:
     """What a repetition gets. The session of a response that was stored long ago is not taken up."""
-    repeated.request = SealedRequest(dispatch or repeated.dispatch)
+    repeated.sealed = SealedRequest(dispatch or repeated.dispatch)
     sessions.detach(request)
     response = repeated_response(request, repeated)
     if not ownership.may_have_cookies(request, repeated.dispatch):
         ownership.without_cookies(response)
     try:
-        codings.fit(request, response, conf.MAX_RESPONSE_SIZE)
+        content_codings.decode_for(request, response, conf.MAX_RESPONSE_SIZE)
     except BrokerError as error:
         response = problem(error)
     response = _with_cookies(repeated, response)

@@ -1,4 +1,4 @@
-"""The values of a Django request that conditions read."""
+"""The values of a Django request for conditions."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 def values(request: HttpRequest, names: frozenset[str]) -> dict[str, Any]:
-    """The values of these names, as `broker_core.conditions` lists them."""
+    """Returns the values of these names; see `broker_core.conditions.VARIABLES`."""
     found: dict[str, Any] = {}
     for name in names:
         try:
             found[name] = _VALUES[name](request)
         except SuspiciousOperation:
-            continue  # the view meets it too, where it cares; a condition that reads it does not match
+            continue  # the view gets the same error if it reads the value; a condition that reads it does not match
     return found
 
 
@@ -47,13 +47,13 @@ def _user_id(request: HttpRequest) -> str:
 
 def _username(request: HttpRequest) -> str:
     user = getattr(request, "user", None)
-    name = getattr(user, "get_username", None)  # a project's own kind of user may have none
+    name = getattr(user, "get_username", None)  # a project's own user class may not have it
     return str(name()) if name is not None else ""
 
 
 def _groups(request: HttpRequest) -> list[str]:
     user = getattr(request, "user", None)
-    groups = getattr(user, "groups", None)  # AbstractBaseUser has none
+    groups = getattr(user, "groups", None)  # AbstractBaseUser does not have it
     if groups is None or not getattr(user, "is_authenticated", False):
         return []
     return list(groups.values_list("name", flat=True))

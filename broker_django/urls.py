@@ -1,4 +1,4 @@
-"""The endpoints of dispatches. Include them with `path("broker/", include("broker_django.urls"))`."""
+"""The endpoints for dispatches. Include them with `path("broker/", include("broker_django.urls"))`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class TokenConverter:
 register_converter(TokenConverter, "broker_token")
 
 app_name = "request_broker"
-urlpatterns = [  # the response and the events of a dispatch are below its status: `answers` relies on it
+urlpatterns = [  # `answers` relies on the response and the events being below the status URL
     path("tasks/<broker_token:token>/", views.task, name="task"),
     path("tasks/<broker_token:token>/response/", views.response, name="task-response"),
     path("tasks/<broker_token:token>/events/", views.events, name="task-events"),

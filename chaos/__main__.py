@@ -1,4 +1,4 @@
-"""Requests while everything around them fails, and what became of each: `python -m chaos`."""
+"""Sends requests while servers and processes fail, and checks what became of each: `python -m chaos`."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 AT_ONCE = 32
 KILL_EVERY = (2.0, 4.0)
 PAUSE = (1.5, 4.0)
-"""Seconds between a fault that was put right and the next."""
+"""Seconds between the end of a fault and the next one."""
 ROLL_EVERY = (2.0, 5.0)
 LONGEST_HESITATION = 30.0
-"""Seconds after which a dispatch has been tried again that the last worker handed back."""
+"""Seconds after which a dispatch is tried again that the last worker handed back."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    made = command.parser("chaos", __doc__, settle=180)
-    made.add_argument("--requests", type=int, default=8_000)
-    made.add_argument("--seconds", type=float, default=95, help="over which the requests are spread, at least")
-    return command.run_installed(made.parse_args(arguments), run)
+    parser = command.parser("chaos", __doc__, give_up_after=180)
+    parser.add_argument("--requests", type=int, default=8_000)
+    parser.add_argument("--seconds", type=float, default=95, help="the minimum duration of the load")
+    return command.run_installed(parser.parse_args(arguments), run)
 
 
 def run(installation: Installation, options: argparse.Namespace) -> int:
@@ -44,19 +44,19 @@ def run(installation: Installation, options: argparse.Namespace) -> int:
     menu = Menu(random.Random(seed), poisons=poison.names(installation.vendor, installation.pool))
     load = Load(installation.urls, options.requests, options.requests / options.seconds, menu, AT_ONCE)
     load.start()
-    faults = torment(installation, load, random.Random(seed))
-    took = time.monotonic() - load.began
-    mend(installation)
-    settled = settle(installation, options.settle)
-    result = report.Result.of(installation, load, faults, took, settled)
+    faults = run_faults(installation, load, random.Random(seed))
+    duration = time.monotonic() - load.began
+    wait_until_up(installation)
+    drained_in = drain(installation, options.give_up_after)
+    result = report.Result.of(installation, load, faults, duration, drained_in)
     print(result.text(), flush=True)
     if options.json:
         options.json.write_text(json.dumps(result.document(), indent=2) + "\n")
     return 0 if result.verdict.kept else 1
 
 
-def torment(installation: Installation, load: Load, chance: random.Random) -> dict[str, int]:
-    """Let faults happen until the load ends: how often each did."""
+def run_faults(installation: Installation, load: Load, chance: random.Random) -> dict[str, int]:
+    """Cause faults until the load ends. Returns how often each kind occurred."""
 
     def say(text: str) -> None:
         print(f"{time.monotonic() - load.began:6.1f} s  {text}", flush=True)
@@ -71,33 +71,36 @@ def torment(installation: Installation, load: Load, chance: random.Random) -> di
             for track in tracks:
                 track.tick()
             for service in installation.services:
-                if service.look_after():
-                    say(f"{service.name} had ended by itself with status {service.ended[-1]}")
+                if service.supervise():
+                    say(f"{service.name} has ended by itself with status {service.ended[-1]}")
             time.sleep(0.05)
     finally:
         for track in tracks:
-            track.put_right()
+            track.undo_current()
     return {name: times for track in tracks for name, times in track.done.items()}
 
 
-def mend(installation: Installation) -> None:
-    """Wait until all is up."""
+def wait_until_up(installation: Installation) -> None:
+    """Wait until the message broker and all processes are up."""
     installation.broker.process.ready()
     wait_until(installation.is_up)
 
 
-def settle(installation: Installation, seconds: float) -> float | None:
-    """Go back to the old release until nothing waits for that, and then on to the new one, which ends the rest: how
-    long that took, None if not all has ended.
+def drain(installation: Installation, seconds: float) -> float | None:
+    """Run the old release until it has nothing left to run, then the new one, which runs the rest.
+
+    Returns how long that took, or None if dispatches are left.
     """
     from chaos import report
 
     old, new = RELEASES
     began = time.monotonic()
     installation.deploy(old)
-    report.settle(installation, min(seconds, LONGEST_HESITATION), but=report.waiting_for(new, installation.account()))
+    report.drain(
+        installation, min(seconds, LONGEST_HESITATION), but=report.waiting_for(new, installation.read_journal())
+    )
     installation.deploy(new)
-    rest = report.settle(installation, seconds)
+    rest = report.drain(installation, seconds)
     return None if rest is None else time.monotonic() - began
 
 

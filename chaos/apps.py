@@ -1,4 +1,4 @@
-"""What is scaled down: here a deploy takes seconds."""
+"""Shortens intervals: here a deployment takes seconds."""
 
 from django.apps import AppConfig
 

@@ -1,4 +1,4 @@
-"""What goes wrong, and how it is put right."""
+"""The faults, and how each is undone."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
 
 class Fault:
-    """`apply` does it and says what it did; `undo` puts it right after `lasts` seconds. `rest` is the quiet afterwards,
-    in seconds; `limit` how often it may be done.
+    """A fault. `apply` causes it and returns a description; `undo` is called after `lasts` seconds.
+
+    rest: seconds without a fault afterwards. limit: how often it may occur.
     """
 
     lasts: ClassVar[tuple[float, float]]
@@ -42,7 +43,7 @@ class Fault:
 
 
 class WorkerKilled(Fault):
-    """A worker's main process, one of its children, or all of them at once."""
+    """Kills a worker's main process, one of its children, or all of its processes."""
 
     lasts = (0.5, 1.5)
     _killed: Service | None = None
@@ -54,7 +55,7 @@ class WorkerKilled(Fault):
         alive = [process for process in children(worker) if process.is_running()]
         if what == "child" and alive:
             child = self.random.choice(alive)
-            worker.note_killed([child.pid])
+            worker.record_killed([child.pid])
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.kill()
             return f"{worker.name}, a child"
@@ -69,7 +70,7 @@ class WorkerKilled(Fault):
 
 
 class BrokerKilled(Fault):
-    """SIGKILL of the message broker, and a start on the same data."""
+    """Kills the message broker with SIGKILL, and starts it again with the same data."""
 
     lasts = (1.0, 4.0)
 
@@ -87,7 +88,7 @@ class BrokerKilled(Fault):
 
 
 def kill_server(installation: Installation) -> None:
-    """SIGKILL, with all that it started: RabbitMQ's script has the server as a child."""
+    """Kill the message broker and all its child processes: RabbitMQ's start script has the server as a child."""
     process = installation.broker.process
     for child in psutil.Process(process.pid).children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -96,7 +97,7 @@ def kill_server(installation: Installation) -> None:
 
 
 class NetworkCut(Fault):
-    """Connections to the message broker break off, and new ones are refused."""
+    """Connections to the message broker are reset, and new ones are refused."""
 
     lasts = (2.0, 5.0)
 
@@ -108,23 +109,25 @@ class NetworkCut(Fault):
         self.installation.proxy.restore()
 
 
-class NetworkHeld(Fault):
-    """Nothing passes to the message broker or back, and nobody is told."""
+class NetworkFrozen(Fault):
+    """Nothing passes to or from the message broker, without an error."""
 
     lasts = (3.0, 6.0)
     _reset = False
 
     def apply(self) -> str:
         self._reset = not self._reset
-        self.installation.proxy.hold()
-        return "nothing passes, then connections break off" if self._reset else "nothing passes, then all goes on"
+        self.installation.proxy.freeze()
+        return (
+            "nothing passes, then connections are reset" if self._reset else "nothing passes, then everything continues"
+        )
 
     def undo(self) -> None:
         self.installation.proxy.restore(reset=self._reset)
 
 
 class WebRestarted(Fault):
-    """SIGTERM and SIGKILL by turns, of one web process and then of another."""
+    """Stops one web process after the other, alternately with SIGTERM and SIGKILL."""
 
     lasts = (0.5, 1.5)
 
@@ -145,7 +148,7 @@ class WebRestarted(Fault):
 
 
 class DatabasePaused(Fault):
-    """PostgreSQL stands still; of SQLite's file somebody else holds the lock."""
+    """PostgreSQL is suspended; SQLite's file is locked."""
 
     lasts = (2.5, 3.5)
     _paused: Sequence[psutil.Process] = ()
@@ -176,7 +179,7 @@ def _signal_all(processes: Sequence[psutil.Process], send: Callable[[psutil.Proc
 
 
 class ReadOnlyWindow(Fault):
-    """Every write to the database is refused, and reads go on: a primary that was demoted."""
+    """Every write to the database is refused, but reads work, as on a demoted primary."""
 
     lasts = (3.0, 8.0)
 
@@ -196,7 +199,7 @@ class ReadOnlyWindow(Fault):
             make_writable(path)
 
     def _configure(self, value: str) -> None:
-        """Sessions that are open get it with their next transaction; this one goes by what it sets for itself."""
+        """Open sessions follow with their next transaction; this session has its own setting."""
         import psycopg
 
         variables = self.installation.variables
@@ -208,21 +211,21 @@ class ReadOnlyWindow(Fault):
 
 
 WRITE_VERSION = 18
-"""Where the header of a file of SQLite says which version may write to it."""
+"""The offset in the header of an SQLite file that says which version may write to it."""
 TOO_NEW, OURS = bytes([3]), bytes([2])
-"""A version that no SQLite knows yet, and that of a file with a write-ahead log."""
+"""A version that no SQLite knows yet, and the version of a file with a write-ahead log."""
 TRIES = 200
 
 
 def make_read_only(path: str) -> None:
-    """Let every connection to the file of SQLite get "attempt to write a readonly database" for its next write.
+    """Make every connection to the SQLite file fail its next write with "attempt to write a readonly database".
 
-    Permissions are looked at only when a file is opened, and a trigger's refusal is an IntegrityError. But SQLite reads
-    the header at the start of each transaction, and writes no file of a version that it does not know: "The SQLite
-    Database File Format", section 1.3.3. A connection that saw it never writes again, as one to a demoted primary.
+    Permissions are only checked when a file is opened, and a trigger raises IntegrityError. But SQLite reads the header
+    at the start of each transaction, and does not write files of an unknown version: "The SQLite Database File Format",
+    section 1.3.3. A connection that has seen this never writes again, like one to a demoted primary.
 
-    The header must not be in the log, where the file's own would not count. What is written to the log then, without
-    it, has every connection read the header again.
+    The header must not be in the write-ahead log, which would hide the file's own. The update without the header then
+    makes every connection read the header again.
     """
     connection = sqlite3.connect(path, timeout=30, isolation_level=None)
     file = os.open(path, os.O_RDWR)
@@ -236,21 +239,21 @@ def make_read_only(path: str) -> None:
                 connection.execute("COMMIT")
                 return
             connection.execute("ROLLBACK")
-        raise RuntimeError("the log was never empty")
+        raise RuntimeError("the write-ahead log was never empty")
     finally:
         connection.close()
-        os.close(file)  # not earlier: it would give up the locks that the connection has on the file
+        os.close(file)  # not earlier: that would release the connection's locks on the file
 
 
 def make_writable(path: str) -> None:
-    """Whoever connects to the file from now on writes to it again."""
+    """Connections that are opened from now on can write again."""
     file = os.open(path, os.O_RDWR)
     os.pwrite(file, OURS, WRITE_VERSION)
     os.close(file)
 
 
 class Rollout(Fault):
-    """Workers and web processes get the other release of the site, one after another, and then all the former again."""
+    """Gives the workers and web processes another release, one after another, and then the former again."""
 
     lasts = (0.5, 1.5)
     _restarted: Service | None = None
@@ -265,7 +268,7 @@ class Rollout(Fault):
     def apply(self) -> str:
         release, service = self._next
         if not self.installation.serves_without(service):
-            return f"{service.name} has to wait, no other web process serves"
+            return f"{service.name} has to wait: no other web process serves"
         self._next = next(self._turns)
         self._restarted, service.release = service, release
         if service.expected:
@@ -277,11 +280,11 @@ class Rollout(Fault):
             self._restarted.start()
 
 
-OTHERS: Sequence[type[Fault]] = (BrokerKilled, NetworkCut, NetworkHeld, WebRestarted, DatabasePaused, ReadOnlyWindow)
+OTHERS: Sequence[type[Fault]] = (BrokerKilled, NetworkCut, NetworkFrozen, WebRestarted, DatabasePaused, ReadOnlyWindow)
 
 
 class Track:
-    """One fault after another, each put right before the next. All kinds have had their turn before one has another."""
+    """Causes one fault after another. No kind of fault is repeated before all others had their turn."""
 
     def __init__(
         self, faults: Sequence[Fault], pause: tuple[float, float], random: Random, say: Callable[[str], None]
@@ -298,7 +301,7 @@ class Track:
         if self._current is None:
             self._begin()
         else:
-            self.put_right()
+            self.undo_current()
 
     def _begin(self) -> None:
         fault = self._draw()
@@ -309,8 +312,8 @@ class Track:
         self._current = fault
         self._next_at = time.monotonic() + self._random.uniform(*fault.lasts)
 
-    def put_right(self) -> None:
-        """Undo what is being done, if anything is."""
+    def undo_current(self) -> None:
+        """Undo the current fault, if there is one."""
         if self._current is None:
             return
         fault, self._current = self._current, None

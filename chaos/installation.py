@@ -1,4 +1,4 @@
-"""The site, its workers and its servers as processes, with a network that can be cut between them and the queue."""
+"""Runs the site, its workers and its servers as processes, with a proxy in front of the message broker."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
-import httpx
 import psutil
 
 from broker_django.development.ports import any_port
-from chaos import account
+from chaos import journal
 from chaos.network import Proxy
 from tests import servers
 from tests.containers import ROOT, Process
@@ -25,17 +24,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 PROGRAMS = {"redis": "redis-server", "rabbitmq": "rabbitmq-server", "valkey": "valkey", "postgres": "postgres"}
-"""What has to be installed for it; SQLite needs nothing."""
+"""The programs that must be installed; SQLite needs none."""
 RELEASES = ("old", "new")
-"""Of the site, in the order in which they were made."""
+"""The releases of the site, in order."""
 ENDS_WITHIN = 5.0
-"""Seconds after which a process that was told to end is killed, to be started again."""
+"""Seconds after which a process that was asked to end is killed."""
 ORPHANS_LIVE = 5.0
-"""Seconds for which processes outlive the one that started them, as under a supervisor that cleans up."""
+"""Seconds for which child processes outlive a killed process, until a supervisor would remove them."""
 
 
 class Service:
-    """A process of the site under a supervisor: it can be killed, and is started again. Its log goes on."""
+    """A process of the site under a supervisor: it can be killed, and is started again. Its log is continued."""
 
     def __init__(self, process: Process) -> None:
         self.process = process
@@ -43,9 +42,9 @@ class Service:
         self.expected = True
         """Whether it should be running."""
         self.ended: list[int | None] = []
-        """The statuses with which it ended though nobody killed it."""
+        """The exit statuses with which it ended by itself."""
         self.killed: dict[int, float] = {}
-        """The processes of it that were killed on purpose, and when."""
+        """Its processes that were killed on purpose, and when."""
         self._start_by: float | None = None
         self._orphaned: list[tuple[float, int, list[psutil.Process]]] = []
 
@@ -55,7 +54,7 @@ class Service:
 
     @property
     def release(self) -> str:
-        """Of the code that it runs, or runs once it is started again."""
+        """The release of the code that it runs, or will run after the next start."""
         return self.process.env["CHAOS_RELEASE"]
 
     @release.setter
@@ -63,38 +62,38 @@ class Service:
         self.process.env["CHAOS_RELEASE"] = release
 
     def stop(self, signal_: signal.Signals, *, group: bool = False) -> None:
-        """Send a signal that ends it, alone or with all that it started. It is expected to be down until `start`."""
+        """Send a signal that ends it, alone or with all its child processes. It stays down until `start`."""
         self.expected, self._start_by = False, None
         pid, started = self.process.pid, children(self, recursive=True)
         if signal_ is signal.SIGKILL or group:
-            self.note_killed([pid, *(process.pid for process in started)])
+            self.record_killed([pid, *(process.pid for process in started)])
         if group:
             _kill_group(pid)
         else:
             self._orphaned.append((time.monotonic() + ORPHANS_LIVE, pid, started))
             self.process.signal(signal_)
 
-    def note_killed(self, pids: Iterable[int]) -> None:
+    def record_killed(self, pids: Iterable[int]) -> None:
         now = time.time()
         self.killed = {**dict.fromkeys(pids, now), **self.killed}
 
     def start(self) -> None:
-        """Start it again as soon as it is down, unless that has been done: `look_after` does it."""
+        """Start it again once it has ended. `supervise` does that."""
         if not self.expected and self._start_by is None:
             self._start_by = time.monotonic() + ENDS_WITHIN
-        self.look_after()
+        self.supervise()
 
     @property
     def up(self) -> bool:
         return self.expected and self.running
 
-    def look_after(self) -> bool:
-        """Start it if it ended by itself or is to be started, and end what outlived it. Whether it ended by itself."""
+    def supervise(self) -> bool:
+        """Start it if it has ended, and kill orphaned child processes. Returns whether it has ended by itself."""
         now = time.monotonic()
         if self._start_by is not None:
             self._start_if_down(late=now >= self._start_by)
         for _, pid, started in [orphan for orphan in self._orphaned if orphan[0] <= now]:
-            self.note_killed(process.pid for process in started if process.is_running())
+            self.record_killed(process.pid for process in started if process.is_running())
             _kill_group(pid)
         self._orphaned = [orphan for orphan in self._orphaned if orphan[0] > now]
         if not self.expected or self.running:
@@ -107,7 +106,7 @@ class Service:
         if self.running and not late:
             return
         if self.running:
-            self.note_killed(process.pid for process in children(self, recursive=True))
+            self.record_killed(process.pid for process in children(self, recursive=True))
             self.process.kill()
         self.process.start()
         self.expected, self._start_by = True, None
@@ -131,7 +130,7 @@ def _kill_group(pid: int) -> None:
 
 
 class Installation:
-    """Everything that runs. Faults are done to its parts."""
+    """Everything that runs, and that faults affect."""
 
     def __init__(
         self,
@@ -153,7 +152,7 @@ class Installation:
 
     @property
     def vendor(self) -> str:
-        """Of the database, as Django names it."""
+        """The database vendor, as Django names it."""
         return "sqlite" if "DATABASE_PATH" in self.variables else "postgresql"
 
     @property
@@ -161,21 +160,21 @@ class Installation:
         """The processes that were killed on purpose, and when."""
         return {pid: at for service in self.services for pid, at in service.killed.items()}
 
-    def account(self) -> list[account.Line]:
-        return account.read(Path(self.variables[account.VARIABLE]))
+    def read_journal(self) -> list[journal.Line]:
+        return journal.read(Path(self.variables[journal.VARIABLE]))
 
     def serves_without(self, service: Service) -> bool:
-        """Whether clients reach a web process while this one is down. A worker is not missed."""
+        """Whether clients can reach another web process while this service is down. True for workers."""
         others = [url for web, url in zip(self.webs, self.urls, strict=True) if web is not service]
         return service not in self.webs or any(servers.listens(urlsplit(url).port or 0) for url in others)
 
     def is_up(self) -> bool:
         for service in self.services:
-            service.look_after()
+            service.supervise()
         return all(service.up for service in self.services)
 
     def deploy(self, release: str) -> None:
-        """Let everything run this release, and nothing another one."""
+        """Make everything run this release."""
         others = [service for service in self.services if service.release != release]
         for service in others:
             service.release = release
@@ -184,14 +183,16 @@ class Installation:
             service.start()
 
     def _web(self, number: int) -> Service:
-        """Under ASGI and WSGI by turns."""
+        """Alternately under ASGI and WSGI."""
         port = any_port()
         url = f"http://127.0.0.1:{port}"
         asgi = [sys.executable, "-m", "uvicorn", "tests.site.asgi:application", "--port", str(port)]
         asgi += ["--lifespan", "off", "--no-access-log", "--timeout-graceful-shutdown", "5"]
         wsgi = [sys.executable, "-m", "django", "runserver", f"127.0.0.1:{port}", "--noreload", "-v", "0"]
         self.urls.append(url)
-        return Service(Process(f"web-{number}", wsgi if number % 2 else asgi, self.variables, lambda: healthy(url)))
+        return Service(
+            Process(f"web-{number}", wsgi if number % 2 else asgi, self.variables, lambda: servers.is_healthy(url))
+        )
 
     def _worker(self, number: int) -> Service:
         name = f"worker-{number}"
@@ -208,7 +209,7 @@ class Installation:
         return {service.name: service.process.logs().splitlines() for service in self.services}
 
     def databases(self) -> list[psutil.Process]:
-        """The processes of PostgreSQL, the first of them first; none where the database is a file."""
+        """Returns the processes of PostgreSQL, the first one first; none for SQLite."""
         family = psutil.Process().children(recursive=True)
         return [process for process in family if _name(process) in {"postgres", "postmaster"}]
 
@@ -222,32 +223,26 @@ class Installation:
             service.end()
 
 
-def healthy(url: str) -> bool:
-    with contextlib.suppress(httpx.TransportError):
-        return httpx.get(f"{url}/broker/health/", trust_env=False).is_success
-    return False
-
-
 def missing(broker: str, database: str) -> list[str]:
-    """The programs that are needed and not installed."""
+    """Returns the programs that are needed and not installed."""
     needed = [PROGRAMS[name] for name in (broker, database) if name in PROGRAMS]
     return [program for program in needed if servers.find(program) is None]
 
 
 @contextlib.contextmanager
 def install(broker: str, database: str, *, webs: int, workers: int, pool: str = "prefork") -> Iterator[Installation]:
-    """Start it all, and use its database in this process too. Everything ends with the context."""
+    """Start everything, and use its database in this process too. Everything is stopped at the end of the context."""
     with (
         servers.BROKERS[broker]() as server,
         servers.DATABASES[database]() as where,
         _network(server) as proxy,
-        tempfile.NamedTemporaryFile(prefix="chaos-account-") as notes,
+        tempfile.NamedTemporaryFile(prefix="chaos-journal-") as notes,
     ):
         port = urlsplit(server.url).port
         variables = {
             **where,
             "DJANGO_SETTINGS_MODULE": "chaos.settings",
-            account.VARIABLE: notes.name,
+            journal.VARIABLE: notes.name,
             "CHAOS_RELEASE": RELEASES[0],
             "BROKER_URL": server.url.replace(f":{port}", f":{proxy.port}"),
             "EAGER": "0",
@@ -276,7 +271,7 @@ def _prepare() -> None:
     import django
 
     django.setup()
-    from chaos.prepare import prepare
+    from chaos.database import prepare
 
     prepare()
     _disconnect()
@@ -289,7 +284,7 @@ def _disconnect() -> None:
 
 
 def _name(process: psutil.Process) -> str:
-    """Its name; empty where it has ended meanwhile."""
+    """Returns its name, or an empty text if it has ended."""
     try:
         return process.name()
     except psutil.NoSuchProcess:

@@ -1,4 +1,4 @@
-"""What a view may find that an earlier one left behind in its process, its thread, its context or its connection."""
+"""What a view may find that an earlier one left behind in its process, thread, context or connection."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ UNION ALL SELECT 'listens to ' || channel FROM pg_listening_channels() AS channe
 UNION ALL SELECT 'temporary table ' || relname FROM pg_class WHERE relnamespace = pg_my_temp_schema() AND relkind = 'r'
 UNION ALL SELECT 'cursor ' || name FROM pg_cursors WHERE is_holdable
 """
-"""Asks PostgreSQL what was set in this session. What the configuration of the server says is not the session's."""
+"""Asks PostgreSQL what was changed in this session, as opposed to the server's configuration."""
 
 
 def find() -> Iterator[str]:
-    """Everything that is not as it is for the first view of a process. It is called before the view does anything."""
+    """Yields everything that differs from the first view of the process. Call it before the view does anything."""
     yield from _of_process()
     yield from _of_thread()
     yield from _of_connection()
@@ -48,7 +48,7 @@ def find() -> Iterator[str]:
 
 @cache
 def _first_seen(_pid: int) -> dict[str, Any]:
-    """The state of this process when its first view began. A pool sets signal handlers before that."""
+    """The state of this process when its first view began, after the pool has set its signal handlers."""
     return _process_state()
 
 
@@ -64,7 +64,7 @@ def _process_state() -> dict[str, Any]:
 
 
 def _umask() -> str:
-    """Read without setting it, where the system tells: other threads would see what is set."""
+    """Read the umask without changing it, if the system allows that: other threads would see the change."""
     status = Path("/proc/self/status")
     if status.exists():
         return status.read_text().partition("Umask:")[2].split()[0]
@@ -98,7 +98,7 @@ def _of_connection() -> Iterator[str]:
     if connection.execute_wrappers:
         yield "execute wrapper"
     if connection.connection is None:
-        return  # a new session has nothing of an earlier view
+        return  # a new session contains nothing of an earlier view
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":
             cursor.execute(SESSION)
@@ -117,7 +117,7 @@ def _of_transaction() -> Iterator[str]:
 
 
 def in_transaction() -> bool:
-    """Whether the server or the file has a transaction open, whatever Django knows of it."""
+    """Whether the server or the file has an open transaction, even if Django does not know it."""
     driver = connection.connection
     if driver is None:
         return False

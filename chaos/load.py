@@ -1,4 +1,4 @@
-"""Clients that send requests at a steady rate, and remember what they were told."""
+"""Clients that send requests at a steady rate, and record the responses."""
 
 from __future__ import annotations
 
@@ -18,33 +18,36 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SHARES = (4, 2, 4)
-"""Of the queues, in their order."""
+"""The shares of the queues, in their order."""
 LONG = 2_000
 LONG_SHARE = 0.02
-"""Work that takes so many milliseconds, and how much of all work does."""
+"""The duration of long work in milliseconds, and its share of all work."""
 SHORT = (5, 50)
 ASYNC_SHARE = 0.3
-"""Of work, that is a coroutine's."""
+"""The share of asynchronous views in all work."""
 POISON_SHARE = 0.1
-"""Of the requests to views that leave something behind."""
+"""The share of requests to views that leave something behind."""
 RELEASE_SHARE = 0.05
-"""Of the requests that only one release of the site can answer, or each with another view."""
+"""The share of requests that only one release of the site can answer, or each release with another view."""
 SWALLOW = "swallow"
 """The poison that needs a queue with a short time limit."""
 OF_RELEASES = ("old", "new", "moved")
 PATIENCE = 20.0
 """Seconds after which a client gives up."""
 AVOIDED = 0.5
-"""Seconds for which no request goes where the last one was not answered."""
+"""Seconds for which a URL is avoided after a request to it was not answered."""
 
 
 KEPT = 32
-"""Idle connections. httpx looks through them all for each request, so many more would keep this process busy."""
+"""Idle connections. httpx searches all of them for each request, so more of them would cost time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one client was told. `status` is None where there was no answer: the request may have been accepted."""
+    """The response to one request.
+
+    `status` is None if there was none; the request may have been accepted nevertheless.
+    """
 
     at: float
     seconds: float
@@ -55,7 +58,7 @@ class Answer:
 
 
 class Menu:
-    """What clients ask for, by chance: a path and a queue. All poisons have had their turn before one has another."""
+    """Random requests: a path and a queue. No poison is repeated before all others had their turn."""
 
     def __init__(self, chance: random.Random, long_share: float = LONG_SHARE, poisons: Sequence[str] = ()) -> None:
         self._random, self._long_share, self._poisons = chance, long_share, poisons
@@ -87,7 +90,7 @@ class Menu:
 
 
 class Load:
-    """Sends the requests from a thread of its own. `answers` grows meanwhile."""
+    """Sends the requests from its own thread, and appends to `answers`."""
 
     def __init__(
         self,
@@ -113,7 +116,7 @@ class Load:
 
     @property
     def done(self) -> bool:
-        """Whether all was sent and answered. Raises what ended it early."""
+        """Whether all requests were sent and answered. Raises the error that ended it early, if any."""
         if self._failure is not None:
             raise self._failure
         return not self._thread.is_alive()
@@ -150,7 +153,7 @@ class Load:
         self.answers.append(Answer(at - self.began, time.monotonic() - at, queue, status, dispatch, error))
 
     def _next_url(self) -> str:
-        """Each in turn, without those that are being avoided, unless all are."""
+        """Returns the URLs in turn. Skips avoided ones, unless all are avoided."""
         now = time.monotonic()
         turns = [next(self._turns) for _ in self._urls]
         return next((url for url in turns if self._avoid_until[url] <= now), turns[0])

@@ -1,10 +1,10 @@
-"""What triggers note of the ledger."""
+"""Written by a trigger on the ledger."""
 
 from django.db import models
 
 
 class Ending(models.Model):
-    """A dispatch came to a state that it should never leave."""
+    """A dispatch reached a final state."""
 
     dispatch = models.CharField(max_length=40)
     state = models.CharField(max_length=10)

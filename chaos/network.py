@@ -1,4 +1,4 @@
-"""A network between processes and a server that can be cut."""
+"""A proxy in front of a server, which can cut or freeze connections."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 CHUNK = 65_536
 RESET = struct.pack("ii", 1, 0)
-"""The SO_LINGER with which a connection is reset instead of closed."""
+"""The SO_LINGER option with which closing a connection resets it."""
 
 
 class Proxy:
-    """Passes connections to a port of loopback on to another, in a thread of its own."""
+    """Forwards connections to another port on loopback, in its own thread."""
 
     def __init__(self, target: int) -> None:
         self._target = target
@@ -35,15 +35,15 @@ class Proxy:
         self._run(self._listen())
 
     def cut(self) -> None:
-        """Connections break off, and new ones are refused."""
+        """Reset connections and refuse new ones."""
         self._run(self._cut())
 
-    def hold(self) -> None:
-        """Nothing passes any more, and nobody is told."""
+    def freeze(self) -> None:
+        """Let nothing pass, without an error."""
         self._loop.call_soon_threadsafe(self._passing.clear)
 
     def restore(self, *, reset: bool = False) -> None:
-        """All is as before: what was held passes now, or its connections break off."""
+        """Return to normal operation. Data that was frozen passes now, or its connections are reset."""
         self._run(self._restore(reset=reset))
 
     def close(self) -> None:
@@ -94,7 +94,7 @@ class Proxy:
             await self._passing.wait()
             await self._join(reader, writer)
         except OSError:
-            pass  # the server is not there: the client's connection breaks off too
+            pass  # the server is not running: the client's connection is closed too
         finally:
             writer.transport.abort()
             self._writers.discard(writer)

@@ -1,5 +1,5 @@
-"""The message broker stopped under a steady load: how long clients wait for their 202, and whether all is done once it
-is back. `python -m chaos.outage`.
+"""Stops the message broker under a steady load: how long clients wait for their 202, and whether all dispatches are
+done once it is back. `python -m chaos.outage`.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ if TYPE_CHECKING:
     from chaos.load import Answer
 
 LIMIT = 2.0
-"""Seconds that a client may wait for its 202."""
+"""The maximum number of seconds that a client may wait for its 202."""
 AROUND = 10.0
-"""Seconds of load before the stop and after it."""
+"""Seconds of load before the outage and after it."""
 AT_ONCE = 2_000
-"""Clients that may wait at once: enough to keep the rate whatever the answers take."""
+"""Clients that may wait at once: enough to keep the rate however long responses take."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    made = command.parser("chaos.outage", __doc__, settle=120)
-    made.add_argument("--seconds", type=float, default=60, help="for which the message broker is stopped")
-    made.add_argument("--rate", type=float, default=50, help="requests a second")
-    made.add_argument("--how", choices=tuple(STOPS), default="killed", help="killed: refuses; frozen: says nothing")
-    made.set_defaults(workers=2)
-    return command.run_installed(made.parse_args(arguments), run)
+    parser = command.parser("chaos.outage", __doc__, give_up_after=120)
+    parser.add_argument("--seconds", type=float, default=60, help="how long the message broker is stopped")
+    parser.add_argument("--rate", type=float, default=50, help="requests a second")
+    parser.add_argument("--how", choices=tuple(STOPS), default="killed", help="killed: refuses; frozen: no answer")
+    parser.set_defaults(workers=2)
+    return command.run_installed(parser.parse_args(arguments), run)
 
 
 def run(installation: Installation, options: argparse.Namespace) -> int:
@@ -51,14 +51,14 @@ def run(installation: Installation, options: argparse.Namespace) -> int:
     stopped = stop_and_start(installation, load, options.seconds, options.how)
     while not load.done:
         time.sleep(0.1)
-    took = time.monotonic() - load.began
-    settled = report.settle(installation, options.settle)
-    result = report.Result.of(installation, load, {}, took, settled)
+    duration = time.monotonic() - load.began
+    drained_in = report.drain(installation, options.give_up_after)
+    result = report.Result.of(installation, load, {}, duration, drained_in)
     phases = by_phase(load.answers, stopped)
     print("\n".join(f"{name:<7} {described(answers)}" for name, answers in phases.items()))
     print(result.text(), flush=True)
-    failures = broken(load.answers, settled)
-    print("\n" + ("; ".join(failures) or f"Every client had its 202 within {LIMIT:g} s, and all was done."))
+    failures = broken(load.answers, drained_in)
+    print("\n" + ("; ".join(failures) or f"Every client got its 202 within {LIMIT:g} s, and all dispatches are done."))
     if options.json:
         figures = {name: summary(answers) for name, answers in phases.items()}
         options.json.write_text(
@@ -68,7 +68,7 @@ def run(installation: Installation, options: argparse.Namespace) -> int:
 
 
 def stop_and_start(installation: Installation, load: Load, seconds: float, how: str) -> tuple[float, float]:
-    """When the message broker was stopped and when it was back, in seconds of the load."""
+    """Returns when the message broker was stopped and when it was back, in seconds since the start of the load."""
     process = installation.broker.process
     stop, start = STOPS[how]
     time.sleep(AROUND)
@@ -106,7 +106,7 @@ STOPS = {"killed": (kill_server, _start), "frozen": (_freeze, _thaw)}
 
 
 def by_phase(answers: Sequence[Answer], stopped: tuple[float, float]) -> dict[str, list[Answer]]:
-    """By when the request was sent."""
+    """Groups the answers by when their requests were sent."""
     begin, end = stopped
     return {
         "before": [answer for answer in answers if answer.at < begin],
@@ -127,7 +127,7 @@ def summary(answers: Sequence[Answer]) -> dict[str, Any]:
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
-    """The smallest value that this share of them does not exceed; 0 where there are none."""
+    """Returns the smallest value that this share of the values does not exceed; 0 if there are no values."""
     return ordered[max(0, math.ceil(len(ordered) * share) - 1)] if ordered else 0.0
 
 
@@ -137,14 +137,14 @@ def described(answers: Sequence[Answer]) -> str:
     return f"{figures['accepted']} of {figures['sent']} accepted; {times}"
 
 
-def broken(answers: Sequence[Answer], settled: float | None) -> list[str]:
-    """What was promised and not kept."""
+def broken(answers: Sequence[Answer], drained_in: float | None) -> list[str]:
+    """Returns the promises that were broken."""
     slow = sum(answer.seconds > LIMIT for answer in answers)
     refused = sum(answer.status != 202 for answer in answers)
     found = {
         f"{slow} requests took longer than {LIMIT:g} s": slow,
         f"{refused} requests were not accepted": refused,
-        "some was left in the end": settled is None,
+        "some dispatches were left": drained_in is None,
         "there was no load": not answers,
     }
     return [promise for promise, is_broken in found.items() if is_broken]

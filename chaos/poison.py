@@ -1,4 +1,4 @@
-"""What views do to the process that runs them, and do not undo."""
+"""What views do to the process that runs them, without undoing it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     Poison = Callable[[], object]
 
 LEFT_OPEN = "in a transaction that was left open"
-"""The worker that rows name which must never be committed."""
+"""The worker in rows that must never be committed."""
 
 
 def execute(*statements: str) -> Poison:
@@ -63,7 +63,7 @@ def signals() -> None:
 
 
 def alarm() -> None:
-    """Goes off while another view runs, unless somebody stops it."""
+    """Fires while another view runs, unless somebody stops it."""
 
     def goes_off(_number: int, _frame: object) -> None:
         raise RuntimeError("the alarm of an earlier view")
@@ -73,7 +73,7 @@ def alarm() -> None:
 
 
 def profiling() -> None:
-    """Ends the process unless its handler stays for as long as it runs."""
+    """Ends the process unless its handler stays installed."""
     signal.signal(signal.SIGPROF, lambda *_: None)
     signal.setitimer(signal.ITIMER_PROF, 0.01, 0.01)
 
@@ -88,12 +88,12 @@ def close() -> None:
 
 
 def close_driver() -> None:
-    """Django does not know of it."""
+    """Django does not notice it."""
     connection.connection.close()
 
 
 def swallow() -> None:
-    """Runs into the soft time limit, and does not end at once."""
+    """Reaches the soft time limit, and does not end at once."""
     with contextlib.suppress(SoftTimeLimitExceeded):
         time.sleep(5)
     time.sleep(0.3)
@@ -104,7 +104,7 @@ def count_statement(execute: Callable[..., object], *arguments: object) -> objec
 
 
 class OtherBaseException(BaseException):
-    """Neither an Exception nor one that Python knows."""
+    """Neither an Exception nor an exception that Python defines."""
 
 
 def raising(error: BaseException) -> Poison:
@@ -123,7 +123,7 @@ RAISING: dict[str, Poison] = {
     "base-exception": raising(OtherBaseException("poison")),
     "failed-statement": execute("BEGIN", "SELECT * FROM no_such_table"),
 }
-"""Raise in the first attempt only, or nothing would come of them."""
+"""These raise in the first attempt only, so that the dispatch can succeed."""
 
 TIME_LIMITED: dict[str, Poison] = {"swallow": swallow}
 """For a queue with a short time limit."""
@@ -139,7 +139,7 @@ OF_PROCESS: dict[str, Poison] = {
     "mask": lambda: signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1]),
 }
 
-"""What all threads of a process share: where views run beside each other, any of them would see it in good time."""
+"""State that all threads of a process share: if views run in threads, others legitimately see it."""
 
 OF_CONNECTION: dict[str, Poison] = {
     "begin": _with_a_row(execute("BEGIN")),
@@ -184,12 +184,12 @@ POISONS: dict[str, Poison] = {
 
 
 def names(vendor: str, pool: str = "prefork") -> list[str]:
-    """The poisons that there are for this database and this pool."""
+    """Returns the poisons for this database and this pool."""
     of_process = OF_PROCESS if pool == "prefork" else {}
     return sorted({**RAISING, **TIME_LIMITED, **OF_CONTEXT, **of_process, **OF_CONNECTION, **ONLY[vendor]})
 
 
 def act(name: str, attempt: int) -> None:
-    """Do it. What raises does so in the first attempt only."""
+    """Run the poison. Those that raise do so in the first attempt only."""
     if name not in RAISING or attempt == 1:
         POISONS[name]()

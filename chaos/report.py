@@ -1,4 +1,4 @@
-"""The result of a run, from the ledger, the rows of the views, the logs and what clients were told."""
+"""The result of a run, from the ledger, the rows of the views, the logs and the responses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from django.db import connections
 
 from broker_core.dispatches import State
 from broker_django.models import DispatchRecord
-from chaos.account import Phase
+from chaos.journal import Phase
 from chaos.models import Ending
 from chaos.poison import LEFT_OPEN
 from chaos.verdict import HAND_BACK, LOSS, RETRY, Entry, Evidence, Verdict, judge, mentions
@@ -21,25 +21,28 @@ from tests.site.models import Execution
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    from chaos.account import Line
     from chaos.installation import Installation
+    from chaos.journal import Line
     from chaos.load import Answer, Load
     from chaos.verdict import Execution as RunOfView
 
 UNDONE = [state.value for state in State if not state.done]
 SHOWN = 10
-"""Dispatches shown in full for each broken promise."""
+"""The number of dispatches that are shown in full for each broken promise."""
 LINES = 6
 
 
-def settle(installation: Installation, seconds: float, but: Collection[str] = ()) -> float | None:
-    """Wait until every dispatch but these has ended: how long that took, None if for so many seconds none did."""
+def drain(installation: Installation, seconds: float, but: Collection[str] = ()) -> float | None:
+    """Wait until every dispatch except these has ended.
+
+    Returns how long that took, or None if no dispatch ended for so many seconds.
+    """
     began = time.monotonic()
     fewest, since = None, began
     try:
         while time.monotonic() - since < seconds:
             for service in installation.services:
-                service.look_after()
+                service.supervise()
             undone = DispatchRecord.objects.filter(state__in=UNDONE).values_list("id", flat=True)
             left = len({str(id_) for id_ in undone} - set(but))
             if not left:
@@ -52,9 +55,9 @@ def settle(installation: Installation, seconds: float, but: Collection[str] = ()
         connections.close_all()
 
 
-def waiting_for(release: str, account: Iterable[Line]) -> set[str]:
-    """The dispatches that only this release runs, of those that have not ended."""
-    accepted = {line.dispatch for line in account if line.phase is Phase.ACCEPTED and line.text == release}
+def waiting_for(release: str, journal: Iterable[Line]) -> set[str]:
+    """Returns the unfinished dispatches that only this release can run."""
+    accepted = {line.dispatch for line in journal if line.phase is Phase.ACCEPTED and line.text == release}
     undone = DispatchRecord.objects.filter(state__in=UNDONE)
     paths = [*undone.filter(path__startswith="/moved/"), *undone.filter(path__startswith=f"/{release}/")]
     connections.close_all()
@@ -71,7 +74,7 @@ def evidence(answers: Iterable[Answer], installation: Installation, logs: Mappin
     return Evidence(
         accepted=[answer.dispatch for answer in answers if answer.dispatch],
         ledger=ledger,
-        account=installation.account(),
+        journal=installation.read_journal(),
         killed=installation.killed,
         endings=Counter(str(uuid.UUID(id_)) for id_ in Ending.objects.values_list("dispatch", flat=True)),
         rows=Counter(Execution.objects.exclude(worker=LEFT_OPEN).values_list("dispatch", flat=True)),
@@ -84,25 +87,30 @@ def evidence(answers: Iterable[Answer], installation: Installation, logs: Mappin
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A run and its verdict. `settled` is None where dispatches were left."""
+    """A run and its verdict. `drained_in` is None if dispatches were left."""
 
     answers: Sequence[Answer]
     faults: Mapping[str, int]
     ended: Mapping[str, Sequence[int | None]]
-    took: float
-    settled: float | None
+    duration: float
+    drained_in: float | None
     evidence: Evidence
     verdict: Verdict
     logs: Mapping[str, Sequence[str]]
 
     @classmethod
     def of(
-        cls, installation: Installation, load: Load, faults: Mapping[str, int], took: float, settled: float | None
+        cls,
+        installation: Installation,
+        load: Load,
+        faults: Mapping[str, int],
+        duration: float,
+        drained_in: float | None,
     ) -> Result:
         logs = installation.logs()
         found = evidence(load.answers, installation, logs)
         ended = {service.name: service.ended for service in installation.services if service.ended}
-        return cls(load.answers, faults, ended, took, settled, found, judge(found), logs)
+        return cls(load.answers, faults, ended, duration, drained_in, found, judge(found), logs)
 
     def table(self) -> dict[str, Any]:
         states = Counter(entry.state for entry in self.evidence.ledger.values())
@@ -128,8 +136,8 @@ class Result:
     def document(self) -> dict[str, Any]:
         return {
             **self.table(),
-            "seconds": self.took,
-            "settled": self.settled,
+            "seconds": self.duration,
+            "drained in": self.drained_in,
             "faults": dict(self.faults),
             "crashes": self._crashes(),
             "ended by themselves": {name: list(statuses) for name, statuses in self.ended.items()},
@@ -141,7 +149,7 @@ class Result:
         }
 
     def _crashes(self) -> dict[str, int]:
-        """What ended workers by themselves."""
+        """Counts the errors that ended workers."""
         crash = "Unrecoverable error: "
         return Counter(line.partition(crash)[2] for lines in self.logs.values() for line in lines if crash in line)
 
@@ -158,12 +166,8 @@ class Result:
     def text(self) -> str:
         width = max(map(len, self.table()))
         lines = ["", *(f"{name:<{width}}  {value:>8}" for name, value in self.table().items()), ""]
-        settled = (
-            "nothing was done any more, and some was left"
-            if self.settled is None
-            else f"settled in {self.settled:.1f} s"
-        )
-        lines.append(f"{self.took:.0f} s of load; {settled}")
+        drained = "dispatches were left" if self.drained_in is None else f"all were done after {self.drained_in:.1f} s"
+        lines.append(f"{self.duration:.0f} s of load; {drained}")
         lines.append("faults: " + _counts(self.faults))
         lines += [f"{name} ended by itself, with {statuses}" for name, statuses in self.ended.items()]
         lines += [f"a worker's unrecoverable error, {times} times: {what}" for what, times in self._crashes().items()]
@@ -180,14 +184,14 @@ class Result:
         return f"{entry.queue} {entry.state} after {entry.attempts} attempts" if entry else "not in the ledger"
 
     def _story(self, id_: str) -> list[str]:
-        """All that is known of a dispatch."""
+        """Returns everything that is known about a dispatch."""
         entry, found = self.evidence.ledger.get(id_), self.evidence
         ends = found.endings.get(id_, 0)
         error = f" ({entry.error})" if entry and entry.error else ""
-        told = [f"    {name}: {line}" for name, lines in self.logs.items() for line in lines if id_ in line]
+        logged = [f"    {name}: {line}" for name, lines in self.logs.items() for line in lines if id_ in line]
         runs = [f"    {_described(execution)}" for execution in found.of(id_)]
         left = [f"    found: {what}" for what in found.leftovers.get(id_, ())]
-        return [f"  {id_}: {self._last_seen(id_)}{error}, ended {ends} times", *runs, *left, *told[-LINES:]]
+        return [f"  {id_}: {self._last_seen(id_)}{error}, ended {ends} times", *runs, *left, *logged[-LINES:]]
 
 
 def _described(execution: RunOfView) -> str:

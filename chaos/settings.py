@@ -1,26 +1,26 @@
-"""The test site with three queues, leases that run out soon, and a log that tells the time."""
+"""The test site with three queues, short leases, and timestamps in the log."""
 
 from chaos.verdict import AT_MOST_ONCE, BRIEF, QUEUES
-from tests.acceptance.settings import *  # noqa: F403
+from tests.acceptance.settings import *  # noqa: F403 - settings modules extend each other
 from tests.acceptance.settings import DATABASES, INSTALLED_APPS, MIDDLEWARE, by_header
 
 INSTALLED_APPS = [*INSTALLED_APPS, "chaos"]
-# The locale middleware sets the language of every request, and hides which one an earlier request left.
+# The locale middleware sets the language of every request, which would hide the one that an earlier request left.
 LOCALE = "django.middleware.locale.LocaleMiddleware"
-MIDDLEWARE = ["chaos.acceptances.note", *(name for name in MIDDLEWARE if name != LOCALE)]
+MIDDLEWARE = ["chaos.middleware.record_acceptances", *(name for name in MIDDLEWARE if name != LOCALE)]
 ROOT_URLCONF = "chaos.urls"
 TIME_ZONE = "UTC"
 
 if DATABASES["default"]["ENGINE"] == "django.db.backends.postgresql":
     DATABASES["default"]["OPTIONS"] = {"connect_timeout": 5}
 
-_AGAIN = {"max_attempts": 20}
-_ONCE = {"delivery": "at_most_once", "expires": None}
+_MORE_THAN_ONCE = {"max_attempts": 20}
+_AT_MOST_ONCE = {"delivery": "at_most_once", "expires": None}
 
 REQUEST_BROKER = {
     "QUEUES": {
-        **{name: _ONCE if name in AT_MOST_ONCE else _AGAIN for name in QUEUES},
-        BRIEF: {**_AGAIN, "time_limit": 1},
+        **{name: _AT_MOST_ONCE if name in AT_MOST_ONCE else _MORE_THAN_ONCE for name in QUEUES},
+        BRIEF: {**_MORE_THAN_ONCE, "time_limit": 1},
     },
     "RULES": by_header([*QUEUES, BRIEF]),
     "LEASE": 6,

@@ -1,4 +1,4 @@
-"""Two releases of the site, by the environment: a URL was added, one was removed, and one is another view's."""
+"""Two releases of the site, chosen by the environment: the new one adds a URL, removes one, and moves one."""
 
 import os
 

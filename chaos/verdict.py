@@ -1,4 +1,4 @@
-"""What a run came to: the ledger, the account outside the database, rows and logs, against what was promised."""
+"""Compares what happened (the ledger, the journal, rows and logs) with what the broker promises."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from broker_core.dispatches import State
-from chaos.account import Phase
+from chaos.journal import Phase
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
     from datetime import datetime
 
-    from chaos.account import Line
+    from chaos.journal import Line
 
 QUEUES = ("payment", "realtime", "bulk")
 BRIEF = "brief"
 """A queue with a short time limit."""
 AT_MOST_ONCE = frozenset({"realtime"})
 NOT_REACHED = "the view was not reached"
-"""What a dead letter says whose view no worker knew."""
+"""The error of a dispatch whose view no worker knew."""
 
-TELLING = 20.0
-"""Seconds after which a worker has recorded how a view ended, whatever happens to the database meanwhile."""
+RECORDED_WITHIN = 20.0
+"""Seconds in which a worker records how a view ended, whatever happens to the database meanwhile."""
 
 ID = r"(?P<id>[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"
 LOSS = re.compile(rf"{ID}: .*(?:\blease\b.* ran out\b|\bprocess was lost\b)")
-"""A line of a log that tells of a lost lease or process, with the dispatch that it held.
+"""A log line about a lost lease or process, with the dispatch that it was running.
 
-That a message was lost is no such line: it had not been run.
+A lost message does not match: its dispatch was not running.
 """
 RETRY = re.compile(rf"{ID} failed in attempt \d+, it is due\b")
-"""A line that tells of another attempt because the view failed."""
+"""A log line about a retry because the view failed."""
 
 HAND_BACK = re.compile(rf"{ID} is handed back, it is due\b")
-"""A line that tells of an attempt whose worker did not know the view: it ended before that began."""
+"""A log line about an attempt whose worker did not know the view: the attempt ended before a view began."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +56,15 @@ class Entry:
 
     @property
     def seconds(self) -> float | None:
-        """From acceptance to the end."""
+        """Seconds from acceptance to the end."""
         return (self.finished_at - self.accepted_at).total_seconds() if self.finished_at else None
 
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """One time that a view began, by the account. `ended` is None if no end is on it, else the exception, if any.
+    """One run of a view, from the journal. `ended` is None if it did not end, else the exception, if any.
 
-    killed: whether its process was killed on purpose before it had the time to record the outcome.
+    killed: whether its process was killed on purpose before it could record the outcome.
     """
 
     dispatch: str
@@ -87,15 +87,15 @@ class Execution:
 class Evidence:
     """What is left after a run, by dispatch id.
 
-    accepted: those that a client holds a 202 of. account: what web processes and views wrote down. killed: processes
-    that were killed on purpose, and when. endings: how often the dispatch came to an end. rows: how many the views
-    wrote; `uncommitted` are those of transactions that a view left open. losses, retries,
-    hand_backs: how often a log tells of one.
+    accepted: the dispatches for which a client got a 202. journal: what web processes and views have recorded. killed:
+    processes that were killed on purpose, and when. endings: how often the dispatch reached a final state. rows: the
+    number of rows that the views wrote; uncommitted: the number of rows in transactions that a view left open. losses,
+    retries, hand_backs: the number of such log lines.
     """
 
     accepted: Collection[str]
     ledger: Mapping[str, Entry]
-    account: Sequence[Line]
+    journal: Sequence[Line]
     killed: Mapping[int, float]
     endings: Mapping[str, int]
     rows: Mapping[str, int]
@@ -106,13 +106,13 @@ class Evidence:
 
     @cached_property
     def executions(self) -> Mapping[str, Sequence[Execution]]:
-        """By dispatch, in the order in which they began."""
+        """The runs of each dispatch, in order."""
         ends = {(line.dispatch, line.attempt, line.pid): line for line in self._lines(Phase.END)}
         found = defaultdict(list)
         for begin in self._lines(Phase.BEGIN):
             end = ends.get((begin.dispatch, begin.attempt, begin.pid))
-            killed_at, told_by = self.killed.get(begin.pid, math.inf), end.at + TELLING if end else math.inf
-            killed = begin.pid in self.killed and killed_at <= told_by
+            killed_at, recorded_by = self.killed.get(begin.pid, math.inf), end.at + RECORDED_WITHIN if end else math.inf
+            killed = begin.pid in self.killed and killed_at <= recorded_by
             ended = end.text if end else None
             found[begin.dispatch].append(Execution(begin.dispatch, begin.attempt, begin.pid, begin.text, ended, killed))
         return found
@@ -138,45 +138,45 @@ class Evidence:
         return self.executions.get(dispatch, ())
 
     def _lines(self, phase: Phase) -> Iterable[Line]:
-        return (line for line in self.account if line.phase is phase)
+        return (line for line in self.journal if line.phase is phase)
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Ids by what became of them. All but `explained` break a promise."""
+    """Dispatch ids by outcome. All fields but `explained` are broken promises."""
 
     lost: list[str]
-    """Accepted and not in the ledger, or without an end."""
+    """Accepted, but not in the ledger or not done."""
     not_ended_once: list[str]
-    """Brought to an end more than once, or to one that nobody saw."""
+    """Reached a final state more than once, or without the trigger seeing it."""
     unexplained: list[str]
-    """Run more often than losses and failures in the log explain, or twice in one attempt."""
+    """Run more often than the log's losses and failures explain, or twice in one attempt."""
     run_too_often: list[str]
-    """Run more than once on a queue that promises once at most."""
+    """Run more than once on a queue with at-most-once delivery."""
     not_run: list[str]
     """Succeeded although no view returned."""
     failed_unrun: list[str]
-    """Failed without having been run, and neither a loss nor the reason says why."""
+    """Failed without a run, and neither a loss nor the error explains it."""
     discarded: list[str]
-    """Taken for lost although the process lived, or failed although the view returned."""
+    """Counted as lost although the process lived, or failed although the view returned."""
     died: list[str]
     """The process ended during the view although nobody killed it."""
     other_code: list[str]
-    """Run by another view than the one that it was accepted for."""
+    """Run by a view of another release than the one that accepted it."""
     stray: list[str]
     """Run without a dispatch in the ledger."""
     not_kept: list[str]
-    """The account and the rows of the views disagree."""
+    """The journal and the rows of the views disagree."""
     left_behind: list[str]
     """The view found what an earlier one had left behind."""
     committed_for_view: list[str]
-    """Rows are there of a transaction that a view had left open."""
+    """Rows of a transaction were committed that a view had left open."""
     explained: list[str]
-    """Run more than once, and each time more is explained."""
+    """Run more than once, and each extra run is explained."""
 
     @property
     def broken(self) -> dict[str, list[str]]:
-        """The promises that were broken."""
+        """The promises that were broken, with the ids."""
         promises = {
             "lost": self.lost,
             "not ended exactly once": self.not_ended_once,
@@ -188,7 +188,7 @@ class Verdict:
             "process ended by a view": self.died,
             "run by other code": self.other_code,
             "run without a dispatch": self.stray,
-            "rows and account disagree": self.not_kept,
+            "rows and journal disagree": self.not_kept,
             "left behind by an earlier view": self.left_behind,
             "committed although left open": self.committed_for_view,
         }
@@ -200,7 +200,7 @@ class Verdict:
 
 
 def mentions(pattern: re.Pattern[str], log_lines: Iterable[str]) -> Counter[str]:
-    """How many lines match, by the dispatch that they name."""
+    """Counts the lines that match, by dispatch id."""
     return Counter(match["id"] for match in map(pattern.search, log_lines) if match)
 
 
@@ -237,7 +237,7 @@ def _lost(evidence: Evidence) -> list[str]:
 
 
 def _is_explained(evidence: Evidence, id_: str) -> bool:
-    """A retry in the log counts only if a view did raise: one whose outcome was discarded may be in the log, too."""
+    """A logged retry only counts if a view did raise: the log may also contain retries whose outcome was discarded."""
     executions = evidence.of(id_)
     if len({execution.attempt for execution in executions}) < len(executions):
         return False
@@ -253,7 +253,7 @@ def _failed_unrun(evidence: Evidence, entry: Entry) -> bool:
 
 
 def _discarded(evidence: Evidence, entry: Entry) -> bool:
-    """An attempt that is on no account was lost before its view began; any process may have been killed then."""
+    """An attempt that is not in the journal was lost before its view began; any process may have been killed then."""
     lived = {execution.attempt: execution for execution in evidence.of(entry.id) if not execution.killed}
     ended = len(lived) + evidence.hand_backs.get(entry.id, 0)
     if evidence.losses.get(entry.id, 0) > max(0, entry.attempts - ended):
@@ -268,7 +268,7 @@ def _ran_other_code(evidence: Evidence, id_: str) -> bool:
 
 
 def _not_kept(evidence: Evidence) -> list[str]:
-    """Each row has an execution, and what was committed is there."""
+    """Each row needs a run, and each committed row must exist."""
     ids = {*evidence.rows, *evidence.executions}
     rows, committed = evidence.rows, evidence.committed
     return sorted(id_ for id_ in ids if not committed[id_] <= rows.get(id_, 0) <= len(evidence.of(id_)))

@@ -10,7 +10,7 @@ from django.http import HttpResponse
 from django.views.decorators.csrf import csrf_exempt
 
 from chaos import leftovers, poison
-from chaos.account import Phase, write_for
+from chaos.journal import Phase, write_for
 from tests.site.models import Execution
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def on_account(request: HttpRequest, release: str = "") -> Iterator[None]:
-    """Write down outside the database that the view begins, what it finds of earlier ones, and how it ends."""
+def recorded(request: HttpRequest, release: str = "") -> Iterator[None]:
+    """Record that the view begins, what it finds of earlier views, and how it ends."""
     write_for(request, Phase.BEGIN, release)
     try:
         for found in leftovers.find():
@@ -34,7 +34,7 @@ def on_account(request: HttpRequest, release: str = "") -> Iterator[None]:
 
 
 def add_row(request: HttpRequest) -> None:
-    """Write the row of this execution, and down that it is committed where no transaction holds it back."""
+    """Write a row for this run. Record that it is committed, if no transaction is open."""
     broker = request.broker
     Execution.objects.create(dispatch=str(broker.id or ""), worker=f"attempt {broker.attempt}, process {os.getpid()}")
     if not leftovers.in_transaction():
@@ -42,7 +42,7 @@ def add_row(request: HttpRequest) -> None:
 
 
 def _work(request: HttpRequest, milliseconds: int, release: str = "") -> HttpResponse:
-    with on_account(request, release):
+    with recorded(request, release):
         add_row(request)
         time.sleep(milliseconds / 1000)
         return HttpResponse("done")
@@ -55,7 +55,7 @@ def work(request: HttpRequest, milliseconds: int) -> HttpResponse:
 
 @csrf_exempt
 async def async_work(request: HttpRequest, milliseconds: int) -> HttpResponse:
-    """In a coroutine's own context; the database is asked from the thread that Django keeps for that."""
+    """In a coroutine's own context; the database is used from the thread that Django provides for that."""
     return await sync_to_async(_work)(request, milliseconds)
 
 
@@ -71,7 +71,7 @@ def work_of_new(request: HttpRequest, milliseconds: int) -> HttpResponse:
 
 @csrf_exempt
 def poisonous(request: HttpRequest, name: str) -> HttpResponse:
-    with on_account(request):
+    with recorded(request):
         add_row(request)
         poison.act(name, request.broker.attempt)
         return HttpResponse("poisoned")
@@ -79,7 +79,7 @@ def poisonous(request: HttpRequest, name: str) -> HttpResponse:
 
 @csrf_exempt
 async def async_poisonous(request: HttpRequest, name: str) -> HttpResponse:
-    """What it sets in its context, it sets in the coroutine; all else as a synchronous view does."""
+    """Changes its context in the coroutine, and everything else as a synchronous view does."""
     if name == "activate":
         await sync_to_async(_begin_poisonous)(request)
         poison.activate()

@@ -41,7 +41,7 @@ from broker_django.routing.transfer import FIELDS  # noqa: E402
 from tests import browsers  # noqa: E402
 from tests.browsers import with_a_session  # noqa: E402
 from tests.containers import ROOT  # noqa: E402
-from tests.integration.identity import test_rest_principals, test_untold_owners  # noqa: E402
+from tests.integration.identity import test_drf, test_unidentified_owners  # noqa: E402
 from tests.processes import finished  # noqa: E402
 from workers.recovery.reaper import Reaper  # noqa: E402
 
@@ -239,30 +239,30 @@ def _() -> bool:
 
 
 def sent_to_rest(token: str) -> Dispatch:
-    test_rest_principals.accepted_now.add(token)
+    test_drf.accepted_now.add(token)
     return sent(Client(), "/whose/", **{"X-Custom": token})
 
 
 @attack("read the dispatch of a user who is no row with another's token")
 def _() -> bool:
-    test_rest_principals.accepted_now.add("no-key:bob")
-    with override_settings(ROOT_URLCONF=test_rest_principals.__name__):
+    test_drf.accepted_now.add("no-key:bob")
+    with override_settings(ROOT_URLCONF=test_drf.__name__):
         return sent_to_rest("no-key:ada").read(Client(), **{"X-Custom": "no-key:bob"})
 
 
 @attack("read a user's dispatch as another kind of user with the same primary key")
 def _() -> bool:
     user("ada")
-    test_rest_principals.accepted_now.add("foreign-key:ada")
-    with override_settings(ROOT_URLCONF=test_rest_principals.__name__):
+    test_drf.accepted_now.add("foreign-key:ada")
+    with override_settings(ROOT_URLCONF=test_drf.__name__):
         return sent_to_rest("row:ada").read(Client(), **{"X-Custom": "foreign-key:ada"})
 
 
 @attack("read a dispatch with a token that has expired")
 def _() -> bool:
-    with override_settings(ROOT_URLCONF=test_rest_principals.__name__):
+    with override_settings(ROOT_URLCONF=test_drf.__name__):
         dispatch = sent_to_rest("no-key:ada")
-        test_rest_principals.accepted_now.clear()
+        test_drf.accepted_now.clear()
         return dispatch.read(Client(), **{"X-Custom": "no-key:ada"})
 
 
@@ -273,14 +273,14 @@ def sent_by_partner(url: str, **headers: str) -> Dispatch:
 
 @attack("read the dispatch of a service with another of its keys")
 def _() -> bool:
-    with override_settings(ROOT_URLCONF=test_untold_owners.__name__):
+    with override_settings(ROOT_URLCONF=test_unidentified_owners.__name__):
         dispatch = sent_by_partner("/whose/", **{"X-Partner": "one user for all keys:1"})
         return dispatch.read(Client(), **{"X-Partner": "one user for all keys:2"}) or dispatch.read(Client())
 
 
 @attack("read the dispatch of a user who cannot be told from others")
 def _() -> bool:
-    with override_settings(ROOT_URLCONF=test_untold_owners.__name__):
+    with override_settings(ROOT_URLCONF=test_unidentified_owners.__name__):
         dispatch = sent_by_partner("/whose/", **{"X-Partner": "a lock:ann"})
         return dispatch.read(Client(), **{"X-Partner": "a lock:bob"}) or dispatch.read(Client())
 
@@ -288,7 +288,7 @@ def _() -> bool:
 @attack("read the dispatch of a user whom a view finds only when it runs")
 def _() -> bool:
     user("ann")
-    with override_settings(ROOT_URLCONF=test_untold_owners.__name__):
+    with override_settings(ROOT_URLCONF=test_unidentified_owners.__name__):
         return sent_by_partner("/by-dispatch/", **{"X-Partner": "row:ann"}).read(Client())
 
 
@@ -296,7 +296,7 @@ def _() -> bool:
 def _() -> bool:
     user("ann"), user("bob")
     partner = {"X-Api-Key": "partner"}
-    with override_settings(ROOT_URLCONF=test_untold_owners.__name__):
+    with override_settings(ROOT_URLCONF=test_unidentified_owners.__name__):
         dispatch = sent_by_partner("/on-behalf/", **partner, **{"X-On-Behalf-Of": "ann"})
         return dispatch.read(Client(), **partner, **{"X-On-Behalf-Of": "bob"})
 

@@ -22,7 +22,7 @@ def closed_breaker() -> None:
 @pytest.fixture(autouse=True)
 def nobody_held() -> None:
     """Each test begins in a process that has held no client: one that has a single thread rations what it waits."""
-    places.forget()
+    places.reset()
 
 
 @pytest.fixture
@@ -31,6 +31,42 @@ def own_app():
     before = celery_app.get_app()
     yield before
     celery_app.use(before)
+
+
+LONGEST_FIRST = [
+    "acceptance/comparison/test_wsgi",
+    "acceptance/comparison/test_asgi",
+    "integration/test_without_contrib_apps",
+    "acceptance/test_held_clients",
+    "acceptance/test_doctor",
+    "acceptance/test_reloading",
+    "acceptance/test_full_redis",
+    "acceptance/test_dev_command",
+    "acceptance/test_other_code",
+    "acceptance/test_revoking",
+    "acceptance/test_leftovers",
+    "acceptance/test_reaping",
+    "acceptance/test_large_bodies",
+    "acceptance/test_pools",
+    "acceptance/test_prefix",
+    "acceptance/test_databases",
+    "acceptance/test_outages",
+    "fuzz/test_openapi",
+]
+"""Files of tests that take long. Together with what is in the folders below, they are most of the time."""
+LONG = ["acceptance", "fuzz", "endpoints"]
+
+
+def turn(item: pytest.Item) -> int:
+    """When its file is begun: the short ones fill up the end, at which all processes are to be done together."""
+    name = item.nodeid.partition(".py::")[0].removeprefix("tests/")
+    if name in LONGEST_FIRST:
+        return LONGEST_FIRST.index(name)
+    return len(LONGEST_FIRST) + (name.partition("/")[0] not in LONG)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=turn)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -10,7 +10,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from broker_django.development import tether
+from broker_django.development import parent_watch
 from tests.processes import wait_until
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 READY_WITHIN = 90.0
-STOPPED_WITHIN = 30.0
+STOPPED_WITHIN = 60.0
 
 
 class Process:
@@ -41,7 +41,7 @@ class Process:
         self.id = uuid.uuid4().hex
         command = [str(part) for part in argv]
         # Another user may not be able to read this interpreter.
-        self.argv = command if user else tether.command(command)
+        self.argv = command if user else parent_watch.command(command)
         self.env = {**os.environ, **(env or {})}
         self.ready_prompt = ready_prompt
         self.stop_signal = stop_signal

@@ -13,21 +13,26 @@ import psutil
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+FIRST_STEP, LAST_STEP = 0.02, 0.2
+"""Seconds between two polls. To ask costs time that the process that is waited for needs to start."""
+
 
 def finished(
-    argv: Sequence[str], env: Mapping[str, str] | None = None, seconds: float = 60
+    argv: Sequence[str], env: Mapping[str, str] | None = None, seconds: float = 120
 ) -> subprocess.CompletedProcess[str]:
     """The program after its end, whatever its status, with what it wrote."""
     return subprocess.run(argv, env=env, capture_output=True, text=True, timeout=seconds, check=False)
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 30) -> None:
-    """Poll until the condition holds; fail after the given seconds."""
+def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
+    """Poll until the condition holds, ever less often; fail after the given seconds."""
     deadline = time.monotonic() + seconds
+    step = FIRST_STEP
     while not condition():
         if time.monotonic() > deadline:
             raise AssertionError(f"{getattr(condition, '__name__', condition)} did not come true in {seconds} s")
-        time.sleep(0.05)
+        time.sleep(step)
+        step = min(step * 1.2, LAST_STEP)
 
 
 def processes_in(directory: Path) -> list[psutil.Process]:

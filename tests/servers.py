@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+import httpx
 import pytest
 
 from broker_django.development.embedded import EmbeddedServerError, server_binary
@@ -111,6 +112,13 @@ def listens(port: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def is_healthy(url: str) -> bool:
+    """The site at this URL answers. To load authorities for TLS, which nobody needs here, takes longer than to ask."""
+    with contextlib.suppress(httpx.TransportError):
+        return httpx.get(f"{url}/broker/health/", trust_env=False, verify=False).is_success
+    return False
 
 
 @contextlib.contextmanager

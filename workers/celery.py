@@ -1,4 +1,4 @@
-"""The Celery app of projects that have none of their own: `celery -A workers.celery worker`."""
+"""The Celery app for projects without their own: `celery -A workers.celery worker`."""
 
 from __future__ import annotations
 

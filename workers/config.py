@@ -1,4 +1,4 @@
-"""The settings that make Celery lose nothing, laid under what the project set on purpose."""
+"""Celery settings that lose no messages. They never override what the project set."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kombu.transport import TRANSPORT_ALIASES
 from broker_django.conf import conf as broker_conf
 from broker_django.messaging import celery_app
 from broker_django.messaging.publishing import RETRY_POLICY, SHARE_OF_A_TRY
-from workers.failing import explain
+from workers.fatal_errors import explain
 from workers.replaying.connections import clean, is_pooled, keep_settings, watch, watch_pools
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ WORKER_TRANSPORTS = {
     "pyamqp": "workers.consuming.rabbitmq:Transport",
     "amqps": "workers.consuming.rabbitmq:SSLTransport",
 }
-"""What serves the URLs in a worker, which stay as they are, for Flower too. They are loaded when they are used: a
+"""Transports for broker URLs in a worker. The URLs stay unchanged, also for Flower. They are named by path, because a
 project configures its app before Django is set up.
 """
 
@@ -59,10 +59,10 @@ REDIS_OPTIONS: dict[str, Any] = {
 
 
 def configure(app: Celery) -> Celery:
-    """Make this app carry dispatches: its replay task, its queues and the safe settings.
+    """Configure this app for dispatches: its replay task, its queues and safe settings.
 
-    Call it once, after `config_from_object`. Nothing that the project set on purpose is overridden: settings are
-    filled in, queues and transport options are added to. The task is loaded with the project's own tasks.
+    Call it once, after `config_from_object`. It never overrides what the project set: it fills in unset settings and
+    adds queues and transport options. The task is loaded with the project's own tasks.
     """
     celery_app.use(app)
     app.autodiscover_tasks(["workers"])
@@ -82,8 +82,8 @@ def _apply(app: Celery) -> None:
     safe = {**SAFE_SETTINGS, **_prefixed_settings(), "broker_connection_timeout": _try_timeout()}
     missing = [name for name in safe if not _is_set(app, name)]
     app.conf.update({name: safe[name] for name in missing})
-    celery_app.note_filled_in(app, missing)
-    if _speaks(app, celery_app.REDIS_SCHEMES):
+    celery_app.add_filled_in(app, missing)
+    if _uses(app, celery_app.REDIS_SCHEMES):
         app.conf.broker_transport_options = {
             **REDIS_OPTIONS,
             **_prefixed_keys(),
@@ -97,62 +97,66 @@ def _apply(app: Celery) -> None:
 
 
 def _prefixed_settings() -> dict[str, str]:
-    """What Celery shares with other projects on the message broker: its own queue, remote control, and task events."""
+    """Returns names with the prefix for what Celery shares with other projects on the message broker: its default
+    queue, remote control and task events.
+    """
     prefix = broker_conf.prefix
     names = {"task_default_queue": "celery", "control_exchange": "celery", "event_exchange": "celeryev"}
     return {setting: prefix + name for setting, name in names.items()} if prefix else {}
 
 
 def _prefixed_keys() -> dict[str, str]:
-    """Where kombu keeps what is not acknowledged: another project would deliver it again after a time of its own."""
+    """Returns keys with the prefix for kombu's unacknowledged messages. Otherwise another project would deliver them
+    again after its own timeout.
+    """
     prefix = broker_conf.prefix
     names = ("unacked", "unacked_index", "unacked_mutex")
     return {f"{name}_key": prefix + name for name in names} if prefix else {}
 
 
 def _try_timeout() -> float:
-    """Seconds that one try to publish has."""
+    """Seconds for one attempt to publish."""
     return broker_conf.PUBLISH_TIMEOUT * SHARE_OF_A_TRY
 
 
 def _keep_connections(app: Celery) -> None:
-    """Let a worker keep its database connections: Celery would connect anew for each task.
+    """Let a worker keep its database connections. Celery would reconnect for each task.
 
-    CELERY_DB_REUSE_MAX, where the project set it, stays in charge. A worker looks it up before `celeryd_init`.
+    If the project set CELERY_DB_REUSE_MAX, that applies. A worker reads it before `celeryd_init`.
     """
     if app.conf.get(REUSE_MAX) is None:
         app.conf[REUSE_MAX] = sys.maxsize
-        celery_app.note_filled_in(app, [REUSE_MAX])
+        celery_app.add_filled_in(app, [REUSE_MAX])
 
 
 def _prepare(instance: Any, conf: Any, options: Any, **_: Any) -> None:
-    """Suit this process to a worker that serves the configured app; other apps have theirs as they are."""
+    """Prepare this process if it is a worker of the configured app. Other apps are not changed."""
     app = celery_app.get_app()
     if instance.app != app:
         return
-    signals.task_postrun.connect(_leave_clean, dispatch_uid="request_broker.clean", weak=False)
+    signals.task_postrun.connect(_clean_up, dispatch_uid="request_broker.clean", weak=False)
     pool = options.get("pool_cls") or options.get("pool") or conf.worker_pool
     if REUSE_MAX in celery_app.filled_in(app):
         close = _close_connections if _is_green(pool) else _close_old_connections
         signals.task_prerun.connect(close, dispatch_uid="request_broker.connections", weak=False)
         signals.task_postrun.connect(close, dispatch_uid="request_broker.connections", weak=False)
         for alias in connections:
-            _keep(connections.settings[alias])
-    watch_pools()  # which changes the settings that `watch` keeps
+            _keep_open(connections.settings[alias])
+    watch_pools()  # before `watch`, because it changes the settings that `watch` records
     watch()
-    for begins in (signals.worker_init, signals.worker_process_init):  # where projects change settings for workers
+    for begins in (signals.worker_init, signals.worker_process_init):  # projects change settings for workers there
         begins.connect(keep_settings, dispatch_uid="request_broker.settings", weak=False)
     signals.worker_shutdown.connect(explain, dispatch_uid="request_broker.failing", weak=False)
     TRANSPORT_ALIASES.update(WORKER_TRANSPORTS)
-    if _speaks(app, celery_app.REDIS_SCHEMES):
-        _be_patient(conf)
+    if _uses(app, celery_app.REDIS_SCHEMES):
+        _raise_socket_timeout(conf)
         if _is_green(pool):
-            _give_messages_in_hand(app, conf)
+            _raise_prefetch(app, conf)
 
 
-def _keep(database: dict[str, Any]) -> None:
-    """As long as CONN_MAX_AGE says where it does, else for good; and checked before it is used again, for a task that
-    meets a cut connection could not claim its dispatch. A pool of Django's keeps its connections itself.
+def _keep_open(database: dict[str, Any]) -> None:
+    """Keep connections for CONN_MAX_AGE, or forever if it is unset, and check them before use: a task on a broken
+    connection could not claim its dispatch. Django's pool manages its own connections.
     """
     if is_pooled(database):
         return
@@ -160,7 +164,7 @@ def _keep(database: dict[str, Any]) -> None:
     database["CONN_HEALTH_CHECKS"] = True
 
 
-def _leave_clean(task: Any, **_: Any) -> None:
+def _clean_up(task: Any, **_: Any) -> None:
     """A replay cleans up itself, before it records its outcome."""
     if not task.request.is_eager and task.name != celery_app.TASK:
         clean()
@@ -172,7 +176,7 @@ def _close_old_connections(task: Any, **_: Any) -> None:
 
 
 def _close_connections(task: Any, **_: Any) -> None:
-    """Each green thread has connections of its own, and ends with its task."""
+    """Each green thread has its own connections, and ends with its task."""
     if not task.request.is_eager:
         connections.close_all()
 
@@ -182,15 +186,15 @@ def _is_green(pool: str | type[Any]) -> bool:
     return module.rpartition(".")[2] in GREEN_POOLS
 
 
-def _be_patient(conf: Any) -> None:
-    """A client's request must not hang on Redis; a worker rather waits than drops its connection and what it holds."""
+def _raise_socket_timeout(conf: Any) -> None:
+    """Web requests must not hang on Redis. A worker should rather wait than drop its connection and its messages."""
     options = conf.broker_transport_options
     if options.get("socket_timeout") == _try_timeout():
         conf.broker_transport_options = {**options, "socket_timeout": WORKER_SOCKET_TIMEOUT}
 
 
-def _give_messages_in_hand(app: Celery, conf: Any) -> None:
-    """Green pools on Redis all but stop with a prefetch of one."""
+def _raise_prefetch(app: Celery, conf: Any) -> None:
+    """With a prefetch of one, green pools on Redis nearly stop."""
     for name in celery_app.filled_in(app) & GREEN_SETTINGS.keys():
         conf[name] = GREEN_SETTINGS[name]
 
@@ -201,12 +205,14 @@ def _is_set(app: Celery, name: str) -> bool:
     return any(key in layer for layer in layers for key in keys)
 
 
-def _speaks(app: Celery, schemes: Collection[str]) -> bool:
+def _uses(app: Celery, schemes: Collection[str]) -> bool:
     return not celery_app.schemes(app).isdisjoint(schemes)
 
 
 def _add_queues(app: Celery) -> None:
-    """Beside the project's queues, or the default queue as Celery makes it, and as Celery makes one that is missing."""
+    """Add the broker's queues to the project's, or to Celery's default queue, with the type that Celery uses for
+    missing queues.
+    """
     queues: Any = app.amqp.Queues(app.conf.task_queues, create_missing_queue_type=_queue_type(app))
     declared: Any = app.conf.task_queues or list(queues.values())
     names = [policy.celery_queue for policy in broker_conf.queues.values()]

@@ -1,6 +1,6 @@
-"""What a worker tells of itself, and is told, over Celery's remote control.
+"""Remote control commands: a worker reports its status and accepts commands.
 
-`celery inspect` imports it before Django is set up.
+`celery inspect` imports this module before Django is set up.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ logger = logging.getLogger("workers.inspection")
 
 
 MOST_SHOWN = 20
-"""Of what runs, the longest."""
+"""How many running tasks are shown; those that have run the longest."""
 
 
 @inspect_command(name="broker_status")
 def broker_status(state: Any) -> dict[str, Any]:
-    """The worker's clock (seconds since the epoch), the Celery queues that it consumes, its processes, what they run,
-    and what tells its keys apart.
+    """Returns the worker's clock (seconds since the epoch), the Celery queues that it consumes, its processes and their
+    tasks, and its key ids.
 
-    `begun` is how many tasks have begun so far; `lost` how many slots run nothing and are not free.
+    `begun` is the number of tasks that have begun so far; `lost` the number of slots that run nothing but are not free.
     """
     plan, running = state.consumer.broker_planning.plan, list(active_requests)
     return {
@@ -58,9 +58,10 @@ def _shown(request: Any) -> dict[str, Any]:
 
 
 def _lost_slots(pool: Any) -> int:
-    """Of the threads pool, whose tasks count as running for ever if they end with a SystemExit or the like.
+    """Counts lost threads of the threads pool: if a task ends with SystemExit or the like, it counts as running
+    forever.
 
-    What runs before and after the threads are counted has one of them, or is lost.
+    Only tasks that run both before and after counting the threads hold a slot or have lost it.
     """
     executor = getattr(pool, "executor", None)
     threads, idle = getattr(executor, "_threads", None), getattr(executor, "_idle_semaphore", None)
@@ -73,9 +74,9 @@ def _lost_slots(pool: Any) -> int:
 
 @control_command(name=probing.CONSUME, args=[("queue", str)], signature="<queue>")
 def read_probes(state: Any, queue: str) -> dict[str, str]:
-    """Read a queue of probes too, until the connection to the message broker is lost or somebody cancels it."""
+    """Also consume a probe queue, until the connection to the message broker is lost or the consumer is cancelled."""
     if not queue.startswith(probing.QUEUES):
-        return {"error": "this is no queue of probes"}
+        return {"error": "this is not a probe queue"}
     consumer = state.consumer.task_consumer
     consumer.add_queue(probing.queue_of(queue))
     consumer.consume()
@@ -84,7 +85,7 @@ def read_probes(state: Any, queue: str) -> dict[str, str]:
 
 @control_command(name=probing.CANCEL, args=[("queue", str)], signature="<queue>")
 def read_no_probes(state: Any, queue: str) -> dict[str, str]:
-    """Do not read this queue of probes any more."""
+    """Stop consuming this probe queue."""
     if queue.startswith(probing.QUEUES):
         state.consumer.task_consumer.cancel_by_queue(queue)
     return {"ok": "not reading"}
@@ -92,33 +93,33 @@ def read_no_probes(state: Any, queue: str) -> dict[str, str]:
 
 @control_command(name=ROUTING_CHANGED)
 def routing_changed(state: Any) -> dict[str, str]:
-    """Look at the rows of routers and destinations now."""
+    """Read the rows of routers and destinations now."""
     logger.info("Routers have changed")
-    state.consumer.broker_planning.hurry()
-    return {"ok": "looking"}
+    state.consumer.broker_planning.poll_now()
+    return {"ok": "reading"}
 
 
 @control_command(name=STOP, args=[("dispatch_id", str), ("attempt", int)], signature="<dispatch id> <attempt>")
 def stop(state: Any, dispatch_id: str, attempt: int) -> dict[str, str]:
-    """Cancel an attempt that runs here, where its queue allows it, and stop the process that runs it."""
-    from workers.replaying import stopping  # noqa: PLC0415 - which needs Django to be set up
+    """Cancel an attempt that runs here, if its queue allows it, and stop the process that runs it."""
+    from workers.replaying import stopping  # noqa: PLC0415 - needs Django to be set up
 
     pool = state.consumer.pool
     if not stopping.can_stop(pool):
         return {"error": f"{type(pool).__module__} cannot stop a task"}
     request = next((each for each in active_requests if each.id == dispatch_id), None)
     if request is None or not stopping.cancel(dispatch_id, attempt, state.hostname):
-        return {"error": "it does not run here, or may not be stopped"}
+        return {"error": "it does not run here, or its queue does not allow it"}
     request.terminate(pool)
     return {"ok": "stopped"}
 
 
 def _cancelling(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Celery's own command, once the dispatches among the tasks that it is to revoke are cancelled in the ledger."""
+    """Returns Celery's command, preceded by cancelling the dispatches among the revoked tasks in the ledger."""
 
     @functools.wraps(command)
     def revoke(state: Any, *args: Any, task_id: Any = (), **options: Any) -> Any:
-        from workers.replaying import revocation  # noqa: PLC0415 - which needs Django to be set up
+        from workers.replaying import revocation  # noqa: PLC0415 - needs Django to be set up
 
         revocation.cancel_waiting(maybe_list(task_id) or [])
         return command(state, *args, task_id=task_id, **options)

@@ -31,7 +31,7 @@ from broker_django.context import Replay
 from broker_django.ledger import bodies, ledger
 from broker_django.messaging import tracing
 from broker_django.messaging.celery_app import TASK, queue_of_delivery
-from broker_django.messaging.publishing import from_text, open_reference, open_request, seal_response
+from broker_django.messaging.sealing import from_text, open_reference, open_request, seal_response
 from broker_django.models.moments import moment
 from workers.replaying import connections, error_reports
 from workers.replaying.isolation import isolated
@@ -60,13 +60,13 @@ logger = logging.getLogger("workers.tasks")
 
 
 class ReplayTask(Task):  # type: ignore[type-arg]
-    """Tells the ledger when something else than the view failed."""
+    """Updates the ledger if something other than the view failed."""
 
     abstract = True
     Request = "workers.replaying.request:ReplayRequest"
 
     def on_failure(self, exc: Exception, task_id: str, _args: Any, _kwargs: Any, _einfo: Any) -> None:
-        if isinstance(exc, DispatchFailedError):  # the ledger has it
+        if isinstance(exc, DispatchFailedError):  # already in the ledger
             return
         attempt = getattr(self.request, "attempt", None)
         told = error_reports.log_extra(task_id) if attempt else {"dispatch_id": task_id}
@@ -91,9 +91,9 @@ class ReplayTask(Task):  # type: ignore[type-arg]
     max_retries=None,
 )
 def replay(self: Any, /, sealed: object = None, *_unknown: object, **_unknown_too: object) -> dict[str, Any]:
-    """Open, claim, run, and store the sealed response. Gives what Flower shows of it.
+    """Open, claim and run the request, and store the sealed response. Returns what Flower shows.
 
-    Celery itself stores no result: the response and the state in the ledger are stored together, or neither is.
+    Celery itself stores no result. The response and the state in the ledger are stored in one transaction.
     """
     request, task_id = self.request, self.request.id
     request.broker_began = time.monotonic()
@@ -109,11 +109,11 @@ def replay(self: Any, /, sealed: object = None, *_unknown: object, **_unknown_to
 
 
 def _claim(request: Any, dispatch_id: uuid.UUID, policy: QueuePolicy) -> int:
-    """The number of this attempt. Raises Ignore if there is nothing to run, Reject if the ledger does not answer."""
+    """Returns the attempt number. Raises Ignore if there is nothing to run, Reject if the ledger does not answer."""
     worker, asked = request.hostname or "", timezone.now()
     if not request.is_eager:
         connections.drop_unfit()
-    attempt = _told(request, lambda: ledger.claim(dispatch_id, policy, worker, first_asked=asked), dispatch_id)
+    attempt = _ask_ledger(request, lambda: ledger.claim(dispatch_id, policy, worker, first_asked=asked), dispatch_id)
     if not attempt:
         if ledger.close(dispatch_id, policy) is State.FAILED:
             error_reports.report_failure_of(dispatch_id)
@@ -125,29 +125,30 @@ def _claim(request: Any, dispatch_id: uuid.UUID, policy: QueuePolicy) -> int:
 
 def _log_dropped(dispatch_id: uuid.UUID) -> None:
     if ledger.find(dispatch_id) is not None:
-        logger.info("Dispatch %s is dropped: it was delivered before, or nobody wants it any more", dispatch_id)
+        logger.info("Dispatch %s is dropped: it was delivered before, cancelled or expired", dispatch_id)
         return
     text = "Dispatch %s is dropped: it is not in the ledger of this worker. Do the web processes use another database?"
     logger.warning(text, dispatch_id, extra={"dispatch_id": str(dispatch_id)})
 
 
-def _told(request: Any, tell: Callable[[], int], dispatch_id: uuid.UUID) -> int:
-    """What the ledger says. Raises Reject, so that the message is not used up, if it says nothing for too long."""
+def _ask_ledger(request: Any, statement: Callable[[], int], dispatch_id: uuid.UUID) -> int:
+    """Returns the ledger's answer. Raises Reject, so that the message stays queued, if there is none for too long."""
     if request.is_eager:
-        return tell()
+        return statement()
     try:
-        return persistently(tell, str(dispatch_id), min(PATIENCE, seconds_to_soft_limit(request)))
+        return persistently(statement, str(dispatch_id), min(PATIENCE, seconds_to_soft_limit(request)))
     except (LedgerSilentError, SoftTimeLimitExceeded) as error:
-        logger.error("Dispatch %s goes back to its queue, the ledger does not answer: %s", dispatch_id, error)
+        logger.error("Dispatch %s is returned to its queue, because the ledger does not answer: %s", dispatch_id, error)
         with past_soft_limit():
-            time.sleep(longest_pause())  # a queue with a short time limit would be read again at once, and again
+            time.sleep(longest_pause())  # a queue with a short time limit would otherwise be read again at once
         raise Reject(str(error), requeue=True) from error
 
 
 def _answer(task: Any, request: RequestMessage | str, dispatch_id: uuid.UUID, queue: str, attempt: int) -> Answer:
-    """Of the view; or why it could not be run, where the request lies in a file of this name.
+    """Returns the view's answer, or why it could not run. `request` may be the name of a file that contains the
+    request.
 
-    Another worker may see a storage, or have a key, that this one does not.
+    Another worker may have access to a storage or a key that this one does not have.
     """
     try:
         message = _read(request, str(dispatch_id), queue) if isinstance(request, str) else request
@@ -176,7 +177,7 @@ def _answer(task: Any, request: RequestMessage | str, dispatch_id: uuid.UUID, qu
 
 
 def _replayed(message: RequestMessage, replay: Replay, trace: dict[str, str]) -> Answer:
-    """In isolation. What fails as the process is put back comes too late to be the outcome."""
+    """Runs in isolation. Errors while the process state is restored do not change the outcome."""
     answers: list[Answer] = []
     try:
         isolated(lambda: answers.append(_traced(message, replay, trace)))
@@ -185,7 +186,7 @@ def _replayed(message: RequestMessage, replay: Replay, trace: dict[str, str]) ->
         if not answers:
             raise
         told = {"dispatch_id": str(replay.id)}
-        logger.error("Dispatch %s left a process that cannot be put back", replay.id, exc_info=error, extra=told)
+        logger.error("The process state after dispatch %s cannot be restored", replay.id, exc_info=error, extra=told)
     return answers[0]
 
 
@@ -195,7 +196,7 @@ def _traced(message: RequestMessage, replay: Replay, trace: dict[str, str]) -> A
 
 
 def _read(file: str, dispatch_id: str, queue: str) -> RequestMessage:
-    """Raises StorageError and StoredRequestError; StoredRequestAlteredError if no worker could read it."""
+    """Raises StorageError and StoredRequestError; StoredRequestAlteredError if no worker could read the request."""
     try:
         return RequestMessage.decode(open_request(bodies.read(file), dispatch_id, queue))
     except UnknownKeyError as error:
@@ -208,7 +209,7 @@ def _read(file: str, dispatch_id: str, queue: str) -> RequestMessage:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """An attempt that this process made. `file` has the request if it was too large for a message."""
+    """An attempt by this process. `file` contains the request if it was too large for a message."""
 
     dispatch_id: uuid.UUID
     number: int
@@ -221,8 +222,8 @@ class Attempt:
 
 
 def _conclude(request: Any, attempt: Attempt, answer: Answer) -> dict[str, Any]:
-    """Record how the attempt ended. Raises Celery's Retry if there is to be another attempt, and DispatchFailedError if
-    the dispatch failed for good.
+    """Record how the attempt ended. Raises Celery's Retry if another attempt follows, and DispatchFailedError if the
+    dispatch failed for good.
     """
     dispatch_id = str(attempt.dispatch_id)
     sealed = seal_response(answer.response, dispatch_id, attempt.number)
@@ -232,7 +233,7 @@ def _conclude(request: Any, attempt: Attempt, answer: Answer) -> dict[str, Any]:
         try:
             due = persistently(lambda: _end(request, attempt, answer, sealed), dispatch_id, seconds_left(request))
         except LedgerSilentError:
-            late.tell(dispatch_id, partial(copy_context().run, _end_late, request, attempt, answer, sealed))
+            late.record(dispatch_id, partial(copy_context().run, _end_late, request, attempt, answer, sealed))
             return {"status": answer.response.status, "error": answer.error, "attempt": attempt.number, "told": False}
     if due is not None:
         raise Retry(answer.error, when=due)
@@ -255,7 +256,9 @@ def _end(request: Any, attempt: Attempt, answer: Answer, sealed: str) -> datetim
         ended = _recorded(request, attempt, answer, sealed)
         if not ended:
             logger.warning(
-                "Dispatch %s was taken over or cancelled before attempt %d ended", attempt.dispatch_id, attempt.number
+                "Dispatch %s was taken over by another worker, or cancelled, before attempt %d ended",
+                attempt.dispatch_id,
+                attempt.number,
             )
         elif answer.error:
             text, told = "Dispatch %s failed for good in attempt %d: %s", error_reports.log_extra(attempt.dispatch_id)
@@ -269,7 +272,7 @@ def _end(request: Any, attempt: Attempt, answer: Answer, sealed: str) -> datetim
 
 
 def _again(attempt: Attempt, answer: Answer) -> datetime | None:
-    """When the dispatch is due again, if it is to be."""
+    """Returns when the dispatch is due again; None if it is not retried."""
     if answer.unknown_here:
         due = ledger.hand_back(attempt.dispatch_id, attempt.run, answer.error)
         what = "is handed back"
@@ -277,12 +280,12 @@ def _again(attempt: Attempt, answer: Answer) -> datetime | None:
         due = ledger.retry(attempt.dispatch_id, attempt.run, attempt.policy, answer.outcome)
         what = f"failed in attempt {attempt.number}"
     if due is not None:
-        logger.info("Dispatch %s %s, it is due at %s: %s", attempt.dispatch_id, what, due.isoformat(), answer.error)
+        logger.info("Dispatch %s %s and is due at %s: %s", attempt.dispatch_id, what, due.isoformat(), answer.error)
     return due
 
 
 def _recorded(request: Any, attempt: Attempt, answer: Answer, sealed: str) -> bool:
-    """Record the outcome with its response; without it, if the result store refuses what this response is."""
+    """Record the outcome with its response, or without it if the result store refuses this response."""
     number, policy, outcome = attempt.number, attempt.policy, answer.outcome
     try:
         return ledger.conclude(attempt.dispatch_id, number, policy, outcome, sealed, task=request)
@@ -297,11 +300,10 @@ def _recorded(request: Any, attempt: Attempt, answer: Answer, sealed: str) -> bo
 
 
 def _open(task_id: str, delivery: Mapping[str, Any], sealed: object) -> tuple[str, RequestMessage | str]:
-    """The queue, and the message or the name of the file that it lies in.
+    """Returns the queue, and the message or the name of the file that contains it.
 
-    Raises Ignore for what was not sealed here, for this id and this queue.
-
-    Not Reject: Celery would store a failure under an id that may be another dispatch's.
+    Raises Ignore if it was not sealed here for this id and this queue. Not Reject, because Celery would store a failure
+    under an id that may belong to another dispatch.
     """
     try:
         queue = queue_of_delivery(delivery)

@@ -1,4 +1,4 @@
-"""Dispatches in the admin: to look at, and where they are dead letters, to run again or to discard."""
+"""Dispatches in the admin: view all, and retry or discard dead letters."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ ERRORS_SHOWN = 20
 
 
 def _of_tenant(request: HttpRequest, rows: QuerySet[DispatchRecord]) -> QuerySet[DispatchRecord]:
-    """Those of the tenant whose admin this is; all of them for one that is nobody's, or that all tenants share."""
+    """Returns the dispatches of this admin's tenant; all of them in an admin without a tenant, or the shared one."""
     tenant = ownership.tenant_of(request)
     shared = {"", getattr(settings, "PUBLIC_SCHEMA_NAME", "public")} if apps.is_installed("django_tenants") else {""}
     return rows if tenant in shared else rows.filter(tenant=tenant)
 
 
 class DeadLetterFilter(admin.SimpleListFilter):
-    """Dead letters, all or those of one error."""
+    """Filters dead letters: all, or those with one error."""
 
     title = _("dead letters")
     parameter_name = "dead"
@@ -70,7 +70,7 @@ class DeadLetterFilter(admin.SimpleListFilter):
 
 @admin.register(DispatchRecord)
 class DispatchAdmin(ModelAdmin):
-    """Read-only but for dead letters. The request's headers and body stay sealed."""
+    """Read-only, except for dead letters. The request's headers and body stay sealed."""
 
     list_display = ("summary", "queue", "coloured_state", "attempts", "answered", "waited", "ran", "accepted_at")
     list_filter = (DeadLetterFilter, "queue", "state", "method", "accepted_at")
@@ -127,7 +127,7 @@ class DispatchAdmin(ModelAdmin):
         request: HttpRequest,
         rows: QuerySet[DispatchRecord],
         act: Callable[[UUID, str], bool],
-        said: str,
+        message: str,
     ) -> int:
         chosen = list(rows.filter(dead_letters.are_dead_letters()).values_list("pk", flat=True))
         actor, kind = f"{request.user.get_username()} in the admin", ContentType.objects.get_for_model(DispatchRecord)
@@ -142,7 +142,7 @@ class DispatchAdmin(ModelAdmin):
                     object_id=str(record.pk),
                     object_repr=str(record)[:200],
                     action_flag=CHANGE,
-                    change_message=said,
+                    change_message=message,
                 )
                 for record in all_rows().filter(pk__in=chunk).defer("sealed", "kept_response")
             )
@@ -191,15 +191,15 @@ class DispatchAdmin(ModelAdmin):
 
 
 def history(record: DispatchRecord) -> list[tuple[State, datetime, str]]:
-    """What happened when: the state entered, the moment, and a detail."""
+    """Returns the history of a dispatch: each state that it entered, the time, and a detail."""
     ended = list(record.ended_attempts.order_by("pk"))
-    again = list(record.actions.filter(action="retry"))
-    for_good = {max((each.number for each in ended if each.ended_at <= action.at), default=0) for action in again}
+    retries = list(record.actions.filter(action="retry"))
+    for_good = {max((each.number for each in ended if each.ended_at <= action.at), default=0) for action in retries}
     events = [(State.QUEUED, record.accepted_at, f"on {record.queue}, by {record.reason or 'request'}")]
     for each in ended:
         events.append((State.RUNNING, each.started_at, f"attempt {each.number} on {each.worker}"))
         events.append((State.FAILED if each.number in for_good else State.QUEUED, each.ended_at, each.error))
-    events += [(State.QUEUED, action.at, f"again, by {action.actor}") for action in again]
+    events += [(State.QUEUED, action.at, f"again, by {action.actor}") for action in retries]
     if record.started_at and record.attempts not in {0, *(each.number for each in ended)}:
         events.append((State.RUNNING, record.started_at, f"attempt {record.attempts} on {record.worker}"))
     if record.finished_at:

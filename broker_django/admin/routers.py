@@ -19,9 +19,9 @@ from broker_django.identity.users import user_model
 from broker_django.models import Destination, Router
 from broker_django.operations.explain import explain
 from broker_django.operations.forms import ImportForm, TrialForm
-from broker_django.operations.pools import tell_workers
+from broker_django.operations.pools import notify_workers
 from broker_django.routing import transfer
-from broker_django.routing.rows import broken
+from broker_django.routing.rows import error_of
 
 if TYPE_CHECKING:
     from django.db.models import QuerySet
@@ -34,7 +34,7 @@ else:
 
 
 OF_DESTINATIONS = ("leads_to", "works")
-"""The columns of the list that have urls of destinations; the second, of broken ones."""
+"""Columns of the list that show destinations' URLs; `works` shows broken ones."""
 
 
 class DestinationInline(TabularInline):
@@ -54,7 +54,7 @@ class DestinationInline(TabularInline):
 
 @admin.register(Router)
 class RouterAdmin(ModelAdmin):
-    """Live: what is saved here decides within a second, in every process."""
+    """Changes take effect within a second, in every process."""
 
     inlines = (DestinationInline,)
     list_display = ("code", "source", "rank", "action", "leads_to", "shown_condition", "is_active", "works")
@@ -84,22 +84,22 @@ class RouterAdmin(ModelAdmin):
         return [*fields, "destinations__url"] if _may_see_destinations(request) else fields
 
     def history_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
-        """It names the destinations that were changed."""
+        """Requires permission to view destinations, because the history names changed ones."""
         if not _may_see_destinations(request):
             raise PermissionDenied
         return super().history_view(request, object_id, extra_context)
 
-    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:  # noqa: FBT001
+    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:  # noqa: FBT001 - Django's signature
         super().save_related(request, form, formsets, change)
-        tell_workers()
+        notify_workers()
 
     def delete_model(self, request: HttpRequest, obj: Router) -> None:
         super().delete_model(request, obj)
-        tell_workers()
+        notify_workers()
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Router]) -> None:
         super().delete_queryset(request, queryset)
-        tell_workers()
+        notify_workers()
 
     @admin.display(description=_("destinations"))
     def leads_to(self, router: Router) -> str:
@@ -114,36 +114,36 @@ class RouterAdmin(ModelAdmin):
 
     @admin.display(description=_("works"))
     def works(self, router: Router) -> str:
-        reason = broken(router)
+        reason = error_of(router)
         if not reason and not any(_shares(router).values()):
-            reason = gettext("drained: passed over")
+            reason = gettext("drained: skipped")
         return format_html('<strong style="color: #c62828">{}</strong>', reason) if reason else "✓"
 
     @admin.action(description=_("Activate the selected routers"), permissions=["change"])
     def activate(self, request: HttpRequest, routers: QuerySet[Router]) -> None:
         chosen = list(routers)
         routers.update(is_active=True)
-        self._tell(request, chosen, gettext("Activated."))
+        self._log_changes(request, chosen, gettext("Activated."))
 
     @admin.action(description=_("Deactivate the selected routers"), permissions=["change"])
     def deactivate(self, request: HttpRequest, routers: QuerySet[Router]) -> None:
-        chosen = list(routers)  # before the filters of the list no longer find them
+        chosen = list(routers)  # the update may change what the list's filters match
         routers.update(is_active=False)
-        self._tell(request, chosen, gettext("Deactivated."))
+        self._log_changes(request, chosen, gettext("Deactivated."))
 
     @admin.action(description=_("Drain the selected routers: weight 0"), permissions=["drain"])
     def drain(self, request: HttpRequest, routers: QuerySet[Router]) -> None:
         chosen = list(routers)
         Destination.objects.filter(router__in=chosen).update(weight=0)
-        self._tell(request, chosen, gettext("Drained."))
+        self._log_changes(request, chosen, gettext("Drained."))
 
     @admin.action(description=_("Export the selected routers as JSON"), permissions=["export"])
     def export(self, request: HttpRequest, routers: QuerySet[Router]) -> HttpResponse:  # noqa: ARG002 - Django's signature
         disposition = {"Content-Disposition": 'attachment; filename="routers.json"'}
         return HttpResponse(transfer.export(routers), content_type="application/json", headers=disposition)
 
-    def _tell(self, request: HttpRequest, changed: list[Router], message: str) -> None:
-        tell_workers()
+    def _log_changes(self, request: HttpRequest, changed: list[Router], message: str) -> None:
+        notify_workers()
         for router in changed:
             self.log_change(request, router, message)
         text = ngettext("%(count)d router was changed.", "%(count)d routers were changed.", len(changed))
@@ -157,7 +157,7 @@ class RouterAdmin(ModelAdmin):
         return [*own, *super().get_urls()]
 
     def import_view(self, request: HttpRequest) -> HttpResponse:
-        """Take in routers that another site exported."""
+        """Import routers that another site exported."""
         if not self._may_import(request):
             raise PermissionDenied
         form = ImportForm(request.POST or None, request.FILES or None)
@@ -167,29 +167,29 @@ class RouterAdmin(ModelAdmin):
             except ValidationError as error:
                 form.add_error("file", error)
             else:
-                self._note_import(request, taken)
+                self._log_import(request, taken)
                 return HttpResponseRedirect(reverse("admin:broker_django_router_changelist"))
         return self._page(request, "import.html", _("Import routers"), form=form)
 
     def try_view(self, request: HttpRequest) -> HttpResponse:
-        """Tell what would happen to a request."""
+        """Explain what would happen to a request."""
         if not self.has_view_permission(request):
             raise PermissionDenied
         form = TrialForm(request.GET or None, may_name_users=_may_see_users(request))
-        told = None
+        explanation = None
         if form.is_valid():
             given = form.cleaned_data
-            told = explain(
+            explanation = explain(
                 given["method"],
                 given["path"],
                 given["headers"],
                 given.get("user"),
                 names_destinations=_may_see_destinations(request),
             )
-        return self._page(request, "try.html", _("Try a request"), form=form, told=told)
+        return self._page(request, "try.html", _("Try a request"), form=form, explanation=explanation)
 
     def _may_import(self, request: HttpRequest) -> bool:
-        """It makes, changes and deletes rows."""
+        """An import creates, changes and deletes rows."""
         permissions = [
             ("add", Router),
             ("change", Router),
@@ -197,18 +197,18 @@ class RouterAdmin(ModelAdmin):
         ]
         return all(_may(request, verb, model) for verb, model in permissions)
 
-    def _note_import(self, request: HttpRequest, taken: transfer.TakenIn) -> None:
+    def _log_import(self, request: HttpRequest, taken: transfer.Imported) -> None:
         for router in taken.created:
             self.log_addition(request, router, gettext("Imported."))
         for router in taken.changed:
             self.log_change(request, router, gettext("Imported."))
-        tell_workers()
+        notify_workers()
         text = gettext("Routers created: %(created)d, changed: %(changed)d.")
         counted = {"created": len(taken.created), "changed": len(taken.changed)}
         self.message_user(request, text % counted, messages.SUCCESS)
 
     def has_export_permission(self, request: HttpRequest) -> bool:
-        """Without its destinations, a router that is imported would lose those that it has."""
+        """Requires permission to view destinations: a router imported without them would lose its destinations."""
         return self.has_view_permission(request) and _may_see_destinations(request)
 
     def has_drain_permission(self, request: HttpRequest) -> bool:

@@ -1,67 +1,38 @@
-"""Acceptance: from a classified request to a ledger row, a published message, and the answer to the client."""
+"""Acceptance: from a submission that was admitted to a dispatch in the ledger."""
 
 from __future__ import annotations
 
 import logging
-import uuid
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from django.conf import settings
-from django.http.request import RawPostDataException
-from django.urls import NoReverseMatch
-from django.utils import timezone
-
 from broker_core.dispatches import Dispatch, SealedRequest, truncated
 from broker_core.errors import ReducedCapacityError, StorageError, UnavailableError
 from broker_core.idempotency import verdict
-from broker_core.redaction import printable, redacted
-from broker_django.admission import capacity, idempotency
-from broker_django.annotations.drf import view_class
-from broker_django.annotations.view_names import view_name
+from broker_core.redaction import redacted
+from broker_django.admission import capacity
+from broker_django.admission.steps import STEPS, NotQueueableError, admit
 from broker_django.conf import conf
-from broker_django.http import raw_body, to_message
-from broker_django.identity import credentials, drf, ownership, principals, sessions, users
-from broker_django.identity.freezing import evaluated
-from broker_django.identity.owners import owner_of, untold
-from broker_django.identity.users import user_key
 from broker_django.ledger import bodies, ledger, tokens
 from broker_django.messaging import tracing
 from broker_django.messaging.celery_app import get_app
-from broker_django.messaging.publishing import (
-    breaker,
-    publish,
-    run_eagerly,
-    seal_request,
-    sealed_with,
-    waiting_messages,
-)
-from broker_django.messaging.room import rooms
+from broker_django.messaging.publish_limits import publish_limits
+from broker_django.messaging.publishing import breaker, waiting_messages
+from broker_django.messaging.sealing import seal_request, sealed_with
 from broker_django.models import database
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from datetime import datetime
 
     from django.http import HttpRequest, HttpResponse
     from django.http.response import HttpResponseBase
-    from django.urls import ResolverMatch
 
     from broker_core.errors import BrokerError
     from broker_core.policies import Decision, QueuePolicy
-    from broker_django.identity.drf import Found
+    from broker_django.admission.submission import Submission
 
 logger = logging.getLogger("broker_django.admission.acceptance")
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """What the URL resolved to."""
-
-    function: Any
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
 
 
 @dataclass(slots=True)
@@ -72,7 +43,7 @@ class Accepted:
     `replayed` is the view's own response where the replay ran in this process.
     """
 
-    request: SealedRequest
+    sealed: SealedRequest
     decision: Decision
     carrier: HttpResponse
     here: str
@@ -81,7 +52,7 @@ class Accepted:
 
     @property
     def dispatch(self) -> Dispatch:
-        return self.request.dispatch
+        return self.sealed.dispatch
 
     @property
     def wait(self) -> float:
@@ -119,105 +90,89 @@ def _patience(decision: Decision) -> float:
     return min(decision.wait or 0.0, conf.MAX_WAIT)
 
 
-def admit(request: HttpRequest, view: View) -> tuple[Found | None, HttpResponseBase | None]:
-    """Whom the view itself authenticates, and its response where it refuses the request at the door."""
-    if view_class(view.function) is None:
-        return None, None
-    return drf.admit(request, view.function, view.args, view.kwargs)
+def accept(submission: Submission) -> Accepted | HttpResponseBase:
+    """Admit a submission, and write the dispatch into the ledger, sealed. A response if a step of admission answers.
 
-
-def accept(request: HttpRequest, view: View, decision: Decision) -> Accepted | HttpResponseBase | None:
-    """Write the dispatch into the ledger, sealed.
-
-    A response where the view refuses at the door; None where the body was consumed before the broker saw the request,
-    or where nobody could ask for the response, so that only running the view now loses nothing.
-    Raises BodyTooLargeError, ReducedCapacityError, UnavailableError, IdempotencyKeyError and
-    IdempotencyKeyMissingError.
+    Raises NotQueueableError if the view has to run now, and the BrokerErrors of the steps, UnavailableError among them.
     """
-    key = idempotency.key_of(request, view.function, decision)
-    dispatch_id, now = uuid.uuid4(), timezone.now()
-    try:
-        here = tokens.status_url(request, dispatch_id, now)
-        body = raw_body(request, conf.MAX_BODY_SIZE)
-    except RawPostDataException as error:
-        logger.warning("%s runs now instead of in a queue: %s", route_of(request.resolver_match), type(error).__name__)
-        return None
-    except NoReverseMatch:
-        _warn_of_urlconf(request)
-        return None
-    full = _full(decision.queue, key)
-    found, refusal = admit(request, view)
-    if refusal is not None:
-        return refusal
-    cookies, carrier = sessions.settle(request)
-    user = evaluated(getattr(request, "user", None))
-    dispatch = _dispatch(dispatch_id, request, decision, _owner(request, user, found), now, here)
-    credential = credentials.credential_for(
-        request, dispatch.user or None, carrier.cookies, lambda: _is_found_by_fields(request, view, found)
-    )
-    dispatch = replace(dispatch, credential=credential)
-    message = to_message(
-        request,
-        body,
-        user_key(user),
-        cookies,
-        view_user=user_key(found.user) if found is not None else None,
-        route=dispatch.route,
-        view=view_name(view.function, request.method or ""),
-        tenant=dispatch.tenant,
-        principal=principals.describe(request, user, found),
-        accepted_at=now.timestamp(),
-    )
-    sealed = seal_request(message, str(dispatch.id), decision.queue)
-    if key is not None:
-        dispatch = idempotency.marked(dispatch, request, body, key)
-    written = _write(SealedRequest(dispatch, sealed), full)
-    if written is None:
-        return None
-    if written.dispatch.id == dispatch.id:
-        return Accepted(written, decision, carrier, here)
-    here = tokens.status_url(request, written.dispatch.id, written.dispatch.accepted_at)
+    response = admit(submission, STEPS)
+    if response is not None:
+        return response
+    carrier = submission.carrier  # this saves the session, before the user is looked at
+    sealed = sealed_of(submission)
+    written = _recorded(submission, sealed)
+    request, decision = submission.request, submission.decision
+    if written.dispatch.id == submission.id or request is None:
+        return Accepted(written, decision, carrier, submission.status_url)
+    return _repeated(request, written.dispatch, decision, carrier, sealed.dispatch.fingerprint)
+
+
+def _repeated(
+    request: HttpRequest, earlier: Dispatch, decision: Decision, carrier: HttpResponse, fingerprint: str
+) -> Repeated:
+    here = tokens.status_url(request, earlier.id, earlier.accepted_at)
     outer = database.in_transaction() and not get_app().conf.task_always_eager  # which replays within it
-    return Repeated(written, decision, carrier, here, fingerprint=dispatch.fingerprint, in_transaction=outer)
+    sealed = SealedRequest(earlier)
+    return Repeated(sealed, decision, carrier, here, fingerprint=fingerprint, in_transaction=outer)
 
 
-def _warn_of_urlconf(request: HttpRequest) -> None:
-    logger.warning(
-        "%s runs now instead of in a queue: the broker's URLs cannot be reversed on the host %s. Include "
-        '"broker_django.urls" in the URLconf %s, below a prefix that captures nothing.',
-        route_of(request.resolver_match),
-        printable(ownership.host_of(request)),
-        getattr(request, "urlconf", None) or settings.ROOT_URLCONF,
+def sealed_of(submission: Submission) -> SealedRequest:
+    """What the ledger keeps of a submission."""
+    decision = submission.decision
+    dispatch = Dispatch(
+        id=submission.id,
+        queue=decision.queue,
+        accepted_at=submission.moment,
+        reason=decision.reason[:100],
+        method=submission.method[:20],
+        path=truncated(submission.path),
+        route=submission.route,
+        user=submission.owner or "",
+        credential=submission.credential,
+        host=submission.host,
+        tenant=submission.tenant,
+        idempotency_key=submission.scope,
+        fingerprint=submission.fingerprint,
+        **tracing.columns(submission.environ),
+        **moments(conf.queues[decision.priority or decision.queue], submission.moment),
     )
+    content = seal_request(submission.message, str(submission.id), decision.queue)
+    return SealedRequest(dispatch, content, seal=sealed_with(content))
 
 
-def _full(queue: str, key: str | None) -> ReducedCapacityError | None:
-    """Why the queue takes no more, where the request has a key: a repetition takes no room. Raises it where not."""
-    try:
-        capacity.gauges.check(queue)
-    except ReducedCapacityError as error:
-        if key is None:
-            raise
-        return error
-    return None
+def _recorded(submission: Submission, sealed: SealedRequest) -> SealedRequest:
+    """What is in the ledger then: the dispatch, or the one that its key was used for.
 
-
-def _write(request: SealedRequest, full: ReducedCapacityError | None) -> SealedRequest | None:
-    """What is in the ledger then: the dispatch, or the one that its key was used for; None where the view runs now.
-
-    A request with a key does not run without being recorded. Raises ReducedCapacityError and UnavailableError.
+    Raises ReducedCapacityError, UnavailableError, and NotQueueableError if the view runs without being recorded.
     """
-    dispatch = request.dispatch
+    dispatch = sealed.dispatch
     try:
-        return write(request) if full is None else _earlier(dispatch, full)
+        return write(sealed) if dispatch.idempotency_key is None else _once(sealed)
     except UnavailableError as error:
-        policy = conf.queues[dispatch.queue]
-        once = dispatch.idempotency_key is not None or policy.delivery == "at_most_once"  # it may be recorded after all
-        if policy.on_outage == "run_now" and not once:
-            logger.error("%s runs now, it cannot be recorded: %s", dispatch.route, redacted(error.__cause__ or error))
-            return None
-        logger.error("%s is refused, it cannot be recorded: %s", dispatch.route, redacted(error.__cause__ or error))
+        reason = redacted(error.__cause__ or error)
+        if submission.request is not None and _runs_in_an_outage(dispatch):
+            raise NotQueueableError(f"it cannot be recorded: {reason}", logging.ERROR) from error
+        logger.error("%s is refused, it cannot be recorded: %s", dispatch.route, reason)
         raise
+
+
+def _runs_in_an_outage(dispatch: Dispatch) -> bool:
+    """Whether a view may run though nothing can be recorded, or though it may have been recorded after all."""
+    policy = conf.queues[dispatch.queue]
+    once = dispatch.idempotency_key is not None or policy.delivery == "at_most_once"
+    return policy.on_outage == "run_now" and not once
+
+
+def _once(sealed: SealedRequest) -> SealedRequest:
+    """The dispatch, or the one that its key was used for: a repetition takes no room.
+
+    Raises ReducedCapacityError and UnavailableError.
+    """
+    try:
+        capacity.gauges.check(sealed.dispatch.queue)
+    except ReducedCapacityError as full:
+        return _earlier(sealed.dispatch, full)
+    return write(sealed)
 
 
 def _earlier(dispatch: Dispatch, full: ReducedCapacityError) -> SealedRequest:
@@ -231,21 +186,15 @@ def _earlier(dispatch: Dispatch, full: ReducedCapacityError) -> SealedRequest:
     return SealedRequest(earlier)
 
 
-def write(request: SealedRequest) -> SealedRequest:
-    """Returns what is in the ledger then: the request, or the dispatch that its Idempotency-Key was used for, alone.
+def write(sealed: SealedRequest) -> SealedRequest:
+    """What is in the ledger then: the dispatch, or the one that its Idempotency-Key was used for, without its request.
 
     Raises UnavailableError.
     """
-    dispatch = request.dispatch
-    if dispatch.due_at is None and _has_no_room(dispatch):
+    dispatch = sealed.dispatch
+    if dispatch.publish_at is None and _has_no_room(dispatch):
         dispatch = replace(dispatch, due_at=dispatch.accepted_at, published_at=None)
-    request = replace(request, dispatch=dispatch, seal=sealed_with(request.content))
-    failures: tuple[type[Exception], ...] = (StorageError, *ledger.failures)
-    try:
-        with bodies.set_aside(request) as aside:
-            written = ledger.accept(aside)
-    except failures as error:
-        raise UnavailableError("the request cannot be recorded") from error
+    aside, written = _inserted(replace(sealed, dispatch=dispatch))
     if written.id == dispatch.id:
         capacity.gauges.note(dispatch.queue)
         return aside
@@ -254,59 +203,22 @@ def write(request: SealedRequest) -> SealedRequest:
     return SealedRequest(written)
 
 
+def _inserted(sealed: SealedRequest) -> tuple[SealedRequest, Dispatch]:
+    """The request as it is kept, and the dispatch that the ledger has then."""
+    failures: tuple[type[Exception], ...] = (StorageError, *ledger.failures)
+    try:
+        with bodies.set_aside(sealed) as aside:
+            return aside, ledger.accept(aside)
+    except failures as error:
+        raise UnavailableError("the request cannot be recorded") from error
+
+
 def _has_no_room(dispatch: Dispatch) -> bool:
     """Whether it waits in the ledger, for so many of its queue are published, or wait there before it."""
     try:
-        return rooms.is_full(dispatch.queue, lambda: ledger.holds_up(dispatch.queue), waiting_messages)
+        return publish_limits.is_full(dispatch.queue, lambda: ledger.holds_up(dispatch.queue), waiting_messages)
     except ledger.failures:
         return True  # writing the row will tell
-
-
-def _is_found_by_fields(request: HttpRequest, view: View, found: Found | None) -> bool:
-    """Whether the view finds this user, a row of the project's, by nothing but what CREDENTIALS names.
-
-    A proxy or a partner may send the same field for everybody, beside the one that says who the user is. The view is
-    asked again only if there is anything else that may say it; without the credentials first, which mostly costs
-    nothing.
-    """
-    if found is None or not users.is_row(found.user):
-        return False
-    if not found.by_body and not credentials.shows_more_than_named(request):
-        return True
-    asked = (view.function, view.args, view.kwargs)
-    if user_key(drf.found(credentials.without_named(request), *asked).user) == user_key(found.user):
-        return False
-    return user_key(drf.found(credentials.with_named_alone(request), *asked).user) == user_key(found.user)
-
-
-def _dispatch(
-    dispatch_id: uuid.UUID, request: HttpRequest, decision: Decision, owner: str | None, now: datetime, here: str
-) -> Dispatch:
-    return Dispatch(
-        id=dispatch_id,
-        queue=decision.queue,
-        accepted_at=now,
-        method=(request.method or "")[:20],
-        path=truncated(request.path),
-        route=route_of(request.resolver_match),
-        reason=decision.reason[:100],
-        user=owner or "",
-        host=ownership.host_in(here),
-        tenant=ownership.tenant_of(request),
-        **tracing.columns(request.META),
-        **moments(conf.queues[decision.priority or decision.queue], now),
-    )
-
-
-def _owner(request: HttpRequest, user: Any, found: Found | None) -> str | None:
-    """How the ledger names whose request it is; None for nobody's."""
-    asks = owner_of(user)
-    if found is None:
-        return asks
-    owner = owner_of(found.user, found.auth) or asks
-    if found.again or (owner is not None and owner == asks) or not credentials.shows_anything(request):
-        return owner
-    return untold(user_key(found.user))
 
 
 def moments(policy: QueuePolicy, now: datetime) -> dict[str, Any]:
@@ -317,66 +229,3 @@ def moments(policy: QueuePolicy, now: datetime) -> dict[str, Any]:
         "due_at": now if waits else None,
         "expires_at": None if policy.expires is None else now + timedelta(seconds=policy.expires),
     }
-
-
-def route_of(match: ResolverMatch | None) -> str:
-    """The pattern of the URL, such as `/orders/<int:pk>/`."""
-    route = match.route if match is not None else ""
-    plain = _without_regex(route) if route.startswith("^") or "(?P" in route else f"/{route}"
-    return plain[:500]
-
-
-def _without_regex(route: str) -> str:
-    from django.contrib.admindocs import utils  # noqa: PLC0415 - most projects do without it
-
-    for simplify in (
-        utils.remove_non_capturing_groups,
-        utils.replace_named_groups,
-        utils.replace_unnamed_groups,
-        utils.replace_metacharacters,
-    ):
-        route = simplify(route)
-    return route if route.startswith("/") else f"/{route}"
-
-
-def hand_over(accepted: Accepted) -> None:
-    """Publish when the transaction that the row was written in, if any, is committed; a repetition never."""
-    if isinstance(accepted, Repeated):
-        return
-    app, policy = get_app(), conf.queues[accepted.decision.queue]
-
-    def send() -> None:
-        accepted.published = hand_to_message_broker(accepted.request, policy)
-
-    if app.conf.task_always_eager:
-        accepted.published = True
-        accepted.replayed = run_eagerly(app, accepted.request, policy, held=accepted.wait > 0)
-    else:
-        ledger.when_committed(send)
-
-
-def publish_when_committed(request: SealedRequest, policy: QueuePolicy) -> None:
-    """For nobody who waits; in eager mode the replay runs then."""
-    app = get_app()
-
-    def send() -> None:
-        if app.conf.task_always_eager:
-            run_eagerly(app, request, policy, held=False)
-        else:
-            hand_to_message_broker(request, policy)
-
-    ledger.when_committed(send)
-
-
-def hand_to_message_broker(request: SealedRequest, policy: QueuePolicy) -> bool:
-    """Publish what was just written; whether the message broker has it. If not, the reaper publishes it later."""
-    dispatch_id = request.dispatch.id
-    if request.dispatch.publish_at is not None:
-        return False
-    if publish(request, policy):
-        return True
-    try:
-        ledger.postpone(dispatch_id, timezone.now())
-    except ledger.failures as error:
-        logger.warning("Dispatch %s counts as published until the reaper misses it: %s", dispatch_id, redacted(error))
-    return False

@@ -110,7 +110,7 @@ def _scheme(environ: dict[str, str], scheme: str) -> str:
 def _located(environ: Mapping[str, str], urlconf: Any) -> tuple[str, ResolverMatch | None]:
     """The path to the view: as it is, with the slash, or with the language's prefix, in the order of the redirects."""
     path = environ.get("PATH_INFO", "/")
-    language = _language(environ, path)
+    language = language_of(environ, path)
     with translation.override(language):
         for candidate in _candidates(path, language):
             match = _match(candidate, urlconf)
@@ -139,7 +139,7 @@ def _match(path: str, urlconf: Any) -> ResolverMatch | None:
         return None
 
 
-def _language(environ: Mapping[str, str], path: str) -> str:
+def language_of(environ: Mapping[str, str], path: str) -> str:
     """The language that the replay will speak."""
     if not installed(LOCALE):
         return settings.LANGUAGE_CODE

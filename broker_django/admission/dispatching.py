@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from django.core.handlers.asgi import ASGIRequest
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.http.request import RawPostDataException, split_domain_port
 from django.test.client import FakePayload
 from django.utils import timezone
 from django.utils.crypto import salted_hmac
 from django.utils.functional import Promise
 
-from broker_core.dispatches import Dispatch, SealedRequest, truncated
-from broker_core.errors import BodyTooLargeError, ConfigurationError, MessageError
+from broker_core.errors import ConfigurationError, MessageError
 from broker_core.message import RequestMessage
-from broker_django.admission import capacity
-from broker_django.admission.acceptance import moments, publish_when_committed, route_of, write
+from broker_core.policies import Decision
+from broker_django.admission.acceptance import Accepted, accept
 from broker_django.admission.arrival import arrived, asks_for_a_user
 from broker_django.admission.composing import Parts, compose
+from broker_django.admission.handover import publish_when_committed
+from broker_django.admission.patterns import pattern_of
+from broker_django.admission.steps import NotQueueableError
 from broker_django.annotations.drf import view_class
 from broker_django.annotations.view_names import view_name
 from broker_django.conf import conf
@@ -30,15 +32,64 @@ from broker_django.identity import ownership, principals
 from broker_django.identity.credentials import credential_for
 from broker_django.identity.owners import owner_of
 from broker_django.identity.users import user_key
-from broker_django.messaging import tracing
-from broker_django.messaging.publishing import seal_request
-from broker_django.routing.choice import OWN_NAMESPACE
+from broker_django.routing.choice import is_own
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
     from django.urls import ResolverMatch
+
+    from broker_core.dispatches import Dispatch
+
 
 USER_COOKIE = "request_broker_user"
 """The name of the cookie that a replay has whose user was named by code."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CodeSubmission:
+    """A request that code has made, or has taken from a client. Nobody waits for it, and no view can run now instead.
+
+    `message` is the request as the worker gets it, `view` has no say before that.
+    """
+
+    message: RequestMessage
+    route: str
+    decision: Decision
+    moment: datetime
+    id: uuid.UUID = field(default_factory=uuid.uuid4)
+    credential: str = ""
+    host: str = ""
+    tenant: str = ""
+    owner: str | None = None
+    request: None = None
+    view: None = None
+    key: None = None
+    status_url: str = ""
+    refusal: None = None
+    scope: None = None
+    fingerprint: str = ""
+
+    @property
+    def body(self) -> bytes:
+        return self.message.body
+
+    @property
+    def environ(self) -> Mapping[str, str]:
+        return self.message.environ
+
+    @property
+    def method(self) -> str:
+        return self.message.method
+
+    @property
+    def path(self) -> str:
+        return self.environ.get("SCRIPT_NAME", "") + self.environ.get("PATH_INFO", "/")
+
+    @property
+    def carrier(self) -> HttpResponse:
+        return HttpResponse()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,28 +112,35 @@ def dispatch(given: HttpRequest | RequestMessage | str, *, queue: str, parts: Pa
     policy = conf.queues.get(queue)
     if policy is None:
         raise ConfigurationError(f"there is no queue {queue!r}; there are {', '.join(conf.queues)}")
-    taken = _taken(given, parts or Parts())
-    capacity.gauges.check(queue)
-    now, route = timezone.now(), route_of(taken.match)
+    accepted = _accepted(_submission(_taken(given, parts or Parts()), queue))
+    publish_when_committed(accepted.sealed, policy)
+    return accepted.dispatch
+
+
+def _accepted(submission: CodeSubmission) -> Accepted:
+    """Raises MessageError if admission does anything else with the request: nobody is there to be answered."""
+    try:
+        accepted = accept(submission)
+    except NotQueueableError as reason:
+        raise MessageError(f"the request cannot be queued: {reason}") from reason
+    if not isinstance(accepted, Accepted):
+        raise MessageError(f"a step of admission answers the request with {accepted.status_code}")
+    return accepted
+
+
+def _submission(taken: Taken, queue: str) -> CodeSubmission:
+    now, route = timezone.now(), pattern_of(taken.match)
     message = replace(_told_apart(taken.message), route=route, view=taken.view, accepted_at=now.timestamp())
-    made = Dispatch(
-        id=uuid.uuid4(),
-        queue=queue,
-        accepted_at=now,
-        reason="code",
-        method=message.method[:20],
-        path=truncated(message.environ.get("SCRIPT_NAME", "") + message.environ.get("PATH_INFO", "/")),
+    return CodeSubmission(
+        message=message,
         route=route,
-        user=taken.owner or message.view_user or message.user or "",
+        decision=Decision(queue, reason="code"),
+        moment=now,
         credential=taken.credential,
         host=taken.host,
         tenant=taken.tenant,
-        **tracing.columns(message.environ),
-        **moments(policy, now),
+        owner=taken.owner or message.view_user or message.user,
     )
-    request = write(SealedRequest(made, seal_request(message, str(made.id), queue)))
-    publish_when_committed(request, policy)
-    return request.dispatch
 
 
 def _told_apart(message: RequestMessage) -> RequestMessage:
@@ -108,11 +166,10 @@ def _taken(given: HttpRequest | RequestMessage | str, parts: Parts) -> Taken:
 def _from_path(path: str, parts: Parts) -> Taken:
     message = compose(path, parts)
     host = _named_host(message)
-    _refuse_large(message)
     message, match = arrived(message)
     if match is None:
         raise MessageError(f"no view has the URL {message.environ['PATH_INFO']!r}")
-    if OWN_NAMESPACE in match.app_names:
+    if is_own(match):
         raise MessageError("the broker's own URLs cannot be dispatched")
     if view_class(match.func) is not None:
         message = replace(message, view_user=message.user)
@@ -127,7 +184,6 @@ def _from_message(message: object) -> Taken:
     if not {"REQUEST_METHOD", "PATH_INFO"} <= message.environ.keys():
         raise MessageError("the environ of a message needs REQUEST_METHOD and PATH_INFO; a path can be dispatched, too")
     host = _named_host(message)
-    _refuse_large(message)
     message, match = arrived(message)
     _refuse_nobody(message, match)
     _refuse_without_tenant(message)
@@ -174,11 +230,6 @@ def _is_made_by_code(request: HttpRequest) -> bool:
         return False
     stream = request._stream if isinstance(request, ASGIRequest) else getattr(request, "environ", {}).get("wsgi.input")
     return isinstance(getattr(stream, "_stream", stream), FakePayload)
-
-
-def _refuse_large(message: RequestMessage) -> None:
-    if len(message.body) > conf.MAX_BODY_SIZE:
-        raise BodyTooLargeError(f"the body has {len(message.body)} bytes, at most {conf.MAX_BODY_SIZE} are accepted")
 
 
 def _refuse_without_tenant(message: RequestMessage) -> None:

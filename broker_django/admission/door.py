@@ -1,39 +1,29 @@
-"""The door: what happens to a request, or to a replay, before its view is resolved."""
+"""The door: what happens to a request, or to a replay, before it comes to its view."""
 
 from __future__ import annotations
 
-import contextlib
-import uuid
 from typing import TYPE_CHECKING, Any
 
-from django.http.request import RawPostDataException
-from django.urls import NoReverseMatch, Resolver404, resolve
-from django.utils import timezone
 from django.utils.functional import SimpleLazyObject
 
-from broker_core.errors import BodyTooLargeError, BrokerError, ViewExitedError, ViewNotReachedError
-from broker_django.admission import idempotency
-from broker_django.admission.acceptance import route_of
+from broker_core.errors import BrokerError, ViewExitedError, ViewNotReachedError
+from broker_django.admission.patterns import pattern_of
 from broker_django.annotations.drf import speaks_first, view_class
 from broker_django.annotations.view_names import view_name
 from broker_django.conf import conf
 from broker_django.context import Replay, RequestContext, by, replay_of
-from broker_django.dispatcher import decision_of
-from broker_django.http import problem, raw_body
+from broker_django.http import problem
 from broker_django.identity import drf, ownership, principals, users
-from broker_django.identity.expectation import accepted, had_a_user, require_actor
+from broker_django.identity.accepted_users import accepted, had_a_user, require_actor
 from broker_django.identity.logged_in import LOGGED_IN, session_of
 from broker_django.identity.users import user_key
-from broker_django.ledger import ledger, tokens
+from broker_django.ledger import ledger
 from broker_django.messaging.celery_app import ends_worker
-from broker_django.routing.choice import OWN_NAMESPACE
 
 if TYPE_CHECKING:
     from django.http import HttpRequest, HttpResponse
 
-    from broker_django.admission.acceptance import View
-
-MULTIPART = "multipart/form-data"
+    from broker_django.admission.submission import View
 
 
 def enter(request: HttpRequest) -> HttpResponse | None:
@@ -58,45 +48,6 @@ def enter(request: HttpRequest) -> HttpResponse | None:
 def _refused(replay: Replay, error: BrokerError) -> HttpResponse:
     replay.refusal = str(error)
     return problem(error)
-
-
-def may_keep_body(request: HttpRequest) -> bool:
-    """Whether `keep_body` has to look at a request, and so may ask the database or read a stream."""
-    return request.content_type == MULTIPART and replay_of(request) is None
-
-
-def keep_body(request: HttpRequest) -> HttpResponse | None:
-    """Take the raw body of a form before CsrfViewMiddleware parses it, but only if the request will be queued.
-
-    Any other upload keeps streaming. A response if the body is too large.
-    """
-    if may_keep_body(request) and _will_be_queued(request):
-        try:
-            with contextlib.suppress(RawPostDataException):
-                raw_body(request, conf.MAX_BODY_SIZE)
-        except BodyTooLargeError as error:
-            return problem(error)
-    return None
-
-
-def _will_be_queued(request: HttpRequest) -> bool:
-    """What `acceptance.accept` will find out, as far as it does not need the body."""
-    try:
-        match = resolve(request.path_info, getattr(request, "urlconf", None))
-    except Resolver404:
-        return False
-    request.resolver_match = match  # as it is when `process_view` decides
-    if OWN_NAMESPACE in match.app_names:
-        return False
-    decision = decision_of(request, match.func)
-    if decision is None or not decision.queued:
-        return False
-    try:
-        idempotency.key_of(request, match.func, decision)
-        tokens.status_url(request, uuid.uuid4(), timezone.now())
-    except (BrokerError, NoReverseMatch):
-        return False
-    return True
 
 
 def pin(request: HttpRequest, replay: Replay) -> None:
@@ -141,7 +92,7 @@ def reach(request: HttpRequest, view: View, replay: Replay) -> HttpResponse | No
 
     If somebody in charge had it run again, it is for whichever view the URL leads to by now.
     """
-    name, route = view_name(view.function, request.method or ""), route_of(request.resolver_match)
+    name, route = view_name(view.function, request.method or ""), pattern_of(request.resolver_match)
     if not replay.is_for(name, route) and not ledger.is_revived(replay.id):
         return _astray(replay, by(name, route))
     if conf.TENANT and ownership.tenant_of(request) != replay.tenant:

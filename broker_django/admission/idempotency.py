@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from broker_core.errors import IdempotencyKeyMissingError
 from broker_core.idempotency import SAFE_METHODS, fingerprint, parse_key, scope
-from broker_django.annotations.decorated import requires_idempotency_key
+from broker_django.annotations.view_annotations import requires_idempotency_key
 from broker_django.conf import conf
 from broker_django.identity.credentials import client_of
 from broker_django.identity.owners import UNTOLD, is_untold
@@ -15,47 +13,39 @@ from broker_django.identity.owners import UNTOLD, is_untold
 if TYPE_CHECKING:
     from django.http import HttpRequest
 
-    from broker_core.dispatches import Dispatch
     from broker_core.policies import Decision
 
 
-def key_of(request: HttpRequest, view: Any, decision: Decision) -> str | None:
-    """The key of a request that is about to be queued; None where it has none, or where its method is safe.
-
-    Raises IdempotencyKeyError, and IdempotencyKeyMissingError where the queue or the view requires one.
-    """
-    if request.method in SAFE_METHODS:
-        return None
-    field = request.META.get("HTTP_IDEMPOTENCY_KEY")
-    if field is not None:
-        return parse_key(field)
-    if _required(request, view, decision):
-        raise IdempotencyKeyMissingError("send an Idempotency-Key that no other request of yours has, such as a UUID")
-    return None
+def key_of(request: HttpRequest) -> str | None:
+    """The key of a request; None if it has none, or if its method is safe. Raises IdempotencyKeyError."""
+    field = None if request.method in SAFE_METHODS else request.META.get("HTTP_IDEMPOTENCY_KEY")
+    return None if field is None else parse_key(field)
 
 
-def _required(request: HttpRequest, view: Any, decision: Decision) -> bool:
+def is_required(view: Any, method: str, decision: Decision) -> bool:
+    """Whether the queue, its class or the view asks for a key."""
+    if method in SAFE_METHODS:
+        return False
     names = (decision.queue, decision.priority or decision.queue)
     by_queue = any(conf.queues[name].require_idempotency_key for name in names)
-    return by_queue or requires_idempotency_key(view, request.method or "")
+    return by_queue or requires_idempotency_key(view, method)
 
 
-def marked(dispatch: Dispatch, request: HttpRequest, body: bytes, key: str) -> Dispatch:
-    """The dispatch as the only one for this key of its owner on its route.
+def scope_of(request: HttpRequest, site: tuple[str, str], owner: str, route: str, key: str) -> str:
+    """What lets the dispatch be the only one for this key of its owner on its route.
 
     An anonymous client is known by what it sent: one that never got its first answer has no cookie of it.
     """
-    client = client_of(request, everything=is_untold(dispatch.user))
-    owner = "" if dispatch.user == UNTOLD else dispatch.user
-    return replace(
-        dispatch,
-        idempotency_key=scope((dispatch.host, dispatch.tenant), owner, client, dispatch.route, key),
-        fingerprint=fingerprint(
-            key,
-            request.method or "",
-            request.get_full_path(),
-            request.content_type or "",
-            request.content_params or {},
-            body,
-        ),
+    client = client_of(request, everything=is_untold(owner))
+    return scope(site, "" if owner == UNTOLD else owner, client, route, key)
+
+
+def fingerprint_of(request: HttpRequest, body: bytes, key: str) -> str:
+    return fingerprint(
+        key,
+        request.method or "",
+        request.get_full_path(),
+        request.content_type or "",
+        request.content_params or {},
+        body,
     )

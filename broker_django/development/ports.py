@@ -1,4 +1,4 @@
-"""Finding a TCP port to listen on."""
+"""Finds a TCP port to listen on."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 NEIGHBOURS = 20
 TRIES = 20
 NEVER_OUTGOING = range(20_000, 32_000)
-"""Linux gives outgoing connections ports from 32,768 on, other systems from 49,152 on (RFC 6335, section 6)."""
+"""Linux uses ports from 32,768 for outgoing connections, other systems from 49,152 (RFC 6335, section 6)."""
 
 
 @contextmanager
 def reserved_port(preferred: int, host: str = "127.0.0.1") -> Iterator[int]:
-    """The preferred port, or the next free one above it, or any.
+    """Yields the preferred port, or the next free one above it, or any free port.
 
-    Another process that asks in this way gets another port, also before anything listens on this one.
+    Other processes that use this function get another port, even before anything listens on this one.
     """
     for port in range(preferred, min(preferred + NEIGHBOURS, 65536)):
         with _reservation(port) as is_ours:
@@ -38,13 +38,13 @@ def reserved_port(preferred: int, host: str = "127.0.0.1") -> Iterator[int]:
 
 
 def free_port(preferred: int, host: str = "127.0.0.1") -> int:
-    """As `reserved_port`, for a program that listens at once and tries another port if that fails."""
+    """Like `reserved_port`, for a program that listens at once and tries another port if that fails."""
     with reserved_port(preferred, host) as port:
         return port
 
 
 def any_port(host: str = "127.0.0.1") -> int:
-    """A free port that no outgoing connection takes before somebody listens on it; else one that the kernel picks."""
+    """Returns a free port that outgoing connections do not use, or else one that the kernel chooses."""
     for _try in range(TRIES):
         port = secrets.choice(NEVER_OUTGOING)
         if _can_listen(host, port):
@@ -56,7 +56,7 @@ def any_port(host: str = "127.0.0.1") -> int:
 
 @contextmanager
 def _reservation(port: int) -> Iterator[bool]:
-    """Whether nobody else of this user has reserved the port; it is reserved until the end."""
+    """Reserve the port while the context lasts. Yields False if another process of this user has reserved it."""
     if sys.platform == "win32":
         yield True
         return
@@ -78,7 +78,7 @@ def _is_locked(descriptor: int) -> bool:
 
 def _can_listen(host: str, port: int) -> bool:
     with socket.socket() as probe:
-        # As servers do: a connection that is still closing does not hold the port.
+        # As servers do: a connection that is still closing does not block the port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))

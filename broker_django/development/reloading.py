@@ -1,4 +1,4 @@
-"""Starting a process again when the project's code changes."""
+"""Restarts a process when the project's code changes."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from types import FrameType
 
 INTERVAL = 1.0
-"""Seconds between looks at the files."""
+"""Seconds between two checks of the files."""
 
 
 def supervise(command: Sequence[str]) -> int:
-    """Run the command, and again whenever the project's code changes. Its exit status, once it ends well.
+    """Run the command, and restart it when the project's code changes. Returns its exit status once it exits with 0.
 
-    When it ends with an error, as it does where the code cannot be read, the next change starts it again.
-    SIGTERM and SIGINT are passed on, and end the supervision.
+    If it exits with an error, for example a syntax error, the next change restarts it. SIGTERM and SIGINT are passed
+    on, and end the supervision.
     """
     return _Supervision(command).run()
 
@@ -38,7 +38,7 @@ class _Supervision:
     def __init__(self, command: Sequence[str]) -> None:
         self._command = command
         self._process: subprocess.Popen[bytes] | None = None
-        # No threading.Event: its lock is not for signal handlers, which interrupt whoever holds it.
+        # Not a threading.Event: a signal handler may interrupt the code that has acquired its lock.
         self._stopped = False
 
     def run(self) -> int:
@@ -54,7 +54,7 @@ class _Supervision:
             status = process.wait()
             if not changed:
                 break
-            _tell("Code has changed, the worker starts again.")
+            _print("Code has changed, the worker restarts.")
         return status
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
@@ -65,29 +65,29 @@ class _Supervision:
 
     def _start(self) -> subprocess.Popen[bytes]:
         self._process = process = subprocess.Popen(self._command)
-        if self._stopped:  # the signal came before there was anything to pass it on to
+        if self._stopped:  # the signal arrived before the process existed
             process.terminate()
         return process
 
     def _watch(self, process: subprocess.Popen[bytes], before: _Files) -> bool:
-        """True once a file changes; False when the process ends well, or a signal has come."""
-        told = False
+        """Returns True once a file changes; False if the process exits with 0, or after a signal."""
+        reported = False
         while not self._stopped:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(INTERVAL)
             if process.returncode == 0:
                 return False
             if process.returncode is not None:
-                if not told and not self._stopped:
-                    _tell(f"The worker ended with status {process.returncode}. It starts again when code changes.")
-                told = True
+                if not reported and not self._stopped:
+                    _print(f"The worker ended with status {process.returncode}. It restarts when code changes.")
+                reported = True
                 time.sleep(INTERVAL)
             if _snapshot(before) != before:
                 return not self._stopped
         return False
 
 
-def _tell(text: str) -> None:
+def _print(text: str) -> None:
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
 
@@ -96,13 +96,13 @@ _Files = dict[Path, float]
 
 
 def _load_project() -> set[Path]:
-    """Import what a worker will: its views and tasks. The files that an import failed in."""
+    """Import what a worker imports: its views and tasks. Returns the files in which an import failed."""
     importlib.invalidate_caches()
     failed: set[Path] = set()
     for load in (_load_tasks, _load_views):
         try:
             load()
-        except Exception as error:  # noqa: BLE001 - any code may be broken, and the worker will say how
+        except Exception as error:  # noqa: BLE001 - any code may be broken; the worker reports the error
             failed.update(_files_of(error))
     return failed
 
@@ -123,7 +123,7 @@ def _files_of(error: Exception) -> set[Path]:
 
 
 def _snapshot(further: Iterable[Path]) -> _Files:
-    """When the files of this process's modules and the further ones were last changed."""
+    """Returns the modification times of this process's modules and of `further` files."""
     found: _Files = {}
     for file in {*further, *iter_all_python_module_files(), *BaseReloader().watched_files(include_globs=False)}:
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""The project's ASGI application with the static files that `runserver` would serve, for `broker_dev --asgi`."""
+"""The project's ASGI application with the static files that `runserver` serves, for `broker_dev --asgi`."""
 
 from django.conf import settings
 from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler

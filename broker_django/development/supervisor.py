@@ -1,4 +1,4 @@
-"""Run several programs as if they were one: together from the start, together to the end."""
+"""Runs several programs as one: they start together and stop together."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from broker_django.development import tether
+from broker_django.development import parent_watch
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable, Coroutine, Mapping, Sequence
 
-    Write = Callable[[str, str], None]  # takes the name of a program and a line that it wrote
+    Write = Callable[[str, str], None]  # the name of a program and a line of its output
 
 READ_BYTES = 65536
 POLL_SECONDS = 0.5
@@ -24,7 +24,7 @@ LAST_WORDS_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A program to run: its name, its command line, and the seconds it has between SIGTERM and SIGKILL."""
+    """A program: its name, its command line, and the seconds between SIGTERM and SIGKILL."""
 
     name: str
     argv: Sequence[str]
@@ -32,11 +32,11 @@ class Program:
 
 
 class Supervisor:
-    """Starts programs, copies what they write, and stops all of them when one ends or a signal comes.
+    """Starts programs, copies their output, and stops all of them when one ends or a signal arrives.
 
-    SIGTERM, SIGHUP and Ctrl-C stop the programs one after another, last started first. A second Ctrl-C kills them.
-    Each is tied to this process and leads a session of its own, so that the terminal's Ctrl-C reaches this process
-    alone and whatever a program leaves behind goes with its process group. Killing this process stops them too.
+    SIGTERM, SIGHUP and Ctrl-C stop the programs one after another, last started first. A second Ctrl-C kills them. Each
+    program watches this process and leads its own session: Ctrl-C only reaches this process, and a program's children
+    end with its process group. If this process is killed, the programs stop too.
     """
 
     def __init__(self, programs: Sequence[Program], environment: Mapping[str, str], write: Write) -> None:
@@ -48,9 +48,9 @@ class Supervisor:
         self._kill = asyncio.Event()
 
     async def run(self, announce: Coroutine[None, None, None], watched: Mapping[str, subprocess.Popen[bytes]]) -> int:
-        """Run until one program or one of the ``watched`` processes ends, or a signal comes.
+        """Run until a program or one of the ``watched`` processes ends, or a signal arrives.
 
-        ``announce`` runs beside them. Returns the status of what ended first, or 0 after a signal.
+        ``announce`` runs beside them. Returns the exit status of the first that ended, or 0 after a signal.
         """
         self._listen()
         announcing = asyncio.create_task(announce)
@@ -82,8 +82,8 @@ class Supervisor:
             return 0
         self._stop.set()
         first = next(task for task in endings if task in done)
-        status = tether.exit_status(first.result())
-        self._write("", f"{endings[first]} ended with status {status}: stopping the rest.")
+        status = parent_watch.exit_status(first.result())
+        self._write("", f"{endings[first]} ended with status {status}: stopping the others.")
         return status
 
     async def _stop_all(self) -> None:
@@ -102,7 +102,7 @@ class _Child:
     @classmethod
     async def start(cls, program: Program, environment: Mapping[str, str], write: Write) -> _Child:
         process = await asyncio.create_subprocess_exec(
-            *tether.command(program.argv, program.grace),
+            *parent_watch.command(program.argv, program.grace),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
@@ -112,7 +112,7 @@ class _Child:
         return cls(program, process, write)
 
     async def stop(self, kill: asyncio.Event) -> None:
-        """SIGTERM to the program, then SIGKILL to its whole group when it is gone, late, or ``kill`` is set."""
+        """Send SIGTERM to the program; once it ended, is late, or ``kill`` is set, send SIGKILL to its whole group."""
         with suppress(ProcessLookupError):
             self.process.terminate()
         waits = [asyncio.create_task(self.process.wait()), asyncio.create_task(kill.wait())]
@@ -125,12 +125,12 @@ class _Child:
             await asyncio.wait_for(self._copying, LAST_WORDS_SECONDS)
 
     def _kill_group(self) -> None:
-        # macOS answers EPERM for a group of which only zombies are left.
+        # macOS returns EPERM for a group that only contains zombies.
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
 
     async def _copy_output(self) -> None:
-        assert self.process.stdout is not None  # noqa: S101
+        assert self.process.stdout is not None  # noqa: S101 - for mypy; it is a pipe
         rest = b""
         while chunk := await self.process.stdout.read(READ_BYTES):
             *lines, rest = (rest + chunk).split(b"\n")
@@ -141,6 +141,6 @@ class _Child:
 
 
 async def _ended(process: subprocess.Popen[bytes]) -> int:
-    while (status := process.poll()) is None:  # noqa: ASYNC110 - nothing else tells
+    while (status := process.poll()) is None:  # noqa: ASYNC110 - Popen has no event to wait for
         await asyncio.sleep(POLL_SECONDS)
     return status

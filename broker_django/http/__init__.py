@@ -1,5 +1,6 @@
-"""HttpRequest <-> RequestMessage, and HttpResponse <-> ResponseMessage."""
+"""Conversion between HttpRequest and RequestMessage, and between HttpResponse and ResponseMessage."""
 
+from broker_django.http.protected_responses import ProtectedCookies, is_stored, protected, restore
 from broker_django.http.requests import PROCESS_ENVIRONMENT, declared_size, raw_body, to_message, to_request
 from broker_django.http.responses import (
     OtherRedirect,
@@ -9,20 +10,19 @@ from broker_django.http.responses import (
     to_response,
     to_response_message,
 )
-from broker_django.http.settled import SettledCookies, is_stored, put_back, settled
 
 __all__ = [
     "PROCESS_ENVIRONMENT",
     "OtherRedirect",
-    "SettledCookies",
+    "ProtectedCookies",
     "declared_size",
     "is_stored",
     "problem",
-    "put_back",
+    "protected",
     "raw_body",
     "redirect_to",
     "refill",
-    "settled",
+    "restore",
     "to_message",
     "to_request",
     "to_response",

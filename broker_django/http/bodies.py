@@ -1,4 +1,4 @@
-"""Request bodies that code gives as Python objects: JSON, forms and uploads."""
+"""Encodes request bodies that code passes as Python objects: JSON, forms and uploads."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from django.core.serializers.json import DjangoJSONEncoder
 from django.utils.datastructures import MultiValueDict
 
 Pairs: TypeAlias = Mapping[str, Any] | Iterable[tuple[str, Any]]
-"""A name may have several values: as a list, or in several pairs."""
+"""Names and values. For several values of one name, use a list or several pairs."""
 
 _ESCAPED = str.maketrans({'"': "%22", "\r": "%0D", "\n": "%0A"})
-"""In names of fields and files (HTML Living Standard, "multipart form data")."""
+"""The escapes in names of fields and files (HTML Living Standard, "multipart form data")."""
 
 
 def as_json(value: Any) -> tuple[bytes, str]:
-    """The body and its content type. Also of dates, decimals, UUIDs and lazy strings, as JsonResponse has them."""
+    """Returns the body and its content type. Supports dates, decimals, UUIDs and lazy strings, as JsonResponse does."""
     return json.dumps(value, cls=DjangoJSONEncoder).encode(), "application/json"
 
 
@@ -30,8 +30,10 @@ def as_form(data: Pairs) -> tuple[bytes, str]:
 
 
 def as_upload(data: Pairs, files: Pairs) -> tuple[bytes, str]:
-    """A file is one that is open for reading bytes, or its bytes, or a tuple: its name, either of these, and its
-    content type if that does not follow from the name.
+    """Returns a multipart body and its content type.
+
+    A file is a file object opened in binary mode, its bytes, or a tuple of its name, either of these, and optionally
+    its content type.
     """
     boundary = secrets.token_hex(16)
     parts = [_part(boundary, f'name="{_escaped(name)}"', "", str(value).encode()) for name, value in pairs(data)]
@@ -40,12 +42,12 @@ def as_upload(data: Pairs, files: Pairs) -> tuple[bytes, str]:
 
 
 def pairs(given: Pairs, several: Any = (list, tuple)) -> list[tuple[str, Any]]:
-    """Raises TypeError for a value that a form cannot have, and for what are no pairs."""
+    """Raises TypeError if `given` is not a mapping or a list of pairs, or if a form cannot contain a value."""
     found: list[tuple[str, Any]] = []
     for name, value in _items(given):
         for each in value if isinstance(value, several) else [value]:
             if each is None:
-                raise TypeError(f"{name!r} is None, which a form cannot say: leave it out, or give an empty string")
+                raise TypeError(f"{name!r} is None, which a form cannot contain: leave it out, or use an empty string")
             found.append((str(name), each))
     return found
 
@@ -56,7 +58,7 @@ def _items(given: Any) -> Any:
     if isinstance(given, Mapping):
         return given.items()
     if isinstance(given, str | bytes):
-        raise TypeError("a form is a mapping or a list of pairs; give what is encoded already as `body`")
+        raise TypeError("a form must be a mapping or a list of pairs; pass an encoded body as `body`")
     return given
 
 
@@ -64,7 +66,7 @@ def _file(boundary: str, name: str, given: Any) -> bytes:
     filename, file, content_type = _described(name, given)
     content = file.read() if hasattr(file, "read") else file
     if not isinstance(content, bytes | bytearray):
-        raise TypeError(f"the file {name!r} is not read as bytes: open it with 'rb'")
+        raise TypeError(f"the file {name!r} does not return bytes: open it with 'rb'")
     kind = content_type or mimetypes.guess_type(filename)[0] or "application/octet-stream"
     named = f'name="{_escaped(name)}"; filename="{_escaped(filename)}"'
     return _part(boundary, named, kind.translate(_ESCAPED), bytes(content))

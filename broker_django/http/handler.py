@@ -1,4 +1,4 @@
-"""Django's own handler, for requests that come from the broker and not from a web server."""
+"""Django's own handler, for requests that come from the broker instead of a web server."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from django.http import HttpRequest
 
 BROKER = "broker_django.middleware"
-"""The module of the broker's middleware, which builds handlers itself."""
+"""The module of the broker's middleware, which is in a higher layer, so it is named instead of imported."""
 
 
 class Handler(BaseHandler):
-    """With the project's whole middleware, but for a cache of the whole site.
+    """Loads the project's whole middleware, except a site-wide cache.
 
-    A page from the cache would keep the view from running. And what a replay answers its user, who has no session in it
-    if code has named him, would be kept for everybody.
+    A cached page would keep the view from running. And the cache would keep a replayed response for everybody: if code
+    has named the user, the request has no session by which the cache could tell users apart.
     """
 
     def load_middleware(self, is_async: bool = False) -> None:  # noqa: FBT001, FBT002 - Django's signature
@@ -43,7 +43,7 @@ class Handler(BaseHandler):
             finally:
                 _base.settings = settings
         if not any(map(_is_the_brokers, settings.MIDDLEWARE)):
-            raise ConfigurationError("MIDDLEWARE has no middleware of the request broker, which finds the view")
+            raise ConfigurationError("MIDDLEWARE does not contain the middleware of the request broker")
 
     def make_view_atomic(self, view: Callable[..., Any]) -> Callable[..., Any]:
         view = super().make_view_atomic(view)
@@ -51,7 +51,7 @@ class Handler(BaseHandler):
 
 
 def _without_stop_iteration(view: Callable[..., Any]) -> Callable[..., Any]:
-    """Under ASGI it runs in a thread, of whose StopIteration older releases of Python tell nobody (cpython#112182)."""
+    """Under ASGI, a view runs in a thread, and older Python releases lose a thread's StopIteration (cpython#112182)."""
 
     def call(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -67,7 +67,7 @@ _loading = threading.Lock()
 
 
 class _WithoutSiteCache:
-    """The settings, as Django's handler reads them while it loads the middleware."""
+    """The settings that Django's handler reads while it loads the middleware."""
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(settings, name)
@@ -84,23 +84,23 @@ def _is_the_brokers(path: str) -> bool:
     return isinstance(middleware, type) and any(base.__module__ == BROKER for base in middleware.__mro__)
 
 
-def prove_usable() -> None:
-    """Raise what would keep every replay from its view: URLs that cannot be imported, or middleware."""
-    get_resolver().url_patterns  # noqa: B018 - imports them
+def check_usable() -> None:
+    """Raise any error that would keep all replays from their views: URLs or middleware that cannot be imported."""
+    get_resolver().url_patterns  # noqa: B018 - the access imports them
     try:
         Handler().load_middleware(is_async=False)
     except Exception as error:  # noqa: BLE001 - middleware may raise anything
         try:
-            Handler().load_middleware(is_async=True)  # the project may be served by ASGI only
-        except Exception:  # noqa: BLE001
+            Handler().load_middleware(is_async=True)  # the project may run under ASGI only
+        except Exception:  # noqa: BLE001 - the first error is the one to report
             raise error from None
 
 
 @lru_cache(maxsize=2)
 def handler(*, is_async: bool) -> Handler:
-    """Built once a process, and again when settings change under test.
+    """Built once per process, and again when tests change settings.
 
-    Middleware may act otherwise under ASGI: RemoteUserMiddleware reads another variable there.
+    Middleware may behave differently under ASGI: RemoteUserMiddleware reads another variable there.
     """
     built = Handler()
     built.load_middleware(is_async=is_async)
@@ -112,7 +112,7 @@ setting_changed.connect(lambda **_: handler.cache_clear(), weak=False, dispatch_
 
 @contextlib.contextmanager
 def thread_state() -> Iterator[None]:
-    """Give the thread back as it was: it may be that of another request, which is being answered."""
+    """Restore the thread's state afterwards: the thread may be in the middle of another request."""
     prefix, urlconf = get_script_prefix(), get_urlconf()
     try:
         with translation.override(translation.get_language()):

@@ -1,7 +1,7 @@
-"""Keeps tokens out of what Django and web servers log: whoever reads a log is not to be the owner of its dispatches.
+"""Removes tokens from what Django and web servers log: a reader of the log must not become the owner of a dispatch.
 
-The endpoints log nothing of the kind themselves. But a development server logs every request line, and Django a 404
-below a status URL, a host that is not served, and what a middleware of the project raises.
+The endpoints do not log tokens. But a development server logs each request line, and Django logs 404s below a status
+URL, unknown hosts, and errors of the project's middleware.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 TOKEN = re.compile(r"([0-9a-f]{32}-[0-9A-Za-z]{1,12}(?:\.|%2[eE]))[0-9A-Za-z_%-]{20,}")
-"""A token up to its signature, which alone makes it one; the id before it may be logged."""
+"""A token with its signature. The signature is the secret; the dispatch id before it may be logged."""
 LONG_SEGMENT = re.compile(r"(/tasks/)[^/?\s\"']{70,}")
-"""The same in other words: a client may percent-encode any character."""
+"""Any other long segment: a client may percent-encode each character of a token."""
 
 OF_DJANGO = ("django.request", "django.server", "django.channels.server", "django.security.csrf")
 OF_SERVERS = ("uvicorn.access", "gunicorn.access", "hypercorn.access")
@@ -30,7 +30,7 @@ def without_tokens(text: str) -> str:
 
 
 class TokenFilter(logging.Filter):
-    """Replaces tokens in all that handlers write of a record: message, traceback and reports."""
+    """Replaces tokens in everything that handlers write: message, traceback and error reports."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         _clean_message(record)
@@ -48,24 +48,27 @@ def _clean_message(record: logging.LogRecord) -> None:
     record.msg = _clean(record.msg)
     if isinstance(record.args, tuple):
         record.args = tuple(map(_clean, record.args))
-    elif record.args and "tasks/" in (said := record.getMessage()):
-        record.msg, record.args = without_tokens(said), ()
+    elif record.args and "tasks/" in (message := record.getMessage()):
+        record.msg, record.args = without_tokens(message), ()
 
 
 def _clean(value: Any) -> Any:
-    """The value itself if neither its text nor its representation has a token, else its text without."""
+    """Returns the value itself if its text and its repr contain no token; otherwise its text without tokens."""
     if value is None or isinstance(value, int | float):
         return value
     try:
-        said, shown = str(value), repr(value)
-    except Exception:  # noqa: BLE001 - whoever writes the record will stumble over it, and report it
+        text, shown = str(value), repr(value)
+    except Exception:  # noqa: BLE001 - the handler that formats the record reports the error
         return value
-    cleaned = without_tokens(said)
-    return value if cleaned == said and without_tokens(shown) == shown else cleaned
+    cleaned = without_tokens(text)
+    return value if cleaned == text and without_tokens(shown) == shown else cleaned
 
 
 def _clean_error(record: logging.LogRecord, error: BaseException, *, secret: bool) -> None:
-    """Keep the traceback as text. Its frames have variables, which reports in HTML show: a `secret` path too."""
+    """Keep the traceback as text only.
+
+    HTML reports show the variables of its frames, which may contain a `secret` path.
+    """
     text = record.exc_text or logging.Formatter().formatException((type(error), error, error.__traceback__))
     cleaned = without_tokens(text)
     if secret or cleaned != text:
@@ -74,23 +77,23 @@ def _clean_error(record: logging.LogRecord, error: BaseException, *, secret: boo
 
 
 def has_token(request: Any) -> bool:
-    """Whether its path or one of its header fields has a token, such as the Referer of what a stored page links to."""
-    told = [getattr(request, "path", ""), *getattr(request, "META", {}).values()]
-    return any(without_tokens(each) != each for each in told if isinstance(each, str))
+    """Whether the path or a header field contains a token, such as the Referer of a request from a stored page."""
+    texts = [getattr(request, "path", ""), *getattr(request, "META", {}).values()]
+    return any(without_tokens(each) != each for each in texts if isinstance(each, str))
 
 
 def _clean_request(request: Any) -> Any:
-    """A copy for reports. What cannot be copied is left out."""
+    """Returns a copy for error reports, or None if the request cannot be copied."""
     try:
         cleaned = copy.copy(request)
         cleaned.path, cleaned.path_info = _clean(request.path), _clean(request.path_info)
-        cleaned._stream = vars(request).get("_stream")  # which Django's own copy lacks: a report may ask for the form
+        cleaned._stream = vars(request).get("_stream")  # Django's copy omits it; a report may read the form
         cleaned.META = _clean_mapping(request.META)
         if hasattr(request, "environ"):
             cleaned.environ = cleaned.META
-        for name in ("GET", "COOKIES"):  # a report has them read again
+        for name in ("GET", "COOKIES"):  # the report parses them again
             vars(cleaned).pop(name, None)
-    except Exception:  # noqa: BLE001 - a request of some middleware's own: rather no report than a token
+    except Exception:  # noqa: BLE001 - a request class of some middleware: better no report than a token
         return None
     return cleaned
 
@@ -100,14 +103,14 @@ def _clean_mapping(mapping: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _security_loggers(kind: type[Exception] = SuspiciousOperation) -> Iterator[str]:
-    """Django has a logger for each of these errors."""
+    """Django has one logger for each of these error classes."""
     yield f"django.security.{kind.__name__}"
     for narrower in kind.__subclasses__():
         yield from _security_loggers(narrower)
 
 
 class RecordFactory:
-    """Filters the loggers of those errors that were not known at first: a project's own, in modules loaded later."""
+    """Also filters the loggers of error classes that did not exist at start-up, from modules that are loaded later."""
 
     def __init__(self, make: Callable[..., logging.LogRecord]) -> None:
         self._make = make
@@ -118,8 +121,8 @@ class RecordFactory:
         return self._make(name, *args, **kwargs)
 
 
-def keep_tokens_out() -> None:
-    """Filter the loggers themselves: the project's handlers may be anywhere. Doing it again changes nothing."""
+def install_token_filter() -> None:
+    """Filter the loggers, because the project's handlers are unknown. Idempotent."""
     for name in {*OF_DJANGO, *OF_SERVERS, *_security_loggers()}:
         _filter(name)
     factory = logging.getLogRecordFactory()

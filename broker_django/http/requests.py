@@ -1,4 +1,4 @@
-"""HttpRequest <-> RequestMessage."""
+"""Conversion between HttpRequest and RequestMessage."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from broker_core.message import Csrf
 
 PROCESS_ENVIRONMENT = dict(os.environ)
-"""Development servers copy the process's environment into every request. It is no part of the request."""
+"""The environment of the process. Development servers copy it into each request, of which it is not a part."""
 
 CGI_VARIABLES = frozenset(
     {
@@ -44,13 +44,13 @@ CGI_VARIABLES = frozenset(
         "SERVER_PROTOCOL",
     }
 )
-"""What describes the request (RFC 3875, section 4.1), though the process's environment may happen to say the same."""
+"""Variables of the request (RFC 3875, section 4.1), even if the process's environment contains the same value."""
 
 
 def raw_body(request: HttpRequest, limit: int) -> bytes:
-    """The body as it came, at most `limit` bytes of it, left readable for whoever asks next.
+    """Returns the raw body, and leaves it readable for others.
 
-    Raises BodyTooLargeError above the limit, and RawPostDataException where somebody has read the stream already.
+    Raises BodyTooLargeError if it has more than `limit` bytes, and RawPostDataException if the stream was already read.
     """
     if hasattr(request, "_body"):
         body = request.body
@@ -71,7 +71,10 @@ def raw_body(request: HttpRequest, limit: int) -> bytes:
 
 
 def declared_size(request: HttpRequest) -> int:
-    """The Content-Length; 0 where there is none, or no number. One that no stream can count to is `sys.maxsize`."""
+    """Returns the Content-Length, or 0 if it is missing or malformed.
+
+    Numbers that are too large become `sys.maxsize`.
+    """
     length = str(request.META.get("CONTENT_LENGTH") or "0")
     if not (length.isascii() and length.isdigit()):
         return 0
@@ -82,9 +85,9 @@ def declared_size(request: HttpRequest) -> int:
 def to_message(
     request: HttpRequest, body: bytes, user: str | None, cookies: dict[str, str], **known: Any
 ) -> RequestMessage:
-    """The request as the broker sees it, without hop-by-hop fields. `cookies` replace those that the client sent.
+    """Returns the request as the broker received it, without hop-by-hop fields. `cookies` replace those of the client.
 
-    `known` are fields of the message that the request does not say.
+    `known` are fields of the message that cannot be read from the request.
     """
     environ = {
         key: value
@@ -101,7 +104,7 @@ def to_message(
     return RequestMessage(
         environ,
         body,
-        request._get_scheme() or "http",  # type: ignore[attr-defined] # the replay reads the proxy's field again
+        request._get_scheme() or "http",  # type: ignore[attr-defined] # the replay evaluates SECURE_PROXY_SSL_HEADER again
         user,
         "asgi" if asgi else "wsgi",
         csrf=_csrf_state(request),
@@ -116,27 +119,27 @@ def _key(name: str) -> str:
 
 
 def _relied_on() -> set[str]:
-    """The fields, in lower case, that the project's settings name."""
+    """Returns the fields, in lower case, that the project's settings name."""
     keys = [settings.CSRF_HEADER_NAME, *(settings.SECURE_PROXY_SSL_HEADER or ())[:1]]
     return {key.removeprefix("HTTP_").replace("_", "-").lower() for key in keys}
 
 
 def _csrf_state(request: HttpRequest) -> Csrf:
-    """What CsrfViewMiddleware left on the request. A view that it exempts may still check on its own."""
+    """Returns what CsrfViewMiddleware left on the request. A view that is exempt may still run its own check."""
     if getattr(request, "_dont_enforce_csrf_checks", False):
         return "waived"
     return "checked" if getattr(request, "csrf_processing_done", False) else "unchecked"
 
 
 def with_cookies(field: str, cookies: dict[str, str]) -> str:
-    """The header field with these cookies in place of those of the same names; the others stay as they were sent."""
+    """Returns the Cookie field with these cookies replaced or added; the others stay as the client sent them."""
     sent = [pair.strip() for pair in field.split(";")]
     kept = [pair for pair in sent if pair and pair.partition("=")[0].strip() not in cookies]
     return "; ".join([*kept, *(f"{name}={value}" for name, value in cookies.items())])
 
 
 def to_request(message: RequestMessage, replay: Replay) -> HttpRequest:
-    """The request again, of the class that it had, marked as a replay."""
+    """Returns the request, of its original class, marked as a replay."""
     request = _asgi_request(message) if message.protocol == "asgi" else _wsgi_request(message)
     request.META[REPLAY_KEY] = replay
     request.broker = replay.context()  # type: ignore[attr-defined]
@@ -148,14 +151,14 @@ def to_request(message: RequestMessage, replay: Replay) -> HttpRequest:
 
 
 def to_wsgi_text(text: str) -> str:
-    """PEP 3333 has the bytes of the path as latin-1, and WSGIRequest has decoded them."""
+    """PEP 3333 represents the bytes of the path as latin-1, and WSGIRequest has decoded them as UTF-8."""
     return text.encode("utf-8", "surrogateescape").decode("latin-1")
 
 
 def _wsgi_request(message: RequestMessage) -> HttpRequest:
     environ: dict[str, Any] = {
         "REQUEST_METHOD": message.method,
-        "SERVER_NAME": "localhost",  # a message that code made may not say: PEP 3333 asks for them
+        "SERVER_NAME": "localhost",  # PEP 3333 requires these; a message made by code may lack them
         "SERVER_PORT": "443" if message.scheme == "https" else "80",
         "SERVER_PROTOCOL": "HTTP/1.1",
         **message.environ,

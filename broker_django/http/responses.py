@@ -1,4 +1,4 @@
-"""HttpResponse <-> ResponseMessage."""
+"""Conversion between HttpResponse and ResponseMessage."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from django.utils.encoding import iri_to_uri
 from broker_core.errors import BrokerError, ResponseTooLargeError
 from broker_core.hop_by_hop import connection_options
 from broker_core.message import ResponseMessage
-from broker_django.http.caching import never_kept
-from broker_django.http.codings import CODED_FOR
-from broker_django.http.sending import sendable
-from broker_django.http.settled import STORED, STREAMED, SettledCookies
+from broker_django.http.cache_headers import forbid_caching
+from broker_django.http.content_codings import CODED_FOR
+from broker_django.http.protected_responses import STORED, STREAMED, ProtectedCookies
+from broker_django.http.response_checks import checked_response
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Iterable
@@ -40,9 +40,10 @@ if TYPE_CHECKING:
 def to_response_message(
     response: HttpResponseBase, limit: int, *, method: str = "GET", protocol: Protocol = "wsgi"
 ) -> ResponseMessage:
-    """The response without hop-by-hop fields, its body read to the end, as a server sends it over this interface.
+    """Returns the response as a server sends it, with its whole body and without hop-by-hop fields.
 
-    Raises ResponseTooLargeError above `limit` bytes, and ResponseBrokenError for what no server could send.
+    Raises ResponseTooLargeError if the body has more than `limit` bytes, and ResponseBrokenError if no server can send
+    it.
     """
     dropped = connection_options(response.get("Connection", ""))
     message = ResponseMessage(
@@ -52,7 +53,7 @@ def to_response_message(
         cookies=tuple(morsel.OutputString() for morsel in response.cookies.values()),
         body=_content(response, limit),
     )
-    return sendable(message, method, protocol)
+    return checked_response(message, method, protocol)
 
 
 def _content(response: HttpResponseBase, limit: int) -> bytes:
@@ -87,7 +88,7 @@ def _append(body: bytearray, chunk: bytes, limit: int) -> None:
 
 
 class OtherRedirect(HttpResponse):
-    """A redirect that Django has no class for, or whose URL its class refuses: an app's scheme, or too long."""
+    """A redirect that Django has no class for, or whose URL Django's class refuses: an unusual scheme, or too long."""
 
     @property
     def url(self) -> str:
@@ -100,7 +101,7 @@ _REDIRECTS: dict[int, tuple[type[HttpResponseRedirect | HttpResponsePermanentRed
     307: (HttpResponseRedirect, True),
     308: (HttpResponsePermanentRedirect, True),
 }
-"""Django's class for a status, and whether it is told to preserve the request."""
+"""Django's class for each status, and the value of `preserve_request`."""
 
 _PLAIN: dict[int, type[HttpResponse]] = {
     kind.status_code: kind
@@ -116,22 +117,22 @@ _PLAIN: dict[int, type[HttpResponse]] = {
 
 
 def to_response(message: ResponseMessage) -> HttpResponse:
-    """The response, verbatim, and of the class that Django has for its status; a redirect has its `url`."""
+    """Returns the stored response, unchanged, of the class that Django has for its status. A redirect has a `url`."""
     response = _empty_response(message)
     response.content = message.body
     del response["Content-Type"]
     for name, value in message.headers:
         response[name] = value
-    response.cookies = SettledCookies(message.cookies)
+    response.cookies = ProtectedCookies(message.cookies)
     setattr(response, STORED, True)
     setattr(response, CODED_FOR, message.accept_encoding)
     return response
 
 
 def refill(original: Any, message: ResponseMessage) -> HttpResponseBase:
-    """The view's own response object, which an eager replay has at hand, with all that the client gets as stored.
+    """Returns the view's own response object of an eager replay, with the stored content.
 
-    So it keeps its class and its attributes, such as `context_data` and DRF's `data`, which tests look at.
+    So it keeps its class and its attributes, such as `context_data` and DRF's `data`, which tests read.
     """
     if original.streaming:
         original.streaming_content = _one_chunk(message.body) if original.is_async else [message.body]
@@ -143,11 +144,11 @@ def refill(original: Any, message: ResponseMessage) -> HttpResponseBase:
     for name, value in message.headers:
         original[name] = value
     original.status_code, original.reason_phrase = message.status, message.reason
-    original.cookies = SettledCookies(message.cookies)
+    original.cookies = ProtectedCookies(message.cookies)
     setattr(original, STORED, True)
     setattr(original, CODED_FOR, message.accept_encoding)
     if hasattr(original, "render"):
-        original.render = None  # the handler asks `callable(response.render)`: the replay has rendered it
+        original.render = None  # the handler checks `callable(response.render)`, and the replay has rendered it
     return original  # type: ignore[no-any-return]
 
 
@@ -161,14 +162,14 @@ def _empty_response(message: ResponseMessage) -> HttpResponse:
         return redirect_to(location, message.status, message.reason)
     kind = _PLAIN.get(message.status, HttpResponse)
     if kind is HttpResponseNotModified and message.body:
-        kind = HttpResponse  # a view may say 304 with a body, which Django's class refuses
+        kind = HttpResponse  # a view may return a 304 with a body, which Django's class refuses
     response = kind(reason=message.reason)
-    response.status_code = message.status  # which Django's classes take up to 599 alone
+    response.status_code = message.status  # Django's constructor accepts nothing above 599
     return response
 
 
 def redirect_to(location: str, status: int, reason: str | None = None) -> HttpResponse:
-    """A redirect of Django's own class, if there is one for the status and it takes the URL. It has its `url`."""
+    """Returns a redirect of Django's own class, if it supports the status and the URL. It has a `url`."""
     if status in _REDIRECTS:
         kind, preserve_request = _REDIRECTS[status]
         with contextlib.suppress(DisallowedRedirect, ValueError):
@@ -177,9 +178,9 @@ def redirect_to(location: str, status: int, reason: str | None = None) -> HttpRe
 
 
 def problem(error: BrokerError) -> HttpResponse:
-    """The error as `application/problem+json` (RFC 9457), never to be cached."""
+    """Returns the error as `application/problem+json` (RFC 9457); caches must not keep it."""
     response = JsonResponse(error.problem(), status=error.status, content_type="application/problem+json")
-    never_kept(response)
+    forbid_caching(response)
     if error.retry_after is not None:
         response["Retry-After"] = str(error.retry_after)
     return response

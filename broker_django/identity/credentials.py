@@ -1,7 +1,7 @@
-"""What a request shows of who sent it, and what the ledger keeps of that: kinds of credentials, and digests of them.
+"""Credentials that a request shows, and what the ledger stores about them: their kinds, and digests of their values.
 
-A credential is the session cookie, and the header fields, cookies and query parameters that the setting CREDENTIALS
-names. Header fields and parameters whose names look like those of credentials are guessed at.
+A credential is the session cookie, or a header field, cookie or query parameter named in CREDENTIALS. Header fields and
+parameters with names like those of credentials are guessed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,13 @@ from django.http.request import HttpHeaders
 from django.utils.crypto import constant_time_compare
 from django.utils.encoding import force_bytes, force_str
 
-from broker_core.credential_names import is_minted, is_secret_parameter, looks_like_credential, may_say_who, says_who
+from broker_core.credential_names import (
+    identifies_user,
+    is_renewed,
+    is_secret_parameter,
+    looks_like_credential,
+    may_identify,
+)
 from broker_django.conf import conf
 from broker_django.identity.logged_in import LOGGED_IN, session_of
 from broker_django.identity.owners import is_untold
@@ -31,33 +37,33 @@ if TYPE_CHECKING:
     from django.http import HttpRequest
 
 COOKIE, QUERY = "cookie:", "query:"
-"""What begins the name of a credential that is a cookie, or a parameter of the query."""
+"""Prefixes for the names of credentials that are cookies or query parameters."""
 SESSION = "session"
-"""The session cookie, among the kinds of credentials; header fields are there by their names in lower case."""
+"""The kind of the session cookie. The kind of a header field is its name in lower case."""
 OURS = "request_broker_"
-"""What begins the names of the broker's own cookies."""
+"""Prefix of the broker's own cookies."""
 GUESSED = "?"
-"""What begins the name of a credential that nobody has named: the claim may stand for it, as for the session."""
+"""Prefix of the kinds of guessed credentials. The claim can replace them, and the session."""
 EXEMPT = "-"
-"""What begins the name, in CREDENTIALS, of a field, cookie or parameter that is not to be guessed at."""
+"""Prefix, in CREDENTIALS, for names that must not be guessed."""
 TOO_MANY = f"{GUESSED}*"
-"""Stands for more credentials than the ledger has room for: nobody shows it, so only the claim does."""
+"""Stands for more credentials than the ledger can store. No request can show it, so only the claim remains."""
 
 MOST_OF_NAMES = 800
-"""Characters: a dispatch has room for the kinds of its credentials, and three digests."""
+"""Characters. A dispatch has room for the kinds of its credentials and three digests."""
 
 _OF_SERVERS = ("REMOTE_USER", "SSL_CLIENT_S_DN", "SSL_CLIENT_CERT")
-"""What a server says of whom it has authenticated (RFC 3875, section 4.1.11; mod_ssl)."""
+"""Variables that a web server sets for an authenticated client (RFC 3875, section 4.1.11; mod_ssl)."""
 
 Presented = dict[str, str]
-"""By kind, what a request shows."""
+"""Maps kinds to the values that a request shows."""
 
 
 def presented(request: HttpRequest, extra: SimpleCookie | None = None, *, everything: bool = False) -> Presented:
-    """What the request shows. `extra` are cookies that the client is about to get.
+    """Returns the credentials that the request shows. `extra` contains cookies that the client is about to receive.
 
-    With `everything`, any header field and cookie counts that may say who sends it: nobody knows how a view finds its
-    user.
+    With `everything`, header fields and cookies that might identify the sender count too, because it is not known how a
+    view finds its user.
     """
     name = settings.SESSION_COOKIE_NAME
     session = extra[name].value if extra and name in extra else request.COOKIES.get(name)
@@ -70,12 +76,12 @@ def presented(request: HttpRequest, extra: SimpleCookie | None = None, *, everyt
     return {kind: force_str(value, errors="replace") for kind, value in shown.items() if value}
 
 
-def _guessed(request: HttpRequest, parameters: Mapping[str, str], named: _Named, everything: bool) -> dict[str, Any]:  # noqa: FBT001
-    """What looks like a credential and is not named."""
+def _guessed(request: HttpRequest, parameters: Mapping[str, str], named: _Named, everything: bool) -> dict[str, Any]:  # noqa: FBT001 - private
+    """Returns credentials that CREDENTIALS does not name."""
     fields = ((_guessed_field(key, everything), value) for key, value in request.META.items())
     guessed = {field: value for field, value in fields if field and field not in named.known}
-    if any(map(says_who, guessed)):
-        guessed = {field: value for field, value in guessed.items() if not is_minted(field) or says_who(field)}
+    if any(map(identifies_user, guessed)):
+        guessed = {field: value for field, value in guessed.items() if not is_renewed(field) or identifies_user(field)}
     for name, value in request.COOKIES.items():
         kind = f"{COOKIE}{name}"
         if kind not in named.known and _is_guessed_cookie(name, everything):
@@ -88,18 +94,20 @@ def _guessed(request: HttpRequest, parameters: Mapping[str, str], named: _Named,
 
 
 @lru_cache(maxsize=1024)
-def _guessed_field(key: str, everything: bool) -> str:  # noqa: FBT001
-    """The name of the header field that a key of `request.META` is of, if it is guessed at; empty if not."""
+def _guessed_field(key: str, everything: bool) -> str:  # noqa: FBT001 - private, and cached by position
+    """Returns the header field's name for a key of `request.META`, if it is guessed to be a credential; otherwise an
+    empty text.
+    """
     field = _field(key)
     if key in _OF_SERVERS:
         return field
-    is_one = key.startswith("HTTP_") and (may_say_who if everything else looks_like_credential)(field)
+    is_one = key.startswith("HTTP_") and (may_identify if everything else looks_like_credential)(field)
     return field if is_one else ""
 
 
-def _is_guessed_cookie(name: str, everything: bool) -> bool:  # noqa: FBT001
-    """Whether a cookie may say who sends it. Those of Django and of the broker say nothing of users, or are looked at
-    elsewhere; those of analytics begin with an underscore.
+def _is_guessed_cookie(name: str, everything: bool) -> bool:  # noqa: FBT001 - private
+    """Whether a cookie may identify the sender. Django's and the broker's cookies do not identify users, or are handled
+    elsewhere. Names of analytics cookies begin with an underscore.
     """
     own = (settings.SESSION_COOKIE_NAME, settings.CSRF_COOKIE_NAME, settings.LANGUAGE_COOKIE_NAME, "messages")
     if name in own or name.startswith(OURS):
@@ -108,17 +116,17 @@ def _is_guessed_cookie(name: str, everything: bool) -> bool:  # noqa: FBT001
 
 
 def _parameters(request: HttpRequest) -> Mapping[str, str]:
-    """Those of the query; none if Django cannot read them, for which a view may never ask."""
+    """Returns the query parameters; none if Django cannot parse them, because then a view may never read them."""
     if not request.META.get("QUERY_STRING"):
         return {}
     try:
         return {name: request.GET[name] for name in request.GET}
-    except (TooManyFieldsSent, LookupError, UnicodeError):  # of the charset that a client has named
+    except (TooManyFieldsSent, LookupError, UnicodeError):  # the client chooses the charset
         return {}
 
 
 class _Named:
-    """The setting CREDENTIALS: by kind, the keys of header fields in `request.META`, cookies and query parameters."""
+    """The setting CREDENTIALS: maps kinds to keys of `request.META`, cookies and query parameters."""
 
     def __init__(self, entered: tuple[str, ...]) -> None:
         exempt = {name.removeprefix(EXEMPT).lower() for name in entered if name.startswith(EXEMPT)}
@@ -140,7 +148,7 @@ def _field(key: str) -> str:
 
 
 def shows_anything(request: HttpRequest) -> bool:
-    """Whether there is anything by which a view may know who sends the request."""
+    """Whether the request has anything that a view may identify its sender by."""
     return bool(presented(request, everything=True))
 
 
@@ -150,11 +158,11 @@ def credential_for(
     extra: SimpleCookie | None = None,
     by_named: Callable[[], bool] = lambda: False,
 ) -> str:
-    """What has to be shown again: what says who the user is, or, without a user, all that was sent.
+    """Returns the credential that must be shown again: what identified the user, or without a user all that was sent.
 
-    `by_named` is asked only if it matters: whether what CREDENTIALS names is enough for a view to find its user, a row
-    of the project's user model. A user of any other kind has to be found again by the view: only that knows who is
-    active.
+    `by_named` is called only if needed. It returns whether the credentials in CREDENTIALS suffice for the view to find
+    its user, a row of the project's user model. Users of other kinds must be found by the view again, because only the
+    view knows whether they are active.
     """
     if owner is None or is_untold(owner):
         return described(presented(request, extra, everything=owner is not None))
@@ -166,48 +174,50 @@ def credential_for(
 
 
 def shows_more_than_named(request: HttpRequest) -> bool:
-    """Whether anything but what CREDENTIALS names may say who sends the request."""
+    """Whether something that CREDENTIALS does not name may identify the sender."""
     return any(_part(kind) != NAMED for kind in presented(request, everything=True)) or bool(_parameters(request))
 
 
 def with_named_alone(request: HttpRequest) -> HttpRequest:
-    """The request as if only what CREDENTIALS names said who sends it: no session, other cookie, query or body."""
+    """Returns a copy of the request that is identified only by CREDENTIALS: without session, other cookies, query and
+    body.
+    """
     named = _named(tuple(conf.CREDENTIALS))
-    bare = _without(request, lambda kind: kind not in named.known and (kind.startswith(COOKIE) or may_say_who(kind)))
+    bare = _without(request, lambda kind: kind not in named.known and (kind.startswith(COOKIE) or may_identify(kind)))
     query = request.GET.copy()
     for name in [name for name in request.GET if f"{QUERY}{name}" not in named.known]:
         del query[name]
     bare.GET = query  # type: ignore[assignment]
     bare.META["CONTENT_LENGTH"] = "0"
-    bare.user = None  # type: ignore[assignment] # of the session, to which REST framework looks
+    bare.user = None  # type: ignore[assignment] # REST framework reads the session's user
     return bare
 
 
 def without_named(request: HttpRequest) -> HttpRequest:
-    """The request as if it had nothing of what CREDENTIALS names."""
+    """Returns a copy of the request without the credentials in CREDENTIALS."""
     named = _named(tuple(conf.CREDENTIALS))
     return _without(request, lambda kind: kind in named.known)
 
 
 def _without(request: HttpRequest, left_out: Callable[[str], bool]) -> HttpRequest:
-    """The request without its session, and without these kinds of header fields and cookies."""
+    """Returns a copy of the request without its session, and without these kinds of header fields and cookies."""
     bare = copy.copy(request)
     gone = {key for key in request.META if (key.startswith("HTTP_") or key in _OF_SERVERS) and left_out(_field(key))}
     bare.META = {key: value for key, value in request.META.items() if key not in gone}
     bare.COOKIES = {name: value for name, value in request.COOKIES.items() if not left_out(f"{COOKIE}{name}")}
     for name in ("headers", "environ", "session"):
         bare.__dict__.pop(name, None)
-    bare._dont_enforce_csrf_checks = True  # type: ignore[attr-defined] # nothing is done
+    bare._dont_enforce_csrf_checks = True  # type: ignore[attr-defined] # no view runs
     return bare
 
 
 def client_of(request: HttpRequest, *, everything: bool = False) -> str:
-    """All that a client without a user sent, as one text: of which only a digest may be kept."""
+    """Returns everything that a client without a user sent, as one text. Only its digest may be stored."""
     return json.dumps(sorted(presented(request, everything=everything).items()))
 
 
 def names_user(request: HttpRequest, user: str) -> bool:
-    """Whether it is the session of the request that says who its user is."""
+    """Whether the request's session names this user."""
     session = session_of(request)
     return session is not None and session.get(LOGGED_IN) == user
 
@@ -218,7 +228,7 @@ NAMED, OF_SESSION, GUESSES = range(3)
 
 
 def described(shown: Presented) -> str:
-    """The kinds of what was shown, and digests: of what was named, of the session, and of what was guessed."""
+    """Returns the kinds of credentials, and digests of the named ones, of the session, and of the guessed ones."""
     if not shown:
         return ""
     values = sorted(shown.items())
@@ -244,12 +254,12 @@ def kinds(credential: str) -> list[str]:
 
 
 def shows_again(request: HttpRequest, credential: str) -> bool:
-    """Whether a request has all that this credential was made of, which may be nothing; it may have more."""
+    """Whether a request shows everything in this credential, which may be empty. It may show more."""
     return all(_shows(request, credential, part) for part in range(3))
 
 
 def shows_named(request: HttpRequest, credential: str) -> bool:
-    """The same of what CREDENTIALS names, for which nothing stands."""
+    """The same, only for credentials in CREDENTIALS, which the claim cannot replace."""
     return _shows(request, credential, NAMED)
 
 
@@ -273,11 +283,11 @@ def _digest(values: list[tuple[str, str]], key: str | bytes) -> str:
 
 
 def mac(salt: str, value: str, key: str | bytes) -> str:
-    """A message authentication code of 128 bits, in hexadecimal digits: keyed BLAKE2b (RFC 7693, section 2.9)."""
+    """A message authentication code of 128 bits in hexadecimal digits: keyed BLAKE2b (RFC 7693, section 2.9)."""
     return blake2b(value.encode(), key=_derived(salt, key), digest_size=16).hexdigest()
 
 
 @lru_cache(maxsize=16)
 def _derived(salt: str, key: str | bytes) -> bytes:
-    """A key of its own for each salt, as Django's `salted_hmac` derives it."""
+    """Derives a separate key for each salt, as Django's `salted_hmac` does."""
     return sha256(salt.encode() + force_bytes(key)).digest()

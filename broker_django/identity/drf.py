@@ -1,4 +1,4 @@
-"""Django REST framework at the door: authentication, permissions and throttles speak before anything is accepted."""
+"""Run Django REST framework's authentication, permissions and throttles before a request is accepted."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def _user_kept(request: HttpRequest) -> Iterator[None]:
-    """DRF sets the user whom it finds on Django's request too, where decorators and middleware still look."""
+    """Restore the request's user: DRF also sets the user that it finds on Django's request, where decorators and
+    middleware read it.
+    """
     missing = object()
     user = getattr(request, "user", missing)
     try:
@@ -44,15 +46,15 @@ def _user_kept(request: HttpRequest) -> Iterator[None]:
 
 
 class CannotAskError(Exception):
-    """The view is not ready to be asked at the door: what it needs, it makes when it runs."""
+    """The view cannot be asked before it runs, because it prepares something only then."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Whom a view has authenticated, and by what; `admitted` if its permissions and throttles let the request in.
+    """Whom a view authenticated and by what; `admitted` if its permissions and throttles let the request pass.
 
-    `by_body` says that the body may have had a say. `again` is False if a poll could not ask the view in the same way:
-    it may find anybody when it runs.
+    `by_body` means that the body may have influenced the result. `again` is False if a poll cannot ask the view in the
+    same way, because the view may find another user when it runs.
     """
 
     user: Any = None
@@ -65,31 +67,31 @@ class Found:
 def admit(
     request: HttpRequest, view: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> tuple[Found | None, HttpResponseBase | None]:
-    """What DRF says of the request before its handler runs: whom it found, or the response that refuses.
+    """Returns whom DRF found before the handler runs, or the response that refuses the request.
 
-    A view that cannot be asked is asked when it runs, in the replay.
+    A view that cannot be asked now is asked when it runs, in the replay.
     """
-    if speaks_first(view) and not _begins_on_its_own(view_class(view)):
+    if speaks_first(view) and not _overrides_dispatch(view_class(view)):
         with contextlib.suppress(CannotAskError), _user_kept(request):
             unprepared = _copied(request)
             asked, refusal = _ask(_copied(request), view, args, kwargs)
-            if asked is not None and _sets_up(view_class(view)):
+            if asked is not None and _overrides_setup(view_class(view)):
                 asked = replace(asked, again=_finds(asked, found(unprepared, view, args, kwargs)))
             return asked, refusal
     known = found(request, view, args, kwargs)
     return (known if owner_of(known.user, known.auth) else replace(known, again=False)), None
 
 
-def _begins_on_its_own(cls: Any) -> bool:
-    """Whether the class has a `dispatch` of its own, which may answer without asking, or prepare what is asked.
+def _overrides_dispatch(cls: Any) -> bool:
+    """Whether the class overrides `dispatch`, which may answer by itself or prepare something for authentication.
 
-    A decorated one says that it is in DRF's module.
+    Compares functions, because a decorated one still names DRF's module.
     """
     return cls.dispatch is not import_string("rest_framework.views.APIView").dispatch
 
 
-def _sets_up(cls: Any) -> bool:
-    """Whether the class has a `setup` of its own, which may prepare what its authenticators look at."""
+def _overrides_setup(cls: Any) -> bool:
+    """Whether the class overrides `setup`, which may prepare something that its authenticators read."""
     return cls.setup is not View.setup
 
 
@@ -98,7 +100,7 @@ def _finds(asked: Found, unprepared: Found) -> bool:
 
 
 def _copied(request: HttpRequest) -> HttpRequest:
-    """With what a view may write into it."""
+    """Returns a copy of the request, with copies of what a view may write to."""
     copied = copy.copy(request)
     copied.META, copied.COOKIES = dict(request.META), dict(request.COOKIES)
     copied.__dict__.pop("headers", None)
@@ -110,7 +112,7 @@ def _ask(
 ) -> tuple[Found | None, HttpResponseBase | None]:
     try:
         instance = _instance(request, view, args, kwargs)
-        if not getattr(view, "actions", None):  # DRF does not set up a viewset
+        if not getattr(view, "actions", None):  # DRF does not call `setup` on viewsets
             instance.setup(request, *args, **kwargs)
         drf_request = instance.initialize_request(request, *args, **kwargs)
     except Exception as error:
@@ -119,17 +121,17 @@ def _ask(
     instance.headers = instance.default_response_headers
     try:
         instance.initial(drf_request, *args, **kwargs)
-    except Exception as error:  # noqa: BLE001 - of which DRF makes a response, or not
+    except Exception as error:  # noqa: BLE001 - DRF decides which errors become a response
         return None, _refusal(instance, drf_request, error)
     _throttle_once(type(instance))
     try:
         return Found(drf_request.user, drf_request.auth, admitted=True, by_body=_has_read(drf_request)), None
-    except Exception as error:  # it authenticates when it runs, if at all
+    except Exception as error:  # it may authenticate when it runs
         raise CannotAskError from error
 
 
 def _refusal(instance: Any, drf_request: Any, error: Exception) -> HttpResponseBase:
-    """DRF's own response. Raises CannotAskError for an error that is nobody's refusal."""
+    """Returns DRF's own response. Raises CannotAskError if the error is not a refusal."""
     try:
         response = instance.handle_exception(error)
         final: HttpResponseBase = instance.finalize_response(drf_request, response, *instance.args, **instance.kwargs)
@@ -139,7 +141,7 @@ def _refusal(instance: Any, drf_request: Any, error: Exception) -> HttpResponseB
 
 
 def _instance(request: HttpRequest, view: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """The view as its `as_view` makes it for a request, but not set up by its own `setup`."""
+    """Returns the view instance that `as_view` makes for a request, but without calling its `setup`."""
     instance = view.cls(**getattr(view, "initkwargs", {}))
     actions = getattr(view, "actions", None)
     if actions:
@@ -151,9 +153,9 @@ def _instance(request: HttpRequest, view: Any, args: tuple[Any, ...], kwargs: Ma
 
 
 def _throttle_once(cls: Any) -> None:
-    """Throttles count at the door. A replay of the same request must not be counted, or refused, again."""
+    """Count throttles only when a request is accepted. Its replay must not be counted or refused again."""
     original = cls.check_throttles
-    if getattr(original, "counts_at_the_door", False):
+    if getattr(original, "counts_once", False):
         return
 
     @functools.wraps(original)
@@ -162,26 +164,27 @@ def _throttle_once(cls: Any) -> None:
         if replay is None or not replay.admitted:
             original(self, request)
 
-    check_throttles.counts_at_the_door = True  # type: ignore[attr-defined]
+    check_throttles.counts_once = True  # type: ignore[attr-defined]
     cls.check_throttles = check_throttles
 
 
 def found(request: HttpRequest, view: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Found:
-    """Whom DRF's authenticators find; nobody if they refuse, a credential that has run out since being none any more.
+    """Returns whom DRF's authenticators find; nobody if they refuse, for example because a credential has expired
+    since.
 
-    The view is not set up: that may count, look up or lock something, and happens when it runs.
+    The view's `setup` is not called: it may count, query or lock something, and runs with the view.
     """
     _throttle_once(view.cls)
     with _user_kept(request):
         try:
             drf_request = _instance(request, view, args, kwargs).initialize_request(request, *args, **kwargs)
             return Found(drf_request.user, drf_request.auth, by_body=_has_read(drf_request))
-        except Exception as error:  # noqa: BLE001 - of the project's own code
+        except Exception as error:  # noqa: BLE001 - the project's code may raise anything
             return Found(again=_is_refusal(error))
 
 
 def _has_read(drf_request: Any) -> bool:
-    """Whether the body was parsed: REST framework does so when it is first asked for."""
+    """Whether the body was parsed. REST framework parses it on first use."""
     return getattr(drf_request, "_full_data", None) is not import_string("rest_framework.request.Empty")
 
 
@@ -191,22 +194,22 @@ def _is_refusal(error: Exception) -> bool:
 
 
 def pin(request: HttpRequest, user: Any, auth: Any = None) -> None:
-    """Hand DRF this user and what authenticated it, whatever its authenticators find."""
+    """Make DRF use this user and authentication, whatever its authenticators find."""
     request._force_auth_user = user  # type: ignore[attr-defined]
     request._force_auth_token = auth  # type: ignore[attr-defined]
 
 
 def authenticated(request: HttpRequest, dispatch: Dispatch) -> Iterator[Found]:
-    """Whom DRF finds for a poll, if it is installed: by its default authenticators, and by those of the view that the
-    dispatch is for.
+    """Yields whom DRF finds for a poll, if DRF is installed: with its default authenticators, and with those of the
+    dispatch's view.
 
-    Raises UnavailableError if one of them does not answer now.
+    Raises UnavailableError if an authenticator does not answer now.
     """
     if not apps.is_installed("rest_framework"):
         return
-    default = import_string("rest_framework.views.APIView")()  # an optional dependency
+    default = import_string("rest_framework.views.APIView")()  # optional dependency
     with_method = copy.copy(request)
-    with_method.method = dispatch.method  # which authenticators may be chosen by
+    with_method.method = dispatch.method  # authenticators may depend on it
     with_method._dont_enforce_csrf_checks = True  # type: ignore[attr-defined] # nothing is done
     outages: list[Exception] = []
     yield from _by(default, request, outages)
@@ -223,7 +226,7 @@ def _by(view: Any, request: HttpRequest, outages: list[Exception]) -> Iterator[F
         try:
             drf_request = view.initialize_request(request)
             found = Found(drf_request.user, drf_request.auth)
-        except Exception as error:  # noqa: BLE001 - of the project's own code
+        except Exception as error:  # noqa: BLE001 - the project's code may raise anything
             if _is_outage(error):
                 outages.append(error)
             return
@@ -231,21 +234,21 @@ def _by(view: Any, request: HttpRequest, outages: list[Exception]) -> Iterator[F
 
 
 def _is_outage(error: Exception) -> bool:
-    """Whether a database or another service is out of reach."""
+    """Whether a database or another service cannot be reached."""
     return isinstance(error, (DatabaseFailure, OSError)) or type(error).__module__.partition(".")[0] in _CLIENTS
 
 
 _CLIENTS = frozenset({"aiohttp", "botocore", "grpc", "httpcore", "httpx", "ldap", "redis", "requests", "urllib3"})
-"""Packages whose exceptions say so."""
+"""Packages whose exceptions mean that a service cannot be reached."""
 
 
 def _view_of(request: HttpRequest, dispatch: Dispatch) -> Any:
-    """The view of DRF that the path of a dispatch leads to by now; None if there is none."""
+    """Returns the DRF view that the dispatch's path now resolves to; None if there is none."""
     path = dispatch.path.removeprefix(request.META.get("SCRIPT_NAME", "").rstrip("/"))
     language = translation.get_language_from_path(path) or translation.get_language()
     try:
         with translation.override(language):
             found = resolve(path, getattr(request, "urlconf", None))
         return _instance(request, found.func, found.args, found.kwargs) if view_class(found.func) is not None else None
-    except Exception:  # noqa: BLE001 - of the project's own code
+    except Exception:  # noqa: BLE001 - the project's code may raise anything
         return None

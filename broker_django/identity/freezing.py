@@ -1,9 +1,9 @@
-"""Users and credentials as they were at the door, for a replay that cannot find them again.
+"""Freeze users and credentials as JSON, for a replay that cannot find them again.
 
-They travel inside the sealed message, as JSON: rows by their keys, values as they are, members of enumerations by
-name, other objects, and rows that were never saved, by their class and their attributes. An object of a class that
-extends a container or a text keeps what is in it. What has a state that cannot be read is refused: two users must not
-be frozen alike. Nothing is pickled. Only what was sealed here is thawed, so nobody else can name a class.
+They travel inside the sealed message. Rows are frozen as their keys, enumeration members as their names, and other
+objects and unsaved rows as their class and attributes. An object of a class that extends a container or a string keeps
+its content. Objects with unreadable state are refused, because two users must not freeze alike. Nothing is pickled, and
+only what was sealed here is thawed, so nobody else can name a class.
 """
 
 from __future__ import annotations
@@ -16,24 +16,23 @@ import json
 import struct
 import uuid
 from collections import OrderedDict, deque
-from types import FunctionType, GetSetDescriptorType, MappingProxyType, MemberDescriptorType
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
-from django.apps import apps
 from django.db import models
-from django.utils.functional import LazyObject, Promise
 from django.utils.module_loading import import_string
+
+from broker_django.identity.instances import NotFrozenError, dict_of, evaluated, is_row, slot_values_of, slots_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 DEPTH = 12
-"""How deep objects may hold one another."""
+"""How deeply objects may be nested."""
 SIZE = 500
-"""How many values there may be in all."""
-
-_TEXTS: dict[str, tuple[type, Callable[[Any], str], Callable[[str], Any]]] = {
+"""How many values there may be in total."""
+TEXTS: dict[str, tuple[type, Callable[[Any], str], Callable[[str], Any]]] = {
     "datetime": (datetime.datetime, datetime.datetime.isoformat, datetime.datetime.fromisoformat),
     "date": (datetime.date, datetime.date.isoformat, datetime.date.fromisoformat),
     "time": (datetime.time, datetime.time.isoformat, datetime.time.fromisoformat),
@@ -62,27 +61,24 @@ _TEXTS: dict[str, tuple[type, Callable[[Any], str], Callable[[str], Any]]] = {
         lambda text: datetime.timezone(datetime.timedelta(seconds=float(text))),
     ),
 }
-_SERIES: dict[str, Any] = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset, "deque": deque}
-_NAMES: dict[type, str] = {kind: name for name, (kind, _say, _read) in _TEXTS.items()}
-_NAMES |= {kind: name for name, kind in _SERIES.items()}
-_MAPPINGS: dict[str, Any] = {
+SERIES: dict[str, Any] = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset, "deque": deque}
+_NAMES: dict[type, str] = {kind: name for name, (kind, _say, _read) in TEXTS.items()}
+_NAMES |= {kind: name for name, kind in SERIES.items()}
+_NAMES |= {dict: "dict", OrderedDict: "ordered", MappingProxyType: "mappingproxy"}
+MAPPINGS: dict[str, Any] = {
     "dict": dict,
     "ordered": OrderedDict,
     "mappingproxy": lambda items: MappingProxyType(dict(items)),
 }
-_NAMES |= {dict: "dict", OrderedDict: "ordered", MappingProxyType: "mappingproxy"}
 _EXACT: dict[type, Callable[[Any], Any]] = {str: str.__str__, int: int.__int__, float: float.__float__}
-"""How to read a value of a subclass, whatever the subclass says."""
+"""Reads a value of a subclass, whatever the subclass overrides."""
 _EXTENDED = (_NAMES.keys() | _EXACT.keys()) - {uuid.UUID, bytearray, deque}
-"""What a class may extend, and have a state that is not in its attributes."""
-
-
-class NotFrozenError(Exception):
-    """The value, or something in it, cannot travel: a connection, a lock, a function, a class of a function."""
+"""Types whose instances have state outside of their attributes, also in subclasses."""
 
 
 def freeze(value: Any, *, whole_rows: bool = False) -> Any:
-    """What `thaw` makes an equal value of, for JSON; `whole_rows` for rows that may be gone by then.
+    """Returns JSON data that `thaw` turns into an equal value. With `whole_rows`, rows include their fields, because
+    they may be deleted by then.
 
     Raises NotFrozenError.
     """
@@ -108,18 +104,18 @@ class _Freezer:
         return self._object(evaluated(value), depth)
 
     def _as(self, kind: Any, value: Any, depth: int) -> Any:
-        """What the value is as one of this kind, which its own class may extend."""
+        """Freezes the value as this type, which its own class may extend."""
         if kind in _EXACT:
             return _EXACT[kind](value)
         name = _NAMES[kind]
-        if name in _TEXTS:
-            return [name, _TEXTS[name][1](value), *_zone(value)]
-        if name in _MAPPINGS:
+        if name in TEXTS:
+            return [name, TEXTS[name][1](value), *_zone(value)]
+        if name in MAPPINGS:
             return [name, [self._series(pair, depth) for pair in kind.items(value)]]
         return [name, self._series(kind.__iter__(value), depth, name)]
 
     def _series(self, values: Any, depth: int, name: str = "") -> list[Any]:
-        """Sets in an order that is the same in each process."""
+        """Sets are sorted, so that the order is the same in each process."""
         frozen = [self.freeze(each, depth + 1) for each in values]
         return sorted(frozen, key=json.dumps) if name.endswith("set") else frozen
 
@@ -137,8 +133,8 @@ class _Freezer:
         return frozen if extended is object else [*frozen, self._as(extended, value, depth)]
 
     def _state(self, value: Any, depth: int) -> Any:
-        """What is in the attributes of an instance; None for one that is its own `__dict__`."""
-        attributes, slots = _dict_of(value), _slots_of(value)
+        """Returns the attributes of an instance; None if it is its own `__dict__`."""
+        attributes, slots = dict_of(value), slot_values_of(value)
         if attributes is value:
             return None
         if not attributes.keys().isdisjoint(slots) or any(type(name) is not str for name in attributes):
@@ -157,39 +153,18 @@ class _Freezer:
             return frozen
 
     def _fields(self, value: models.Model, depth: int) -> dict[str, Any]:
-        """And whatever else was set on it; not the rows that it has looked up."""
+        """Returns the fields and other attributes, but not cached related rows."""
         return {name: self.freeze(each, depth + 1) for name, each in vars(value).items() if name != "_state"}
 
 
-def attributes_of(value: Any) -> dict[str, Any]:
-    """What is in the attributes and the slots of an instance. Raises NotFrozenError."""
-    value = evaluated(value)
-    attributes = _dict_of(value)
-    named = {} if attributes is value else dict(attributes)
-    return {name: each for name, each in (named | _slots_of(value)).items() if type(name) is str}
-
-
 def _zone(value: Any) -> list[str]:
-    """The name of the zone of a moment: its text has an offset only."""
+    """Returns the name of the time zone: the text of a datetime has only an offset."""
     zone = value.tzinfo if isinstance(value, datetime.datetime) else None
     return [zone.key] if type(zone) is ZoneInfo and zone.key else []
 
 
-def evaluated(value: Any) -> Any:
-    """What is behind a lazy object."""
-    while isinstance(value, LazyObject):
-        bool(value)
-        value = value._wrapped
-    return str(value) if isinstance(value, Promise) else value
-
-
-def is_row(value: Any) -> bool:
-    """Whether a model instance is in its database."""
-    return value.pk is not None and not value._state.adding
-
-
 def _path_of(kind: type) -> str:
-    """Where the class can be imported from. Raises NotFrozenError if it cannot."""
+    """Returns the path to import the class from. Raises NotFrozenError if that is not possible."""
     path = f"{kind.__module__}.{kind.__qualname__}"
     try:
         if import_string(path) is kind:
@@ -208,18 +183,18 @@ def _member(kind: Any, path: str, value: enum.Enum) -> Any:
 
 
 def _extended(kind: Any) -> type:
-    """The container, or other value, that a class extends; `object` if it extends none.
+    """Returns the container or value type that a class extends; `object` if none.
 
-    Raises NotFrozenError if its instances have a state beside that and their attributes, as those have that are written
-    in C. They are larger than Python makes them.
+    Raises NotFrozenError if its instances have other state besides that and their attributes, as classes written in C
+    do. Their instances are larger than Python would make them.
     """
     each = kind
     while each is not object and each not in _EXTENDED:
         if _is_larger(each, each.__base__):
             raise NotFrozenError(f"a {kind.__name__} has a state that cannot be read")
         each = each.__base__
-    if each is object and not kind.__dictoffset__ and not any(map(_slots, kind.__mro__)):
-        raise NotFrozenError(f"a {kind.__name__} says nothing of itself")
+    if each is object and not kind.__dictoffset__ and not any(map(slots_of, kind.__mro__)):
+        raise NotFrozenError(f"a {kind.__name__} has no readable state")
     return each  # type: ignore[no-any-return]
 
 
@@ -227,125 +202,9 @@ _WORD = struct.calcsize("P")
 
 
 def _is_larger(kind: Any, base: Any) -> bool:
-    """Whether an instance has more room than one of the base, beside that for its slots, attributes and references."""
-    added = len(_slots(kind)) + sum(
+    """Whether an instance is larger than one of the base, apart from its slots, attributes and weak references."""
+    added = len(slots_of(kind)) + sum(
         getattr(kind, offset) != 0 and getattr(base, offset) == 0 for offset in ("__dictoffset__", "__weakrefoffset__")
     )
     room: int = kind.__basicsize__ - base.__basicsize__ - added * _WORD
     return room > 0 or bool(kind.__itemsize__ != base.__itemsize__)
-
-
-def _dict_of(value: Any) -> Any:
-    """The `__dict__` of an instance, whatever its class says; an empty one if it has none."""
-    found = _descriptor_of_dict(type(value))
-    return {} if found is None else found.__get__(value)
-
-
-def _descriptor_of_dict(kind: type) -> Any:
-    all_of_them = (vars(each).get("__dict__") for each in kind.__mro__)
-    return next((each for each in all_of_them if isinstance(each, GetSetDescriptorType | MemberDescriptorType)), None)
-
-
-def _slots_of(value: Any) -> dict[str, Any]:
-    """What is in the slots of the classes of an instance, by their names, which may be mangled."""
-    found: dict[str, Any] = {}
-    for name, slot in (each for kind in type(value).__mro__ for each in _slots(kind).items()):
-        try:
-            told = slot.__get__(value)
-        except AttributeError:  # not set
-            continue
-        if name in found:
-            raise NotFrozenError(f"a {type(value).__name__} has two slots {name}")
-        found[name] = told
-    return found
-
-
-def _slots(kind: type) -> dict[str, Any]:
-    members = vars(kind).items() if "__slots__" in vars(kind) else ()
-    return {name: each for name, each in members if isinstance(each, MemberDescriptorType)}
-
-
-def thaw(frozen: Any) -> Any:
-    """The value again; a row as it is now. One that is gone is None, or as it was if it is there as a whole.
-
-    Raises LookupError, ValueError or TypeError for what this code does not know any more.
-    """
-    if not isinstance(frozen, list):
-        return frozen
-    name, told = frozen[0], frozen[1]
-    if name in _TEXTS:
-        made = _TEXTS[name][2](told)
-        return made.astimezone(ZoneInfo(frozen[2])) if len(frozen) > 2 else made
-    if name in _SERIES:
-        return _SERIES[name](thaw(each) for each in told)
-    if name in _MAPPINGS:
-        return _MAPPINGS[name]((thaw(key), thaw(each)) for key, each in told)
-    if name == "zone":
-        return ZoneInfo(told)
-    if name == "row":
-        return _row(*frozen[1:])
-    if name in ("enum", "flag"):
-        kind = _imported(told)
-        return kind[frozen[2]] if name == "enum" else kind(frozen[2])
-    if name == "unsaved":
-        return _with(apps.get_model(told)(), frozen[2])
-    return _made(_imported(told), *frozen[2:])
-
-
-def _imported(path: str) -> Any:
-    try:
-        return import_string(path)
-    except ImportError as error:
-        raise LookupError(f"{path} is not there any more") from error
-
-
-def _row(label: str, key: str, database: str, fields: dict[str, Any] | None = None) -> Any:
-    kind: Any = apps.get_model(label)
-    found = kind._default_manager.using(database).filter(pk=key).first()
-    if found is not None or fields is None:
-        return found
-    names = [field.attname for field in kind._meta.concrete_fields if field.attname in fields]
-    return _with(kind.from_db(database, names, [thaw(fields[name]) for name in names]), fields)
-
-
-def _made(kind: Any, state: dict[str, Any] | None, content: Any = None) -> Any:
-    made = _empty(kind) if content is None else _extending(kind, thaw(content))
-    if state is None:
-        _descriptor_of_dict(kind).__set__(made, made)
-        return made
-    return _with(made, state)
-
-
-def _empty(kind: Any) -> Any:
-    """An instance that neither `__init__` nor a `__new__` in Python has seen: they may want arguments."""
-    return object.__new__(kind) if isinstance(kind.__new__, FunctionType) else kind.__new__(kind)
-
-
-def _extending(kind: Any, content: Any) -> Any:
-    """An instance of a class with what is in one of the class that it extends."""
-    extended: Any = type(content)
-    if extended in (datetime.datetime, datetime.date, datetime.time, datetime.timedelta, decimal.Decimal):
-        return extended.__new__(kind, *content.__reduce_ex__(2)[1])
-    if extended not in (list, set, dict, OrderedDict):
-        return extended.__new__(kind, content)
-    made = extended.__new__(kind)
-    if extended is list:
-        list.extend(made, content)
-    elif extended is set:
-        set.update(made, content)
-    else:
-        for key, each in content.items():
-            extended.__setitem__(made, key, each)
-    return made
-
-
-def _with(made: Any, state: dict[str, Any]) -> Any:
-    """The same with these attributes, past what its class makes of setting one."""
-    slots = {name: slot for kind in reversed(type(made).__mro__) for name, slot in _slots(kind).items()}
-    attributes = _dict_of(made)
-    for name, each in state.items():
-        if name in slots:
-            slots[name].__set__(made, thaw(each))
-        else:
-            attributes[name] = thaw(each)
-    return made

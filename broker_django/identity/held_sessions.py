@@ -1,4 +1,4 @@
-"""The session of a client that is held: the view that it waits for writes into the same one meanwhile."""
+"""The session of a client that waits for its view: the view writes to the same session meanwhile."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 
 def leave(request: HttpRequest) -> HttpResponse:
-    """Save what middleware changed in the session on this very request. What is returned carries its cookies."""
-    _cookies, carrier = sessions.settle(request)
+    """Save what middleware changed in the session of this request. Returns a response that carries its cookies."""
+    _cookies, carrier = sessions.save_early(request)
     return carrier
 
 
 def take_up(request: HttpRequest) -> None:
-    """Let the outer chain go on with the session as it is after the wait.
+    """Let the outer middleware continue with the session as it is after the wait.
 
-    A login gives a session another key, and a logout ends it. The client is told so by the response of that view:
-    nothing that the outer chain would write now is for it.
+    A login changes the session's key and a logout ends the session. The response of that view tells the client, so the
+    outer middleware must write nothing.
     """
     session = logged_in.session_of(request)
     if session is not None and session.session_key is not None:
@@ -35,7 +35,7 @@ def take_up(request: HttpRequest) -> None:
 
 
 def hand_over(request: HttpRequest, response: HttpResponseBase, carrier: HttpResponse) -> None:
-    """Add the cookies of `leave`, but for those that the response sets itself."""
+    """Add the cookies of `leave` that the response does not set itself."""
     sessions.guard(request, response)
     for name, morsel in carrier.cookies.items():
         if name not in response.cookies:
@@ -43,13 +43,13 @@ def hand_over(request: HttpRequest, response: HttpResponseBase, carrier: HttpRes
 
 
 def keep_cookie(request: HttpRequest, response: HttpResponseBase) -> None:
-    """Let a poll not delete the cookie of a session that has ended: its browser is known by it."""
+    """Do not let a poll delete the cookie of a session that has ended, because it identifies the browser."""
     if _keep_ended(request):
         sessions.guard(request, response)
 
 
 def _keep_ended(request: HttpRequest) -> bool:
-    """Whether the cookie of the request is that of a session that has ended; the outer chain leaves it then."""
+    """Returns whether the request's cookie is that of an ended session. The outer middleware then leaves it alone."""
     session = logged_in.session_of(request)
     if session is None or session.session_key is not None or settings.SESSION_COOKIE_NAME not in request.COOKIES:
         return False

@@ -1,4 +1,4 @@
-"""The session of a request, and whom it names."""
+"""The session of a request, and the user that it names."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ if TYPE_CHECKING:
     from django.http import HttpRequest
 
 LOGGED_IN = "_auth_user_id"
-"""The key of the session's user, as django.contrib.auth has it."""
+"""The session key of the user's id, as in django.contrib.auth."""
 
 
 def session_of(request: HttpRequest) -> Any:
-    """The session of Django's middleware; None for what a project may have put in its place."""
+    """Returns the session of Django's middleware; None if the project replaced it with something else."""
     session = getattr(request, "session", None)
     return session if hasattr(session, "session_key") else None

@@ -1,6 +1,6 @@
-"""A session that two requests write into at once: that of a client, and the replay of what it sent.
+"""A session that two requests write to at the same time: the client's request, and the replay of an earlier one.
 
-Django saves a session as a whole, so the later of the two would undo what the other wrote.
+Django saves a session as a whole, so the later save would undo the changes of the other.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from django.db import router, transaction
 from django.db.models import F
 from django.utils.module_loading import import_string
 
-from broker_django.http.settled import SettledCookies
+from broker_django.http.protected_responses import ProtectedCookies
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 
 
 def merged(session: Any, *, only_changes: bool = False) -> Any:
-    """The same session, not loaded yet. What is changed in it is laid over what others have saved meanwhile.
+    """Returns the same session, not yet loaded. On save, its changes are merged into what others have saved meanwhile.
 
-    With `only_changes` it is not saved if nothing in it was changed.
+    With `only_changes` it is not saved unless something in it was changed.
     """
-    late = again(session, session.session_key)
+    late = reopened(session, session.session_key)
     store: Any = type(late)
     late.__class__ = _merging(store)
     late.only_changes = only_changes
     return late
 
 
-def again(session: Any, key: str | None) -> Any:
-    """A session like this under the key, not loaded yet, with whatever its middleware told it."""
+def reopened(session: Any, key: str | None) -> Any:
+    """Returns a session of the same kind with this key, not yet loaded, with the attributes that its middleware set."""
     made = object.__new__(type(session))
     vars(made).update(vars(session))
     for name in ("_session_cache", "_loaded", "ended"):
@@ -49,19 +49,19 @@ def again(session: Any, key: str | None) -> Any:
 
 @lru_cache(maxsize=8)
 def _merging(store: Any) -> Any:
-    """The project's session store, with another way to save."""
-    names = {"__module__": store.__module__, "__qualname__": store.__qualname__}  # which its salt may be made of
+    """Returns the project's session store with another way to save."""
+    names = {"__module__": store.__module__, "__qualname__": store.__qualname__}  # its salt may depend on them
     return store if issubclass(store, Merging) else type(store.__name__, (Merging, store), names)
 
 
 class Merging:
-    """Saves the keys that were set or deleted since it was loaded, and leaves the others as they are by then.
+    """Saves the keys that were set or deleted since it was loaded, and keeps other keys as they are by then.
 
-    It is not saved if another request renewed its key or ended it, as a login, a change of password and a logout do.
+    It is not saved if another request changed its key or ended it, as a login, a password change and a logout do.
     """
 
     ended = False
-    """Whether another request renewed or ended the session: the client has, or will get, another cookie."""
+    """Whether another request changed the key or ended the session. The client then receives another cookie."""
     only_changes = False
     modified: bool
     session_key: str | None
@@ -77,15 +77,15 @@ class Merging:
     async def aload(self) -> dict[str, Any]:
         return await sync_to_async(self.load)()
 
-    def save(self, must_create: bool = False) -> None:  # noqa: FBT001, FBT002 - as SessionBase has it
+    def save(self, must_create: bool = False) -> None:  # noqa: FBT001, FBT002 - SessionBase's signature
         if must_create:
             self.ended = False
             super().save(must_create)  # type: ignore[misc]
         elif self.only_changes and not self.modified:
-            self._lay_over()
+            self._merge()
         else:
             with self._locked():
-                self._lay_over()
+                self._merge()
                 if not self.ended:
                     self._save()
 
@@ -95,12 +95,12 @@ class Merging:
         except import_string("django.contrib.sessions.backends.base.UpdateError"):
             self.ended = True
 
-    async def asave(self, must_create: bool = False) -> None:  # noqa: FBT001, FBT002
+    async def asave(self, must_create: bool = False) -> None:  # noqa: FBT001, FBT002 - SessionBase's signature
         await sync_to_async(self.save)(must_create)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """Let nobody write between the look at what is there and the write, if the sessions are rows of a database."""
+        """Lock the session between read and write, if sessions are database rows."""
         model = getattr(self, "model", None)
         if model is None or self.session_key is None:
             yield
@@ -108,19 +108,23 @@ class Merging:
         alias = router.db_for_write(model)
         with transaction.atomic(using=alias):
             rows = model._default_manager.using(alias).filter(session_key=self.session_key)
-            rows.update(expire_date=F("expire_date"))  # a lock on every database; not all have SELECT FOR UPDATE
+            rows.update(
+                expire_date=F("expire_date")
+            )  # locks the row on every database; not all support SELECT FOR UPDATE
             yield
 
     def _current(self) -> dict[str, Any]:
-        """What is in the store. A store that finds nothing takes the session's key away; signed cookies never do."""
+        """Returns the stored data. If there is none, the store removes the session's key, except signed cookies."""
         key = self.session_key
         data: dict[str, Any] = super().load()  # type: ignore[misc]
         if self.session_key != key:
             self._session_key, self.ended = key, True
         return data
 
-    def _lay_over(self) -> None:
-        """Lay the changes over what is in the store, unless the outer chain itself renewed or ended the session."""
+    def _merge(self) -> None:
+        """Merge the changes into the stored data, unless the outer middleware itself changed the key or ended the
+        session.
+        """
         mine: dict[str, Any] = self._get_session()  # type: ignore[attr-defined]
         key, before = self._loaded
         if key is None or key != self.session_key or self.ended:
@@ -132,15 +136,15 @@ class Merging:
 
 
 class Cookies(SimpleCookie):
-    """Cookies of a response, to which the outer chain can add none for a session that has ended, or change it.
+    """Response cookies that the outer middleware cannot change if the session has ended.
 
-    Those that were stored stay as they are, too.
+    Stored cookies cannot be changed either.
     """
 
     def __init__(self, cookies: SimpleCookie, session: Merging | Past) -> None:
         super().__init__()
         self._session = session
-        self._stored = frozenset(cookies) if isinstance(cookies, SettledCookies) else frozenset()
+        self._stored = frozenset(cookies) if isinstance(cookies, ProtectedCookies) else frozenset()
         for name, morsel in cookies.items():
             super().__setitem__(name, morsel)
 

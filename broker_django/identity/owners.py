@@ -1,4 +1,4 @@
-"""How the ledger names whom a dispatch belongs to: the same user is known again, and no other is taken for it."""
+"""Names of owners in the ledger: the same user always has the same name, and no other user has it."""
 
 from __future__ import annotations
 
@@ -11,36 +11,37 @@ from typing import Any
 from uuid import UUID
 
 from broker_django.identity import users
-from broker_django.identity.freezing import NotFrozenError, attributes_of, freeze
+from broker_django.identity.freezing import freeze
+from broker_django.identity.instances import NotFrozenError, attributes_of
 from broker_django.identity.users import KEY_LENGTH, class_path, user_key
 
 logger = logging.getLogger("broker_django.identity.owners")
 
 UNTOLD = users.DIGEST
-"""What begins the name of an owner whom nobody can find again, or tell from others: whoever shows the claim, or again
-all that was sent, stands for it. What follows is the key of a user, who has to be active, if one was found.
+"""Prefix for owners that cannot be identified again, or distinguished from others. The claim, or everything that was
+sent, then proves ownership. The key of a user follows, if one was found, who must be active.
 """
 
 LONGEST_PATH = 150
-"""Characters of the name of a class, from its end, beside a digest."""
+"""Characters of a class's name to keep, from its end, beside a digest."""
 
 USERNAME = "get_username"
 IDENTIFIERS = (
     *(USERNAME, "username", "preferred_username", "id", "sub", "user_id", "uid", "uuid", "oid", "upn", "email"),
     *("client_id", "account_id", "customer_id", "key_id", "login", "name"),
 )
-"""What tells users of one class apart who have no key: all of these that say anything, and `iss`, who issued them."""
+"""Attributes that distinguish users of one class without a key: all that are set, and `iss`, the issuer."""
 CLAIMS = ("claims", "payload", "token")
-"""The attributes in which a user may have the claims of its token (RFC 7519, section 4.1)."""
+"""Attributes that may contain the claims of a user's token (RFC 7519, section 4.1)."""
 OF_ONE_TOKEN = frozenset({"exp", "iat", "nbf", "jti", "auth_time", "at_hash", "nonce", "expires_at", "issued_at"})
-"""What another token of the same user says otherwise."""
+"""Claims that differ between tokens of the same user."""
 
 
 def owner_of(user: Any, auth: Any = None) -> str | None:
-    """How the ledger names a user: by its key, and one that has none by a digest of what it is known by.
+    """Returns the ledger's name of a user: its key, or for users without a key a digest of what identifies them.
 
-    If there is no user, or an anonymous one, what authenticated the request stands for it: an API key has no user.
-    Returns None if there is neither, and UNTOLD if nothing tells it from others.
+    Without a user, what authenticated the request replaces it: an API key has no user. Returns None if there is
+    neither, and UNTOLD if nothing distinguishes the owner from others.
     """
     who = user if getattr(user, "is_authenticated", False) else auth
     if who is None:
@@ -55,7 +56,7 @@ def owner_of(user: Any, auth: Any = None) -> str | None:
 
 
 def untold(key: str | None) -> str:
-    """The owner that cannot be told; with the key of the user, if there is one and it fits."""
+    """Returns the name of an unidentifiable owner, with the user's key if there is one and it fits."""
     return f"{UNTOLD}{key or ''}" if len(key or "") < KEY_LENGTH else UNTOLD
 
 
@@ -69,18 +70,20 @@ def _identity(who: Any) -> str:
 
 
 def _all_of(who: Any, auth: Any) -> str:
-    """All attributes of a user, and what authenticated it: a service may have one user for all of its keys."""
+    """Returns all attributes of a user, and what authenticated it, because a service may have one user for all its
+    keys.
+    """
     try:
         attributes = {name: freeze(each) for name, each in attributes_of(who).items() if name not in OF_ONE_TOKEN}
         parts = [attributes, freeze(auth)] if who is not auth else [freeze(auth)]
     except NotFrozenError as error:
-        logger.info("A %s is not told from others: %s", type(who).__name__, error)
+        logger.info("A %s cannot be distinguished from others: %s", type(who).__name__, error)
         return ""
     return json.dumps(parts, sort_keys=True) if any(parts) else ""
 
 
 def _identifier(who: Any, name: str) -> str:
-    """What a user, or the claims of its token, say; empty if they do not say it."""
+    """Returns the value of an attribute of the user, or of a claim of its token; empty if it is not set."""
     for holder in (who, *(_attribute(who, claims) for claims in CLAIMS)):
         value = holder.get(name) if isinstance(holder, Mapping) else _attribute(holder, name)
         if isinstance(value, str | int | UUID) and not isinstance(value, bool) and str(value):
@@ -89,12 +92,12 @@ def _identifier(who: Any, name: str) -> str:
 
 
 def _attribute(holder: Any, name: str) -> Any:
-    """The value of an attribute, or of a property; None for the one that the class has for all."""
+    """Returns the value of an attribute or property; None if it is only the class's default."""
     try:
         of_class = getattr_static(type(holder), name, None)
         value = getattr(holder, name, None)
         if isinstance(of_class, str | int | UUID) and value == of_class:
             return None
         return value() if name == USERNAME and callable(value) else value
-    except Exception:  # noqa: BLE001 - of the project's own code
+    except Exception:  # noqa: BLE001 - the project's code may raise anything
         return None

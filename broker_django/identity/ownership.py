@@ -1,6 +1,6 @@
-"""Whose a dispatch is, and who gets the cookies of its response: the two rules that SECURITY.md states.
+"""Who owns a dispatch, and who receives the cookies of its response: the two rules that SECURITY.md states.
 
-They hold at every exit: status, response, events, cancel, and what a repeated Idempotency-Key gets.
+They apply everywhere: status, response, events, cancellation, and repeated Idempotency-Keys.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger("broker_django.identity.ownership")
 
 CLAIM = "request_broker_claim"
-"""The name of the cookie by which a browser is known that was nobody when its request was accepted."""
+"""The cookie that identifies a browser whose request was accepted without a user."""
 
 
 def owns(request: HttpRequest, dispatch: Dispatch) -> bool:
-    """Whether the dispatch belongs to who asks.
+    """Whether the dispatch belongs to the sender of this request.
 
-    A dispatch of a user belongs to that user, active now: whoever is logged in as such, shows again the session that
-    the request was sent with, unless that is somebody else's by now, or is found by the authenticators of REST
-    framework. Any other belongs to whoever shows again all that the request was sent with, be it nothing; the claim
-    stands for the session, and for header fields that nobody has named. If nobody can tell the user from others, there
-    has to be something to show.
+    A user's dispatch belongs to that user, if active: to whoever is logged in as this user, shows the session of the
+    original request again (unless it now belongs to somebody else), or is found by REST framework's authenticators. Any
+    other dispatch belongs to whoever shows again everything that the request was sent with, even nothing; the claim
+    replaces the session and unnamed header fields. If the user cannot be distinguished from others, there must be
+    something to show.
 
     Raises UnavailableError if an authenticator does not answer now.
     """
@@ -61,14 +61,14 @@ def owns(request: HttpRequest, dispatch: Dispatch) -> bool:
         return is_shown or (bool(user) and _is_user(request, dispatch, user))
     may_show = bool(credential) and credentials.shows_again(request, credential) and users.may_act(dispatch.user)
     if may_show and credentials.names_user(request, dispatch.user):
-        return True  # Django would empty a session whose user has a new password, and its browser asks for the answer
+        return True  # the user's new password invalidates the session, but its browser still polls
     if may_show and owner_of(getattr(request, "user", None)) is None:
         return True
     return _is_user(request, dispatch, dispatch.user)
 
 
 def _is_user(request: HttpRequest, dispatch: Dispatch, user: str) -> bool:
-    """Whether it is this user, active now, who asks: by the session, or by what REST framework finds.
+    """Whether this active user sends the request, by the session or by what REST framework finds.
 
     Raises UnavailableError if an authenticator does not answer now.
     """
@@ -79,7 +79,7 @@ def _is_user(request: HttpRequest, dispatch: Dispatch, user: str) -> bool:
 
 
 def _is_shown(request: HttpRequest, dispatch: Dispatch) -> bool:
-    """Whether a client without a user, or with one whom nobody can tell, shows what it has sent, or stands for it."""
+    """Whether a client without an identifiable user shows what it sent, or a claim for it."""
     credential = dispatch.credential
     if credentials.shows_again(request, credential) and (credential or not dispatch.user):
         return True
@@ -87,28 +87,30 @@ def _is_shown(request: HttpRequest, dispatch: Dispatch) -> bool:
 
 
 def _is_active(found: Found) -> bool:
-    """Whether the row of a user is active. Of any other kind only the authenticator knows, and it has found it."""
+    """Whether the user's row is active. For other kinds of users only the authenticator knows, and it has found the
+    user.
+    """
     return not isinstance(found.user, Model) or users.is_active(found.user)
 
 
 def may_have_cookies(request: HttpRequest, dispatch: Dispatch) -> bool:
-    """Whether the cookies of the response are for who asks: the browser that the request came from, and no other.
+    """Whether the response's cookies are for the sender: only the browser that sent the original request receives them.
 
-    It is known by the session cookie that it sent, or by its claim. Another login of the same user is another browser.
+    Its session cookie or its claim identifies it. Another login of the same user is another browser.
     """
     by_session = credentials.SESSION in credentials.kinds(dispatch.credential)
     return (by_session and credentials.shows_session(request, dispatch.credential)) or claims(request, dispatch)
 
 
 def without_cookies(response: HttpResponseBase) -> None:
-    """Take out what a view has set by `set_cookie`, what it has set as a header field, and what would empty the jar."""
+    """Remove cookies set with `set_cookie` or as a header field, and `Clear-Site-Data`."""
     response.cookies = SimpleCookie()
     for name in ("Set-Cookie", "Clear-Site-Data"):
         response.headers.pop(name, None)
 
 
 def is_known_by_session(request: HttpRequest, dispatch: Dispatch) -> bool:
-    """Whether the browser of a user is known without a claim, by a session cookie that stays as it is."""
+    """Whether an unchanging session cookie identifies the user's browser, so that no claim is needed."""
     of_user = bool(dispatch.user) and not is_untold(dispatch.user)
     by_session = of_user and credentials.SESSION in credentials.kinds(dispatch.credential)
     return by_session and not changes_with_each_save(session_of(request))
@@ -118,7 +120,7 @@ def is_known_by_session(request: HttpRequest, dispatch: Dispatch) -> bool:
 
 
 def host_of(request: HttpRequest) -> str:
-    """The host that the request was sent to, without its port, as cookies go; empty if it is none of this site's."""
+    """Returns the host of the request without its port, as for cookies; empty if it is not a host of this site."""
     try:
         return _domain(request.get_host())
     except DisallowedHost:
@@ -126,7 +128,7 @@ def host_of(request: HttpRequest) -> str:
 
 
 def host_in(url: str) -> str:
-    """The same, of an absolute URL that was made for the request."""
+    """The same for an absolute URL that was built for the request."""
     return _domain(url.split("/", 3)[2])
 
 
@@ -135,7 +137,7 @@ def _domain(host: str) -> str:
 
 
 def tenant_of(request: HttpRequest) -> str:
-    """What the function says that the setting TENANT names; empty if there is none.
+    """Returns what the function in TENANT returns; empty if there is none.
 
     Raises TenantUnknownError if the function fails.
     """
@@ -148,18 +150,18 @@ def tenant_of(request: HttpRequest) -> str:
         raise TenantUnknownError("the function that TENANT names has failed for this request") from error
 
 
-def _name_of_tenant(said: Any) -> str:
-    """Raises TypeError for an object: its text may be another in each process."""
-    if said is None:
+def _name_of_tenant(value: Any) -> str:
+    """Raises TypeError for other objects: their text may differ between processes."""
+    if value is None:
         return ""
-    if not isinstance(said, str | int | UUID):
-        raise TypeError(f"it has to return a text, a number or None, and not a {type(said).__name__}")
-    return str(said)[:255]
+    if not isinstance(value, str | int | UUID):
+        raise TypeError(f"it must return a string, a number or None, not a {type(value).__name__}")
+    return str(value)[:255]
 
 
 @lru_cache(maxsize=32)
 def _log_once(path: str, failure: str) -> None:
-    """Whoever polls would have it logged with each poll."""
+    """Log a failure once, not with each poll."""
     logger.error("The function %r of REQUEST_BROKER['TENANT'] has failed: %s", path, failure)
 
 
@@ -169,7 +171,7 @@ def _tenant_function(path: str) -> Any:
 
 
 def _is_of_this_site(request: HttpRequest, dispatch: Dispatch) -> bool:
-    """Code that dispatches may leave the host to be chosen."""
+    """Code that dispatches may leave the host empty."""
     try:
         return (not dispatch.host or dispatch.host == host_of(request)) and dispatch.tenant == tenant_of(request)
     except TenantUnknownError:
@@ -179,8 +181,8 @@ def _is_of_this_site(request: HttpRequest, dispatch: Dispatch) -> bool:
 # Claims
 
 
-def give_claim(request: HttpRequest, response: HttpResponseBase, dispatch: Dispatch, here: str) -> None:
-    """Let the browser that sent the request be known at the URLs of its dispatch, of which `here` is the first."""
+def set_claim(request: HttpRequest, response: HttpResponseBase, dispatch: Dispatch, here: str) -> None:
+    """Set the cookie that identifies the request's browser at the URLs of its dispatch; `here` is the first of them."""
     if is_known_by_session(request, dispatch):
         return
     response.cookies[CLAIM] = next(_claims(dispatch.id))
@@ -191,16 +193,16 @@ def give_claim(request: HttpRequest, response: HttpResponseBase, dispatch: Dispa
         "httponly": True,
         "samesite": settings.SESSION_COOKIE_SAMESITE or "",
     }
-    response.cookies[CLAIM].update(options)  # `set_cookie` would add what `Max-Age` means, for browsers of 2010
+    response.cookies[CLAIM].update(options)  # `set_cookie` would also add `expires`, for browsers of 2010
 
 
 def claims(request: HttpRequest, dispatch: Dispatch) -> bool:
-    """Whether a request has the claim of this dispatch."""
+    """Whether a request has the claim cookie of this dispatch."""
     shown = request.COOKIES.get(CLAIM)
     return shown is not None and any(constant_time_compare(shown, claim) for claim in _claims(dispatch.id))
 
 
 def _claims(dispatch_id: UUID) -> Iterator[str]:
-    """The claim by the key that is in use, and then by the fallbacks."""
+    """Yields the claim for the current key, then for the fallback keys."""
     for key in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS):
         yield credentials.mac("request_broker.claim", dispatch_id.hex, key)

@@ -1,7 +1,7 @@
-"""The session of a request as it was at the door, for a replay whose session has ended meanwhile.
+"""The session data at acceptance, for a replay whose session has ended meanwhile.
 
-Packages for second factors, impersonation and audits keep in it what they know of a user. It can be read only: nothing
-makes a session again that was ended.
+Packages for second factors, impersonation and audits store there what they know about a user. It is read-only: nothing
+restores an ended session.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
 
-from broker_django.identity import freezing
+from broker_django.identity.freezing import freeze
+from broker_django.identity.instances import NotFrozenError
 from broker_django.identity.logged_in import LOGGED_IN, session_of
+from broker_django.identity.thawing import thaw
 
 if TYPE_CHECKING:
     from django.http import HttpRequest
@@ -26,9 +28,9 @@ DATA, ACTS = "data", "acts"
 
 
 def describe(request: HttpRequest, user: str | None) -> dict[str, Any] | None:
-    """What a replay has to know of the session, for JSON; None if the session names nobody.
+    """Returns the session data that a replay needs, as JSON; None if the session names no user.
 
-    ACTS says that its user acts for another one, whom `user` is the key of.
+    ACTS means that its user acts for another one, whose key is `user`.
     """
     session = session_of(request)
     if session is None or user is None or LOGGED_IN not in session:
@@ -39,35 +41,37 @@ def describe(request: HttpRequest, user: str | None) -> dict[str, Any] | None:
     return {DATA: data, ACTS: session[LOGGED_IN] != user}
 
 
-def actor(told: dict[str, Any] | None) -> str | None:
-    """The key of the user who acts for another one."""
-    return freezing.thaw(told[DATA])[LOGGED_IN] if told and told[ACTS] else None
+def actor(described: dict[str, Any] | None) -> str | None:
+    """Returns the key of the user who acts for another one."""
+    return thaw(described[DATA])[LOGGED_IN] if described and described[ACTS] else None
 
 
 def _for_json(data: dict[str, Any]) -> Any:
-    """The same, or what `freezing` makes of values that JSON does not know; None if they cannot travel."""
+    """Returns the data, or its frozen form if JSON cannot represent it; None if it cannot be frozen."""
     try:
         if json.loads(json.dumps(data)) == data:
             return data
     except (TypeError, ValueError):
         pass
     try:
-        return freezing.freeze(data)
-    except freezing.NotFrozenError as error:
-        logger.info("A session cannot travel, a replay does without it once it has ended: %s", error)
+        return freeze(data)
+    except NotFrozenError as error:
+        logger.info("A session cannot be sent with the message. If it ends, the replay runs without it: %s", error)
         return None
 
 
-def remembering(session: Any, told: dict[str, Any]) -> Any:
-    """The same session, which falls back on what was described. Whatever else its middleware told it, it keeps."""
-    past: dict[str, Any] = freezing.thaw(told[DATA])
+def remembering(session: Any, described: dict[str, Any]) -> Any:
+    """Returns the same session, which falls back to the described data. It keeps the attributes that its middleware
+    set.
+    """
+    past: dict[str, Any] = thaw(described[DATA])
     if isinstance(session, Past):
         return session
     key, data = session.session_key, vars(session).get("_session_cache")
     store: Any = type(session)
     session.__class__ = _past(store)
-    session.modified = vars(session).pop("modified", False)  # Past has a property of that name
-    session.past, session.acts, session.past_key = past, told[ACTS], key
+    session.modified = vars(session).pop("modified", False)  # `Past` has a property of that name
+    session.past, session.acts, session.past_key = past, described[ACTS], key
     if data is not None and session.has_ended(data):
         session.fall_back()
     return session
@@ -79,7 +83,7 @@ def _past(store: Any) -> Any:
 
 
 class Past:
-    """Once it has turned out that the session has ended, it is read as it was, and saved only under a new key."""
+    """Once its session has ended, it contains the data at acceptance, and is saved only under a new key."""
 
     past: dict[str, Any]
     past_key: str | None = None
@@ -102,17 +106,19 @@ class Past:
         return await sync_to_async(self.load)()
 
     def has_ended(self, data: dict[str, Any]) -> bool:
-        """Whether this is another's session, or one in which nobody acts for another any more: what says so is gone."""
+        """Whether this is another user's session, or its user no longer acts for another: the keys that said so are
+        gone.
+        """
         return data.get(LOGGED_IN) != self.past.get(LOGGED_IN) or (self.acts and not data.keys() >= self.past.keys())
 
     def fall_back(self) -> None:
-        """Django has found that the session is not valid any more, and emptied it."""
+        """Fall back after Django found that the session is no longer valid, and emptied it."""
         self._session_key, self.is_over = self.past_key, True
         self._session_cache = copy.deepcopy(self.past)
 
     @property
     def ended(self) -> bool:
-        """Whether the client is to have no cookie for it; only one under a new key is for the client."""
+        """Whether the client must not receive its cookie. A session with a new key is for the client."""
         return self.is_over and self.session_key == self.past_key
 
     @property
@@ -123,15 +129,15 @@ class Past:
     def modified(self, value: bool) -> None:
         self._modified = value
 
-    def save(self, must_create: bool = False) -> None:  # noqa: FBT001, FBT002 - as SessionBase has it
+    def save(self, must_create: bool = False) -> None:  # noqa: FBT001, FBT002 - SessionBase's signature
         if not self.ended:
             super().save(must_create)  # type: ignore[misc]
 
-    async def asave(self, must_create: bool = False) -> None:  # noqa: FBT001, FBT002
+    async def asave(self, must_create: bool = False) -> None:  # noqa: FBT001, FBT002 - SessionBase's signature
         await sync_to_async(self.save)(must_create)
 
     def cycle_key(self) -> None:
-        """What is left of the session is not taken over into a new one."""
+        """Data of an ended session is not copied to a new one."""
         if self.ended:
             self.flush()  # type: ignore[attr-defined]
         super().cycle_key()  # type: ignore[misc]

@@ -1,9 +1,9 @@
-"""Sessions, CSRF secrets and cookies at the door: the replay works on the session that the client will have.
+"""Sessions, CSRF secrets and cookies when a request is accepted: its replay uses the session that the client will have.
 
-Outer middleware may have begun a session or rotated the CSRF secret on this very request. Both are settled before the
-message is published, so that replay and outer chain do not each make their own.
+Outer middleware may have started a session or rotated the CSRF secret for this request. Both are saved before the
+message is published, so that the replay and the outer middleware do not each create their own.
 
-A project may have none of Django's sessions, messages and users: their code is imported for a request that has them.
+A project may not use Django's sessions, messages and users. Their code is imported only for a request that has them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from django.http import HttpResponse
 from django.utils.module_loading import import_string
 
 from broker_django.identity.logged_in import session_of
-from broker_django.identity.merged_sessions import Cookies, Merging, again, merged
+from broker_django.identity.merged_sessions import Cookies, Merging, merged, reopened
 
 if TYPE_CHECKING:
     from django.http import HttpRequest
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
 
 def changes_with_each_save(session: Any) -> bool:
-    """Whether the cookie has the data of the session, signed anew each time."""
+    """Whether the cookie contains the session data, signed again with each save."""
     return any(kind.__module__ == "django.contrib.sessions.backends.signed_cookies" for kind in type(session).__mro__)
 
 
-def settle(request: HttpRequest) -> tuple[dict[str, str], HttpResponse]:
-    """Save what the outer middleware changed in the session, and the messages it left for the user.
+def save_early(request: HttpRequest) -> tuple[dict[str, str], HttpResponse]:
+    """Save what outer middleware changed in the session, and its messages for the user.
 
-    Gives the cookies that the replay has to see, and a response that carries those that the client has to get.
+    Returns the cookies for the replay, and a response that carries the cookies for the client.
     """
     carrier = HttpResponse()
-    _settle_messages(request, carrier)
+    _save_messages(request, carrier)
     session = session_of(request)
     if session is not None and session.modified:
         middleware = import_string("django.contrib.sessions.middleware.SessionMiddleware")
@@ -46,7 +46,7 @@ def settle(request: HttpRequest) -> tuple[dict[str, str], HttpResponse]:
     return cookies, carrier
 
 
-def _settle_messages(request: HttpRequest, carrier: HttpResponse) -> None:
+def _save_messages(request: HttpRequest, carrier: HttpResponse) -> None:
     storage = getattr(request, "_messages", None)
     if storage is not None and storage.added_new:
         storage.update(carrier)
@@ -54,9 +54,9 @@ def _settle_messages(request: HttpRequest, carrier: HttpResponse) -> None:
 
 
 def detach(request: HttpRequest) -> None:
-    """Let the outer chain not save its copy of the session over what the replay writes.
+    """Prevent the outer middleware from saving its copy of the session over what the replay writes.
 
-    With `SESSION_SAVE_EVERY_REQUEST` the replay saves it on this request's behalf.
+    With `SESSION_SAVE_EVERY_REQUEST`, the replay saves the session for this request.
     """
     session = session_of(request)
     if session is not None:
@@ -64,22 +64,24 @@ def detach(request: HttpRequest) -> None:
 
 
 def guard(request: HttpRequest, response: HttpResponseBase) -> None:
-    """Let the response of the outer chain have no cookie for a session that another request renewed or ended."""
+    """Prevent the outer middleware from setting a cookie for a session whose key another request changed, or that it
+    ended.
+    """
     session = session_of(request)
     if isinstance(session, Merging):
         response.cookies = Cookies(response.cookies, session)
 
 
 def adopt(request: HttpRequest, response: HttpResponseBase) -> None:
-    """The replay owns session, messages and CSRF state: the outer chain goes on with those that the replay left."""
+    """Let the outer middleware continue with the session, messages and CSRF state that the replay left."""
     session = session_of(request)
     if session is not None:
         morsel = response.cookies.get(settings.SESSION_COOKIE_NAME)
         of_session = morsel is not None and _user_is_of_session(request)
         if morsel is None and session.session_key is not None:
-            request.session = merged(session, only_changes=True)  # it may have ended, and nobody has a new one then
+            request.session = merged(session, only_changes=True)  # it may have ended, and then there is no new one
         else:
-            request.session = again(session, None if morsel is None else morsel.value or None)
+            request.session = reopened(session, None if morsel is None else morsel.value or None)
         if of_session:
             _forget_user(request)
     _adopt_cookies(request, response)
@@ -91,7 +93,7 @@ def adopt(request: HttpRequest, response: HttpResponseBase) -> None:
 
 
 def _user_is_of_session(request: HttpRequest) -> bool:
-    """Whether Django's AuthenticationMiddleware has found the user: it is the one that sets `auser`."""
+    """Whether Django's AuthenticationMiddleware found the user. Only it sets `auser`."""
     user = getattr(request, "user", None)
     if user is None or not hasattr(request, "auser"):
         return False
@@ -99,7 +101,7 @@ def _user_is_of_session(request: HttpRequest) -> bool:
 
 
 def _forget_user(request: HttpRequest) -> None:
-    """Let the outer chain find who is logged in now: the view may have logged somebody in, or out."""
+    """Let the outer middleware find the user again: the view may have logged somebody in or out."""
     request.__dict__.pop("_cached_user", None)
     request.__dict__.pop("_acached_user", None)
     middleware = import_string("django.contrib.auth.middleware.AuthenticationMiddleware")

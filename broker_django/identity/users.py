@@ -1,4 +1,4 @@
-"""Users, in a project that has any: nothing of `django.contrib.auth` is imported unless it is installed."""
+"""The project's users, if it has any. `django.contrib.auth` is imported only if it is installed."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from django.core.exceptions import ObjectDoesNotExist, ValidationError
 from django.utils.module_loading import import_string
 
 from broker_core.errors import UserInactiveError
-from broker_django.identity import freezing
+from broker_django.identity import instances
 
 KEY_LENGTH = 255
-"""Characters that the ledger has for the key of a user."""
+"""Characters that the ledger stores of a user's key."""
 
 DIGEST = "#"
-"""What stands between the class and the digest in the name of an owner without a key."""
+"""Separates the class from the digest in the name of an owner without a key."""
 
 
 class Nobody:
-    """An anonymous user of a project whose users are not those of `django.contrib.auth`."""
+    """An anonymous user, for projects that do not use `django.contrib.auth`."""
 
     pk = id = None
     is_authenticated = is_active = is_staff = is_superuser = False
@@ -35,14 +35,14 @@ class Nobody:
 
 
 def anonymous() -> Any:
-    """Django's AnonymousUser, if its app is installed."""
+    """Returns Django's AnonymousUser, if its app is installed."""
     if not apps.is_installed("django.contrib.auth"):
         return Nobody()
     return import_string("django.contrib.auth.models.AnonymousUser")()
 
 
 def user_model() -> Any:
-    """The project's user model; None if its app is not installed."""
+    """Returns the project's user model; None if its app is not installed."""
     try:
         return apps.get_model(settings.AUTH_USER_MODEL, require_ready=False)
     except (LookupError, ValueError):
@@ -50,27 +50,27 @@ def user_model() -> Any:
 
 
 def is_row(user: Any) -> bool:
-    """Whether this is a user of the project's model that was saved."""
+    """Whether this is a saved user of the project's model."""
     model = user_model()
-    return model is not None and isinstance(user, model) and freezing.is_row(user)
+    return model is not None and isinstance(user, model) and instances.is_row(user)
 
 
 def is_active(user: Any) -> bool:
-    """Whether this user may log in, as the authentication backends say; if none says, as the user does.
+    """Whether this user may log in, according to the authentication backends, or else to `is_active`.
 
-    A kind of user that does not say may.
+    Users without `is_active` may.
     """
     model = user_model() if apps.is_installed("django.contrib.auth") else None
     if model is not None and isinstance(user, model) and settings.AUTHENTICATION_BACKENDS:
         backends = import_string("django.contrib.auth.get_backends")()
-        asked = [backend for backend in backends if hasattr(backend, "user_can_authenticate")]
-        if asked:
-            return any(backend.user_can_authenticate(user) for backend in asked)
+        deciding = [backend for backend in backends if hasattr(backend, "user_can_authenticate")]
+        if deciding:
+            return any(backend.user_can_authenticate(user) for backend in deciding)
     return bool(getattr(user, "is_active", True))
 
 
 def may_act(key: str) -> bool:
-    """Whether there is an active user with this key; one that is no row may act."""
+    """Whether an active user has this key. Users that are not rows may act."""
     if key.startswith(DIGEST):
         return key == DIGEST or may_act(key.removeprefix(DIGEST))
     with contextlib.suppress(UserInactiveError):
@@ -89,25 +89,25 @@ def may_act(key: str) -> bool:
 
 
 def active_user(key: str) -> Any:
-    """The user with this primary key. Raises UserInactiveError."""
+    """Returns the user with this primary key. Raises UserInactiveError."""
     model = user_model()
     try:
         user = None if model is None else model._default_manager.filter(pk=key).first()
     except (ValueError, ValidationError):
         user = None
     if user is None or not is_active(user):
-        raise UserInactiveError("the user who made this request is gone or no longer active")
+        raise UserInactiveError("the user who made this request no longer exists or is not active")
     return user
 
 
 def user_key(user: Any) -> str | None:
-    """The primary key as text; with the name of its class, if the user is none of the project's user model.
+    """Returns the primary key as text, with the name of the class if it is not the project's user model.
 
-    None if there is no user, an anonymous one, or one that has no key.
+    Returns None if there is no user, an anonymous one, or one without a key.
     """
     try:
         key = getattr(user, "pk", None) if getattr(user, "is_authenticated", False) else None
-    except NotImplementedError:  # the user of a token may say so
+    except NotImplementedError:  # the user of a token may raise it
         key = None
     if key is None:
         return None

@@ -9,7 +9,7 @@ from broker_core.errors import EnvelopeError, MessageError
 from broker_core.message import ResponseMessage
 from broker_core.redaction import redacted
 from broker_django.ledger import ledger
-from broker_django.messaging.publishing import open_response
+from broker_django.messaging.sealing import open_response
 
 if TYPE_CHECKING:
     from broker_core.dispatches import Dispatch

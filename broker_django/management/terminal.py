@@ -1,4 +1,4 @@
-"""What commands write of rows: whoever may write those must not command the operator's terminal."""
+"""Command output that contains data from rows. Their authors must not control the operator's terminal."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class TellingCommand(BaseCommand):
-    """A command that tells of rows, and so writes by `say` alone."""
+class EscapingCommand(BaseCommand):
+    """A command that prints data from rows. `say` escapes control characters."""
 
     def say(self, line: str, style: Callable[[str], str] | None = None) -> None:
         self.stdout.write(printable(line), style)

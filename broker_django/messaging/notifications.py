@@ -1,7 +1,7 @@
-"""Announcing that a dispatch changed state, and hearing of it.
+"""Announces that a dispatch changed state, and receives announcements.
 
-If the message broker or the result backend is Redis, its publish/subscribe wakes whoever waits at once. Everywhere, the
-ledger is looked at again after a while: an announcement is a hint, the ledger is the truth.
+If the message broker or the result backend is Redis, its publish/subscribe wakes waiting clients at once. Clients also
+poll the ledger: an announcement may be lost, the ledger is the truth.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ def channel(dispatch_id: uuid.UUID) -> str:
 
 
 def redis_url() -> str | None:
-    """The Redis that carries announcements, None where neither message broker nor result backend is one."""
+    """Returns the URL of the Redis for announcements, or None if neither message broker nor result backend
+    is a Redis.
+    """
     app = get_app()
     return None if app.conf.task_always_eager else _redis_url(app)
 
@@ -49,7 +51,7 @@ def _redis_url(app: Celery) -> str | None:
 
 
 def _for_redis_py(url: str) -> str:
-    """The URL with redis-py's names for how certificates are checked; Celery takes those of the ssl module."""
+    """Returns the URL with redis-py's names for certificate checks; Celery uses those of the ssl module."""
     for name in ("none", "optional", "required"):
         url = url.replace(f"ssl_cert_reqs=CERT_{name.upper()}", f"ssl_cert_reqs={name}")
     return url
@@ -57,12 +59,12 @@ def _for_redis_py(url: str) -> str:
 
 @lru_cache(maxsize=4)
 def _announcers(url: str, timeout: float) -> Any:
-    """Connections to announce on. Redis does not answer on them: nobody would wait for it to say how many it woke."""
+    """Returns a pool of connections without replies: nobody needs to know how many subscribers there were."""
 
     def mute(connection: Any) -> None:
         connection.on_connect()
         connection.send_command("CLIENT", "REPLY", "ON", check_health=False)
-        connection.read_response()  # raises where this user may not
+        connection.read_response()  # raises if this user may not use CLIENT REPLY
         connection.send_command("CLIENT", "REPLY", "OFF", check_health=False)
 
     return redis.ConnectionPool.from_url(
@@ -71,7 +73,7 @@ def _announcers(url: str, timeout: float) -> Any:
 
 
 def announce(dispatch_id: uuid.UUID) -> None:
-    """Wake whoever waits for this dispatch. Without Redis, they look for themselves."""
+    """Wake the clients that wait for this dispatch. Without Redis, they poll."""
     url = redis_url()
     if url is None:
         return
@@ -83,14 +85,14 @@ def announce(dispatch_id: uuid.UUID) -> None:
         finally:
             announcers.release(connection)
     except redis.RedisError as error:
-        logger.warning("Nobody was told that dispatch %s changed: %s", dispatch_id, redacted(error))
+        logger.warning("The change of dispatch %s could not be announced: %s", dispatch_id, redacted(error))
 
 
 class Subscription:
-    """Hears what is announced of some dispatches, on one connection. It never waits: poll its socket."""
+    """Receives the announcements of some dispatches on one connection. It never waits: poll its socket."""
 
     ERRORS = (redis.RedisError, OSError)
-    """What its methods raise if Redis does not answer."""
+    """The errors that its methods raise if Redis does not respond."""
 
     def __init__(self, url: str) -> None:
         timeout, once = conf.PUBLISH_TIMEOUT, Retry(NoBackoff(), 0)
@@ -102,11 +104,14 @@ class Subscription:
 
     @property
     def socket(self) -> socket.socket | None:
-        """The socket on which announcements come; None if there is none, or redis-py does not show it any more."""
+        """The socket that announcements arrive on; None if there is none, or if redis-py no longer exposes it."""
         return getattr(self._pubsub.connection, "_sock", None)
 
     def follow(self, ids: Collection[uuid.UUID]) -> list[uuid.UUID]:
-        """Hear of these from now on, and of no others: those that are new. Each is heard of once Redis has it."""
+        """Subscribe to these dispatches only; returns the new ones.
+
+        `heard` returns each of them once it is subscribed.
+        """
         wanted = {channel(dispatch_id): dispatch_id for dispatch_id in ids}
         new, over = wanted.keys() - self._followed.keys(), self._followed.keys() - wanted.keys()
         self._followed = wanted
@@ -117,7 +122,7 @@ class Subscription:
         return [wanted[name] for name in new]
 
     def heard(self) -> list[uuid.UUID]:
-        """The dispatches that something was announced of since, or that are followed by now."""
+        """Returns the dispatches that were announced, or subscribed to, since the last call."""
         found = []
         while (message := self._pubsub.get_message(timeout=0)) is not None:
             dispatch_id = self._followed.get(message["channel"].decode())

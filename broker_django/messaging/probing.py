@@ -1,4 +1,4 @@
-"""Whether workers take tasks: each runs a probe that comes on a queue of its own, and answers on another."""
+"""Checks that workers run tasks: each runs a probe from a queue of its own, and answers on another queue."""
 
 from __future__ import annotations
 
@@ -19,64 +19,67 @@ if TYPE_CHECKING:
     from kombu import Connection
 
 TASK = "request_broker.probe"
-"""The name of the task. The broker names it; the workers have it."""
+"""The name of the task. The workers define it."""
 
 CONSUME = "broker_probe"
 CANCEL = "broker_probe_end"
-"""The names of the remote control commands that have a worker read a queue of probes. The workers have them too."""
+"""The names of the remote control commands that make a worker consume a probe queue, or stop.
+
+The workers define them.
+"""
 
 QUEUES = "request-broker-probe-"
-"""What the names of these queues begin with, so that a worker lets a probe start in any process that is free."""
+"""The prefix of these queues' names: a worker starts a probe in any free process."""
 
 ANSWERS_WITHIN = 2.0
-"""Seconds in which a worker says that it reads the queue, or reads it no more."""
+"""Seconds in which a worker must confirm that it consumes the queue, or has stopped."""
 
 
 def queue_of(name: str) -> Queue:
-    """Both sides declare it in the same way; it goes by itself if neither deletes it."""
+    """Both sides declare the queue in the same way. It expires if neither deletes it."""
     return Queue(name, Exchange(""), routing_key=name, expires=60)
 
 
 def probe(app: Celery, workers: Iterable[str], seconds: float) -> dict[str, float | None]:
-    """For each of these workers that can be probed, in how many seconds it answered; None if it did not.
+    """Returns the response time of each worker that can be probed, in seconds; None if it did not answer.
 
     Raises whatever the message broker raises.
     """
     queues = {worker: queue_of(QUEUES + uuid.uuid4().hex) for worker in workers}
-    with own_connection(app) as connection, _consumed(app, connection, queues) as read:
+    with own_connection(app) as connection, _consumed(app, connection, queues) as probed:
         answers = connection.SimpleBuffer(QUEUES + uuid.uuid4().hex, queue_opts={"expires": 60})
         started = time.monotonic()
-        for worker in read:
+        for worker in probed:
             _send(app, connection, queues[worker], answers.queue.name)
-        took: dict[str, float | None] = dict.fromkeys(read)
-        while None in took.values() and (left := started + seconds - time.monotonic()) > 0:
+        times: dict[str, float | None] = dict.fromkeys(probed)
+        while None in times.values() and (left := started + seconds - time.monotonic()) > 0:
             with contextlib.suppress(Empty):
                 answer = answers.get(timeout=left)
                 answer.ack()
-                if answer.payload.get("worker") in took:
-                    took[answer.payload["worker"]] = time.monotonic() - started
+                if answer.payload.get("worker") in times:
+                    times[answer.payload["worker"]] = time.monotonic() - started
         answers.close()
         _delete(connection, answers.queue)
-        return took
+        return times
 
 
 @contextlib.contextmanager
 def _consumed(app: Celery, connection: Connection, queues: dict[str, Queue]) -> Iterator[list[str]]:
-    """The workers that read their queues while the block runs; an older one does not know how to."""
-    read: list[str] = []
+    """Yields the workers that consume their queues while the block runs. Older workers do not know the command."""
+    probed: list[str] = []
     try:
         for worker, queue in queues.items():
-            if _told(app, CONSUME, worker, queue):
-                read.append(worker)
-        yield read
+            if _confirms(app, CONSUME, worker, queue):
+                probed.append(worker)
+        yield probed
     finally:
-        for worker in read:
-            if _told(app, CANCEL, worker, queues[worker]):  # RabbitMQ would cut off a worker that still reads it
+        for worker in probed:
+            if _confirms(app, CANCEL, worker, queues[worker]):  # RabbitMQ disconnects a worker that still consumes it
                 _delete(connection, queues[worker])
 
 
-def _told(app: Celery, command: str, worker: str, queue: Queue) -> bool:
-    """Whether the worker says that it has done so."""
+def _confirms(app: Celery, command: str, worker: str, queue: Queue) -> bool:
+    """Send the command. Returns whether the worker confirms it."""
     replies: Any = app.control.broadcast(
         command, {"queue": queue.name}, [worker], reply=True, timeout=ANSWERS_WITHIN, limit=1
     )

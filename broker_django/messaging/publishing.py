@@ -1,9 +1,7 @@
-"""Delivery to a queue: publish a sealed dispatch with bounded patience, and none while the message broker is down."""
+"""Publishes sealed dispatches, with short timeouts, and not at all while the message broker is down."""
 
 from __future__ import annotations
 
-import base64
-import binascii
 import logging
 from contextlib import contextmanager, nullcontext
 from functools import lru_cache
@@ -13,19 +11,15 @@ from kombu import pools
 from kombu.exceptions import LimitExceeded, OperationalError
 
 from broker_core.breakers import CircuitBreaker
-from broker_core.envelope import context, key_id
-from broker_core.errors import ConfigurationError, EnvelopeError, UnknownKeyError
-from broker_core.message import VERSION as MESSAGE_VERSION
-from broker_core.message import VERSIONS as MESSAGE_VERSIONS
-from broker_core.message import RequestMessage
+from broker_core.errors import ConfigurationError
 from broker_core.redaction import redacted
 from broker_django.conf import conf
-from broker_django.context import WITNESS
-from broker_django.messaging import tracing
+from broker_django.context import EAGER_RESPONSES
+from broker_django.messaging import rabbitmq, redis, tracing
 from broker_django.messaging.celery_app import AMQP_SCHEMES, TASK, broker_urls, get_app, scheme_of
-from broker_django.messaging.room import rooms
+from broker_django.messaging.publish_limits import publish_limits
+from broker_django.messaging.sealing import argument_repr, task_argument
 from broker_django.messaging.serialization import serializer
-from broker_django.messaging.transport import TRANSPORTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,119 +29,57 @@ if TYPE_CHECKING:
     from kombu import Connection, Queue
 
     from broker_core.dispatches import Dispatch, SealedRequest
-    from broker_core.message import ResponseMessage
     from broker_core.policies import QueuePolicy
 
 logger = logging.getLogger("broker_django.messaging.publishing")
 
 RETRY_POLICY = {"max_retries": 1, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.1}
-"""One more try, on a new connection: the pooled one may have been cut while it was idle."""
+"""One retry, on a new connection: an idle connection of the pool may have been closed by the server."""
 
 SHARE_OF_A_TRY = 0.25
-"""The part of PUBLISH_TIMEOUT for which an answer is waited for: of a server that says nothing three times, since kombu
-tries twice to connect anew.
+"""The part of PUBLISH_TIMEOUT for each wait for a response. A silent server causes three: kombu tries to reconnect
+twice.
 """
 SHARE_OF_WAITING = 0.15
-"""The part of it for which a connection of the pool is waited for. With three such answers a tenth is left."""
+"""The part of PUBLISH_TIMEOUT for getting a connection from the pool. With three responses, a tenth is left."""
 
 NOT_FOUND = "404"
-"""What AMQP says of a queue that is not there, and kombu of one on Redis."""
+"""The reply code of AMQP, and of kombu for Redis, if a queue does not exist."""
 
 PUBLISHED = "broker_published"
-"""The header of a message that says when it was published, as the ledger does: what a worker is handed tells it that
-whatever was published to the same queue before has left it.
+"""The header with the time of publication, as in the ledger. When a worker receives the message, everything that was
+published to the same queue earlier has left it.
 """
 
+TRANSPORTS = {
+    "redis": f"{redis.__name__}:{redis.Transport.__name__}",
+    "rediss": f"{redis.__name__}:{redis.Transport.__name__}",
+    "sentinel": f"{redis.__name__}:{redis.SentinelTransport.__name__}",
+    "amqp": f"{rabbitmq.__name__}:{rabbitmq.Transport.__name__}",
+    "pyamqp": f"{rabbitmq.__name__}:{rabbitmq.Transport.__name__}",
+    "amqps": f"{rabbitmq.__name__}:{rabbitmq.SSLTransport.__name__}",
+}
+"""The transport for publishing dispatches, by scheme of the URL."""
+
 breaker = CircuitBreaker(reset_after=5.0)
-"""Opens when the message broker does not take a dispatch: the next ones wait in the ledger at once."""
+"""Opens when the message broker does not accept a dispatch. Then dispatches stay in the ledger without a try."""
 
 HARD_LIMIT_MARGIN = 10
-"""Seconds between the limit that a view can still clean up after and the one that ends its process."""
-
-
-def seal_request(message: RequestMessage, dispatch_id: str, queue: str) -> bytes:
-    return conf.keyring.seal(message.encode(), context("request", dispatch_id, queue))
-
-
-def open_request(sealed: bytes, dispatch_id: str, queue: str) -> bytes:
-    """Raises EnvelopeError."""
-    return conf.keyring.open(sealed, context("request", dispatch_id, queue))
-
-
-def check_sealed(request: SealedRequest) -> None:
-    """Raises EnvelopeError or MessageError if the request in the ledger cannot be read; of a file, by its key alone."""
-    dispatch = request.dispatch
-    if not request.file:
-        RequestMessage.decode(open_request(request.content, str(dispatch.id), dispatch.queue))
-    elif request.seal and not is_known(request.seal):
-        raise UnknownKeyError("the file was sealed with a key, or in a version, that is not known here")
-
-
-def sealed_with(sealed: bytes) -> str:
-    """What a process has to know to open this request: the version of the message, and the key."""
-    return f"{MESSAGE_VERSION}.{key_id(sealed)}"
-
-
-def is_known(seal: str) -> bool:
-    """Whether this process can open what was sealed so."""
-    version, _, key = seal.partition(".")
-    return version in {str(known) for known in MESSAGE_VERSIONS} and key in conf.keyring.key_ids
-
-
-def seal_reference(name: str, dispatch_id: str, queue: str) -> bytes:
-    """What travels instead of a request that lies in a file."""
-    return conf.keyring.seal(name.encode(), context("reference", dispatch_id, queue))
-
-
-def open_reference(sealed: bytes, dispatch_id: str, queue: str) -> str:
-    """The name of the file. Raises EnvelopeError."""
-    return conf.keyring.open(sealed, context("reference", dispatch_id, queue)).decode()
-
-
-def seal_response(message: ResponseMessage, dispatch_id: str, attempt: int) -> str:
-    return to_text(conf.keyring.seal(message.encode(), context("response", dispatch_id, str(attempt))))
-
-
-def open_response(text: str, dispatch_id: str, attempt: int) -> bytes:
-    """Raises EnvelopeError, also for the response of another attempt."""
-    return conf.keyring.open(from_text(text), context("response", dispatch_id, str(attempt)))
-
-
-def to_text(sealed: bytes) -> str:
-    return base64.b64encode(sealed).decode("ascii")
-
-
-def from_text(text: str) -> bytes:
-    """Raises EnvelopeError for what is not base64."""
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError, TypeError) as error:
-        raise EnvelopeError("the envelope is not base64") from error
-
-
-def argument(request: SealedRequest) -> str:
-    """What the task is given: the sealed request, or the sealed name of the file that it lies in."""
-    if request.file:
-        return to_text(seal_reference(request.file, str(request.dispatch.id), request.dispatch.queue))
-    return to_text(request.content)
-
-
-def _argument_shown(request: SealedRequest) -> str:
-    return "<sealed request, in a file>" if request.file else f"<sealed request, {len(request.content)} bytes>"
+"""Seconds between the soft time limit, after which a view can clean up, and the hard one, which ends the process."""
 
 
 def publish(request: SealedRequest, policy: QueuePolicy) -> bool:
-    """Hand the dispatch to the message broker: whether it took it. If not, the row stays and waits."""
+    """Publish the dispatch. Returns False if the message broker does not accept it; then it waits in the ledger."""
     failures = breaker.failures
     if not breaker.allows():
         return False
     dispatch_id = str(request.dispatch.id)
     try:
         _send(get_app(), request, policy, failures)
-    except Exception as error:  # noqa: BLE001 - whatever went wrong, the row is there and the client gets its 202
-        _note_failure(error)
+    except Exception as error:  # noqa: BLE001 - whatever failed, the dispatch is in the ledger and the client gets its 202
+        _record_failure(error)
         logger.warning(
-            "Dispatch %s waits in the ledger, the message broker did not take it: %s",
+            "Dispatch %s waits in the ledger, the message broker did not accept it: %s",
             dispatch_id,
             redacted(error),
             extra={"dispatch_id": dispatch_id, "queue": request.dispatch.queue},
@@ -157,9 +89,9 @@ def publish(request: SealedRequest, policy: QueuePolicy) -> bool:
     return True
 
 
-def _note_failure(error: Exception) -> None:
-    """Only a message broker that is out of reach is left alone: another queue may do where one is refused."""
-    if isinstance(error, (KeyError, ConfigurationError, LimitExceeded)):  # no such queue, no serializer, no connection
+def _record_failure(error: Exception) -> None:
+    """Open the breaker only if the message broker is not reachable: if one queue is refused, others may work."""
+    if isinstance(error, (KeyError, ConfigurationError, LimitExceeded)):  # no queue, no serializer, no free connection
         return
     if isinstance(error.__cause__ or error, get_app().connection_for_write().channel_errors):
         breaker.succeeded()
@@ -168,14 +100,14 @@ def _note_failure(error: Exception) -> None:
 
 
 def _send(app: Celery, request: SealedRequest, policy: QueuePolicy, failures: int) -> None:
-    """`failures` is how often the breaker had failed before."""
+    """`failures` is the breaker's number of failures before this call."""
     dispatch = request.dispatch
     message = app.amqp.create_task_message(
         str(dispatch.id),
         TASK,
-        args=(argument(request),),
+        args=(task_argument(request),),
         kwargs={},
-        argsrepr=f"('{_argument_shown(request)}',)",
+        argsrepr=argument_repr(request),
         kwargsrepr="{}",
         shadow=shadow(dispatch),
         soft_time_limit=policy.time_limit,
@@ -194,7 +126,7 @@ def _send_message(app: Celery, message: Any, name: str, policy: QueuePolicy, fai
     queue = app.amqp.queues[policy.celery_queue]
     with _producer(app, conf.PUBLISH_TIMEOUT * SHARE_OF_WAITING) as producer:
         if breaker.failures != failures:
-            raise OperationalError("somebody else has found the message broker down meanwhile")
+            raise OperationalError("another thread has found the message broker down in the meantime")
         app.amqp.send_task_message(
             producer,
             TASK,
@@ -206,32 +138,34 @@ def _send_message(app: Celery, message: Any, name: str, policy: QueuePolicy, fai
             retry_policy=RETRY_POLICY,
             timeout=conf.PUBLISH_TIMEOUT * SHARE_OF_A_TRY,
         )
-        _note_published(name, policy, producer, queue)
+        _count_published(name, policy, producer, queue)
 
 
-def _note_published(name: str, policy: QueuePolicy, producer: Any, queue: Queue) -> None:
-    """The message is there: nothing that goes wrong afterwards says otherwise."""
+def _count_published(name: str, policy: QueuePolicy, producer: Any, queue: Queue) -> None:
+    """The message is published: later errors do not change that."""
     try:
-        rooms.note(name, policy, lambda: _message_count(producer.connection, queue, producer.channel))
-    except Exception as error:  # noqa: BLE001 - every transport has errors of its own
-        logger.info("The message broker does not tell how long %s is: %s", policy.celery_queue, redacted(error))
+        publish_limits.count_published(
+            name, policy, lambda: _message_count(producer.connection, queue, producer.channel)
+        )
+    except Exception as error:  # noqa: BLE001 - each transport has its own errors
+        logger.info("The length of %s could not be read: %s", policy.celery_queue, redacted(error))
 
 
 def waiting_messages(policy: QueuePolicy) -> int | None:
-    """How many messages wait in the Celery queue; None where the message broker does not tell."""
+    """Returns how many messages wait in the Celery queue, or None if that is unknown."""
     app = get_app()
     try:
         queue = app.amqp.queues[policy.celery_queue]
         with _producer(app, conf.PUBLISH_TIMEOUT) as producer:
             producer.connection.ensure_connection(**RETRY_POLICY)
             return _message_count(producer.connection, queue)
-    except Exception as error:  # noqa: BLE001 - every transport has errors of its own
-        logger.info("The message broker does not tell how long %s is: %s", policy.celery_queue, redacted(error))
+    except Exception as error:  # noqa: BLE001 - each transport has its own errors
+        logger.info("The length of %s could not be read: %s", policy.celery_queue, redacted(error))
         return None
 
 
 def _message_count(connection: Any, queue: Queue, channel: Any = None) -> int:
-    """With the channel that a message was just published on, if one is given: there the queue is there."""
+    """`channel` is the one that a message was just published on, if any: the queue is declared there."""
     with connection.channel() if channel is None else nullcontext(channel) as own:
         try:
             declared: Any = queue.bind(own).queue_declare(passive=True)
@@ -239,13 +173,13 @@ def _message_count(connection: Any, queue: Queue, channel: Any = None) -> int:
         except connection.channel_errors as error:
             if str(getattr(error, "reply_code", "")) != NOT_FOUND:
                 raise
-            return 0  # on Redis, an empty queue is none
+            return 0  # on Redis, an empty queue does not exist
 
 
 def _undeclared(connection: Connection, queue: Queue) -> list[Queue]:
-    """The queue, or nothing on Redis where this connection has declared it: kombu is slow to find that out.
+    """Returns the queue, or nothing on Redis if this connection has declared it: kombu's own check is slow.
 
-    Elsewhere kombu has to have it at hand, for another try on a new connection.
+    On other transports kombu needs it for a retry on a new connection.
     """
     known = connection.transport.driver_type == "redis" and hash(queue) in (connection.declared_entities or ())
     return [] if known else [queue]
@@ -253,9 +187,9 @@ def _undeclared(connection: Connection, queue: Queue) -> list[Queue]:
 
 @contextmanager
 def _producer(app: Celery, timeout: float) -> Iterator[Any]:
-    """A producer of the pool, for which `timeout` seconds are waited.
+    """Yields a producer from the pool; waits for it up to `timeout` seconds.
 
-    If anything fails, its connection is dropped. kombu would close it politely, and wait for an answer without limit.
+    After an error its connection is dropped. kombu would close it properly, and wait for a response without a timeout.
     """
     with _producers(app, app.pool).acquire(block=True, timeout=timeout) as producer:
         try:
@@ -267,16 +201,16 @@ def _producer(app: Celery, timeout: float) -> Iterator[Any]:
 
 @lru_cache(maxsize=4)
 def _producers(app: Celery, _connections: Any) -> Any:
-    """The app's pool of producers, or one of as many whose connections are of our own.
+    """Returns the app's pool of producers, or a pool of the same size with the broker's own connections.
 
-    `_connections` is the app's pool of connections. Celery makes another after a fork by multiprocessing, and so are
-    these; after any other fork redis-py itself connects anew.
+    `_connections` is the app's pool of connections. Celery replaces it after a fork by multiprocessing, and then this
+    pool is replaced too; after any other fork, redis-py reconnects.
     """
     return pools.producers[own_connection(app)] if _own_options(app) else app.amqp.producer_pool
 
 
 def own_connection(app: Celery, **options: Any) -> Connection:
-    """A connection to write with: to Redis one that keeps its client, to RabbitMQ one that confirms and never hangs."""
+    """Returns a connection for publishing: to Redis with one client, to RabbitMQ with confirmations and timeouts."""
     return app.connection_for_write(**_own_options(app), **options)
 
 
@@ -287,14 +221,14 @@ def _own_options(app: Celery) -> dict[str, Any]:
         own["transport_options"] = _confirmed(app)
     if not app.conf.broker_transport and len(schemes) == 1 and schemes <= TRANSPORTS.keys():
         own["transport"] = TRANSPORTS[schemes.pop()]
-        own["ssl"] = app.connection_for_write().ssl  # kombu goes by the name `rediss`
+        own["ssl"] = app.connection_for_write().ssl  # kombu decides by the name `rediss`
     return own
 
 
 def _confirmed(app: Celery) -> dict[str, Any]:
-    """Options of py-amqp: RabbitMQ says that it has a dispatch, and no answer is waited for without limit.
+    """Returns options of py-amqp: RabbitMQ confirms each dispatch, and each wait for a response has a timeout.
 
-    Other connections have nothing confirmed, for a worker's main loop would wait while RabbitMQ's alarm lasts.
+    Other connections do not use confirmations: a worker's main loop would wait as long as RabbitMQ's alarm lasts.
     """
     timeout = conf.PUBLISH_TIMEOUT * SHARE_OF_A_TRY
     timeouts = {"read_timeout": timeout, "write_timeout": timeout}
@@ -302,27 +236,27 @@ def _confirmed(app: Celery) -> dict[str, Any]:
 
 
 def run_eagerly(app: Celery, request: SealedRequest, policy: QueuePolicy, *, held: bool) -> HttpResponseBase | None:
-    """What `task_always_eager` asks for: the replay in this process, now.
+    """Replay the dispatch in this process, now, as `task_always_eager` demands.
 
-    Gives the view's own response, not yet closed, where a client is held for it.
+    Returns the view's own response, not yet closed, if a client waits for it (`held`).
     """
     if TASK not in app.tasks:
         app.loader.import_default_modules()
-    seen: list[HttpResponseBase] = []
-    token = WITNESS.set(seen if held else None)
+    responses: list[HttpResponseBase] = []
+    token = EAGER_RESPONSES.set(responses if held else None)
     try:
         app.tasks[TASK].apply(
-            args=(argument(request),),
+            args=(task_argument(request),),
             task_id=str(request.dispatch.id),
             routing_key=policy.celery_queue,
             headers=tracing.headers_of(request.dispatch) or None,
             throw=False,
         )
     finally:
-        WITNESS.reset(token)
-    return seen[-1] if seen else None
+        EAGER_RESPONSES.reset(token)
+    return responses[-1] if responses else None
 
 
 def shadow(dispatch: Dispatch) -> str:
-    """The name that Flower shows: the route, which is readable and holds none of the client's values."""
+    """Returns the name that Flower shows: the route, which is readable and contains no values of the client."""
     return f"{dispatch.method} {dispatch.route} ({dispatch.queue})"

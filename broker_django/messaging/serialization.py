@@ -1,4 +1,4 @@
-"""The serializer that dispatches travel in: one that workers accept. What it carries is sealed text."""
+"""Chooses a serializer for dispatches that workers accept. It only carries sealed text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ USUAL = "json"
 
 @lru_cache(maxsize=4)
 def serializer(app: Celery) -> str:
-    """JSON if workers of this app accept it, else what the project's tasks travel in, else any that they accept.
+    """Returns JSON if workers of this app accept it, else the serializer of the project's tasks, else any accepted one.
 
     Raises ConfigurationError if there is none.
     """
@@ -29,17 +29,17 @@ def serializer(app: Celery) -> str:
     for name in candidates:
         if accepts(accepted, name) and can_write(name):
             return str(name)
-    raise ConfigurationError("workers accept nothing that can be written here: see accept_content")
+    raise ConfigurationError("workers accept no serializer that is available here: see accept_content")
 
 
 def accepts(content: Iterable[str] | None, name: str) -> bool:
-    """Whether a reader that accepts this content, as serializers or content types, takes what `name` writes."""
+    """Whether a worker with this `accept_content` (serializers or content types) accepts what `name` writes."""
     types = registry.name_to_type
     return content is None or types.get(name, name) in {types.get(each, each) for each in content}
 
 
 def can_write(name: str) -> bool:
-    """Whether there is such a serializer, and what it needs is installed."""
+    """Whether the serializer exists and its dependencies are installed."""
     try:
         serialization.dumps([("text",), {}, {"callbacks": None}], serializer=name)
     except Exception:  # noqa: BLE001 - a serializer may raise anything

@@ -1,7 +1,7 @@
-"""The trace that a request belongs to travels with it: W3C Trace Context, W3C Baggage and Sentry's header fields.
+"""Carries the trace of a request along: W3C Trace Context, W3C Baggage and Sentry's header fields.
 
-The ledger keeps the fields, so that every message has them, whoever publishes it and when. Packages for tracing are
-asked only if the project has loaded them.
+The ledger stores the fields, so that every message contains them, whoever publishes it and whenever. Tracing packages
+are used only if the project has imported them.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ logger = logging.getLogger("broker_django.messaging.tracing")
 
 _IDS = "((?!0{32})[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}"
 TRACEPARENT = re.compile(f"00-{_IDS}-[0-9a-f]{{2}}|(?!00|ff)[0-9a-f]{{2}}-{_IDS}-[0-9a-f]{{2}}(?:-[!-~]{{0,200}})?")
-"""W3C Trace Context, section 3.2; a later version may have more at its end (section 4.3)."""
+"""W3C Trace Context, section 3.2; later versions may append more (section 4.3)."""
 SENTRY_TRACE = re.compile(f"{_IDS}(?:-[01])?")
 
 FIELDS = ("traceparent", "tracestate", "sentry-trace", "baggage")
 IN_ENVIRON = {name: HttpHeaders.to_wsgi_name(name) for name in FIELDS}
 LONGEST = {"tracestate": 512, "baggage": 8_192}
-"""Characters of a field: what W3C Trace Context (section 3.3.1.5) and W3C Baggage (section 3.3.2) ask to carry."""
+"""The maximum length of a field, in characters: W3C Trace Context (3.3.1.5) and W3C Baggage (3.3.2) require so much."""
 LONGEST_OTHER = 512
 MOST_FIELDS = 12
-"""Fields of a trace that travel; a propagator of the project may have names of its own."""
+"""The maximum number of trace fields; a propagator of the project may have its own fields."""
 
 _NAME = re.compile(r"[!#-'*+.^_`|~0-9A-Za-z-]{1,64}")
 _VALUE = re.compile(r"[ -~]+")
@@ -49,26 +49,26 @@ _NO_TRACE: dict[str, Any] = {"trace_id": "", "trace_fields": None}
 
 
 def columns(environ: Mapping[str, str]) -> dict[str, Any]:
-    """What the ledger keeps of the trace of a request."""
+    """Returns the columns of the ledger for the trace of a request."""
     fields = fields_of(environ)
     return {"trace_id": trace_id(fields), "trace_fields": json.dumps(fields)} if fields else _NO_TRACE
 
 
 def fields_of(environ: Mapping[str, str]) -> dict[str, str]:
-    """The trace that is current in this context, as header fields; else the one that the request came with."""
-    came = {name: environ[key].strip() for name, key in IN_ENVIRON.items() if key in environ}
-    return _with_sentry(_checked({**came, **(_of_opentelemetry() or {})}))
+    """Returns the header fields of the current trace, or else of the trace that the request came with."""
+    received = {name: environ[key].strip() for name, key in IN_ENVIRON.items() if key in environ}
+    return _with_sentry(_checked({**received, **(_of_opentelemetry() or {})}))
 
 
 def trace_id(fields: Mapping[str, str]) -> str:
-    """The id of the trace, 32 hexadecimal digits; empty if there is none."""
+    """Returns the id of the trace, 32 hexadecimal digits, or an empty text."""
     w3c = TRACEPARENT.fullmatch(fields.get("traceparent", ""))
     found = w3c or SENTRY_TRACE.fullmatch(fields.get("sentry-trace", ""))
     return next(filter(None, found.groups())) if found else ""
 
 
 def _checked(fields: Mapping[Any, Any]) -> dict[str, str]:
-    """Those that are well-formed and not too long. `tracestate` says nothing without its `traceparent`."""
+    """Returns the fields that are well-formed and not too long. `tracestate` is useless without `traceparent`."""
     kept = {name: value for name, value in [*fields.items()][:MOST_FIELDS] if _is_fit(name, value)}
     if "traceparent" not in kept:
         kept.pop("tracestate", None)
@@ -82,24 +82,26 @@ def _is_fit(name: Any, value: Any) -> bool:
     return bool(_NAME.fullmatch(name) and form.fullmatch(value)) and len(value) <= LONGEST.get(name, LONGEST_OTHER)
 
 
-# What the project traces with
+# The project's tracing packages
 
 
 def _of_opentelemetry() -> dict[str, str] | None:
-    """What its propagators hand on, without what the request came with; None if no span is current."""
+    """Returns what OpenTelemetry's propagators send, without the request's own fields; None outside a span."""
     if not _is_in_span():
         return None
     carrier: dict[str, str] = dict.fromkeys(FIELDS[:2], "")
     try:
         importlib.import_module("opentelemetry.propagate").inject(carrier)
     except Exception as error:  # noqa: BLE001 - a propagator must not cost the request
-        logger.info("The trace of a request is not known: %s", redacted(error))
+        logger.info("The trace of a request could not be read: %s", redacted(error))
         return None
     return carrier
 
 
 def _is_in_span(of_trace: str = "") -> bool:
-    """Whether OpenTelemetry is in use, and a span is current in this context; one of this trace, if it is named."""
+    """Whether OpenTelemetry is in use and a span is current in this context; if a trace is named, a span
+    of that trace.
+    """
     trace: Any = sys.modules.get("opentelemetry.trace")
     if trace is None:
         return False
@@ -108,14 +110,14 @@ def _is_in_span(of_trace: str = "") -> bool:
 
 
 def _with_sentry(fields: dict[str, str]) -> dict[str, str]:
-    """With the fields of Sentry's SDK, if it is in use. Others have members in `baggage`, too, which stay."""
+    """Adds the fields of Sentry's SDK, if it is in use. Members of `baggage` from other vendors stay."""
     sentry = sentry_sdk()
     if sentry is None:
         return fields
     try:
         found = {"sentry-trace": sentry.get_traceparent() or "", "baggage": sentry.get_baggage() or ""}
-    except Exception as error:  # noqa: BLE001 - whatever it is, it must not cost the request
-        logger.info("Sentry's trace of a request is not known: %s", redacted(error))
+    except Exception as error:  # noqa: BLE001 - tracing must not make the request fail
+        logger.info("Sentry's trace of a request could not be read: %s", redacted(error))
         return fields
     members = [each for each in fields.get("baggage", "").split(",") if not each.strip().startswith("sentry-")]
     baggage = ",".join(filter(None, [found["baggage"], *members]))
@@ -124,22 +126,22 @@ def _with_sentry(fields: dict[str, str]) -> dict[str, str]:
 
 
 def sentry_sdk() -> Any:
-    """Sentry's SDK, of version 2 or later, if the project has loaded and initialised it; None else."""
+    """Returns Sentry's SDK, version 2 or later, if the project has imported and initialised it, or None."""
     sentry: Any = sys.modules.get("sentry_sdk")
     is_initialized = getattr(sentry, "is_initialized", None)
     return sentry if is_initialized is not None and is_initialized() else None
 
 
 def hide_tokens() -> None:
-    """Take the tokens of dispatches out of what OpenTelemetry's current span has of its request so far."""
+    """Remove the tokens of dispatches from the attributes of OpenTelemetry's current span."""
     if _is_in_span():
         hide_tokens_in(sys.modules["opentelemetry.trace"].get_current_span())
 
 
 def hide_tokens_in(span: Any, *_: Any) -> None:
-    """Take the tokens of dispatches out of the attributes of a span that has not ended.
+    """Remove the tokens of dispatches from the attributes of a span that has not ended.
 
-    It can be the `response_hook` of DjangoInstrumentor, which captures the response after all middleware.
+    It can be the `response_hook` of DjangoInstrumentor, which records the response after all middleware.
     """
     for name, value in dict(getattr(span, "attributes", None) or {}).items():
         cleaned = _without_tokens(value)
@@ -154,17 +156,17 @@ def _without_tokens(value: Any) -> Any:
     return without_tokens(value) if isinstance(value, str) else value
 
 
-# Publishing, and running
+# Publishing and replaying
 
 
 def of_task(request: Any) -> dict[str, str]:
-    """The fields that came with the message of a task. Whoever writes to the message broker can send anything."""
+    """Returns the trace fields in the message of a task. They are checked: others may write to the message broker."""
     headers = getattr(request, "headers", None)
     return _checked(headers) if isinstance(headers, dict) else {}
 
 
 def headers_of(dispatch: Dispatch) -> dict[str, str]:
-    """The header fields of every message of the dispatch."""
+    """Returns the header fields for every message of the dispatch."""
     if not dispatch.trace_fields:
         return {}
     fields: dict[str, str] = json.loads(dispatch.trace_fields)
@@ -172,7 +174,7 @@ def headers_of(dispatch: Dispatch) -> dict[str, str]:
 
 
 def add_to_message(headers: dict[str, Any], fields: Mapping[str, str]) -> None:
-    """Beside Celery's own headers, and once more below `headers`: some packages look here, some there."""
+    """Add the fields beside Celery's own headers, and again in `headers`: tracing packages read one or the other."""
     headers.update({name: value for name, value in fields.items() if name not in headers})
     if fields:
         headers["headers"] = dict(fields)
@@ -181,7 +183,7 @@ def add_to_message(headers: dict[str, Any], fields: Mapping[str, str]) -> None:
 def in_trace(fields: Mapping[str, str], function: Callable[[], T]) -> T:
     """Call the function in a context of its own, in which this trace is current.
 
-    OpenTelemetry puts whatever is current into a message; and it leaves its span current if the message is refused.
+    OpenTelemetry adds the current trace to a message, and leaves its span current if the message is refused.
     """
     if "opentelemetry.trace" not in sys.modules:
         return function()
@@ -195,7 +197,7 @@ def _in_trace(fields: Mapping[str, str], function: Callable[[], T]) -> T:
 
 
 def enter(fields: Mapping[str, str]) -> None:
-    """Make this trace current for what remains of the context, unless the instrumentation of Celery has done so."""
+    """Make this trace current for the rest of the context, unless the instrumentation of Celery has done so."""
     if "opentelemetry.trace" in sys.modules and not _is_in_span():
         _attach(fields)
 
@@ -207,4 +209,4 @@ def _attach(fields: Mapping[str, str]) -> None:
         found = importlib.import_module("opentelemetry.propagate").extract(fields)
         importlib.import_module("opentelemetry.context").attach(found)
     except Exception as error:  # noqa: BLE001 - a propagator must not cost the dispatch
-        logger.info("The trace of a dispatch cannot be taken up: %s", redacted(error))
+        logger.info("The trace of a dispatch could not be continued: %s", redacted(error))

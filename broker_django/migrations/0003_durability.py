@@ -26,7 +26,7 @@ class Migration(migrations.Migration):
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
                 ('at', models.DateTimeField()),
                 ('action', models.CharField(max_length=20)),
-                ('actor', models.CharField(help_text='Who: a user of the admin, or of the machine.', max_length=255)),
+                ('actor', models.CharField(help_text='A user of the admin or of the operating system.', max_length=255)),
                 ('detail', models.CharField(blank=True, max_length=500)),
             ],
             options={
@@ -52,7 +52,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AlterModelOptions(
             name='dispatchrecord',
-            options={'ordering': ['-accepted_at'], 'permissions': [('retry_dispatchrecord', 'Can have dispatches run again'), ('discard_dispatchrecord', 'Can discard dead letters')], 'verbose_name': 'dispatch', 'verbose_name_plural': 'dispatches'},
+            options={'ordering': ['-accepted_at'], 'permissions': [('retry_dispatchrecord', 'Can run dispatches again'), ('discard_dispatchrecord', 'Can discard dead letters')], 'verbose_name': 'dispatch', 'verbose_name_plural': 'dispatches'},
         ),
         migrations.RemoveIndex(
             model_name='dispatchrecord',
@@ -66,12 +66,12 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='dispatchrecord',
             name='attempts_before',
-            field=models.PositiveIntegerField(default=0, help_text='Attempts before somebody in charge had it run again.'),
+            field=models.PositiveIntegerField(default=0, help_text='Attempts before an operator ran it again.'),
         ),
         migrations.AlterField(
             model_name='dispatchrecord',
             name='due_at',
-            field=models.DateTimeField(blank=True, help_text='When the reaper takes it up: while queued, the moment to publish it; while running, the end of the lease; when done, the moment to drop the stored response.', null=True),
+            field=models.DateTimeField(blank=True, help_text='When the reaper processes it: if queued, the time to publish it; if running, the end of the lease; if done, the time to drop the stored response.', null=True),
         ),
         migrations.AddField(
             model_name='dispatchrecord',
@@ -86,17 +86,17 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='dispatchrecord',
             name='kept_response',
-            field=models.BinaryField(blank=True, help_text='The sealed response, until the result store takes it.', null=True),
+            field=models.BinaryField(blank=True, help_text='The sealed response, until the result store accepts it.', null=True),
         ),
         migrations.AddField(
             model_name='dispatchrecord',
             name='published_at',
-            field=models.DateTimeField(blank=True, help_text='When it was last handed to the message broker; empty while it is to be.', null=True),
+            field=models.DateTimeField(blank=True, help_text='When it was last published; empty while it waits to be published.', null=True),
         ),
         migrations.AddField(
             model_name='dispatchrecord',
             name='sealed_file',
-            field=models.CharField(blank=True, help_text='Where the sealed request is in the storage, when it is large.', max_length=255),
+            field=models.CharField(blank=True, help_text='Name of the file in the storage that contains a large sealed request.', max_length=255),
         ),
         migrations.AddField(
             model_name='dispatchrecord',

@@ -43,7 +43,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='routingversion',
             name='kept_by_triggers',
-            field=models.BooleanField(db_default=False, default=False, help_text='Whether there are triggers that raise the number.'),
+            field=models.BooleanField(db_default=False, default=False, help_text='Whether triggers increase the number.'),
         ),
         migrations.AddIndex(
             model_name='dispatchrecord',

@@ -30,12 +30,12 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='dispatchrecord',
             name='tenant',
-            field=models.CharField(blank=True, db_default='', default='', help_text='Whose request it was, by the setting TENANT.', max_length=255),
+            field=models.CharField(blank=True, db_default='', default='', help_text='Tenant of the request, from the setting TENANT.', max_length=255),
         ),
         migrations.AlterField(
             model_name='dispatchrecord',
             name='credential',
-            field=models.CharField(blank=True, help_text='What the client identified with: kinds, and a digest of their values.', max_length=255),
+            field=models.CharField(blank=True, help_text='Kinds of credentials that the client sent, and a digest of their values.', max_length=255),
         ),
         migrations.RunPython(migrations.RunPython.noop, cut_long_credentials),
         migrations.AlterField(

@@ -13,6 +13,6 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='dispatchrecord',
             name='trace_fields',
-            field=models.TextField(editable=False, help_text='The header fields of the trace, as JSON: each message has them.', null=True),
+            field=models.TextField(editable=False, help_text='Header fields of the trace, as JSON, for each message.', null=True),
         ),
     ]

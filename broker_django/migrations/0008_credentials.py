@@ -13,6 +13,6 @@ class Migration(migrations.Migration):
         migrations.AlterField(
             model_name='dispatchrecord',
             name='credential',
-            field=models.CharField(blank=True, help_text='What the client identified with: kinds, and a digest of their values.', max_length=1000),
+            field=models.CharField(blank=True, help_text='Kinds of credentials that the client sent, and a digest of their values.', max_length=1000),
         ),
     ]

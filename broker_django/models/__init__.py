@@ -1,4 +1,4 @@
-"""What the broker keeps in the database."""
+"""The broker's database tables."""
 
 from broker_core.dispatches import PATH_LENGTH
 from broker_django.models.dispatches import ActionRecord, AttemptRecord, DispatchRecord

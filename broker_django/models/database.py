@@ -1,7 +1,7 @@
-"""The one database of the broker's tables, whatever a request makes the project's routers say.
+"""The database alias of the broker's tables, independent of what the project's routers say for a request.
 
-Projects with a database for each tenant have routers that choose by request. A dispatch that was written where such a
-router points would be looked for elsewhere, by the worker and by the poll of another host.
+Projects with one database per tenant have routers that choose by request. A dispatch written to a tenant's database
+would not be found by the worker, or by a poll of another host.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from django.core.signals import setting_changed
 from django.db import DEFAULT_DB_ALIAS, connections, router
 from django.db import Error as DatabaseFailure
 from django.db.utils import ConnectionRouter
-from django.test import signals as _before_ours  # noqa: F401 - it makes the list of routers anew when settings change
+from django.test import signals as _connected_first  # noqa: F401 - its receiver must run before ours
 
 from broker_core.redaction import redacted
 from broker_django.conf import conf
@@ -37,12 +37,12 @@ _with_results: ContextVar[bool] = ContextVar("request_broker.with_results", defa
 
 
 def alias() -> str:
-    """Where the ledger is: `DATABASE`, or what the project's routers say outside of any request."""
+    """Returns the alias of the ledger's database: `DATABASE`, or what the project's routers say without a request."""
     return conf.DATABASE or outside_of_requests(DispatchRecord)
 
 
 def alias_of(model: type[Model]) -> str:
-    """The same for any model; what is not the broker's goes where its router says now."""
+    """Returns the alias for any model. For other apps' models the project's routers decide as usual."""
     return alias() if model._meta.app_label == OURS else router.db_for_write(model)
 
 
@@ -52,15 +52,15 @@ def vendor() -> str:
 
 
 def in_transaction() -> bool:
-    """Whether this thread may have written a dispatch that no other connection sees yet."""
+    """Whether this thread may have written a dispatch that other connections cannot see yet."""
     connection = connections[alias()]
     return bool(connection.connection) and (connection.in_atomic_block or not connection.autocommit)
 
 
-def let_writers_be() -> None:
-    """Have this thread's reads lock no table of a database in memory, as those of tests are.
+def read_without_locks() -> None:
+    """Make this thread's reads lock no table of an in-memory SQLite database, as tests use.
 
-    Connections to one share its cache: a writer does not wait for a reader there, but fails.
+    Its connections share a cache. There, a writer does not wait for a reader, but fails.
     """
     connection: Any = connections[alias()]
     if connection.connection is None and connection.vendor == "sqlite" and connection.is_in_memory_db():
@@ -70,9 +70,9 @@ def let_writers_be() -> None:
 
 @contextlib.contextmanager
 def results_too() -> Iterator[None]:
-    """Within the block, stored responses are read and written beside the ledger too.
+    """Within the block, stored responses are read and written in the ledger's database too.
 
-    Elsewhere the results of the project's own tasks are where its routers say.
+    Outside of it, the project's routers decide where results are stored.
     """
     token = _with_results.set(True)
     try:
@@ -88,50 +88,50 @@ def _alias_of_results(model: type[Model]) -> str:
 
 @lru_cache(maxsize=8)
 def outside_of_requests(model: type[Model]) -> str:
-    """What the project's routers say where there is no request. They are asked once a process.
+    """Returns what the project's routers say without a request. They are asked once per process.
 
-    Raises django.db.Error if a router that looks into a database gets no answer: it is asked again then.
+    Raises django.db.Error if a router cannot query its database. The next call asks it again.
     """
     try:
         return ask_routers(model)
     except DatabaseFailure:
         raise
-    except Exception as error:  # noqa: BLE001 - a router may insist on a request; `check` says so too
+    except Exception as error:  # noqa: BLE001 - a router may require a request; a system check reports it
         logger.warning("The routers name no database for %s: %s", model._meta.label, redacted(error))
         return DEFAULT_DB_ALIAS
 
 
 def ask_routers(model: type[Model] = DispatchRecord) -> str:
-    """Ask the project's routers in a thread and a context of their own: they may look into those for the request.
+    """Ask the project's routers in a separate thread and context, because they may look there for the request.
 
     Raises whatever they raise.
     """
     theirs = ConnectionRouter([each for each in router.routers if not isinstance(each, BrokerRouter)])
     if not theirs.routers:
         return DEFAULT_DB_ALIAS
-    said: list[str | Exception] = []
+    answers: list[str | Exception] = []
 
     def ask() -> None:
         try:
-            said.append(Context().run(theirs.db_for_write, model))
-        except Exception as error:  # noqa: BLE001 - it is raised where it is waited for
-            said.append(error)
+            answers.append(Context().run(theirs.db_for_write, model))
+        except Exception as error:  # noqa: BLE001 - the waiting thread raises it
+            answers.append(error)
         finally:
-            connections.close_all()  # a router may have a table of its own
+            connections.close_all()  # a router may have made a query
 
     thread = threading.Thread(target=ask, name="request-broker-database", daemon=True)
     thread.start()
     thread.join()
-    [answer] = said
+    [answer] = answers
     if isinstance(answer, Exception):
         raise answer
     return answer
 
 
 class BrokerRouter:
-    """Comes before the project's routers, and speaks for the broker's models alone.
+    """Runs before the project's routers, and decides only for the broker's models.
 
-    A row that was read from another database on purpose, with `using`, stays with it.
+    A row that was read from another database on purpose, with `using`, stays there.
     """
 
     def db_for_read(self, model: type[Model], **hints: Any) -> str | None:
@@ -153,18 +153,18 @@ def _own_database(instance: Model | None) -> str | None:
     return instance._state.db if instance is not None and instance._meta.app_label == OURS else None
 
 
-def come_first() -> None:
-    """Have our models asked for before the project's routers, if there are any. The app calls it when it is ready."""
+def install_router() -> None:
+    """Put our router before the project's routers, if there are any. The app calls it in `ready`."""
     needed = conf.DATABASE or router.routers
     if needed and not any(isinstance(each, BrokerRouter) for each in router.routers):
         router.routers.insert(0, BrokerRouter())
 
 
-def start_afresh(*, setting: str, **_: Any) -> None:
-    """A receiver of `setting_changed`: tests change settings."""
+def settings_changed(*, setting: str, **_: Any) -> None:
+    """Receiver of `setting_changed`, which tests send."""
     if setting in {"DATABASES", "DATABASE_ROUTERS", "REQUEST_BROKER"}:
         outside_of_requests.cache_clear()
-        come_first()
+        install_router()
 
 
-setting_changed.connect(start_afresh, dispatch_uid="request_broker.database")
+setting_changed.connect(settings_changed, dispatch_uid="request_broker.database")

@@ -1,4 +1,4 @@
-"""The tables of dispatches: each accepted request, its attempts, and what operators did."""
+"""The tables of dispatches: accepted requests, their attempts, and actions of operators."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class DispatchRecord(Moments, models.Model):
     method = models.CharField(max_length=20)
     path = models.CharField(max_length=PATH_LENGTH)
     route = models.CharField(max_length=500)
-    reason = models.CharField(max_length=100, blank=True, help_text=_("What decided that the request is queued."))
+    reason = models.CharField(max_length=100, blank=True, help_text=_("What decided to queue the request."))
     user = models.CharField(max_length=255, blank=True, help_text=_("Primary key of the user who made the request."))
     credential = models.CharField(
         max_length=1000,
         blank=True,
-        help_text=_("What the client identified with: kinds, and a digest of their values."),
+        help_text=_("Kinds of credentials that the client sent, and a digest of their values."),
     )
     host = models.CharField(
         max_length=255, blank=True, default="", db_default="", help_text=_("The host that the request was sent to.")
@@ -42,13 +42,13 @@ class DispatchRecord(Moments, models.Model):
         blank=True,
         default="",
         db_default="",
-        help_text=_("Whose request it was, by the setting TENANT."),
+        help_text=_("Tenant of the request, from the setting TENANT."),
     )
     trace_id = models.CharField(max_length=32, blank=True, help_text=_("Trace of the request (W3C Trace Context)."))
-    trace_fields = models.TextField(  # noqa: DJ001 - most have none
-        null=True, editable=False, help_text=_("The header fields of the trace, as JSON: each message has them.")
+    trace_fields = models.TextField(  # noqa: DJ001 - NULL, because most have none
+        null=True, editable=False, help_text=_("Header fields of the trace, as JSON, for each message.")
     )
-    idempotency_key = models.CharField(  # noqa: DJ001 - many have none, and none of these conflict
+    idempotency_key = models.CharField(  # noqa: DJ001 - NULL is exempt from the unique constraint
         max_length=64,
         null=True,
         unique=True,
@@ -57,23 +57,23 @@ class DispatchRecord(Moments, models.Model):
     )
     fingerprint = models.CharField(max_length=64, blank=True, help_text=_("Digest of the request that the key is for."))
     attempts = models.PositiveIntegerField(default=0)
-    attempts_before = models.PositiveIntegerField(
-        default=0, help_text=_("Attempts before somebody in charge had it run again.")
-    )
+    attempts_before = models.PositiveIntegerField(default=0, help_text=_("Attempts before an operator ran it again."))
     worker = models.CharField(max_length=255, blank=True)
     accepted_at = models.DateTimeField()
     published_at = models.DateTimeField(
-        null=True, blank=True, help_text=_("When it was last handed to the message broker; empty while it is to be.")
+        null=True, blank=True, help_text=_("When it was last published; empty while it waits to be published.")
     )
     started_at = models.DateTimeField(null=True, blank=True)
     finished_at = models.DateTimeField(null=True, blank=True)
-    expires_at = models.DateTimeField(null=True, blank=True, help_text=_("When nobody wants the answer any more."))
+    expires_at = models.DateTimeField(
+        null=True, blank=True, help_text=_("When the client no longer wants the response.")
+    )
     due_at = models.DateTimeField(
         null=True,
         blank=True,
         help_text=_(
-            "When the reaper takes it up: while queued, the moment to publish it; while running, the end of the lease; "
-            "when done, the moment to drop the stored response."
+            "When the reaper processes it: if queued, the time to publish it; if running, the end of the lease; "
+            "if done, the time to drop the stored response."
         ),
     )
     response_status = models.PositiveSmallIntegerField(null=True, blank=True)
@@ -81,7 +81,7 @@ class DispatchRecord(Moments, models.Model):
     response_size = models.PositiveBigIntegerField(null=True, blank=True)
     error = models.CharField(max_length=500, blank=True)
     kept_response = models.BinaryField(
-        null=True, blank=True, help_text=_("The sealed response, until the result store takes it.")
+        null=True, blank=True, help_text=_("The sealed response, until the result store accepts it.")
     )
     sealed = models.BinaryField(help_text=_("The sealed request, kept so that it can be published again."))
     sealed_with = models.CharField(
@@ -92,7 +92,7 @@ class DispatchRecord(Moments, models.Model):
         help_text=_("Version of the sealed request, and the id of its key."),
     )
     sealed_file = models.CharField(
-        max_length=255, blank=True, help_text=_("Where the sealed request is in the storage, when it is large.")
+        max_length=255, blank=True, help_text=_("Name of the file in the storage that contains a large sealed request.")
     )
 
     class Meta:
@@ -125,7 +125,7 @@ class DispatchRecord(Moments, models.Model):
             ),
         ]
         permissions = [
-            ("retry_dispatchrecord", "Can have dispatches run again"),
+            ("retry_dispatchrecord", "Can run dispatches again"),
             ("discard_dispatchrecord", "Can discard dead letters"),
         ]
 
@@ -142,12 +142,12 @@ class DispatchRecord(Moments, models.Model):
 
     @property
     def trace(self) -> str:
-        """The id of the trace: the client's, or else the dispatch's own, which is one too."""
+        """The trace id: the client's, or the dispatch's own id, which is a valid one."""
         return self.trace_id or self.pk.hex
 
 
 class AttemptRecord(models.Model):
-    """An attempt that ended and was not the last. The latest is told by the dispatch itself."""
+    """An attempt that ended and was followed by another. The dispatch itself describes the latest one."""
 
     dispatch = models.ForeignKey(DispatchRecord, on_delete=models.CASCADE, related_name="ended_attempts")
     number = models.PositiveIntegerField()
@@ -167,12 +167,12 @@ class AttemptRecord(models.Model):
 
 
 class ActionRecord(models.Model):
-    """What somebody in charge did to a dispatch."""
+    """What an operator did to a dispatch."""
 
     dispatch = models.ForeignKey(DispatchRecord, on_delete=models.CASCADE, related_name="actions")
     at = models.DateTimeField()
     action = models.CharField(max_length=20)
-    actor = models.CharField(max_length=255, help_text=_("Who: a user of the admin, or of the machine."))
+    actor = models.CharField(max_length=255, help_text=_("A user of the admin or of the operating system."))
     detail = models.CharField(max_length=500, blank=True)
 
     class Meta:

@@ -1,4 +1,4 @@
-"""Moments as Django has them: aware of their time zone, or naive and local where USE_TZ is False."""
+"""Datetimes as Django uses them: aware, or naive and local if USE_TZ is False."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from django.utils import timezone
 
 
 def moment(timestamp: float) -> datetime:
-    """What `django.utils.timezone.now()` says at this time, which is in seconds since the epoch."""
+    """Returns the datetime of this timestamp (seconds since the epoch), as `django.utils.timezone.now()` would return
+    it.
+    """
     return datetime.fromtimestamp(timestamp, UTC if settings.USE_TZ else None)
 
 
 def as_text(at: datetime) -> str:
-    """RFC 3339, in UTC."""
+    """Returns an RFC 3339 timestamp in UTC."""
     return at.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def in_local_time(at: datetime, precision: str) -> str:
-    """For people, in the current time zone of Django; `precision` is that of `datetime.isoformat`."""
+    """Returns a text for people, in Django's current time zone; `precision` is that of `datetime.isoformat`."""
     return (timezone.localtime(at) if timezone.is_aware(at) else at).isoformat(" ", precision)

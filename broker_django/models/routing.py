@@ -20,7 +20,9 @@ URL_LENGTH = 255
 
 
 class RoutingQuerySet(models.QuerySet[Any]):
-    """Says so when rows change without a signal. What other processes do, the database itself notes."""
+    """Sends `rows_changed` after changes that send no Django signal. Database triggers detect changes by other
+    processes.
+    """
 
     def update(self, **kwargs: Any) -> int:
         updated = super().update(**kwargs)
@@ -41,7 +43,7 @@ class RouterQuerySet(RoutingQuerySet):
 
 class DestinationQuerySet(RoutingQuerySet):
     def get_by_natural_key(self, code: str, url: str, append_params: str) -> Destination:
-        """Of several, which can only be inactive ones, any."""
+        """Only inactive destinations can share a natural key. Then any of them is returned."""
         same = self.filter(router__code=code, url=url, append_params=append_params).order_by("-is_active", "pk")
         found: Destination | None = same.first()
         if found is None:
@@ -50,13 +52,13 @@ class DestinationQuerySet(RoutingQuerySet):
 
 
 rows_changed = Signal()
-"""Routers or destinations were changed by this process, in one of the ways that send no signal of Django's own."""
+"""Sent after this process changed routers or destinations in a way that sends no Django signal."""
 
 
 class Router(models.Model):
-    """Where requests to a source go: elsewhere by a redirect, to another view by a proxy, or into a queue.
+    """Sends requests to a source elsewhere: a redirect, a proxy to another view, or a queue.
 
-    The fields that django-route has keep their names and meanings.
+    Fields that django-route also has keep their names and meanings.
     """
 
     class ActionChoices(models.TextChoices):
@@ -76,34 +78,38 @@ class Router(models.Model):
         NONE = StickyBy.NONE, _("nothing")
 
     code = models.SlugField(
-        max_length=255, unique=True, help_text=_("Names the router; it is {router_code} in urls and parameters.")
+        max_length=255, unique=True, help_text=_("Name of the router; {router_code} in URLs and parameters.")
     )
     source = models.CharField(
         max_length=255, help_text=_("A path, a pattern as for Django's path(), or a prefix such as /api/*")
     )
     rank = models.PositiveSmallIntegerField(
-        default=1, validators=[MinValueValidator(1)], help_text=_("The lowest is asked first.")
+        default=1, validators=[MinValueValidator(1)], help_text=_("The lowest rank is tried first.")
     )
     action = models.CharField(max_length=20, choices=ActionChoices)
     condition = models.TextField(
-        default='"*"', blank=True, help_text=_('In CEL, such as user.is_staff. "*" or nothing: always.')
+        default='"*"', blank=True, help_text=_('A CEL expression, such as user.is_staff. Empty or "*" always matches.')
     )
     description = models.TextField(blank=True, default="")
     is_active = models.BooleanField(_("active"), default=True)
     methods = models.CharField(
-        max_length=255, blank=True, help_text=_("Such as GET POST. Nothing: the safe ones for redirects, else all.")
+        max_length=255,
+        blank=True,
+        help_text=_("Such as GET POST. If empty: safe methods for redirects, otherwise all."),
     )
     queue = models.CharField(
-        max_length=100, blank=True, help_text=_("The priority class of queued requests, if not the destination's own.")
+        max_length=100, blank=True, help_text=_("Queue of the requests, unless the destination names one.")
     )
     sticky_by = models.CharField(
         max_length=20,
         choices=StickyChoices,
         default=StickyBy.SESSION,
-        help_text=_("What keeps a visitor at one destination."),
+        help_text=_("What identifies a visitor, who keeps the same destination."),
     )
     sticky_name = models.CharField(
-        max_length=100, blank=True, help_text=_("Of the header field or cookie. No cookie named: one is set, signed.")
+        max_length=100,
+        blank=True,
+        help_text=_("Name of the header field or cookie. If no cookie is named, a signed one is set."),
     )
 
     objects = RouterQuerySet.as_manager()
@@ -117,7 +123,7 @@ class Router(models.Model):
                 fields=["source", "rank"],
                 condition=models.Q(is_active=True),
                 name="router_source_rank",
-                violation_error_message=_("There is an active router of this source and rank already."),
+                violation_error_message=_("There is already an active router with this source and rank."),
             ),
         ]
 
@@ -131,7 +137,7 @@ class Router(models.Model):
         check_router(self)
 
     def validate_constraints(self, exclude: Collection[str] | None = None) -> None:
-        """With the message at a field: that of a constraint on active rows would be at none."""
+        """Put the message at a field. A conditional constraint has none."""
         try:
             super().validate_constraints(exclude)
         except ValidationError as error:
@@ -139,16 +145,16 @@ class Router(models.Model):
 
 
 class Destination(models.Model):
-    """A weighted target of a router: a path, a URL or the name of a queue, as the router's action needs."""
+    """A weighted target of a router: a path, a URL or the name of a queue, depending on the router's action."""
 
     router = models.ForeignKey(Router, on_delete=models.CASCADE, related_name="destinations")
     weight = models.PositiveSmallIntegerField(
         default=1, validators=[MinValueValidator(0)], help_text=_("Share of the requests; 0 drains the destination.")
     )
-    url = models.CharField(max_length=URL_LENGTH, help_text=_("A path, a url or a queue, as the action needs."))
-    carry_params = models.BooleanField(default=True, help_text=_("Keep the query of the request."))
+    url = models.CharField(max_length=URL_LENGTH, help_text=_("A path, a URL or a queue, depending on the action."))
+    carry_params = models.BooleanField(default=True, help_text=_("Keep the query string of the request."))
     append_params = models.CharField(
-        max_length=255, blank=True, help_text=_("A query that is added, such as utm_source={router_code}")
+        max_length=255, blank=True, help_text=_("Query string to add, such as utm_source={router_code}")
     )
     is_active = models.BooleanField(_("active"), default=True)
 
@@ -162,7 +168,7 @@ class Destination(models.Model):
                 fields=["router", "url", "append_params"],
                 condition=models.Q(is_active=True),
                 name="destination_router_url_params",
-                violation_error_message=_("The router has this active destination already."),
+                violation_error_message=_("The router already has this active destination."),
             ),
         ]
 
@@ -179,11 +185,11 @@ class Destination(models.Model):
 
 
 class RoutingVersion(models.Model):
-    """One row, whose number triggers raise at every change of a router or destination; see `triggers`."""
+    """A single row. Triggers increase its number with every change of a router or destination; see `triggers`."""
 
     number = models.BigIntegerField(default=0)
     kept_by_triggers = models.BooleanField(
-        default=False, db_default=False, help_text=_("Whether there are triggers that raise the number.")
+        default=False, db_default=False, help_text=_("Whether triggers increase the number.")
     )
 
     class Meta:

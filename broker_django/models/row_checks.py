@@ -1,4 +1,4 @@
-"""What a form says of a row of a router or destination, with the message at the field."""
+"""Validate the rows of routers and destinations, with each message at its field."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class RouterRow(Protocol):
-    """The texts of a router."""
+    """The fields of a router to check."""
 
     source: Any
     condition: Any
@@ -31,7 +31,7 @@ class RouterRow(Protocol):
 
 
 class DestinationRow(Protocol):
-    """The texts of a destination, and of its router."""
+    """The fields of a destination to check, and its router."""
 
     url: Any
     router: Any
@@ -40,14 +40,14 @@ class DestinationRow(Protocol):
 def check_router(row: RouterRow) -> None:
     """Raises ValidationError."""
     errors: dict[str, str] = {}
-    _note(errors, "source", lambda: source_of(row.source))
-    _note(errors, "condition", lambda: condition_of(row.condition))
-    _note(errors, "methods", lambda: methods_of(row.methods))
-    _note(errors, "sticky_name", lambda: sticky_by_of(row.sticky_by, row.sticky_name))
+    _collect(errors, "source", lambda: source_of(row.source))
+    _collect(errors, "condition", lambda: condition_of(row.condition))
+    _collect(errors, "methods", lambda: methods_of(row.methods))
+    _collect(errors, "sticky_name", lambda: sticky_by_of(row.sticky_by, row.sticky_name))
     if row.queue and row.queue not in conf.queues:
-        errors["queue"] = _there_are(row.queue)
+        errors["queue"] = _unknown_queue(row.queue)
     if row.action == Action.PROXY and not conf.ENABLE_PROXY_ROUTING:
-        errors["action"] = "Proxies are switched off: see ENABLE_PROXY_ROUTING."
+        errors["action"] = "Proxies are disabled: see ENABLE_PROXY_ROUTING."
     if errors:
         raise ValidationError(errors)
 
@@ -57,21 +57,21 @@ def check_destination(row: DestinationRow) -> None:
     try:
         action = action_of(row.router.action)
     except (ObjectDoesNotExist, ConfigurationError):
-        return  # the router's own field has the message
+        return  # reported for the router's own field
     errors: dict[str, str] = {}
     if action is Action.QUEUE and row.url not in conf.queues:
-        errors["url"] = _there_are(row.url)
+        errors["url"] = _unknown_queue(row.url)
     else:
-        _note(errors, "url", lambda: check_url(row.url, action, conf.queues, host_is_allowed))
+        _collect(errors, "url", lambda: check_url(row.url, action, conf.queues, host_is_allowed))
     if errors:
         raise ValidationError(errors)
 
 
-def _there_are(queue: str) -> str:
-    return f"There is no queue {queue!r}; there are {', '.join(conf.queues)}."
+def _unknown_queue(queue: str) -> str:
+    return f"There is no queue {queue!r}. The queues are {', '.join(conf.queues)}."
 
 
-def _note(errors: dict[str, str], field: str, check: Callable[[], Any]) -> None:
+def _collect(errors: dict[str, str], field: str, check: Callable[[], Any]) -> None:
     try:
         check()
     except ConfigurationError as error:
@@ -80,7 +80,7 @@ def _note(errors: dict[str, str], field: str, check: Callable[[], Any]) -> None:
 
 
 def source_of(text: str) -> Source:
-    """The source, with the converters that the project registered. Raises ConfigurationError."""
+    """Returns the source, parsed with the project's registered path converters. Raises ConfigurationError."""
     return _source_of(text, tuple(get_converters()))
 
 
@@ -102,12 +102,12 @@ def sticky_by_of(sticky_by: str, sticky_name: str) -> StickyBy:
     try:
         found = StickyBy(sticky_by)
     except ValueError as error:
-        raise ConfigurationError(f"nothing is sticky by {sticky_by!r}") from error
+        raise ConfigurationError(f"there is no sticky_by {sticky_by!r}") from error
     if found is StickyBy.HEADER and not sticky_name:
-        raise ConfigurationError("to be sticky by a header field needs its name")
+        raise ConfigurationError("sticky by a header field requires the field's name")
     return found
 
 
 def host_is_allowed(host: str) -> bool:
-    """Whether a redirect may leave the site for this host: those of `ALLOWED_REDIRECT_HOSTS`, as in ALLOWED_HOSTS."""
+    """Whether a redirect may lead to this external host. ALLOWED_REDIRECT_HOSTS uses the patterns of ALLOWED_HOSTS."""
     return validate_host(host, conf.ALLOWED_REDIRECT_HOSTS)

@@ -1,4 +1,4 @@
-"""Is everything there that a dispatch needs? Each examination gives its findings, with what to do."""
+"""Check everything that a dispatch needs. Each check yields findings with advice."""
 
 from __future__ import annotations
 
@@ -39,22 +39,22 @@ INSPECT_TIMEOUT = 2.0
 PROBE_TIMEOUT = 5.0
 """Seconds that a worker with a free slot has to run a probe."""
 TOLERATED_SKEW = 2.0
-"""Seconds by which the clocks of web process and worker may differ: leases and expiry compare them."""
+"""Seconds that the clocks of web process and worker may differ by. Leases and expiry compare them."""
 LATE = timedelta(seconds=30)
 FORMER = (
-    "No worker can run them: put {queue!r} back into QUEUES of REQUEST_BROKER until they are done. Else they fail when "
-    "they are 15 minutes old, and stay dead letters: manage.py broker_dispatches list --queue {queue}"
+    "No worker can run them. Put {queue!r} back into QUEUES of REQUEST_BROKER until they are done. Otherwise they fail "
+    "after 15 minutes and become dead letters: manage.py broker_dispatches list --queue {queue}"
 )
 
 
 ELSEWHERE = (
-    "Start one: manage.py broker_worker --queues {queue}. If one runs, it has another CELERY_BROKER_URL (perhaps "
-    "only another database number) or another PREFIX than this process"
+    "Start one: manage.py broker_worker --queues {queue}. If one runs, its CELERY_BROKER_URL (perhaps only the "
+    "database number) or its PREFIX differs from this process"
 )
 
 
 def examine() -> Iterator[Finding]:
-    """Every finding, as it is made."""
+    """Yields each finding when it is known."""
     app = get_app()
     yield from _ledger()
     broker = _message_broker(app)
@@ -77,22 +77,22 @@ def _ledger() -> Iterator[Finding]:
 
 
 def _message_broker(app: Celery) -> Finding:
-    """One message there and back, through a queue of its own."""
+    """Send and receive one message through a temporary queue."""
     subject, url = "message broker", app.connection_for_write().as_uri()
     name = f"request-broker-doctor-{uuid.uuid4().hex}"
     started = time.perf_counter()
     try:
         with own_connection(app, connect_timeout=conf.PUBLISH_TIMEOUT) as connection:
-            timeout: Any = conf.PUBLISH_TIMEOUT  # kombu takes fractions too
+            timeout: Any = conf.PUBLISH_TIMEOUT  # kombu accepts fractions, too
             connection.ensure_connection(max_retries=1, interval_start=0, timeout=timeout)
             with connection.SimpleBuffer(name, queue_opts={"expires": 60}) as queue:
                 queue.put(name)
                 queue.get(timeout=conf.PUBLISH_TIMEOUT).ack()
             queue.queue.delete()  # Redis would keep its binding
-    except Exception as error:  # noqa: BLE001 - every transport has errors of its own
-        advice = "Start it, or mend CELERY_BROKER_URL. Dispatches wait in the ledger meanwhile."
+    except Exception as error:  # noqa: BLE001 - each transport has its own errors
+        advice = "Start it, or correct CELERY_BROKER_URL. Dispatches wait in the ledger meanwhile."
         return Finding(subject, f"{url}: {redacted(error)}", advice)
-    return Finding(subject, f"{url}, there and back in {_ms(started)}")
+    return Finding(subject, f"{url}, sent and received in {_ms(started)}")
 
 
 @results_too()
@@ -103,31 +103,29 @@ def _result_store(app: Celery) -> Finding:
         backend.store_result(task_id, {"doctor": task_id}, states.SUCCESS)
         stored = backend.get_task_meta(task_id, cache=False)["result"]
         backend.forget(task_id)
-    except Exception as error:  # noqa: BLE001 - every result backend has errors of its own
+    except Exception as error:  # noqa: BLE001 - each result backend has its own errors
         return Finding(subject, f"{name}: {redacted(error)}", "Check CELERY_RESULT_BACKEND and its server.")
     if stored != {"doctor": task_id}:
-        return Finding(subject, f"{name} gave back something else", "Check CELERY_RESULT_BACKEND.")
+        return Finding(subject, f"{name} returned another result", "Check CELERY_RESULT_BACKEND.")
     return Finding(subject, f"{name}, stored and read in {_ms(started)}")
 
 
 def _workers(app: Celery, broker: Finding) -> Iterator[Finding]:
     replies = _ask_workers(app) if broker.well else {}
-    silent = _busy_in_silence(replies) if broker.well else {}
+    silent = _silent_workers(replies) if broker.well else {}
     for name, policy in conf.queues.items():
         serving = [worker for worker, reply in replies.items() if _serves(reply, policy)]
         busy = [worker for worker in silent if name in silent[worker]]
         reading = [worker for worker, reply in replies.items() if policy.celery_queue in reply["queues"]]
-        advice = ELSEWHERE.format(queue=name) if not reading else "Its workers have other keys: see below."
-        detail = f"served by {', '.join([*serving, *busy])}" if serving or busy else "no worker answers for it"
+        advice = ELSEWHERE.format(queue=name) if not reading else "Its workers have different keys: see below."
+        detail = f"served by {', '.join([*serving, *busy])}" if serving or busy else "no worker serves it"
         if not broker.well:
             detail, advice = "its workers cannot be asked", "See the message broker, above."
         yield Finding(f"queue {name}", detail, "" if serving or busy else advice)
     for worker, reply in replies.items():
         yield from _worker(worker, reply)
     for worker, queues in silent.items():
-        detail = (
-            f"it does not answer, but renews the leases of what it runs for {', '.join(sorted(queues))}: it is busy"
-        )
+        detail = f"busy: it does not answer, but renews leases of dispatches in {', '.join(sorted(queues))}"
         yield Finding(f"worker {worker}", detail)
 
 
@@ -138,24 +136,26 @@ def _worker(worker: str, reply: dict[str, Any]) -> Iterator[Finding]:
         f"{skew:+.1f} s from this process",
         "" if abs(skew) <= TOLERATED_SKEW else "Synchronise the clocks: leases and expiry compare them.",
     )
-    if "keys" in reply and _reads_ours(reply):
+    if "keys" in reply and _consumes_ours(reply):
         yield keys(worker, reply["keys"])
     if "slots" in reply:
         yield consumption(worker, reply, PROBE_TIMEOUT)
 
 
 def _serves(reply: dict[str, Any], policy: QueuePolicy) -> bool:
-    """Whether the worker reads the queue, and can open what this process seals."""
+    """Whether the worker consumes the queue and can open messages that this process seals."""
     keys = reply.get("keys")
     return policy.celery_queue in reply["queues"] and (keys is None or conf.keyring.key_ids[0] in keys)
 
 
-def _reads_ours(reply: dict[str, Any]) -> bool:
+def _consumes_ours(reply: dict[str, Any]) -> bool:
     return any(policy.celery_queue in reply["queues"] for policy in conf.queues.values())
 
 
-def _busy_in_silence(replies: dict[str, dict[str, Any]]) -> dict[str, set[str]]:
-    """The queues of what runs on workers that do not answer: with the solo pool one answers only between two tasks."""
+def _silent_workers(replies: dict[str, dict[str, Any]]) -> dict[str, set[str]]:
+    """Returns the queues of dispatches that run on workers that do not answer. With the solo pool, a worker answers
+    only between tasks.
+    """
     silent: dict[str, set[str]] = {}
     try:
         at_work = ledger.at_work(timezone.now())
@@ -168,27 +168,29 @@ def _busy_in_silence(replies: dict[str, dict[str, Any]]) -> dict[str, set[str]]:
 
 
 def _ask_workers(app: Celery) -> dict[str, dict[str, Any]]:
-    """What each worker says of itself, with `skew`: seconds by which its clock is ahead of ours, at least; and
-    `answered_in`, if it had a slot free: seconds that a probe took, 0 if it began other tasks instead, None if none.
+    """Returns each worker's status, with `skew`: the least number of seconds that its clock is ahead of ours.
+
+    If it had a free slot, also `answered_in`: the seconds that a probe took; 0 if it began other tasks instead, None if
+    it began nothing.
     """
     replies = _ask_status(app)
     free = [
-        worker for worker, reply in replies.items() if _reads_ours(reply) and reply.get("slots", 0) > reply["active"]
+        worker for worker, reply in replies.items() if _consumes_ours(reply) and reply.get("slots", 0) > reply["active"]
     ]
-    took = _probe(app, free)
-    if None in took.values():
+    answered_in = _probe(app, free)
+    if None in answered_in.values():
         later = _ask_status(app)
-        for worker, seconds in took.items():
+        for worker, seconds in answered_in.items():
             if seconds is None and not _stands_still(worker, replies, later):
-                took[worker] = 0.0
+                answered_in[worker] = 0.0
         replies = {**replies, **later}
-    return {worker: {**reply, **_answered(worker, took)} for worker, reply in replies.items()}
+    return {worker: {**reply, **_answered(worker, answered_in)} for worker, reply in replies.items()}
 
 
 def _probe(app: Celery, workers: list[str]) -> dict[str, float | None]:
     try:
         return probe(app, workers, PROBE_TIMEOUT) if workers else {}
-    except Exception as error:  # noqa: BLE001 - every transport has errors of its own
+    except Exception as error:  # noqa: BLE001 - each transport has its own errors
         logger.warning("Workers could not be probed: %s", redacted(error))
         return {}
 
@@ -202,39 +204,39 @@ def _ask_status(app: Celery) -> dict[str, dict[str, Any]]:
 
 
 def _stands_still(worker: str, before: dict[str, dict[str, Any]], after: dict[str, dict[str, Any]]) -> bool:
-    """Whether it has begun no task since; of many tasks that wait, a probe may not be the next."""
+    """Whether the worker has begun no task since. If many tasks wait, the probe may not be the next one."""
     reply = after.get(worker)
     return reply is None or (reply["begun"] == before[worker]["begun"] and reply["slots"] > reply["active"])
 
 
-def _answered(worker: str, took: dict[str, float | None]) -> dict[str, float | None]:
-    return {"answered_in": took[worker]} if worker in took else {}
+def _answered(worker: str, answered_in: dict[str, float | None]) -> dict[str, float | None]:
+    return {"answered_in": answered_in[worker]} if worker in answered_in else {}
 
 
 def _skew(moment: float, before: float, after: float) -> float:
-    """How far `moment` lies outside of the time between asking and hearing."""
+    """Returns how far `moment` is outside the time between question and answer."""
     return min(moment - before, 0.0) or max(moment - after, 0.0)
 
 
 def _waiting(broker: Finding) -> Iterator[Finding]:
-    """What waits though it is due; what waits for its next attempt by a policy is as it should be."""
+    """Find dispatches that wait although they are due. Waiting for a retry is normal."""
     now = timezone.now()
     try:
         late, handed_back = ledger.late(now - LATE), ledger.handed_back()
     except ledger.failures:
         return
     for group in late:
-        why = "the message broker is down" if not broker.well else "no worker has come to it"
-        advice = "See above for what is down. A worker's reaper publishes what waits in the ledger."
+        why = "the message broker is down" if not broker.well else "no worker has started them"
+        advice = "See above for what is down. A worker's reaper publishes dispatches that wait in the ledger."
         if group.key not in conf.queues:
-            why, advice = "the queue is not in the settings any more", FORMER.format(queue=group.key)
+            why, advice = "the queue is no longer in the settings", FORMER.format(queue=group.key)
         yield Finding(f"backlog of {group.key}", f"{_wait(group, now)}: {why}", advice)
     for group in handed_back:
         yield Finding(
             f"handed back to {group.key}",
-            f"{_wait(group, now)}: workers came to it, and gave it back. {group.error}",
-            "Give the workers of this queue the code and settings of the web processes. What nobody can run for 15 "
-            "minutes fails, and stays a dead letter.",
+            f"{_wait(group, now)}: workers handed them back. {group.error}",
+            "Give the workers of this queue the code and settings of the web processes. Dispatches that no worker can "
+            "run for 15 minutes fail and become dead letters.",
         )
 
 
@@ -257,7 +259,7 @@ def _limits() -> Iterator[Finding]:
         if pressure(policy, load) >= 1:
             yield Finding(
                 f"limit of {name}",
-                f"{_waits(load.depth)}, the oldest for {load.age:.0f} s: new requests are refused",
+                f"{_waits(load.depth)}, the oldest for {load.age:.0f} s, so new requests are refused",
                 "Start more workers, or raise max_depth or max_age of the queue.",
             )
 
@@ -271,8 +273,8 @@ def _abandoned() -> Iterator[Finding]:
         age = timezone.now() - group.oldest
         yield Finding(
             f"dispatches of {group.key or 'a worker without a name'}",
-            f"{group.count} count as running, {age.total_seconds():.0f} s past their lease: its worker is gone",
-            "Start a worker: its reaper has them run again, or fails them where their queue delivers at most once.",
+            f"{group.count} count as running, {age.total_seconds():.0f} s past their lease: the worker is gone",
+            "Start a worker. Its reaper runs them again, or fails them if their queue delivers at most once.",
         )
 
 
@@ -281,9 +283,7 @@ def _routing() -> Iterator[Finding]:
         kept = is_kept_by_triggers()
     except DatabaseError:
         return
-    how = (
-        "triggers tell of changed rows" if kept else f"no triggers here: processes read the rows every {READ_EVERY:g} s"
-    )
+    how = "triggers detect changed rows" if kept else f"no triggers: processes read the rows every {READ_EVERY:g} s"
     yield Finding("routing", how)
 
 

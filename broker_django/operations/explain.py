@@ -1,4 +1,4 @@
-"""Why a request goes where it goes: what the admin's "Try a request" and `broker_explain` tell."""
+"""Explain what happens to a request and why, for the admin's "Try a request" and `broker_explain`."""
 
 from __future__ import annotations
 
@@ -13,20 +13,23 @@ from django.core.exceptions import DisallowedHost, MiddlewareNotUsed
 from django.middleware.common import CommonMiddleware
 from django.test import RequestFactory
 from django.urls import Resolver404, resolve
+from django.utils import translation
 from django.utils.module_loading import import_string
 
-from broker_core.errors import LoopDetectedError
+from broker_core.errors import BrokerError, LoopDetectedError
 from broker_core.routing import Action, Router, verdicts
-from broker_django.admission.arrival import usual_host
-from broker_django.annotations.decorated import annotation_of
+from broker_django.admission.arrival import language_of, usual_host
+from broker_django.admission.steps import WITHOUT_BODY, NotQueueableError, admit
+from broker_django.admission.submission import ClientSubmission, View
+from broker_django.admission.urlconfs import urlconf_of
+from broker_django.annotations.view_annotations import annotation_of
 from broker_django.annotations.view_names import view_name
-from broker_django.classification import settled
 from broker_django.conf import conf
 from broker_django.context import RequestContext
-from broker_django.dispatcher import dispatcher, route_of
+from broker_django.dispatcher import decide, route_of
 from broker_django.identity import users
 from broker_django.request_values import values
-from broker_django.routing import choice
+from broker_django.routing import choice, redirects
 from broker_django.routing.table import tables
 
 if TYPE_CHECKING:
@@ -45,8 +48,8 @@ M = TypeVar("M", bound="MiddlewareMixin")
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A router or a rule that was asked: its name, what it is about, and why it does not take the request."""
+class Tried:
+    """A router or a rule that was tried: its name, a summary, and why it does not apply; empty if it applies."""
 
     name: str
     about: str
@@ -55,13 +58,13 @@ class Asked:
 
 @dataclass(slots=True)
 class Explanation:
-    """What happens to one request, in the order in which it is decided. `outcome` is the sentence that sums it up."""
+    """What happens to one request. `outcome` sums it up in a sentence."""
 
     outcome: str = ""
-    routers: list[Asked] = field(default_factory=list)
-    rules: list[Asked] = field(default_factory=list)
+    routers: list[Tried] = field(default_factory=list)
+    rules: list[Tried] = field(default_factory=list)
     shares: dict[str, int] = field(default_factory=dict)
-    """How many of a thousand visitors each destination of the router gets, by url."""
+    """Visitors out of a thousand that each destination of the router gets, by URL."""
     view: str = ""
     decorator: str = ""
     decision: Decision | None = None
@@ -70,55 +73,78 @@ class Explanation:
 def explain(
     method: str, path: str, headers: Mapping[str, str], user: Any = None, *, names_destinations: bool = True
 ) -> Explanation:
-    """What would happen to this request; `path` may have a query. Nothing is run, queued or written.
+    """Returns what would happen to this request; `path` may have a query. Nothing is run, queued or written.
 
-    Without `names_destinations` it does not tell where a redirect or a proxy leads.
+    Without `names_destinations`, the targets of redirects and proxies are left out.
     """
     request = _request(method, path, headers, user)
-    told = Explanation()
-    _routers(request, told)
-    told.outcome = _routed(request, names_destinations=names_destinations)
+    explanation = Explanation()
+    with translation.override(language_of(request.META, request.path_info)):
+        _try_routers(request, explanation)
+        explanation.outcome = _routed(request, names_destinations=names_destinations)
+        if not explanation.outcome:
+            _located(request, explanation)
     if not names_destinations:
-        told.shares = {}
-    if told.outcome:
-        return told
+        explanation.shares = {}
+    return explanation
+
+
+def _located(request: HttpRequest, explanation: Explanation) -> None:
     try:
-        found = resolve(request.path_info)
+        found = resolve(request.path_info, getattr(request, "urlconf", None))
     except Resolver404:
-        told.outcome = _without_view(request)
-        return told
-    told.view = view_name(found.func, request.method or "")
-    told.outcome = _login(request, found)
-    if told.outcome:
-        return told
-    if choice.is_ours(request):
-        told.outcome = "The broker answers: its own URLs are neither routed nor queued."
-        return told
-    annotation = annotation_of(found.func, request.method or "")
+        explanation.outcome = _without_view(request)
+        return
+    request.resolver_match = found
+    explanation.view = view_name(found.func, request.method or "")
+    explanation.outcome = _login(request, found)
+    if not explanation.outcome and choice.is_own(found):
+        explanation.outcome = "The broker answers: its own URLs are neither routed nor queued."
+    if not explanation.outcome:
+        _decided(request, View(found.func, found.args, found.kwargs), explanation)
+
+
+def _decided(request: HttpRequest, view: View, explanation: Explanation) -> None:
+    annotation = annotation_of(view.function, request.method or "")
     if annotation is not None:
-        told.decorator = f"{annotation.mode} {annotation.queue or ''}".strip()
+        explanation.decorator = f"{annotation.mode} {annotation.queue or ''}".strip()
     elif route_of(request) is None:
-        _rules(request, told)
-    decided = dispatcher().classify(request, found.func)
-    told.decision = settled(request, decided)
-    if told.decision is None and decided is not None:
-        told.outcome = f"The view runs now: there is no queue {decided.queue!r}."
+        _try_rules(request, explanation)
+    explanation.decision = decide(request, view.function)
+    unknown: str = request.broker.unknown_queue  # type: ignore[attr-defined]
+    if unknown:
+        explanation.outcome = f"The view runs now: there is no queue {unknown!r}."
     else:
-        told.outcome = _outcome(told.decision) + _one_of(route_of(request))
-    return told
+        refusal = _admitted(request, view, explanation.decision)
+        explanation.outcome = refusal or _outcome(explanation.decision) + _one_of(route_of(request))
+
+
+def _admitted(request: HttpRequest, view: View, decision: Decision | None) -> str:
+    """What admission says, as far as it needs no body; empty if it lets the request pass, or is not asked."""
+    if decision is None or not decision.queued:
+        return ""
+    try:
+        response = admit(ClientSubmission(request, view, decision), WITHOUT_BODY)
+    except NotQueueableError as reason:
+        return f"The view runs now: {reason}"
+    except BrokerError as error:
+        return f"The request is refused: {error.status}, {error}"
+    except DisallowedHost as error:
+        return f"The request is refused: 400, {error}"
+    return "" if response is None else f"Admission answers: {response.status_code}."
 
 
 def _routed(request: HttpRequest, *, names_destinations: bool) -> str:
-    """What the router answers that takes the request; empty where its view is asked."""
+    """Returns what the router answers; empty if the view is called."""
     route = route_of(request)
     if route is None or route.router.action is Action.QUEUE:
         return ""
     code = route.router.code
     if route.router.action is Action.PROXY:
-        to = f" to {choice.target_of(request, route)}" if names_destinations else ""
+        to = f" to {redirects.target_of(request, route)}" if names_destinations else ""
         return f"Router {code} answers: a proxy{to}{_one_of(route)}"
     try:
-        response = choice.redirect(request, route)
+        response = redirects.redirect(request, route)
     except LoopDetectedError as error:
         return f"Router {code} answers: {error.status}, {error}"
     if response is None:
@@ -136,7 +162,7 @@ def _without_view(request: HttpRequest) -> str:
 
 
 def _login(request: HttpRequest, found: ResolverMatch) -> str:
-    """What a middleware answers that lets nobody pass who is not logged in; empty if it lets the request pass."""
+    """Returns what LoginRequiredMiddleware answers; empty if it lets the request pass."""
     if not apps.is_installed("django.contrib.auth"):
         return ""
     from django.contrib.auth.middleware import LoginRequiredMiddleware  # noqa: PLC0415 - needs its app
@@ -152,15 +178,15 @@ def _login(request: HttpRequest, found: ResolverMatch) -> str:
 
 
 def _loaded(middleware_class: type[M]) -> Iterator[M]:
-    """What the project has of this class of Django's, made for this question."""
+    """Yields the project's middleware of this class, instantiated for this question."""
     for path in settings.MIDDLEWARE:
         named = import_string(path)
         if isinstance(named, type) and issubclass(named, middleware_class):
             with suppress(MiddlewareNotUsed):
-                yield named(_never_asked)
+                yield named(_never_called)
 
 
-def _never_asked(request: HttpRequest) -> HttpResponse:
+def _never_called(request: HttpRequest) -> HttpResponse:
     raise NotImplementedError
 
 
@@ -169,7 +195,7 @@ def _title(middleware: object) -> str:
 
 
 def _one_of(route: Route | None) -> str:
-    """Another visitor may go elsewhere."""
+    """Add that another visitor may get another destination."""
     number = len(route.router.weights) if route is not None else 1
     return f" (one of {number}, by weight)" if number > 1 else ""
 
@@ -180,21 +206,25 @@ def _request(method: str, path: str, headers: Mapping[str, str], user: Any) -> H
         request.META["SERVER_NAME"] = usual_host()
     request.user = user or users.anonymous()
     request.broker = RequestContext()  # type: ignore[attr-defined]
+    with suppress(DisallowedHost):
+        request.urlconf = urlconf_of(request.get_host(), "")
     return request
 
 
-def _routers(request: HttpRequest, told: Explanation) -> None:
-    """The rows that are asked, whatever a DISPATCHER of the project makes of them."""
-    taken = ""
+def _try_routers(request: HttpRequest, explanation: Explanation) -> None:
+    """Try the rows in order. A project's DISPATCHER may decide otherwise."""
+    first = ""
     candidates = tables.current().candidates(request.path_info)
     read = partial(values, request)
     for match, why_not in verdicts(candidates, request.method or "", read, choice.switched_off()):
         router = match.router
-        reason = f"router {taken} comes first" if taken else why_not
-        told.routers.append(Asked(router.code, f"{router.source.text} -> {router.action}, rank {router.rank}", reason))
+        reason = f"router {first} comes first" if first else why_not
+        explanation.routers.append(
+            Tried(router.code, f"{router.source.text} -> {router.action}, rank {router.rank}", reason)
+        )
         if not reason:
-            taken = router.code
-            told.shares = _shares(router)
+            first = router.code
+            explanation.shares = _shares(router)
 
 
 def _shares(router: Router) -> dict[str, int]:
@@ -202,18 +232,18 @@ def _shares(router: Router) -> dict[str, int]:
     return {destination.url: picked.count(destination) for destination in router.destinations}
 
 
-def _rules(request: HttpRequest, told: Explanation) -> None:
+def _try_rules(request: HttpRequest, explanation: Explanation) -> None:
     classifier = conf.classifier
     for number, (rule, why_not) in enumerate(classifier.verdicts(partial(values, request))):
-        told.rules.append(Asked(f"rule {number}", f"{rule.when.text} -> {rule.mode} {rule.queue}", why_not))
+        explanation.rules.append(Tried(f"rule {number}", f"{rule.when.text} -> {rule.mode} {rule.queue}", why_not))
         if not why_not:
             return
 
 
 def _outcome(decision: Decision | None) -> str:
     if decision is None:
-        return "The view runs now, as if the broker were not there."
+        return "The view runs now, as without the broker."
     if not decision.queued:
         return f"The view runs now, in the class {decision.queue} ({decision.reason})."
-    held = f"; the client is held up to {decision.wait:g} s" if decision.wait else ""
-    return f"Queued on {decision.queue} ({decision.reason}){held}."
+    wait = f"; the client waits up to {decision.wait:g} s" if decision.wait else ""
+    return f"Queued on {decision.queue} ({decision.reason}){wait}."

@@ -1,4 +1,4 @@
-"""What the admin asks for beside rows: a request to be tried, a file of routers."""
+"""Forms of the admin for input other than rows: a request to try, a file of routers."""
 
 from __future__ import annotations
 
@@ -11,24 +11,26 @@ from broker_django.identity.users import user_model
 
 
 class TrialForm(forms.Form):
-    """A request, as it is typed into the admin or on the command line."""
+    """A request, as typed into the admin or on the command line."""
 
     method = forms.CharField(initial="GET", max_length=20)
     path = forms.CharField(initial="/", max_length=2_000)
     headers = forms.CharField(
-        required=False, help_text=_("Each line as Name: value"), widget=forms.Textarea(attrs={"rows": 3, "cols": 60})
+        required=False,
+        help_text=_("One field per line, as Name: value"),
+        widget=forms.Textarea(attrs={"rows": 3, "cols": 60}),
     )
-    user = forms.CharField(required=False, help_text=_("The name that the user logs in with; nothing: anonymous."))
+    user = forms.CharField(required=False, help_text=_("Login name of the user. Leave empty for an anonymous user."))
 
     def __init__(self, *args: Any, may_name_users: bool = True, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if not may_name_users:
-            del self.fields["user"]  # whoever may see no users is not to find out who there is
+            del self.fields["user"]  # hide which users exist from those who may not view users
 
     def clean_path(self) -> str:
         text = str(self.cleaned_data["path"])
         if not text.startswith("/") or text.startswith("//"):
-            raise forms.ValidationError(_("A path begins with one slash."))
+            raise forms.ValidationError(_("A path must begin with exactly one slash."))
         return text
 
     def clean_headers(self) -> dict[str, str]:
@@ -36,7 +38,7 @@ class TrialForm(forms.Form):
         for line in filter(None, map(str.strip, self.cleaned_data["headers"].splitlines())):
             name, separator, value = line.partition(":")
             if not separator:
-                raise forms.ValidationError(_("Each line is written as Name: value"))
+                raise forms.ValidationError(_("Write each line as Name: value"))
             fields[name.strip()] = value.strip()
         return fields
 
@@ -53,10 +55,10 @@ class TrialForm(forms.Form):
 
 
 class ImportForm(forms.Form):
-    file = forms.FileField(help_text=_("JSON of routers and destinations, as the export and `dumpdata` write it."))
+    file = forms.FileField(help_text=_("JSON of routers and destinations, as written by the export or by `dumpdata`."))
 
     def clean_file(self) -> str:
-        """Its text."""
+        """Returns the file's text."""
         try:
             return str(self.cleaned_data["file"].read().decode())
         except UnicodeDecodeError as error:

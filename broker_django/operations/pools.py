@@ -1,4 +1,4 @@
-"""The plan of a worker, as settings and rows are now."""
+"""Plan a worker's processes from the current settings and rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ logger = logging.getLogger("broker_django.operations.pools")
 
 
 def current_plan(names: Iterable[str], processes: int) -> Plan:
-    """The plan for a worker of these queues, by the names of their Celery queues. It waits for no database."""
+    """Returns the plan for a worker of these queues, keyed by Celery queue. It makes no query."""
     policies = {conf.queues[name].celery_queue: conf.queues[name] for name in names}
     factors = pool_factors(tables.current().routers, conf.queues)
     served = {conf.queues[name].celery_queue: factor for name, factor in factors.items()}
@@ -29,12 +29,12 @@ def current_plan(names: Iterable[str], processes: int) -> Plan:
 
 
 def is_ordered() -> bool:
-    """Whether workers can choose the order of queues: on Redis."""
+    """Whether workers can choose the order of their queues, as on Redis."""
     return not celery_app.schemes(celery_app.get_app()).isdisjoint(celery_app.REDIS_SCHEMES)
 
 
-def tell_workers() -> None:
-    """Have running workers look at the rows once they are committed. Without it they look every half second."""
+def notify_workers() -> None:
+    """Make running workers read the rows once they are committed. Without it they poll every half second."""
     transaction.on_commit(_broadcast, using=database.alias())
 
 
@@ -46,5 +46,5 @@ def _broadcast() -> None:
         with app.connection_for_write() as connection:
             connection.ensure_connection(max_retries=0)
             app.control.broadcast(celery_app.ROUTING_CHANGED, connection=connection)
-    except Exception as error:  # noqa: BLE001 - the rows are saved, and workers look at them anyway
-        logger.info("Workers were not told that routers have changed, they look for themselves: %s", redacted(error))
+    except Exception as error:  # noqa: BLE001 - the rows are saved, and workers poll anyway
+        logger.info("Workers were not notified of changed routers. They will poll for them: %s", redacted(error))

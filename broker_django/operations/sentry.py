@@ -1,4 +1,4 @@
-"""Sentry's events, in a project that has its SDK: none has a token of a dispatch, and workers may hold some back."""
+"""Remove tokens from Sentry's events, and let workers hold some events back, if the project uses Sentry's SDK."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Event = dict[str, Any]
 
 holding_back: list[Callable[[Event, dict[str, Any]], bool]] = []
-"""Functions of an event and its hint. If one returns True, the event is not sent."""
+"""Functions that take an event and its hint. If one returns True, the event is not sent."""
 
 _FIRST_REQUEST = "request_broker.sentry"
 
@@ -25,27 +25,27 @@ LAST_STEPS = ("before_send", "before_send_transaction")
 
 
 def watch(**_: Any) -> None:
-    """See each event of this process before it is sent, if the project has loaded Sentry's SDK."""
+    """Process each event of this process before it is sent, if the project has loaded Sentry's SDK."""
     request_started.disconnect(dispatch_uid=_FIRST_REQUEST)
     if "sentry_sdk" in sys.modules:
         processors = importlib.import_module("sentry_sdk.scope").global_event_processors
-        if _see not in processors:
-            processors.insert(0, _see)  # before the SDK notes which error it has seen last
+        if _process not in processors:
+            processors.insert(0, _process)  # before the SDK records the last error it has seen
 
 
 def watch_from_first_request() -> None:
-    """Look again then: a project may initialise the SDK after its apps."""
+    """Try again at the first request: a project may initialise the SDK after its apps."""
     watch()
     request_started.connect(watch, dispatch_uid=_FIRST_REQUEST)
 
 
-def _see(event: Event, hint: dict[str, Any]) -> Event | None:
+def _process(event: Event, hint: dict[str, Any]) -> Event | None:
     _clean_at_the_end()
     return None if any(holds(event, hint or {}) for holds in holding_back) else event
 
 
 def _clean_at_the_end() -> None:
-    """What integrations add to an event comes after us, so the last step before it is sent cleans it."""
+    """Clean events in the last step before sending, because integrations add to them after us."""
     sentry = sentry_sdk()
     options = sentry.get_client().options if sentry is not None else {}
     for name in LAST_STEPS:
@@ -54,7 +54,7 @@ def _clean_at_the_end() -> None:
 
 
 class _Cleaning:
-    """Takes tokens out of an event, and hands it on to what the project has set."""
+    """Removes tokens from an event, then calls the project's own function."""
 
     def __init__(self, following: Callable[[Event, Any], Event | None] | None) -> None:
         self._following = following

@@ -1,4 +1,4 @@
-"""Conditions of django-route, which are expressions of Django's `if` tag, in CEL."""
+"""Translate django-route's conditions, which are expressions of Django's `if` tag, to CEL."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from broker_core.errors import ConfigurationError
 
 
 class UntranslatableError(ConfigurationError):
-    """There is no counterpart in CEL, or none that surely means the same."""
+    """The condition has no equivalent in CEL, or none that is certain to mean the same."""
 
     slug = "untranslatable-condition"
-    title = "The condition has no counterpart"
+    title = "The condition has no equivalent"
 
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """A part of a condition in CEL, and its type: `bool`, `string`, `int`, `map`, or `id` of a user."""
+    """A part of a condition in CEL, and its type: `bool`, `string`, `int`, `map`, or a user's `id`."""
 
     text: str
     kind: str
 
     @property
     def truth(self) -> str:
-        """The term as a condition by itself: empty and zero are false."""
+        """The term as a condition of its own: empty and zero are false."""
         match self.kind:
             case "bool":
                 return self.text
@@ -73,7 +73,7 @@ _COMPARE = {"==": "==", "!=": "!=", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
 
 
 def to_cel(condition: str) -> str:
-    """The condition in CEL. Raises UntranslatableError."""
+    """Returns the condition in CEL. Raises UntranslatableError."""
     try:
         parser = Parser([], builtins=Engine().template_builtins)
         parsed = TemplateIfParser(parser, list(smart_split(condition))).parse()
@@ -97,7 +97,7 @@ def _term(node: Any) -> Term:
         return Term(found if operator == "in" else f"!({found})", "bool")
     if operator in _COMPARE:
         return _compared(first, _COMPARE[operator], second)
-    raise UntranslatableError(f"the operator {operator!r} has no counterpart")
+    raise UntranslatableError(f"the operator {operator!r} has no equivalent")
 
 
 def _compared(first: Term, sign: str, second: Term) -> Term:
@@ -105,7 +105,7 @@ def _compared(first: Term, sign: str, second: Term) -> Term:
         first, second = (Term(json.dumps(t.text), "id") if t.kind == "int" else t for t in (first, second))
     comparable = {"string", "int"} if sign not in {"==", "!="} else {"string", "int", "bool", "id"}
     if first.kind != second.kind or first.kind not in comparable:
-        raise UntranslatableError(f"{first.kind} {sign} {second.kind} has no counterpart")
+        raise UntranslatableError(f"{first.kind} {sign} {second.kind} has no equivalent")
     return Term(f"({first.text}) {sign} ({second.text})", "bool")
 
 
@@ -114,7 +114,7 @@ def _contains(item: Term, container: Term) -> str:
         return f"({container.text}).contains({item.text})"
     if item.kind == "string" and container.kind == "map":
         return f"({item.text}) in {container.text}"
-    raise UntranslatableError(f"a {item.kind} is looked for in a {container.kind}")
+    raise UntranslatableError(f"a search for a {item.kind} in a {container.kind} has no equivalent")
 
 
 def _filtered(expression: FilterExpression) -> Term:
@@ -130,14 +130,14 @@ def _filter(term: Term, name: str, arguments: list[Any]) -> Term:
     if name == "default" and term.kind == "string" and len(arguments) == 1 and isinstance(arguments[0], str):
         fallback = json.dumps(str(arguments[0]), ensure_ascii=False)
         return Term(f'({term.text}) != "" ? ({term.text}) : {fallback}', "string")
-    raise UntranslatableError(f"the filter {name!r} has no counterpart")
+    raise UntranslatableError(f"the filter {name!r} has no equivalent")
 
 
 def _variable(variable: Any) -> Term:
-    if isinstance(variable, str):  # a text, which the parser has marked safe
+    if isinstance(variable, str):  # a string literal, which the parser has marked safe
         return Term(json.dumps(str(variable), ensure_ascii=False), "string")
     if not isinstance(variable, Variable):
-        raise UntranslatableError(f"{variable!r} has no counterpart")
+        raise UntranslatableError(f"{variable!r} has no equivalent")
     if variable.literal is not None:
         return _literal(variable.literal)
     return _lookup(list(variable.lookups or ()))
@@ -150,7 +150,7 @@ def _literal(value: Any) -> Term:
         return Term(str(value), "int")
     if isinstance(value, str):
         return Term(json.dumps(str(value), ensure_ascii=False), "string")
-    raise UntranslatableError(f"{value!r} has no counterpart")
+    raise UntranslatableError(f"{value!r} has no equivalent")
 
 
 def _lookup(names: list[str]) -> Term:
@@ -170,10 +170,10 @@ def _lookup(names: list[str]) -> Term:
             return _member("request.headers", key.removeprefix("HTTP_").replace("_", "-").lower())
         case ["request", "headers", key]:
             return _member("request.headers", key.lower())
-    raise UntranslatableError(f"{text} has no counterpart")
+    raise UntranslatableError(f"{text} has no equivalent")
 
 
 def _member(container: str, key: str) -> Term:
-    """The text under the key; an empty one where there is none, as in a template."""
+    """Returns the value of the key; an empty text if there is none, as in a template."""
     name = json.dumps(key)
     return Term(f'{name} in {container} ? {container}[{name}] : ""', "string")

@@ -1,4 +1,4 @@
-"""Proxying to another path of this project: the request goes through the whole of Django once more."""
+"""Proxy a request to another path of this project: it passes through all of Django a second time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from broker_core.redaction import printable
 from broker_django.http.handler import handler, thread_state
 from broker_django.http.requests import to_wsgi_text, with_cookies
 from broker_django.identity import sessions
-from broker_django.routing.choice import PROXIED_KEY
 
 if TYPE_CHECKING:
     from django.http import HttpRequest
@@ -26,9 +25,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("broker_django.routing.proxies")
 
+PROXIED_KEY = "request_broker.proxied"
+"""The key in `request.META` for the codes of the routers that proxied this request. No header field can set it."""
+
 
 def proxy(request: HttpRequest, route: Route) -> HttpResponseBase:
-    """The response of the destination. Raises LoopDetectedError where the request has met this router before."""
+    """Returns the destination's response. Raises LoopDetectedError if this router has already proxied the request."""
     proxied, cookies = _proxied(request, route)
     with thread_state():
         response = handler(is_async=False).get_response(proxied)
@@ -36,7 +38,7 @@ def proxy(request: HttpRequest, route: Route) -> HttpResponseBase:
 
 
 async def aproxy(request: HttpRequest, route: Route) -> HttpResponseBase:
-    """`proxy` for coroutines."""
+    """The coroutine version of `proxy`."""
     proxied, cookies = await sync_to_async(_proxied)(request, route)
     with thread_state():
         response = await handler(is_async=True).get_response_async(proxied)
@@ -51,22 +53,22 @@ def _adopted(request: HttpRequest, response: HttpResponseBase, cookies: Any) -> 
 
 
 def _proxied(request: HttpRequest, route: Route) -> tuple[HttpRequest, Any]:
-    """The request at its new path, and the cookies that outer middleware wants to set."""
+    """Returns the request with its new path, and the cookies that outer middleware wants to set."""
     visited: tuple[str, ...] = request.META.get(PROXIED_KEY, ())
     code = route.router.code
     if code in visited:
-        circle = [*visited, code]
-        logger.error("Routers lead in a circle: %s", printable(" -> ".join(circle)), extra={"routers": circle})
-        raise LoopDetectedError(f"the routers {', '.join(visited)} proxy the request in a circle")
+        loop = [*visited, code]
+        logger.error("Routers proxy in a loop: %s", printable(" -> ".join(loop)), extra={"routers": loop})
+        raise LoopDetectedError(f"the routers {', '.join(visited)} proxy the request in a loop")
     url = urlsplit(route.url(request.META.get("QUERY_STRING", "")))
-    cookies, carrier = sessions.settle(request)
+    cookies, carrier = sessions.save_early(request)
     changed: dict[str, Any] = {PROXIED_KEY: (*visited, code), "QUERY_STRING": url.query}
     if cookies:
         changed["HTTP_COOKIE"] = with_cookies(request.META.get("HTTP_COOKIE", ""), cookies)
     path = unquote(url.path)
-    again = _asgi(request, path, changed) if isinstance(request, ASGIRequest) else _wsgi(request, path, changed)
-    _share_body(request, again)
-    return again, carrier.cookies
+    proxied = _asgi(request, path, changed) if isinstance(request, ASGIRequest) else _wsgi(request, path, changed)
+    _share_body(request, proxied)
+    return proxied, carrier.cookies
 
 
 def _wsgi(request: HttpRequest, path: str, changed: dict[str, Any]) -> HttpRequest:
@@ -85,7 +87,7 @@ def _asgi(request: Any, path: str, changed: dict[str, Any]) -> HttpRequest:
 
 
 def _share_body(request: Any, again: Any) -> None:
-    """What was read of the body already is handed on; the stream is not read twice."""
+    """Pass on the part of the body that was already read; a stream cannot be read twice."""
     again._read_started = request._read_started
     if hasattr(request, "_body"):
         again._body = request._body

@@ -1,4 +1,4 @@
-"""Rows of routers and destinations, checked and compiled into what decides."""
+"""Compile the rows of routers and destinations into the objects that decide."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from broker_django.models import Destination, Router
 
 _condition_of = lru_cache(maxsize=20_000)(condition_of)
-"""Thousands of routers often share a few conditions, and most stay as they are when one row changes."""
+"""Thousands of routers often share a few conditions, and most conditions stay the same when one row changes."""
 
 
 def compiled(row: Router, destinations: Iterable[Destination]) -> routing.Router:
-    """Raises ConfigurationError, with the reason, for a row that can decide nothing."""
+    """Returns the compiled router. Raises ConfigurationError, with the reason, if the row has an error."""
     action = action_of(row.action)
     active = [destination for destination in destinations if destination.is_active]
     for destination in active:
@@ -29,7 +29,7 @@ def compiled(row: Router, destinations: Iterable[Destination]) -> routing.Router
     if row.queue and row.queue not in conf.queues:
         raise ConfigurationError(f"there is no queue {row.queue!r}")
     if row.rank < 1:
-        raise ConfigurationError("a rank is 1 or more")
+        raise ConfigurationError("the rank must be 1 or more")
     return routing.Router(
         code=row.code,
         source=source_of(row.source),
@@ -49,12 +49,12 @@ def compiled(row: Router, destinations: Iterable[Destination]) -> routing.Router
 
 def _check_destination(row: Destination, action: Action) -> None:
     if row.weight < 0:
-        raise ConfigurationError("a weight is 0 or more")
+        raise ConfigurationError("the weight must be 0 or more")
     check_url(row.url, action, conf.queues, host_is_allowed)
 
 
-def broken(row: Router) -> str:
-    """Why this row decides nothing; empty where it does."""
+def error_of(row: Router) -> str:
+    """Returns the error of this row; empty if it has none."""
     try:
         compiled(row, row.destinations.all())
     except ConfigurationError as error:

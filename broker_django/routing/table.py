@@ -1,9 +1,9 @@
-"""The routing table of this process: compiled once, and again when rows change.
+"""The routing table of this process. It is compiled once, and again when rows change.
 
-A request never waits for it and never asks the database. A thread of its own looks every half second at a number that
-triggers raise (see `triggers`), and at once after a change by this very process. If the database has no such triggers,
-the thread reads the rows every two seconds. Django's test environment has no such thread: there a change is seen by the
-next request, and undone when its transaction is rolled back.
+Requests neither wait for it nor query the database. A thread polls a number that triggers increase (see `triggers`)
+every half second, and at once after this process itself changed a row. If the database has no triggers, the thread
+reads the rows every two seconds. Django's test environment has no such thread: the next request sees a change, and a
+rollback of its transaction undoes it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from broker_core.errors import ConfigurationError
 from broker_core.redaction import printable, redacted
 from broker_core.routing import RoutingTable
 from broker_django.conf import conf
-from broker_django.messaging.forking import undisturbed
+from broker_django.messaging.forking import fork_lock
 from broker_django.models import Destination, Router, RoutingVersion
 from broker_django.models.database import alias
 from broker_django.routing import triggers
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("broker_django.routing.table")
 
-LOOK_EVERY = 0.5
-"""Seconds between looks at the number."""
+POLL_EVERY = 0.5
+"""Seconds between polls of the number."""
 READ_EVERY = 2.0
-"""Seconds between looks at the rows themselves, if no triggers raise the number."""
+"""Seconds between reads of the rows, if no triggers increase the number."""
 
 ATTEMPTS = 3
 
@@ -46,53 +46,53 @@ NONE = RoutingTable(())
 
 
 class Tables:
-    """The current table, and what keeps it current. One a process."""
+    """The current table of this process, and the thread that keeps it current."""
 
     def __init__(self) -> None:
         self._table: RoutingTable | None = NONE if _testing() else None
         self._version: tuple[int, str] | None = None
-        self._undo: list[tuple[_Mark, RoutingTable | None]] = []
+        self._undo: list[tuple[_CommitMark, RoutingTable | None]] = []
         self._lock = threading.Lock()
         self._changed = threading.Event()
         self._watcher: threading.Thread | None = None
 
     def current(self) -> RoutingTable:
-        """The table. The first call in a process loads it."""
+        """Returns the table. The first call in a process loads it."""
         if self._watcher is None and conf.ROUTING_ENABLED:
-            self._look()
+            self._load_and_watch()
         table = self._table
         return NONE if table is None else table
 
     @property
     def at_hand(self) -> bool:
-        """Whether `current` would not ask the database."""
+        """Whether `current` returns without a query."""
         return self._watcher is not None or not conf.ROUTING_ENABLED or (self._table is not None and not self._undo)
 
     def changed(self) -> None:
-        """Rows were changed by this process."""
+        """Reload the table, because this process changed rows."""
         if self._watcher is not None:
             transaction.on_commit(self._changed.set, using=alias())
             return
         if connections[alias()].in_atomic_block:
-            mark = _Mark()
-            transaction.on_commit(mark.note, using=alias())
+            mark = _CommitMark()
+            transaction.on_commit(mark.commit, using=alias())
             self._undo.append((mark, self._table))
         self._table = None
 
-    def look(self) -> None:
-        """Have the thread look at once: another process says that rows were changed."""
+    def poll_now(self) -> None:
+        """Make the thread poll at once, because another process changed rows."""
         self._changed.set()
 
-    def emptied(self) -> None:
-        """Nothing is left of the rows: the database was flushed."""
+    def empty(self) -> None:
+        """Empty the table, because the database was flushed."""
         if self._watcher is None:
             self._table, self._undo = NONE, []
 
-    def forget(self) -> None:
-        """Start afresh, in a process that was forked."""
+    def reset(self) -> None:
+        """Start again in a forked process."""
         self.__init__()  # type: ignore[misc]
 
-    def _look(self) -> None:
+    def _load_and_watch(self) -> None:
         with self._lock:
             if self._watcher is not None:
                 return
@@ -100,7 +100,7 @@ class Tables:
             if self._table is None:
                 try:
                     self._reload()
-                except Exception as error:  # noqa: BLE001 - also that a test forbids the database
+                except Exception as error:  # noqa: BLE001 - a test may forbid the database
                     logger.warning("The routing table cannot be read: %s", redacted(error))
             if not _testing():
                 self._watcher = threading.Thread(target=self._keep_current, name="request-broker-routing", daemon=True)
@@ -110,35 +110,35 @@ class Tables:
         if not self._undo:
             return
         pending = {entry[1] for entry in connections[alias()].run_on_commit}
-        while self._undo and self._undo[-1][0].note not in pending:
+        while self._undo and self._undo[-1][0].commit not in pending:
             mark, before = self._undo.pop()
             self._table = None if mark.committed else before
 
     def _keep_current(self) -> None:
-        looks = True
+        readable = True
         while True:
             self._changed.wait(self._pause)
             self._changed.clear()
             try:
-                with undisturbed:
+                with fork_lock:
                     if fingerprint() != self._version:
                         self._reload()
-                looks = True
-            except Exception as error:  # noqa: BLE001 - whatever it is, the table has to be looked after
-                if looks:
-                    logger.warning("The routing table stays as it is until it can be read: %s", redacted(error))
-                looks = False
-                connections.close_all()  # those of this thread
+                readable = True
+            except Exception as error:  # noqa: BLE001 - the thread must survive any error
+                if readable:
+                    logger.warning("The routing table cannot be read and stays as it is: %s", redacted(error))
+                readable = False
+                connections.close_all()  # this thread's own
 
     @property
     def _pause(self) -> float:
         _number, digest = self._version or (0, "")
-        return READ_EVERY if digest else LOOK_EVERY
+        return READ_EVERY if digest else POLL_EVERY
 
     def _reload(self) -> None:
-        """Load the rows of one moment: again where some changed meanwhile, which raises the number.
+        """Load rows of one point in time: load again if the number changed meanwhile.
 
-        Where they never rest the last table counts until the next look.
+        If rows keep changing, the last table is used until the next poll.
         """
         for _attempt in range(ATTEMPTS):
             before = fingerprint()
@@ -148,23 +148,23 @@ class Tables:
         self._table, self._version = table, before
 
 
-class _Mark:
-    """Tells whether the transaction in which it was made was committed."""
+class _CommitMark:
+    """Records whether the transaction that it was made in was committed."""
 
     def __init__(self) -> None:
         self.committed = False
 
-    def note(self) -> None:
+    def commit(self) -> None:
         self.committed = True
 
 
 def _testing() -> bool:
-    """Whether this is Django's test environment, which rolls back what it writes."""
+    """Whether Django's test environment is set up, which rolls back what tests write."""
     return hasattr(test_utils._TestState, "saved_data")
 
 
 def load() -> RoutingTable:
-    """The table as the rows are now. A row that can decide nothing is left out and logged."""
+    """Returns the table for the current rows. Rows with errors are left out and logged."""
     destinations: dict[Any, list[Destination]] = {}
     routers, targets = _active()
     rows = list(routers)
@@ -189,21 +189,21 @@ def _active() -> tuple[QuerySet[Router], QuerySet[Destination]]:
 
 
 def version() -> int:
-    """The number that every change raises; 0 before the first."""
-    return _noted()[0]
+    """Returns the number that every change increases; 0 before the first change."""
+    return _version_row()[0]
 
 
 def fingerprint() -> tuple[int, str]:
-    """What differs after every change: the number, and a digest of the rows if no triggers raise the number."""
-    number, is_kept = _noted()
+    """Returns a value that differs after every change: the number, and a digest of the rows if no triggers exist."""
+    number, is_kept = _version_row()
     return number, "" if is_kept else _digest()
 
 
 def is_kept_by_triggers() -> bool:
-    return _noted()[1]
+    return _version_row()[1]
 
 
-def _noted() -> tuple[int, bool]:
+def _version_row() -> tuple[int, bool]:
     rows = RoutingVersion._base_manager.using(alias()).filter(pk=1)
     return rows.values_list("number", "kept_by_triggers").first() or (0, False)
 
@@ -217,18 +217,18 @@ def _digest() -> str:
 
 
 tables = Tables()
-os.register_at_fork(after_in_child=tables.forget)
+os.register_at_fork(after_in_child=tables.reset)
 
 
-def keep_watch(**_: Any) -> None:
-    """A receiver of the signals of their rows."""
+def rows_saved(**_: Any) -> None:
+    """Receiver of the signals for saved and deleted rows."""
     tables.changed()
 
 
 def after_migrate(using: str, plan: Any = None, stdout: Any = None, **_: Any) -> None:
-    """A receiver of `post_migrate`, which `flush` sends too, without a plan."""
+    """Receiver of `post_migrate`, which `flush` also sends, without a plan."""
     if plan is None:
-        tables.emptied()
+        tables.empty()
         return
     if all(router.allow_migrate_model(using, model) for model in (Router, Destination, RoutingVersion)):
         kept = _install_triggers(using, stdout)
@@ -237,7 +237,7 @@ def after_migrate(using: str, plan: Any = None, stdout: Any = None, **_: Any) ->
 
 
 def _install_triggers(using: str, stdout: Any) -> bool:
-    """Whether the database has them then. If it refuses them, that is said, and `migrate` goes on."""
+    """Returns whether the database has triggers. If it refuses them, warn and let `migrate` continue."""
     rows = [Router._meta.db_table, Destination._meta.db_table]
     try:
         return triggers.install(using, rows, RoutingVersion._meta.db_table)
@@ -251,7 +251,7 @@ def _install_triggers(using: str, stdout: Any) -> bool:
 
 
 REFUSED = (
-    "Warning: the database refuses the triggers that tell of changed routers ({error}). Processes will read the rows "
+    "Warning: the database refuses the triggers that detect changed routers ({error}). Processes will read the rows "
     "every {seconds:g} s instead. If you want the triggers: let this user create them (MySQL and MariaDB with a binary "
     "log need SET GLOBAL log_bin_trust_function_creators = 1, or a user with SUPER), and run migrate again."
 )

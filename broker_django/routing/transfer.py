@@ -1,4 +1,4 @@
-"""Routers as JSON in the shape of `dumpdata`, to take them from one site to another."""
+"""Export and import routers as JSON in the format of `dumpdata`."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ FIELDS = {model: _fields(model) for model in MODELS.values()}
 
 
 @dataclass(slots=True)
-class TakenIn:
-    """The routers that were made, and those that were there already."""
+class Imported:
+    """The routers that an import created and changed."""
 
     created: list[Router] = field(default_factory=list)
     changed: list[Router] = field(default_factory=list)
@@ -43,7 +43,9 @@ class _Entry:
 
 
 def export(routers: Iterable[Router]) -> str:
-    """The routers with their destinations. They go by their codes: keys of rows mean nothing elsewhere."""
+    """Returns the routers and their destinations as JSON. Routers are identified by code, because primary keys differ
+    between sites.
+    """
     rows = list(routers)
     destinations = Destination.objects.filter(router__in=rows).select_related("router").order_by("pk")
     text: str = serializers.serialize(
@@ -52,31 +54,30 @@ def export(routers: Iterable[Router]) -> str:
     return text
 
 
-def take_in(text: str) -> TakenIn:
-    """Make these routers as the text has them, by their codes.
+def take_in(text: str) -> Imported:
+    """Create or replace the routers in this JSON, identified by code.
 
-    A router gets the destinations of the text and loses others, so there is none without its router; routers that the
-    text does not have stay. All is checked as when it is saved in the admin, and all or nothing is done. Raises
-    ValidationError.
+    A router gets exactly the destinations in the JSON; routers that are not in it stay. Every row is validated as in
+    the admin. The import is atomic. Raises ValidationError.
     """
     entries = _entries(text)
-    taken = TakenIn()
+    imported = Imported()
     with transaction.atomic(using=database.alias()):
         codes = [entry.fields["code"] for entry in entries if entry.model is Router]
         there = {row.code: row for row in Router.objects.filter(code__in=codes)}
         spare = list(Destination.objects.filter(router__in=there.values()).order_by("pk"))
-        # Until each is as it should be, what is unique among active rows must not stand in the way of another.
+        # Rows that are still to be replaced must not break the unique constraints on active rows.
         Router.objects.filter(code__in=codes).update(is_active=False)
         Destination.objects.filter(router__code__in=codes).update(is_active=False)
         rows: dict[str, Router] = {}
         for entry in entries:
             if entry.model is Router:
                 row = rows[entry.fields["code"]] = _router(entry, there)
-                (taken.changed if row.code in there else taken.created).append(row)
+                (imported.changed if row.code in there else imported.created).append(row)
             else:
                 _destination(entry, rows, spare)
         Destination.objects.filter(pk__in=[row.pk for row in spare]).delete()
-    return taken
+    return imported
 
 
 def _router(entry: _Entry, there: dict[str, Router]) -> Router:
@@ -86,10 +87,10 @@ def _router(entry: _Entry, there: dict[str, Router]) -> Router:
 
 
 def _destination(entry: _Entry, rows: dict[str, Router], spare: list[Destination]) -> None:
-    """Saved in place of a spare one that leads there too: a visitor stays where the destination is the same."""
+    """Save over a spare destination with the same target, so that visitors keep their destination."""
     code = entry.fields.pop("router")
     if code not in rows:
-        raise _refused(entry, _("its router is not in the text"))
+        raise _entry_error(entry, _("its router is not in the file"))
     row = Destination(router=rows[code], **entry.fields)
     alike = [
         each
@@ -108,23 +109,23 @@ def _save(entry: _Entry, row: Router | Destination, same: Router | Destination |
     try:
         row.full_clean()
     except ValidationError as error:
-        told = [f"{name}: {' '.join(texts)}" for name, texts in error.message_dict.items()]
-        raise ValidationError([_refused(entry, f"{row}: {text}") for text in told]) from error
+        reasons = [f"{name}: {' '.join(texts)}" for name, texts in error.message_dict.items()]
+        raise ValidationError([_entry_error(entry, f"{row}: {text}") for text in reasons]) from error
     row.save()
 
 
-def _refused(entry: _Entry, text: str) -> ValidationError:
+def _entry_error(entry: _Entry, text: str) -> ValidationError:
     return ValidationError(_("Entry %(number)d, %(text)s") % {"number": entry.number, "text": text})
 
 
 def _entries(text: str) -> list[_Entry]:
-    """The routers and then the destinations, each with the code of its router."""
+    """Returns the routers and then the destinations, each with the code of its router."""
     try:
         given = json.loads(text)
         codes = {each.get("pk"): each["fields"]["code"] for each in given if _model(each) is Router}
         entries = [_entry(number, each, codes) for number, each in enumerate(given, 1)]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ValidationError(_("This is no JSON of routers, as `dumpdata` writes it: %s") % error) from error
+        raise ValidationError(_("This is not JSON of routers in the format of `dumpdata`: %s") % error) from error
     return sorted(entries, key=lambda entry: entry.model is Destination)
 
 
@@ -137,17 +138,17 @@ def _entry(number: int, given: dict[str, Any], codes: dict[Any, str]) -> _Entry:
         named = fields["router"]
         fields["router"] = named[0] if isinstance(named, list) and named else codes.get(named)
         if not isinstance(fields["router"], str | None):
-            raise ValueError(f"the router of entry {number} is no code")
+            raise ValueError(f"the router of entry {number} is not a code")
     elif not isinstance(fields["code"], str):
-        raise ValueError(f"the code of entry {number} is no text")
+        raise ValueError(f"the code of entry {number} is not a string")
     for name, value in fields.items():
         if name != "router" and not _fits(model._meta.get_field(name), value):
-            raise ValueError(f"entry {number} has another kind of value for {name!r}")
+            raise ValueError(f"entry {number} has a value of the wrong type for {name!r}")
     return _Entry(number, model, fields)
 
 
 def _fits(field: Any, value: Any) -> bool:
-    """Whether the value is of a kind that the column could take, a text or its own. What it says is looked at later."""
+    """Whether the value has a type that the column accepts. Its content is validated later."""
     if isinstance(value, str):
         return "\0" not in value and not _SURROGATE.search(value)
     if isinstance(field, models.CharField | models.TextField):
@@ -156,7 +157,7 @@ def _fits(field: Any, value: Any) -> bool:
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-"""Half of a character, which JSON can write and no database takes."""
+"""Half of a character: JSON can contain it, but databases refuse it."""
 
 
 def _model(entry: dict[str, Any]) -> type[Router | Destination]:

@@ -1,10 +1,10 @@
-"""A number in the database that every change of a router or destination raises, whoever makes it and however.
+"""A number in the database that increases with every change of a router or destination, whoever makes it.
 
-Triggers do it: they see SQL that no Django signal tells of. They are made after `migrate`, if the database is one that
-we know and lets this user make them. A server that writes a binary log, as managed MySQL and MariaDB servers do, often
-does not. Then processes look at the rows themselves, every few seconds; see `table`.
+Database triggers increase it, because they also see SQL that sends no Django signal. They are created after `migrate`,
+if the database is supported and allows this user to create them. Managed MySQL and MariaDB servers with a binary log
+often do not. Processes then read the rows themselves every few seconds; see `table`.
 
-A trigger also says in the row of the number that it keeps it, so that each process knows which of both it has to do.
+A trigger also marks the row of the number as kept by triggers, so that each process knows which method to use.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ EVENTS = ("INSERT", "UPDATE", "DELETE")
 
 
 def install(using: str, tables: list[str], version_table: str) -> bool:
-    """Make the triggers, or make them again. False if there are none for this database.
+    """Create or replace the triggers. Returns False if there are none for this database.
 
     Raises django.db.Error if the database refuses them.
     """
@@ -32,7 +32,7 @@ def install(using: str, tables: list[str], version_table: str) -> bool:
     if statements is None:
         return False
     if connection.vendor == "mysql" and _has_all(connection, tables, version_table):
-        return True  # an administrator may have made them, and this user may not make them again
+        return True  # an administrator may have created them, and this user may not
     together = transaction.atomic(using=using) if connection.features.can_rollback_ddl else nullcontext()
     with together, connection.cursor() as cursor:
         for table in tables:
@@ -42,7 +42,7 @@ def install(using: str, tables: list[str], version_table: str) -> bool:
 
 
 def _has_all(connection: BaseDatabaseWrapper, tables: list[str], version_table: str) -> bool:
-    """Whether MySQL has the triggers already, as they would be made now."""
+    """Whether MySQL already has these triggers in their current form."""
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT trigger_name, action_statement FROM information_schema.triggers WHERE trigger_schema = database()"
@@ -59,7 +59,7 @@ def _name(table: str, event: str) -> str:
 def _sqlite(connection: BaseDatabaseWrapper, table: str, version_table: str) -> Iterator[str]:
     quote = connection.ops.quote_name
     raised = (
-        f"INSERT INTO {quote(version_table)} (id, number, kept_by_triggers) VALUES (1, 1, 1) "  # noqa: S608 - our own names
+        f"INSERT INTO {quote(version_table)} (id, number, kept_by_triggers) VALUES (1, 1, 1) "  # noqa: S608 - only our own names
         "ON CONFLICT (id) DO UPDATE SET number = number + 1, kept_by_triggers = 1;"
     )
     for event in EVENTS:
@@ -72,7 +72,7 @@ def _postgresql(connection: BaseDatabaseWrapper, table: str, version_table: str)
     quote = connection.ops.quote_name
     function, name = quote(f"{version_table}_raise"), quote(f"{table}_noted")
     yield (
-        f"CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "  # noqa: S608
+        f"CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "  # noqa: S608 - only our own names
         f"INSERT INTO {quote(version_table)} (id, number, kept_by_triggers) VALUES (1, 1, true) "
         f"ON CONFLICT (id) DO UPDATE SET number = {quote(version_table)}.number + 1, kept_by_triggers = true; "
         "RETURN NULL; END $$"
@@ -95,7 +95,7 @@ def _mysql(connection: BaseDatabaseWrapper, table: str, version_table: str) -> I
 
 def _raise_in_mysql(connection: BaseDatabaseWrapper, version_table: str) -> str:
     return (
-        f"INSERT INTO {connection.ops.quote_name(version_table)} "  # noqa: S608 - a name of our own
+        f"INSERT INTO {connection.ops.quote_name(version_table)} "  # noqa: S608 - only our own names
         "(id, number, kept_by_triggers) VALUES (1, 1, 1) "
         "ON DUPLICATE KEY UPDATE number = number + 1, kept_by_triggers = 1"
     )

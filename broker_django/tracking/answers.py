@@ -17,7 +17,7 @@ from broker_core.errors import BrokerError, ResponseGoneError
 from broker_django.classification import preferences_of
 from broker_django.conf import conf
 from broker_django.http import problem, refill, to_response
-from broker_django.http.caching import never_kept
+from broker_django.http.cache_headers import forbid_caching
 from broker_django.ledger import ledger, responses, tokens
 from broker_django.models.moments import as_text
 from broker_django.tracking import holding, waiting
@@ -73,7 +73,7 @@ def status_response(request: HttpRequest, dispatch: Dispatch, status: int = 200)
 
 def _status_response(dispatch: Dispatch, here: str, status: int) -> HttpResponse:
     response = JsonResponse(status_document(dispatch, here), status=status)
-    never_kept(response)
+    forbid_caching(response)
     if not dispatch.state.done:
         response["Retry-After"] = _poll_interval()
     return response

@@ -18,7 +18,7 @@ from django.http import HttpResponseNotAllowed
 
 from broker_core.errors import BadRequestError, BrokerError, UnavailableError
 from broker_core.redaction import redacted
-from broker_django.http import caching, problem
+from broker_django.http import cache_headers, problem
 from broker_django.ledger import ledger
 
 if TYPE_CHECKING:
@@ -112,9 +112,9 @@ def failure(error: Exception) -> HttpResponse:
 def _finished(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
     """The URL is a secret: neither Django nor its middleware is to write it down, or to mail it."""
     response._has_been_logged = True  # type: ignore[attr-defined] # what went wrong was logged when it happened
-    caching.not_by_django(request)
+    cache_headers.skip_django_cache(request)
     if not response.has_header("Cache-Control"):
-        caching.never_kept(response)
+        cache_headers.forbid_caching(response)
     if response.status_code == 404:
         request.META.pop("HTTP_REFERER", None)  # the middleware does so only if there is a token
     return response

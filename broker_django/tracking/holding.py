@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from django.core.handlers.asgi import ASGIRequest
 
-from broker_core.holding import Guest, Limits, Places, Server
+from broker_core.client_limits import Guest, Limits, Places, Server
 from broker_django.conf import conf
 from broker_django.identity.credentials import shows_again
 from broker_django.identity.owners import is_untold
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from broker_core.dispatches import Dispatch
 
 places = Places()
-os.register_at_fork(after_in_child=places.forget)
+os.register_at_fork(after_in_child=places.reset)
 
 
 def limits() -> Limits:

@@ -18,10 +18,10 @@ from django.db import Error as DatabaseFailure
 from django.db import connections
 from django.http import HttpResponse, JsonResponse, StreamingHttpResponse
 
+from broker_core.client_limits import Server
 from broker_core.errors import DispatchNotFoundError
-from broker_core.holding import Server
 from broker_django.conf import conf
-from broker_django.http import caching, codings
+from broker_django.http import cache_headers, content_codings
 from broker_django.identity import held_sessions, logged_in, ownership, users
 from broker_django.identity.owners import owner_of
 from broker_django.ledger import ledger, tokens
@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from django.http import HttpRequest
     from django.http.response import HttpResponseBase
 
+    from broker_core.client_limits import Guest
     from broker_core.dispatches import Dispatch
-    from broker_core.holding import Guest
     from broker_django.tracking.endpoints import View
 
     Answer = Callable[[HttpRequest, Dispatch], HttpResponseBase]
@@ -147,8 +147,8 @@ def _response(request: HttpRequest, dispatch: Dispatch) -> HttpResponseBase:
         ownership.without_cookies(answer)
     if dispatch.method == "HEAD" and request.method == "GET" and answer.has_header("Content-Length"):
         answer["Content-Length"] = str(len(answer.content))  # type: ignore[attr-defined] # its view told that of a GET
-    codings.fit(request, answer, conf.MAX_RESPONSE_SIZE)
-    caching.for_one_client(answer)
+    content_codings.decode_for(request, answer, conf.MAX_RESPONSE_SIZE)
+    cache_headers.forbid_shared_caching(answer)
     return answer
 
 

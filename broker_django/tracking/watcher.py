@@ -21,7 +21,7 @@ from django.db import connections
 from broker_core.errors import UnavailableError
 from broker_core.redaction import redacted
 from broker_django.ledger import ledger
-from broker_django.messaging.forking import undisturbed
+from broker_django.messaging.forking import fork_lock
 from broker_django.messaging.notifications import Subscription, redis_url
 from broker_django.models import database
 
@@ -226,7 +226,7 @@ class _Look:
         ids = self._watcher.ids()
         if ids:
             self._alone_since = time.monotonic()
-        with undisturbed:
+        with fork_lock:
             announced = self._listen(ids)
             due = self._watcher.due(time.monotonic(), announced)
             if due:
@@ -260,7 +260,7 @@ class _Look:
 
     def _look(self, due: list[uuid.UUID]) -> None:
         try:
-            database.let_writers_be()
+            database.read_without_locks()
             found = ledger.find_all(due)
         except ledger.failures as error:
             if not self._blind:
@@ -287,7 +287,7 @@ class _Look:
 
     def begin_again(self) -> None:
         """Let go of both connections."""
-        with undisturbed:
+        with fork_lock:
             self._unsubscribe()
             connections.close_all()
 

@@ -1,4 +1,4 @@
-"""What the front page's board shows: the broker's ledger, counted."""
+"""The board on the front page: counts from the broker's ledger."""
 
 from datetime import datetime
 from typing import Any
@@ -14,7 +14,7 @@ LATEST = 5
 
 
 def lanes() -> dict[str, dict[str, Any]]:
-    """For each queue: how many dispatches wait, run and are done, and the latest that a worker took up."""
+    """For each queue: how many dispatches are queued, running and done, and the latest ones that were started."""
     states = DispatchRecord.objects.filter(queue__in=QUEUES).values("queue", "state")
     counted = list(states.annotate(count=Count("id"), oldest=Min("accepted_at")).order_by())
     return {name: lane(name, [row for row in counted if row["queue"] == name]) for name in QUEUES}
@@ -47,7 +47,7 @@ def latest(name: str) -> list[dict[str, Any]]:
 
 
 def overtaken(payment: DispatchRecord) -> int:
-    """How many bulk dispatches were accepted before this one and had not been started when it was finished."""
+    """Returns how many bulk dispatches were accepted before this payment but started after it was finished."""
     finished_at = payment.finished_at or timezone.now()
     earlier = DispatchRecord.objects.filter(queue="bulk", accepted_at__lt=payment.accepted_at)
     still_waiting = Q(started_at=None, finished_at=None) | Q(started_at__gt=finished_at)

@@ -16,7 +16,7 @@ class Product(models.Model):
 
 
 class Payment(models.Model):
-    """One payment for one order. The unique reference makes paying twice impossible, however often it is tried."""
+    """The payment of an order. The unique reference prevents a second payment, however often it is tried."""
 
     order = models.CharField(max_length=40, unique=True)
     product = models.ForeignKey(Product, on_delete=models.PROTECT, related_name="payments")
@@ -56,7 +56,7 @@ class Subscriber(models.Model):
 
 
 class SentMail(models.Model):
-    """That a subscriber has had an issue of the newsletter; nobody is sent the same issue twice."""
+    """A newsletter issue that was sent to a subscriber; nobody is sent the same issue twice."""
 
     issue = models.CharField(max_length=40)
     subscriber = models.ForeignKey(Subscriber, on_delete=models.CASCADE, related_name="mails")

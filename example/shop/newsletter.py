@@ -11,7 +11,10 @@ SHOWN_PRODUCTS = 3
 
 
 def send_batch(issue: str, number: int) -> int:
-    """Send an issue to the subscribers of one batch, counted from 0, who have not had it; how many were sent it."""
+    """Send an issue to one batch of subscribers (from 0), except those who have it.
+
+    Returns how many mails were sent.
+    """
     first = number * BATCH_SIZE
     batch = list(Subscriber.objects.order_by("pk")[first : first + BATCH_SIZE])
     had_it = set(SentMail.objects.filter(issue=issue, subscriber__in=batch).values_list("subscriber_id", flat=True))
@@ -29,7 +32,7 @@ def send_batch(issue: str, number: int) -> int:
 
 
 def send_issue(issue: str) -> int:
-    """Send an issue to every subscriber who has not had it; how many were sent it."""
+    """Send an issue to all subscribers, except those who have it. Returns how many mails were sent."""
     return sum(send_batch(issue, number) for number in range(batch_count()))
 
 

@@ -4,11 +4,11 @@ from .models import Payment, Product
 
 
 class OrderMismatchError(Exception):
-    """The order has been paid already, and for something else."""
+    """The order is already paid, but for other goods."""
 
 
 def pay(order: str, product: Product, quantity: int) -> Payment:
-    """Pay an order, or find the payment it already has. Raises OrderMismatchError where that was for other goods."""
+    """Pay an order, or return its existing payment. Raises OrderMismatchError if that is for other goods."""
     bought = {"product": product, "quantity": quantity}
     payment, created = Payment.objects.get_or_create(
         order=order, defaults={**bought, "amount": product.price * quantity}
@@ -19,6 +19,6 @@ def pay(order: str, product: Product, quantity: int) -> Payment:
 
 
 def settle(order: str) -> bool:
-    """Mark an order's payment as settled by the bank; the first time counts. Whether there is such a payment."""
+    """Mark a payment as settled by the bank; only the first call counts. Returns whether the payment exists."""
     Payment.objects.filter(order=order, settled_at=None).update(settled_at=timezone.now())
     return Payment.objects.filter(order=order).exists()

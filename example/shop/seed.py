@@ -1,4 +1,4 @@
-"""What `migrate` puts into an empty shop. It runs after every migrate and adds only what is missing."""
+"""Fills an empty shop. Runs after each migrate, and only adds what is missing."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ SUBSCRIBERS = 10_000
 def seed(*, apps: Apps, using: str, **_: Any) -> None:
     try:
         product, subscriber = apps.get_model("shop", "Product"), apps.get_model("shop", "Subscriber")
-    except LookupError:  # migrated back to before the shop's tables
+    except LookupError:  # migrated to a state before the shop's tables
         return
     seed_products(product, using)
     seed_subscribers(subscriber, using)

@@ -1,4 +1,4 @@
-"""Plain Django views. What the broker does with a request is said by a decorator here or by a rule in the settings."""
+"""Plain Django views. Decorators here and rules in the settings tell the broker what to do with a request."""
 
 import json
 from collections.abc import Callable
@@ -61,7 +61,7 @@ def checkout(request: HttpRequest) -> JsonResponse:
 @csrf_exempt
 @require_POST
 def settlement(request: HttpRequest) -> JsonResponse:
-    """The bank's webhook. A rule in the settings puts everything below /webhooks/ on the payment queue."""
+    """The bank's webhook. A rule in the settings sends everything below /webhooks/ to the payment queue."""
     form = SettlementForm(submitted(request))
     if not form.is_valid():
         return invalid(form)
@@ -70,7 +70,7 @@ def settlement(request: HttpRequest) -> JsonResponse:
 
 
 class Chat(View):
-    def get(self, request: HttpRequest) -> JsonResponse:  # noqa: ARG002
+    def get(self, request: HttpRequest) -> JsonResponse:  # noqa: ARG002 - Django passes it
         messages = ChatMessage.objects.values("id", "author", "text", "posted_at")[:CHAT_LENGTH]
         return JsonResponse({"messages": list(messages)})
 
@@ -109,19 +109,19 @@ def send(request: HttpRequest, sender: Callable[[str], int]) -> JsonResponse:
 
 @run_now
 @require_GET
-def board_state(request: HttpRequest) -> JsonResponse:  # noqa: ARG001
+def board_state(request: HttpRequest) -> JsonResponse:  # noqa: ARG001 - Django passes it
     return JsonResponse({"lanes": board.lanes()})
 
 
 @run_now
 @require_GET
-def overtaken(request: HttpRequest, dispatch: UUID) -> JsonResponse:  # noqa: ARG001
+def overtaken(request: HttpRequest, dispatch: UUID) -> JsonResponse:  # noqa: ARG001 - Django passes it
     record = get_object_or_404(DispatchRecord, pk=dispatch, queue="payment")
     return JsonResponse({"waiting": board.overtaken(record)})
 
 
 def submitted(request: HttpRequest) -> dict[str, Any]:
-    """The fields of a JSON object or of a form."""
+    """Returns the fields of a JSON object or of a form."""
     if request.content_type != "application/json":
         return request.POST.dict()
     try:

@@ -1,4 +1,4 @@
-"""Settings of the example shop. Everything that differs between machines comes from the environment."""
+"""Settings of the example shop. Values that differ between machines are read from the environment."""
 
 import os
 from pathlib import Path
@@ -16,7 +16,7 @@ def env_flag(name: str, *, default: bool) -> bool:
 def secret_key(*, debug: bool) -> str:
     key = os.environ.get("SECRET_KEY", "")
     if not key and not debug:
-        raise ImproperlyConfigured("Set SECRET_KEY: the example only has a default for it while DEBUG is on.")
+        raise ImproperlyConfigured("Set SECRET_KEY: the example only has a default for it if DEBUG is on.")
     return key or "only-for-development-0f1c9f2e7a5b4d3c8e6a"
 
 
@@ -92,7 +92,7 @@ LANGUAGE_CODE = "en"
 STATIC_URL = "static/"
 MEDIA_ROOT = os.environ.get("MEDIA_ROOT", BASE_DIR / "media")
 
-# Every mail is rendered, encoded and recorded; the dummy backend only leaves out the mail server.
+# Mails are rendered, encoded and recorded; the dummy backend only skips the mail server.
 EMAIL_BACKEND = os.environ.get("EMAIL_BACKEND", "django.core.mail.backends.dummy.EmailBackend")
 DEFAULT_FROM_EMAIL = "Leaf & Kettle <post@leaf-and-kettle.example>"
 
@@ -100,7 +100,7 @@ CELERY_BROKER_URL = os.environ.get("CELERY_BROKER_URL", "redis://127.0.0.1:6379/
 CELERY_WORKER_SEND_TASK_EVENTS = True
 
 REQUEST_BROKER = {
-    "QUEUES": {"bulk-eu": {}, "bulk-us": {}},  # for a router to spread over: worker pools
+    "QUEUES": {"bulk-eu": {}, "bulk-us": {}},  # worker pools, for a router to distribute requests over
     "RULES": [
         {"when": 'request.path.startsWith("/webhooks/")', "queue": "payment"},
         {"when": 'request.method == "POST" && request.size > 1000000', "queue": "bulk"},

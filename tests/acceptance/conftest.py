@@ -71,7 +71,8 @@ class Site:
     def client(self, **options: Any) -> httpx.Client:
         """A new browser, so to say: with cookies of its own."""
         limits = httpx.Limits(keepalive_expiry=KEPT)
-        return httpx.Client(base_url=self.url, timeout=PATIENCE + 10, limits=limits, trust_env=False, **options)
+        options = {"timeout": PATIENCE + 10, "limits": limits, "trust_env": False, "verify": False, **options}
+        return httpx.Client(base_url=self.url, **options)
 
 
 class Ledger:
@@ -214,27 +215,33 @@ def web_server(interface: str, port: int) -> list[str]:
 def _start_site(interface: str, environment: dict[str, str]) -> Site:
     port = any_port()
     url = f"http://127.0.0.1:{port}"
+    server = web_server(interface, port)
+    return Site(url, Process(f"web-{interface}", server, environment, lambda: servers.is_healthy(url)))
 
-    def healthy() -> bool:
-        with contextlib.suppress(httpx.TransportError):
-            return httpx.get(f"{url}/broker/health/", trust_env=False).is_success
-        return False
 
-    return Site(url, Process(f"web-{interface}", web_server(interface, port), environment, healthy))
+class Sites(dict[str, Site]):
+    """Each is started when the first test asks for it."""
+
+    def __init__(self, start: Callable[[str], Site]) -> None:
+        self._start = start
+
+    def __missing__(self, name: str) -> Site:
+        site = self[name] = self._start(name)
+        site.process.ready()
+        return site
 
 
 @pytest.fixture(scope="session")
-def sites(environment: dict[str, str], message_broker: servers.MessageBroker) -> Iterator[dict[str, Site]]:
+def sites(environment: dict[str, str], message_broker: servers.MessageBroker) -> Iterator[Sites]:
     """One under ASGI, one under WSGI, and one whose dispatches no shared worker is handed."""
-    unattended = {**environment, "BROKER_URL": message_broker.unattended_url}
-    started = {
-        "asgi": _start_site("asgi", environment),
-        "wsgi": _start_site("wsgi", environment),
-        servers.UNATTENDED: _start_site("asgi", unattended),
-    }
+
+    def start(name: str) -> Site:
+        if name == servers.UNATTENDED:
+            return _start_site("asgi", {**environment, "BROKER_URL": message_broker.unattended_url})
+        return _start_site(name, environment)
+
+    started = Sites(start)
     try:
-        for site in started.values():
-            site.process.ready()
         yield started
     finally:
         for site in started.values():

@@ -59,7 +59,7 @@ def run(variables: dict[str, str], statement: str) -> Any:
 def test_migrate_says_that_triggers_are_refused_and_goes_on(managed: dict[str, str], migrated: str) -> None:
     assert run(managed, "SHOW TRIGGERS") == ()
     warning = next(line for line in migrated.splitlines() if line.startswith("Warning: "))
-    assert "the database refuses the triggers that tell of changed routers" in warning
+    assert "the database refuses the triggers that detect changed routers" in warning
     assert "log_bin_trust_function_creators = 1" in warning
     assert run(managed, "SELECT kept_by_triggers FROM broker_django_routingversion") == ((0,),)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from broker_django.development import tether
+from broker_django.development import parent_watch
 from tests.containers import ROOT
 from tests.processes import read_until
 from tests.servers import require
@@ -43,7 +43,12 @@ def front_page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     }
     command = [sys.executable, "example/manage.py", "broker_dev", "--migrate", "--noreload"]
     with subprocess.Popen(
-        tether.command(command), cwd=ROOT, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        parent_watch.command(command),
+        cwd=ROOT,
+        env=variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     ) as process:
         output = read_until(process, "Ctrl-C")
         found = re.search(r"Front page +(\S+)", output)

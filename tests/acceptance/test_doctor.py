@@ -64,9 +64,9 @@ def test_queues_without_a_worker_are_named(environment: dict[str, str], unattend
     status, output = doctor(environment, BROKER_URL=url)
     assert status == 1
     assert "ok   message broker: " in output
-    assert "FAIL queue payment: no worker answers for it" in output
+    assert "FAIL queue payment: no worker serves it" in output
     assert "broker_worker --queues payment" in output
-    assert "another PREFIX" in output
+    assert "its PREFIX differs" in output
     if url.startswith("redis"):
         assert redis.Redis.from_url(url).keys("*request-broker-*") == []
 
@@ -80,7 +80,7 @@ def test_a_message_broker_that_is_down_is_why_dispatches_wait(environment: dict[
     status, output = doctor(environment, BROKER_URL=f"{scheme}://127.0.0.1:{any_port()}/")
     assert status == 1
     assert "FAIL message broker: " in output
-    assert "Start it, or mend CELERY_BROKER_URL" in output
+    assert "Start it, or correct CELERY_BROKER_URL" in output
     assert "FAIL backlog of bulk: 1 dispatch waits" in output
     assert "the message broker is down" in output
 
@@ -122,7 +122,7 @@ def test_a_worker_that_answers_only_between_two_tasks_is_busy(
     _status, output = doctor(there)
     gates.open(gate)
     assert f"ok   queue bulk: served by {worker.hostname()}" in output
-    assert f"ok   worker {worker.hostname()}: it does not answer, but renews the leases" in output
+    assert f"ok   worker {worker.hostname()}: busy: it does not answer, but renews leases" in output
 
 
 @pytest.mark.parametrize("options", [(), ("--queues=payment,bulk", "--processes=3")])
@@ -162,7 +162,7 @@ def test_slots_that_were_lost_are_found(unattended: Site, there: dict[str, str],
         app.send_task("tests.leave", queue="bulk")
     status, output = doctor_until(there, "1 of 2 slots are lost")
     assert status == 1
-    assert f"FAIL worker {worker.hostname()}: 1 of 2 slots are lost: their tasks ended without saying so" in output
+    assert f"FAIL worker {worker.hostname()}: 1 of 2 slots are lost: their tasks ended unnoticed" in output
 
 
 def test_a_worker_of_another_project_on_our_queues_is_found(
@@ -171,6 +171,6 @@ def test_a_worker_of_another_project_on_our_queues_is_found(
     start_worker(broker_worker, "--concurrency=1", SECRET_KEY="of another project")
     status, output = doctor_until(there, "keys of ")
     assert status == 1
-    assert "it reads our queues and has none of our keys: another project, or another SECRET_KEY" in output
-    assert "give each project a PREFIX in REQUEST_BROKER" in output
-    assert "FAIL queue bulk: no worker answers for it" in output
+    assert "it consumes our queues but has none of our keys: another project, or another SECRET_KEY" in output
+    assert "give each project its own PREFIX in REQUEST_BROKER" in output
+    assert "FAIL queue bulk: no worker serves it" in output

@@ -63,7 +63,7 @@ def family(site: Site) -> list[psutil.Process]:
 
 
 def serving(site: Site) -> psutil.Process:
-    """The process of a server that has one: under gunicorn and a tether it is the last that was started."""
+    """The process of a server that has one: under gunicorn and `parent_watch` it is the last that was started."""
     return family(site)[-1]
 
 

@@ -111,7 +111,7 @@ def test_what_a_middleware_answers_instead_of_the_view_is_no_success(
     [{"OUTER_MIDDLEWARE": "tests.nowhere.Gone"}, {"URLCONF": "tests.nowhere_urls"}],
     ids=["middleware", "URLs"],
 )
-def test_a_worker_that_could_reach_no_view_does_not_start(
+def test_a_worker_that_cannot_reach_its_views_does_not_start(
     unattended: Site,
     ledger: Ledger,
     start_worker: StartWorker,

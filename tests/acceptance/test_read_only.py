@@ -75,7 +75,7 @@ def test_the_outcome_of_a_view_that_ended_meanwhile_is_recorded_afterwards(
         gates.open(gate)
         wait_until(lambda: refused(worker), PATIENCE)
         if path.startswith("/brief/"):  # the task is over before its hard limit of 11 seconds; a thread goes on
-            wait_until(lambda: "it will be, as soon as it can" in worker.container.logs(), PATIENCE)
+            wait_until(lambda: "its outcome cannot be recorded yet" in worker.container.logs(), PATIENCE)
             ends = time.monotonic() + 5
             wait_until(lambda: time.monotonic() > ends)
     wait_until(lambda: ledger.dispatch(dispatch_id).state == "succeeded", PATIENCE)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from broker_django.development import tether
+from broker_django.development import parent_watch
 from tests.containers import ROOT
 from tests.processes import kill_in, processes_in, read_until, wait_until
 
@@ -70,7 +70,7 @@ def project(tmp_path: Path) -> Path:
 def worker(project: Path) -> Iterator[subprocess.Popen[str]]:
     variables = {"DJANGO_SETTINGS_MODULE": "settings", "PYTHONPATH": f"{project}{os.pathsep}{ROOT}"}
     with subprocess.Popen(
-        tether.command([sys.executable, "-m", "django", "broker_worker", "--pool=solo"]),
+        parent_watch.command([sys.executable, "-m", "django", "broker_worker", "--pool=solo"]),
         cwd=project,
         env={**os.environ, **variables, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
@@ -86,7 +86,7 @@ def worker(project: Path) -> Iterator[subprocess.Popen[str]]:
 
 def ends(process: subprocess.Popen[str], project: Path, number: int = signal.SIGTERM) -> str:
     process.send_signal(number)
-    rest, _ = process.communicate(timeout=30)
+    rest, _ = process.communicate(timeout=90)
     wait_until(lambda: not processes_in(project))
     return rest
 
@@ -107,7 +107,7 @@ def test_a_syntax_error_is_survived_and_mended(project: Path, name: str) -> None
     with worker(project) as process:
         read_until(process, " ready.")
         path.write_text(BROKEN)
-        assert "SyntaxError" in read_until(process, "starts again when code changes")
+        assert "SyntaxError" in read_until(process, "restarts when code changes")
         path.write_text(VIEWS)
         read_until(process, " ready.")
         ends(process, project)
@@ -119,7 +119,7 @@ def test_code_that_is_broken_from_the_start_is_watched(project: Path, name: str)
     good = path.read_text()
     path.write_text(BROKEN)
     with worker(project) as process:
-        assert "SyntaxError" in read_until(process, "starts again when code changes")
+        assert "SyntaxError" in read_until(process, "restarts when code changes")
         path.write_text(good)
         read_until(process, " ready.")
         path.write_text(good + "# edited\n")
@@ -130,7 +130,7 @@ def test_code_that_is_broken_from_the_start_is_watched(project: Path, name: str)
 def test_a_signal_ends_what_waits_for_a_change(project: Path) -> None:
     (project / "shop/tasks.py").write_text(BROKEN)
     with worker(project) as process:
-        read_until(process, "starts again when code changes")
+        read_until(process, "restarts when code changes")
         assert " ready." not in ends(process, project)
 
 

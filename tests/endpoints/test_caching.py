@@ -8,7 +8,7 @@ import pytest
 from django.http import HttpResponse
 from django.test import override_settings
 
-from broker_django.http.caching import for_one_client
+from broker_django.http.cache_headers import forbid_shared_caching
 from broker_django.models import DispatchRecord
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 )
 def test_what_a_view_said_counts_for_one_client(said: dict[str, str], goes_out: str) -> None:
     response = HttpResponse(headers=said)
-    for_one_client(response)
+    forbid_shared_caching(response)
     assert response["Cache-Control"] == goes_out
     assert not {"CDN-Cache-Control", "Surrogate-Control", "X-Accel-Expires"}.intersection(response.headers)
     assert ("Cookie" in response.get("Vary", "")) is ("no-store" not in goes_out)

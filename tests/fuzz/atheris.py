@@ -27,13 +27,13 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
 
 with atheris.instrument_imports(include=["broker_core", "broker_django"]):
     django.setup()
-    from broker_core.conditions import Answers, Condition, Conditions
+    from broker_core.conditions import Condition, Conditions, Evaluation
     from broker_core.envelope import Keyring, context
     from broker_core.errors import DispatchNotFoundError, EnvelopeError, MessageError, TokenExpiredError
     from broker_core.message import RequestMessage, ResponseMessage
     from broker_core.preferences import parse_preferences
     from broker_django.ledger import tokens
-    from broker_django.messaging.publishing import from_text, to_text
+    from broker_django.messaging.sealing import from_text, to_text
 
 from tests.fuzz.test_headers import CONDITIONS
 from tests.fuzz.test_messages import REQUEST, RESPONSE
@@ -111,7 +111,7 @@ def conditions(data: bytes) -> None:
         "request.remote_addr": text(),
         "now": timezone.now(),
     }
-    answers = Answers(Conditions(ASKED), lambda names: {name: values[name] for name in names})
+    answers = Evaluation(Conditions(ASKED), lambda names: {name: values[name] for name in names})
     for condition in ASKED:
         answers.why_not(condition)
 

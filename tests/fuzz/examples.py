@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from hypothesis.strategies import SearchStrategy
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "25"))
 CHEAP = 5
 """How many times as many examples are tried where nothing is read or written."""
 AT_LEAST = int(os.environ.get("FUZZ_AT_LEAST", "0"))

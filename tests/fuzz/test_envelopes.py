@@ -17,14 +17,7 @@ from broker_core.errors import EnvelopeError
 from broker_core.message import RequestMessage, ResponseMessage
 from broker_django.conf import conf
 from broker_django.ledger import ledger
-from broker_django.messaging.publishing import (
-    from_text,
-    open_request,
-    open_response,
-    seal_request,
-    seal_response,
-    to_text,
-)
+from broker_django.messaging.sealing import from_text, open_request, open_response, seal_request, seal_response, to_text
 from broker_django.models import DispatchRecord
 from tests.fuzz.examples import CHEAP, fuzz
 from tests.fuzz.mutations import BYTES, TEXT, Step, mutated, mutated_text
@@ -120,7 +113,7 @@ def _rows(model: Any) -> Any:
 @pytest.fixture
 def wire(db: None, client: Client, monkeypatch: pytest.MonkeyPatch) -> Wire:
     with monkeypatch.context() as patch:
-        patch.setattr("broker_django.admission.acceptance.run_eagerly", lambda *_args, **_kwargs: None)
+        patch.setattr("broker_django.admission.handover.run_eagerly", lambda *_args, **_kwargs: None)
         ids = [client.post("/pay/", {"amount": "5"}).json()["id"] for _ in range(2)]
     one, other = (DispatchRecord.objects.get(pk=dispatch_id) for dispatch_id in ids)
     assert one.state == other.state == "queued"

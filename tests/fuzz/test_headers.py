@@ -247,7 +247,7 @@ def location(monkeypatch: pytest.MonkeyPatch) -> str:
     """The path of the status of a dispatch that waits."""
     monkeypatch.setattr(views, "EVENTS_LIFETIME", 0.01)
     with monkeypatch.context() as patch:
-        patch.setattr("broker_django.admission.acceptance.run_eagerly", lambda *_args, **_kwargs: None)
+        patch.setattr("broker_django.admission.handover.run_eagerly", lambda *_args, **_kwargs: None)
         links = Client().post("/seen/").json()["links"]
     return str(links["self"]).removeprefix("http://testserver")
 

@@ -89,7 +89,7 @@ def dispatches(db: None, monkeypatch: pytest.MonkeyPatch) -> Dispatches:
         locations = {"succeeded": _accept("/pay/"), "failed": _accept("/broken/"), "dropped": _accept("/pay/")}
     TaskResult.objects.filter(task_id=here().get(locations["dropped"]).json()["id"]).delete()
     with monkeypatch.context() as patch:
-        patch.setattr("broker_django.admission.acceptance.run_eagerly", lambda *_args, **_kwargs: None)
+        patch.setattr("broker_django.admission.handover.run_eagerly", lambda *_args, **_kwargs: None)
         waiting = {name: _accept("/pay/") for name in ("queued", "running", "lost", "cancelled", "expired")}
     now = timezone.now()
     _change(waiting["running"], state=State.RUNNING, attempts=1, started_at=now)

@@ -15,7 +15,7 @@ from django_celery_results.models import TaskResult
 from hypothesis import strategies as st
 
 from broker_core.message import ResponseMessage
-from broker_django.messaging.publishing import from_text, seal_request, seal_response, to_text
+from broker_django.messaging.sealing import from_text, seal_request, seal_response, to_text
 from broker_django.models import DispatchRecord
 from tests.fuzz.examples import fuzz
 from tests.fuzz.mutations import BYTES, TEXT, Step, mutated, mutated_text

@@ -26,7 +26,7 @@ def issued(db: None, client: Client, monkeypatch: pytest.MonkeyPatch) -> tuple[s
     """The tokens of a dispatch that is done and of one that waits, as clients were told them."""
     done = client.post("/pay/", {"amount": MARKER})
     with monkeypatch.context() as patch:
-        patch.setattr("broker_django.admission.acceptance.run_eagerly", lambda *_args, **_kwargs: None)
+        patch.setattr("broker_django.admission.handover.run_eagerly", lambda *_args, **_kwargs: None)
         waits = client.post("/pay/", {"amount": MARKER})
     one, other = (response["Location"].rstrip("/").rpartition("/")[2] for response in (done, waits))
     return one, other

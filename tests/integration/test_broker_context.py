@@ -1,4 +1,4 @@
-"""What a view, and a middleware, are told of the broker: `request.broker`."""
+"""What views and middleware learn from `request.broker`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from django.urls import include, path, re_path
 
 import broker_django
 from broker_django.messaging.celery_app import get_app
-from broker_django.messaging.publishing import argument
+from broker_django.messaging.sealing import task_argument
 from broker_django.models import DispatchRecord
 from tests.integration.tracking.test_endpoints import path_of
 from tests.rows import as_request
@@ -86,7 +86,7 @@ def test_a_middleware_sees_that_the_view_was_reached(client: Client) -> None:
     assert (True, True) in seen
 
 
-def test_what_a_middleware_answers_to_a_replay_is_a_failure_that_says_so(client: Client) -> None:
+def test_a_middlewares_answer_to_a_replay_is_a_failure(client: Client) -> None:
     chain = [f"{__name__}.watching", f"{__name__}.answering_replays", MIDDLEWARE]
     with override_settings(MIDDLEWARE=chain):
         client.get("/seen/")
@@ -113,7 +113,7 @@ def test_a_replay_has_the_path_that_the_request_had_under_a_forced_script_name(p
         assert replayed.json()["path"] == direct.json()["path"]
 
 
-def test_a_page_that_a_middleware_has_in_its_cache_is_an_answer(client: Client) -> None:
+def test_a_page_from_a_middlewares_cache_is_an_answer(client: Client) -> None:
     with override_settings(MIDDLEWARE=[f"{__name__}.caching", MIDDLEWARE]):
         client.get("/seen/")
     record = DispatchRecord.objects.get()
@@ -122,7 +122,7 @@ def test_a_page_that_a_middleware_has_in_its_cache_is_an_answer(client: Client) 
 
 
 @pytest.mark.parametrize(("method", "status"), [("POST", 200), ("GET", 202), ("GET", 204)])
-def test_what_no_cache_answers_is_no_success_without_the_view(client: Client, method: str, status: int) -> None:
+def test_other_answers_without_the_view_are_failures(client: Client, method: str, status: int) -> None:
     with override_settings(MIDDLEWARE=[f"{__name__}.locked_down", MIDDLEWARE]):
         client.generic(method, "/seen/", headers={"X-Status": str(status)})
     record = DispatchRecord.objects.get()
@@ -182,20 +182,20 @@ def replayed_with(client: Client, urls: type) -> DispatchRecord:
     record = accepted(client)
     with override_settings(ROOT_URLCONF=urls):
         tasks.replay.apply(
-            args=(argument(as_request(record)),), task_id=str(record.pk), routing_key=record.queue, throw=False
+            args=(task_argument(as_request(record)),), task_id=str(record.pk), routing_key=record.queue, throw=False
         )
     record.refresh_from_db()
     return record
 
 
-def test_a_pattern_that_is_written_otherwise_leads_to_the_same_view(client: Client) -> None:
+def test_a_rewritten_pattern_leads_to_the_same_view(client: Client) -> None:
     assert replayed_with(client, Edited).state == "succeeded"
 
 
 @pytest.mark.parametrize(
     ("urls", "here"), [(Elsewhere, f"{__name__}.Elsewhere.<lambda>"), (Caught, f"{__name__}.view by /<anything>/")]
 )
-def test_a_view_that_other_code_has_instead_is_no_error_of_a_view(
+def test_another_view_at_the_url_is_not_an_error_of_the_view(
     client: Client, caplog: pytest.LogCaptureFixture, urls: type, here: str
 ) -> None:
     record = replayed_with(client, urls)
@@ -204,12 +204,12 @@ def test_a_view_that_other_code_has_instead_is_no_error_of_a_view(
     assert [each for each in caplog.records if each.name == "django.request"] == []
 
 
-def test_a_worker_with_another_ledger_says_so(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_worker_with_another_ledger_logs_it(client: Client, caplog: pytest.LogCaptureFixture) -> None:
     """Its database is not that of the web processes, if somebody has forgotten a variable."""
     caplog.set_level("INFO", "workers.tasks")
     record = accepted(client)
     message = {
-        "args": (argument(as_request(record)),),
+        "args": (task_argument(as_request(record)),),
         "task_id": str(record.pk),
         "routing_key": record.queue,
         "throw": False,
@@ -223,7 +223,7 @@ def test_a_worker_with_another_ledger_says_so(client: Client, caplog: pytest.Log
     assert "not in the ledger of this worker" in dropped[1][1]
 
 
-def test_middleware_tells_a_replay(client: Client) -> None:
+def test_middleware_can_recognise_a_replay(client: Client) -> None:
     assert broker_django.is_replay(RequestFactory().get("/")) is False
     assert issubclass(broker_django.BrokerRequest, HttpRequest)
     assert "BrokerRequest" in broker_django.__all__

@@ -1,4 +1,4 @@
-"""What goes wrong is logged without what the client sent, and without passwords and tokens."""
+"""Errors are logged without the client's data, passwords or tokens."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import pytest
 from celery.backends.redis import RedisBackend
 from django.db import OperationalError
 from django.test import Client, override_settings
+from django.urls import NoReverseMatch
 
 from broker_core.policies import QueuePolicy
-from broker_django.admission import acceptance
-from broker_django.ledger import ledger
+from broker_django.ledger import ledger, tokens
 from broker_django.messaging import publishing
 from broker_django.messaging.celery_app import get_app
 from broker_django.models import DispatchRecord
 from tests.rows import as_request
 from workers import tasks
-from workers.recovery.reaper import Reaper, _look
+from workers.recovery.reaper import Reaper, _run_pass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,7 +51,7 @@ def away(*_args: object, **_options: object) -> Any:
     raise OperationalError(f'connection to "postgres://user:{MARK}@host/db" failed\nDETAIL: row ({MARK})')
 
 
-def test_a_condition_without_an_answer() -> None:
+def test_a_condition_that_fails() -> None:
     rules = [
         {"when": f'{what}(request.headers["x-card"]) > {what}("{least}")', "queue": "bulk"}
         for what, least in (("duration", "1h"), ("int", "1"))
@@ -62,7 +62,7 @@ def test_a_condition_without_an_answer() -> None:
 
 
 @pytest.mark.parametrize("on_outage", ["refuse", "run_now"])
-def test_a_ledger_that_is_away(monkeypatch: pytest.MonkeyPatch, on_outage: str) -> None:
+def test_an_unavailable_ledger(monkeypatch: pytest.MonkeyPatch, on_outage: str) -> None:
     monkeypatch.setattr(ledger, "accept", away)
     rules = [{"when": "true", "queue": "bulk"}]
     with override_settings(REQUEST_BROKER={"QUEUES": {"bulk": {"on_outage": on_outage}}, "RULES": rules}):
@@ -71,14 +71,14 @@ def test_a_ledger_that_is_away(monkeypatch: pytest.MonkeyPatch, on_outage: str) 
 
 def test_a_request_that_cannot_be_queued(monkeypatch: pytest.MonkeyPatch) -> None:
     def nowhere(*_args: object) -> str:
-        raise acceptance.NoReverseMatch(f"Reverse for 'task' with arguments '('{MARK}',)' not found.")
+        raise NoReverseMatch(f"Reverse for 'task' with arguments '('{MARK}',)' not found.")
 
-    monkeypatch.setattr(acceptance.tokens, "status_url", nowhere)
+    monkeypatch.setattr(tokens, "status_url", nowhere)
     send()
 
 
 @pytest.mark.parametrize("error", [ValueError(MARK), OSError(f"redis://:{MARK}@host is away")])
-def test_a_message_broker_that_is_away(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+def test_an_unavailable_message_broker(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def fail(*_args: object) -> None:
         raise error
 
@@ -89,7 +89,7 @@ def test_a_message_broker_that_is_away(monkeypatch: pytest.MonkeyPatch, error: E
         publishing.breaker.succeeded()
 
 
-def test_a_result_store_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unavailable_result_store(monkeypatch: pytest.MonkeyPatch) -> None:
     location, url = send()["Location"], f"redis://:{MARK}@127.0.0.1:1/0"
     monkeypatch.setattr(get_app()._local, "backend", RedisBackend(app=get_app(), url=url))
     assert Client().get(f"{location}response/", headers={"Authorization": f"Bearer {MARK}"}).status_code == 503
@@ -101,17 +101,17 @@ def test_an_outcome_that_cannot_be_stored(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.django_db(transaction=True)  # a reaper's connection is in none
-def test_a_reaper_that_stumbles(monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture) -> None:
+def test_a_reaper_that_fails(monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture) -> None:
     def stumble(_self: object) -> Any:
         raise ValueError(MARK)
 
     monkeypatch.setattr(Reaper, "look", stumble)
-    _look(Reaper(), threading.Event())
-    assert "The reaper stumbled: ValueError" in log.text
+    _run_pass(Reaper(), threading.Event())
+    assert "The reaper failed: ValueError" in log.text
     assert "in stumble" in log.text
 
 
-def test_a_forged_id_makes_no_line_of_its_own(log: pytest.LogCaptureFixture) -> None:
+def test_a_forged_id_cannot_add_a_log_line(log: pytest.LogCaptureFixture) -> None:
     tasks.replay.apply(args=(MARK,), task_id="1\nERROR all is lost", routing_key="payment", throw=False)
     refused = next(record for record in log.records if record.name == "workers.tasks")
     assert len(refused.getMessage().splitlines()) == 1

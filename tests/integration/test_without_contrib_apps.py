@@ -1,4 +1,4 @@
-"""Projects that leave out some of Django's own apps, or all: each in a process of its own."""
+"""Projects without some or all of Django's contrib apps, each in a separate process."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_user_model_of_the_project_beside_djangos_users(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("model", ["missing.User", "nonsense"])
-def test_users_that_only_the_projects_middleware_knows(tmp_path: Path, model: str) -> None:
+def test_users_known_only_to_the_projects_middleware(tmp_path: Path, model: str) -> None:
     variables = {"AUTH_USER_MODEL": model, "OWN_MIDDLEWARE": "tests.bare.middleware.caller"}
     assert "fine" in ran(tmp_path, "", AS_USER="ann", OWNER="ann", **variables)
     command = [sys.executable, "-m", "django", "broker_explain", "GET", "/queued/", "--user", "ann"]
@@ -85,7 +85,7 @@ def test_users_that_only_the_projects_middleware_knows(tmp_path: Path, model: st
     assert "This project has no users." in finished(command, env=environment).stderr
 
 
-def test_the_admin_is_left_to_a_project_that_registers_by_hand(tmp_path: Path) -> None:
+def test_a_project_may_register_the_admin_itself(tmp_path: Path) -> None:
     script = (
         "import django; django.setup()\n"
         "from django.contrib import admin\n"

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import httpx
 import psycopg
 import pytest
 
@@ -23,6 +22,7 @@ from tests.neighbours import SETTINGS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    import httpx
     from django.test import Client
 
 QUEUED = {"X-Queue": "yes"}
@@ -108,13 +108,8 @@ class Project:
         else:
             command = [sys.executable, "-m", "gunicorn", "tests.site.wsgi:application", f"--bind=127.0.0.1:{port}"]
             command += ["--worker-class=gthread", "--threads=4", "--no-control-socket"]
-
-        def healthy() -> bool:
-            with contextlib.suppress(httpx.TransportError):
-                return httpx.get(f"{url}/broker/health/", trust_env=False).is_success
-            return False
-
-        self.started.enter_context(servers.serving(Process("web", command, self.variables, healthy)))
+        process = Process("web", command, self.variables, lambda: servers.is_healthy(url))
+        self.started.enter_context(servers.serving(process))
         return url
 
     def worker(self, *options: str) -> Process:

@@ -31,7 +31,7 @@ import structlog  # noqa: E402
 from guardian.shortcuts import assign_perm  # noqa: E402
 from waffle.models import Flag  # noqa: E402
 
-from broker_django.http.log_redaction import without_tokens  # noqa: E402
+from broker_django.log_redaction import without_tokens  # noqa: E402
 from tests.neighbours.conftest import QUEUED, accepted, direct  # noqa: E402
 from tests.neighbours.settings import OURS  # noqa: E402
 from tests.settings import MIDDLEWARE  # noqa: E402

@@ -16,6 +16,7 @@ needs("django_hosts")
 
 from broker_django.ledger import responses  # noqa: E402
 from broker_django.models import DispatchRecord  # noqa: E402
+from broker_django.operations.explain import explain  # noqa: E402
 from tests.neighbours.conftest import QUEUED, accepted, direct, queued  # noqa: E402
 from tests.neighbours.projects.hosts_settings import SETTINGS  # noqa: E402
 
@@ -74,3 +75,10 @@ def test_code_dispatches_to_a_host(ada: User, django_capture_on_commit_callbacks
     assert told.host == API, "the users of another host have no part in it"
     with pytest.raises(MessageError, match="no view"):
         broker_django.dispatch("/v1/told/", host=WWW, user=ada, queue="bulk")
+
+
+def test_a_request_is_explained_by_the_urls_of_its_host() -> None:
+    assert explain("GET", "/v1/told/", {"Host": API}).view
+    assert not explain("GET", "/v1/told/", {"Host": WWW}).view
+    told = explain("GET", "/v1/told/", {"Host": API, **QUEUED})
+    assert told.outcome.startswith("Queued on")

@@ -12,7 +12,7 @@ for module in ("opentelemetry.sdk", "opentelemetry.instrumentation.django", "ope
 
 from redis import Redis  # noqa: E402
 
-from broker_django.http.log_redaction import without_tokens  # noqa: E402
+from broker_django.log_redaction import without_tokens  # noqa: E402
 from tests.neighbours.traces.processes import accepted, over, project  # noqa: E402
 from tests.processes import wait_until  # noqa: E402
 

@@ -18,7 +18,7 @@ from sentry_sdk.transport import Transport  # noqa: E402
 from broker_core.message import RequestMessage  # noqa: E402
 from broker_django.conf import conf  # noqa: E402
 from broker_django.ledger import ledger  # noqa: E402
-from broker_django.messaging import publishing  # noqa: E402
+from broker_django.messaging import sealing  # noqa: E402
 from broker_django.models import DispatchRecord  # noqa: E402
 from broker_django.operations import sentry  # noqa: E402
 from tests.integration.replaying.test_revocation import begin, held, nothing_revoked  # noqa: E402, F401 - a fixture for all
@@ -78,7 +78,7 @@ def accepted(queue: str = "bulk", **values: Any) -> DispatchRecord:
         }
     )
     environ = {"REQUEST_METHOD": "POST", "PATH_INFO": "/orders/5/", "HTTP_HOST": "shop.example"}
-    record.sealed = values.get("sealed", publishing.seal_request(RequestMessage(environ), str(record.pk), queue))
+    record.sealed = values.get("sealed", sealing.seal_request(RequestMessage(environ), str(record.pk), queue))
     accept(record)
     return record
 
@@ -94,9 +94,8 @@ def spent() -> DispatchRecord:
 
 def runs_spent() -> DispatchRecord:
     record = spent()
-    tasks.replay.apply(
-        args=(publishing.argument(as_request(record)),), task_id=str(record.pk), routing_key="bulk", throw=False
-    )
+    given = (sealing.task_argument(as_request(record)),)
+    tasks.replay.apply(args=given, task_id=str(record.pk), routing_key="bulk", throw=False)
     return record
 
 
@@ -133,7 +132,7 @@ def lost_process() -> DispatchRecord:
     record = accepted(attempts=conf.queues["bulk"].starts - 1)
     request = held(record)
     begin(record, request)
-    request._tell(request._lost)
+    request._update_ledger(request._lost)
     return record
 
 
@@ -171,8 +170,8 @@ def test_what_the_task_itself_raises_is_one_event_with_its_traceback(sent: list[
 
 
 def test_an_outage_is_reported_as_ever(sent: list[dict[str, Any]]) -> None:
-    logging.getLogger("workers.recovery.reaper").error("The reaper stumbled")
-    assert [event["logentry"]["message"] for event in sent] == ["The reaper stumbled"]
+    logging.getLogger("workers.recovery.reaper").error("The reaper failed")
+    assert [event["logentry"]["message"] for event in sent] == ["The reaper failed"]
 
 
 def test_what_sentrys_sdk_raises_costs_no_outcome(sent: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:

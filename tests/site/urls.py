@@ -1,13 +1,10 @@
 from __future__ import annotations
 
+from django.apps import apps
 from django.contrib import admin
 from django.urls import include, path, re_path
-from rest_framework.routers import SimpleRouter
 
 from tests.site import views
-
-router = SimpleRouter()
-router.register("things", views.RestSet, basename="thing")
 
 urlpatterns = [
     path("admin/", admin.site.urls),
@@ -24,8 +21,6 @@ urlpatterns = [
     path("report/<int:year>/", views.Report.as_view()),
     path("decorated/", views.Decorated.as_view()),
     path("by-handler/", views.ByHandler.as_view()),
-    path("rest/", views.Rest.as_view()),
-    path("rest-set/", include(router.urls)),
     path("moved/", views.moved),
     path("moved-for-good/", views.moved_for_good),
     path("teapot/", views.teapot),
@@ -43,3 +38,12 @@ urlpatterns = [
     path("cookies/", views.cookies),
     re_path(r"^legacy/(?P<name>\d+)/$", views.echo),
 ]
+
+if apps.is_installed("rest_framework"):
+    from rest_framework.routers import SimpleRouter
+
+    from tests.site import rest
+
+    router = SimpleRouter()
+    router.register("things", rest.RestSet, basename="thing")
+    urlpatterns += [path("rest/", rest.Rest.as_view()), path("rest-set/", include(router.urls))]

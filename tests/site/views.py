@@ -21,12 +21,6 @@ from django.utils.decorators import method_decorator
 from django.utils.translation import gettext
 from django.views import View
 from django.views.decorators.csrf import csrf_exempt
-from rest_framework.decorators import action
-from rest_framework.permissions import IsAuthenticated
-from rest_framework.response import Response
-from rest_framework.throttling import SimpleRateThrottle
-from rest_framework.views import APIView
-from rest_framework.viewsets import ViewSet
 
 from broker_django.decorators import priority, queue, require_idempotency_key, run_now
 from tests.site.models import Execution
@@ -61,7 +55,7 @@ def _seen(request: HttpRequest) -> dict[str, object]:
     }
 
 
-def _broker(request: HttpRequest) -> dict[str, object]:
+def broker_seen(request: HttpRequest) -> dict[str, object]:
     broker = request.broker
     return {
         "replayed": broker.replayed,
@@ -75,7 +69,7 @@ def _broker(request: HttpRequest) -> dict[str, object]:
 @csrf_exempt
 def echo(request: HttpRequest, name: str = "") -> JsonResponse:
     """What the view saw of the request; queued only by a rule."""
-    return JsonResponse({**_seen(request), "name": name, "broker": _broker(request)})
+    return JsonResponse({**_seen(request), "name": name, "broker": broker_seen(request)})
 
 
 @csrf_exempt
@@ -87,14 +81,14 @@ def echo_body(request: HttpRequest) -> HttpResponse:
 @queue("payment")
 def pay(request: HttpRequest) -> JsonResponse:
     Execution.objects.create(dispatch=str(request.broker.id or ""))
-    return JsonResponse({"paid": request.POST.get("amount"), "broker": _broker(request)}, status=201)
+    return JsonResponse({"paid": request.POST.get("amount"), "broker": broker_seen(request)}, status=201)
 
 
 @csrf_exempt
 @require_idempotency_key
 @queue("payment")
 def charge(request: HttpRequest) -> JsonResponse:
-    return JsonResponse(_broker(request), status=201)
+    return JsonResponse(broker_seen(request), status=201)
 
 
 @queue("payment")
@@ -105,25 +99,25 @@ def pay_with_csrf(request: HttpRequest) -> HttpResponse:
 @queue("bulk", wait=5)
 async def slow_echo(request: HttpRequest) -> JsonResponse:
     user = await request.auser()
-    return JsonResponse({"user": user.get_username(), "broker": _broker(request)})
+    return JsonResponse({"user": user.get_username(), "broker": broker_seen(request)})
 
 
 @csrf_exempt
 @priority("payment")
 def preferably(request: HttpRequest) -> JsonResponse:
-    return JsonResponse(_broker(request))
+    return JsonResponse(broker_seen(request))
 
 
 @csrf_exempt
 @run_now
 def immediately(request: HttpRequest) -> JsonResponse:
-    return JsonResponse(_broker(request))
+    return JsonResponse(broker_seen(request))
 
 
 @queue("bulk")
 class Report(View):
     def get(self, request: HttpRequest, year: int) -> JsonResponse:
-        return JsonResponse({"year": year, "broker": _broker(request)})
+        return JsonResponse({"year": year, "broker": broker_seen(request)})
 
     @run_now
     def head(self, request: HttpRequest, year: int) -> HttpResponse:
@@ -133,12 +127,12 @@ class Report(View):
 @method_decorator(queue("realtime"), name="dispatch")
 class Decorated(View):
     def get(self, request: HttpRequest) -> JsonResponse:
-        return JsonResponse(_broker(request))
+        return JsonResponse(broker_seen(request))
 
 
 class ByHandler(View):
     def get(self, request: HttpRequest) -> JsonResponse:
-        return JsonResponse(_broker(request))
+        return JsonResponse(broker_seen(request))
 
     @method_decorator(csrf_exempt)
     def dispatch(self, *args: object, **kwargs: object) -> HttpResponse:
@@ -146,34 +140,7 @@ class ByHandler(View):
 
     @queue("bulk")
     def post(self, request: HttpRequest) -> JsonResponse:
-        return JsonResponse(_broker(request))
-
-
-class TwoAMinute(SimpleRateThrottle):
-    scope = "two"
-    rate = "2/min"
-
-    def get_cache_key(self, request: object, view: object) -> str:
-        return f"throttle-{request.user.pk}"
-
-
-@queue("payment")
-class Rest(APIView):
-    permission_classes = [IsAuthenticated]
-    throttle_classes = [TwoAMinute]
-
-    def post(self, request: object) -> Response:
-        return Response({"user": request.user.get_username(), "data": request.data, "broker": _broker(request)})
-
-
-class RestSet(ViewSet):
-    def list(self, request: object) -> Response:
-        return Response(_broker(request))
-
-    @action(detail=True, methods=["post"])
-    @queue("bulk")
-    def archive(self, request: object, pk: str) -> Response:
-        return Response({"pk": pk, "broker": _broker(request)})
+        return JsonResponse(broker_seen(request))
 
 
 def moved(request: HttpRequest) -> HttpResponse:

@@ -17,14 +17,14 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from broker_core.dispatches import State
-from chaos import account, poison
-from chaos.account import Line, Phase
+from chaos import journal, poison
 from chaos.faults import make_read_only, make_writable
 from chaos.installation import Service
+from chaos.journal import Line, Phase
 from chaos.load import OF_RELEASES, Answer, Menu
 from chaos.network import Proxy
 from chaos.outage import broken, by_phase, percentile
-from chaos.verdict import BRIEF, HAND_BACK, LOSS, NOT_REACHED, RETRY, TELLING, Entry, Evidence, judge, mentions
+from chaos.verdict import BRIEF, HAND_BACK, LOSS, NOT_REACHED, RECORDED_WITHIN, RETRY, Entry, Evidence, judge, mentions
 from tests.containers import Process
 from tests.processes import wait_until
 
@@ -50,7 +50,7 @@ def begun(dispatch_id: str, attempt: int = 1, pid: int = ALIVE, release: str = "
 
 
 def run(dispatch_id: str, attempt: int = 1, pid: int = ALIVE, release: str = "", raised: str = "") -> list[Line]:
-    """The account of a view that wrote its row and returned, or raised."""
+    """The journal of a view that wrote its row and returned, or raised."""
     begin = begun(dispatch_id, attempt, pid, release)
     return [begin, replace(begin, phase=Phase.COMMITTED, text=""), replace(begin, phase=Phase.END, text=raised)]
 
@@ -67,7 +67,7 @@ def flawless() -> Evidence:
             REALTIME: entry(REALTIME, "realtime", State.FAILED),
             BULK: entry(BULK, "bulk"),
         },
-        account=[begun(PAYMENT, pid=KILLED), *run(PAYMENT, 2), *run(BULK)],
+        journal=[begun(PAYMENT, pid=KILLED), *run(PAYMENT, 2), *run(BULK)],
         killed={KILLED: KILLED_AT},
         endings={PAYMENT: 1, REALTIME: 1, BULK: 1},
         rows={PAYMENT: 2, BULK: 1},
@@ -87,12 +87,12 @@ def with_state(evidence: Evidence, dispatch_id: str, state: State, error: str = 
     return replace(evidence, ledger={**evidence.ledger, dispatch_id: changed})
 
 
-def of_bulk(evidence: Evidence, *account: Line, attempts: int = 1, **changes: object) -> Evidence:
-    """The same with another account of the bulk request, and the rows that belong to it."""
-    others = [line for line in evidence.account if line.dispatch != BULK]
-    rows = {**evidence.rows, BULK: sum(line.phase is Phase.COMMITTED for line in account)}
+def of_bulk(evidence: Evidence, *lines: Line, attempts: int = 1, **changes: object) -> Evidence:
+    """The same with another journal of the bulk request, and the rows that belong to it."""
+    others = [line for line in evidence.journal if line.dispatch != BULK]
+    rows = {**evidence.rows, BULK: sum(line.phase is Phase.COMMITTED for line in lines)}
     ledger = {**evidence.ledger, BULK: replace(evidence.ledger[BULK], attempts=attempts)}
-    return replace(evidence, **{"account": [*others, *account], "rows": rows, "ledger": ledger, **changes})
+    return replace(evidence, **{"journal": [*others, *lines], "rows": rows, "ledger": ledger, **changes})
 
 
 def test_what_was_accepted_and_is_not_in_the_ledger_is_lost(flawless):
@@ -130,7 +130,7 @@ def test_a_run_counts_although_its_transaction_was_rolled_back(flawless):
 
 
 def test_one_lost_lease_does_not_explain_two_more_runs(flawless):
-    evidence = replace(flawless, account=[*flawless.account, begun(PAYMENT, 3, KILLED)])
+    evidence = replace(flawless, journal=[*flawless.journal, begun(PAYMENT, 3, KILLED)])
     assert judge(evidence).broken == {"run twice, unexplained": [PAYMENT]}
 
 
@@ -150,15 +150,15 @@ def test_a_retry_after_a_view_that_returned_explains_nothing(flawless):
 
 
 def test_nothing_explains_a_second_run_where_once_at_most_was_promised(flawless):
-    account = [*flawless.account, begun(REALTIME, 1, KILLED), *run(REALTIME, 2, raised="ValueError")]
-    evidence = replace(flawless, account=account, losses={PAYMENT: 1, REALTIME: 9}, retries={REALTIME: 9})
+    lines = [*flawless.journal, begun(REALTIME, 1, KILLED), *run(REALTIME, 2, raised="ValueError")]
+    evidence = replace(flawless, journal=lines, losses={PAYMENT: 1, REALTIME: 9}, retries={REALTIME: 9})
     evidence = replace(evidence, rows={**evidence.rows, REALTIME: 1})
     assert "run twice, at_most_once" in judge(evidence).broken
 
 
-@pytest.mark.parametrize("account", [[], [begun(BULK, pid=KILLED)], run(BULK, raised="Http404")])
-def test_a_success_whose_view_never_returned_is_seen(flawless, account):
-    assert judge(of_bulk(flawless, *account)).broken == {"succeeded without a run": [BULK]}
+@pytest.mark.parametrize("lines", [[], [begun(BULK, pid=KILLED)], run(BULK, raised="Http404")])
+def test_a_success_whose_view_never_returned_is_seen(flawless, lines):
+    assert judge(of_bulk(flawless, *lines)).broken == {"succeeded without a run": [BULK]}
 
 
 @pytest.mark.parametrize("error", ["the view answered 503", "no attempt is left"])
@@ -193,11 +193,13 @@ def test_a_process_that_was_lost_before_the_view_began_explains_a_lost_lease(fla
     assert judge(of_bulk(flawless, *run(BULK, 2), attempts=2, losses={**flawless.losses, BULK: 1})).kept
 
 
-@pytest.mark.parametrize(("later", "promises"), [(TELLING - 2, []), (TELLING + 2, ["outcome discarded"])])
+@pytest.mark.parametrize(
+    ("later", "promises"), [(RECORDED_WITHIN - 2, []), (RECORDED_WITHIN + 2, ["outcome discarded"])]
+)
 def test_a_process_that_was_killed_long_after_the_view_explains_nothing(flawless, later, promises):
-    account = [*run(BULK, pid=KILLED), *run(BULK, 2)]
+    lines = [*run(BULK, pid=KILLED), *run(BULK, 2)]
     killed, losses = {KILLED: KILLED_AT + later}, {**flawless.losses, BULK: 1}
-    assert list(judge(of_bulk(flawless, *account, attempts=2, killed=killed, losses=losses)).broken) == promises
+    assert list(judge(of_bulk(flawless, *lines, attempts=2, killed=killed, losses=losses)).broken) == promises
 
 
 def test_a_process_that_ended_during_the_view_although_nobody_killed_it_is_seen(flawless):
@@ -213,14 +215,14 @@ def test_a_view_of_another_release_than_the_one_that_accepted_is_seen(flawless, 
 
 @pytest.mark.parametrize("dispatch_id", ["", NOBODYS])
 def test_a_run_without_a_dispatch_is_seen(flawless, dispatch_id):
-    account, rows = [*flawless.account, *run(dispatch_id)], {**flawless.rows, dispatch_id: 1}
-    assert judge(replace(flawless, account=account, rows=rows)).broken == {"run without a dispatch": [dispatch_id]}
+    lines, rows = [*flawless.journal, *run(dispatch_id)], {**flawless.rows, dispatch_id: 1}
+    assert judge(replace(flawless, journal=lines, rows=rows)).broken == {"run without a dispatch": [dispatch_id]}
 
 
 @pytest.mark.parametrize("rows", [0, 2])
 def test_a_committed_row_that_is_gone_and_one_without_a_run_are_seen(flawless, rows):
     evidence = replace(flawless, rows={**flawless.rows, BULK: rows})
-    assert judge(evidence).broken == {"rows and account disagree": [BULK]}
+    assert judge(evidence).broken == {"rows and journal disagree": [BULK]}
 
 
 def test_what_an_earlier_view_left_behind_is_seen(flawless):
@@ -244,7 +246,7 @@ def test_lines_that_tell_of_a_loss_explain_the_dispatch_that_they_name():
         f"[12:00:05: INFO/7] workers.tasks: Dispatch {REALTIME} is dropped: it was delivered before",
         f"[12:00:05: INFO/7] workers.tasks: Dispatch {BULK} failed in attempt 1, it is due at 2030-05-17T12:00: 500",
         f"[12:00:05: INFO/7] workers.tasks: Dispatch {BULK} is handed back, it is due at 2030-05-17T12:00: no URL",
-        "[12:00:06: WARNING/7] workers.replaying.leases: 2 leases could not be renewed, there is another try",
+        "[12:00:06: WARNING/7] workers.replaying.leases: 2 leases could not be renewed and are tried again",
     ]
     assert mentions(LOSS, lines) == {PAYMENT: 2}
     assert mentions(RETRY, lines) == {BULK: 1}
@@ -252,19 +254,19 @@ def test_lines_that_tell_of_a_loss_explain_the_dispatch_that_they_name():
 
 
 def test_processes_write_to_one_account_and_no_line_is_torn(tmp_path, monkeypatch):
-    path = tmp_path / "account"
-    monkeypatch.setenv(account.VARIABLE, str(path))
+    path = tmp_path / "journal"
+    monkeypatch.setenv(journal.VARIABLE, str(path))
     line = Line(Phase.FOUND, BULK, 1, ALIVE, "x" * 3_000, at=1.5)
     children = []
     for _ in range(4):
         child = os.fork()
         if not child:
             for _ in range(200):
-                account.write(line)
+                journal.write(line)
             os._exit(0)
         children.append(child)
     assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
-    assert account.read(path) == [line] * 800
+    assert journal.read(path) == [line] * 800
 
 
 def test_every_connection_to_a_read_only_file_is_refused_its_writes_and_reads_on(tmp_path):
@@ -290,13 +292,13 @@ def test_a_service_that_ended_by_itself_is_started_again_and_one_that_was_stoppe
         first = service.process.pid
         os.kill(first, signal.SIGKILL)
         wait_until(lambda: not service.running)
-        assert service.look_after()
+        assert service.supervise()
         assert service.up
         assert (service.ended, service.killed) == ([-signal.SIGKILL], {})
         second = service.process.pid
         service.stop(signal.SIGKILL)
         wait_until(lambda: not service.running)
-        assert not service.look_after()
+        assert not service.supervise()
         assert not service.running
         service.start()
         assert service.up
@@ -326,7 +328,7 @@ def answer(at: float = 0.0, seconds: float = 0.1, status: int | None = 202) -> A
 
 
 @pytest.mark.parametrize(
-    ("answers", "settled", "promises"),
+    ("answers", "drained_in", "promises"),
     [
         ([answer()], 1.0, 0),
         ([answer(), answer(seconds=2.1)], 1.0, 1),
@@ -336,8 +338,8 @@ def answer(at: float = 0.0, seconds: float = 0.1, status: int | None = 202) -> A
         ([], 1.0, 1),
     ],
 )
-def test_an_outage_breaks_a_promise_where_a_client_waits_or_work_is_left(answers, settled, promises):
-    assert len(broken(answers, settled)) == promises
+def test_an_outage_breaks_a_promise_where_a_client_waits_or_work_is_left(answers, drained_in, promises):
+    assert len(broken(answers, drained_in)) == promises
 
 
 def test_requests_are_counted_when_they_were_sent():
@@ -406,7 +408,7 @@ def test_a_network_that_is_cut_breaks_connections_and_refuses_new_ones_until_res
 def test_a_network_that_is_held_passes_nothing_until_restored(proxy):
     with dial(proxy) as connection:
         assert said_back(connection, b"one") == b"one"
-        proxy.hold()
+        proxy.freeze()
         connection.settimeout(0.2)
         with pytest.raises(TimeoutError):
             said_back(connection, b"two")
@@ -418,7 +420,7 @@ def test_a_network_that_is_held_passes_nothing_until_restored(proxy):
 def test_a_network_that_was_held_may_have_lost_its_connections(proxy):
     with dial(proxy) as connection:
         assert said_back(connection, b"one") == b"one"
-        proxy.hold()
+        proxy.freeze()
         connection.sendall(b"two")
         proxy.restore(reset=True)
         with pytest.raises(ConnectionResetError):

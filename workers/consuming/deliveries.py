@@ -1,4 +1,4 @@
-"""What a worker is at, by queue."""
+"""The messages that a worker holds, by queue."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 QUEUE = "broker_queue"
-"""The key in a message's `delivery_info` of the queue that it was read from; its routing key may be another."""
+"""The key in a message's `delivery_info` for the queue that it was read from. Its routing key may differ."""
 
 
 handed: dict[str, float] = {}
-"""When the latest dispatch that this worker was handed from each Celery queue was published (seconds since the epoch).
+"""By Celery queue, when the latest dispatch that this worker received was published (seconds since the epoch).
 
-Queues are first in, first out: whatever was published before has left its queue too.
+Queues are first in, first out, so everything published earlier has left its queue, too.
 """
 
 
 class Marked:
-    """Lets a channel of any transport say of each message which queue it was read from."""
+    """Lets a channel of any transport mark each message with the queue that it was read from."""
 
     def basic_consume(self, queue: str, *, callback: Callable[[Any], Any], **options: Any) -> Any:
         def deliver(message: Any) -> Any:
             message.delivery_info[QUEUE] = queue
-            _note(queue, message.headers.get(PUBLISHED))
+            _record(queue, message.headers.get(PUBLISHED))
             return callback(message)
 
         return super().basic_consume(queue=queue, callback=deliver, **options)  # type: ignore[misc]
 
 
-def _note(queue: str, published: object) -> None:
-    if isinstance(published, int | float):  # anybody who may write to the message broker can say so: it proves nothing
+def _record(queue: str, published: object) -> None:
+    if isinstance(published, int | float):  # not trusted: anybody who can write to the message broker can set it
         handed[queue] = max(handed.get(queue, 0.0), min(published, time.time()))
 
 
 def running(*, unacknowledged: bool = False) -> Counter[str]:
-    """How many tasks of each queue have a process, or wait for one that is free; also those from before a reconnect.
+    """Counts the tasks of each queue that have a process or wait for one, including those from before a reconnect.
 
-    Tasks whose time has not come are not among them. With `unacknowledged` neither are those that were acknowledged
-    before they began.
+    Tasks with a later ETA are not counted, and with `unacknowledged` neither are tasks that were acknowledged before
+    they began.
     """
     return Counter(
         request.message.delivery_info.get(QUEUE, "")
@@ -58,5 +58,5 @@ def _reserved() -> list[Any]:
     while True:
         try:
             return list(state.reserved_requests)
-        except RuntimeError:  # a thread of the pool has just ended one
+        except RuntimeError:  # a thread of the pool has just removed one
             continue

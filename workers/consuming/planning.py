@@ -1,4 +1,4 @@
-"""The plan of a running worker follows the rows, and no task is stopped for it."""
+"""Keep a running worker's plan in line with the rows, without stopping a task."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("workers.consuming.planning")
 
-LOOK_EVERY = 0.5
-"""Seconds between looks at the routing table, which a thread of its own keeps current."""
+CHECK_EVERY = 0.5
+"""Seconds between checks of the routing table, which its own thread keeps current."""
 
 
 class Planning(bootsteps.StartStopStep):
-    """Looks whether weights have changed. Polling is the truth; `broker_routing_changed` only makes it quicker."""
+    """Checks whether weights have changed. It polls; `broker_routing_changed` only makes it faster."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
@@ -33,9 +33,9 @@ class Planning(bootsteps.StartStopStep):
         super().__init__(parent, **options)
 
     def start(self, parent: Any) -> None:
-        self._look(parent)
-        connections.close_all()  # a process that is forked later must not inherit what the first look opened
-        self._timer = parent.timer.call_repeatedly(LOOK_EVERY, self._look, (parent,))
+        self._update(parent)
+        connections.close_all()  # forked processes must not inherit a connection
+        self._timer = parent.timer.call_repeatedly(CHECK_EVERY, self._update, (parent,))
 
     def stop(self, parent: Any) -> None:  # noqa: ARG002 - Celery's signature
         if self._timer is not None:
@@ -46,16 +46,17 @@ class Planning(bootsteps.StartStopStep):
     def plan(self) -> Plan | None:
         return pools.plan
 
-    def hurry(self) -> None:
-        """Have the rows looked at now: somebody says that they have changed."""
-        tables.look()
+    def poll_now(self) -> None:
+        """Read the rows now, because they have changed."""
+        tables.poll_now()
 
-    def _look(self, parent: Any) -> None:
+    def _update(self, parent: Any) -> None:
         consumed = parent.app.amqp.queues.consume_from
         served = [name for name, policy in conf.queues.items() if policy.celery_queue in consumed]
         if not served:
             return
-        processes = getattr(parent.controller, "max_concurrency", None) or parent.pool.num_processes  # as Celery counts
+        # As Celery counts them.
+        processes = getattr(parent.controller, "max_concurrency", None) or parent.pool.num_processes
         plan = current_plan(served, processes)
         if plan != pools.plan:
             logger.info("%s", plan)

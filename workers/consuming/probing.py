@@ -1,4 +1,4 @@
-"""The task by which `broker_doctor` sees that a message reaches a process of this worker, and that it runs there."""
+"""The task by which `broker_doctor` checks that a message reaches a process of this worker and runs there."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from broker_django.messaging.probing import QUEUES, TASK
 
 @shared_task(bind=True, name=TASK, ignore_result=True, track_started=False)
 def probe(self: Any, reply_to: str) -> None:
-    """Answer. Nobody can have it write to any other queue."""
+    """Answer to a probe queue; it refuses to write to any other queue."""
     if not reply_to.startswith(QUEUES):
-        raise ValueError("this is no queue of a probe")
+        raise ValueError("this is not a probe queue")
     with self.app.connection_for_write() as connection, connection.Producer() as producer:
         producer.publish({"worker": self.request.hostname}, exchange="", routing_key=reply_to, serializer="json")

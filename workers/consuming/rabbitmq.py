@@ -1,10 +1,10 @@
-"""RabbitMQ's transport of a worker: of each queue it is handed no more than the queue has processes.
+"""A worker's RabbitMQ transport: it receives no more messages of each queue than the queue has processes.
 
-The order between queues is RabbitMQ's own, so a shared process could not choose. The limit is the prefetch count of the
-queue's consumer (basic.qos that is not global), which holds for a consumer from its start: another limit takes another
-consumer. What an older one has delivered stays in hand until it is acknowledged, and counts.
+RabbitMQ chooses the order between queues, so a shared process could not. The limit is the prefetch count of the queue's
+consumer (non-global basic.qos), which is fixed when the consumer starts, so a new limit needs a new consumer. Messages
+delivered to an older consumer stay until they are acknowledged, and count.
 
-Events and replies are dropped while RabbitMQ blocks who publishes: the worker goes on, which ends the alarm.
+While RabbitMQ blocks publishers, events and replies are dropped. The worker continues, which ends the alarm.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from kombu.transport import pyamqp
 
-from broker_django.messaging import amqp
+from broker_django.messaging import rabbitmq
 from broker_django.messaging.celery_app import get_app
 from workers.consuming.deliveries import Marked, running
 from workers.consuming.slots import pools
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def _fleeting() -> set[str]:
-    """The exchanges of what nobody misses: events, remote control commands and the replies to them."""
+    """Returns the exchanges whose messages may be dropped: events, remote control commands and their replies."""
     conf = get_app().conf
     control = f"{conf.control_exchange}.pidbox"
     return {conf.event_exchange, control, f"reply.{control}"}
@@ -37,11 +37,11 @@ class Channel(Marked, pyamqp.Channel):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._unacknowledged: dict[int, str] = {}
-        """The consumer of each message, by delivery tag."""
+        """Consumer tags by delivery tag."""
         self._consumed: dict[str, str] = {}
-        """The queue of each consumer."""
+        """Queues by consumer tag."""
         self._limits: dict[str, int] = {}
-        """What the consumer of each queue was started with."""
+        """The limit that each queue's consumer was started with."""
         super().__init__(*args, **kwargs)
 
     def basic_consume(  # type: ignore[override]
@@ -54,7 +54,7 @@ class Channel(Marked, pyamqp.Channel):
 
         if pools.plan is not None:
             limit = max(self._limit(queue), 1) if pools.limit(queue) else pools.all_in_hand
-            self.basic_qos(0, limit, False)  # noqa: FBT003 - not global: for the consumers that follow
+            self.basic_qos(0, limit, False)  # noqa: FBT003 - not global: for the next consumers
             self._limits[queue] = limit
         self._consumed[consumer_tag] = queue
         return super().basic_consume(queue=queue, callback=deliver, consumer_tag=consumer_tag, no_ack=no_ack, **options)
@@ -82,45 +82,45 @@ class Channel(Marked, pyamqp.Channel):
         return super().basic_publish_confirm(msg, exchange, *args, **options)
 
     def _publish_fleeting(self, *args: Any, **options: Any) -> Any:
-        """The main loop sends them: it waits for no confirmation, nor until RabbitMQ reads again."""
+        """The main loop sends them, so it must not wait for a confirmation, or until RabbitMQ reads again."""
         if self.connection and self.connection.is_still_blocked():
             return None
         return self._basic_publish(*args, **options)  # type: ignore[attr-defined] # not in its stubs
 
     def _limit(self, queue: str, consumer_tag: str = "") -> int:
-        """How many messages the consumer of this queue may hold, which is this one, or a new one.
+        """Returns how many messages the consumer of this queue (this one, or a new one) may hold.
 
-        Those whose time has not come take no process; those of older consumers, or of a lost connection, do.
+        Messages with a later ETA need no process; those of older consumers or of a lost connection do.
         """
-        held = list(self._unacknowledged.values()).count(consumer_tag)
-        return pools.limit(queue) - running(unacknowledged=True)[queue] + held
+        own = list(self._unacknowledged.values()).count(consumer_tag)
+        return pools.limit(queue) - running(unacknowledged=True)[queue] + own
 
     def follow_limits(self, consumer: Any, queues: Iterable[Queue]) -> None:
-        """Give each of these queues, which this consumer of kombu's reads, the limit that it has now."""
+        """Give each of these queues, which this kombu consumer reads, its current limit."""
         for queue in list(queues):
             limit = self._limit(queue.name, consumer._active_tags.get(queue.name, ""))
             if not pools.limit(queue.name) or limit == self._limits.get(queue.name):
                 continue
             consumer.cancel_by_queue(queue)
-            if self._limit(queue.name) > 0:  # else at another look, when some of what it has is done
+            if self._limit(queue.name) > 0:  # otherwise later, when some messages are done
                 consumer.add_queue(queue)
         consumer.consume()
 
 
-class Connection(amqp.Connection):
+class Connection(rabbitmq.Connection):
     Channel = Channel
 
     def is_still_blocked(self) -> bool:
-        """Whether it is blocked, after reading whether RabbitMQ has said otherwise."""
+        """Whether it is still blocked, after reading RabbitMQ's latest notification."""
         if self.is_blocked:
             with contextlib.suppress(TimeoutError):
                 self.drain_events(timeout=0)
         return self.is_blocked
 
 
-class Transport(amqp.Transport):
+class Transport(rabbitmq.Transport):
     Connection = Connection
 
 
-class SSLTransport(amqp.SSLTransport):
+class SSLTransport(rabbitmq.SSLTransport):
     Connection = Connection

@@ -1,4 +1,4 @@
-"""The Redis transport of a worker: it knows the true queue of a message, and reads only queues with a process free."""
+"""A worker's Redis transport: it knows a message's real queue, and reads only queues with a free process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kombu.transport import redis, virtual
 from redis.exceptions import ResponseError
 
 from broker_core.redaction import redacted
-from broker_django.messaging import transport
+from broker_django.messaging import redis as publisher
 from broker_django.messaging.celery_app import TASK, get_app
 from workers.consuming.deliveries import Marked, running
 from workers.consuming.redis_memory import is_full
@@ -23,15 +23,15 @@ logger = logging.getLogger("workers.consuming.redis")
 
 
 class _TrueQueue:
-    """Gives each dispatch the queue that it was read from, whatever the message itself says.
+    """Sets each dispatch's queue to the one that it was read from, whatever the message says.
 
-    On Redis the routing key travels inside the message: one that was moved to another list would keep the old one.
-    The project's own tasks keep theirs: Celery retries a task with the routing key that it came with.
+    On Redis the routing key travels inside the message, so a message moved to another list keeps the old one. The
+    project's own tasks keep theirs, because Celery retries a task with its original routing key.
     """
 
     def basic_consume(self, queue: str, *, callback: Callable[[Any], Any], **options: Any) -> Any:
         def deliver(message: Any) -> Any:
-            if message.headers.get("task", TASK) == TASK:  # version 1 of Celery's protocol has the name in the body
+            if message.headers.get("task", TASK) == TASK:  # version 1 of Celery's protocol puts the name in the body
                 message.delivery_info["routing_key"] = queue
             return callback(message)
 
@@ -39,12 +39,12 @@ class _TrueQueue:
 
 
 def open_queues(queues: Iterable[str]) -> list[str]:
-    """Those of which another task may start."""
+    """Returns the queues that may start another task."""
     return pools.open(queues, running()) if pools.limited else list(queues)
 
 
 class OpenQueues:
-    """The order of queues that the project chose, without those that have no process free."""
+    """The project's order of queues, without those that have no free process."""
 
     def __init__(self, order: Any) -> None:
         self._order = order
@@ -60,7 +60,7 @@ class OpenQueues:
 
 
 class _Slots(Marked):
-    """Reads only queues of which another task may start."""
+    """Reads only queues that may start another task."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -71,11 +71,11 @@ class _Slots(Marked):
     def _brpop_start(self, timeout: float | None = None) -> Any:
         if pools.limited:
             self._waits_on = frozenset(open_queues(self.active_queues))  # type: ignore[attr-defined]
-            self._note_reader(self.client.connection)  # type: ignore[attr-defined]
+            self._find_reader(self.client.connection)  # type: ignore[attr-defined]
         return super()._brpop_start(timeout)  # type: ignore[misc]
 
-    def _note_reader(self, connection: Any) -> None:
-        """Ask Redis what it calls the connection that is about to wait, once for each socket."""
+    def _find_reader(self, connection: Any) -> None:
+        """Ask Redis for the id of the connection that is about to wait, once per socket."""
         if self._reader[0] is connection._sock:
             return
         connection.send_command("CLIENT", "ID")
@@ -91,7 +91,7 @@ class _Slots(Marked):
         self._reader = socket, None
 
     def wake(self) -> None:
-        """Read anew where queues may be read that are not being waited on: a task ended, or weights have changed."""
+        """Interrupt the wait if more queues may be read: a task ended, or weights have changed."""
         socket, reader = self._reader
         if not pools.limited or not self._in_poll or reader is None:  # type: ignore[attr-defined]
             return
@@ -107,11 +107,11 @@ class _Slots(Marked):
 
 
 class _QoS(redis.QoS):
-    """Runs a message that was read from a Redis which is too full to note it as unacknowledged.
+    """Runs a message even if Redis is too full to record it as unacknowledged.
 
-    Should the worker be killed meanwhile, that message is lost. A dispatch is published again then, from the ledger.
-    What is unacknowledged and cannot be put back into its queue stays unacknowledged, and is put back later: a worker
-    would end otherwise.
+    If the worker is killed meanwhile, that message is lost, and a dispatch is then published again from the ledger.
+    Unacknowledged messages that cannot be returned to their queue stay unacknowledged and are returned later, because
+    otherwise the worker would end.
     """
 
     def restore_visible(self, *args: Any, **options: Any) -> None:
@@ -123,7 +123,7 @@ class _QoS(redis.QoS):
             super().restore_by_tag(*args, **options)
 
     def append(self, message: Any, delivery_tag: str) -> None:
-        with _unless_full("a message is run that it cannot deliver again"):
+        with _unless_full("a message is run that cannot be delivered again"):
             super().append(message, delivery_tag)
         if delivery_tag not in self._delivered:  # type: ignore[operator]
             virtual.QoS.append(self, message, delivery_tag)
@@ -131,7 +131,7 @@ class _QoS(redis.QoS):
 
 @contextmanager
 def _unless_full(consequence: str) -> Iterator[None]:
-    """Go on if Redis takes nothing any more, and log what follows from it."""
+    """Continue if Redis accepts no more data, and log the consequence."""
     try:
         yield
     except ResponseError as error:
@@ -141,10 +141,10 @@ def _unless_full(consequence: str) -> Iterator[None]:
 
 
 class _MakesRoom:
-    """Lets a worker start, and run what it reads, while Redis is full: nothing else makes room there.
+    """Lets a worker start and run messages while Redis is full, because only that frees memory.
 
-    Redis refuses all that needs memory then. kombu binds a queue by writing it into a set, each time it declares it,
-    but needs no binding to read it.
+    A full Redis refuses every command that needs memory. kombu writes a queue's binding to a set each time it declares
+    the queue, but does not need the binding to read it.
     """
 
     QoS = _QoS
@@ -155,11 +155,11 @@ class _MakesRoom:
         except ResponseError as error:
             if not is_full(error) or not self._may_be_unbound(exchange, queue):
                 raise
-            logger.warning("Redis is full, the queue %s is read without being bound: %s", queue, redacted(error))
+            logger.warning("Redis is full, so the queue %s is read without a binding: %s", queue, redacted(error))
 
     def _may_be_unbound(self, exchange: str, queue: str) -> bool:
-        """Whether nothing is routed by it, it is for replies that can be missed, it was bound before, or the worker has
-        messages to run, which makes room.
+        """Whether the binding is not needed now: nothing is routed by it, it is for replies that may be missed, it
+        exists already, or the worker has messages to run, which frees memory.
         """
         if self.typeof(exchange).type == "fanout" or queue in self._expires:  # type: ignore[attr-defined]
             return True
@@ -177,11 +177,11 @@ class Poller(redis.MultiChannelPoller):
         super().on_poll_start()
 
 
-class Channel(_MakesRoom, _TrueQueue, _Slots, transport.Channel):  # type: ignore[misc]
+class Channel(_MakesRoom, _TrueQueue, _Slots, publisher.Channel):  # type: ignore[misc]
     pass
 
 
-class SentinelChannel(_MakesRoom, _TrueQueue, _Slots, transport.SentinelChannel):  # type: ignore[misc]
+class SentinelChannel(_MakesRoom, _TrueQueue, _Slots, publisher.SentinelChannel):  # type: ignore[misc]
     pass
 
 
@@ -193,9 +193,9 @@ class _OwnPoller:
         self.cycle = Poller()
 
 
-class Transport(_OwnPoller, transport.Transport):
+class Transport(_OwnPoller, publisher.Transport):
     Channel = Channel
 
 
-class SentinelTransport(_OwnPoller, transport.SentinelTransport):
+class SentinelTransport(_OwnPoller, publisher.SentinelTransport):
     Channel = SentinelChannel

@@ -1,4 +1,4 @@
-"""What Redis says when it is at its `maxmemory`."""
+"""Recognise Redis' errors when it has reached `maxmemory`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from redis.exceptions import ExecAbortError, OutOfMemoryError
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether Redis refused a command for want of memory.
+    """Whether Redis refused a command for lack of memory.
 
-    It refuses a whole transaction at its end if the memory ran out after it had taken the commands one by one.
+    If memory runs out within a transaction, Redis refuses the whole transaction at its end.
     """
     return isinstance(error, OutOfMemoryError) or (isinstance(error, ExecAbortError) and "maxmemory" in str(error))

@@ -1,4 +1,4 @@
-"""Weighted consumption: which queue a free slot takes its next task from."""
+"""Weighted consumption: the queue that a free slot takes its next task from."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 class WeightedCycle:
     """Smooth weighted round robin over queues, as a kombu `queue_order_strategy`. It follows the worker's plan.
 
-    Each queue has a credit. The fullest comes first; whoever is served pays the total of the weights, and every queue
-    earns its own weight. A queue that is found empty sits out: it neither earns nor makes the others pay for it, so it
-    is served at once when work arrives but cannot hold the others up afterwards.
+    Each queue has a credit, and the queue with the highest credit comes first. Whichever queue is served pays the sum
+    of the weights, and every queue earns its own weight. An empty queue is left out: it neither earns nor makes others
+    pay for it. So it is served at once when a task arrives, but cannot block the others afterwards.
     """
 
     def __init__(self, queues: Iterable[str] | None = None) -> None:
@@ -27,14 +27,16 @@ class WeightedCycle:
         self.update(queues or ())
 
     def update(self, queues: Iterable[str]) -> None:
-        """Serve these queues from now on; those that were served before keep their credit, up to a round of it."""
+        """Serve these queues from now on. Queues that were served before keep their credit, up to the sum of the
+        weights.
+        """
         self._by_name = pools.weights()
         self._weights = {name: self._by_name.get(name, 1) for name in queues}
         total = sum(self._weights.values())
         self._credits = {name: max(-total, min(self._credits.get(name, 0), total)) for name in self._weights}
 
     def consume(self, n: int) -> list[str]:
-        """The first `n` queues in the order to try them."""
+        """Returns the first `n` queues in the order to try them."""
         if pools.plan is not None and pools.plan.weights is not self._by_name:
             self.update(self._weights)
         due = sorted(self._weights, key=lambda name: self._credits[name] + self._weights[name], reverse=True)
@@ -42,7 +44,7 @@ class WeightedCycle:
         return self._order
 
     def rotate(self, last_used: str) -> None:
-        """`last_used` was served: what came before it in the order that was consumed last was empty."""
+        """Record that `last_used` was served. Queues before it in the last order were empty."""
         if last_used not in self._weights:
             return
         empty = set(itertools.takewhile(lambda name: name != last_used, self._order))

@@ -1,6 +1,6 @@
-"""The pools of this worker: what its transport and its order of queues ask for each message.
+"""The plan of this worker's processes, which its transport and its order of queues use for each message.
 
-It is loaded wherever Celery's settings are used, also before Django is set up.
+It is imported wherever Celery's settings are used, also before Django is set up.
 """
 
 from __future__ import annotations
@@ -17,37 +17,39 @@ if TYPE_CHECKING:
 
 
 class Pools:
-    """The plan of this process, if it is a worker. Queues go by the names that they have in Celery."""
+    """The plan of this process, if it is a worker. Queues have their Celery names."""
 
     def __init__(self) -> None:
         self.plan: Plan | None = None
         self.in_hand = 1
-        """How many messages a worker holds for each of its processes; 0: as many as there are."""
+        """How many messages a worker may hold per process; 0 means no limit."""
 
     def weights(self) -> Mapping[str, float]:
-        """Each queue's share of a process that serves all."""
+        """Returns each queue's share of a process that serves all queues."""
         if self.plan is not None:
             return self.plan.weights
         return {policy.celery_queue: policy.weight for policy in conf.queues.values()}
 
     @property
     def limited(self) -> bool:
-        """Whether any queue has processes for itself."""
-        return self.plan is not None and bool(self.plan.held)
+        """Whether any queue has dedicated processes."""
+        return self.plan is not None and bool(self.plan.guaranteed)
 
     @property
     def all_in_hand(self) -> int:
-        """How many messages the worker may hold; 0 where there is no limit."""
+        """How many messages the worker may hold; 0 means no limit."""
         return self.plan.processes * self.in_hand if self.plan is not None else 0
 
     def limit(self, queue: str) -> int:
-        """How many messages of this queue the worker may hold; 0 where there is no limit."""
+        """Returns how many messages of this queue the worker may hold; 0 means no limit."""
         if self.plan is None or queue not in self.plan.weights:
             return 0
         return (self.plan.dedicated.get(queue) or self.plan.processes) * self.in_hand
 
     def open(self, queues: Iterable[str], running: Mapping[str, int]) -> list[str]:
-        """Those of which another task may start while each queue has that many running; a probe in any free process."""
+        """Returns the queues that may start another task while each queue has this many running. A probe may use any
+        free process.
+        """
         plan = self.plan
         if plan is None:
             return list(queues)

@@ -1,4 +1,4 @@
-"""Rows that somebody else has locked: those who look after others do not wait for them for long."""
+"""Row locks held by others: background threads do not wait for them for long."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from django.db import Error
 
 LIMITED = "request_broker_lock_wait"
-"""The attribute of a connection that names the session whose waits are limited."""
+"""The attribute of a connection that records which session has the limit."""
 
 _LIMIT: dict[str, Callable[[float], str]] = {
     "postgresql": lambda seconds: f"SET lock_timeout TO '{seconds * 1000:.0f}ms'",
@@ -24,19 +24,19 @@ _LIMIT: dict[str, Callable[[float], str]] = {
 }
 
 _TIMEOUTS = {"55P03", 1205}
-"""lock_not_available of PostgreSQL, ER_LOCK_WAIT_TIMEOUT of MySQL and MariaDB."""
+"""lock_not_available in PostgreSQL, ER_LOCK_WAIT_TIMEOUT in MySQL and MariaDB."""
 
 
 def patience() -> float:
-    """Seconds: whoever renews several leases must come to all of them in time."""
+    """Seconds. A thread that renews several leases must reach all of them in time."""
     return min(2.0, conf.LEASE / 20)
 
 
 def limit_waits() -> None:
-    """Have this thread wait for a lock in the ledger for a small part of a lease at most. Raises django.db.Error.
+    """Make this thread wait for a lock in the ledger for at most a small part of a lease. Raises django.db.Error.
 
-    On SQLite the whole database is locked, for as long as its option `timeout` says. A session of pgbouncer, which
-    others will use, is left as it is. Django's pool undoes it when the connection goes back.
+    SQLite locks the whole database, and its option `timeout` applies. A pgbouncer session is not changed, because
+    others will use it. Django's pool resets the limit when the connection is returned.
     """
     connection = connections[database.alias()]
     statement = _LIMIT.get(connection.vendor)
@@ -50,7 +50,7 @@ def limit_waits() -> None:
 
 
 def is_timeout(error: Error) -> bool:
-    """Whether a statement failed because somebody else has its row."""
+    """Whether a statement failed because another session has locked its row."""
     cause: Any = error.__cause__
     codes = {getattr(cause, "sqlstate", None), getattr(cause, "pgcode", None), *getattr(cause, "args", ())[:1]}
     return not _TIMEOUTS.isdisjoint(code for code in codes if isinstance(code, str | int))

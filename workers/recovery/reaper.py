@@ -1,7 +1,7 @@
-"""The reaper: takes up what fell by the way, in every worker, from the ledger alone.
+"""The reaper: recovers interrupted dispatches, in every worker, from the ledger alone.
 
-It publishes again what the message broker never took, what waits for another attempt, what was lost on its way, and
-what ran in a worker that was lost. Any number of reapers may run: each row is taken by compare-and-set.
+It publishes dispatches again if the message broker never accepted them, if a retry is due, if their message was lost,
+or if their worker was lost. Any number of reapers may run, because each row is claimed by compare-and-set.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from broker_core.dispatches import Run, State
 from broker_core.redaction import redacted
 from broker_django.conf import conf
 from broker_django.ledger import ledger
-from broker_django.messaging.forking import undisturbed
+from broker_django.messaging.forking import fork_lock
 from broker_django.messaging.publishing import breaker, publish, waiting_messages
 from broker_django.models.moments import moment
 from broker_django.operations import sentry
 from workers.consuming.deliveries import handed
 from workers.recovery import locks
+from workers.recovery.former_queues import former_queues
 from workers.recovery.unreadable import HESITATION, held_back
 from workers.replaying import error_reports
-from workers.replaying.queues import former_queues
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -44,20 +44,20 @@ if TYPE_CHECKING:
 logger = logging.getLogger("workers.recovery.reaper")
 
 BATCH = 100
-"""Rows that are taken up at a time."""
+"""Rows that are processed at a time."""
 A_FEW = 10
-"""Rows of a bounded queue that a pass publishes if the message broker does not tell how many messages wait there."""
+"""Rows of a bounded queue that a pass publishes if the message broker does not report its queue length."""
 LOOKS_AT_LOST = 3
-"""How often it looks for lost messages in the time after which one may count as lost."""
+"""How often it checks for lost messages during REPUBLISH_AFTER."""
 HOUSEKEEPING_EVERY = 30.0
 REFUSED_FOR = 5.0
-"""Seconds after which what the message broker refused is tried again: it may be full, or read-only for a moment."""
+"""Seconds until a refused message is tried again. The message broker may be full, or read-only for a moment."""
 A_WHILE = 1.0
-"""Seconds for which a pass keeps at one thing."""
+"""Seconds that a pass spends on one section."""
 
 
 class Reaper:
-    """One pass after the other; `now` is the clock."""
+    """Runs one pass after another; `now` is the clock."""
 
     def __init__(self, now: Callable[[], datetime] = timezone.now) -> None:
         self._now = now
@@ -88,12 +88,12 @@ class Reaper:
             self._house = None
 
     def stumbled(self) -> None:
-        """The database did not answer: nobody could renew a lease meanwhile."""
+        """The database did not answer, so nobody could renew a lease meanwhile."""
         self._steady_since = self._house = None
 
     def _is_steady(self, now: datetime) -> bool:
-        """Whether workers have had the time to renew their leases since the database last failed, or was read-only, or
-        since we slept.
+        """Whether workers have had time to renew their leases since the database last failed or was read-only, or this
+        process slept.
         """
         slept = self._last_pass is not None and now - self._last_pass > ledger.lease / 2
         if self._steady_since is None or slept:
@@ -102,9 +102,9 @@ class Reaper:
         return now - self._steady_since >= ledger.lease / 2
 
     def _proves_writable(self) -> bool:
-        """Whether the ledger takes a write without delay. If not, no worker could renew a lease meanwhile.
+        """Whether the ledger accepts a write without delay. If not, no worker could renew a lease meanwhile.
 
-        Raises a failure of the ledger if it takes none.
+        Raises a failure of the ledger if it accepts none.
         """
         began = time.monotonic()
         ledger.prove_writable()
@@ -116,7 +116,7 @@ class Reaper:
     def _is_time(self, what: str, now: datetime, every: float) -> bool:
         if now < self._next.get(what, now):
             return False
-        self._next[what] = now + timedelta(seconds=every * random.uniform(0.8, 1.2))  # noqa: S311 - so that not all look at once
+        self._next[what] = now + timedelta(seconds=every * random.uniform(0.8, 1.2))  # noqa: S311 - spreads the reapers
         return True
 
     def _lapsed(self, now: datetime) -> Iterator[None]:
@@ -135,7 +135,7 @@ class Reaper:
             yield
 
     def _due(self, now: datetime) -> Iterator[None]:
-        """A batch of each queue in turn, as far as there is room for it: a full queue holds up no other."""
+        """Publish a batch of each queue in turn, as far as there is room. A full queue does not block others."""
         queues = [] if breaker.is_open else _due_queues(now)
         while queues:
             for queue in list(queues):
@@ -183,8 +183,8 @@ class Reaper:
                 yield
 
     def _overtaken(self, policy: QueuePolicy, late: datetime) -> datetime | None:
-        """Whatever was published before has left its queue, so it is lost, or in the hand of a worker, where another
-        copy does no harm. None where nothing is known.
+        """Messages published before the returned time have left their queue. So they are lost, or a worker holds them
+        and a second copy does no harm. None if that is unknown.
         """
         if waiting_messages(policy) == 0:
             return late
@@ -194,7 +194,7 @@ class Reaper:
         return moment(latest) - timedelta(seconds=conf.REPUBLISH_AFTER)
 
     def _skipped(self, now: datetime) -> list[UUID]:
-        """What somebody else has locked of late."""
+        """Dispatches whose rows were locked a short time ago."""
         self._locked = {key: until for key, until in self._locked.items() if until > now}
         return list(self._locked)
 
@@ -219,7 +219,7 @@ def _due_queues(now: datetime) -> list[str]:
 
 
 def _room(queue: str) -> int | None:
-    """How many of this queue may be published before it is looked at again. None if nobody tells."""
+    """Returns how many messages of this queue may be published before the next check; None if it is unknown."""
     policy = conf.queues.get(queue)
     if policy is None or policy.max_published is None:
         return BATCH
@@ -228,7 +228,7 @@ def _room(queue: str) -> int | None:
 
 
 def _publish_again(request: SealedRequest, policy: QueuePolicy, now: datetime) -> bool:
-    """Claim it for publishing, and hand it to the message broker. Returns whether that took it."""
+    """Claim the dispatch for publishing, and publish it. Returns False if another reaper has it, or nobody takes it."""
     dispatch = ledger.mark_published(request.dispatch, now)
     if dispatch is None:
         return False
@@ -240,7 +240,7 @@ def _publish_again(request: SealedRequest, policy: QueuePolicy, now: datetime) -
 
 
 def _for_a_while(steps: Iterator[Any]) -> Generator[None, None, bool]:
-    """The next steps, as many as begin within a second or so; whether those were all."""
+    """Run steps until A_WHILE has passed. Returns whether all are done."""
     end = time.monotonic() + A_WHILE
     for _step in steps:
         yield
@@ -255,7 +255,7 @@ def _tell(dispatch: Dispatch, what: str) -> None:
 
 
 class Reaping(bootsteps.StartStopStep):
-    """Runs a reaper beside the worker, also while that looks for its message broker."""
+    """Runs a reaper in a thread of the worker, also while the worker reconnects to its message broker."""
 
     requires = ("celery.worker.components:Pool",)
 
@@ -265,7 +265,7 @@ class Reaping(bootsteps.StartStopStep):
         super().__init__(parent, **options)
 
     def start(self, parent: Any) -> None:  # noqa: ARG002 - Celery's signature
-        sentry.watch()  # which projects initialise as a worker begins
+        sentry.watch()  # projects initialise Sentry when a worker starts
         self._thread = threading.Thread(target=self._run, name="broker-reaper", daemon=True)
         self._thread.start()
 
@@ -278,26 +278,26 @@ class Reaping(bootsteps.StartStopStep):
 
     def _run(self) -> None:
         reaper = Reaper()
-        while not self._over.wait(conf.REAPER_INTERVAL * random.uniform(0.5, 1.5)):  # noqa: S311 - no secret
-            _look(reaper, self._over)
+        while not self._over.wait(conf.REAPER_INTERVAL * random.uniform(0.5, 1.5)):  # noqa: S311 - not a secret
+            _run_pass(reaper, self._over)
         connections.close_all()
 
 
-def _look(reaper: Reaper, over: threading.Event) -> None:
-    """One pass, whatever happens: the next one may go better. Between its steps this process may be forked."""
+def _run_pass(reaper: Reaper, over: threading.Event) -> None:
+    """Run one pass and survive any error. Between its steps this process may be forked."""
     try:
-        with undisturbed:
+        with fork_lock:
             close_old_connections()
             locks.limit_waits()
         steps = reaper.look()
         more = True
         while more and not over.is_set():
-            with undisturbed:
+            with fork_lock:
                 more = next(steps, steps) is None
     except ledger.failures as error:
         reaper.stumbled()
         connections.close_all()
         logger.warning("The reaper cannot read the ledger: %s", redacted(error))
-    except Exception as error:  # noqa: BLE001 - whatever it is, the next pass may go better
+    except Exception as error:  # noqa: BLE001 - the next pass may succeed
         where = "".join(traceback.format_tb(error.__traceback__))
-        logger.error("The reaper stumbled: %s\n%s", redacted(error), where)
+        logger.error("The reaper failed: %s\n%s", redacted(error), where)

@@ -1,4 +1,4 @@
-"""Dispatches whose own request, in the ledger, no key opens any more: they end in a recorded failure."""
+"""Fail dispatches whose stored request can no longer be opened with any key."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from broker_core.dispatches import State
 from broker_core.errors import EnvelopeError, MessageError, StoredRequestError, UnknownKeyError
 from broker_core.ledgers import DEPLOYMENT
 from broker_django.ledger import ledger
-from broker_django.messaging.publishing import check_sealed, is_known, seal_response
+from broker_django.messaging.sealing import can_open, check_sealed, seal_response
 from workers.replaying import error_reports
 from workers.replaying.replay import unanswered
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("workers.recovery.unreadable")
 
 HESITATION = timedelta(seconds=60)
-"""How long a dispatch waits that only another worker may know how to handle."""
+"""How long a dispatch waits that perhaps only another worker can handle."""
 WORKER = "reaper"
 
 
@@ -47,7 +47,7 @@ def held_back(request: SealedRequest, policy: QueuePolicy, now: datetime) -> boo
 def _knows_too_little(error: Exception) -> bool:
     """Whether this worker may be the one that lacks the key, or the version."""
     lacking = isinstance(error, UnknownKeyError | MessageError)
-    return lacking and not is_known(ledger.latest_seal())
+    return lacking and not can_open(ledger.latest_seal())
 
 
 def _told(dispatch: Dispatch) -> dict[str, str]:

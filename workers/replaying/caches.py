@@ -1,4 +1,4 @@
-"""Clients of Django's caches, which outlast a replay: Django makes some for each context, and with them connections."""
+"""Cache clients that outlive a replay. Otherwise Django makes new clients, with new connections, for each context."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 logger = logging.getLogger("workers.replaying.caches")
 
 CONFIGURED = ("default_timeout", "key_func", "key_prefix", "version")
-"""Attributes that the settings give to any client."""
+"""Attributes of a client that the settings determine."""
 
 
 class CacheClients:
-    """One client of each cache for each replay that runs at a time: not every client may be used by two threads."""
+    """One client per cache for each replay that runs at a time, because not every client is thread-safe."""
 
     def __init__(self) -> None:
         self._idle: list[dict[str, BaseCache]] = []
 
     @contextlib.contextmanager
     def lent(self) -> Iterator[None]:
-        """Use them in the current context, which has none, until the block ends."""
+        """Use the clients in the current context, which has none, until the block ends."""
         try:
             clients = self._idle.pop()
         except IndexError:
@@ -48,11 +48,11 @@ def _configuration(client: BaseCache) -> dict[str, object]:
 
 
 def _made() -> dict[str, BaseCache]:
-    """All that can be made. They connect when they are used."""
+    """Returns all clients that can be created. They connect on first use."""
     clients = {}
     for alias in caches:
         try:
             clients[alias] = caches.create_connection(alias)
-        except Exception as error:  # noqa: BLE001 - a view that uses it gets the error
+        except Exception as error:  # noqa: BLE001 - a view that uses the cache gets the error
             logger.debug("The cache %r cannot be used: %s", alias, type(error).__name__)
     return clients

@@ -1,20 +1,16 @@
-"""Database connections between two tasks: none keeps a transaction, or a state of its session, that a view left.
+"""Clean database connections between tasks: none keeps a transaction or session state that a view left behind.
 
-A connection that is in a transaction is closed. The state of a session (what `SET`, `SET ROLE`, `LISTEN`, temporary
-tables, advisory locks or `PRAGMA` leave) is reset on PostgreSQL and compared on SQLite; other databases are closed.
-Wrappers, drivers' attributes and the settings of databases are compared with what they were. A connection of Django's
-pool goes back after each task, and is reset there: a view may have given it back itself.
+A connection in a transaction is closed. Session state (from `SET`, `SET ROLE`, `LISTEN`, temporary tables, advisory
+locks or `PRAGMA`) is reset on PostgreSQL and compared on SQLite; connections of other databases are closed. Wrappers,
+driver attributes and database settings are compared with their original state. Connections of Django's pool are
+returned after each task and reset there, because a view may have returned one itself.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import sqlite3
-import threading
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary, WeakSet
 
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -22,6 +18,16 @@ from django.db.backends.signals import connection_created
 
 from broker_core.redaction import redacted
 from broker_django.conf import conf
+from workers.replaying.connection_state import (
+    FRESH,
+    driver_state,
+    is_as_opened,
+    of_pools,
+    of_thread,
+    record,
+    sqlite_state,
+    watch_opening,
+)
 from workers.replaying.database_settings import database_settings
 
 if TYPE_CHECKING:
@@ -29,44 +35,20 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("workers.replaying.connections")
 
-FRESH = "request_broker_fresh"
-"""The attribute of a connection under which it is kept how it was when it was opened."""
-
 IDLE = 0
-"""PQTRANS_IDLE (libpq), which psycopg and psycopg2 hand on."""
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """How a connection was when it was opened. The wrapper is compared with how it was when it was opened first.
-
-    configured: whether the settings of its database were those that the worker started with.
-    """
-
-    raw: Any
-    wrapper: tuple[Any, ...]
-    driver: tuple[Any, ...]
-    session: tuple[Any, ...] | None
-    configured: bool = True
-
-
-class _OfThread(threading.local):
-    def __init__(self) -> None:
-        self.opened: WeakSet[BaseDatabaseWrapper] = WeakSet()
-
-
-_of_thread = _OfThread()
-"""Whatever was opened in this thread, also if it is no longer in `django.db.connections`."""
+"""PQTRANS_IDLE (libpq), as psycopg and psycopg2 report it."""
 
 
 def drop_unfit() -> None:
-    """Drop each connection of this thread that is in a transaction. Tasks of the project may have left one."""
+    """Drop this thread's connections that are in a transaction. The project's own tasks may have left one."""
     _drop_unless(lambda _connection: True, "a task left a transaction open")
 
 
 def _drop_unless(is_fit: Callable[[BaseDatabaseWrapper], bool], reason: str) -> None:
-    """Drop each that Django has not made by the settings as they were, is in a transaction, or is not fit."""
-    changed = database_settings.put_back()
+    """Drop connections that Django did not make with the original settings, that are in a transaction, or that are not
+    fit.
+    """
+    changed = database_settings.restore()
     for alias, connection in _all():
         if alias in changed or not _is_made_by_django(alias, connection):
             _drop(alias, connection, "")
@@ -77,18 +59,18 @@ def _drop_unless(is_fit: Callable[[BaseDatabaseWrapper], bool], reason: str) -> 
 
 
 def clean() -> None:
-    """Give no connection of this thread to the next task as a view has changed it. Raises nothing."""
+    """Undo a view's changes to this thread's connections, for the next task. Raises nothing."""
     try:
         _leave_tenants()
-        _drop_unless(lambda each: _is_as_opened(each) and _is_reset(each), "a transaction was left open")
+        _drop_unless(lambda each: is_as_opened(each) and _is_reset(each), "a transaction was left open")
         _close_replaced()
-    except Exception as error:  # noqa: BLE001 - a view ran, and its outcome has to be recorded
-        logger.error("The connections are replaced, they could not be cleaned: %s", redacted(error))
+    except Exception as error:  # noqa: BLE001 - the outcome of the view must still be recorded
+        logger.error("The connections could not be cleaned and are replaced: %s", redacted(error))
         replace_all()
 
 
 def _leave_tenants() -> None:
-    """A connection of django-tenants keeps the schema that it was told last, also once it is closed."""
+    """A connection of django-tenants keeps its last schema, even after it is closed."""
     for _, connection in _all():
         leave: Any = getattr(connection, "set_schema_to_public", None)
         if leave is not None:
@@ -96,31 +78,28 @@ def _leave_tenants() -> None:
 
 
 def replace_all() -> None:
-    """Have this thread connect again: whatever a database refused, a new connection may be allowed."""
-    database_settings.put_back()
+    """Make this thread reconnect: a new connection may be accepted where the old one was refused."""
+    database_settings.restore()
     for alias, connection in _all():
         _drop(alias, connection, "")
 
 
 def watch() -> None:
-    """Keep how each connection is when it is opened, and the settings of each database as they are now."""
-    connection_created.connect(_note_fresh, dispatch_uid="request_broker.fresh", weak=False)
-    connection_created.connect(_note_before, dispatch_uid="request_broker.before", weak=False)
-    with connection_created.lock:  # before any receiver of the project changes the wrapper
-        connection_created.receivers.insert(0, connection_created.receivers.pop())
+    """Record the state of each connection when it is opened, and the settings of each database as they are now."""
+    watch_opening()
     keep_settings()
     for _, connection in _all():
         if connection.connection is None:
-            _note_fresh(connection)
+            record(connection)
 
 
 def keep_settings(**_: Any) -> None:
-    """Keep the settings of each database as they are now."""
+    """Record the settings of each database as they are now."""
     database_settings.keep()
 
 
 def watch_pools() -> None:
-    """Have Django's pools reset what they take back, and leave them to the parent when this process is forked."""
+    """Make Django's pools reset returned connections, and leave the pools to the parent if this process is forked."""
     pooled = _pooled()
     for alias in pooled:
         options = connections.settings[alias]["OPTIONS"]
@@ -132,12 +111,12 @@ def watch_pools() -> None:
 
 
 def is_pooled(database: dict[str, Any]) -> bool:
-    """Whether Django keeps its connections in a pool, by the settings of a database."""
+    """Whether Django keeps this database's connections in a pool."""
     return bool(database["OPTIONS"].get("pool"))
 
 
 def _pooled() -> list[str]:
-    """The databases of which Django has a pool of psycopg's; that of Oracle resets its sessions itself."""
+    """Returns the databases with a psycopg pool. Oracle's pool resets its sessions itself."""
     return [each for each in connections if is_pooled(connections.settings[each]) and _is_postgresql(each)]
 
 
@@ -146,26 +125,23 @@ def _is_postgresql(alias: str) -> bool:
 
 
 def _resetting(alias: str, further: Callable[[Any], None] | None) -> Callable[[Any], None]:
-    """Make what psycopg's pool calls with each connection that comes back; one that cannot be reset is closed."""
+    """Returns the function that psycopg's pool calls to reset a returned connection. If that fails, it is closed."""
 
     def reset(raw: Any) -> None:
-        if raw in _of_pools and _of_pools[raw] != _driver_state("postgresql", raw):
+        if raw in of_pools and of_pools[raw] != driver_state("postgresql", raw):
             raise ValueError("a view has changed attributes of the driver's connection")
         with raw.cursor() as cursor:
             cursor.execute("DISCARD ALL" if conf.RESET_CONNECTIONS else "RESET lock_timeout")
         wrapper: Any = connections.create_connection(alias)
-        wrapper._configure_connection(raw)  # Django has the pool do it, for new connections only
+        wrapper._configure_connection(raw)  # Django's pool does it only for new connections
         if further is not None:
             further(raw)
 
     return reset
 
 
-_of_pools: WeakKeyDictionary[Any, tuple[Any, ...]] = WeakKeyDictionary()
-"""How each connection of a pool was when it was handed out first."""
-
 _inherited: list[Any] = []
-"""Pools of the process that was forked. To close them would close its connections."""
+"""Pools inherited from the parent process. Closing them would close the parent's connections."""
 
 
 def _leave_pools() -> None:
@@ -175,28 +151,28 @@ def _leave_pools() -> None:
 
 
 def _all() -> list[tuple[str, BaseDatabaseWrapper]]:
-    """Open or not: a closed one is used again, with whatever a view left in it."""
+    """Returns open and closed connections: a closed one is used again, with whatever a view left in it."""
     return [(alias, connections[alias]) for alias in connections if hasattr(connections._connections, alias)]  # type: ignore[attr-defined]
 
 
 def _is_made_by_django(alias: str, connection: Any) -> bool:
-    """A view may have put something else in its place."""
+    """Whether it is Django's. A view may have replaced it."""
     if not isinstance(connection, BaseDatabaseWrapper) or connection.alias != alias:
         return False
     return bool(connection.settings_dict == connections.settings[alias])
 
 
 def _close_replaced() -> None:
-    """Close what a view left in a transaction and took out of `django.db.connections`."""
+    """Close connections in a transaction that a view removed from `django.db.connections`."""
     current = [connection for _, connection in _all()]
-    for connection in list(_of_thread.opened):
+    for connection in list(of_thread.opened):
         if connection.connection is not None and connection not in current and not _is_idle(connection):
             logger.warning("A connection %r is closed: a transaction was left open", connection.alias)
             _close(connection)
 
 
 def _drop(alias: str, connection: Any, reason: str) -> None:
-    """Close it and forget its wrapper, which may believe to be in a transaction."""
+    """Close the connection and delete its wrapper, which may believe that it is in a transaction."""
     if reason:
         logger.warning("The connection %r is closed: %s", alias, reason)
     if isinstance(connection, BaseDatabaseWrapper):
@@ -206,19 +182,19 @@ def _drop(alias: str, connection: Any, reason: str) -> None:
 
 
 def _close(connection: Any) -> None:
-    """It is not looked at again: Django keeps what it closes inside of `atomic()` as a connection in a transaction."""
-    _of_thread.opened.discard(connection)
+    """Forget the connection, too: Django treats one that it closed inside of `atomic()` as still in a transaction."""
+    of_thread.opened.discard(connection)
     raw = connection.connection
     try:
-        if raw is not None and getattr(connection, "pool", None):  # the pool would hand out what a view left
+        if raw is not None and getattr(connection, "pool", None):  # otherwise the pool would reuse it
             raw.close()
         connection.close()
-    except Exception as error:  # noqa: BLE001 - whatever it is, the connection is not used again
-        logger.info("The connection %r did not close well: %s", connection.alias, redacted(error))
+    except Exception as error:  # noqa: BLE001 - the connection is not used again
+        logger.info("The connection %r could not be closed: %s", connection.alias, redacted(error))
 
 
 def _is_idle(connection: BaseDatabaseWrapper) -> bool:
-    """Whether it is in no transaction, by what Django knows of it and by what its driver knows."""
+    """Whether it is outside of any transaction, according to both Django and the driver."""
     if connection.in_atomic_block or connection.run_on_commit or connection.needs_rollback:
         return False
     if connection.connection is None:
@@ -227,13 +203,13 @@ def _is_idle(connection: BaseDatabaseWrapper) -> bool:
         if connection.get_autocommit() != connection.settings_dict["AUTOCOMMIT"]:
             return False
         return bool(_DRIVER_IS_IDLE.get(connection.vendor, _roll_back)(connection.connection))
-    except Exception as error:  # noqa: BLE001 - every driver has errors of its own
-        logger.info("The connection %r is of no use any more: %s", connection.alias, redacted(error))
+    except Exception as error:  # noqa: BLE001 - each driver has its own errors
+        logger.info("The connection %r can no longer be used: %s", connection.alias, redacted(error))
         return False
 
 
 def _roll_back(raw: Any) -> bool:
-    """For drivers that do not tell."""
+    """For drivers that do not report the transaction status."""
     raw.rollback()
     return True
 
@@ -244,149 +220,29 @@ _DRIVER_IS_IDLE: dict[str, Any] = {
 }
 
 
-def _note_before(connection: BaseDatabaseWrapper, **_: Any) -> None:
-    """Keep that a wrapper was changed before it was opened for the first time."""
-    if not hasattr(connection, FRESH) and _wrapper_state(connection) != UNCHANGED:
-        setattr(connection, FRESH, Opened(None, UNCHANGED, (), None))
-
-
-def _note_fresh(connection: BaseDatabaseWrapper, **_: Any) -> None:
-    before: Opened | None = getattr(connection, FRESH, None)
-    if before is not None and before.raw is connection.connection:
-        return
-    _of_thread.opened.add(connection)
-    if getattr(connection, "pool", None):
-        _of_pools.setdefault(connection.connection, _driver_state(connection.vendor, connection.connection))
-    opened = Opened(
-        connection.connection,
-        before.wrapper if before else _wrapper_state(connection),
-        _driver_state(connection.vendor, connection.connection),
-        _sqlite_state(connection),
-        database_settings.are_kept(connection.alias),
-    )
-    setattr(connection, FRESH, opened)
-
-
-def _is_as_opened(connection: BaseDatabaseWrapper) -> bool:
-    """Whether nothing of it in this process is different. One that nobody saw opened is."""
-    opened: Opened = getattr(connection, FRESH, Opened(None, UNCHANGED, (), None))
-    if opened.wrapper != _wrapper_state(connection):
-        return False
-    if connection.connection is None:
-        return True
-    raw = connection.connection
-    return opened.raw is raw and opened.configured and opened.driver == _driver_state(connection.vendor, raw)
-
-
-UNCHANGED: tuple[Any, ...] = ((), False, {})
-
-
-def _wrapper_state(connection: BaseDatabaseWrapper) -> tuple[Any, ...]:
-    """What of the wrapper decides how statements are run, also after the connection was closed and opened again."""
-    methods = type(connection)
-    replaced = {name: value for name, value in vars(connection).items() if callable(getattr(methods, name, None))}
-    return tuple(connection.execute_wrappers), connection.force_debug_cursor, replaced
-
-
-_DRIVER_ATTRIBUTES = {
-    "postgresql": (
-        "autocommit",
-        "isolation_level",
-        "read_only",
-        "readonly",
-        "deferrable",
-        "prepare_threshold",
-        "prepared_max",
-        "row_factory",
-        "cursor_factory",
-        "server_cursor_factory",
-    ),
-    "sqlite": ("isolation_level", "row_factory", "text_factory"),
-}
-"""Of psycopg 3 (`read_only`), psycopg2 (`readonly`) and sqlite3."""
-
-_SQLITE_LIMITS = tuple(
-    value for name, value in vars(sqlite3).items() if name.startswith("SQLITE_LIMIT_") and isinstance(value, int)
-)
-
-
-def _driver_state(vendor: str, raw: Any) -> tuple[Any, ...]:
-    if raw is None:
-        return ()
-    state = [getattr(raw, name, None) for name in _DRIVER_ATTRIBUTES.get(vendor, ())]
-    if vendor == "sqlite":
-        state += [raw.getlimit(limit) for limit in _SQLITE_LIMITS]
-    return tuple(state)
-
-
 def _is_reset(connection: BaseDatabaseWrapper) -> bool:
     return connection.connection is None or not conf.RESET_CONNECTIONS or _reset(connection)
 
 
 def _reset(connection: BaseDatabaseWrapper) -> bool:
-    """Whether the session is as it was when it was opened, or has been made so."""
+    """Returns whether the session is in its original state, or could be reset."""
     try:
         if connection.vendor == "sqlite":
-            return bool(getattr(connection, FRESH).session == _sqlite_state(connection))
+            return bool(getattr(connection, FRESH).session == sqlite_state(connection))
         if connection.vendor == "postgresql":
             if getattr(connection, "pool", None):
                 connection.close()  # the pool resets it
             else:
                 _discard_all(connection)
             return True
-    except Exception as error:  # noqa: BLE001 - every driver has errors of its own
+    except Exception as error:  # noqa: BLE001 - each driver has its own errors
         logger.info("The connection %r cannot be reset: %s", connection.alias, redacted(error))
     return False
 
 
 def _discard_all(connection: Any) -> None:
-    """As when it was opened: Django's own settings, and those of the project's receivers of `connection_created`."""
+    """Restore the original state: Django's own settings, and those of the project's `connection_created` receivers."""
     with connection.connection.cursor() as cursor:
         cursor.execute("DISCARD ALL")
     connection.init_connection_state()
     connection_created.send(sender=type(connection), connection=connection)
-
-
-_PRAGMAS = (
-    "automatic_index",
-    "busy_timeout",
-    "cache_size",
-    "cache_spill",
-    "cell_size_check",
-    "checkpoint_fullfsync",
-    "count_changes",
-    "defer_foreign_keys",
-    "foreign_keys",
-    "full_column_names",
-    "fullfsync",
-    "ignore_check_constraints",
-    "journal_mode",
-    "journal_size_limit",
-    "legacy_alter_table",
-    "locking_mode",
-    "max_page_count",
-    "query_only",
-    "read_uncommitted",
-    "recursive_triggers",
-    "reverse_unordered_selects",
-    "secure_delete",
-    "short_column_names",
-    "synchronous",
-    "temp_store",
-    "threads",
-    "trusted_schema",
-    "writable_schema",
-)
-_SQLITE_STATE = f"""SELECT
-(SELECT count(*) FROM sqlite_temp_master),
-(SELECT group_concat(file) FROM pragma_database_list),
-{", ".join(f"(SELECT * FROM pragma_{name})" for name in _PRAGMAS)}"""  # noqa: S608 - names of our own
-_NO_TABLES = ("PRAGMA mmap_size", "PRAGMA wal_autocheckpoint")
-
-
-def _sqlite_state(connection: BaseDatabaseWrapper) -> tuple[Any, ...] | None:
-    raw = connection.connection
-    if connection.vendor != "sqlite" or raw is None:
-        return None
-    statements = (_SQLITE_STATE, *_NO_TABLES)
-    return tuple(raw.execute(statement).fetchone() for statement in statements)

@@ -1,4 +1,4 @@
-"""The settings of databases, which all connections of a process share, as the worker started with them."""
+"""Restore the database settings, which all connections of a process share, to the worker's original ones."""
 
 from __future__ import annotations
 
@@ -12,39 +12,39 @@ logger = logging.getLogger("workers.replaying.connections")
 
 
 OF_BACKENDS = frozenset({"SCHEMA"})
-"""What a backend itself writes into them: that of django-tenants, whose schema a connection was told last."""
+"""Settings that a backend itself writes: django-tenants stores the last schema of a connection."""
 
 
 class DatabaseSettings:
-    """What a view writes into them would be there for good, and in each thread."""
+    """A view's changes would otherwise be permanent, and affect each thread."""
 
     def __init__(self) -> None:
         self._all: dict[str, Any] | None = None
         self._kept: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
 
     def keep(self) -> None:
-        """Keep them as they are now."""
+        """Record the current settings."""
         self._all = connections.settings
         self._kept = {alias: (database, _copy(database)) for alias, database in self._all.items()}
 
     def are_kept(self, alias: str) -> bool:
-        """Whether a database has the settings that it had."""
+        """Whether a database has its original settings."""
         if alias not in self._kept:
             return True
         database, before = self._kept[alias]
         return connections.settings.get(alias) is database and _own(database) == _own(before)
 
-    def put_back(self) -> set[str]:
-        """Put back what is different. Returns the aliases of these databases. Databases that were added stay."""
+    def restore(self) -> set[str]:
+        """Restore changed settings. Returns the aliases of these databases. Added databases stay."""
         if self._all is not None and connections.settings is not self._all:
             connections.settings = self._all
         changed = {alias for alias in self._kept if not self.are_kept(alias)}
         for alias in changed:
-            logger.warning("The settings of the database %r were changed, they are put back", alias)
-            self._put_back(alias)
+            logger.warning("The settings of the database %r were changed and are restored", alias)
+            self._restore(alias)
         return changed
 
-    def _put_back(self, alias: str) -> None:
+    def _restore(self, alias: str) -> None:
         database, before = self._kept[alias]
         database.update(_copy(before))
         for name in database.keys() - before.keys() - OF_BACKENDS:
@@ -54,10 +54,10 @@ class DatabaseSettings:
 
 
 def _close_pool(alias: str) -> None:
-    """A pool has connections that were made with other settings."""
+    """A pool contains connections that were made with other settings."""
     close: Any = getattr(connections[alias], "close_pool", None)
     if close is not None:
-        with contextlib.suppress(Exception):  # a pool may refuse the settings of the project, too
+        with contextlib.suppress(Exception):  # a pool may refuse the project's own settings
             close()
 
 
@@ -66,7 +66,7 @@ def _own(database: dict[str, Any]) -> dict[str, Any]:
 
 
 def _copy(value: Any) -> Any:
-    """Of dicts and lists only: not everything that options may have can be copied."""
+    """Copies only dicts and lists, because not every value in OPTIONS can be copied."""
     if isinstance(value, dict):
         return {name: _copy(member) for name, member in value.items()}
     return [_copy(member) for member in value] if isinstance(value, list) else value

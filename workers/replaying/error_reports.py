@@ -1,7 +1,7 @@
-"""Sentry gets one event for a failed dispatch, when it has failed for good.
+"""Send one Sentry event for a failed dispatch, when it has failed for good.
 
-The errors of an attempt are held back until its outcome is known. Then the last is sent, with its own traceback; or
-none, if there is to be another attempt. What a view captures on its own is sent as ever.
+The errors of an attempt are held back until its outcome is known. Then the last error is sent with its traceback, or
+nothing if another attempt follows. Events that a view captures itself are sent as usual.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ if TYPE_CHECKING:
 logger = logging.getLogger("workers.replaying.error_reports")
 
 PART_OF_FAILURE = "request_broker_failure"
-"""The attribute of a log record that repeats what the event of its dispatch says."""
+"""The attribute of log records that repeat the event of their dispatch."""
 
 FROM_VIEW, FROM_BROKER = ({"type": name, "handled": False} for name in ("django", "request_broker"))
-"""Sentry's mechanisms: where an error was caught."""
+"""Sentry's mechanisms, which say where an error was caught."""
 
 MOST_STOPPED = 100
 
 BILLIARD = "multiprocessing"
-"""The name of the logger that reports lost processes."""
+"""The logger that reports lost processes."""
 
 
 @dataclass(slots=True)
 class _Attempt:
     """The errors of an attempt.
 
-    held: those that are held back, each with its mechanism. reported: those that the view itself has reported.
-    last_error: what the view or the middleware raised last, also if a middleware made a response of it.
-    request: Sentry's integration has only a weak reference to it.
+    held: errors that are held back, with their mechanisms. reported: errors that the view itself reported. last_error:
+    the last error of the view or the middleware, even if a middleware turned it into a response. request: kept alive,
+    because Sentry's integration has only a weak reference.
     """
 
     held: list[tuple[Any, Any]] = field(default_factory=list)
@@ -67,13 +67,13 @@ class _Attempt:
         self.last_error = error
 
     def final_error(self) -> tuple[Any, Any] | None:
-        """The error to report, and its mechanism."""
+        """Returns the error to report, and its mechanism."""
         if self.held or self.last_error is None:
             return self.held[-1] if self.held else None
         return self.last_error, FROM_VIEW
 
     def has_reported(self, error: Any) -> bool:
-        """Whether the view has reported this error, which may be in the form of `sys.exc_info`."""
+        """Whether the view reported this error, which may be a `sys.exc_info` tuple."""
         exception = error[1] if isinstance(error, tuple) else error
         return any(each is exception for each in self.reported)
 
@@ -81,11 +81,11 @@ class _Attempt:
 _attempt: ContextVar[_Attempt | None] = ContextVar("request_broker.attempt", default=None)
 _holding_logs: ContextVar[bool] = ContextVar("request_broker.holding_logs", default=False)
 _stopped: set[int] = set()
-"""Processes that were stopped at a hard time limit. Billiard has not logged their end yet."""
+"""Processes stopped at a hard time limit whose end billiard has not yet logged."""
 
 
 def log_extra(dispatch_id: object) -> dict[str, Any]:
-    """`extra` of a log record that repeats what the event of the dispatch says."""
+    """Returns `extra` for a log record that repeats the event of the dispatch."""
     return {"dispatch_id": str(dispatch_id), PART_OF_FAILURE: True}
 
 
@@ -115,14 +115,14 @@ def attempt(dispatch_id: UUID, queue: str, number: int, fields: dict[str, str]) 
 
 
 def add_request(request: HttpRequest) -> None:
-    """Add the request of this attempt to its events."""
+    """Add this attempt's request to its events."""
     current, sdk = _attempt.get(), tracing.sentry_sdk()
     if current is None or sdk is None:
         return
     replay = replay_of(request)
     current.request = request
     if replay is not None:
-        replay.note_error, current.route = current.keep, replay.route
+        replay.on_error, current.route = current.keep, replay.route
     if current.route:
         sdk.get_current_scope().set_transaction_name(_name_of(current.route), source="route")
     scope = sdk.get_isolation_scope()
@@ -131,14 +131,14 @@ def add_request(request: HttpRequest) -> None:
 
 
 def keep_error(error: BaseException) -> None:
-    """Keep the error that ended the attempt outside of what Django reports."""
+    """Keep the error that ended the attempt outside of Django's error handling."""
     current = _attempt.get()
     if current is not None:
         current.keep(error)
 
 
 def report_failure(message: str) -> None:
-    """Report that the dispatch has failed for good: send the last error of this attempt, or the message without one."""
+    """Report that the dispatch failed for good: send the attempt's last error, or the message if there is none."""
     current = _conclude()
     if current is None:
         return
@@ -151,7 +151,7 @@ def report_failure(message: str) -> None:
 
 
 def report_success() -> None:
-    """Send the errors that were raised though the attempt has succeeded, as for any other request."""
+    """Send the errors of a successful attempt, as for any other request."""
     current = _conclude()
     if current is None:
         return
@@ -162,7 +162,7 @@ def report_success() -> None:
 
 
 def _conclude() -> _Attempt | None:
-    """Returns this attempt, or None if its outcome was reported before."""
+    """Returns this attempt, or None if its outcome was already reported."""
     current = _attempt.get()
     if current is None or current.concluded:
         return None
@@ -172,7 +172,7 @@ def _conclude() -> _Attempt | None:
 
 @contextlib.contextmanager
 def _harmless() -> Iterator[None]:
-    """Log errors of Sentry's SDK and of the database. The outcome is in the ledger already."""
+    """Log errors of Sentry's SDK and of the database: the outcome is already in the ledger."""
     try:
         yield
     except Exception as error:  # noqa: BLE001 - the SDK may raise anything
@@ -188,7 +188,7 @@ def _send_error(error: Any, mechanism: Any) -> None:
 
 
 def _send_message(message: str, route: str) -> None:
-    """Send an event without a traceback. By its fingerprint each route is an issue of its own."""
+    """Send an event without a traceback. Its fingerprint makes each route a separate issue."""
     sdk = tracing.sentry_sdk()
     if sdk is not None:
         event = {"message": message, "level": "error", "fingerprint": ["{{ default }}", route]}
@@ -206,12 +206,12 @@ def _tag(sdk: Any, dispatch_id: object, queue: str, number: int) -> None:
 
 
 def _name_of(route: str) -> str:
-    """The name that Sentry's integration gives a route: `/orders/{pk}/`."""
+    """Returns the name that Sentry's integration gives a route: `/orders/{pk}/`."""
     return re.sub(r"<(?:[^<>:]*:)?([^<>]*)>", r"{\1}", route)
 
 
 def _by_route(event: dict[str, Any], route: str) -> dict[str, Any]:
-    """Name the event by the route. Sentry's integration would make all time limits of a task one issue."""
+    """Name the event after the route. Sentry's integration would group all time limits of a task as one issue."""
     name, source = event.get("transaction"), (event.get("transaction_info") or {}).get("source")
     if route and _is_of_url(name, source):
         event["transaction"], event["transaction_info"] = _name_of(route), {"source": "route"}
@@ -221,15 +221,15 @@ def _by_route(event: dict[str, Any], route: str) -> dict[str, Any]:
 
 
 def _name_transaction(sdk: Any, route: str) -> None:
-    """Name the transaction of the worker by the route."""
+    """Name the worker's transaction after the route."""
     transaction = getattr(sdk.get_current_span(), "containing_transaction", None)
     if route and transaction is not None and _is_of_url(transaction.name, transaction.source):
         transaction.name, transaction.source = _name_of(route), "route"
 
 
 def _is_of_url(name: Any, source: Any) -> bool:
-    """Whether Sentry's integration has named it after a URL, which may be that of another request: a view may ask
-    another with Django's test client. The project's own names stay.
+    """Whether Sentry's integration named it after a URL. That may be another request's, if the view uses Django's test
+    client. The project's own names are kept.
     """
     return str(name).startswith("/") and getattr(source, "value", source) in {"route", "url"}
 
@@ -238,7 +238,7 @@ def _is_of_url(name: Any, source: Any) -> bool:
 
 
 def report_failure_of(dispatch_id: UUID, error: BaseException | None = None) -> None:
-    """Report a dispatch that has failed for good outside of an attempt: its worker was lost, or stopped."""
+    """Report a dispatch that failed for good outside of an attempt, because its worker was lost or stopped."""
     sdk = tracing.sentry_sdk()
     if sdk is None:
         return
@@ -253,7 +253,7 @@ def _report(sdk: Any, request: SealedRequest, error: BaseException | None) -> No
     dispatch = request.dispatch
     with sdk.isolation_scope() as scope:
         scope.clear_breadcrumbs()
-        sdk.get_current_scope().span = None  # of whatever the main process did last
+        sdk.get_current_scope().span = None  # unrelated: from the main process's last action
         sdk.continue_trace(tracing.headers_of(dispatch))
         _tag(sdk, dispatch.id, dispatch.queue, dispatch.attempts)
         sdk.get_current_scope().set_transaction_name(_name_of(dispatch.route), source="route")
@@ -270,7 +270,7 @@ def _report(sdk: Any, request: SealedRequest, error: BaseException | None) -> No
 
 @contextlib.contextmanager
 def logs_held_back() -> Iterator[None]:
-    """Hold back what Celery logs of a lost process: the event of its dispatch says it, if it is one of a dispatch."""
+    """Hold back Celery's log records about a lost process, because the event of its dispatch reports it."""
     token = _holding_logs.set(True)
     try:
         yield
@@ -279,9 +279,9 @@ def logs_held_back() -> Iterator[None]:
 
 
 def expect_end(pid: Any) -> None:
-    """Hold back what billiard will log of this process, which is stopped at its hard time limit.
+    """Hold back billiard's log record about this process, which is stopped at its hard time limit.
 
-    Another process may have the number later, so only the last ones are kept.
+    Only recent process ids are kept, because they are reused.
     """
     if tracing.sentry_sdk() is not None:
         if len(_stopped) >= MOST_STOPPED:
@@ -293,12 +293,12 @@ def expect_end(pid: Any) -> None:
 
 
 def _hold_back(event: dict[str, Any], hint: dict[str, Any]) -> bool:
-    """Whether an event is held back, or not sent at all."""
+    """Returns whether an event is held back, or not sent at all."""
     current, record, error = _attempt.get(), hint.get("log_record"), hint.get("exc_info")
     mechanism = _mechanism_of(event)
     if record is not None:
         held = _repeats_event(record)
-    elif mechanism.get("type") == "celery":  # `ReplayTask` reports what the task itself raises
+    elif mechanism.get("type") == "celery":  # `ReplayTask` reports errors of the task itself
         return bool(current_task) and current_task.name == TASK
     else:
         held = mechanism.get("type") == "django" and current is not None and not current.concluded
@@ -316,7 +316,7 @@ def _mechanism_of(event: dict[str, Any]) -> dict[str, Any]:
 
 
 def _repeats_event(record: logging.LogRecord) -> bool:
-    """Whether the event of the dispatch says what this record says."""
+    """Whether this log record repeats the event of the dispatch."""
     if getattr(record, PART_OF_FAILURE, False):
         return True
     package = record.name.partition(".")[0]
@@ -328,7 +328,7 @@ def _repeats_event(record: logging.LogRecord) -> bool:
 
 
 def _is_of_dispatch(record: logging.LogRecord) -> bool:
-    """Whether the lost process of this record ran a dispatch, or was stopped for one."""
+    """Whether the lost process in this record ran a dispatch, or was stopped for one."""
     numbers = {each for each in record.args if isinstance(each, int)} if isinstance(record.args, tuple) else set()
     if numbers & _stopped:
         _stopped.difference_update(numbers)
@@ -338,7 +338,9 @@ def _is_of_dispatch(record: logging.LogRecord) -> bool:
 
 
 def _processes_of(request: Any) -> set[int]:
-    """Those that may run the task. The pool may learn that a process has ended before it reads which task it began."""
+    """Returns the processes that may run the task. The pool may notice the end of a process before it learns which task
+    that began.
+    """
     result = request._apply_result and request._apply_result()
     handed = (getattr(result, name, None) for name in ("_write_to", "_scheduled_for"))
     return {request.worker_pid, *(getattr(process, "pid", None) for process in handed)} - {None}

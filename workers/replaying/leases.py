@@ -1,4 +1,4 @@
-"""The claims that this process holds, renewed for as long as their views run."""
+"""Renew the claims of this process while their views run."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger("workers.replaying.leases")
 
 RENEWALS = 3
-"""How often a lease is renewed before it would run out: two of them may fail."""
+"""How often a lease is renewed before it would expire: two renewals may fail."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """An attempt that runs here. `since` and `until`, when nobody believes in it any more, are monotonic seconds."""
+    """An attempt that runs in this process. `since` and `until` (when it is given up) are monotonic seconds."""
 
     dispatch_id: uuid.UUID
     attempt: int
@@ -41,9 +41,9 @@ class Claim:
 
 
 class Leases:
-    """Renews from a thread of its own, in the process that runs the view: when that is killed, the lease runs out.
+    """Renews leases from a thread of the process that runs the view. If the process is killed, the lease expires.
 
-    A view that ends soon costs no statement: its claim outlasts it.
+    A short view costs no statement, because its claim outlasts it.
     """
 
     def __init__(self) -> None:
@@ -53,13 +53,13 @@ class Leases:
 
     @contextlib.contextmanager
     def held(self, dispatch_id: uuid.UUID, attempt: int, policy: QueuePolicy) -> Iterator[None]:
-        """Hold the claim while the block runs, though not for much longer than the time limit of its queue."""
+        """Renew the claim while the block runs, but not much longer than the time limit of its queue."""
         now = time.monotonic()
         longest = policy.time_limit + HARD_LIMIT_MARGIN + LEASE_MARGIN.total_seconds()
         claim = Claim(dispatch_id, attempt, now, now + longest)
         self._claims.add(claim)
         self._some.set()
-        if self._thread is None or not self._thread.is_alive():  # none has begun yet, or this process was forked
+        if self._thread is None or not self._thread.is_alive():  # not yet started, or this process was forked
             self._thread = threading.Thread(target=self._run, name="broker-leases", daemon=True)
             self._thread.start()
         try:
@@ -78,15 +78,15 @@ class Leases:
             step = 0.0 if self._renew(time.monotonic(), conf.LEASE / RENEWALS) else min(1.0, conf.LEASE / 20)
 
     def _renew(self, now: float, step: float) -> bool:
-        """Whether all is well: what could not be renewed is tried again soon."""
-        held = [claim for claim in self._claims.copy() if claim.since + step / 2 <= now < claim.until]
-        if not held:
+        """Returns whether all leases were renewed. If not, it is tried again soon."""
+        claims = [claim for claim in self._claims.copy() if claim.since + step / 2 <= now < claim.until]
+        if not claims:
             return True
         try:
             locks.limit_waits()
-            _renew(held)
+            _renew(claims)
         except ledger.failures as error:
-            logger.warning("%d leases could not be renewed, there is another try: %s", len(held), redacted(error))
+            logger.warning("%d leases could not be renewed and are tried again: %s", len(claims), redacted(error))
             return False
         else:
             return True
@@ -94,14 +94,14 @@ class Leases:
             connections.close_all()
 
 
-def _renew(held: list[Claim]) -> None:
-    """All at once; where somebody else has locked one of the rows, one after another."""
+def _renew(claims: list[Claim]) -> None:
+    """Renew all at once. If one of the rows is locked, renew one after another."""
     try:
-        ledger.renew((claim.dispatch_id, claim.attempt) for claim in held)
+        ledger.renew((claim.dispatch_id, claim.attempt) for claim in claims)
     except OperationalError as error:
-        if not locks.is_timeout(error) or len(held) == 1:
+        if not locks.is_timeout(error) or len(claims) == 1:
             raise
-        for claim in held:
+        for claim in claims:
             with contextlib.suppress(OperationalError):
                 ledger.renew([(claim.dispatch_id, claim.attempt)])
 

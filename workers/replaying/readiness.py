@@ -1,4 +1,4 @@
-"""A worker that could run no request does not start."""
+"""Do not start a worker that cannot run requests."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from django.db import connections
 
 from broker_core.redaction import redacted
 from broker_django.conf import conf
-from broker_django.http.handler import prove_usable
+from broker_django.http.handler import check_usable
 
 logger = logging.getLogger("workers.replaying.readiness")
 
 
 class Readiness(bootsteps.Step):
-    """Raises what keeps the middleware or the URLs from being loaded, before the worker has taken anything.
+    """Raises errors of the middleware or the URLs before the worker receives a message.
 
-    A worker that serves only queues of the project's own may do without.
+    A worker that serves only the project's own queues does not need them.
     """
 
     def create(self, parent: Any) -> None:
@@ -26,9 +26,9 @@ class Readiness(bootsteps.Step):
         if not any(policy.celery_queue in consumed for policy in conf.queues.values()):
             return
         try:
-            prove_usable()
+            check_usable()
         except Exception as error:
             logger.critical("This worker could run no request: %s", redacted(error))
             raise
         finally:
-            connections.close_all()  # a process that is forked later must not inherit what middleware opened
+            connections.close_all()  # forked processes must not inherit a connection

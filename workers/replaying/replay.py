@@ -1,4 +1,4 @@
-"""Running a message through Django, as the handler of a web server would."""
+"""Run a message through Django, as a web server's handler would."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from broker_core.dispatches import NOT_REACHED, Outcome
 from broker_core.errors import ResponseBrokenError, ResponseTooLargeError, ViewNotReachedError
 from broker_core.retries import is_failure, parse_retry_after
 from broker_django.conf import conf
-from broker_django.context import WITNESS
+from broker_django.context import EAGER_RESPONSES
 from broker_django.http import problem, to_request, to_response_message
 from broker_django.http.handler import Handler, handler, thread_state
-from broker_django.identity.expectation import expect, without_past_session
+from broker_django.identity.accepted_users import expect, remove_ended_session_cookie
 from broker_django.messaging.celery_app import ends_worker
 from workers.replaying import error_reports
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("workers.replaying.replay")
 
 CACHEABLE, FROM_A_CACHE = frozenset({"GET", "HEAD"}), frozenset({200, 304})
-"""What a cache of pages answers, and how."""
+"""Methods and statuses that a page cache answers."""
 
 
 def _respond(request: HttpRequest, protocol: Protocol, replay: Replay) -> HttpResponseBase:
@@ -47,13 +47,13 @@ def _respond(request: HttpRequest, protocol: Protocol, replay: Replay) -> HttpRe
 
 
 async def _respond_async(request: HttpRequest, replay: Replay) -> HttpResponseBase:
-    if not replay.eager:  # the loop is this replay's own
-        asyncio.get_running_loop().set_exception_handler(_cancel_what_waits_for_ever)
+    if not replay.eager:  # only then is the loop this replay's own
+        asyncio.get_running_loop().set_exception_handler(_cancel_stuck_tasks)
     return await handler(is_async=True).get_response_async(request)
 
 
-def _cancel_what_waits_for_ever(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Older releases of Python tell nobody of a StopIteration that a function of a thread raised (cpython#112182)."""
+def _cancel_stuck_tasks(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Older Python releases never report a StopIteration raised by a function in a thread (cpython#112182)."""
     loop.default_exception_handler(context)
     error = context.get("exception")
     if isinstance(error, TypeError) and StopIteration.__name__ in str(error):
@@ -63,10 +63,10 @@ def _cancel_what_waits_for_ever(loop: asyncio.AbstractEventLoop, context: dict[s
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of a replay: the response, and why it failed; empty where it succeeded.
+    """The result of a replay: the response, and the error; empty if it succeeded.
 
-    retriable: whether another attempt may end otherwise, in `retry_after` seconds at the earliest.
-    unknown_here: whether a worker with other code or settings may come to the view, as this one does not.
+    retriable: whether another attempt may end differently, after at least `retry_after` seconds. unknown_here: whether
+    a worker with other code or settings may reach the view.
     """
 
     response: ResponseMessage
@@ -84,17 +84,17 @@ class Answer:
 
 
 def run(message: RequestMessage, replay: Replay) -> Answer:
-    """Run the request through Django. Whatever its code does, there is an answer."""
+    """Run the request through Django. Returns an answer even if its code raises."""
     try:
         with thread_state(), _connections_kept():
             return _run(message, replay)
     except BaseException as error:
-        if _is_for_the_process(error, replay):
+        if _ends_process(error, replay):
             raise
         return _broken(error, replay)
 
 
-def _is_for_the_process(error: BaseException, replay: Replay) -> bool:
+def _ends_process(error: BaseException, replay: Replay) -> bool:
     return ends_worker(error) or (replay.eager and not isinstance(error, Exception))
 
 
@@ -103,18 +103,18 @@ def _run(message: RequestMessage, replay: Replay) -> Answer:
     error_reports.add_request(request)
     expect(request, replay)
     set_script_prefix(request.META.get("SCRIPT_NAME") or "/")
-    if WITNESS.get() is None:
+    if EAGER_RESPONSES.get() is None:
         signals.request_started.send(sender=Handler, environ=request.META)
     response = _respond(request, message.protocol, replay)
-    without_past_session(request, response)
+    remove_ended_session_cookie(request, response)
     try:
         made = to_response_message(response, conf.MAX_RESPONSE_SIZE, method=message.method, protocol=message.protocol)
         if response.has_header("Content-Encoding"):
             made = replace(made, accept_encoding=message.environ.get("HTTP_ACCEPT_ENCODING", ""))
         return _answer(made, request, replay)
     except (ResponseTooLargeError, ResponseBrokenError) as error:
-        text, told = "The response of dispatch %s cannot be sent: %s", error_reports.log_extra(replay.id)
-        logger.error(text, replay.id, error, extra=told)
+        text, extra = "The response of dispatch %s cannot be sent: %s", error_reports.log_extra(replay.id)
+        logger.error(text, replay.id, error, extra=extra)
         text = str(error) if replay.reached else f"{NOT_REACHED}: {error}"
         return Answer(_unreadable(error), text, retriable=not replay.reached)
     finally:
@@ -122,34 +122,34 @@ def _run(message: RequestMessage, replay: Replay) -> Answer:
 
 
 def _broken(error: BaseException, replay: Replay) -> Answer:
-    """What came of a replay whose code raised outside of what Django makes a response of.
+    """Returns the answer for an error outside of Django's error handling.
 
-    Before the view that is the middleware or the URLs, which may be as they should in another worker.
+    Before the view, that is an error of the middleware or the URLs, which may be correct in another worker.
     """
     error_reports.keep_error(error)
-    told = error_reports.log_extra(replay.id)
-    logger.error("The replay of dispatch %s broke off", replay.id, exc_info=error, extra=told)
+    extra = error_reports.log_extra(replay.id)
+    logger.error("The replay of dispatch %s was interrupted by an error", replay.id, exc_info=error, extra=extra)
     if not replay.reached:
         text = f"{NOT_REACHED}: {type(error).__name__}"
         return Answer(_unreadable(ViewNotReachedError(NOT_REACHED)), text, unknown_here=True)
-    broken = ResponseBrokenError("the view's response broke off")
+    broken = ResponseBrokenError("the view's response was interrupted")
     return Answer(_unreadable(broken), type(error).__name__, retriable=True)
 
 
 def _finish(response: HttpResponseBase, replay: Replay) -> None:
-    """Let go of the response. Whatever that raises comes too late to be the outcome: the view has answered."""
+    """Release the response. Errors here do not change the outcome, because the view has answered."""
     try:
-        _let_go(response)
+        _release(response)
     except BaseException as error:
-        if _is_for_the_process(error, replay):
+        if _ends_process(error, replay):
             raise
-        told = {"dispatch_id": str(replay.id)}
-        logger.error("Dispatch %s has its response, which did not close", replay.id, exc_info=error, extra=told)
+        extra = {"dispatch_id": str(replay.id)}
+        logger.error("The response of dispatch %s could not be closed", replay.id, exc_info=error, extra=extra)
 
 
-def _let_go(response: HttpResponseBase) -> None:
-    """Close it, or leave it to a witness with nothing left to close: the server signals the end of the one request."""
-    witness = WITNESS.get()
+def _release(response: HttpResponseBase) -> None:
+    """Close it, or let a witness close it: then the server signals the end of the only request."""
+    witness = EAGER_RESPONSES.get()
     if witness is None:
         response.close()
         return
@@ -160,7 +160,7 @@ def _let_go(response: HttpResponseBase) -> None:
 
 
 def unanswered(error: BrokerError, *, unknown_here: bool) -> Answer:
-    """What is told if the request cannot be read; by this worker, or by any."""
+    """Returns the answer if the request cannot be read: by this worker, or by any."""
     text = f"{NOT_REACHED}: {error}" if unknown_here else str(error)
     return Answer(_unreadable(error), text, unknown_here=unknown_here)
 
@@ -181,10 +181,10 @@ def _answer(response: ResponseMessage, request: HttpRequest, replay: Replay) -> 
 
 
 def _not_reached(response: ResponseMessage, request: HttpRequest, replay: Replay) -> Answer:
-    """The URL leads nowhere or elsewhere, by the code of this process; or a middleware answered.
+    """Returns the answer if the URL leads elsewhere in this process, or a middleware answered.
 
-    A redirect or refusal of a middleware, for logins, TLS or maintenance, is one that the door did not see. What may
-    be a page from a cache of the project is an answer.
+    A middleware's redirect or refusal, for logins, TLS or maintenance, did not apply when the request was accepted. A
+    response that may come from the project's page cache counts as the view's.
     """
     if replay.entered and (replay.elsewhere or request.resolver_match is None):
         here = f"the URL leads to {replay.elsewhere} here" if replay.elsewhere else "the URL leads nowhere here"
@@ -203,8 +203,8 @@ def _retry_after(response: ResponseMessage) -> float | None:
 
 @contextlib.contextmanager
 def _connections_kept() -> Iterator[None]:
-    """Let the request signals of a replay not close database connections: a worker goes on with them to store the
-    outcome, and in eager mode they are those of the request that is being answered.
+    """Prevent a replay's request signals from closing database connections. A worker needs them to store the outcome,
+    and in eager mode the outer request uses them.
 
     Django closes them even within a transaction, which every test case holds open.
     """

@@ -1,4 +1,4 @@
-"""What a worker's main process knows of a replay."""
+"""The main process's view of a replay."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ logger = logging.getLogger("workers.replaying.request")
 
 
 class ReplayRequest(Request):
-    """Settles the claim of a process that was lost or stopped, before Celery delivers its task again; and cancels what
-    an operator revokes or terminates.
+    """Updates the ledger if a process was lost or stopped, before Celery delivers its task again, and cancels
+    dispatches that an operator revokes or terminates.
     """
 
     _terminated = False
 
     def terminate(self, pool: Any, signal: Any = None) -> None:
-        """The ledger is told first: once it is, no outcome of the process that is stopped counts."""
+        """Update the ledger first, so that no outcome of the stopped process counts."""
         can_stop = stopping.can_stop(pool)
         if can_stop or not self.time_start:
             self._terminated = True
@@ -39,51 +39,51 @@ class ReplayRequest(Request):
         if can_stop or self.time_start:
             super().terminate(pool, signal)
 
-    def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:  # noqa: FBT001
-        """Celery drops the message, or has found the process ended that it was to terminate."""
+    def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:  # noqa: FBT001 - Celery's signature
+        """Celery drops the message, or has found that the terminated process ended."""
         if not terminated:
             revocation.cancel(self.id, None)
         elif not self._terminated:
-            self._tell(self._lost)
+            self._update_ledger(self._lost)
         super()._announce_revoked(reason, terminated, signum, expired)  # type: ignore[misc] # untyped
 
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
-        error = getattr(exc_info.exception, "exc", exc_info.exception)  # billiard wraps it with its traceback
+        error = getattr(exc_info.exception, "exc", exc_info.exception)  # billiard wraps errors with their traceback
         if isinstance(error, (WorkerLostError, SystemExit, KeyboardInterrupt)):
-            self._tell(self._lost)
+            self._update_ledger(self._lost)
         elif not isinstance(error, TimeLimitExceeded):
             return super().on_failure(exc_info, *args, **kwargs)
         with error_reports.logs_held_back():
             return super().on_failure(exc_info, *args, **kwargs)
 
     def on_timeout(self, soft: bool, timeout: float) -> Any:  # noqa: FBT001 - Celery's signature
-        """The process is killed at the hard time limit, which it cannot tell of itself."""
+        """The process is killed at the hard time limit, and cannot report it itself."""
         if soft:
             super().on_timeout(soft, timeout)
             return
         error_reports.expect_end(self.worker_pid)
         with error_reports.logs_held_back():
             super().on_timeout(soft, timeout)
-        self._tell(self._stopped)
+        self._update_ledger(self._stopped)
 
-    def _tell(self, tell: Callable[[uuid.UUID, Run], State | None]) -> None:
-        """Tell the ledger. Where it does not answer, the lease runs out: Celery has to go on with what it does."""
+    def _update_ledger(self, transition: Callable[[uuid.UUID, Run], State | None]) -> None:
+        """If the ledger does not answer, the lease expires: Celery must continue with what it does."""
         run = self._run()
         if run is None:
             return
         dispatch_id = uuid.UUID(self.id)
         try:
             locks.limit_waits()
-            state = tell(dispatch_id, run)
+            state = transition(dispatch_id, run)
             if state is State.FAILED:
                 error_reports.report_failure_of(dispatch_id)
-        except Exception as error:  # noqa: BLE001 - whatever it is, this worker must not lose count of its tasks
+        except Exception as error:  # noqa: BLE001 - any error here would corrupt Celery's count of tasks
             logger.error("Dispatch %s waits until its lease runs out: %s", dispatch_id, redacted(error))
         finally:
-            connections.close_all()  # the process that takes the lost one's place must not inherit them
+            connections.close_all()  # the replacement process must not inherit them
 
     def _run(self) -> Run | None:
-        """The attempt that runs here; None if it has not begun."""
+        """Returns the attempt that runs here; None if it has not begun."""
         if not self.time_start:
             return None
         return Run(worker=self.hostname, since=moment(self.time_start))
@@ -91,8 +91,8 @@ class ReplayRequest(Request):
     def _lost(self, dispatch_id: uuid.UUID, run: Run) -> State | None:
         state = ledger.lose(dispatch_id, run, "the worker process was lost")
         if state is not None:
-            told = error_reports.log_extra(dispatch_id)
-            logger.warning("Dispatch %s: the worker process was lost: %s", dispatch_id, state, extra=told)
+            extra = error_reports.log_extra(dispatch_id)
+            logger.warning("Dispatch %s: the worker process was lost: %s", dispatch_id, state, extra=extra)
         return state
 
     def _stopped(self, dispatch_id: uuid.UUID, run: Run) -> State | None:

@@ -1,6 +1,6 @@
-"""Revoked or terminated by an operator, in Flower or with `app.control.revoke`: the dispatch is cancelled.
+"""Cancel dispatches that an operator revokes or terminates, in Flower or with `app.control.revoke`.
 
-Celery only drops the message, so the reaper would publish it again; and workers forget what was revoked.
+Celery only drops the message, so the reaper would publish it again, and workers forget what was revoked.
 """
 
 from __future__ import annotations
@@ -28,38 +28,38 @@ CHUNK = 500
 
 
 def cancel_waiting(task_ids: Iterable[str]) -> None:
-    """Cancel those that are dispatches and wait, also for another attempt, when there is no message at all."""
+    """Cancel those that are waiting dispatches, including those that wait for a retry and have no message."""
     found = {key for task_id in task_ids if (key := _key(task_id)) is not None}
     with _patient(f"The dispatches among {len(found)} revoked tasks"):
-        for chunk in _chunks(sorted(found)):  # in the same order as other workers, which do the same just now
+        for chunk in _chunks(sorted(found)):  # sorted, because other workers do the same at the same time
             for dispatch_id in ledger.cancel_all(chunk):
-                _tell(dispatch_id, "revoked")
+                _log_cancelled(dispatch_id, "revoked")
 
 
 def cancel(task_id: str, run: Run | None) -> None:
-    """Cancel a dispatch whose message is dropped, or whose attempt `run` is about to be stopped, or may just begin.
+    """Cancel a dispatch whose message was dropped, or whose attempt `run` is about to be stopped or may just begin.
 
-    An attempt that runs elsewhere is left alone, and so is one that has ended.
+    Attempts on other workers and ended ones are not affected.
     """
     dispatch_id = _key(task_id)
     if dispatch_id is not None:
         with _patient(f"Dispatch {dispatch_id}"):
-            _cancelled(dispatch_id, run)
+            _cancel_dispatch(dispatch_id, run)
 
 
-def _cancelled(dispatch_id: uuid.UUID, run: Run | None) -> None:
+def _cancel_dispatch(dispatch_id: uuid.UUID, run: Run | None) -> None:
     if _stop_or_cancel(dispatch_id, run):
-        _tell(dispatch_id, "terminated" if run else "revoked")
+        _log_cancelled(dispatch_id, "terminated" if run else "revoked")
 
 
-def _tell(dispatch_id: uuid.UUID, why: str) -> None:
-    told = {"dispatch_id": str(dispatch_id)}
-    logger.warning("Dispatch %s is cancelled: it was %s", dispatch_id, why, extra=told)
+def _log_cancelled(dispatch_id: uuid.UUID, why: str) -> None:
+    extra = {"dispatch_id": str(dispatch_id)}
+    logger.warning("Dispatch %s is cancelled: it was %s", dispatch_id, why, extra=extra)
 
 
 def _stop_or_cancel(dispatch_id: uuid.UUID, run: Run | None) -> bool:
-    """Between the first look and the second it may have been claimed."""
-    for _look in range(2):
+    """Try twice, because the dispatch may be claimed between the two statements."""
+    for _attempt in range(2):
         if run is not None and ledger.stop(dispatch_id, run):
             return True
         with contextlib.suppress(DispatchConflictError):
@@ -69,14 +69,14 @@ def _stop_or_cancel(dispatch_id: uuid.UUID, run: Run | None) -> bool:
 
 @contextlib.contextmanager
 def _patient(subject: str) -> Iterator[None]:
-    """If the ledger does not answer, Celery goes on with what it does: a lease runs out, a message is missed."""
+    """If the ledger does not answer, Celery continues: the lease expires, or the revocation is missed."""
     try:
         locks.limit_waits()
         yield
-    except Exception as error:  # noqa: BLE001 - whatever it is, this worker must not lose count of its tasks
+    except Exception as error:  # noqa: BLE001 - any error here would corrupt Celery's count of tasks
         logger.error("%s cannot be cancelled now: %s", subject, redacted(error))
     finally:
-        connections.close_all()  # a process that is forked later must not inherit them
+        connections.close_all()  # forked processes must not inherit them
 
 
 def _key(task_id: str) -> uuid.UUID | None:

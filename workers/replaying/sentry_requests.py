@@ -1,4 +1,4 @@
-"""What an event of Sentry's says of the request of a dispatch: the same as of a request that is answered directly."""
+"""Add the request of a dispatch to Sentry's events, as for a request that is answered directly."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from broker_django.admission.arrival import usual_host
 from broker_django.context import Replay
 from broker_django.http import to_request
 from broker_django.ledger import bodies
-from broker_django.messaging.publishing import open_request
+from broker_django.messaging.sealing import open_request
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 
 def processor(sdk: Any, request: HttpRequest) -> Processor:
-    """A function that adds the request to an event: what Sentry's Django integration would, if the project has it."""
+    """Returns a function that adds the request to an event, as Sentry's Django integration would."""
     steps: list[Processor] = []
-    with contextlib.suppress(Exception):  # the functions of the SDK are its own, and may be others in another release
+    with contextlib.suppress(Exception):  # private functions of the SDK, which may change
         steps = _of_integration(sdk, request)
 
     def add(event: dict[str, Any], hint: dict[str, Any]) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def processor(sdk: Any, request: HttpRequest) -> Processor:
 
 
 def _of_integration(sdk: Any, request: HttpRequest) -> list[Processor]:
-    """It respects `send_default_pii`, and leaves out what is secret."""
+    """It respects `send_default_pii`, and leaves out secrets."""
     integration = sdk.get_client().get_integration("django")
     if integration is None:
         return []
@@ -62,11 +62,11 @@ def _of_integration(sdk: Any, request: HttpRequest) -> list[Processor]:
 
 
 async def _nothing(_scope: Any, _receive: Any, _send: Any) -> None:
-    """An application, which Sentry's middleware asks for."""
+    """An ASGI application, which Sentry's middleware requires."""
 
 
 def _with_url(event: dict[str, Any], request: HttpRequest) -> dict[str, Any]:
-    with contextlib.suppress(Exception):  # DisallowedHost: the view was not reached, either
+    with contextlib.suppress(Exception):  # DisallowedHost: then the view was not reached, either
         fields = event.setdefault("request", {})
         fields.setdefault("url", request.build_absolute_uri(request.path))
         fields.setdefault("method", request.method)

@@ -1,4 +1,4 @@
-"""Cancelling what runs: the ledger is told before the process is stopped, so that no outcome can be recorded."""
+"""Cancel a running attempt: update the ledger before the process is stopped, so that no outcome can be recorded."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from workers.recovery import locks
 
 
 def can_stop(pool: Any) -> bool:
-    """Whether the pool can end a task that runs: threads and solo cannot."""
+    """Whether the pool can stop a running task. Threads and solo cannot."""
     return getattr(pool.terminate_job, "__func__", None) is not BasePool.terminate_job
 
 
 def cancel(dispatch_id: str, attempt: int, worker: str) -> bool:
-    """Whether this attempt ran on this worker, on a queue that allows it, and is cancelled now."""
+    """Returns whether this attempt ran on this worker, on a queue that allows it, and is now cancelled."""
     try:
         locks.limit_waits()
         dispatch = ledger.find(uuid.UUID(dispatch_id))
@@ -28,4 +28,4 @@ def cancel(dispatch_id: str, attempt: int, worker: str) -> bool:
         allowed = policy is not None and policy.cancel_running
         return allowed and ledger.stop(uuid.UUID(dispatch_id), Run(attempt, worker))
     finally:
-        connections.close_all()  # the process that takes the stopped one's place must not inherit them
+        connections.close_all()  # the replacement process must not inherit them

@@ -1,4 +1,4 @@
-"""The soft time limit, of which a process of a prefork pool is told by a signal."""
+"""The soft time limit, which a signal announces to a process of a prefork pool."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SOFT_TIME_LIMIT: int | None = SIG_SOFT_TIMEOUT
-"""The signal; Windows has none."""
+"""The signal; None on Windows."""
 
 
 @contextlib.contextmanager
 def past_soft_limit() -> Iterator[None]:
-    """The soft time limit does not interrupt the block: until the hard one there is time to tell how the view ended.
+    """Prevent the soft time limit from interrupting the block. Until the hard limit, there is time to record the
+    outcome.
 
-    An exception between BEGIN and the body of `transaction.atomic` would leave the transaction open for good.
+    An exception between BEGIN and the body of `transaction.atomic` would leave the transaction open.
     """
     if SOFT_TIME_LIMIT is None or signal.getsignal(SOFT_TIME_LIMIT) is not soft_timeout_sighandler:
-        yield  # another pool: there is no soft limit
+        yield  # other pools have no soft limit
         return
     signal.signal(SOFT_TIME_LIMIT, _ignore)
     try:
@@ -32,4 +33,4 @@ def past_soft_limit() -> Iterator[None]:
 
 
 def _ignore(_number: int, _frame: object) -> None:
-    """Unlike SIG_IGN it is not passed on to what the view has started."""
+    """Unlike SIG_IGN, it is not inherited by processes that the view started."""

@@ -1,4 +1,4 @@
-"""`manage.py broker_dev`: a whole installation in one terminal."""
+"""`manage.py broker_dev`: run a whole installation in one terminal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.urls import NoReverseMatch, reverse
 from django.utils.termcolors import colorize
 
-from broker_django.development import tether
+from broker_django.development import parent_watch
 from broker_django.development.embedded import EmbeddedServerError, EmbeddedValkey
 from broker_django.development.ports import reserved_port
 from broker_django.development.supervisor import Program, Supervisor
@@ -41,7 +41,7 @@ POLL_SECONDS = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What will run, and where."""
+    """The programs to run and their addresses."""
 
     parts: frozenset[str]
     host: str
@@ -59,29 +59,31 @@ class Plan:
 
     @property
     def visible_host(self) -> str:
-        return "127.0.0.1" if self.host == "0.0.0.0" else self.host  # noqa: S104
+        return "127.0.0.1" if self.host == "0.0.0.0" else self.host  # noqa: S104 - compares, does not bind
 
 
 class Command(BaseCommand):
     help = (
         "Run the web server, the workers, Flower and an embedded Valkey in one terminal, and stop them together. "
-        "For development: nothing here is meant to face the internet."
+        "For development only. Do not expose it to the internet."
     )
-    # Each process checks for itself, and the web server waits while a mistake is being mended.
+    # Each process runs its own checks, and the web server waits until errors are corrected.
     requires_system_checks = []
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--host", default="127.0.0.1", help="Where the web server listens (127.0.0.1).")
+        parser.add_argument("--host", default="127.0.0.1", help="Address of the web server (127.0.0.1).")
         parser.add_argument("--port", type=int, help="Port of the web server (8000, or the next free one).")
         parser.add_argument("--flower-port", type=int, help="Port of Flower (5555, or the next free one).")
         parser.add_argument("--valkey-port", type=int, help="Port of the embedded Valkey (6379, or the next free one).")
         parser.add_argument(
             "--broker-url",
             default=os.environ.get("CELERY_BROKER_URL"),
-            help="Use this message broker, not an embedded Valkey ($CELERY_BROKER_URL, where it is set).",
+            help="Use this message broker instead of an embedded Valkey ($CELERY_BROKER_URL if it is set).",
         )
-        parser.add_argument("--app", help="The Celery app for Flower (found from the settings).")
-        parser.add_argument("--asgi", action="store_true", help="Serve ASGI_APPLICATION with uvicorn, not runserver.")
+        parser.add_argument("--app", help="The Celery app for Flower (derived from the settings).")
+        parser.add_argument(
+            "--asgi", action="store_true", help="Serve ASGI_APPLICATION with uvicorn instead of runserver."
+        )
         parser.add_argument("--noreload", action="store_true", help="Do not restart on code changes.")
         parser.add_argument("--migrate", action="store_true", help="Run migrate first.")
         parser.add_argument(
@@ -102,7 +104,7 @@ class Command(BaseCommand):
 
     def handle(self, *_args: str, **options: Any) -> None:
         if options["exit_with_parent"]:
-            tether.tie(os.getppid())
+            parent_watch.tie(os.getppid())
         self.terminal = Terminal(self.stdout)
         parts = self._parts(options)
         if options["migrate"]:
@@ -130,7 +132,9 @@ class Command(BaseCommand):
         if options["broker_url"]:
             parts.discard("valkey")
         if "flower" in parts and not find_spec("flower"):
-            self.terminal.write("", 'Going on without Flower. To have it: pip install "django-request-broker[flower]"')
+            self.terminal.write(
+                "", 'Continuing without Flower. To install it: pip install "django-request-broker[flower]"'
+            )
             parts.discard("flower")
         if not parts:
             raise CommandError("There is nothing left to run.")
@@ -142,12 +146,12 @@ class Command(BaseCommand):
 
     async def _announce(self, plan: Plan) -> None:
         if "web" in plan.parts:
-            await _until_answered(plan.visible_host, plan.web_port)
+            await _wait_for_server(plan.visible_host, plan.web_port)
         self.terminal.banner(_banner(plan))
 
 
 class Terminal:
-    """Lines of several programs on one stream, each behind the name of its program."""
+    """Prints the output of several programs to one stream. Each line starts with the program's name."""
 
     def __init__(self, stream: OutputWrapper) -> None:
         self._stream = stream
@@ -167,7 +171,7 @@ class Terminal:
         return colorize(text, styles, **({"fg": fg} if fg else {})) if self._colours else text
 
     def _print(self, line: str) -> None:
-        # The terminal may be gone; the programs must be stopped all the same.
+        # The terminal may be closed. The programs must still be stopped.
         with suppress(OSError):
             self._stream.write(line)
             self._stream.flush()
@@ -195,7 +199,7 @@ def _embedded_valkey(port: int | None) -> Iterator[EmbeddedValkey]:
 
 def _environment(plan: Plan) -> dict[str, str]:
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    # `python -m celery` and `python -m uvicorn` find the project's modules where manage.py does.
+    # Lets `python -m celery` and `python -m uvicorn` import the project's modules, as manage.py does.
     places = [str(_manage_directory()), environment.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, places))
     if plan.broker_url:
@@ -206,7 +210,7 @@ def _environment(plan: Plan) -> dict[str, str]:
 
 
 def _programs(plan: Plan, options: dict[str, Any]) -> list[Program]:
-    """In the order of starting; they are stopped in the reverse order."""
+    """Returns the programs in starting order. They are stopped in reverse order."""
     programs = []
     reload = ["--noreload"] if options["noreload"] else []
     if "workers" in plan.parts:
@@ -226,7 +230,7 @@ def _runserver(plan: Plan, *options: str) -> list[str]:
 def _uvicorn(plan: Plan, *options: str) -> list[str]:
     if not find_spec("uvicorn"):
         raise CommandError('uvicorn is not installed. Run: pip install "django-request-broker[asgi]"')
-    # An open event stream would otherwise hold the shutdown for ever.
+    # Otherwise an open event stream would block the shutdown forever.
     arguments = [f"--host={plan.host}", f"--port={plan.web_port}", "--timeout-graceful-shutdown=2"]
     return _module("uvicorn", _asgi_application(), *arguments, *([] if "--noreload" in options else ["--reload"]))
 
@@ -245,7 +249,7 @@ def _flower(plan: Plan, app: str) -> list[str]:
 
 
 def celery_app() -> str:
-    """The project's own Celery app, by the usual name, or the one that this package brings."""
+    """Returns the project's own Celery app, if it has the usual name, or this package's."""
     for module in (settings.ROOT_URLCONF, os.environ.get("DJANGO_SETTINGS_MODULE", "")):
         package, dot, _ = module.partition(".")
         if dot and find_spec(f"{package}.celery"):
@@ -264,7 +268,7 @@ def _manage_directory() -> Path:
 
 
 def _manage_script() -> Path | None:
-    """The project's manage.py, or None under ``django-admin`` and ``python -m django``."""
+    """Returns the project's manage.py, or None under `django-admin` and `python -m django`."""
     script = Path(sys.argv[0]).resolve()
     return script if script.suffix == ".py" and script.name != "__main__.py" else None
 
@@ -273,7 +277,7 @@ def _module(name: str, *arguments: str) -> list[str]:
     return [sys.executable, "-m", name, *arguments]
 
 
-async def _until_answered(host: str, port: int) -> None:
+async def _wait_for_server(host: str, port: int) -> None:
     while True:
         with suppress(OSError):
             _, writer = await asyncio.open_connection(host, port)

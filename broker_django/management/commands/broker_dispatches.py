@@ -1,4 +1,4 @@
-"""List dispatches, run dead letters again, or discard them."""
+"""List dispatches, and retry or discard dead letters."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from broker_core.dispatches import State
 from broker_core.ledgers import Selection
 from broker_django.conf import conf
 from broker_django.ledger import ledger
-from broker_django.management.terminal import TellingCommand
+from broker_django.management.terminal import EscapingCommand
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
@@ -29,10 +29,10 @@ UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 
 def _duration(text: str) -> timedelta:
-    """`30m`, `12h`, `7d`; seconds without a unit."""
+    """Parses `30m`, `12h` or `7d`; seconds if there is no unit."""
     number, unit = (text[:-1], text[-1]) if text[-1:] in UNITS else (text, "s")
     if not number.isdigit():
-        raise ArgumentTypeError(f"{text!r} is no duration such as 90s, 30m, 12h or 7d")
+        raise ArgumentTypeError(f"{text!r} is not a duration such as 90s, 30m, 12h or 7d")
     return timedelta(seconds=int(number) * UNITS[unit])
 
 
@@ -40,34 +40,36 @@ def _id(text: str) -> uuid.UUID:
     try:
         return uuid.UUID(text)
     except ValueError as error:
-        raise ArgumentTypeError(f"{text!r} is no id of a dispatch") from error
+        raise ArgumentTypeError(f"{text!r} is not a dispatch id") from error
 
 
-class Command(TellingCommand):
+class Command(EscapingCommand):
     help = (
-        "list: dispatches, or with --groups dead letters by their error. "
-        "retry: have dead letters, which failed for good or expired, run again under their ids. "
-        "discard: drop their requests, so that they can never run again."
+        "list: list dispatches, or with --groups dead letters grouped by error. "
+        "retry: run dead letters (failed or expired dispatches) again under the same ids. "
+        "discard: delete the requests of dead letters, so that they can never run again."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("action", choices=("list", "retry", "discard"))
-        parser.add_argument("ids", nargs="*", type=_id, metavar="ID", help="these dispatches only")
-        parser.add_argument("--queue", help="of this queue only")
-        parser.add_argument("--state", choices=[state.value for state in State], help="in this state only")
-        parser.add_argument("--route", help="to this route only, such as /orders/<int:pk>/")
-        parser.add_argument("--error", help="whose error contains this text")
+        parser.add_argument("ids", nargs="*", type=_id, metavar="ID", help="only these dispatches")
+        parser.add_argument("--queue", help="only this queue")
+        parser.add_argument("--state", choices=[state.value for state in State], help="only this state")
+        parser.add_argument("--route", help="only this route, such as /orders/<int:pk>/")
+        parser.add_argument("--error", help="only errors that contain this text")
         parser.add_argument("--older-than", type=_duration, metavar="TIME", help="accepted before: 90s, 30m, 12h, 7d")
         parser.add_argument("--newer-than", type=_duration, metavar="TIME", help="accepted since")
         parser.add_argument("--all", action="store_true", help="retry or discard all dead letters")
         parser.add_argument("--groups", action="store_true", help="list dead letters by queue and error, with counts")
-        parser.add_argument("--limit", type=int, default=50, help="list at most so many, 50 by default")
-        parser.add_argument("--dry-run", action="store_true", help="say how many it would be, and do nothing")
-        parser.add_argument("--actor", help="who is to be recorded; you, by default")
+        parser.add_argument("--limit", type=int, default=50, help="list at most this many, 50 by default")
+        parser.add_argument(
+            "--dry-run", action="store_true", help="print how many dispatches match, and change nothing"
+        )
+        parser.add_argument("--actor", help="the actor to record; your user name by default")
 
     def handle(self, *_args: Any, **options: Any) -> None:
         if options["queue"] and options["queue"] not in conf.queues:
-            self.stderr.write(f"The queue {options['queue']!r} is not configured (any more).")
+            self.stderr.write(f"The queue {options['queue']!r} is not configured.")
         if options["action"] != "list":
             self._act(options)
         elif options["groups"]:
@@ -93,7 +95,7 @@ class Command(TellingCommand):
     def _act(self, options: dict[str, Any]) -> None:
         chosen = ("ids", "queue", "state", "route", "error", "older_than", "newer_than", "all")
         if not any(options[name] for name in chosen):
-            raise CommandError("Say which: ids, a filter such as --queue or --error, or --all.")
+            raise CommandError("Choose dead letters: ids, a filter such as --queue or --error, or --all.")
         selection = _selection(options)
         if options["dry_run"]:
             self.say(f"Dead letters that match: {ledger.count_dead_letters(selection)}.")
@@ -106,7 +108,7 @@ class Command(TellingCommand):
             count = sum(ledger.discard(dispatch_id, actor) for dispatch_id in ledger.dead_letters(selection))
             self.say(f"{count} dead letter{'s are' if count != 1 else ' is'} discarded.")
         if count < len(set(options["ids"])):
-            raise CommandError(f"{len(set(options['ids'])) - count} of these ids are of no dead letter (any more).")
+            raise CommandError(f"{len(set(options['ids'])) - count} of these ids are not dead letters.")
 
 
 def _selection(options: dict[str, Any]) -> Selection:
@@ -125,5 +127,5 @@ def _selection(options: dict[str, Any]) -> Selection:
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a container may run as a number without a name
+    except (KeyError, OSError):  # in a container, the user id may have no name
         return "somebody"

@@ -1,4 +1,4 @@
-"""Say whether everything is there that a dispatch needs."""
+"""Check everything that a dispatch needs."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ import sys
 from typing import Any
 
 from broker_core.redaction import printable
-from broker_django.management.terminal import TellingCommand
+from broker_django.management.terminal import EscapingCommand
 from broker_django.operations.doctor import examine
 
 
-class Command(TellingCommand):
-    help = "Examines ledger, message broker, result store, workers and clocks. Exit status 1 when something is wrong."
+class Command(EscapingCommand):
+    help = "Checks ledger, message broker, result store, workers and clocks. The exit status is 1 if anything is wrong."
 
     def handle(self, *_args: Any, **_options: Any) -> None:
         wrong = 0
         for finding in examine():
             mark = self.style.SUCCESS("ok  ") if finding.well else self.style.ERROR("FAIL")
-            self.stdout.write(f"{mark} {printable(f'{finding.subject}: {finding.detail}')}")  # the mark has its colour
+            self.stdout.write(
+                f"{mark} {printable(f'{finding.subject}: {finding.detail}')}"
+            )  # not `say`: the mark contains colour codes
             if finding.advice:
                 self.say(f"     {finding.advice}")
             wrong += not finding.well

@@ -1,4 +1,4 @@
-"""Delete what is kept no longer. Workers do it too, unless none runs."""
+"""Delete expired data. Running workers do the same."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from broker_django.ledger.retention import sweep
 
 class Command(BaseCommand):
     help = (
-        "Delete dispatches, responses and files that are not kept any more, a chunk at a time; also those of queues "
-        "that are not configured any more, and files that no dispatch has."
+        "Delete expired dispatches, responses and files in chunks, including those of queues "
+        "that are no longer configured, and files that belong to no dispatch."
     )
 
     def handle(self, *_args: Any, **_options: Any) -> None:
         deleted = sum(ledger.keep_house(of_former_queues=True))
         self.stdout.write(f"Dispatches deleted: {deleted}.")
         try:
-            self.stdout.write(f"Files deleted that no dispatch had: {sweep()}.")
+            self.stdout.write(f"Files deleted that belonged to no dispatch: {sweep()}.")
         except StorageError as error:
             self.stderr.write(str(error))

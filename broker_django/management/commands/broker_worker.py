@@ -1,4 +1,4 @@
-"""Start workers that serve the broker's queues."""
+"""Start a worker for the broker's queues."""
 
 from __future__ import annotations
 
@@ -15,29 +15,41 @@ from broker_django.conf import conf
 from broker_django.development.reloading import supervise
 from broker_django.messaging.celery_app import get_app
 from broker_django.operations.pools import current_plan, is_ordered
+from broker_django.shadowing import HINT, shadow_of, told
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
 
 
 class Command(BaseCommand):
-    help = "Starts a Celery worker on the broker's queues. In DEBUG it starts again when code changes."
+    help = "Starts a Celery worker for the broker's queues. With DEBUG it restarts when code changes."
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--queues", help="Comma-separated queues to serve; all of them by default.")
+        parser.add_argument("--queues", help="Comma-separated queues to serve; all queues by default.")
         parser.add_argument("--exclude", default="", help="Comma-separated queues to leave to other workers.")
         parser.add_argument(
-            "-c", "--processes", "--concurrency", type=int, default=os.cpu_count() or 1, help="The cores by default."
+            "-c",
+            "--processes",
+            "--concurrency",
+            type=int,
+            default=os.cpu_count() or 1,
+            help="The number of cores by default.",
         )
         parser.add_argument("-P", "--pool", default="prefork", help="prefork (default), threads, solo, gevent.")
-        parser.add_argument("-n", "--hostname", help="broker@%%h; with some of the queues, broker-QUEUE-QUEUE@%%h.")
+        parser.add_argument(
+            "-n", "--hostname", help="By default broker@%%h, or broker-QUEUE-QUEUE@%%h for some of the queues."
+        )
         parser.add_argument("-l", "--loglevel", default="INFO")
-        parser.add_argument("--no-task-events", action="store_true", help="Send no task events: Flower sees nothing.")
-        parser.add_argument("--show", action="store_true", help="Print which process serves what, and end.")
-        parser.add_argument("--noreload", action="store_true", help="Do not start again when code changes.")
+        parser.add_argument(
+            "--no-task-events", action="store_true", help="Send no task events. Flower then shows no tasks."
+        )
+        parser.add_argument("--show", action="store_true", help="Print which process serves which queue, and exit.")
+        parser.add_argument("--noreload", action="store_true", help="Do not restart when code changes.")
 
     def handle(self, *_args: Any, **options: Any) -> None:
+        if shadow := shadow_of("workers"):
+            raise CommandError(f"{told('workers', shadow)} {HINT}")
         arguments = self.worker_arguments(options)
         if options["show"]:
             self.stdout.write(self._plan(options))
@@ -47,7 +59,7 @@ class Command(BaseCommand):
         sys.exit(_run(arguments))
 
     def worker_arguments(self, options: dict[str, Any]) -> list[str]:
-        """The arguments of `celery worker`."""
+        """Returns the arguments of `celery worker`."""
         names = self._chosen(options)
         return [
             "worker",
@@ -73,7 +85,7 @@ class Command(BaseCommand):
         lines.append(str(plan))
         if not is_ordered() and not plan.dedicated:
             lines.append(
-                f"{len(names)} queues need as many processes on this message broker, or one can hold up another."
+                f"On this message broker, {len(names)} queues need as many processes. Otherwise one can block another."
             )
         return "\n".join(lines)
 
@@ -82,9 +94,9 @@ class Command(BaseCommand):
         excluded = _names(options["exclude"])
         unknown = sorted({*chosen, *excluded} - set(conf.queues))
         if unknown:
-            raise CommandError(f"There is no queue {unknown[0]!r}; there are {', '.join(conf.queues)}.")
+            raise CommandError(f"There is no queue {unknown[0]!r}. The queues are {', '.join(conf.queues)}.")
         if options["processes"] < 1:
-            raise CommandError("A worker has one process at least.")
+            raise CommandError("A worker needs at least one process.")
         names = [name for name in chosen if name not in excluded]
         if not names:
             raise CommandError("No queue is left to serve.")
@@ -92,7 +104,7 @@ class Command(BaseCommand):
 
 
 def _run(arguments: list[str]) -> int:
-    """The exit status of the worker, which `worker_main` keeps to itself."""
+    """Returns the exit status of the worker, which `worker_main` does not return."""
     app: Any = get_app()
     workers: list[Any] = []
 
@@ -106,14 +118,14 @@ def _run(arguments: list[str]) -> int:
 
 
 def _succeed_if_asked(sender: Any, **_: Any) -> None:
-    """Celery takes SIGINT for a failure. It raises WorkerShutdown for a signal, and from an error if there is one."""
+    """Celery treats SIGINT as a failure. It raises WorkerShutdown for a signal, and from an error if there is one."""
     reason = sys.exc_info()[1]
     if isinstance(reason, WorkerShutdown) and reason.__cause__ is None:
         sender.exitcode = os.EX_OK
 
 
 def _hostname(names: list[str], options: dict[str, Any]) -> str:
-    """Workers of different queues on one host have names of their own, or they would take each other's commands."""
+    """Workers of different queues on one host need different names, or they would receive each other's commands."""
     return f"broker-{'-'.join(names)}@%h" if options["queues"] or options["exclude"] else "broker@%h"
 
 
@@ -122,7 +134,7 @@ def _names(text: str) -> list[str]:
 
 
 def _own_command() -> list[str]:
-    """How this process was started, as arguments for the interpreter."""
+    """Returns how this process was started, as arguments for the interpreter."""
     script = sys.argv[0]
     launcher = ["-m", "django"] if script.endswith("__main__.py") else [script]
     return [*launcher, "broker_worker"]

@@ -1,7 +1,7 @@
 """What a client that was held, or that polls, sees otherwise than one whose view was called at once.
 
 Each row says what is seen instead, so a difference that does not come, or comes otherwise, fails the comparison too.
-docs/replay.md tells of each in the section "Differences that stay".
+docs/explanation/replay.md tells of each in the section "Differences that stay".
 """
 
 from __future__ import annotations

@@ -10,7 +10,14 @@ from tests.acceptance.settings import INSTALLED_APPS, REST_FRAMEWORK, TEMPLATES
 
 HOME = Path(os.environ["COMPARISON"])
 
-INSTALLED_APPS = [*INSTALLED_APPS, "csp", "ninja", "tests.acceptance.comparison"]
+INSTALLED_APPS = [
+    *INSTALLED_APPS,
+    "rest_framework",
+    "rest_framework.authtoken",
+    "csp",
+    "ninja",
+    "tests.acceptance.comparison",
+]
 ROOT_URLCONF = "tests.acceptance.comparison.urls"
 MIDDLEWARE = [
     "tests.acceptance.comparison.middleware.numbered",

@@ -51,7 +51,7 @@ def test_a_client_that_waits_gets_the_views_own_response(client: Client) -> None
     assert (response.status_code, response.json()["broker"]["replayed"]) == (201, True)
 
 
-def test_the_same_under_asgi(async_client: AsyncClient) -> None:
+def test_it_works_under_asgi(async_client: AsyncClient) -> None:
     post = async_to_sync(async_client.post)
     assert accepted(post("/pay/", {"amount": "5"}))["queue"] == "payment"
     response = post("/pay/", {"amount": "5"}, headers={"Prefer": "wait=5"})
@@ -85,7 +85,7 @@ def test_a_decorator_comes_before_a_rule(client: Client, everything_accepted: No
     assert accepted(client.get("/echo/"))["queue"] == "bulk"
 
 
-def test_the_first_rule_that_holds_wins(client: Client) -> None:
+def test_the_first_matching_rule_wins(client: Client) -> None:
     rules = [
         {"when": "request.path == '/nowhere/'", "queue": "bulk"},
         {"when": "request.headers['x-urgent'] == 'yes'", "queue": "payment"},
@@ -126,11 +126,11 @@ QUEUED = {"RULES": [{"when": "true", "queue": "bulk"}]}
 
 @pytest.mark.parametrize(("atomic", "applied"), [(False, "wait=1"), (True, None)])
 @pytest.mark.django_db(transaction=True)
-def test_a_wait_that_a_transaction_forbids_is_not_said_to_be_applied(
+def test_a_wait_that_a_transaction_prevents_is_not_reported_as_applied(
     client: Client, monkeypatch: pytest.MonkeyPatch, atomic: bool, applied: str | None
 ) -> None:
     """Nothing is published before the transaction is over, so there is nothing to wait for."""
-    monkeypatch.setattr("broker_django.admission.acceptance.hand_to_message_broker", lambda *_: True)
+    monkeypatch.setattr("broker_django.admission.handover.hand_to_message_broker", lambda *_: True)
     get_app().conf.task_always_eager = False
     try:
         with (
@@ -167,7 +167,7 @@ def test_an_unknown_url_is_a_plain_404(client: Client, everything_accepted: None
     assert not DispatchRecord.objects.exists()
 
 
-def test_csrf_has_spoken_before_anything_is_accepted() -> None:
+def test_csrf_is_checked_before_anything_is_accepted() -> None:
     client = Client(enforce_csrf_checks=True)
     assert client.post("/pay-with-csrf/").status_code == 403
     assert not DispatchRecord.objects.exists()
@@ -272,7 +272,7 @@ def test_a_result_store_that_does_not_answer_is_a_503(client: Client, monkeypatc
 @pytest.mark.parametrize(
     ("method", "path"), [("POST", "/echo/%00/"), ("POST", f"/echo/{'x' * 3000}/"), ("A" * 30, "/echo/")]
 )
-def test_what_a_client_asks_for_fits_into_the_ledger(client: Client, method: str, path: str) -> None:
+def test_values_from_a_client_fit_into_the_ledger(client: Client, method: str, path: str) -> None:
     with override_settings(REQUEST_BROKER={"RULES": [{"when": "true", "queue": "bulk"}]}):
         document = accepted(client.generic(method, path))
     record = DispatchRecord.objects.get(pk=document["id"])

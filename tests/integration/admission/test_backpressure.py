@@ -77,7 +77,7 @@ def test_a_queue_at_its_limit_refuses_and_says_when_to_come_back(client: Client,
     assert (response.status_code, response["Content-Type"]) == (503, "application/problem+json")
     assert response.json() == {
         "type": "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity",
-        "title": "There is no room for this request at the moment",
+        "title": "There is no capacity for this request at the moment",
         "status": 503,
         "detail": "the queue payment takes no more for now",
     }
@@ -92,7 +92,7 @@ def test_below_its_limit_it_takes_what_there_is_room_for_within_one_sample(clien
         assert [post(client).status_code for _ in range(4)] == [202, 202, 503, 503]
 
 
-def test_the_same_under_asgi(async_client: AsyncClient, clock: Clock) -> None:
+def test_it_works_under_asgi(async_client: AsyncClient, clock: Clock) -> None:
     with limits(payment={"max_depth": 1}):
         assert [async_to_sync(async_client.post)("/pay/").status_code for _ in range(2)] == [202, 503]
 

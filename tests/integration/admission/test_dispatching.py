@@ -16,7 +16,7 @@ from broker_core.message import RequestMessage
 from broker_django.conf import conf
 from broker_django.context import REPLAY_KEY, Replay
 from broker_django.ledger import ledger
-from broker_django.messaging.publishing import open_request
+from broker_django.messaging.sealing import open_request
 from broker_django.models import DispatchRecord
 from tests.site.models import Execution
 

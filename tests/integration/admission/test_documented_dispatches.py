@@ -1,4 +1,4 @@
-"""The examples of docs/reliability.md, "Dispatches from code", as they stand there."""
+"""The examples of docs/how-to/dispatch-from-code.md, as they stand there."""
 
 from __future__ import annotations
 
@@ -24,9 +24,8 @@ if TYPE_CHECKING:
     from django.test import Client
     from pytest_django.fixtures import DjangoCaptureOnCommitCallbacks, SettingsWrapper
 
-DOCUMENT = Path(__file__).parents[3] / "docs" / "reliability.md"
-SECTION = DOCUMENT.read_text().partition("## Dispatches from code\n")[2].partition("\n## ")[0]
-EXAMPLES = [textwrap.dedent(block) for block in re.findall(r"```python\n(.*?)```", SECTION, re.DOTALL)]
+DOCUMENT = Path(__file__).parents[3] / "docs" / "how-to" / "dispatch-from-code.md"
+EXAMPLES = [textwrap.dedent(block) for block in re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)]
 
 
 def seen(request: HttpRequest) -> JsonResponse:

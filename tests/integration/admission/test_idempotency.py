@@ -58,7 +58,7 @@ def test_a_repetition_gets_the_stored_response(client: Client) -> None:
     assert Execution.objects.count() == 1
 
 
-def test_the_same_under_asgi(async_client: AsyncClient) -> None:
+def test_it_works_under_asgi(async_client: AsyncClient) -> None:
     post = async_to_sync(async_client.post)
     first, again = (post("/pay/", {"amount": "5"}, headers=KEY) for _ in range(2))
     assert (first.status_code, again.status_code) == (202, 201)

@@ -131,13 +131,13 @@ def test_a_view_is_queued_only_where_it_is_decorated(post: Any, client: Client, 
     assert client.get(accepted.json()["links"]["response"]).json() == {"replayed": True, "amount": "3"}
 
 
-def test_a_key_is_asked_for_only_where_the_view_is_decorated(post: Any) -> None:
+def test_a_key_is_required_only_where_the_view_is_decorated(post: Any) -> None:
     assert post("/key/").status_code == 400
     assert post("/a/function/").status_code == 200
     assert post("/b/function/").status_code == 202
 
 
-def test_what_needs_no_login_still_needs_none(post: Any, settings: Any) -> None:
+def test_a_view_that_requires_no_login_still_requires_none(post: Any, settings: Any) -> None:
     settings.MIDDLEWARE = [
         *settings.MIDDLEWARE[:-1],
         "django.contrib.auth.middleware.LoginRequiredMiddleware",

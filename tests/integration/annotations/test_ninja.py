@@ -16,7 +16,7 @@ from ninja import File, NinjaAPI, Router, Schema
 from ninja.decorators import decorate_view
 from ninja.files import UploadedFile  # noqa: TC002 - django-ninja reads it at run time
 
-from broker_django.annotations.decorated import annotation_of
+from broker_django.annotations.view_annotations import annotation_of
 from broker_django.decorators import priority, queue, require_idempotency_key, run_now
 from broker_django.models import DispatchRecord
 from tests.processes import finished
@@ -140,7 +140,7 @@ def test_each_operation_is_queued_by_its_own_decorator(send: Any, method: str, u
         assert response.json()["replayed"] is False
 
 
-def test_an_operation_may_be_preferred_and_may_ask_for_a_key(send: Any) -> None:
+def test_an_operation_may_be_prioritised_and_may_require_a_key(send: Any) -> None:
     assert send("get", "/api/orders/1", headers={"Prefer": "respond-async"}).status_code == 202
     assert send("delete", "/api/orders/1").status_code == 400
 

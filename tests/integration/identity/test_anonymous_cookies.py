@@ -1,4 +1,4 @@
-"""The cookies that a view set for an anonymous client, and who gets them."""
+"""Cookies that a view set for an anonymous client, and who receives them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whose a dispatch is: who asks with what, and what they get, at every exit."""
+"""Who owns a dispatch, with which credentials, and what other clients get from each endpoint."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ STRANGERS: dict[str, tuple[Callable[[], Client], dict[str, str]]] = {
 
 @pytest.mark.parametrize("asks", STRANGERS)
 @pytest.mark.parametrize("sent", SENT)
-def test_a_dispatch_is_not_there_for_strangers(sent: str, asks: str) -> None:
+def test_a_dispatch_does_not_exist_for_other_clients(sent: str, asks: str) -> None:
     make, headers = SENT[sent]
     owner = make()
     links = send(owner, **headers)
@@ -85,7 +85,7 @@ def test_the_same_user_elsewhere_is_the_owner() -> None:
     assert 404 not in exits(ann(), send(ann()))
 
 
-def test_who_sent_a_credential_may_show_it_again() -> None:
+def test_a_client_may_show_its_credential_again() -> None:
     headers = {"Authorization": "Bearer 1", "X-Api-Key": "2"}
     links = send(Client(), **headers)
     assert exits(Client(), links, Authorization="Bearer 1") == {404}
@@ -101,7 +101,7 @@ def test_a_cookie_may_be_a_credential(shown: str) -> None:
 
 
 @pytest.mark.parametrize("headers", [{"X-Api-Key": "1"}, {**EDGE, "X-Api-Key": "1"}])
-def test_a_claim_is_not_enough_for_what_came_with_a_key(headers: dict[str, str]) -> None:
+def test_a_claim_does_not_replace_an_api_key(headers: dict[str, str]) -> None:
     client = Client()
     links = send(client, **headers)
     assert "request_broker_claim" in client.cookies
@@ -110,7 +110,7 @@ def test_a_claim_is_not_enough_for_what_came_with_a_key(headers: dict[str, str])
     assert 404 not in exits(client, links, **headers)
 
 
-def test_a_claim_stands_for_an_anonymous_session() -> None:
+def test_a_claim_replaces_an_anonymous_session() -> None:
     client = with_a_session()
     links = send(client, **EDGE)
     client.cookies["sessionid"] = "another"
@@ -118,14 +118,14 @@ def test_a_claim_stands_for_an_anonymous_session() -> None:
     assert 404 not in exits(client, links, **EDGE)
 
 
-def test_of_a_users_session_nothing_else_is_asked() -> None:
+def test_a_users_session_is_sufficient() -> None:
     client = ann()
     links = send(client, **EDGE, **{"X-Api-Key": "1"})
     client.get("/log-out/")
     assert 404 not in exits(client, links)
 
 
-def test_owners_and_keys_are_the_same_after_a_rotation_of_keys() -> None:
+def test_owners_and_idempotency_keys_survive_a_key_rotation() -> None:
     """A repeated key is a repeated payment, also on the day of the rotation."""
     with override_settings(SECRET_KEY="old"):
         first = Client().post("/pay/", headers={"X-Api-Key": "1", "Idempotency-Key": "k"})
@@ -135,7 +135,7 @@ def test_owners_and_keys_are_the_same_after_a_rotation_of_keys() -> None:
     assert DispatchRecord.objects.count() == 1
 
 
-def test_who_sent_nothing_is_known_by_the_url() -> None:
+def test_a_client_that_sent_nothing_needs_only_the_url() -> None:
     assert 404 not in exits(Client(), send(Client()))
 
 
@@ -158,7 +158,7 @@ FATES: dict[str, Callable[[User], object]] = {
 @override_settings(AUTHENTICATION_BACKENDS=[f"{__name__}.Banning"])
 @pytest.mark.parametrize("logged_out", [False, True])
 @pytest.mark.parametrize("fate", FATES)
-def test_the_cookie_of_an_account_that_is_gone_opens_nothing(fate: str, logged_out: bool) -> None:
+def test_the_cookie_of_a_deleted_account_is_worthless(fate: str, logged_out: bool) -> None:
     client = ann()
     links, key = send(client), client.cookies["sessionid"].value
     if logged_out:
@@ -168,7 +168,7 @@ def test_the_cookie_of_an_account_that_is_gone_opens_nothing(fate: str, logged_o
     assert exits(client, links) == {404}
 
 
-def test_the_browser_that_changed_its_password_gets_the_answer() -> None:
+def test_a_browser_that_changed_the_password_gets_the_answer() -> None:
     client = ann()
     links = send(client)
     with_a_new_password(User.objects.get(username="ann"))
@@ -176,7 +176,7 @@ def test_the_browser_that_changed_its_password_gets_the_answer() -> None:
 
 
 @override_settings(AUTHENTICATION_BACKENDS=["django.contrib.auth.backends.AllowAllUsersModelBackend"])
-def test_an_account_that_is_not_active_is_an_owner_where_such_may_log_in() -> None:
+def test_an_inactive_account_is_an_owner_if_inactive_users_may_log_in() -> None:
     client = ann()
     User.objects.update(is_active=False)
     links = send(client)
@@ -191,7 +191,7 @@ def test_a_session_that_logs_in_keeps_what_it_sent_before() -> None:
     assert 404 not in exits(client, links)
 
 
-def test_a_poll_after_a_logout_leaves_the_cookie_that_the_owner_is_known_by() -> None:
+def test_a_poll_after_a_logout_keeps_the_cookie_that_identifies_the_owner() -> None:
     client = ann()
     accepted = client.post("/log-out/")
     assert "sessionid" not in client.get(accepted.json()["links"]["self"]).cookies
@@ -199,9 +199,9 @@ def test_a_poll_after_a_logout_leaves_the_cookie_that_the_owner_is_known_by() ->
     assert (response.status_code, response.cookies["sessionid"].value) == (200, "")
 
 
-def test_a_poll_that_waits_leaves_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_waiting_poll_keeps_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """The session has ended before the poll came, and the dispatch is not done yet."""
-    monkeypatch.setattr("broker_django.admission.acceptance.run_eagerly", lambda *_args, **_kwargs: None)
+    monkeypatch.setattr("broker_django.admission.handover.run_eagerly", lambda *_args, **_kwargs: None)
     client = ann()
     links = send(client)
     client.session.flush()
@@ -237,7 +237,7 @@ def test_another_tenant_on_the_same_host_is_another_site() -> None:
     assert sorted(DispatchRecord.objects.values_list("tenant", flat=True)) == ["a", "a", "b"]
 
 
-def test_a_claim_goes_to_the_urls_of_its_dispatch_only() -> None:
+def test_a_claim_is_sent_only_to_the_urls_of_its_dispatch() -> None:
     accepted = Client().post("/pay/", secure=True)
     claim = accepted.cookies[ownership.CLAIM]
     assert accepted.json()["links"]["self"].endswith(claim["path"])
@@ -247,7 +247,7 @@ def test_a_claim_goes_to_the_urls_of_its_dispatch_only() -> None:
     assert [ownership.CLAIM in response.cookies for response in with_key] == [True, False]
 
 
-def test_a_credential_is_kept_as_a_digest() -> None:
+def test_a_credential_is_stored_as_a_digest() -> None:
     nobody, cookie, header = (
         credentials.credential_for(RequestFactory().get("/", headers=headers), None)
         for headers in ({}, {"cookie": "sessionid=abc"}, {"authorization": "abc"})
@@ -258,14 +258,14 @@ def test_a_credential_is_kept_as_a_digest() -> None:
     assert "abc" not in cookie + header
 
 
-def test_a_cookie_that_the_client_is_about_to_get_counts_for_the_one_it_has() -> None:
+def test_a_new_session_cookie_replaces_the_sent_one_as_credential() -> None:
     request, response = RequestFactory().get("/", headers={"cookie": "sessionid=old"}), HttpResponse()
     response.set_cookie("sessionid", "new")
     later = RequestFactory().get("/", headers={"cookie": "sessionid=new"})
     assert credentials.credential_for(request, None, response.cookies) == credentials.credential_for(later, None)
 
 
-def test_credentials_are_known_after_a_rotation_of_keys() -> None:
+def test_credentials_survive_a_key_rotation() -> None:
     request = RequestFactory().get("/", headers={"authorization": "abc"})
     with override_settings(SECRET_KEY="old"):
         credential = credentials.credential_for(request, None)
@@ -277,7 +277,7 @@ def test_credentials_are_known_after_a_rotation_of_keys() -> None:
 TENANTS = {"TENANT": "tests.site.tenants.of_header", "RULES": [{"when": "true", "queue": "bulk"}]}
 
 
-def test_code_says_whose_request_it_is(django_capture_on_commit_callbacks: Any) -> None:
+def test_code_names_the_owner_of_its_dispatch(django_capture_on_commit_callbacks: Any) -> None:
     ann = User.objects.create_user("ann")
     given = {"queue": "bulk", "user": ann, "headers": {"X-Tenant": "a"}}
     with override_settings(REQUEST_BROKER=TENANTS):
@@ -293,7 +293,7 @@ def test_code_says_whose_request_it_is(django_capture_on_commit_callbacks: Any) 
 @pytest.mark.parametrize(
     ("before", "after"), [({}, {"TENANT": TENANTS["TENANT"]}), ({"TENANT": TENANTS["TENANT"]}, {})]
 )
-def test_what_was_accepted_before_tenants_were_told_apart_is_nobodys_afterwards(before: Any, after: Any) -> None:
+def test_dispatches_without_a_tenant_have_no_owner_once_tenants_are_configured(before: Any, after: Any) -> None:
     rules, fields = {"RULES": TENANTS["RULES"]}, {"X-Tenant": "a", "Idempotency-Key": "k"}
     client = ann()
     with override_settings(REQUEST_BROKER={**rules, **before}):
@@ -305,7 +305,7 @@ def test_what_was_accepted_before_tenants_were_told_apart_is_nobodys_afterwards(
     assert DispatchRecord.objects.count() == 2
 
 
-def test_a_replay_of_another_tenant_than_at_the_door_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_replay_for_another_tenant_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """As where a host was given to another tenant meanwhile."""
     tenants = iter("ab")
     monkeypatch.setattr("tests.site.tenants.of_header", lambda _request: next(tenants))
@@ -333,7 +333,7 @@ def ended() -> Client:
 
 @pytest.mark.parametrize("always", [False, True])
 @pytest.mark.parametrize("asks", [Client, bob, ended, refused_anew])
-def test_what_is_somebody_elses_looks_like_what_never_was(
+def test_another_owners_dispatch_looks_like_an_unknown_one(
     asks: Callable[[], Client], settings: Any, always: bool
 ) -> None:
     settings.SESSION_SAVE_EVERY_REQUEST = always
@@ -357,7 +357,7 @@ def fails_elsewhere(request: HttpRequest) -> str:
     return str(request.headers["X-Tenant"])
 
 
-def test_a_poll_of_which_nobody_knows_the_tenant_finds_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_poll_without_a_known_tenant_finds_nothing(caplog: pytest.LogCaptureFixture) -> None:
     ownership._log_once.cache_clear()
     with override_settings(REQUEST_BROKER={**TENANTS, "TENANT": f"{__name__}.fails_elsewhere"}):
         client = ann()
@@ -372,15 +372,15 @@ def an_object(_request: HttpRequest) -> Any:
     return User(username="acme")
 
 
-def test_a_tenant_has_a_name_and_is_no_object(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_tenant_must_be_a_name_and_not_an_object(caplog: pytest.LogCaptureFixture) -> None:
     """Its text may be another in each process: nobody would own what is accepted."""
     ownership._log_once.cache_clear()
     with override_settings(REQUEST_BROKER={**TENANTS, "TENANT": f"{__name__}.an_object"}):
         assert ann().post("/pay/").status_code >= 500
-    assert "has to return a text, a number or None, and not a User" in caplog.text
+    assert "must return a string, a number or None, not a User" in caplog.text
 
 
-def test_a_request_of_which_nobody_knows_the_tenant_is_not_accepted() -> None:
+def test_a_request_without_a_known_tenant_is_not_accepted() -> None:
     with override_settings(REQUEST_BROKER={**TENANTS, "TENANT": f"{__name__}.fails_elsewhere"}):
         refused = ann().post("/pay/")
         assert (refused.status_code, refused.json()["type"]) == (500, "urn:request-broker:problem:tenant-unknown")
@@ -389,7 +389,7 @@ def test_a_request_of_which_nobody_knows_the_tenant_is_not_accepted() -> None:
     assert not DispatchRecord.objects.exists()
 
 
-def test_users_of_several_sites_are_several_guests() -> None:
+def test_anonymous_users_of_several_sites_are_different() -> None:
     request, places = RequestFactory().get("/"), ({}, {"tenant": "b"}, {"host": "b.example"})
     of_user = {holding.guest(request, DispatchRecord(user="1", **place)).client for place in places}
     of_address = {holding.guest(request, DispatchRecord(**place)).client for place in places}

@@ -1,4 +1,4 @@
-"""A session that has ended meanwhile: the middleware around the broker reads it as it was, and nobody has it again."""
+"""A session that has ended meanwhile: middleware reads its former data in the replay, but nothing restores it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ import broker_django
 from broker_django.decorators import queue
 from broker_django.ledger import responses
 from broker_django.models import DispatchRecord
-from tests.integration.identity.test_users import before_replay  # noqa: F401 - a fixture
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -118,7 +117,9 @@ def flush(client: Any) -> Callable[[], None]:
 
 @pytest.mark.parametrize("engine", [None, CACHE])
 @pytest.mark.parametrize("make", [Client, AsyncClient])
-def test_is_read_as_it_was(before_replay: Any, settings: Any, ada: User, make: Any, engine: str | None) -> None:  # noqa: F811
+def test_an_ended_session_is_read_as_it_was(
+    before_replay: Any, settings: Any, ada: User, make: Any, engine: str | None
+) -> None:
     if engine:
         settings.SESSION_ENGINE = engine
     given = datetime.date(2026, 1, 2) if engine else "key"
@@ -131,7 +132,7 @@ def test_is_read_as_it_was(before_replay: Any, settings: Any, ada: User, make: A
 
 
 @pytest.mark.parametrize("act", ["look", "write", "change"])
-def test_nothing_of_it_is_there_again(before_replay: Any, settings: Any, ada: User, act: str) -> None:  # noqa: F811
+def test_an_ended_session_is_not_restored(before_replay: Any, settings: Any, ada: User, act: str) -> None:
     settings.SESSION_SAVE_EVERY_REQUEST = True
     client = logged_in(Client(), ada)
     before_replay(flush(client))
@@ -142,7 +143,9 @@ def test_nothing_of_it_is_there_again(before_replay: Any, settings: Any, ada: Us
 
 @pytest.mark.parametrize("make", [Client, AsyncClient])
 @pytest.mark.parametrize("act", ["look", "write", "held"])
-def test_no_cookie_of_it_is_handed_out(before_replay: Any, settings: Any, ada: User, act: str, make: Any) -> None:  # noqa: F811
+def test_no_cookie_of_an_ended_session_is_sent(
+    before_replay: Any, settings: Any, ada: User, act: str, make: Any
+) -> None:
     settings.SESSION_SAVE_EVERY_REQUEST = True
     client = logged_in(make(), ada)
     before_replay(flush(client))
@@ -153,7 +156,7 @@ def test_no_cookie_of_it_is_handed_out(before_replay: Any, settings: Any, ada: U
     assert not responses.fetch(DispatchRecord.objects.get()).cookies
 
 
-def test_a_view_may_log_in_another(before_replay: Any, ada: User) -> None:  # noqa: F811
+def test_a_view_may_log_in_another(before_replay: Any, ada: User) -> None:
     client = logged_in(Client(), ada)
     before_replay(flush(client))
     client.post("/view/log in/")
@@ -162,8 +165,8 @@ def test_a_view_may_log_in_another(before_replay: Any, ada: User) -> None:  # no
     assert DispatchRecord.objects.get().state == "succeeded"
 
 
-def test_of_a_request_that_code_dispatched(
-    before_replay: Any,  # noqa: F811
+def test_a_dispatch_from_code_has_no_past_session(
+    before_replay: Any,
     ada: User,
     settings: Any,
     django_capture_on_commit_callbacks: Any,
@@ -176,7 +179,7 @@ def test_of_a_request_that_code_dispatched(
     assert responses.fetch(record).body == b'{"factor": "key", "name": "ada"}'
 
 
-def test_one_that_goes_on_is_written_as_ever(ada: User) -> None:
+def test_an_active_session_is_written_as_usual(ada: User) -> None:
     client = logged_in(Client(), ada)
     client.post("/view/write/")
     assert client.session["cart"] == [1]
@@ -242,8 +245,8 @@ def with_own(settings: Any, name: str, own: Any) -> None:
 
 
 @pytest.mark.parametrize(("own", "device"), [(DeviceMiddleware, "Fox"), (EarlyDeviceMiddleware, "read early")])
-def test_a_store_keeps_what_its_middleware_told_it(
-    before_replay: Any,  # noqa: F811
+def test_a_session_store_keeps_attributes_set_by_its_middleware(
+    before_replay: Any,
     settings: Any,
     ada: User,
     own: Any,
@@ -258,7 +261,7 @@ def test_a_store_keeps_what_its_middleware_told_it(
         assert shown.json() == {"factor": factor, "name": "ada", "device": device, "kind": "SessionStore"}
 
 
-def test_a_store_of_its_own_is_written_as_ever(settings: Any, ada: User) -> None:
+def test_a_custom_session_store_is_written_as_usual(settings: Any, ada: User) -> None:
     settings.SESSION_ENGINE = __name__
     with_own(settings, "SessionMiddleware", DeviceMiddleware)
     client = logged_in(Client(), ada)
@@ -267,8 +270,8 @@ def test_a_store_of_its_own_is_written_as_ever(settings: Any, ada: User) -> None
 
 
 @pytest.mark.parametrize("fate", ["logs out", "changes the password", "goes on"])
-def test_own_middleware_finds_the_user_who_was_accepted(
-    before_replay: Any,  # noqa: F811
+def test_custom_middleware_finds_the_accepted_user(
+    before_replay: Any,
     settings: Any,
     ada: User,
     fate: str,
@@ -288,8 +291,8 @@ def test_own_middleware_finds_the_user_who_was_accepted(
 
 
 @pytest.mark.parametrize("revoked", [True, False])
-def test_own_middleware_that_sets_somebody_finds_the_user_who_was_accepted(
-    before_replay: Any,  # noqa: F811
+def test_custom_middleware_that_sets_a_user_finds_the_accepted_user(
+    before_replay: Any,
     settings: Any,
     ada: User,
     revoked: bool,
@@ -306,7 +309,7 @@ def test_own_middleware_that_sets_somebody_finds_the_user_who_was_accepted(
 
 
 @pytest.mark.parametrize("ended", [True, False])
-def test_a_view_logs_its_user_out(before_replay: Any, settings: Any, ada: User, ended: bool) -> None:  # noqa: F811
+def test_a_view_logs_its_user_out(before_replay: Any, settings: Any, ada: User, ended: bool) -> None:
     client = logged_in(Client(), ada)
     before_replay(flush(client) if ended else list)
     response = client.post("/view/log out/")
@@ -331,8 +334,8 @@ def acts(get_response: Callable[[HttpRequest], Any]) -> Any:
 
 @pytest.mark.parametrize("acting", [True, False])
 @pytest.mark.parametrize("change", ["changed", "added"])
-def test_a_session_that_another_request_has_changed_goes_on(
-    before_replay: Any,  # noqa: F811
+def test_a_session_that_another_request_changed_stays_active(
+    before_replay: Any,
     settings: Any,
     ada: User,
     acting: bool,
@@ -357,8 +360,8 @@ def test_a_session_that_another_request_has_changed_goes_on(
     assert client.session["cart"] == [1]
 
 
-def test_a_session_in_which_nobody_acts_any_more_has_ended(
-    before_replay: Any,  # noqa: F811
+def test_a_session_whose_user_no_longer_acts_for_another_has_ended(
+    before_replay: Any,
     settings: Any,
     ada: User,
 ) -> None:

@@ -1,4 +1,4 @@
-"""Users, sessions and cookies: the replay acts as the user who was accepted."""
+"""Users, sessions and cookies: the replay runs as the accepted user."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync
-from celery import signals
 from django.contrib.auth.models import User
 from django.contrib.sessions.models import Session
 from django.core.cache import cache
@@ -28,23 +27,6 @@ def ann() -> User:
     return User.objects.create_user(**PROPER)
 
 
-@pytest.fixture
-def before_replay() -> Any:
-    """Call `before_replay(function)` to have something happen between acceptance and replay."""
-    connected = []
-
-    def arrange(function: Any) -> None:
-        def receiver(**_: Any) -> None:
-            function()
-
-        signals.task_prerun.connect(receiver, weak=False)
-        connected.append(receiver)
-
-    yield arrange
-    for receiver in connected:
-        signals.task_prerun.disconnect(receiver)
-
-
 def follow(client: Client, response: Any) -> Any:
     assert response.status_code == 202, response.content
     return client.get(response.json()["links"]["response"])
@@ -60,7 +42,7 @@ def test_an_async_view_runs_as_the_same_user(async_client: AsyncClient, ann: Use
     assert async_to_sync(async_client.get)("/slow/").json()["user"] == "ann"
 
 
-def test_a_user_who_logged_out_meanwhile_is_still_the_one(client: Client, ann: User, before_replay: Any) -> None:
+def test_a_user_who_logged_out_meanwhile_is_still_the_user(client: Client, ann: User, before_replay: Any) -> None:
     client.force_login(ann)
     before_replay(client.session.flush)
     with override_settings(REQUEST_BROKER=ACCEPT_ALL):
@@ -69,7 +51,7 @@ def test_a_user_who_logged_out_meanwhile_is_still_the_one(client: Client, ann: U
 
 
 @pytest.mark.parametrize("fate", ["deactivated", "deleted"])
-def test_a_user_who_is_gone_fails_the_dispatch_and_has_no_answer(
+def test_a_deleted_user_fails_the_dispatch_and_gets_no_answer(
     client: Client, ann: User, before_replay: Any, fate: str
 ) -> None:
     client.force_login(ann)
@@ -118,7 +100,7 @@ def test_logging_out_inside_a_queued_view_reaches_the_client(client: Client, ann
     assert client.cookies["sessionid"].value == ""
 
 
-def test_login_and_logout_while_the_client_is_held(client: Client, ann: User, everything_queued: None) -> None:
+def test_login_and_logout_while_the_client_waits(client: Client, ann: User, everything_queued: None) -> None:
     assert client.post("/log-in/", PROPER).content == b"in"
     assert client.get("/echo/").json()["user"] == "ann"
     assert client.post("/log-out/").content == b"out"
@@ -137,7 +119,7 @@ def test_the_session_is_read_and_written(
 
 
 @pytest.mark.parametrize("save_every_request", [False, True])
-def test_the_outer_chain_does_not_save_over_the_replay(client: Client, save_every_request: bool) -> None:
+def test_the_outer_middleware_does_not_save_over_the_replay(client: Client, save_every_request: bool) -> None:
     session = client.session
     session["count"] = 4
     session.save()
@@ -161,7 +143,7 @@ def test_another_users_dispatch_is_a_404(client: Client, ann: User) -> None:
     assert bob.delete(location).status_code == 404
 
 
-def test_an_owner_on_another_device_may_look(client: Client, ann: User) -> None:
+def test_an_owner_on_another_device_may_poll(client: Client, ann: User) -> None:
     client.force_login(ann)
     location = client.post("/pay/")["Location"]
     phone = Client()
@@ -169,7 +151,7 @@ def test_an_owner_on_another_device_may_look(client: Client, ann: User) -> None:
     assert phone.get(location).status_code == 200
 
 
-def test_drf_authenticates_at_the_door(client: Client, ann: User) -> None:
+def test_drf_authenticates_before_acceptance(client: Client, ann: User) -> None:
     cache.clear()
     assert client.post("/rest/").status_code == 401
     assert client.post("/rest/", headers={"Authorization": "Token wrong"}).status_code == 401
@@ -203,7 +185,7 @@ def test_drf_throttles_count_once(client: Client, ann: User) -> None:
 
 
 @pytest.mark.parametrize(("path", "varies"), [("/teapot/", False), ("/echo/", True)])
-def test_a_response_varies_on_the_cookie_only_where_the_view_asked(
+def test_a_response_varies_on_the_cookie_only_if_the_view_read_it(
     client: Client, ann: User, everything_queued: None, path: str, varies: bool
 ) -> None:
     client.force_login(ann)
@@ -224,7 +206,7 @@ def test_code_cannot_name_a_user_of_another_kind() -> None:
 
 
 @pytest.mark.django_db
-def test_a_primary_key_may_be_a_text_with_a_colon(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_primary_key_may_be_a_string_with_a_colon(monkeypatch: pytest.MonkeyPatch) -> None:
     Session.objects.create(session_key="urn:1", expire_date=timezone.now())
     monkeypatch.setattr(users, "user_model", lambda: Session)
     assert (users.may_act("urn:1"), users.may_act("urn:2"), users.may_act("no.such.Class:1")) == (True, False, False)

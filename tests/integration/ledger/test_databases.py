@@ -137,7 +137,7 @@ def test_routers_are_made_changed_exported_imported_and_deleted_in_the_admin(rou
     assert Destination.objects.using("default").get().router_id == row.pk
     assert staff.get("/old/").headers["Location"] == "/new/"
     again = staff.post(f"{url}add/", {**form, "code": "shop2"})
-    assert b"an active router of this source" in again.content
+    assert b"an active router with this source" in again.content
     changed = {
         **form, "rank": 2, "destinations-INITIAL_FORMS": 1, "destinations-0-url": "/newer/",
         "destinations-0-id": row.destinations.get().pk, "destinations-0-router": row.pk,

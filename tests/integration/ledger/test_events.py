@@ -298,7 +298,7 @@ def test_signals_tell_projects(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_the_documented_receiver_hears_of_a_failure() -> None:
-    [block] = re.findall(r"```python\n(.*?)```", (ROOT / "docs/signals.md").read_text(), re.DOTALL)
+    [block] = re.findall(r"```python\n(.*?)```", (ROOT / "docs/reference/signals.md").read_text(), re.DOTALL)
     made: list[dict[str, Any]] = []
     failure = SimpleNamespace(objects=SimpleNamespace(create=lambda **values: made.append(values)))
     names: dict[str, Any] = {"Failure": failure}

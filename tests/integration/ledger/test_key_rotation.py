@@ -13,7 +13,7 @@ from django.test import Client, override_settings
 from broker_core.dispatches import SealedRequest, State
 from broker_django.conf import conf
 from broker_django.ledger import ledger
-from broker_django.messaging import publishing
+from broker_django.messaging import sealing
 from broker_django.messaging.celery_app import get_app
 from broker_django.models import DispatchRecord
 from tests.rows import as_request
@@ -68,7 +68,7 @@ def deployed() -> None:
 
 def run(record: DispatchRecord, argument: str | None = None) -> State:
     """What a worker does with the message."""
-    args = (publishing.argument(as_request(record)) if argument is None else argument,)
+    args = (sealing.task_argument(as_request(record)) if argument is None else argument,)
     tasks.replay.apply(args=args, task_id=str(record.pk), routing_key=record.queue, throw=False)
     record.refresh_from_db()
     return record.current_state
@@ -133,7 +133,7 @@ def test_what_no_key_opens_is_not_published_for_ever_but_fails(client: Client, p
         look(after(record, minutes=16))
     record.refresh_from_db()
     assert (record.state, record.attempts, published) == ("failed", 1, [])
-    assert record.error.startswith("the request cannot be opened: the envelope was sealed with a key")
+    assert record.error.startswith("the request cannot be opened: the envelope was sealed with an unknown key")
     with override_settings(**KEPT):
         document = client.get(f"{location}response/")
         assert (document.status_code, document.json()["detail"]) == (500, record.error)
@@ -256,5 +256,5 @@ def test_the_file_of_a_large_request_is_left_to_a_worker_that_has_its_key(client
             task = SimpleNamespace(is_eager=True)
             assert tasks._answer(task, record.sealed_file, record.pk, record.queue, 1).unknown_here
             assert run(record) == State.FAILED, "eager tasks are not retried"
-    reason = "the view was not reached: the stored request body cannot be opened: the envelope was sealed with a key"
-    assert record.error.startswith(reason)
+    found = "the stored request body cannot be opened: the envelope was sealed with an unknown key"
+    assert record.error.startswith(f"the view was not reached: {found}")

@@ -19,7 +19,7 @@ from broker_core.dispatches import NOT_REACHED, SealedRequest, State
 from broker_core.envelope import Keyring, context
 from broker_django.conf import conf
 from broker_django.ledger import bodies, ledger, retention
-from broker_django.messaging import publishing
+from broker_django.messaging import publishing, sealing
 from broker_django.messaging.celery_app import TASK, get_app
 from broker_django.models import DispatchRecord
 from tests.rows import as_request
@@ -85,7 +85,7 @@ def accepted(client: Client, **options: Any) -> DispatchRecord:
 def replay(record: DispatchRecord, argument: str | None = None) -> DispatchRecord:
     """What the worker does with the message."""
     task = get_app().tasks[TASK]
-    args = (publishing.argument(as_request(record)) if argument is None else argument,)
+    args = (sealing.task_argument(as_request(record)) if argument is None else argument,)
     task.apply(args=args, task_id=str(record.pk), routing_key=record.queue, throw=False)
     record.refresh_from_db()
     return record
@@ -103,7 +103,7 @@ def test_a_large_body_arrives_byte_for_byte_and_its_file_goes(
     assert files(storage) == []
 
 
-def test_the_same_under_asgi(async_client: AsyncClient, storage: Storage) -> None:
+def test_it_works_under_asgi(async_client: AsyncClient, storage: Storage) -> None:
     response = async_to_sync(async_client.post)("/body/", LARGE, content_type=OCTETS)
     assert response.content == LARGE
     assert len(files(storage)) == 1
@@ -120,14 +120,14 @@ def test_the_row_and_the_message_are_small_and_the_storage_sees_only_ciphertext(
     record = accepted(client)
     assert bytes(record.sealed) == b""
     assert record.sealed_file.startswith(f"request_broker/{record.pk}.")
-    argument = publishing.argument(as_request(record))
+    argument = sealing.task_argument(as_request(record))
     assert len(argument) < 200
-    assert str(record.pk).encode() not in publishing.from_text(argument), "the name is sealed, too"
+    assert str(record.pk).encode() not in sealing.from_text(argument), "the name is sealed, too"
     with storage.open(record.sealed_file) as file:
         sealed = file.read()
     assert len(sealed) > len(LARGE)
     assert LARGE[:32] not in sealed
-    assert LARGE in publishing.open_request(sealed, str(record.pk), "bulk")
+    assert LARGE in sealing.open_request(sealed, str(record.pk), "bulk")
 
 
 def answer(record: DispatchRecord) -> Answer:
@@ -187,10 +187,10 @@ def test_a_reference_is_good_for_its_dispatch_and_queue_alone(
 ) -> None:
     record, other = accepted(client), accepted(client)
     forged = [
-        publishing.argument(as_request(other)),
-        publishing.to_text(publishing.seal_reference(other.sealed_file, str(record.pk), "payment")),
-        publishing.to_text(record.sealed_file.encode()),
-        publishing.to_text(publishing.conf.keyring.seal(b"/etc/passwd", b"")),
+        sealing.task_argument(as_request(other)),
+        sealing.to_text(sealing.seal_reference(other.sealed_file, str(record.pk), "payment")),
+        sealing.to_text(record.sealed_file.encode()),
+        sealing.to_text(publishing.conf.keyring.seal(b"/etc/passwd", b"")),
     ]
     for argument in forged:
         assert replay(record, argument).state == "queued"

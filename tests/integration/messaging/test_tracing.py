@@ -21,7 +21,7 @@ from broker_core.hop_by_hop import connection_options
 from broker_core.message import RequestMessage
 from broker_django.conf import conf
 from broker_django.ledger import ledger
-from broker_django.messaging import publishing, tracing
+from broker_django.messaging import publishing, sealing, tracing
 from broker_django.models import DispatchRecord
 from tests import servers
 from tests.rows import accept, as_request
@@ -169,7 +169,7 @@ def accepted(**values: Any) -> DispatchRecord:
     given = {"method": "GET", "path": "/", "route": "/", "accepted_at": now, "sealed": b"", "published_at": now}
     record = DispatchRecord(pk=uuid.uuid4(), queue="bulk", trace_fields=json.dumps(FIELDS), **{**given, **values})
     message = RequestMessage({"REQUEST_METHOD": "GET", "PATH_INFO": "/"})
-    record.sealed = publishing.seal_request(message, str(record.pk), "bulk")
+    record.sealed = sealing.seal_request(message, str(record.pk), "bulk")
     accept(record)
     return record
 

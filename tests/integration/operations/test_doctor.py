@@ -58,7 +58,7 @@ def run_doctor() -> tuple[int, str]:
     return 0, out.getvalue()
 
 
-def test_all_is_well(memory: None, workers: dict[str, Any]) -> None:
+def test_everything_is_well(memory: None, workers: dict[str, Any]) -> None:
     add(State.QUEUED)
     add(State.RUNNING, due_at=timezone.now() + timedelta(seconds=5))
     add(State.SUCCEEDED, due_at=None)
@@ -73,38 +73,38 @@ def test_a_queue_without_a_worker(memory: None, workers: dict[str, Any]) -> None
     workers[HOST]["queues"].remove("bulk")
     status, output = run_doctor()
     assert status == 1
-    assert "FAIL queue bulk: no worker answers for it" in output
+    assert "FAIL queue bulk: no worker serves it" in output
     assert "broker_worker --queues bulk" in output
     assert "1 of the above need attention." in output
 
 
 @pytest.mark.parametrize(("skew", "well"), [(2.0, True), (-2.0, True), (2.1, False), (-2.1, False)])
-def test_a_clock_that_is_off(memory: None, workers: dict[str, Any], skew: float, well: bool) -> None:
+def test_a_clock_that_is_wrong(memory: None, workers: dict[str, Any], skew: float, well: bool) -> None:
     workers[HOST]["skew"] = skew
     assert findings()[f"clock of {HOST}"].well is well
 
 
-def test_a_message_broker_that_is_down_and_what_waits_for_it() -> None:
+def test_a_message_broker_that_is_down_and_its_backlog() -> None:
     add(State.QUEUED, accepted_at=timezone.now() - timedelta(minutes=5))
     found = wrong()
-    assert "Start it, or mend CELERY_BROKER_URL" in found["message broker"].advice
+    assert "Start it, or correct CELERY_BROKER_URL" in found["message broker"].advice
     assert "1 dispatch waits, the oldest for 300 s: the message broker is down" in found["backlog of bulk"].detail
     assert {"queue payment", "queue realtime", "queue bulk"} <= set(found)
 
 
-def test_what_waits_for_a_worker(memory: None, workers: dict[str, Any]) -> None:
+def test_dispatches_that_wait_for_a_worker(memory: None, workers: dict[str, Any]) -> None:
     add(State.QUEUED, accepted_at=timezone.now() - timedelta(minutes=5))
-    assert "no worker has come to it" in wrong()["backlog of bulk"].detail
+    assert "no worker has started them" in wrong()["backlog of bulk"].detail
 
 
-def test_what_waits_for_its_next_attempt_is_as_it_should_be(memory: None, workers: dict[str, Any]) -> None:
+def test_waiting_for_a_retry_is_no_finding(memory: None, workers: dict[str, Any]) -> None:
     long_ago, soon = timezone.now() - timedelta(minutes=5), timezone.now() + timedelta(minutes=1)
     record = add(State.QUEUED, accepted_at=long_ago, due_at=soon, attempts=1)
     record.ended_attempts.create(number=1, started_at=long_ago, ended_at=long_ago, error="the view answered 503")
     assert not wrong()
 
 
-def test_what_workers_with_other_code_gave_back(memory: None, workers: dict[str, Any]) -> None:
+def test_dispatches_that_workers_with_other_code_handed_back(memory: None, workers: dict[str, Any]) -> None:
     error = f"{NOT_REACHED}: the URL leads nowhere here, and led to shop.views.pay when it was accepted"
     now = timezone.now()
     for _ in range(2):
@@ -118,19 +118,19 @@ def test_what_workers_with_other_code_gave_back(memory: None, workers: dict[str,
     assert "code and settings of the web processes" in finding.advice
 
 
-def test_workers_with_another_key_are_not_said_to_be_missing(memory: None, workers: dict[str, Any]) -> None:
+def test_workers_with_another_key_are_not_reported_as_missing(memory: None, workers: dict[str, Any]) -> None:
     workers[HOST]["keys"] = ["another"]
     found = wrong()
-    assert found["queue bulk"].advice == "Its workers have other keys: see below."
+    assert found["queue bulk"].advice == "Its workers have different keys: see below."
     assert "SECRET_KEY of the web processes" in found[f"keys of {HOST}"].advice
 
 
-def test_dispatches_whose_worker_is_gone(memory: None, workers: dict[str, Any]) -> None:
+def test_dispatches_of_a_lost_worker(memory: None, workers: dict[str, Any]) -> None:
     for _ in range(2):
         add(State.RUNNING, worker="broker@gone", due_at=timezone.now() - timedelta(seconds=60))
     (finding,) = wrong().values()
     assert finding.subject == "dispatches of broker@gone"
-    assert "2 count as running, 60 s past their lease: its worker is gone" in finding.detail
+    assert "2 count as running, 60 s past their lease: the worker is gone" in finding.detail
 
 
 def test_a_result_store_that_fails(memory: None, workers: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +146,7 @@ def test_a_queue_at_its_limit(memory: None, workers: dict[str, Any]) -> None:
         add(State.QUEUED)
         assert not wrong()
         add(State.QUEUED)
-        assert "2 dispatches wait, the oldest for 0 s: new requests are refused" in wrong()["limit of bulk"].detail
+        assert "2 dispatches wait, the oldest for 0 s, so new requests are refused" in wrong()["limit of bulk"].detail
 
 
 def with_slots(**values: Any) -> dict[str, Any]:
@@ -200,18 +200,18 @@ def test_keys_of_web_and_workers_are_compared(
 
 def test_a_worker_of_another_project_serves_nothing(memory: None, workers: dict[str, Any]) -> None:
     workers[HOST]["keys"] = Keyring(["other"]).key_ids
-    assert "no worker answers for it" in wrong()["queue bulk"].detail
+    assert "no worker serves it" in wrong()["queue bulk"].detail
 
 
-def test_what_waits_in_a_queue_that_the_settings_do_not_have_any_more(memory: None, workers: dict[str, Any]) -> None:
+def test_dispatches_in_a_queue_that_is_no_longer_in_the_settings(memory: None, workers: dict[str, Any]) -> None:
     add(State.QUEUED, queue="former", accepted_at=timezone.now() - timedelta(minutes=5))
     (finding,) = wrong().values()
-    assert "the queue is not in the settings any more" in finding.detail
-    assert "put 'former' back into QUEUES" in finding.advice
+    assert "the queue is no longer in the settings" in finding.detail
+    assert "Put 'former' back into QUEUES" in finding.advice
 
 
 def test_a_worker_that_runs_something_and_does_not_answer_is_busy(memory: None, workers: dict[str, Any]) -> None:
     workers[HOST]["queues"].remove("bulk")
     add(State.RUNNING, worker="solo@host", due_at=timezone.now() + timedelta(seconds=9))
     assert not wrong()
-    assert "it does not answer, but renews the leases of what it runs for bulk" in findings()["worker solo@host"].detail
+    assert "it does not answer, but renews leases of dispatches in bulk" in findings()["worker solo@host"].detail

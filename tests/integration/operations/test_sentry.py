@@ -1,4 +1,4 @@
-"""What is done for Sentry costs a project without it nothing."""
+"""Sentry support costs nothing in a project without it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def looks() -> bool:
 
 
 @pytest.mark.usefixtures("everything_accepted")
-def test_it_is_looked_for_at_the_first_request_only() -> None:
+def test_sentry_is_detected_only_at_the_first_request() -> None:
     before = set(sys.modules)
     sentry.watch_from_first_request()
     assert looks()

@@ -1,4 +1,4 @@
-"""The reaper over the ledger, pass by pass, with a clock and a message broker in memory."""
+"""The reaper, pass by pass, with a fake clock and an in-memory message broker."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from django.test import override_settings
 from broker_core.dispatches import SealedRequest, State
 from broker_core.message import RequestMessage
 from broker_django.ledger import ledger, retention
-from broker_django.messaging import publishing
+from broker_django.messaging import publishing, sealing
 from broker_django.models import ActionRecord, AttemptRecord, DispatchRecord
 from tests.rows import accept, as_dispatch
 from workers.recovery import reaper as module
@@ -94,7 +94,7 @@ def accepted(now: datetime, **values: Any) -> DispatchRecord:
     for name, value in values.items():
         setattr(record, name, value)
     message = RequestMessage({"REQUEST_METHOD": "GET", "PATH_INFO": "/"})
-    record.sealed = publishing.seal_request(message, str(record.pk), record.queue)
+    record.sealed = sealing.seal_request(message, str(record.pk), record.queue)
     accept(record)
     return record
 
@@ -103,7 +103,7 @@ def state(record: DispatchRecord) -> str:
     return DispatchRecord.objects.values_list("state", flat=True).get(pk=record.pk)
 
 
-def test_what_waits_in_the_ledger_is_published_when_it_is_due(steady: Reaper, clock: Clock, wire: Wire) -> None:
+def test_a_waiting_dispatch_is_published_when_it_is_due(steady: Reaper, clock: Clock, wire: Wire) -> None:
     due, later = (accepted(clock.now, published_at=None, due_at=clock.now + timedelta(seconds=s)) for s in (0, 60))
     look(steady)
     assert wire.published == [due.pk]
@@ -114,7 +114,7 @@ def test_what_waits_in_the_ledger_is_published_when_it_is_due(steady: Reaper, cl
     assert later.pk in wire.published
 
 
-def test_what_the_message_broker_does_not_take_waits_on(steady: Reaper, clock: Clock, wire: Wire) -> None:
+def test_a_dispatch_that_the_message_broker_refuses_waits(steady: Reaper, clock: Clock, wire: Wire) -> None:
     records = [accepted(clock.now, published_at=None, due_at=clock.now) for _ in range(3)]
     wire.takes = False
     look(steady)
@@ -126,7 +126,7 @@ def test_what_the_message_broker_does_not_take_waits_on(steady: Reaper, clock: C
     assert set(wire.published) == {record.pk for record in records}
 
 
-def test_a_lease_that_ran_out_is_taken_up_and_the_dispatch_published(steady: Reaper, clock: Clock, wire: Wire) -> None:
+def test_a_dispatch_whose_lease_expired_is_published_again(steady: Reaper, clock: Clock, wire: Wire) -> None:
     record = accepted(clock.now)
     ledger.claim(record.pk, module.conf.queues["bulk"], "gone", clock.now)
     clock.passes(seconds=10)
@@ -139,7 +139,7 @@ def test_a_lease_that_ran_out_is_taken_up_and_the_dispatch_published(steady: Rea
     assert AttemptRecord.objects.get().error == "the lease of its worker ran out"
 
 
-def test_after_the_database_was_away_workers_may_renew_first(steady: Reaper, clock: Clock, wire: Wire) -> None:
+def test_after_a_database_outage_workers_may_renew_first(steady: Reaper, clock: Clock, wire: Wire) -> None:
     record = accepted(clock.now)
     ledger.claim(record.pk, module.conf.queues["bulk"], "slow", clock.now)
     clock.passes(seconds=40)
@@ -161,7 +161,7 @@ def test_a_reaper_that_slept_lets_workers_renew_first(steady: Reaper, clock: Clo
     assert state(record) == State.RUNNING
 
 
-def test_a_message_is_lost_where_its_queue_is_empty(steady: Reaper, clock: Clock, wire: Wire) -> None:
+def test_a_message_is_lost_if_its_queue_is_empty(steady: Reaper, clock: Clock, wire: Wire) -> None:
     lost = accepted(clock.now)
     clock.passes(seconds=20)
     recent = accepted(clock.now)
@@ -171,7 +171,7 @@ def test_a_message_is_lost_where_its_queue_is_empty(steady: Reaper, clock: Clock
     assert recent.pk not in wire.published
 
 
-def test_a_message_is_lost_where_later_ones_have_left_the_queue(
+def test_a_message_is_lost_if_later_ones_have_left_the_queue(
     steady: Reaper, clock: Clock, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wire.waiting = 1_000
@@ -185,7 +185,7 @@ def test_a_message_is_lost_where_later_ones_have_left_the_queue(
     assert wire.published == [first.pk]
 
 
-def test_nothing_is_known_of_a_queue_that_nobody_tells_of(steady: Reaper, clock: Clock, wire: Wire) -> None:
+def test_no_message_counts_as_lost_if_the_queue_is_unknown(steady: Reaper, clock: Clock, wire: Wire) -> None:
     wire.waiting = None
     accepted(clock.now)
     clock.passes(hours=1)
@@ -193,7 +193,7 @@ def test_nothing_is_known_of_a_queue_that_nobody_tells_of(steady: Reaper, clock:
     assert wire.published == []
 
 
-def test_what_nobody_wants_any_more_expires_and_is_not_published(steady: Reaper, clock: Clock, wire: Wire) -> None:
+def test_an_expired_dispatch_is_not_published(steady: Reaper, clock: Clock, wire: Wire) -> None:
     end = clock.now + timedelta(seconds=5)
     on_its_way = accepted(clock.now, expires_at=end)
     waiting = accepted(clock.now, expires_at=end, published_at=None, due_at=end)
@@ -212,7 +212,7 @@ def test_two_reapers_publish_once(steady: Reaper, clock: Clock, wire: Wire) -> N
     assert wire.published == [record.pk]
 
 
-def test_a_queue_that_is_not_configured_any_more_holds_up_no_other(steady: Reaper, clock: Clock, wire: Wire) -> None:
+def test_a_former_queue_does_not_block_others(steady: Reaper, clock: Clock, wire: Wire) -> None:
     former = accepted(clock.now, queue="former", published_at=None, due_at=clock.now)
     record = accepted(clock.now, published_at=None, due_at=clock.now)
     look(steady)
@@ -221,9 +221,7 @@ def test_a_queue_that_is_not_configured_any_more_holds_up_no_other(steady: Reape
     assert former.due_at == clock.now + module.HESITATION
 
 
-def test_a_pass_does_not_take_for_ever(
-    steady: Reaper, clock: Clock, wire: Wire, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pass_is_limited_in_time(steady: Reaper, clock: Clock, wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "A_WHILE", -1.0)
     for _ in range(5):
         accepted(clock.now, published_at=None, due_at=clock.now)
@@ -231,7 +229,7 @@ def test_a_pass_does_not_take_for_ever(
     assert len(wire.published) == 1
 
 
-def test_housekeeping_goes_on_where_a_pass_was_cut_short(
+def test_housekeeping_continues_where_a_pass_stopped(
     steady: Reaper, clock: Clock, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "A_WHILE", -1.0)
@@ -246,7 +244,7 @@ def test_housekeeping_goes_on_where_a_pass_was_cut_short(
     assert set(left) == {2, 1, 0}, "one at a time"
 
 
-def test_what_is_refused_by_itself_waits_a_moment_only(
+def test_a_single_refused_message_waits_only_a_moment(
     steady: Reaper, clock: Clock, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "publish", lambda *_: False)
@@ -256,11 +254,11 @@ def test_what_is_refused_by_itself_waits_a_moment_only(
     assert refused.due_at == clock.now + timedelta(seconds=module.REFUSED_FOR)
 
 
-def test_what_waits_in_a_queue_that_was_removed_fails_when_nobody_can_know_it_any_more(
+def test_dispatches_in_a_removed_queue_fail_once_no_worker_can_know_it(
     steady: Reaper, clock: Clock, wire: Wire, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.replaying.queues._is_served", lambda _queue: False)
-    monkeypatch.setattr("workers.replaying.queues._reported", {})
+    monkeypatch.setattr("workers.recovery.former_queues._is_served", lambda _queue: False)
+    monkeypatch.setattr("workers.recovery.former_queues._reported", {})
     on_broker, in_ledger = (
         accepted(clock.now, queue="former", **values) for values in ({}, {"published_at": None, "due_at": clock.now})
     )
@@ -279,11 +277,11 @@ def test_what_waits_in_a_queue_that_was_removed_fails_when_nobody_can_know_it_an
     assert wire.published == []
 
 
-def test_what_was_retried_of_late_holds_up_nothing_behind_it(
+def test_a_recently_retried_dispatch_does_not_block_others(
     steady: Reaper, clock: Clock, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.replaying.queues._is_served", lambda _queue: False)
-    monkeypatch.setattr("workers.replaying.queues.BATCH", 2)
+    monkeypatch.setattr("workers.recovery.former_queues._is_served", lambda _queue: False)
+    monkeypatch.setattr("workers.recovery.former_queues.BATCH", 2)
     retried = [accepted(clock.now, queue="former") for _ in range(3)]
     others = [accepted(clock.now + timedelta(seconds=1), queue="former") for _ in range(3)]
     clock.passes(minutes=20)
@@ -301,7 +299,7 @@ def test_what_was_retried_of_late_holds_up_nothing_behind_it(
     assert [state(record) for record in retried].count(State.FAILED) == 2
 
 
-def test_a_worker_with_old_settings_fails_nothing_of_a_queue_that_is_in_use(
+def test_a_worker_with_old_settings_does_not_fail_dispatches_of_a_queue_in_use(
     steady: Reaper, clock: Clock, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = accepted(clock.now, queue="newer")
@@ -309,13 +307,13 @@ def test_a_worker_with_old_settings_fails_nothing_of_a_queue_that_is_in_use(
     fresh = accepted(clock.now, queue="newer")
     look(steady)
     assert state(old) == state(fresh) == State.QUEUED, "something was accepted into it of late"
-    monkeypatch.setattr("workers.replaying.queues._is_served", lambda queue: queue == "newer")
+    monkeypatch.setattr("workers.recovery.former_queues._is_served", lambda queue: queue == "newer")
     clock.passes(minutes=16)
     look(steady)
     assert state(old) == state(fresh) == State.QUEUED, "another worker serves it"
 
 
-def test_a_lease_that_ran_out_while_nobody_could_write_is_left_to_its_worker(
+def test_a_lease_that_expired_while_the_ledger_was_read_only_is_kept(
     steady: Reaper, clock: Clock, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on SQLite, if somebody holds the lock of the file for longer than a lease."""
@@ -339,9 +337,7 @@ BOUND = {"QUEUES": {"bulk": {"max_published": 5}}}
 
 
 @override_settings(REQUEST_BROKER=BOUND)
-def test_a_full_queue_holds_up_no_other_and_is_published_in_order_as_there_is_room(
-    steady: Reaper, clock: Clock, wire: Wire
-) -> None:
+def test_a_full_queue_does_not_block_others_and_is_published_in_order(steady: Reaper, clock: Clock, wire: Wire) -> None:
     held = [
         accepted(clock.now, published_at=None, due_at=clock.now - timedelta(seconds=300 - number))
         for number in range(150)
@@ -356,9 +352,7 @@ def test_a_full_queue_holds_up_no_other_and_is_published_in_order_as_there_is_ro
 
 
 @override_settings(REQUEST_BROKER=BOUND)
-def test_a_few_are_published_in_each_pass_if_the_message_broker_does_not_tell(
-    steady: Reaper, clock: Clock, wire: Wire
-) -> None:
+def test_each_pass_publishes_a_few_if_the_queue_length_is_unknown(steady: Reaper, clock: Clock, wire: Wire) -> None:
     held = [accepted(clock.now, published_at=None, due_at=clock.now) for _ in range(2 * module.A_FEW + 1)]
     wire.waiting = None
     for number in (module.A_FEW, 2 * module.A_FEW, len(held)):

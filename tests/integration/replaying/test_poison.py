@@ -1,4 +1,4 @@
-"""The chaos run's views see what another view leaves behind, or its verdict would be worth nothing."""
+"""The views of the chaos run detect what another view leaves behind."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from chaos import account, poison
+from chaos import journal, poison
 from tests import servers
 from tests.containers import ROOT
 from tests.processes import finished
@@ -25,7 +25,7 @@ django.setup()
 
 from django.db import connections
 from chaos import leftovers, poison
-from chaos.prepare import prepare
+from chaos.database import prepare
 
 prepare()
 connections.close_all()
@@ -41,12 +41,12 @@ for name in sys.argv[1:]:
 
 
 @pytest.mark.parametrize(("database", "vendor"), [("sqlite", "sqlite"), ("postgres", "postgresql")])
-def test_a_view_finds_whatever_a_poison_left(tmp_path, database, vendor):
+def test_a_view_detects_what_a_poison_left(tmp_path, database, vendor):
     names = sorted(set(poison.names(vendor)) - LEAVE_NOTHING)
     with servers.DATABASES[database]() as where:
         elsewhere = {name for name in os.environ if name.startswith(("MYSQL_", "POSTGRES_"))}
         variables = {name: value for name, value in os.environ.items() if name not in elsewhere}
-        variables |= {**where, account.VARIABLE: str(tmp_path / "account"), "CHAOS_RELEASE": "old"}
+        variables |= {**where, journal.VARIABLE: str(tmp_path / "journal"), "CHAOS_RELEASE": "old"}
         variables |= {"DJANGO_SETTINGS_MODULE": "chaos.settings", "PYTHONPATH": str(ROOT)}
         done = finished([sys.executable, "-c", EACH_IN_ITS_OWN_PROCESS, *names], variables)
     seen = {name: (clean, found) for name, clean, found in map(json.loads, done.stdout.splitlines())}

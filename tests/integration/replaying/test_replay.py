@@ -1,4 +1,4 @@
-"""A replayed view sees the request that a view called directly sees, and its response arrives unchanged."""
+"""A replayed view sees the same request as a view called directly, and its response arrives unchanged."""
 
 from __future__ import annotations
 
@@ -61,12 +61,12 @@ def test_a_replayed_view_sees_the_same_request_under_asgi(
     assert replayed.json()["broker"]["replayed"] is True
 
 
-def test_the_client_address_and_remote_user_travel(client: Client, everything_queued: None) -> None:
+def test_the_client_address_and_remote_user_are_kept(client: Client, everything_queued: None) -> None:
     response = client.get("/echo/", REMOTE_ADDR="203.0.113.9")
     assert seen(response)["client"] == "203.0.113.9"
 
 
-def test_a_script_name_travels(client: Client, everything_queued: None) -> None:
+def test_the_script_name_is_kept(client: Client, everything_queued: None) -> None:
     response = seen(client.get("/echo/", SCRIPT_NAME="/m\xc3\xb6bel"))
     assert response["script_name"] == "/möbel"
     assert response["absolute"] == "http://testserver/m%C3%B6bel/echo/"
@@ -102,7 +102,7 @@ def test_a_raw_body_arrives_byte_for_byte(client: Client, everything_queued: Non
     assert response.content == body
 
 
-def test_binary_headers_are_no_trouble(client: Client, everything_queued: None) -> None:
+def test_binary_headers_are_kept(client: Client, everything_queued: None) -> None:
     response = client.get("/echo/", HTTP_X_BINARY="".join(map(chr, range(1, 256))).replace("\n", "").replace("\r", ""))
     assert response.status_code == 200
 
@@ -185,7 +185,7 @@ def test_a_view_that_raises_fails_the_dispatch_and_answers_as_django_does(client
     assert b"secret detail" not in stored.content
 
 
-def test_a_stream_that_breaks_off_fails_the_dispatch(client: Client) -> None:
+def test_an_interrupted_stream_fails_the_dispatch(client: Client) -> None:
     with override_settings(REQUEST_BROKER={"RULES": [{"when": "true", "queue": "bulk"}]}):
         document = client.get(client.get("/broken-stream/")["Location"]).json()
     assert (document["state"], document["error"]) == ("failed", "RuntimeError")

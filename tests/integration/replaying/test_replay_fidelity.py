@@ -1,4 +1,4 @@
-"""What third-party test suites met: the client, and the chain around the broker, see what they would without it."""
+"""Findings from third-party test suites: client and middleware see the same as without the broker."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_a_drf_view_does_not_change_djangos_user(client: Client) -> None:
     assert set(DispatchRecord.objects.values_list("user", flat=True)) == {str(ann.pk)}
 
 
-def test_a_decorator_speaks_before_the_drf_view_that_it_wraps(client: Client) -> None:
+def test_a_decorator_runs_before_the_drf_view_that_it_wraps(client: Client) -> None:
     response = client.get("/behind-login/")
     assert (response.status_code, response.url) == (302, "/accounts/login/?next=/behind-login/")
 
@@ -197,7 +197,7 @@ def test_messages_of_outer_middleware_are_not_lost(client: Client, settings: Any
     assert texts(client.get("/greet/").wsgi_request) == ["From outside.", "Hello."]
 
 
-def test_what_came_over_asgi_meets_the_asynchronous_chain(async_client: AsyncClient, settings: Any) -> None:
+def test_asgi_requests_run_through_the_asynchronous_middleware(async_client: AsyncClient, settings: Any) -> None:
     settings.AUTHENTICATION_BACKENDS = ["django.contrib.auth.backends.RemoteUserBackend"]
     settings.MIDDLEWARE = [
         *settings.MIDDLEWARE[:-1],
@@ -223,7 +223,7 @@ def test_a_stored_cookie_has_its_age_as_a_number() -> None:
 PAGES = {"OPTIONS": {"loaders": [("django.template.loaders.locmem.Loader", {"page.html": "It is {{ color }}."})]}}
 
 
-def test_an_eager_replay_gives_a_response_of_the_views_own_class(client: Client, settings: Any) -> None:
+def test_an_eager_replay_returns_a_response_of_the_views_own_class(client: Client, settings: Any) -> None:
     settings.TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", **PAGES}]
     response = client.get("/page/")
     assert isinstance(response, TemplateResponse)
@@ -246,7 +246,7 @@ class Appending:
         return response
 
 
-def test_what_the_replay_rendered_is_not_rendered_again(client: Client, settings: Any) -> None:
+def test_a_rendered_response_is_not_rendered_again(client: Client, settings: Any) -> None:
     settings.TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", **PAGES}]
     settings.MIDDLEWARE = [f"{__name__}.Appending", *settings.MIDDLEWARE]
     response = client.get("/page/")
@@ -254,17 +254,17 @@ def test_what_the_replay_rendered_is_not_rendered_again(client: Client, settings
     assert response.content == b"It is green!."
 
 
-def test_an_eager_replay_gives_the_data_of_a_drf_response(client: Client) -> None:
+def test_an_eager_replay_returns_the_data_of_a_drf_response(client: Client) -> None:
     assert client.get("/open/").data == {"user": ""}
 
 
-def test_a_streamed_response_stays_one(client: Client) -> None:
+def test_a_streamed_response_stays_streamed(client: Client) -> None:
     response = client.get("/lines/")
     assert response.streaming
     assert b"".join(response.streaming_content) == b"one\ntwo\n"
 
 
-def test_an_asynchronously_streamed_response_stays_one(async_client: AsyncClient) -> None:
+def test_an_asynchronously_streamed_response_stays_streamed(async_client: AsyncClient) -> None:
     async def read() -> bytes:
         response = await async_client.get("/async-lines/")
         return b"".join([chunk async for chunk in response.streaming_content])
@@ -272,21 +272,21 @@ def test_an_asynchronously_streamed_response_stays_one(async_client: AsyncClient
     assert async_to_sync(read)() == b"one\ntwo\n"
 
 
-def test_a_file_stays_one(client: Client) -> None:
+def test_a_file_response_stays_a_file_response(client: Client) -> None:
     response = client.get("/download/")
     assert isinstance(response, FileResponse)
     assert (response.filename, response.getvalue()) == ("rows.csv", b"a,b\n")
     assert response["Content-Length"] == "4"
 
 
-def test_the_outer_chain_sees_who_logged_in_and_out(client: Client) -> None:
+def test_the_outer_middleware_sees_logins_and_logouts(client: Client) -> None:
     ann = User.objects.create_user("ann")
     assert client.get("/sign-in/").wsgi_request.user == ann
     assert client.get("/greet/").wsgi_request.user == ann
     assert client.get("/sign-out/").wsgi_request.user.is_anonymous
 
 
-def test_an_eager_replay_is_no_second_request_to_the_request_signals(client: Client) -> None:
+def test_an_eager_replay_sends_no_request_signals(client: Client) -> None:
     seen = []
 
     def note(signal: Any, **_: Any) -> None:
@@ -303,7 +303,7 @@ def test_an_eager_replay_is_no_second_request_to_the_request_signals(client: Cli
 
 
 @pytest.mark.parametrize("path", ["/greet/", "/checks-on-its-own/"])
-def test_a_view_that_checks_csrf_on_its_own_still_does(path: str) -> None:
+def test_a_view_that_checks_csrf_itself_still_does(path: str) -> None:
     client = Client(enforce_csrf_checks=True)
     assert client.post(path).status_code == 403
     token = get_token(RequestFactory().get("/"))
@@ -319,7 +319,7 @@ def test_a_view_may_exchange_the_session_and_ask_for_the_user_again(client: Clie
 
 
 @pytest.mark.parametrize("path", ["/page/", "/open/"])
-def test_outer_middleware_can_cache_what_an_eager_replay_gave(client: Client, settings: Any, path: str) -> None:
+def test_outer_middleware_can_cache_the_response_of_an_eager_replay(client: Client, settings: Any, path: str) -> None:
     settings.TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", **PAGES}]
     settings.MIDDLEWARE = [
         "django.middleware.cache.UpdateCacheMiddleware",

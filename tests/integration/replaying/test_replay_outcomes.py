@@ -1,4 +1,4 @@
-"""What a worker makes of a replay whose code breaks off: before its view, in it, or after its response."""
+"""Outcomes of replays whose code fails before, in or after the view."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def failing_at_the_end() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_a_receiver_that_fails_at_the_end_of_a_request_costs_no_response(
+def test_a_receiver_that_fails_after_the_response_does_not_lose_it(
     failing_at_the_end: None, protocol: Protocol, caplog: pytest.LogCaptureFixture
 ) -> None:
     found = answer("/good/", protocol)
@@ -153,7 +153,7 @@ def test_a_receiver_that_fails_at_the_end_of_a_request_costs_no_response(
 
 
 @pytest.mark.parametrize("name", EXITS)
-def test_what_a_response_raises_as_it_is_closed_costs_no_response(name: str) -> None:
+def test_an_error_on_closing_does_not_lose_the_response(name: str) -> None:
     found = answer(f"/closing/{name}/")
     assert (found.response.body, found.error) == (b"good", "")
 
@@ -161,30 +161,32 @@ def test_what_a_response_raises_as_it_is_closed_costs_no_response(name: str) -> 
 @pytest.mark.parametrize(
     "broken", ["workers.replaying.isolation.ProcessState.restore", "workers.replaying.connections.clean"]
 )
-def test_a_process_that_cannot_be_put_back_costs_no_response(monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
+def test_a_process_that_cannot_be_restored_does_not_lose_the_response(
+    monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
     monkeypatch.setattr("workers.replaying.connections.clean", lambda: None)
     monkeypatch.setattr(broken, fail_at_once)
     found = tasks._answer(SimpleNamespace(is_eager=False), message_to("/good/"), uuid.uuid4(), "bulk", 1)
     assert (found.response.body, found.error, ran) == (b"good", "", ["good"])
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("name", EXITS)
-def test_whatever_a_view_raises_is_an_outcome(name: str, protocol: Protocol) -> None:
+def test_any_error_of_a_view_is_an_outcome(name: str, protocol: Protocol) -> None:
     found = answer(f"/leave/{name}/", protocol)
     assert (found.response.status, found.retriable, found.unknown_here) == (500, True, False)
     assert found.error == ("RuntimeError" if name == "StopIteration" else name)
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_stop_iteration_of_a_response_that_is_rendered_is_an_outcome(protocol: Protocol) -> None:
     found = answer("/rendered/", protocol)
     assert (found.response.status, found.retriable, found.error in STOPPED) == (500, True, True)
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_stop_iteration_of_a_middleware_is_an_outcome(protocol: Protocol) -> None:
     with override_settings(MIDDLEWARE=[f"{__name__}.stopping", MIDDLEWARE]):
@@ -192,7 +194,7 @@ def test_stop_iteration_of_a_middleware_is_an_outcome(protocol: Protocol) -> Non
     assert (found.response.status, found.error in {f"{NOT_REACHED}: {by}" for by in STOPPED}, ran) == (500, True, [])
 
 
-def test_what_celery_raises_to_end_a_worker_is_no_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_that_ends_the_worker_is_not_an_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state, "should_terminate", 1)
     with pytest.raises(WorkerTerminate):
         answer("/leave/WorkerTerminate/")
@@ -208,7 +210,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("name", BROKEN)
-def test_where_no_view_can_be_reached_the_dispatch_is_handed_back(name: str, protocol: Protocol) -> None:
+def test_if_no_view_can_be_reached_the_dispatch_is_handed_back(name: str, protocol: Protocol) -> None:
     with override_settings(**BROKEN[name]):
         found = answer("/good/", protocol)
     assert (found.unknown_here, found.error.partition(": ")[0], ran) == (True, NOT_REACHED, [])
@@ -223,7 +225,7 @@ def start(monkeypatch: pytest.MonkeyPatch, *queues: str) -> None:
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_worker_that_could_reach_no_view_does_not_start(
+def test_a_worker_that_cannot_reach_its_views_does_not_start(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
     with override_settings(**BROKEN[name]), pytest.raises((ImportError, RuntimeError, ConfigurationError)):
@@ -236,7 +238,7 @@ def test_a_worker_that_can_reach_its_views_starts(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_worker_of_the_projects_own_queues_needs_no_views(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_a_worker_for_only_the_projects_own_queues_needs_no_views(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     with override_settings(**BROKEN[name]):
         start(monkeypatch, "celery")
 

@@ -1,4 +1,4 @@
-"""Messages that a worker holds when they are revoked, one by one; `test_revoking` has the workers."""
+"""Revoked messages that a worker holds, one by one; `test_revoking` uses real workers."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ class NoPool(Threads):
     ],
     ids=["reserved", "eta", "stamps", "expires"],
 )
-def test_what_a_worker_discards_is_cancelled(record: DispatchRecord, headers: dict[str, Any], revoke: Any) -> None:
+def test_a_revoked_message_cancels_its_dispatch(record: DispatchRecord, headers: dict[str, Any], revoke: Any) -> None:
     request = held(record, **headers)
     revoke(str(record.pk))
     with pytest.raises(TaskRevokedError):
@@ -125,7 +125,7 @@ def test_what_a_worker_discards_is_cancelled(record: DispatchRecord, headers: di
     assert request.acknowledgements == 1
 
 
-def test_a_second_message_leaves_what_runs_elsewhere_alone(record: DispatchRecord) -> None:
+def test_a_revoked_second_message_does_not_affect_an_attempt_elsewhere(record: DispatchRecord) -> None:
     request = held(record)
     assert ledger.claim(record.pk, conf.queues["bulk"], "worker@elsewhere")
     state.revoked.add(str(record.pk))
@@ -133,7 +133,7 @@ def test_a_second_message_leaves_what_runs_elsewhere_alone(record: DispatchRecor
     assert now_is(record) == "running"
 
 
-def test_the_ledger_knows_before_the_process_is_ended(record: DispatchRecord) -> None:
+def test_the_ledger_is_updated_before_the_process_is_stopped(record: DispatchRecord) -> None:
     request, pool = held(record), Pool()
     begin(record, request)
     request.worker_pid = 7
@@ -144,14 +144,16 @@ def test_the_ledger_knows_before_the_process_is_ended(record: DispatchRecord) ->
     assert (now_is(record), record.attempts) == ("cancelled", 1)
 
 
-def test_what_a_process_is_about_to_begin_is_cancelled_too(record: DispatchRecord) -> None:
+def test_an_attempt_that_is_about_to_begin_is_cancelled_too(record: DispatchRecord) -> None:
     request, pool = held(record), Pool()
     request.terminate(pool, "TERM")
     assert now_is(record) == "cancelled"
     assert not ledger.claim(record.pk, conf.queues["bulk"], HOSTNAME)
 
 
-def test_a_claim_between_two_looks_is_stopped(record: DispatchRecord, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_attempt_claimed_during_the_cancellation_is_stopped(
+    record: DispatchRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
     request, cancel = held(record), ledger.cancel
     request.time_start = time.time() - 1
 
@@ -164,7 +166,7 @@ def test_a_claim_between_two_looks_is_stopped(record: DispatchRecord, monkeypatc
     assert now_is(record) == "cancelled"
 
 
-def test_a_pool_that_cannot_end_it_leaves_it_running(record: DispatchRecord) -> None:
+def test_a_pool_that_cannot_stop_a_task_lets_it_run(record: DispatchRecord) -> None:
     request = held(record)
     begin(record, request)
     with pytest.raises(NotImplementedError):
@@ -172,14 +174,14 @@ def test_a_pool_that_cannot_end_it_leaves_it_running(record: DispatchRecord) -> 
     assert now_is(record) == "running"
 
 
-def test_a_pool_that_cannot_end_a_task_need_not_begin_it(record: DispatchRecord) -> None:
+def test_a_pool_that_cannot_stop_a_task_does_not_begin_a_revoked_one(record: DispatchRecord) -> None:
     request = held(record)
     request.terminate(NoPool(), "TERM")
     assert now_is(record) == "cancelled"
     request.on_accepted(7, time.monotonic())
 
 
-def test_a_process_that_nobody_here_ended_leaves_it_to_another_attempt(record: DispatchRecord) -> None:
+def test_a_process_that_ended_by_itself_leaves_the_dispatch_to_another_attempt(record: DispatchRecord) -> None:
     request = held(record)
     begin(record, request)
     request.on_failure(SimpleNamespace(exception=Terminated(15), exc_info=None, traceback=""))
@@ -187,9 +189,7 @@ def test_a_process_that_nobody_here_ended_leaves_it_to_another_attempt(record: D
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_ledger_that_does_not_answer_holds_up_nothing(
-    record: DispatchRecord, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_unavailable_ledger_does_not_block_celery(record: DispatchRecord, caplog: pytest.LogCaptureFixture) -> None:
     request = held(record)
     state.revoked.add(str(record.pk))
 
@@ -207,7 +207,7 @@ def test_a_ledger_that_does_not_answer_holds_up_nothing(
 
 
 @pytest.mark.parametrize("name", ["revoke", "terminate"])
-def test_celerys_commands_cancel_what_waits(name: str, record: DispatchRecord) -> None:
+def test_celerys_revoke_commands_cancel_waiting_dispatches(name: str, record: DispatchRecord) -> None:
     again = DispatchRecord(queue="bulk", method="GET", path="/", accepted_at=timezone.now(), sealed=b"sealed")
     again.due_at, again.attempts = timezone.now() + timedelta(hours=1), 1
     accept(again)
@@ -252,7 +252,7 @@ def test_many_are_cancelled_by_few_statements_and_each_is_announced(
     assert len([each for each in queries if each["sql"].startswith("UPDATE")]) == 1
 
 
-def test_what_is_claimed_or_cancelled_meanwhile_is_not_announced(
+def test_dispatches_claimed_or_cancelled_meanwhile_are_not_announced(
     record: DispatchRecord, cancelled: list[uuid.UUID], django_capture_on_commit_callbacks: Any
 ) -> None:
     now = timezone.now()
@@ -273,7 +273,7 @@ def test_what_is_claimed_or_cancelled_meanwhile_is_not_announced(
     assert len(cancelled) == 2, "the other one is who else has cancelled"
 
 
-def test_what_is_done_stays_as_it_is(record: DispatchRecord) -> None:
+def test_finished_dispatches_are_not_changed(record: DispatchRecord) -> None:
     request = held(record)
     begin(record, request)
     assert ledger.conclude(record.pk, 1, conf.queues["bulk"], Outcome(200))

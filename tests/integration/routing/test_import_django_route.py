@@ -50,7 +50,7 @@ def run(*arguments):
 
 
 @pytest.mark.usefixtures("tables")
-def test_rows_are_taken_over(client):
+def test_rows_are_imported(client):
     told = run()
     plain = Router.objects.get(code="plain")
     assert (plain.source, plain.rank, plain.action, plain.description) == ("/old/", 1, "301", "moved")
@@ -65,20 +65,20 @@ def test_rows_are_taken_over(client):
 
 
 @pytest.mark.usefixtures("tables")
-def test_what_has_no_counterpart_comes_inactive_and_untouched():
+def test_a_condition_without_an_equivalent_is_imported_inactive_and_unchanged():
     told = run()
     odd = Router.objects.get(code="odd")
     assert not odd.is_active
     assert odd.condition == "request.session.cart|length > 3"
-    assert "odd: inactive, its condition stays as it is: request.session.cart has no counterpart" in told
-    assert "proxied: inactive, action: Proxies are switched off" in told
+    assert "odd: inactive, its condition is unchanged: request.session.cart has no equivalent" in told
+    assert "proxied: inactive, action: Proxies are disabled" in told
 
 
 @pytest.mark.usefixtures("tables")
 def test_it_can_be_run_again():
     run()
     Router.objects.filter(code="plain").update(rank=9)
-    assert "plain: is there already, left alone" in run()
+    assert "plain: exists already, skipped" in run()
     assert Router.objects.get(code="plain").rank == 9
     assert Router.objects.count() == len(ROUTERS)
 
@@ -90,7 +90,7 @@ def test_a_dry_run_does_nothing():
 
 
 def test_without_the_tables_it_says_so():
-    with pytest.raises(CommandError, match="no tables of django-route"):
+    with pytest.raises(CommandError, match="no django-route tables"):
         run()
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import io
 
 import pytest
+from django.conf.urls.i18n import i18n_patterns
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission
 from django.core.management import CommandError, call_command
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
+from django.urls import include, path
+from django.utils import translation
 
 from broker_core import routing
 from broker_core.policies import Decision
@@ -18,6 +21,7 @@ from broker_core.sources import Source
 from broker_django.dispatcher import Dispatcher
 from broker_django.models import Destination, Router
 from tests.forms import router_form
+from tests.site.views import echo, pay
 
 CHANGE_LIST = "/admin/broker_django/router/"
 TRY = f"{CHANGE_LIST}try/"
@@ -54,12 +58,12 @@ def test_the_list_flags_a_broken_row(admin_client, router):
     assert "token recognition error" in admin_client.get(CHANGE_LIST).content.decode()
 
 
-def test_the_list_says_what_is_drained(admin_client, router):
+def test_the_list_shows_drained_routers(admin_client, router):
     router.destinations.update(weight=0)
-    assert "drained: passed over" in admin_client.get(CHANGE_LIST).content.decode()
+    assert "drained: skipped" in admin_client.get(CHANGE_LIST).content.decode()
 
 
-def test_an_edited_weight_decides_at_once(admin_client, client, router):
+def test_an_edited_weight_takes_effect_at_once(admin_client, client, router):
     answer = admin_client.post(f"{CHANGE_LIST}{router.pk}/change/", router_form(router, **{"destinations-0-weight": 0}))
     assert answer.status_code == 302, answer.context["errors"]
     assert {client.get("/old/")["Location"] for _ in range(20)} == {"/pay/"}
@@ -69,13 +73,13 @@ def test_an_edited_weight_decides_at_once(admin_client, client, router):
     ("changes", "message"),
     [
         ({"condition": "request.path ==="}, "Column 16"),
-        ({"source": "old/"}, "begins with a slash"),
+        ({"source": "old/"}, "must begin with a slash"),
         ({"destinations-0-url": "javascript:alert(1)"}, "http or https"),
         ({"action": "queue"}, "There is no queue"),
         ({"destinations-0-weight": "-1"}, "greater than or equal to 0"),
     ],
 )
-def test_what_cannot_work_is_refused_at_its_field(admin_client, router, changes, message):
+def test_invalid_values_are_refused_at_their_field(admin_client, router, changes, message):
     answer = admin_client.post(f"{CHANGE_LIST}{router.pk}/change/", router_form(router, **changes))
     assert answer.status_code == 200
     assert message in answer.content.decode()
@@ -87,14 +91,14 @@ def test_routers_are_switched_in_bulk(admin_client, client, router, action, stat
     assert client.get("/old/").status_code == status
 
 
-def test_what_a_filter_of_the_list_hides_afterwards_is_counted_and_logged(admin_client, router):
+def test_routers_that_a_filter_hides_afterwards_are_counted_and_logged(admin_client, router):
     chosen = {"action": "deactivate", "_selected_action": [router.pk]}
     answer = admin_client.post(f"{CHANGE_LIST}?is_active__exact=1", chosen, follow=True)
     assert "1 router was changed." in answer.content.decode()
     assert LogEntry.objects.get(change_message="Deactivated.").object_id == str(router.pk)
 
 
-def test_only_who_may_change_destinations_may_drain(client, router, django_user_model):
+def test_draining_requires_permission_to_change_destinations(client, router, django_user_model):
     clerk = django_user_model.objects.create_user("clerk", is_staff=True)
     clerk.user_permissions.set(Permission.objects.filter(codename__in=["view_router", "change_router"]))
     client.force_login(clerk)
@@ -132,7 +136,7 @@ def pages_about_destinations(client, router):
 
 
 @pytest.mark.parametrize("permissions", [["view_router"], ABOUT_ROUTERS])
-def test_only_who_may_see_destinations_learns_where_routers_lead(
+def test_targets_of_routers_require_permission_to_view_destinations(
     client, admin_client, hidden, django_user_model, permissions
 ):
     admin_client.post(f"{CHANGE_LIST}{hidden.pk}/change/", router_form(hidden, **{"destinations-0-weight": 7}))
@@ -152,7 +156,7 @@ def test_only_who_may_see_destinations_learns_where_routers_lead(
     assert pages["search"].context["cl"].result_count == 2
 
 
-def test_trying_a_request_tells_why(admin_client, router):
+def test_trying_a_request_explains_why(admin_client, router):
     Router.objects.create(code="drained", source="/*", action="302")
     page = admin_client.get(TRY, {"method": "GET", "path": "/old/?x=1", "headers": "X-A: b"}).content.decode()
     assert "Router blue-green answers: 302 to" in page
@@ -164,13 +168,13 @@ def test_trying_a_request_tells_why(admin_client, router):
 @pytest.mark.parametrize(
     "data", [{"path": "old/"}, {"path": "//["}, {"path": "/", "headers": "nonsense"}, {"path": "/", "user": "nobody"}]
 )
-def test_trying_nonsense_is_refused(admin_client, data):
+def test_trying_an_invalid_request_is_refused(admin_client, data):
     answer = admin_client.get(TRY, {"method": "GET", **data})
     assert answer.context["form"].errors
-    assert answer.context["told"] is None
+    assert answer.context["explanation"] is None
 
 
-def test_only_who_may_see_routers_may_try(client, django_user_model):
+def test_trying_requires_permission_to_view_routers(client, django_user_model):
     client.force_login(django_user_model.objects.create_user("clerk", is_staff=True))
     assert client.get(TRY).status_code == 403
 
@@ -181,22 +185,22 @@ def explained(*arguments):
     return out.getvalue()
 
 
-def test_broker_explain_tells_the_same(router, settings):
+def test_broker_explain_explains_the_same(router, settings):
     settings.REQUEST_BROKER = {"RULES": [{"when": 'request.path == "/a/"', "queue": "bulk"}]}
     told = explained("get", "/old/?x=1")
-    assert "blue-green (/old/ -> 302, rank 1): takes it" in told
+    assert "blue-green (/old/ -> 302, rank 1): applies" in told
     assert "of 1,000 visitors:" in told
     assert "Router blue-green answers: 302 to" in told
     assert "(one of 2, by weight)" in told
     told = explained("POST", "/echo/")
     assert "rule 0" in told
     assert "its condition is false" in told
-    assert "as if the broker were not there" in told
+    assert "as without the broker" in told
     assert "Queued on payment (decorator)" in explained("POST", "/pay/")
     assert "404" in explained("GET", "/nowhere/")
 
 
-def test_broker_explain_knows_what_is_not_followed(settings):
+def test_broker_explain_explains_routers_that_do_not_apply(settings):
     settings.REQUEST_BROKER = {"ENABLE_PROXY_ROUTING": False}
     for code, source, action, url in (
         ("here", "/echo/", "302", "/echo/"),
@@ -207,8 +211,8 @@ def test_broker_explain_knows_what_is_not_followed(settings):
         ("all", "/broker/*", "302", "/echo/"),
     ):
         Router.objects.create(code=code, source=source, action=action).destinations.create(url=url)
-    assert "as if the broker were not there" in explained("GET", "/echo/")
-    assert "508, the routers there, back lead" in explained("GET", "/there/")
+    assert "as without the broker" in explained("GET", "/echo/")
+    assert "508, the routers there, back redirect" in explained("GET", "/there/")
     told = explained("GET", "/switched/")
     assert "proxy is switched off" in told
     assert "Router next answers: 302 to /pay/" in told
@@ -220,9 +224,56 @@ class Nowhere(Dispatcher):
         return Decision("nowhere")
 
 
-def test_broker_explain_tells_of_a_queue_that_is_not_there(settings):
+def test_broker_explain_reports_an_unknown_queue(settings):
     settings.REQUEST_BROKER = {"DISPATCHER": f"{__name__}.Nowhere"}
     assert "The view runs now: there is no queue 'nowhere'." in explained("GET", "/echo/")
+
+
+class ByName(Dispatcher):
+    """Goes by the name of the URL, and says it once."""
+
+    asked = []
+
+    def classify(self, request, view):
+        self.asked.append(request.resolver_match.route)
+        return Decision("bulk", wait=0) if len(self.asked) == 1 else None
+
+
+def test_broker_explain_asks_a_dispatcher_once_with_the_url_resolved(settings):
+    settings.REQUEST_BROKER = {"DISPATCHER": f"{__name__}.ByName"}
+    ByName.asked.clear()
+    assert "Queued on bulk (dispatcher)" in explained("GET", "/echo/")
+    assert ByName.asked == ["echo/"]
+
+
+def test_broker_explain_tells_what_admission_refuses(settings):
+    settings.REQUEST_BROKER = {"QUEUES": {"payment": {"require_idempotency_key": True}}}
+    assert "The request is refused: 400, send an Idempotency-Key" in explained("POST", "/pay/")
+    assert "Queued on payment" in explained("POST", "/pay/", "-H", 'Idempotency-Key: "1"')
+    assert "is refused: 400, the field" in explained("POST", "/pay/", "-H", "Idempotency-Key: a,b")
+
+
+class WithoutStatusUrls:
+    urlpatterns = [path("pay/", pay)]
+
+
+def test_broker_explain_tells_that_nobody_could_follow(settings):
+    settings.ROOT_URLCONF = WithoutStatusUrls
+    told = explained("POST", "/pay/")
+    assert "The view runs now: the broker's URLs cannot be reversed on the host" in told
+    assert "Queued" not in told
+
+
+class Translated:
+    urlpatterns = [*i18n_patterns(path("echo/", echo)), path("broker/", include("broker_django.urls"))]
+
+
+def test_broker_explain_finds_the_url_in_the_language_of_the_request(settings):
+    settings.ROOT_URLCONF = Translated
+    settings.MIDDLEWARE = ["django.middleware.locale.LocaleMiddleware", *settings.MIDDLEWARE]
+    with translation.override("en"):
+        assert "view tests.site.views.echo" in explained("GET", "/de/echo/")
+        assert translation.get_language() == "en"
 
 
 class Elsewhere(Dispatcher):
@@ -236,7 +287,7 @@ def test_broker_explain_names_the_handler_of_a_class_based_view():
     assert "view tests.site.views.Report.get, decorated: queue bulk" in explained("GET", "/report/2026/")
 
 
-def test_broker_explain_knows_what_middleware_of_django_answers(settings, django_user_model):
+def test_broker_explain_reports_answers_of_djangos_middleware(settings, django_user_model):
     settings.MIDDLEWARE = [
         "django.middleware.common.CommonMiddleware",
         "django.contrib.auth.middleware.LoginRequiredMiddleware",
@@ -260,6 +311,6 @@ def test_broker_explain_asks_the_dispatcher_of_the_project(settings):
 @pytest.mark.parametrize(
     "arguments", [("GET", "old/"), ("GET", "/", "--header", "nonsense"), ("GET", "/", "--user", "nobody")]
 )
-def test_broker_explain_refuses_nonsense(arguments):
+def test_broker_explain_refuses_invalid_input(arguments):
     with pytest.raises(CommandError):
         explained(*arguments)

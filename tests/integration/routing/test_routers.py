@@ -1,4 +1,4 @@
-"""Routers and destinations at work, through Django's test clients."""
+"""Routers and destinations, through Django's test clients."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from broker_django.decorators import enable_routing
 from broker_django.dispatcher import Dispatcher
 from broker_django.models import DispatchRecord, Router
 from broker_django.routing import table, triggers
-from broker_django.routing.choice import VISITOR_COOKIE
 from broker_django.routing.table import Tables, tables, version
+from broker_django.routing.visitors import VISITOR_COOKIE
 
 SETTINGS = {"ENABLE_PROXY_ROUTING": True, "ALLOWED_REDIRECT_HOSTS": ["friend.example"]}
 
@@ -73,13 +73,13 @@ def test_djangos_test_clients_follow_a_redirect(client, async_client, action):
 
 
 @pytest.mark.parametrize("action", ["307", "308"])
-def test_a_redirect_that_preserves_the_request_takes_method_and_body_along(client, action):
+def test_a_redirect_that_preserves_the_request_keeps_method_and_body(client, action):
     route(action=action, methods="POST")
     response = client.post("/old/", {"x": 1}, follow=True)
     assert (response.json()["method"], response.json()["post"]) == ("POST", {"x": ["1"]})
 
 
-def test_a_redirect_that_is_too_long_for_djangos_class_is_made_all_the_same(client):
+def test_a_redirect_that_is_too_long_for_djangos_class_still_works(client):
     route()
     query = "x=" + "y" * 20_000
     response = client.get(f"/old/?{query}", follow=True)
@@ -87,7 +87,7 @@ def test_a_redirect_that_is_too_long_for_djangos_class_is_made_all_the_same(clie
     assert response.status_code == 200
 
 
-def test_redirects_are_for_safe_methods_unless_the_router_says_otherwise(client):
+def test_redirects_apply_to_safe_methods_by_default(client):
     route()
     assert client.post("/old/").status_code == 404
     Router.objects.update(methods="POST")
@@ -106,7 +106,7 @@ def test_redirects_stay_below_the_script_name(client):
     assert client.get("/old/", SCRIPT_NAME="/shop")["Location"] == "/shop/echo/"
 
 
-def test_a_redirect_may_leave_the_site_where_that_is_allowed(client):
+def test_a_redirect_may_leave_the_site_if_that_is_allowed(client):
     route("/old/", "https://friend.example/new/")
     assert client.get("/old/")["Location"] == "https://friend.example/new/"
 
@@ -120,14 +120,14 @@ def test_a_redirect_may_leave_the_site_where_that_is_allowed(client):
         ({}, ["/echo/", "/pay/"], "private, no-store"),
     ],
 )
-def test_redirects_say_how_they_may_be_cached(client, fields, urls, expected):
+def test_redirects_have_cache_headers(client, fields, urls, expected):
     route("/old/", *urls, **fields)
     response = client.get("/old/")
     assert response["Cache-Control"] == expected
     assert ("Cookie" in response["Vary"]) is (expected == "private, no-store")
 
 
-def test_what_the_condition_of_another_router_decided_is_private_too(client):
+def test_redirects_after_another_routers_condition_are_private_too(client):
     route("/old/", "/pay/", rank=1, condition='request.remote_addr.startsWith("10.")', code="inside")
     route("/old/", "/echo/", rank=2, action="301", code="outside")
     assert client.get("/old/")["Cache-Control"] == "private, no-store"
@@ -140,18 +140,18 @@ def test_conditions_see_the_user(client, django_user_model):
     assert client.get("/old/").status_code == 302
 
 
-def test_a_destination_that_is_the_very_same_url_is_not_followed(client):
+def test_a_redirect_to_the_same_url_is_not_made(client):
     route("/echo/", "/echo/")
     assert client.get("/echo/?x=1").status_code == 200
 
 
-def test_one_that_adds_to_the_query_is_followed_once(client):
+def test_a_redirect_that_adds_to_the_query_is_made_once(client):
     route("/echo/", ("/echo/", 1, {"append_params": "utm={router_code}"}), code="tagged")
     assert client.get("/echo/?x=1")["Location"] == "/echo/?x=1&utm=tagged"
     assert client.get("/echo/?x=1&utm=tagged").status_code == 200
 
 
-def test_a_circle_of_redirects_is_cut(client, caplog):
+def test_a_loop_of_redirects_is_refused(client, caplog):
     route("/old/", "/older/", code="a")
     route("/older/", "/oldest/", code="b")
     route("/oldest/", "/old/", code="c")
@@ -177,14 +177,14 @@ class BelowALanguage:
 
 
 @pytest.mark.parametrize(("urls", "health"), [(AtTheRoot, "/health/"), (BelowALanguage, "/de/broker/health/")])
-def test_only_the_status_urls_are_kept_from_routers_wherever_they_are(client, urls, health):
+def test_only_the_status_urls_are_exempt_from_routing_wherever_they_are(client, urls, health):
     route("/*", "/echo/")
     with override_settings(ROOT_URLCONF=urls):
         assert client.get("/anything/").status_code == 302
         assert client.get(health).status_code == 200
 
 
-def test_without_a_session_nobody_is_given_one(client):
+def test_routing_does_not_create_a_session(client):
     route("/old/", "/echo/", "/pay/")
     response = client.get("/old/")
     assert response.status_code == 302
@@ -207,14 +207,14 @@ def test_a_session_is_sticky(client):
         ({"sticky_by": "cookie", "sticky_name": "tenant"}, {"HTTP_COOKIE": "tenant=a"}, "HTTP_COOKIE"),
     ],
 )
-def test_what_is_sticky(fields, same, other):
+def test_each_kind_of_stickiness(fields, same, other):
     route("/old/", "/echo/", "/pay/", **fields)
     assert len({Client().get("/old/", **same)["Location"] for _ in range(20)}) == 1
     values = [f"tenant={number}" if other == "HTTP_COOKIE" else f"10.0.0.{number}" for number in range(40)]
     assert len({Client().get("/old/", **{other: value})["Location"] for value in values}) == 2
 
 
-def test_a_new_visitor_is_known_again_by_a_signed_cookie_where_the_router_asks_for_it(client):
+def test_a_signed_cookie_identifies_a_new_visitor_if_the_router_uses_it(client):
     route("/old/", "/echo/", "/pay/", sticky_by="cookie")
     first = client.get("/old/")
     assert first.cookies["request_broker_visitor"]["httponly"]
@@ -267,13 +267,13 @@ def test_a_redirect_under_asgi(async_client):
     assert async_to_sync(async_client.get)("/old/")["Location"] == "/echo/"
 
 
-def test_a_circle_of_proxies_is_cut(client):
+def test_a_loop_of_proxies_is_refused(client):
     route("/old/", "/older/", action="proxy")
     route("/older/", "/old/", action="proxy")
     assert client.get("/old/").status_code == 508
 
 
-def test_proxies_are_followed_only_where_they_are_enabled(client):
+def test_proxies_work_only_if_they_are_enabled(client):
     route("/old/", "/echo/", action="proxy")
     with override_settings(REQUEST_BROKER={}):
         assert client.get("/old/").status_code == 404
@@ -306,7 +306,7 @@ def test_an_upload_is_queued_whole(client):
     assert client.post("/echo/", {"file": SimpleUploadedFile("a.txt", b"content")}).status_code == 202
 
 
-def test_a_router_is_switched_off(client):
+def test_a_router_can_be_deactivated(client):
     route()
     with override_settings(REQUEST_BROKER={"ROUTING_ENABLED": False}):
         assert client.get("/old/").status_code == 404
@@ -333,7 +333,7 @@ def test_a_request_costs_no_query(client, django_assert_num_queries):
         lambda row: row.destinations.first().delete(),
     ],
 )
-def test_a_change_is_seen_at_once(client, change):
+def test_a_change_takes_effect_at_once(client, change):
     row = route()
     assert client.get("/old/").status_code == 302
     change(row)
@@ -350,7 +350,7 @@ def test_rows_that_are_rolled_back_are_forgotten_without_a_query(client, django_
         assert client.get("/old/").status_code == 404
 
 
-def test_a_table_has_the_rows_of_one_moment():
+def test_a_table_has_the_rows_of_one_point_in_time():
     """What another process changes between the queries for routers and for destinations."""
     row = route("/old/", "bulk", action="queue", code="moving")
 
@@ -368,7 +368,7 @@ def test_a_table_has_the_rows_of_one_moment():
     assert (loaded.action, loaded.destinations[0].url) == ("302", "/new/")
 
 
-def test_every_change_raises_the_number(client):
+def test_every_change_increases_the_number(client):
     numbers = [version()]
     row = route()
     numbers.append(version())
@@ -396,7 +396,7 @@ def test_every_change_raises_the_number(client):
         {"rank": 0},
     ],
 )
-def test_a_broken_row_is_left_out_and_the_rest_serve(client, caplog, fields):
+def test_an_invalid_row_is_left_out_and_the_others_work(client, caplog, fields):
     route("/fine/")
     broken = route("/old/", code="broken")
     Router.objects.filter(pk=broken.pk).update(**fields)
@@ -405,7 +405,7 @@ def test_a_broken_row_is_left_out_and_the_rest_serve(client, caplog, fields):
     assert "Router broken is left out" in caplog.text
 
 
-def test_what_is_logged_of_rows_does_not_command_a_terminal(client, caplog):
+def test_control_characters_in_rows_are_escaped_in_logs(client, caplog):
     """They may be written past the admin, and a worker's log is read in a terminal."""
     harm = "\x1b]0;pwned\x07\n"
     changes = {
@@ -468,7 +468,7 @@ def test_two_active_routers_of_the_same_source_and_rank_are_refused():
     route()
     with pytest.raises(ValidationError) as refused:
         Router(code="other", source="/old/", action="301").full_clean()
-    assert refused.value.message_dict == {"rank": ["There is an active router of this source and rank already."]}
+    assert refused.value.message_dict == {"rank": ["There is already an active router with this source and rank."]}
     Router(code="other", source="/old/", action="301", is_active=False).full_clean()
     assert tables.current().routers
 
@@ -500,7 +500,7 @@ def test_a_project_decides_in_code(client):
 
 
 @pytest.mark.parametrize(("policy", "prefer", "status"), [(0, "wait=2", 200), (2, "", 200), (2, "wait=0", 202)])
-def test_what_is_decided_in_code_waits_as_others_do(client, policy, prefer, status):
+def test_routes_decided_in_code_can_wait_too(client, policy, prefer, status):
     queues = {"bulk": {"wait": policy}}
     with override_settings(REQUEST_BROKER={"QUEUES": queues, "DISPATCHER": f"{__name__}.ByTenant"}):
         assert client.post("/echo/", headers={"X-Tenant": "bulk", "Prefer": prefer}).status_code == status
@@ -550,14 +550,14 @@ def test_routing_for_one_class_without_the_middleware(rf, view):
     assert view(rf.get("/old/"))["Location"] == "/echo/"
 
 
-def test_a_class_that_asks_routers_is_another_class(rf):
+def test_a_routed_class_is_a_copy(rf):
     enable_routing(Plain)
     route()
     assert Plain.as_view()(rf.get("/old/")).content == b"the view"
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-def test_a_visitor_is_known_again_without_the_middleware(rf, is_async):
+def test_a_visitor_is_recognised_without_the_middleware(rf, is_async):
     async def respond(request):
         return HttpResponse("the view")
 
@@ -573,9 +573,9 @@ def test_a_visitor_is_known_again_without_the_middleware(rf, is_async):
 # A database that has no triggers
 
 
-def test_without_triggers_the_rows_themselves_tell_of_a_change(monkeypatch):
+def test_without_triggers_the_rows_themselves_reveal_a_change(monkeypatch):
     row = route()
-    monkeypatch.setattr(table, "_noted", lambda: (1, False))
+    monkeypatch.setattr(table, "_version_row", lambda: (1, False))
     seen = [table.fingerprint()]
     with connection.cursor() as cursor:
         for statement in (
@@ -590,7 +590,7 @@ def test_without_triggers_the_rows_themselves_tell_of_a_change(monkeypatch):
 
 
 @pytest.mark.parametrize("to_whom", ["stdout", "log"])
-def test_migrating_goes_on_if_the_database_refuses_triggers(monkeypatch, caplog, to_whom):
+def test_migrate_continues_if_the_database_refuses_triggers(monkeypatch, caplog, to_whom):
     def refuse(*_arguments):
         raise OperationalError(1419, "You do not have the SUPER privilege and binary logging is enabled")
 
@@ -598,7 +598,7 @@ def test_migrating_goes_on_if_the_database_refuses_triggers(monkeypatch, caplog,
     said = io.StringIO() if to_whom == "stdout" else None
     table.after_migrate(connection.alias, plan=[], stdout=said)
     text = said.getvalue() if said else caplog.text
-    assert "the database refuses the triggers that tell of changed routers (OperationalError" in text
+    assert "the database refuses the triggers that detect changed routers (OperationalError" in text
     assert "SET GLOBAL log_bin_trust_function_creators = 1" in text
     assert not table.is_kept_by_triggers()
     monkeypatch.undo()

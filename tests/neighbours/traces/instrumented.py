@@ -11,7 +11,7 @@ from opentelemetry.instrumentation.django import DjangoInstrumentor
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
 
-from broker_django.messaging.tracing import hide_tokens_in
+from broker_django.tracing import hide_tokens_in
 from tests.neighbours.traces.settings import write
 
 if TYPE_CHECKING:

@@ -61,13 +61,7 @@ class Project:
         if interface == "asgi":
             command = [sys.executable, "-m", "uvicorn", module, "--port", str(port), "--lifespan", "off"]
         url = f"http://127.0.0.1:{port}"
-
-        def healthy() -> bool:
-            with contextlib.suppress(httpx.TransportError):
-                return httpx.get(f"{url}/broker/health/", trust_env=False).is_success
-            return False
-
-        process = Process(f"web-{interface}", command, self.variables, healthy)
+        process = Process(f"web-{interface}", command, self.variables, lambda: servers.is_healthy(url))
         self._stack.callback(process.teardown)
         process.ready()
         return self._stack.enter_context(httpx.Client(base_url=url, timeout=40, trust_env=False))

@@ -2,7 +2,12 @@ from __future__ import annotations
 
 import pytest
 
-from broker_core.credential_names import is_secret_parameter, looks_like_credential, may_say_who, says_who
+from broker_core.credential_names import (
+    identifies_user,
+    is_secret_parameter,
+    looks_like_credential,
+    may_identify,
+)
 
 CREDENTIALS = [
     "authorization",
@@ -115,19 +120,19 @@ OF_NOBODY = [
 @pytest.mark.parametrize("name", [*CREDENTIALS, *PROXIES])
 def test_a_credential_looks_like_one(name):
     assert looks_like_credential(name)
-    assert may_say_who(name)
-    assert says_who(name) is (name in PROXIES)
+    assert may_identify(name)
+    assert identifies_user(name) is (name in PROXIES)
 
 
 @pytest.mark.parametrize("name", OF_NOBODY)
 def test_what_says_nothing_of_its_sender_is_none(name):
     assert not looks_like_credential(name)
-    assert not may_say_who(name)
+    assert not may_identify(name)
 
 
 @pytest.mark.parametrize("name", ["x-partner", "x-on-behalf-of", "x-shop", "x-account"])
 def test_a_name_that_nobody_knows_may_say_who(name):
-    assert may_say_who(name)
+    assert may_identify(name)
     assert not looks_like_credential(name)
 
 

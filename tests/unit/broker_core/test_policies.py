@@ -102,7 +102,7 @@ def test_any_value_gives_a_rule_or_a_configuration_error(entry):
         ({"when": "true", "queue": "bluk"}, "there is no queue 'bluk'; there are payment, realtime, bulk"),
         ({"when": "true", "queue": ["bulk"]}, "there is no queue"),
         ({"when": "true", "queue": "bulk", "mode": "later"}, "there is no mode 'later'"),
-        ({"when": "request.pth", "queue": "bulk"}, "request.pth is not known"),
+        ({"when": "request.pth", "queue": "bulk"}, "request.pth does not exist"),
     ],
 )
 def test_a_rule_that_cannot_mean_anything_is_refused(entry, reason):

@@ -153,10 +153,10 @@ def test_no_process_is_over_committed_and_none_is_left_idle_while_all_have_work(
     running = Counter()
     while able := [name for name in made.weights if made.has_room(name, running)]:
         running[data.draw(st.sampled_from(able))] += 1
-        assert running.total() <= processes or not made.held
-        if not made.held:
+        assert running.total() <= processes or not made.guaranteed
+        if not made.guaranteed:
             break
-    if made.held:
+    if made.guaranteed:
         assert running.total() == processes
         assert all(running[name] >= number for name, number in made.dedicated.items())
 

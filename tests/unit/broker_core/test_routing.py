@@ -91,7 +91,7 @@ def test_methods(action, methods, taken):
 
 
 def test_what_is_no_method():
-    with pytest.raises(ConfigurationError, match="no HTTP method"):
+    with pytest.raises(ConfigurationError, match="not an HTTP method"):
         methods_of("GET, P:ST")
 
 
@@ -124,7 +124,7 @@ def test_every_verdict_says_why():
     assert reasons["drained"] == "it has no active destination with a weight"
     assert reasons["posts"] == "GET is not among its methods"
     assert reasons["staff"] == "its condition is false"
-    assert reasons["broken"].startswith("its condition has no answer")
+    assert reasons["broken"].startswith("its condition could not be evaluated")
     assert reasons["winner"] == ""
 
 
@@ -236,7 +236,7 @@ def test_where_a_destination_may_lead(destination, action):
         ("/\\evil.example", "302", "control"),
         ("//evil.example/", "302", "http"),
         ("https://evil.example/", "302", "ALLOWED_REDIRECT_HOSTS"),
-        ("https://[/", "302", "no url"),
+        ("https://[/", "302", "invalid URL"),
         ("ftp://friend.example/", "302", "http"),
         ("https://friend.example/", "proxy", "path of this project"),
         ("//friend.example/", "proxy", "path of this project"),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from broker_core.conditions import VARIABLES
 from broker_core.preferences import Preferences
-from broker_django.classification import decide, preferences_of, reads_user
+from broker_django.classification import classify, preferences_of, reads_user
 from broker_django.decorators import queue, run_now
 from broker_django.request_values import values
 
@@ -97,7 +97,7 @@ def test_a_query_that_django_refuses_has_no_value_and_its_rule_does_not_match():
     request = get("/?" + "&".join("abc"))
     assert values(request, frozenset({"request.query", "request.path"})) == {"request.path": "/"}
     with rules({"when": "size(request.query) > 0", "queue": "payment"}, {"when": "true", "queue": "bulk"}):
-        assert decide(request, view).queue == "bulk"
+        assert classify(request, view).queue == "bulk"
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=30), st.binary(max_size=30))
@@ -111,15 +111,15 @@ def test_any_request_has_values_that_conditions_take(path, raw):
             request = factory.get("/")
             request.META.update(extra)
             request.path = request.path_info = "/" + path
-            decide(request, view)
+            classify(request, view)
             assert set(values(request, REQUEST_NAMES)) == REQUEST_NAMES
 
 
 def test_a_decorator_overrules_rules():
     with rules({"when": "true", "queue": "bulk"}):
-        assert decide(get("/"), view).queue == "bulk"
-        assert decide(get("/"), run_now(lambda request: None)) is None
-        assert decide(get("/"), queue("payment")(lambda request: None)).queue == "payment"
+        assert classify(get("/"), view).queue == "bulk"
+        assert classify(get("/"), run_now(lambda request: None)) is None
+        assert classify(get("/"), queue("payment")(lambda request: None)).queue == "payment"
 
 
 def test_a_user_is_read_only_where_a_rule_asks():

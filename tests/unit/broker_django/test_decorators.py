@@ -22,8 +22,8 @@ from rest_framework.views import APIView
 from rest_framework.viewsets import ViewSet
 
 from broker_core.policies import Annotation, Mode
-from broker_django.annotations.decorated import annotation_of, requires_idempotency_key
 from broker_django.annotations.drf import speaks_first
+from broker_django.annotations.view_annotations import annotation_of, requires_idempotency_key
 from broker_django.annotations.view_names import view_name
 from broker_django.decorators import priority, queue, require_idempotency_key, run_now
 
@@ -40,14 +40,14 @@ def fresh():
     return functools.wraps(view)(lambda request: HttpResponse())
 
 
-def test_each_decorator_leaves_its_note():
+def test_each_decorator_annotates_the_view():
     assert annotation_of(queue("bulk", wait=2)(fresh()), "GET") == Annotation("bulk", Mode.QUEUE, 2)
     assert annotation_of(priority("payment")(fresh()), "GET") == PAYMENT
     assert annotation_of(run_now(fresh()), "GET") == NOW
     assert annotation_of(fresh(), "GET") is None
 
 
-def test_a_decorator_leaves_what_it_decorates_as_it_was():
+def test_a_decorator_does_not_change_the_original_view():
     class Callable:
         def __call__(self, request):
             return HttpResponse()
@@ -76,7 +76,7 @@ def test_a_decorator_leaves_what_it_decorates_as_it_was():
             assert iscoroutinefunction(noted) == iscoroutinefunction(original)
 
 
-def test_what_other_decorators_and_view_classes_left_survives():
+def test_attributes_of_other_decorators_and_view_classes_are_kept():
     class Exempt:
         csrf_exempt = True
 
@@ -99,7 +99,7 @@ def test_what_other_decorators_and_view_classes_left_survives():
     assert queue("bulk")(RedirectView.as_view(url="/")).view_class is RedirectView
 
 
-def test_a_signature_and_a_name_stay():
+def test_signature_and_name_are_kept():
     def typed(request: HttpRequest, pk: int, *, draft: bool = False) -> HttpResponse:
         """Documented."""
         return HttpResponse(f"{pk} {draft}")
@@ -125,8 +125,8 @@ def test_a_worker_knows_a_decorated_view_by_the_name_of_the_view():
 
 
 @pytest.mark.parametrize("thing", ["bulk", 3, None, property(view)])
-def test_what_cannot_be_called_is_no_view(thing):
-    with pytest.raises(TypeError, match="is no view"):
+def test_only_callables_are_views(thing):
+    with pytest.raises(TypeError, match="is not a view"):
         queue("bulk")(thing)
 
 
@@ -208,7 +208,7 @@ def test_super_of_a_decorated_class_is_its_base():
     assert annotation_of(run_now(Child).as_view(), "GET") == NOW
 
 
-def test_a_class_that_others_know_is_subclassed_and_one_in_the_making_is_not():
+def test_a_class_with_other_references_is_subclassed_and_one_being_defined_is_not():
     registered = []
 
     class Known(Base):
@@ -256,7 +256,7 @@ LATER_REPORT = queue("bulk")(LISTED[0])
 
 
 @pytest.mark.parametrize(("noted", "plain"), [(LATER, MADE["A"]), (LATER_REPORT, LISTED[0])])
-def test_a_class_that_only_a_container_knows_is_subclassed(noted, plain):
+def test_a_class_that_only_a_container_refers_to_is_subclassed(noted, plain):
     assert annotation_of(noted.as_view(), "GET") == BULK
     assert annotation_of(plain.as_view(), "GET") is None
 
@@ -294,7 +294,7 @@ def _function_of(target):
     return target.as_view() if isinstance(target, type) else target
 
 
-def test_a_partial_of_a_noted_view_has_its_note():
+def test_a_partial_of_an_annotated_view_has_its_annotation():
     assert annotation_of(functools.partial(queue("bulk")(fresh()), page=2), "GET") == BULK
     assert annotation_of(run_now(functools.partial(queue("bulk")(fresh()))), "GET") == NOW
 
@@ -317,7 +317,7 @@ def test_static_and_class_methods_are_handlers_too():
     assert Report.as_view()(RequestFactory().post("/")).content == b"Report"
 
 
-def test_a_handler_is_noted_for_its_class_alone():
+def test_an_annotated_handler_affects_only_its_class():
     class Parent(Base):
         pass
 
@@ -347,7 +347,7 @@ def test_asynchronous_class_based_views_stay_asynchronous():
 
 
 @pytest.mark.parametrize("order", ["under", "over"])
-def test_functions_and_actions_of_rest_framework_are_noted_under_and_over_their_decorators(order):
+def test_functions_and_actions_of_rest_framework_are_annotated_below_and_above_their_decorators(order):
     def both(outer, inner):
         return lambda function: outer(inner(function)) if order == "under" else inner(outer(function))
 
@@ -376,7 +376,7 @@ def test_functions_and_actions_of_rest_framework_are_noted_under_and_over_their_
     assert not speaks_first(queue("bulk")(login_required(pay)))
 
 
-def test_a_coroutine_stays_one():
+def test_a_coroutine_stays_a_coroutine():
     @queue("bulk")
     async def coroutine(request):
         return HttpResponse()
@@ -386,16 +386,16 @@ def test_a_coroutine_stays_one():
 
 
 @pytest.mark.parametrize("other", [csrf_exempt, never_cache])
-def test_a_note_is_read_under_and_over_other_decorators(other):
+def test_an_annotation_is_found_below_and_above_other_decorators(other):
     assert annotation_of(other(queue("bulk")(fresh())), "GET") == BULK
     assert annotation_of(queue("bulk")(other(fresh())), "GET") == BULK
 
 
-def test_the_outermost_note_counts():
+def test_the_outermost_annotation_counts():
     assert annotation_of(run_now(queue("bulk")(fresh())), "GET") == NOW
 
 
-def test_a_class_its_dispatch_and_the_result_of_as_view_can_be_noted():
+def test_a_class_its_dispatch_and_the_result_of_as_view_can_be_annotated():
     @queue("bulk")
     class Noted(View):
         def get(self, request):
@@ -426,7 +426,7 @@ def test_a_handler_overrules_its_view_and_a_view_its_class():
         assert annotation_of(noted, "POST") == rest
 
 
-def test_a_subclass_inherits_a_note_until_it_says_otherwise():
+def test_a_subclass_inherits_an_annotation_unless_it_overrides_it():
     @queue("bulk")
     class Parent(View):
         @run_now
@@ -490,7 +490,7 @@ def test_views_of_rest_framework_are_read_alike():
 
 
 @pytest.mark.parametrize("other", [queue("bulk"), priority("payment"), csrf_exempt, never_cache])
-def test_a_key_is_required_under_and_over_other_decorators(other):
+def test_a_key_is_required_below_and_above_other_decorators(other):
     assert requires_idempotency_key(other(require_idempotency_key(fresh())), "POST")
     assert requires_idempotency_key(require_idempotency_key(other(fresh())), "POST")
     assert annotation_of(require_idempotency_key(queue("bulk")(fresh())), "POST") == BULK
@@ -553,7 +553,7 @@ def test_a_key_is_required_by_views_of_rest_framework():
 
 
 @pytest.mark.parametrize("method", ["", "GET", "__init__", "as_view", "BREW", "Ünknown"])
-def test_any_method_and_any_callable_is_read(method):
+def test_annotations_are_read_for_any_method_and_any_callable(method):
     for noted in (view, View.as_view(), functools.partial(view), print, object()):
         assert annotation_of(noted, method) is None
         assert not requires_idempotency_key(noted, method)

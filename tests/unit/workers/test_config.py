@@ -68,20 +68,20 @@ def test_the_safe_settings_are_filled_in(configured):
     ],
     ids=["lowercase", "old", "namespaced", "update", "defaults"],
 )
-def test_what_the_project_set_on_purpose_stays(configured, prepare):
+def test_settings_of_the_project_are_kept(configured, prepare):
     app = configured(prepare)
     assert app.conf.worker_prefetch_multiplier == 7
     assert app.conf.result_backend == "redis://results"
     assert app.conf.worker_disable_prefetch is True
 
 
-def test_what_the_project_set_stays_even_where_it_is_celerys_own_default(configured):
+def test_settings_of_the_project_are_kept_even_if_they_equal_celerys_defaults(configured):
     values = {"worker_prefetch_multiplier": 4, "worker_send_task_events": False, "result_backend": None}
     app = configured(from_object(values))
     assert {name: app.conf[name] for name in values} == values
 
 
-def test_what_the_app_was_made_with_stays(configured):
+def test_arguments_of_the_app_are_kept(configured):
     app = configured(broker="redis://host/1", backend="redis://results")
     assert (app.conf.broker_url, app.conf.result_backend) == ("redis://host/1", "redis://results")
 
@@ -102,7 +102,7 @@ def test_queues_are_added_to_those_of_the_project(configured, queues, expected):
     assert set(app.amqp.queues) == set(expected)
 
 
-def test_a_queue_that_the_project_declared_keeps_its_exchange_and_key(configured):
+def test_a_declared_queue_keeps_its_exchange_and_key(configured):
     declared = Queue("payment", Exchange("money"), routing_key="pay")
     app = configured(from_object({"task_queues": [declared]}))
     assert (app.amqp.queues["payment"].exchange.name, app.amqp.queues["payment"].routing_key) == ("money", "pay")
@@ -113,7 +113,7 @@ def test_the_default_queue_of_the_project_is_kept(configured):
     assert names(app) == ["emails", "payment", "realtime", "bulk"]
 
 
-def test_the_default_queue_stays_as_celery_makes_it(configured):
+def test_the_default_queue_is_the_one_that_celery_makes(configured):
     values = {
         "task_default_queue": "emails",
         "task_default_exchange": "mail",
@@ -137,7 +137,7 @@ def test_the_default_queue_stays_as_celery_makes_it(configured):
         ({"task_queue_max_priority": 5}, {"x-max-priority": 5}, "direct"),
     ],
 )
-def test_queues_are_added_as_celery_makes_missing_ones(configured, values, arguments, exchange_type):
+def test_queues_are_added_with_the_type_of_missing_ones(configured, values, arguments, exchange_type):
     queue = configured(from_object(values)).amqp.queues["payment"]
     assert (queue.exchange.name, queue.exchange.type, queue.routing_key) == ("payment", exchange_type, "payment")
     assert queue.queue_arguments == arguments
@@ -161,12 +161,12 @@ def test_a_delivery_belongs_to_the_queue_that_its_routing_key_is_bound_to(config
             queue_of_delivery({"exchange": "", "routing_key": key})
 
 
-def test_queues_go_by_their_celery_names(configured):
+def test_queues_are_looked_up_by_their_celery_names(configured):
     with override_settings(REQUEST_BROKER={"QUEUES": {"payment": {"celery_queue": "money"}, "reports": {}}}):
         assert names(configured()) == ["celery", "money", "realtime", "bulk", "reports"]
 
 
-def test_configuring_twice_changes_nothing_more(configured):
+def test_configuring_twice_has_no_further_effect(configured):
     app = configured(broker="redis://host")
     before = (names(app), dict(app.conf.broker_transport_options))
     configure(app)
@@ -183,14 +183,14 @@ def test_configuring_twice_changes_nothing_more(configured):
         ["redis://one", "redis://two"],
     ],
 )
-def test_transport_options_are_laid_under_those_of_the_project_on_redis(configured, url):
+def test_transport_options_are_defaults_for_those_of_the_project_on_redis(configured, url):
     options = {"visibility_timeout": 99, "sep": ":"}
     app = configured(from_object({"broker_url": url, "broker_transport_options": options}))
     assert app.conf.broker_transport_options == {**OPTIONS, **options}
 
 
 @pytest.mark.parametrize("url", [None, "amqp://host", "amqps://host", "pyamqp://one;pyamqp://two"])
-def test_nothing_but_dispatches_is_confirmed_on_rabbitmq_unless_the_project_says_so(configured, url):
+def test_only_dispatches_are_confirmed_on_rabbitmq_by_default(configured, url):
     assert configured(from_object({"broker_url": url})).conf.broker_transport_options == {}
     options = {"confirm_publish": True, "a": 1}
     app = configured(from_object({"broker_url": url, "broker_transport_options": options}))
@@ -203,7 +203,7 @@ def test_other_message_brokers_get_no_options_of_redis(configured, url):
     assert app.conf.broker_transport_options == {"a": 1}
 
 
-def test_the_url_to_read_from_says_which_message_broker_it_is(configured):
+def test_the_url_to_read_from_determines_the_message_broker(configured):
     app = configured(from_object({"broker_read_url": "redis://host", "broker_write_url": "amqp://host"}))
     assert app.conf.broker_transport_options["visibility_timeout"] == OPTIONS["visibility_timeout"]
 
@@ -260,15 +260,15 @@ def worker(tmp_path):
         ({"worker_prefetch_multiplier": 9}, False, 9),
     ],
 )
-def test_a_green_pool_gets_messages_in_hand_unless_the_project_says_otherwise(worker, values, disabled, multiplier):
+def test_a_green_pool_prefetches_messages_by_default(worker, values, disabled, multiplier):
     assert worker("gevent", values) == [disabled, multiplier, 30, True]
 
 
-def test_any_other_pool_takes_one_message_at_a_time_and_waits_for_redis(worker):
+def test_other_pools_prefetch_one_message_and_wait_for_redis(worker):
     assert worker("prefork") == [True, 1, 30, True]
 
 
-def test_the_worker_of_another_app_is_left_as_it_is(worker):
+def test_the_worker_of_another_app_is_not_changed(worker):
     assert worker("gevent", serves="other") == [False, 4, None, False]
 
 
@@ -304,7 +304,7 @@ SHOP = override_settings(REQUEST_BROKER={"PREFIX": "shop:", "QUEUES": {"own": {"
 
 
 @SHOP
-def test_a_prefix_begins_whatever_other_projects_have_too(configured):
+def test_the_prefix_applies_to_all_names_shared_with_other_projects(configured):
     app = configured(from_object({"broker_url": "redis://localhost"}))
     assert names(app) == ["shop:celery", "shop:payment", "shop:realtime", "shop:bulk", "named"]
     assert list(app.amqp.queues) == names(app)
@@ -314,7 +314,7 @@ def test_a_prefix_begins_whatever_other_projects_have_too(configured):
 
 
 @SHOP
-def test_what_the_project_named_keeps_its_name(configured):
+def test_names_set_by_the_project_are_kept(configured):
     given = {
         "broker_url": "redis://localhost",
         "task_default_queue": "default",

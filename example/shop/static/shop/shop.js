@@ -40,7 +40,7 @@ function problemText(body) {
   return body.detail || body.title || body.error || (body.errors ? JSON.stringify(body.errors) : "");
 }
 
-// Following one dispatch: by its event stream, and by long polling where that breaks off
+// Following one dispatch: by its event stream, and by long polling if that is interrupted
 
 async function follow(status, onState) {
   if (status.done) return status;

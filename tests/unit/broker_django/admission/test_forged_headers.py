@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from broker_django.admission import door
 from broker_django.context import REPLAY_KEY, RequestContext, replay_of
 from broker_django.http import to_message
-from broker_django.routing.choice import PROXIED_KEY
+from broker_django.routing.proxies import PROXIED_KEY
 
 NAMES = st.sampled_from(
     [

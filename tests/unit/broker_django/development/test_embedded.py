@@ -35,7 +35,7 @@ def client(server):
     return redis.Redis.from_url(server.url, decode_responses=True)
 
 
-def test_it_answers_and_keeps_what_it_is_told(tmp_path):
+def test_it_answers_and_stores_values(tmp_path):
     with EmbeddedValkey(tmp_path) as server, client(server) as connection:
         assert connection.config_get("appendonly") == {"appendonly": "yes"}
         assert connection.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
@@ -45,7 +45,7 @@ def test_it_answers_and_keeps_what_it_is_told(tmp_path):
         assert connection.get("fruit") == "pear"
 
 
-def test_nobody_gets_in_without_the_password(tmp_path):
+def test_clients_without_the_password_are_refused(tmp_path):
     with EmbeddedValkey(tmp_path) as server, redis.Redis(port=server.port, retry=NO_RETRY) as stranger:
         with pytest.raises(redis.AuthenticationError):
             stranger.get("fruit")
@@ -78,7 +78,7 @@ def test_its_url_is_found_while_it_runs(tmp_path):
     assert not (tmp_path / ".request-broker" / "embedded.json").exists()
 
 
-def test_the_url_of_a_killed_server_is_not_given(tmp_path):
+def test_the_url_of_a_killed_server_is_not_returned(tmp_path):
     with EmbeddedValkey(tmp_path) as server:
         server.process.kill()
         server.process.wait()
@@ -96,7 +96,7 @@ def test_a_second_server_gets_a_directory_and_a_port_of_its_own(tmp_path):
         assert embedded_url(tmp_path) == first.url
 
 
-def test_a_port_that_was_asked_for_and_is_taken_is_an_error(tmp_path):
+def test_a_requested_port_in_use_is_an_error(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(EmbeddedServerError, match="in use"):
         EmbeddedValkey(tmp_path, port=taken.getsockname()[1]).start()
     with EmbeddedValkey(tmp_path) as server:

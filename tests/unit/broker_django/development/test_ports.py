@@ -14,12 +14,12 @@ OUTGOING = Path("/proc/sys/net/ipv4/ip_local_port_range")
 LOOK = "import sys\nfrom broker_django.development.ports import free_port\nprint(free_port(int(sys.argv[1])))"
 
 
-def test_the_preferred_port_is_taken_when_it_is_free():
+def test_the_preferred_port_is_used_if_it_is_free():
     port = any_port()
     assert free_port(port) == port
 
 
-def test_the_next_free_port_is_taken_instead_of_one_in_use():
+def test_the_next_free_port_is_used_instead_of_one_in_use():
     with socket.create_server(("127.0.0.1", 0)) as server:
         taken = server.getsockname()[1]
         assert free_port(taken) > 0
@@ -41,14 +41,14 @@ def test_no_outgoing_connection_takes_a_port_before_a_server_listens():
     assert max(any_port() for _ in range(20)) < lowest
 
 
-def test_if_those_ports_are_taken_the_kernel_picks_one(monkeypatch):
+def test_if_those_ports_are_in_use_the_kernel_picks_one(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as server:
         taken = server.getsockname()[1]
         monkeypatch.setattr(ports, "NEVER_OUTGOING", [taken])
         assert any_port() != taken
 
 
-def test_a_reserved_port_is_nobody_elses_until_it_is_given_back():
+def test_a_reserved_port_is_exclusive_until_it_is_released():
     with reserved_port(any_port()) as port:
         looked = subprocess.run([sys.executable, "-c", LOOK, str(port)], capture_output=True, text=True, check=True)
         assert int(looked.stdout) != port
@@ -57,7 +57,7 @@ def test_a_reserved_port_is_nobody_elses_until_it_is_given_back():
     assert free_port(port) == port
 
 
-def test_the_program_that_reserved_a_port_keeps_it_from_nobody_after_its_end():
+def test_a_reserved_port_is_free_after_its_program_has_ended():
     port = any_port()
     lines = ("import os", "from broker_django.development.ports import reserved_port")
     program = "\n".join((*lines, f"reserved_port({port}).__enter__()", "os._exit(1)"))

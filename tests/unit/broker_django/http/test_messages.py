@@ -30,7 +30,7 @@ from broker_core.message import RequestMessage, ResponseMessage
 from broker_django import http
 from broker_django.context import REPLAY_KEY, Replay, replay_of
 from broker_django.http import (
-    SettledCookies,
+    ProtectedCookies,
     problem,
     raw_body,
     to_message,
@@ -378,9 +378,9 @@ def test_cookies_keep_their_attributes_and_deletions():
     assert again.output() == response.cookies.output()
 
 
-def test_settled_cookies_are_final_and_others_can_be_set():
+def test_protected_cookies_are_final_and_others_can_be_set():
     response = stored(HttpResponse())
-    response.cookies = SettledCookies(["sessionid=replayed; Path=/; HttpOnly"])
+    response.cookies = ProtectedCookies(["sessionid=replayed; Path=/; HttpOnly"])
     response.set_cookie("sessionid", "outer", max_age=5)
     response.delete_cookie("sessionid")
     response.cookies["sessionid"]["path"] = "/elsewhere"
@@ -395,8 +395,8 @@ def test_settled_cookies_are_final_and_others_can_be_set():
     [copy.copy, copy.deepcopy, lambda cookies: pickle.loads(pickle.dumps(cookies))],
     ids=["copy", "deepcopy", "pickle"],
 )
-def test_settled_cookies_can_be_copied_and_cached(duplicate):
-    cookies = SettledCookies(["a=1; Path=/", 'b="x\\054"'])
+def test_protected_cookies_can_be_copied_and_cached(duplicate):
+    cookies = ProtectedCookies(["a=1; Path=/", 'b="x\\054"'])
     cookies["c"] = "2"
     again = duplicate(cookies)
     again["a"] = "other"

@@ -1,4 +1,4 @@
-"""Users and credentials are thawed as they were frozen, and what cannot travel is refused."""
+"""Users and credentials are restored from their frozen form, and values that cannot be frozen are refused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ from django.utils.translation import gettext_lazy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker_django.identity.freezing import NotFrozenError, freeze, thaw
+from broker_django.identity.freezing import freeze
+from broker_django.identity.instances import NotFrozenError
+from broker_django.identity.thawing import thaw
 
 pytestmark = pytest.mark.django_db
 
@@ -46,7 +48,7 @@ class Slotted:
         self.token = token
 
 
-class Subject(str):  # noqa: SLOT000
+class Subject(str):  # noqa: SLOT000 - as projects write it
     pass
 
 
@@ -98,7 +100,7 @@ class Pair(NamedTuple):
     scopes: list
 
 
-class Role(str, enum.Enum):  # noqa: UP042
+class Role(str, enum.Enum):  # noqa: UP042 - as projects write it
     ADMIN = "admin"
     USER = "user"
 
@@ -187,13 +189,13 @@ values = st.recursive(
 
 
 @given(values)
-def test_a_value_is_what_it_was(value):
+def test_values_are_restored(value):
     thawed = again(value)
     assert thawed == value
     assert type(thawed) is type(value)
 
 
-def test_a_row_is_as_it_is_now():
+def test_a_row_is_read_again():
     user = User.objects.create(username="ada")
     User.objects.update(username="lovelace")
     assert again(user).username == "lovelace"
@@ -203,7 +205,7 @@ def test_a_row_is_as_it_is_now():
     assert thaw(frozen) is None
 
 
-def test_a_user_of_the_model_who_was_never_saved_is_as_it_was():
+def test_an_unsaved_user_of_the_model_is_restored():
     service = User(username="service")
     service.scopes = ["read"]
     thawed = again(service)
@@ -263,17 +265,17 @@ def test_objects_keep_their_class_and_their_attributes():
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_a_value_of_a_class_that_extends_another_is_what_it_was(value):
+def test_values_of_subclasses_are_restored(value):
     thawed = again(value)
     assert (type(thawed), thawed, repr(thawed)) == (type(value), value, repr(value))
     assert vars(thawed) == vars(value) if hasattr(value, "__dict__") else True
 
 
-def test_a_lazy_text_is_the_text():
+def test_a_lazy_string_becomes_a_string():
     assert again(Plain(said=gettext_lazy("Yes"))).said == "Yes"
 
 
-def test_what_is_in_a_dict_is_kept_whatever_its_class_says():
+def test_the_content_of_a_dict_is_kept_whatever_its_class_overrides():
     claims = Claims(sub="ada")
     claims.issuer = "here"
     thawed = again(claims)
@@ -283,12 +285,12 @@ def test_what_is_in_a_dict_is_kept_whatever_its_class_says():
     assert opened["sub"] == "bob"
 
 
-def test_members_of_enumerations_are_the_same_ones():
+def test_members_of_enumerations_are_identical():
     assert again(Plain(role=Role.USER)).role is Role.USER
     assert again(Rank.FIRST) is Rank.FIRST
 
 
-def test_attributes_keep_their_place():
+def test_attributes_and_slots_are_restored_to_their_place():
     assert again(Mangled("ada")).sub == "ada"
     both = again(Inheriting("ada", "mine"))
     assert (both.sub, both.own) == ("ada", "mine")
@@ -301,7 +303,7 @@ def test_two_users_are_not_frozen_alike(kind):
     assert freeze(Plain(user=kind("ada"))) != freeze(Plain(user=kind("bob")))
 
 
-def test_a_whole_row_is_as_it_was_once_it_is_gone():
+def test_a_deleted_row_is_restored_if_it_was_frozen_with_its_fields():
     user = User.objects.create(username="ada", last_name="Lovelace")
     frozen = json.loads(json.dumps(freeze(Plain(user=user), whole_rows=True)))
     User.objects.update(last_name="Byron")
@@ -313,7 +315,7 @@ def test_a_whole_row_is_as_it_was_once_it_is_gone():
 
 
 @pytest.mark.parametrize("fold", [0, 1])
-def test_a_moment_keeps_its_zone(fold):
+def test_a_datetime_keeps_its_time_zone(fold):
     zone = ZoneInfo("Europe/Berlin")
     moment = datetime.datetime(2026, 10, 25, 2, 30, tzinfo=zone, fold=fold)
     thawed = again(moment)
@@ -350,12 +352,12 @@ class Local:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_what_cannot_travel_is_refused(value):
+def test_values_that_cannot_be_frozen_are_refused(value):
     with pytest.raises(NotFrozenError):
         freeze(value)
 
 
-def test_what_holds_itself_is_refused():
+def test_values_that_contain_themselves_are_refused():
     value = []
     value.append(value)
     with pytest.raises(NotFrozenError):
@@ -365,11 +367,11 @@ def test_what_holds_itself_is_refused():
 @pytest.mark.parametrize(
     "frozen", [["object", "nowhere.Class", {}], ["row", "nowhere.Model", "1", "default"], ["uuid", "x"]]
 )
-def test_what_is_not_known_any_more_is_an_error(frozen):
+def test_a_value_that_the_code_no_longer_supports_is_an_error(frozen):
     with pytest.raises((LookupError, ValueError)):
         thaw(frozen)
 
 
-def test_kinds_of_values_that_are_named():
+def test_all_named_types_are_tested():
     for value in (uuid.uuid4(), decimal.Decimal("1.50"), datetime.timedelta(seconds=1.5), b"\x00\xff"):
         assert again(value) == value

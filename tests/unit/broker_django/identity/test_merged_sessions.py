@@ -36,7 +36,7 @@ def keys_of(store, session):
 
 
 @given(before=DATA, mine=DATA, other=DATA)
-def test_what_was_changed_is_laid_over_what_another_request_saved(store, before, mine, other):
+def test_changes_are_merged_into_what_another_request_saved(store, before, mine, other):
     begun = saved(store, before)
     late = merged(begun)
     assert dict(late.items()) == before
@@ -53,7 +53,7 @@ def test_what_was_changed_is_laid_over_what_another_request_saved(store, before,
     assert keys_of(store, begun) == expected
 
 
-def test_what_is_changed_in_place_is_seen(store):
+def test_changes_in_place_are_detected(store):
     begun = saved(store, {"cart": ["a"]})
     late = merged(begun)
     late["cart"].append("b")
@@ -61,7 +61,7 @@ def test_what_is_changed_in_place_is_seen(store):
     assert keys_of(store, begun) == {"cart": ["a", "b"]}
 
 
-def test_a_session_that_was_renewed_or_ended_is_saved_as_it_is(store):
+def test_a_session_with_a_new_key_or_an_ended_one_is_saved_unmerged(store):
     late = merged(saved(store, {"a": 1}))
     late["b"] = 2
     late.cycle_key()
@@ -85,7 +85,7 @@ def ended(session):
 @pytest.mark.parametrize("end", [renewed, ended])
 @pytest.mark.parametrize("loaded", [True, False])
 @pytest.mark.parametrize("in_thread", [True, False])
-def test_a_session_that_another_request_renewed_or_ended_is_not_saved(store, end, loaded, in_thread):
+def test_a_session_that_another_request_replaced_or_ended_is_not_saved(store, end, loaded, in_thread):
     key = saved(store, {"a": 1}).session_key
     late = merged(store(key))
     if loaded:
@@ -102,13 +102,13 @@ def test_a_session_that_ends_while_it_is_saved_is_not_saved(store, monkeypatch):
     session = saved(store, {"a": 1})
     late = merged(session)
     late["seen"] = 1
-    monkeypatch.setattr(type(late), "_lay_over", lambda _self: store(session.session_key).flush())
+    monkeypatch.setattr(type(late), "_merge", lambda _self: store(session.session_key).flush())
     late.save()
     assert late.ended
     assert not store().exists(session.session_key)
 
 
-def test_a_login_after_the_session_has_ended_begins_another(store):
+def test_a_login_after_the_session_has_ended_starts_another(store):
     session = saved(store, {"a": 1})
     late = merged(session)
     session.flush()
@@ -141,7 +141,7 @@ def test_signed_cookies_are_in_no_store_and_never_end():
 
 
 @pytest.mark.parametrize("engine", ["db", "cached_db"])
-def test_nobody_writes_between_the_look_at_a_row_and_the_write(engine):
+def test_no_other_write_happens_between_the_read_of_a_row_and_the_write(engine):
     store = import_module(f"django.contrib.sessions.backends.{engine}").SessionStore
     late = merged(saved(store, {"a": 1}))
     late["b"] = 2
@@ -152,7 +152,7 @@ def test_nobody_writes_between_the_look_at_a_row_and_the_write(engine):
     assert keys_of(store, late) == {"a": 1, "b": 2}
 
 
-def test_a_session_that_nobody_changed_is_not_written(store):
+def test_an_unchanged_session_is_not_written(store):
     late = merged(saved(store, {"a": 1}), only_changes=True)
     assert late["a"] == 1
     with CaptureQueriesContext(connection) as queries:
@@ -160,7 +160,7 @@ def test_a_session_that_nobody_changed_is_not_written(store):
     assert not [query for query in queries if query["sql"].startswith("UPDATE")]
 
 
-def test_a_session_keeps_what_its_middleware_told_it(store):
+def test_a_session_keeps_attributes_set_by_its_middleware(store):
     class Told(store):
         def __init__(self, key, device):
             super().__init__(key)

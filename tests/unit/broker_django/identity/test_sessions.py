@@ -24,9 +24,9 @@ def kept(key):
     return dict(SessionStore(key).items())
 
 
-def test_a_session_that_was_begun_is_saved_and_its_cookie_seen_by_both(request_):
+def test_a_new_session_is_saved_and_replay_and_client_get_its_cookie(request_):
     request_.session["basket"] = 3
-    cookies, carrier = sessions.settle(request_)
+    cookies, carrier = sessions.save_early(request_)
     key = request_.session.session_key
     assert cookies == {"sessionid": key}
     assert carrier.cookies["sessionid"].value == key
@@ -34,29 +34,29 @@ def test_a_session_that_was_begun_is_saved_and_its_cookie_seen_by_both(request_)
     assert kept(key) == {"basket": 3}
 
 
-def test_a_session_that_was_not_touched_is_left_alone(request_, django_assert_num_queries):
+def test_an_unchanged_session_is_not_saved(request_, django_assert_num_queries):
     with django_assert_num_queries(0):
-        assert sessions.settle(request_)[0] == {}
-    assert sessions.settle(RequestFactory().get("/"))[0] == {}
+        assert sessions.save_early(request_)[0] == {}
+    assert sessions.save_early(RequestFactory().get("/"))[0] == {}
 
 
-def test_a_session_that_was_emptied_is_deleted_for_the_client_and_not_sent_on(request_):
+def test_an_emptied_session_is_deleted_for_the_client_and_not_sent_to_the_replay(request_):
     request_.session["basket"] = 3
     request_.session.save()
     request_.COOKIES["sessionid"] = request_.session.session_key
     request_.session.flush()
-    cookies, carrier = sessions.settle(request_)
+    cookies, carrier = sessions.save_early(request_)
     assert cookies == {}
     assert carrier.cookies["sessionid"]["max-age"] == 0
     assert not Session.objects.exists()
 
 
-def test_a_new_csrf_secret_is_sent_on_once(request_):
-    assert sessions.settle(request_)[0] == {}
+def test_a_new_csrf_secret_is_sent_to_the_replay_once(request_):
+    assert sessions.save_early(request_)[0] == {}
     get_token(request_)
-    assert sessions.settle(request_)[0] == {"csrftoken": request_.META["CSRF_COOKIE"]}
+    assert sessions.save_early(request_)[0] == {"csrftoken": request_.META["CSRF_COOKIE"]}
     with override_settings(CSRF_USE_SESSIONS=True):
-        assert sessions.settle(request_)[0] == {}
+        assert sessions.save_early(request_)[0] == {}
 
 
 @pytest.mark.parametrize("always", [False, True])
@@ -75,7 +75,7 @@ def test_after_a_202_the_outer_copy_of_the_session_is_not_saved(request_, always
 
 
 @pytest.mark.parametrize(("cookie", "key"), [("new-session", "new-session"), ("", None), (None, "old-session")])
-def test_after_a_replay_the_outer_chain_goes_on_with_its_session(request_, cookie, key):
+def test_after_a_replay_the_outer_middleware_continues_with_its_session(request_, cookie, key):
     request_.session = SessionStore("old-session")
     request_.META["CSRF_COOKIE_NEEDS_UPDATE"] = True
     response = HttpResponse()

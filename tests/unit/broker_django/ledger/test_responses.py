@@ -18,7 +18,7 @@ from broker_core.policies import QueuePolicy
 from broker_django.ledger import ledger, responses, results
 from broker_django.messaging import celery_app
 from broker_django.messaging.celery_app import get_app
-from broker_django.messaging.publishing import seal_response
+from broker_django.messaging.sealing import seal_response
 from broker_django.models import DispatchRecord
 from broker_django.results import DatabaseBackend
 
@@ -136,7 +136,7 @@ def test_outcome_and_response_are_recorded_together(configured, django_assert_ma
         assert ledger.conclude(record.pk, 1, POLICY, OUTCOME, sealed)
     record.refresh_from_db()
     assert (record.state, responses.fetch(record)) == ("succeeded", RESPONSE)
-    assert configured.AsyncResult(str(record.pk)).get(timeout=1)["status"] == 201
+    assert configured.AsyncResult(str(record.pk)).get(timeout=10)["status"] == 201
 
 
 def test_where_the_response_cannot_be_stored_no_outcome_is_recorded(configured, monkeypatch):

@@ -36,19 +36,19 @@ def test_workers_of_different_queues_have_different_names(given, hostname):
     assert arguments(*given)["hostname"] == hostname
 
 
-def test_flower_is_told_of_tasks_unless_nobody_wants_to_know():
+def test_task_events_are_sent_unless_disabled():
     assert "task-events" in arguments()
     assert "task-events" not in arguments("--no-task-events")
 
 
-def test_names_are_those_of_the_broker_and_queues_those_of_celery():
+def test_options_take_the_brokers_names_and_workers_get_celery_queues():
     with override_settings(REQUEST_BROKER={"QUEUES": {"payment": {"celery_queue": "money"}}}):
         given = arguments("--queues=payment")
     assert (given["queues"], given["hostname"]) == ("money", "broker-payment@%h")
 
 
 @pytest.mark.parametrize("given", ["--queues=bluk", "--exclude=bluk", "--exclude=payment,realtime,bulk"])
-def test_queues_that_are_not_there_are_refused(given):
+def test_unknown_queues_are_refused(given):
     with pytest.raises(CommandError):
         arguments(given)
 

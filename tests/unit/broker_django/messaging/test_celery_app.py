@@ -1,4 +1,4 @@
-"""Which Celery app is used, seen in processes of their own: an app stays current for as long as its process lives."""
+"""Which Celery app is used, each in a separate process, because an app stays current as long as its process lives."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ thread.join()
     assert output(PROJECT + source) != "request_broker"
 
 
-def test_a_projects_app_that_is_not_configured_is_noticed_every_time():
+def test_a_projects_app_that_is_not_configured_is_reported_every_time():
     source = """
-from broker_django.checks import check_celery
+from broker_django.checks.celery import check_celery
 print([[message.id for message in check_celery()] for _ in range(2)])
 """
     assert output(PROJECT + source) == "[['request_broker.W003'], ['request_broker.W003']]"

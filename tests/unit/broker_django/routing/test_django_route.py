@@ -76,7 +76,7 @@ def test_a_condition_means_the_same(text):
 
 
 @given(CONDITIONS)
-def test_what_is_combined_means_the_same(text):
+def test_combined_conditions_mean_the_same(text):
     for request in requests():
         assert in_cel(text, request) is in_template(text, request)
 
@@ -100,6 +100,6 @@ def test_what_is_combined_means_the_same(text):
         "%}{% evil %}",
     ],
 )
-def test_what_has_no_counterpart_is_said_so(text):
+def test_a_condition_without_an_equivalent_is_refused(text):
     with pytest.raises(UntranslatableError):
         to_cel(text)

@@ -39,7 +39,7 @@ def test_the_shipped_weights_interleave():
 
 
 @given(WEIGHTS.filter(lambda weights: len(weights) > 1), st.data())
-def test_a_queue_that_was_idle_is_served_at_once_and_at_most_one_round_in_a_row(weights, data):
+def test_an_idle_queue_is_served_at_once_but_at_most_one_round_in_a_row(weights, data):
     setting, names = configured(weights)
     total = sum(weights)
     idle = data.draw(st.sampled_from(names))
@@ -111,7 +111,7 @@ def test_a_queue_that_is_no_longer_served_changes_nothing():
     assert cycle.consume(None) == before
 
 
-def test_new_weights_are_obeyed_soon():
+def test_new_weights_take_effect_soon():
     cycle = WeightedCycle()
     with override_settings(REQUEST_BROKER={"QUEUES": {"bulk": {"weight": 1000}}}):
         cycle.update(["payment", "bulk"])
@@ -121,7 +121,7 @@ def test_new_weights_are_obeyed_soon():
         assert Counter(served(cycle, 20))["bulk"] in range(9, 12)
 
 
-def test_the_order_that_was_tried_counts_even_if_weights_change_before_a_task_comes():
+def test_the_tried_order_counts_even_if_weights_change_before_a_task_arrives():
     """Redis is given the order, and answers when there is work."""
     cycle = WeightedCycle(["payment", "bulk"])
     with override_settings(REQUEST_BROKER={"QUEUES": {"bulk": {"weight": 1000}}}):

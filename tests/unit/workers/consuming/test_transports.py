@@ -40,11 +40,11 @@ def received():
         yield send
 
 
-def test_a_dispatch_is_told_the_queue_that_it_was_read_from(received):
+def test_a_dispatch_has_the_queue_that_it_was_read_from(received):
     assert received(task=TASK) == "emails"
 
 
-def test_a_message_without_a_task_in_its_headers_is_told_too(received):
+def test_a_message_without_a_task_header_has_it_too(received):
     assert received() == "emails"
 
 
@@ -52,7 +52,7 @@ def test_the_tasks_of_the_project_keep_their_routing_keys(received):
     assert received(task="shop.tasks.send_receipt") == "mail.urgent"
 
 
-def test_urls_are_served_with_transports_that_are_theirs(monkeypatch):
+def test_each_url_is_served_by_its_own_transport(monkeypatch):
     for scheme, path in WORKER_TRANSPORTS.items():
         theirs = resolve_transport(scheme)
         monkeypatch.setitem(TRANSPORT_ALIASES, scheme, path)

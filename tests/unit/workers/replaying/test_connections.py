@@ -1,4 +1,4 @@
-"""What a worker gives back of its database connections, and what it keeps."""
+"""How a worker cleans its database connections between tasks."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def spare():
     return connections["spare"]
 
 
-def test_a_connection_that_nobody_changed_is_kept(worker):
+def test_an_unchanged_connection_is_kept(worker):
     def views():
         connection = spare()
         raw = connection.connection
@@ -74,7 +74,7 @@ def test_a_connection_that_nobody_changed_is_kept(worker):
     worker(views)
 
 
-def test_what_receivers_do_to_a_wrapper_is_theirs(worker):
+def test_changes_of_a_wrapper_by_receivers_are_kept(worker):
     def instrument(connection, **_):
         if passed not in connection.execute_wrappers:
             connection.execute_wrappers.append(passed)
@@ -172,7 +172,7 @@ def another(name, value):
 )
 @pytest.mark.parametrize("opened", [False, True])
 @pytest.mark.parametrize("after", [clean, replace_all, drop_unfit])
-def test_the_settings_of_a_database_that_a_view_changed_are_put_back(worker, leave, opened, after):
+def test_database_settings_that_a_view_changed_are_restored(worker, leave, opened, after):
     def views():
         if opened:
             spare()
@@ -200,7 +200,7 @@ def test_a_transaction_in_a_connection_that_a_view_replaced_is_ended(worker):
     worker(views)
 
 
-def test_a_transaction_is_told_of_once(worker, caplog):
+def test_an_open_transaction_is_logged_once(worker, caplog):
     def views():
         in_a_transaction()
         for _ in range(3):

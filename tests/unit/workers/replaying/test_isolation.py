@@ -28,7 +28,7 @@ def fresh():
     isolation._made.clear()
 
 
-def test_what_the_process_was_started_with_is_there_for_each_replay():
+def test_the_original_process_state_is_restored_for_each_replay():
     with decimal.localcontext() as started:
         started.prec = 50
 
@@ -40,7 +40,7 @@ def test_what_the_process_was_started_with_is_there_for_each_replay():
         assert [isolated(change), isolated(change), decimal.getcontext().prec] == [50, 50, 50]
 
 
-def test_a_thread_that_ends_takes_nothing_from_one_that_still_runs(monkeypatch):
+def test_a_thread_that_ends_does_not_affect_one_that_still_runs(monkeypatch):
     inside, done = threading.Event(), threading.Event()
     seen = {}
 
@@ -92,7 +92,7 @@ def blocked_alarm():
     ],
     ids=["real", "profiling", "virtual", "raising", "blocked"],
 )
-def test_a_timer_that_a_view_left_ends_no_process(leave):
+def test_a_timer_that_a_view_left_does_not_end_the_process(leave):
     for _ in range(10):
         if not (process := os.fork()):
             isolated(lambda: None)
@@ -104,7 +104,7 @@ def test_a_timer_that_a_view_left_ends_no_process(leave):
         assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
 
 
-def test_the_signals_that_a_view_blocked_arrive_again_and_cost_no_answer():
+def test_signals_that_a_view_blocked_arrive_again_without_losing_the_answer():
     arrived = []
 
     def handle(*_):
@@ -124,7 +124,7 @@ def test_the_signals_that_a_view_blocked_arrive_again_and_cost_no_answer():
         signal.signal(signal.SIGUSR1, before)
 
 
-def test_an_environment_that_a_view_replaced_is_the_one_of_the_process_again(monkeypatch):
+def test_a_replaced_environment_is_restored(monkeypatch):
     environ = os.environ
 
     def replace():
@@ -137,11 +137,11 @@ def test_an_environment_that_a_view_replaced_is_the_one_of_the_process_again(mon
         assert isolated(lambda: os.environ) is environ
         assert "TENANT" not in environ
     finally:
-        os.environ = environ  # noqa: B003
+        os.environ = environ  # noqa: B003 - the original object
 
 
 @pytest.mark.parametrize("broken", [0, 1], ids=["read", "write"])
-def test_what_cannot_be_put_back_costs_no_answer(monkeypatch, broken):
+def test_an_answer_is_kept_if_the_state_cannot_be_restored(monkeypatch, broken):
     def fail(*_):
         raise OSError
 
@@ -153,7 +153,7 @@ def test_what_cannot_be_put_back_costs_no_answer(monkeypatch, broken):
         os.umask(0o77)
         return "answer"
 
-    directory, umask = os.getcwd(), os.umask(0o22)  # noqa: PTH109
+    directory, umask = os.getcwd(), os.umask(0o22)  # noqa: PTH109 - as the code under test
     try:
         assert isolated(leave) == "answer"
         assert os.umask(0o22) == 0o22
@@ -162,7 +162,7 @@ def test_what_cannot_be_put_back_costs_no_answer(monkeypatch, broken):
         os.umask(umask)
 
 
-def test_what_would_harm_the_worker_is_put_back():
+def test_state_that_would_harm_the_worker_is_restored():
     kept = {
         "garbage collector": lambda: (gc.isenabled(), gc.get_threshold()),
         "switch interval": sys.getswitchinterval,
@@ -187,7 +187,7 @@ def test_what_would_harm_the_worker_is_put_back():
     assert {name: read() for name, read in kept.items()} == before
 
 
-def test_threads_that_begin_at_once_agree_on_the_umask():
+def test_threads_that_start_together_agree_on_the_umask():
     umask, interval = os.umask(0o22), sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
@@ -208,7 +208,7 @@ CACHES = {
 
 
 @override_settings(CACHES=CACHES)
-def test_replays_have_the_clients_of_caches_in_turns():
+def test_replays_reuse_cache_clients_one_after_another():
     first = isolated(lambda: caches["default"])
     assert isolated(lambda: caches["default"]) is first
     assert isolated(lambda: isolated(lambda: caches["default"])) is not first
@@ -216,7 +216,7 @@ def test_replays_have_the_clients_of_caches_in_turns():
 
 
 @override_settings(CACHES=CACHES)
-def test_a_client_of_a_cache_is_as_the_settings_say_for_each_replay():
+def test_a_cache_client_is_reset_to_the_settings_for_each_replay():
     def change():
         cache.key_prefix = "acme:"
         replaced, caches["default"] = caches["default"], None

@@ -36,14 +36,14 @@ def renewed(monkeypatch, settings):
     return wait
 
 
-def test_what_runs_is_renewed_again_and_again_also_after_a_failure(renewed):
+def test_a_lease_is_renewed_repeatedly_also_after_a_failure(renewed):
     leases, claim = Leases(), (uuid.uuid4(), 3)
     with leases.held(*claim, POLICY):
         renewed(lambda seen: len(seen) >= 4)
         renewed(lambda seen: all(each == {claim} for each in seen))
 
 
-def test_several_are_renewed_together_and_no_longer_than_they_run(renewed):
+def test_leases_are_renewed_together_and_only_while_their_views_run(renewed):
     leases, first, second = Leases(), (uuid.uuid4(), 1), (uuid.uuid4(), 2)
     with leases.held(*first, POLICY):
         with leases.held(*second, POLICY):
@@ -51,7 +51,7 @@ def test_several_are_renewed_together_and_no_longer_than_they_run(renewed):
         renewed(lambda seen: seen[-1] == {first})
 
 
-def test_a_claim_is_held_no_longer_than_its_time_limit_and_a_margin(monkeypatch):
+def test_a_claim_is_not_renewed_beyond_its_time_limit_and_a_margin(monkeypatch):
     renewed = []
     monkeypatch.setattr(module.ledger, "renew", lambda claims: renewed.append(list(claims)))
     leases = Leases()

@@ -37,16 +37,16 @@ def failing(times, error):
     return tell
 
 
-def test_the_ledger_is_told_again_until_it_takes_it():
+def test_a_statement_is_tried_until_the_ledger_accepts_it():
     assert persistently(failing(3, InternalError("read-only")), "id", 30) == 4
 
 
-def test_it_is_given_up_after_so_many_seconds():
+def test_a_statement_is_given_up_after_the_deadline():
     with pytest.raises(LedgerSilentError):
         persistently(failing(9, InternalError("read-only")), "id", 0)
 
 
-def test_what_never_passes_is_raised_at_once():
+def test_errors_in_the_data_are_raised_at_once():
     tell = failing(9, DataError("too long"))
     with pytest.raises(DataError):
         persistently(tell, "id", 30)
@@ -55,23 +55,23 @@ def test_what_never_passes_is_raised_at_once():
 @pytest.mark.parametrize(
     ("limits", "before", "after"), [((310, 300), 297, 307), ((11, 1), 0, 8), ((None, None), 120, 120)]
 )
-def test_a_task_waits_no_longer_than_its_limits_allow(limits, before, after):
+def test_a_task_does_not_wait_longer_than_its_limits_allow(limits, before, after):
     request = SimpleNamespace(timelimit=limits, called_directly=False)
     assert seconds_to_soft_limit(request) == before
     assert seconds_left(request) == pytest.approx(after, abs=0.5)
 
 
-def test_a_message_that_goes_back_to_its_queue_is_not_read_again_at_once(monkeypatch):
+def test_a_message_that_returns_to_its_queue_is_not_read_again_at_once(monkeypatch):
     paused = []
     monkeypatch.setattr(tasks.time, "sleep", paused.append)
     request = SimpleNamespace(timelimit=(11, 1), is_eager=False)
     with pytest.raises(Reject) as raised:
-        tasks._told(request, failing(9, InternalError("read-only")), uuid.uuid4())
+        tasks._ask_ledger(request, failing(9, InternalError("read-only")), uuid.uuid4())
     assert raised.value.requeue
     assert paused == [outcomes.longest_pause()]
 
 
-def test_a_process_that_ends_waits_for_all_outcomes_that_are_late():
+def test_a_process_waits_for_late_outcomes_before_it_ends():
     late, gate, told = LateOutcomes(), threading.Event(), []
     begin = threading.Barrier(8)
 
@@ -81,7 +81,7 @@ def test_a_process_that_ends_waits_for_all_outcomes_that_are_late():
 
     def hand_over(number):
         begin.wait(30)
-        late.tell(str(number), lambda: tell(number))
+        late.record(str(number), lambda: tell(number))
 
     threads = [threading.Thread(target=hand_over, args=[number]) for number in range(8)]
     for thread in threads:

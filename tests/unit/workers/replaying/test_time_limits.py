@@ -21,7 +21,7 @@ def handled_by() -> Iterator[Callable[[object], None]]:
     signal.signal(signal.SIGUSR1, before)
 
 
-def test_the_soft_limit_does_not_interrupt_the_block_but_what_follows(handled_by: Callable[[object], None]) -> None:
+def test_the_soft_limit_interrupts_only_what_follows_the_block(handled_by: Callable[[object], None]) -> None:
     handled_by(soft_timeout_sighandler)
     with past_soft_limit():
         signal.raise_signal(signal.SIGUSR1)
@@ -29,7 +29,7 @@ def test_the_soft_limit_does_not_interrupt_the_block_but_what_follows(handled_by
         signal.raise_signal(signal.SIGUSR1)
 
 
-def test_an_error_in_the_block_is_passed_on_and_the_limit_counts_again(handled_by: Callable[[object], None]) -> None:
+def test_an_error_in_the_block_is_raised_and_the_limit_applies_again(handled_by: Callable[[object], None]) -> None:
     handled_by(soft_timeout_sighandler)
     with pytest.raises(LookupError), past_soft_limit():
         raise LookupError
@@ -37,7 +37,7 @@ def test_an_error_in_the_block_is_passed_on_and_the_limit_counts_again(handled_b
         signal.raise_signal(signal.SIGUSR1)
 
 
-def test_where_the_signal_means_something_else_it_goes_on_to(handled_by: Callable[[object], None]) -> None:
+def test_the_signal_keeps_another_meaning_outside_of_prefork(handled_by: Callable[[object], None]) -> None:
     seen = []
     handled_by(lambda *_: seen.append(1))
     with past_soft_limit():

@@ -1,0 +1,64 @@
+"""The hand-over of an accepted dispatch to the message broker, when the transaction around it, if any, is committed."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from django.utils import timezone
+
+from broker_core.redaction import redacted
+from broker_django.admission.acceptance import Accepted, Repeated
+from broker_django.conf import conf
+from broker_django.ledger import ledger
+from broker_django.messaging.celery_app import get_app
+from broker_django.messaging.publishing import publish, run_eagerly
+
+if TYPE_CHECKING:
+    from broker_core.dispatches import SealedRequest
+    from broker_core.policies import QueuePolicy
+
+logger = logging.getLogger("broker_django.admission.handover")
+
+
+def hand_over(accepted: Accepted) -> None:
+    """Publish when the transaction that the row was written in, if any, is committed; a repetition never."""
+    if isinstance(accepted, Repeated):
+        return
+    app, policy = get_app(), conf.queues[accepted.decision.queue]
+
+    def send() -> None:
+        accepted.published = hand_to_message_broker(accepted.sealed, policy)
+
+    if app.conf.task_always_eager:
+        accepted.published = True
+        accepted.replayed = run_eagerly(app, accepted.sealed, policy, held=accepted.wait > 0)
+    else:
+        ledger.when_committed(send)
+
+
+def publish_when_committed(request: SealedRequest, policy: QueuePolicy) -> None:
+    """For nobody who waits; in eager mode the replay runs then."""
+    app = get_app()
+
+    def send() -> None:
+        if app.conf.task_always_eager:
+            run_eagerly(app, request, policy, held=False)
+        else:
+            hand_to_message_broker(request, policy)
+
+    ledger.when_committed(send)
+
+
+def hand_to_message_broker(request: SealedRequest, policy: QueuePolicy) -> bool:
+    """Publish what was just written; whether the message broker has it. If not, the reaper publishes it later."""
+    dispatch_id = request.dispatch.id
+    if request.dispatch.publish_at is not None:
+        return False
+    if publish(request, policy):
+        return True
+    try:
+        ledger.postpone(dispatch_id, timezone.now())
+    except ledger.failures as error:
+        logger.warning("Dispatch %s counts as published until the reaper misses it: %s", dispatch_id, redacted(error))
+    return False

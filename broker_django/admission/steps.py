@@ -1,0 +1,105 @@
+"""Admission: the steps that may refuse or answer a submission before it is accepted, in their order.
+
+A step is a function of the submission. It returns None to let it pass, or the response that the client gets. It raises
+a BrokerError to refuse it, and NotQueueableError to leave the request to its view.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, TypeAlias
+
+from django.conf import settings
+from django.http.request import RawPostDataException
+from django.urls import NoReverseMatch
+
+from broker_core.errors import BodyTooLargeError, IdempotencyKeyMissingError
+from broker_core.redaction import printable
+from broker_django.admission import capacity, idempotency
+from broker_django.conf import conf
+from broker_django.identity import ownership
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from django.http import HttpRequest
+    from django.http.response import HttpResponseBase
+
+    from broker_django.admission.submission import Submission
+
+Step: TypeAlias = "Callable[[Submission], HttpResponseBase | None]"
+
+
+class NotQueueableError(Exception):
+    """The request cannot be queued, so its view runs now. `level` is that of the log record."""
+
+    def __init__(self, reason: str, level: int = logging.WARNING) -> None:
+        self.level = level
+        super().__init__(reason)
+
+
+def admit(submission: Submission, steps: Iterable[Step]) -> HttpResponseBase | None:
+    """The response of the first step that answers; None if all let the submission pass.
+
+    Raises BrokerError and NotQueueableError, as the steps do.
+    """
+    for step in steps:
+        response = step(submission)
+        if response is not None:
+            return response
+    return None
+
+
+def require_key(submission: Submission) -> None:
+    """The Idempotency-Key is well-formed, and there if it is required."""
+    view = submission.view
+    if (
+        submission.key is None
+        and view
+        and idempotency.is_required(view.function, submission.method, submission.decision)
+    ):
+        raise IdempotencyKeyMissingError("send an Idempotency-Key that no other request of yours has, such as a UUID")
+
+
+def require_status_url(submission: Submission) -> None:
+    """The client can follow its dispatch: otherwise nobody could ask for the response."""
+    try:
+        is_followable = bool(submission.status_url)
+    except NoReverseMatch:
+        is_followable = False
+    if submission.request is not None and not is_followable:
+        raise NotQueueableError(_not_followable(submission.request))
+
+
+def _not_followable(request: HttpRequest) -> str:
+    urlconf = getattr(request, "urlconf", None) or settings.ROOT_URLCONF
+    return (
+        f"the broker's URLs cannot be reversed on the host {printable(ownership.host_of(request))}. "
+        f'Include "broker_django.urls" in the URLconf {urlconf}, below a prefix that captures nothing.'
+    )
+
+
+def limit_body(submission: Submission) -> None:
+    """The body is there, and not too large."""
+    try:
+        size = len(submission.body)
+    except RawPostDataException as error:
+        raise NotQueueableError("its body was read before the broker could take it") from error
+    if size > conf.MAX_BODY_SIZE:
+        raise BodyTooLargeError(f"the body has {size} bytes, at most {conf.MAX_BODY_SIZE} are accepted")
+
+
+def limit_load(submission: Submission) -> None:
+    """The queue takes more. A request with a key may be a repetition, which takes no room: acceptance finds out."""
+    if submission.key is None:
+        capacity.gauges.check(submission.decision.queue)
+
+
+def ask_view(submission: Submission) -> HttpResponseBase | None:
+    """A view that authenticates on its own lets the request in."""
+    return submission.refusal
+
+
+WITHOUT_BODY: tuple[Step, ...] = (require_key, require_status_url)
+"""Before the body is read, which costs the most."""
+STEPS: tuple[Step, ...] = (*WITHOUT_BODY, limit_body, limit_load, ask_view)

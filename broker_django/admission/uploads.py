@@ -1,0 +1,54 @@
+"""Uploads: CsrfViewMiddleware parses a form before the view is resolved, and the raw body would be gone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from django.urls import Resolver404, resolve
+
+from broker_core.errors import BodyTooLargeError, BrokerError
+from broker_django.admission.steps import WITHOUT_BODY, NotQueueableError, admit, limit_body
+from broker_django.admission.submission import ClientSubmission, View
+from broker_django.context import replay_of
+from broker_django.dispatcher import decide
+from broker_django.http import problem
+
+if TYPE_CHECKING:
+    from django.http import HttpRequest, HttpResponse
+
+MULTIPART = "multipart/form-data"
+
+
+def may_keep_body(request: HttpRequest) -> bool:
+    """Whether `keep_body` has to look at a request, and so may ask the database or read a stream."""
+    return request.content_type == MULTIPART and replay_of(request) is None
+
+
+def keep_body(request: HttpRequest) -> HttpResponse | None:
+    """Take the raw body of a form, but only if the request will be queued: any other upload keeps streaming.
+
+    A response if the body is too large. Whatever else refuses the request says so again at its view.
+    """
+    submission = _coming(request) if may_keep_body(request) else None
+    if submission is None:
+        return None
+    try:
+        admit(submission, (*WITHOUT_BODY, limit_body))
+    except BodyTooLargeError as error:
+        return problem(error)
+    except (BrokerError, NotQueueableError):
+        return None
+    return None
+
+
+def _coming(request: HttpRequest) -> ClientSubmission | None:
+    """What will be submitted when the view is resolved; None if the view will run now."""
+    try:
+        match = resolve(request.path_info, getattr(request, "urlconf", None))
+    except Resolver404:
+        return None
+    request.resolver_match = match  # as it is when `process_view` decides
+    decision = decide(request, match.func)
+    if decision is None or not decision.queued:
+        return None
+    return ClientSubmission(request, View(match.func, match.args, match.kwargs), decision)

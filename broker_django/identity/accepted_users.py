@@ -1,0 +1,163 @@
+"""Make the middleware of a replay find the session and the user of the request as it was accepted.
+
+Whichever middleware sets them, the request completes the values that it is given. A user that the session still names
+is kept, because middleware that lets one user act for another depends on it.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from asgiref.sync import sync_to_async
+from django.apps import apps
+from django.conf import settings
+from django.utils.functional import LazyObject, SimpleLazyObject, empty
+from django.utils.module_loading import import_string
+
+from broker_core.errors import UserInactiveError
+from broker_django.context import replay_of
+from broker_django.identity import past_sessions, principals, users
+from broker_django.identity.logged_in import LOGGED_IN, session_of
+from broker_django.identity.past_sessions import Past
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from django.http import HttpRequest
+    from django.http.response import HttpResponseBase
+
+    from broker_django.context import Replay
+
+
+def had_a_user(replay: Replay) -> bool:
+    return replay.user is not None or replay.known(principals.USER) is not None
+
+
+def accepted(replay: Replay) -> Any:
+    """Returns the accepted user. Raises UserInactiveError."""
+    return principals.accepted(replay.user, replay.known(principals.USER))
+
+
+def require_actor(replay: Replay) -> None:
+    """Raises UserInactiveError if the user who acts for the accepted user may no longer act."""
+    key = past_sessions.actor(replay.known(principals.SESSION))
+    if key is not None:
+        users.active_user(key)
+
+
+def expect(request: HttpRequest, replay: Replay) -> None:
+    """Let middleware find the accepted user if the session no longer names one."""
+    if not had_a_user(replay):
+        return
+    kind: Any = type(request)
+    request.__class__ = _expecting(kind)
+    if apps.is_installed("django.contrib.auth"):
+        get_user = import_string("django.contrib.auth.get_user")
+
+        def find() -> Any:
+            found = get_user(request) if session_of(request) is not None else users.anonymous()
+            return _or_substitute(request, replay, found)
+
+        request._cached_user = SimpleLazyObject(find)  # type: ignore[attr-defined]
+
+
+def remove_ended_session_cookie(request: HttpRequest, response: HttpResponseBase) -> None:
+    """Remove the cookie of a session that has ended, which Django's middleware sets anyway."""
+    session = session_of(request)
+    if isinstance(session, Past) and session.ended:
+        response.cookies.pop(settings.SESSION_COOKIE_NAME, None)
+
+
+# What is set on the request
+
+
+@lru_cache(maxsize=8)
+def _expecting(kind: Any) -> Any:
+    names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
+    return type(kind.__name__, (Expecting, kind), names)
+
+
+class Expecting:
+    """A request that completes the values set on it, until the broker's middleware runs."""
+
+    META: dict[str, Any]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        complete = COMPLETED.get(name)
+        replay = replay_of(self) if complete is not None else None  # type: ignore[arg-type]
+        if complete is not None and replay is not None and not replay.entered:
+            value = complete(self, replay, value)
+        super().__setattr__(name, value)
+
+
+def _remembering(_request: HttpRequest, replay: Replay, session: Any) -> Any:
+    """Returns the session, which falls back to its data at acceptance."""
+    known = replay.known(principals.SESSION)
+    return past_sessions.remembering(session, known) if known and hasattr(session, "session_key") else session
+
+
+def _or_accepted(request: HttpRequest, replay: Replay, user: Any) -> Any:
+    """Returns the user, or a substitute if the user is anonymous."""
+    is_lazy = isinstance(user, LazyObject) and user._wrapped is empty
+    if not is_lazy and _is_somebody(user):
+        return user
+    find = user._setupfunc if is_lazy and isinstance(user, SimpleLazyObject) else lambda: user
+    return SimpleLazyObject(lambda: _or_substitute(request, replay, find()))
+
+
+def _coroutine_or_accepted(request: HttpRequest, replay: Replay, find: Callable[[], Any]) -> Any:
+    """The same for the coroutine that finds the user. Django's coroutine returns the user that was found before."""
+
+    async def auser() -> Any:
+        known = request.__dict__.get("_cached_user")
+        if known is not None and "_acached_user" not in request.__dict__:
+            session = session_of(request)
+            if session is not None:
+                session.accessed = True  # as after a read, so that the response varies on its cookie
+            await sync_to_async(_is_somebody)(known)  # it may make a query
+            request._acached_user = known  # type: ignore[attr-defined]
+        return await sync_to_async(_or_substitute)(request, replay, await find())
+
+    return auser
+
+
+COMPLETED: dict[str, Callable[[Any, Replay, Any], Any]] = {
+    "session": _remembering,
+    "user": _or_accepted,
+    "auser": _coroutine_or_accepted,
+}
+
+
+def _is_somebody(user: Any) -> bool:
+    return bool(getattr(user, "is_authenticated", False))
+
+
+def _or_substitute(request: HttpRequest, replay: Replay, found: Any) -> Any:
+    """Returns the user that was found. If that one is anonymous, returns the user of the session at acceptance, or the
+    accepted user.
+    """
+    if _is_somebody(found) or replay.reached:  # a view may log its user out
+        return found
+    session = session_of(request)
+    named = None if session is None else session.get(LOGGED_IN)
+    if isinstance(session, Past) and named is None:
+        session.fall_back()
+    elif named not in {None, _logged_in(session, replay)}:
+        return found
+    try:
+        return _user_at_acceptance(session, replay)
+    except UserInactiveError:
+        return found  # the broker's middleware refuses
+
+
+def _logged_in(session: Any, replay: Replay) -> Any:
+    """Returns the user that the session named when the request was accepted."""
+    return session.past.get(LOGGED_IN) if isinstance(session, Past) else replay.user
+
+
+def _user_at_acceptance(session: Any, replay: Replay) -> Any:
+    """Returns the user of the session at acceptance, who may have acted for the accepted user."""
+    if isinstance(session, Past) and session.acts:
+        return users.active_user(session.past[LOGGED_IN])
+    return accepted(replay)

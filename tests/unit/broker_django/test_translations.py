@@ -1,0 +1,80 @@
+"""The catalogues have every text that is marked, and the compiled ones say what their sources say."""
+
+import ast
+import gettext
+import re
+
+import pytest
+
+from tests.internals import ROOT
+
+APP = ROOT / "broker_django"
+LANGUAGES = sorted(path.name for path in (APP / "locale").iterdir())
+MARKS = {"_", "gettext", "gettext_lazy", "ngettext", "pgettext"}
+PLACEHOLDER = re.compile(r"%\(\w+\)[sd]|%[sd]|\{\w+\}")
+
+
+def marked() -> set[str]:
+    """What is marked in modules and templates; of plurals, the singular."""
+    texts: set[str] = set()
+    for path in APP.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in MARKS:
+                texts.add(ast.literal_eval(node.args[0]))
+    for path in APP.rglob("*.html"):
+        assert "blocktranslate" not in path.read_text(), "this test does not read blocks"
+        found = re.findall(r'{%\s*translate\s+"([^"]*)"|\b_\("([^"]*)"\)', path.read_text())
+        texts.update("".join(groups) for groups in found)
+    return texts
+
+
+def compiled(language: str) -> dict[str, str | tuple[str, int]]:
+    with (APP / "locale" / language / "LC_MESSAGES" / "django.mo").open("rb") as file:
+        catalogue = gettext.GNUTranslations(file)._catalog
+    return {key if isinstance(key, str) else key[0]: text for key, text in catalogue.items() if text and key}
+
+
+def source(language: str) -> dict[str, str]:
+    """The entries of the .po file; of plurals, the singular and the last form, as `compiled` has them."""
+    found: dict[str, str] = {}
+    entry: dict[str, str] = {}
+    for line in [*(APP / "locale" / language / "LC_MESSAGES" / "django.po").read_text().splitlines(), ""]:
+        if match := re.fullmatch(r'(?:(\w+(?:\[\d\])?) )?(".*")', line):
+            keyword = match[1] or next(reversed(entry))
+            entry[keyword] = entry.get(keyword, "") + ast.literal_eval(match[2])
+        elif not line and entry:
+            found[entry["msgid"]] = entry.get("msgstr", entry.get("msgstr[1]", ""))
+            entry = {}
+        else:
+            assert not line.startswith("#,") or "fuzzy" not in line
+    return {key: text for key, text in found.items() if key}
+
+
+def test_there_are_two_languages():
+    assert LANGUAGES == ["de", "fr"]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_marked_text_is_translated(language):
+    assert marked() - set(compiled(language)) == set()
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_compiled_catalogue_is_that_of_the_source(language):
+    assert compiled(language) == source(language)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_translations_have_the_placeholders_of_the_text(language):
+    wrong = {
+        text: translated
+        for text, translated in source(language).items()
+        if sorted(PLACEHOLDER.findall(text)) != sorted(PLACEHOLDER.findall(translated))
+    }
+    assert wrong == {}
+
+
+def test_the_admin_speaks_german(admin_client, settings):
+    settings.LANGUAGE_CODE = "de"
+    page = admin_client.get("/admin/broker_django/router/", headers={"accept-language": "de"}).content.decode()
+    assert "Anfrage ausprobieren" in page
