@@ -341,9 +341,9 @@ def why_lost(reason: str, policy: QueuePolicy | None) -> str:
     return reason
 
 
-def wanted_until(dispatch: Dispatch, now: datetime) -> datetime | None:
-    """When a revived dispatch expires: it is wanted for as long as at first."""
-    return None if dispatch.expires_at is None else now + (dispatch.expires_at - dispatch.accepted_at)
+def wanted_until(dispatch: Dispatch, last_wanted: datetime, now: datetime) -> datetime | None:
+    """When a revived dispatch expires: it is wanted for as long as at first, however often it is revived."""
+    return None if dispatch.expires_at is None else now + (dispatch.expires_at - last_wanted)
 
 
 def drop_response_at(outcome: Outcome, response: str | None, policy: QueuePolicy, now: datetime) -> datetime | None:

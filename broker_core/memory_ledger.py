@@ -307,7 +307,7 @@ class MemoryLedger(MemoryLookups):
             attempts_before=before.attempts,
             due_at=now,
             published_at=None,
-            expires_at=ledgers.wanted_until(before, now),
+            expires_at=ledgers.wanted_until(before, entry.last_wanted(), now),
             finished_at=None,
             response_status=None,
             response_type="",

@@ -14,6 +14,7 @@ from broker_core.events import Kind
 from broker_core.ledgers import DeadLetters, wanted_until
 from broker_core.redaction import printable
 from broker_django.ledger import bodies
+from broker_django.ledger.due import last_wanted
 from broker_django.ledger.rows import emit, first, rows, selected
 from broker_django.models import ActionRecord, AttemptRecord, DispatchRecord, database
 
@@ -76,7 +77,7 @@ class DeadLetterBox:
                 attempts_before=dispatch.attempts,
                 due_at=now,
                 published_at=None,
-                expires_at=wanted_until(dispatch, now),
+                expires_at=wanted_until(dispatch, last_wanted(dispatch), now),
                 finished_at=None,
                 response_status=None,
                 response_type="",

@@ -36,6 +36,13 @@ def queues(state: State) -> Iterator[str]:
         queue = named.filter(queue__gt=queue).first()
 
 
+def last_wanted(dispatch: Dispatch) -> datetime:
+    """When it was accepted, or last revived."""
+    revivals = ActionRecord.objects.using(database.alias()).filter(dispatch=dispatch.id, action="retry")
+    last: datetime | None = revivals.aggregate(last=Max("at"))["last"]
+    return max(dispatch.accepted_at, last or dispatch.accepted_at)
+
+
 def _to_publish(queue: str, now: datetime) -> QuerySet[DispatchRecord]:
     held = {"state": State.QUEUED, "queue": queue, "due_at__lte": now, "published_at": None, "finished_at": None}
     return rows().filter(**held).order_by("due_at")
@@ -78,9 +85,7 @@ class DueDispatches:
         return bool(_to_publish(queue, late).values_list("pk")[A_FEW : A_FEW + 1])
 
     def last_wanted(self, dispatch: Dispatch) -> datetime:
-        revivals = ActionRecord.objects.using(database.alias()).filter(dispatch=dispatch.id, action="retry")
-        last: datetime | None = revivals.aggregate(last=Max("at"))["last"]
-        return max(dispatch.accepted_at, last or dispatch.accepted_at)
+        return last_wanted(dispatch)
 
     def is_revived(self, dispatch_id: UUID) -> bool:
         return ActionRecord.objects.using(database.alias()).filter(dispatch=dispatch_id, action="retry").exists()

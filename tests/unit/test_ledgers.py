@@ -357,7 +357,8 @@ class Dispatches(RuleBasedStateMachine):
         self.policy, self.ledger = conf.queues["bulk"], KINDS[self.kind]()
         self.heard, self.expected = [], [Kind.ACCEPTED]
         self.ledger.events.subscribe(lambda event: self.heard.append(event.kind))
-        self.end = None if expires is None else self.now + timedelta(seconds=expires)
+        self.lasts = None if expires is None else timedelta(seconds=expires)
+        self.end = self.lasts and self.now + self.lasts
         with committing(self.ledger):
             self.dispatch = accepted(self.ledger, at=self.now, expires_at=self.end)
         self.state, self.attempts, self.before, self.lease, self.waits = State.QUEUED, 0, 0, None, False
@@ -521,7 +522,7 @@ class Dispatches(RuleBasedStateMachine):
         if may:
             self.ended |= {self.attempts} - {0}
             self.before, self.wanted = self.attempts, self.now
-            self.end = self.end and self.now + (self.end - self.dispatch.accepted_at)
+            self.end = self.lasts and self.now + self.lasts
             self.becomes(State.QUEUED, Kind.REVIVED, waits=True)
 
     @rule()
