@@ -26,12 +26,12 @@ from broker_django.conf import conf
 from broker_django.ledger import ledger as configured
 from broker_django.ledger.database import DatabaseLedger
 from broker_django.ledger.subscribers import log, signal, wake
-from broker_django.messaging import publishing
+from broker_django.messaging import sealing
 from broker_django.tracking import cancellation
 from tests.integration.replaying.test_revocation import HOSTNAME, held
 from workers import tasks
-from workers.recovery import reaper, unreadable
-from workers.replaying import error_reports, queues, request, revocation, stopping
+from workers.recovery import former_queues, reaper, unreadable
+from workers.replaying import error_reports, request, revocation, stopping
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,7 +45,7 @@ QUEUES = {"bulk": {"max_attempts": 2, "retry_backoff": 0, "cancel_running": True
 BROKEN = Outcome(503, error="the view answered 503", retriable=True)
 LATER = timedelta(hours=1)
 LEDGERS = {"memory": lambda: MemoryLedger(conf.queues), "database": lambda: DatabaseLedger(Events())}
-USERS = (reaper, unreadable, queues, revocation, stopping, request, error_reports, tasks, cancellation)
+USERS = (reaper, unreadable, former_queues, revocation, stopping, request, error_reports, tasks, cancellation)
 """The modules that make transitions."""
 
 
@@ -60,7 +60,7 @@ def ledger(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
             monkeypatch.setattr(f"workers.replaying.{name}.connections", SimpleNamespace(close_all=lambda: None))
         monkeypatch.setattr(reaper, "publish", lambda *_: True)
         monkeypatch.setattr(reaper, "waiting_messages", lambda _: 0)
-        monkeypatch.setattr(queues, "_is_served", lambda _: False)
+        monkeypatch.setattr(former_queues, "_is_served", lambda _: False)
         yield used
 
 
@@ -74,7 +74,7 @@ def heard(ledger: Ledger) -> list[Event]:
 def accepted(ledger: Ledger, queue: str = "bulk", **facts: Any) -> Dispatch:
     dispatch_id, now = uuid.uuid4(), timezone.now()
     message = RequestMessage({"REQUEST_METHOD": "GET", "PATH_INFO": "/"})
-    sealed = facts.pop("sealed", publishing.seal_request(message, str(dispatch_id), queue))
+    sealed = facts.pop("sealed", sealing.seal_request(message, str(dispatch_id), queue))
     given = {"method": "GET", "path": "/", "route": "/", "published_at": now, **facts}
     return ledger.accept(SealedRequest(Dispatch(dispatch_id, queue, now, **given), sealed))
 
@@ -152,12 +152,12 @@ WAYS: dict[str, tuple[Callable[[Ledger], Dispatch], Callable[[Ledger, Dispatch],
     ),
     "its process was lost": (
         running,
-        lambda _, d: (each := held_request(d))._tell(each._lost),
+        lambda _, d: (each := held_request(d))._update_ledger(each._lost),
         "accepted started retrying",
     ),
     "its process was stopped at the time limit": (
         lambda ledger: running(ledger, 2),
-        lambda _, d: (each := held_request(d))._tell(each._stopped),
+        lambda _, d: (each := held_request(d))._update_ledger(each._stopped),
         "accepted started retrying started failed",
     ),
     "its lease ran out": (running, lambda *_: reap(timezone.now() + LATER), "accepted started retrying"),
