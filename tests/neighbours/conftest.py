@@ -16,7 +16,7 @@ import pytest
 from broker_django.development.ports import any_port
 from tests import servers
 from tests.containers import ROOT, Process
-from tests.integration.identity.test_users import before_replay  # noqa: F401 - a fixture
+from tests.integration.identity.conftest import before_replay  # noqa: F401 - a fixture
 from tests.neighbours import SETTINGS
 
 if TYPE_CHECKING:

@@ -23,9 +23,9 @@ from broker_django.models import DispatchRecord  # noqa: E402
 from broker_django.operations import sentry  # noqa: E402
 from tests.integration.replaying.test_revocation import begin, held, nothing_revoked  # noqa: E402, F401 - a fixture for all
 from workers import tasks  # noqa: E402
-from workers.recovery import unreadable  # noqa: E402
+from workers.recovery import former_queues, unreadable  # noqa: E402
 from workers.recovery.reaper import Reaper  # noqa: E402
-from workers.replaying import error_reports, queues  # noqa: E402
+from workers.replaying import error_reports  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -99,7 +99,7 @@ def runs_spent() -> DispatchRecord:
 
 def former_queue() -> DispatchRecord:
     record = accepted("former")
-    queues._abandon(record.pk, "the queue 'former' is not configured any more", timezone.now())
+    former_queues._abandon(record.pk, "the queue 'former' is not configured any more", timezone.now())
     return record
 
 
