@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from broker_django.development import tether
+from broker_django.development import parent_watch
 from broker_django.development.ports import any_port
 from tests import documents
 from tests.documents import PAGES, README, ROOT, Block
@@ -76,7 +76,7 @@ def broker_dev(manage: Path, *arguments: str, **variables: str) -> Iterator[tupl
     command = [sys.executable, manage.name, "broker_dev", "--migrate", "--noreload", *arguments]
     with (
         subprocess.Popen(
-            tether.command(command),
+            parent_watch.command(command),
             cwd=manage.parent,
             env=environment(**variables),
             stdout=subprocess.PIPE,
