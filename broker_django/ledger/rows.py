@@ -111,7 +111,7 @@ def peek(dispatch_id: UUID) -> Dispatch | None:
 
 
 def emit(events: Events, kind: Kind, dispatch_id: UUID, attempt: int | None = None) -> None:
-    """Say what happened to a dispatch, once that is committed."""
+    """Emit what happened to a dispatch, once that is committed."""
     transaction.on_commit(partial(events.emit, Event(kind, dispatch_id, peek, attempt)), using=database.alias())
 
 
