@@ -76,8 +76,9 @@ class Project:
         return process
 
     def events(self) -> list[dict[str, Any]]:
-        """All that was sent so far."""
-        return [json.loads(line) for line in self._file.read_text().splitlines()]
+        """All that was sent so far. A last line that is still being written does not count."""
+        *lines, _unfinished = self._file.read_text().split("\n")
+        return [json.loads(line) for line in lines]
 
 
 @contextlib.contextmanager
