@@ -34,10 +34,10 @@ LOSS = re.compile(rf"{ID}: .*(?:\blease\b.* ran out\b|\bprocess was lost\b)")
 
 A lost message does not match: its dispatch was not running.
 """
-RETRY = re.compile(rf"{ID} failed in attempt \d+, it is due\b")
+RETRY = re.compile(rf"{ID} failed in attempt \d+ and is due\b")
 """A log line about a retry because the view failed."""
 
-HAND_BACK = re.compile(rf"{ID} is handed back, it is due\b")
+HAND_BACK = re.compile(rf"{ID} is handed back and is due\b")
 """A log line about an attempt whose worker did not know the view: the attempt ended before a view began."""
 
 

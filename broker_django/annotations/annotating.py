@@ -101,9 +101,10 @@ def _is_within(frame: FrameType, name: str) -> bool:
 def _definitions(filename: str) -> dict[str, list[range]] | None:
     """Returns the lines of each statement that defines a class or function, with its decorators, by `__qualname__`.
 
-    Returns None if there is no source.
+    Returns None if there is no source. All code that `exec` and `python -c` run has the name `<string>`: its source may
+    be that of other code.
     """
-    source = "".join(linecache.getlines(filename))
+    source = "" if filename == "<string>" else "".join(linecache.getlines(filename))
     try:
         tree = ast.parse(source)
     except SyntaxError:

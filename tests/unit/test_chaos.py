@@ -244,8 +244,8 @@ def test_lines_that_tell_of_a_loss_explain_the_dispatch_that_they_name():
         f"[12:00:03: WARNING/7] workers.recovery.reaper: Dispatch {BULK}: its message was lost, it is published again",
         f"[12:00:04: INFO/7] celery: Task POST /lease/ (payment)[{REALTIME}] received",
         f"[12:00:05: INFO/7] workers.tasks: Dispatch {REALTIME} is dropped: it was delivered before",
-        f"[12:00:05: INFO/7] workers.tasks: Dispatch {BULK} failed in attempt 1, it is due at 2030-05-17T12:00: 500",
-        f"[12:00:05: INFO/7] workers.tasks: Dispatch {BULK} is handed back, it is due at 2030-05-17T12:00: no URL",
+        f"[12:00:05: INFO/7] workers.tasks: Dispatch {BULK} failed in attempt 1 and is due at 2030-05-17T12:00: 500",
+        f"[12:00:05: INFO/7] workers.tasks: Dispatch {BULK} is handed back and is due at 2030-05-17T12:00: no URL",
         "[12:00:06: WARNING/7] workers.replaying.leases: 2 leases could not be renewed and are tried again",
     ]
     assert mentions(LOSS, lines) == {PAYMENT: 2}

@@ -3,6 +3,7 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
+import linecache
 import typing
 
 import pytest
@@ -22,6 +23,7 @@ from rest_framework.views import APIView
 from rest_framework.viewsets import ViewSet
 
 from broker_core.policies import Annotation, Mode
+from broker_django.annotations.annotating import _definitions
 from broker_django.annotations.drf import speaks_first
 from broker_django.annotations.view_annotations import annotation_of, requires_idempotency_key
 from broker_django.annotations.view_names import view_name
@@ -274,7 +276,10 @@ class Typed(View):
 """
 
 
-def test_a_class_without_a_source_keeps_its_identity_in_its_own_statement():
+def test_a_class_without_a_source_keeps_its_identity_in_its_own_statement(monkeypatch):
+    of_other_code = (len("run()"), None, ["run()\n"], "<string>")  # as Python 3.13 stores what `python -c` runs
+    monkeypatch.setitem(linecache.cache, "<string>", of_other_code)
+    _definitions.cache_clear()
     scope = {"View": View, "queue": queue, "__name__": "typed", "kept": []}
     exec(WITHOUT_SOURCE, scope)
     assert scope["Typed"] is scope["kept"][0]
