@@ -52,7 +52,7 @@ def dispatch(
     ReducedCapacityError if the queue is full, and UnavailableError if it cannot be recorded.
     """
     from broker_django.admission.composing import Parts  # noqa: PLC0415 - which needs the apps to be loaded
-    from broker_django.admission.dispatching import dispatch as made  # noqa: PLC0415
+    from broker_django.admission.dispatching import dispatch as made  # noqa: PLC0415 - needs the apps to be loaded
 
     parts = Parts(method, json, data, files, body, content_type, query, headers, host, user, tenant)
     return made(request, queue=queue, parts=parts)
@@ -71,14 +71,14 @@ def is_replay(request: HttpRequest) -> bool:
 
 def __getattr__(name: str) -> Any:
     if name == "BrokerRequest":  # which needs Django, and is for annotations
-        from broker_django.context import BrokerRequest  # noqa: PLC0415
+        from broker_django.context import BrokerRequest  # noqa: PLC0415 - needs the settings
 
         return BrokerRequest
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def status_url(request: HttpRequest, dispatch: Dispatch) -> str:
-    """The absolute URL where its owner follows the dispatch. Raises NoReverseMatch where they are not included."""
+    """Returns the absolute status URL, for the owner. Raises NoReverseMatch if the broker's URLs are not included."""
     from broker_django.ledger import tokens  # noqa: PLC0415 - which needs the settings
 
     return tokens.status_url(request, dispatch.id, dispatch.accepted_at)

@@ -30,9 +30,9 @@ def preferences_of(request: HttpRequest) -> Preferences:
 
 
 def classify(request: HttpRequest, view: Any) -> Decision | None:
-    """Which queue, and when, for this request to this view; None where the view is left alone.
+    """Returns which queue a request to this view belongs to, and when it runs; None if the broker leaves it alone.
 
-    It asks the database only where a rule reads the user.
+    Costs no query unless a rule reads the user.
     """
     classifier = conf.classifier
     route = getattr(request, "broker", NOWHERE).route
@@ -52,7 +52,7 @@ def may_block(request: HttpRequest, view: Any) -> bool:
 
 
 def settled(request: HttpRequest, decision: Decision | None) -> Decision | None:
-    """What a project decided in code, completed; None, and logged, for a queue that is not configured."""
+    """Returns the decision with its wait and its reason. Returns None, and logs an error, if its queue is unknown."""
     if decision is None:
         return None
     policy = conf.queues.get(decision.priority or decision.queue)

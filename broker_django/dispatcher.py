@@ -1,4 +1,4 @@
-"""The two decisions about a request, in one place that a project can put its own in."""
+"""The two decisions about a request: where it goes, and when it runs. A project can replace both."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ class Dispatcher:
     """
 
     def route(self, request: HttpRequest) -> Route | None:
-        """Where the request goes before its view is resolved: a redirect, a proxy, a queue; None for nowhere else."""
+        """Returns the redirect, proxy or queue that the request is sent to, or None. The view is not resolved yet."""
         return choice.find(request)
 
     def classify(self, request: HttpRequest, view: Any) -> Decision | None:
-        """Whether the view runs later, and on which queue; None where the broker leaves it alone."""
+        """Returns whether the view runs later, and on which queue; None if the broker leaves it alone."""
         return classification.classify(request, view)
 
 
 def dispatcher() -> Dispatcher:
-    """The one that decides. Raises ImportError if there is no class that DISPATCHER names."""
+    """Returns the dispatcher of this process. Raises ImportError if the class in DISPATCHER does not exist."""
     return _made(conf.DISPATCHER)
 
 
@@ -47,9 +47,9 @@ def _made(path: str) -> Dispatcher:
 
 
 def decide(request: HttpRequest, view: Any) -> Decision | None:
-    """Whether this view runs now or later, for this request, whose URL is resolved; None if the broker leaves it alone.
+    """Returns whether this view runs now or later for this request; None if the broker leaves it alone.
 
-    It is asked once, and kept on `request.broker`. The broker's own views are always left alone.
+    The URL has to be resolved. Decided once, and kept on `request.broker`. The broker never queues its own views.
     """
     context: RequestContext = request.broker  # type: ignore[attr-defined]
     if context.view is not view:
@@ -63,7 +63,7 @@ def _asked(request: HttpRequest, view: Any) -> Decision | None:
 
 
 def route_of(request: HttpRequest) -> Route | None:
-    """Where a router sends this request; None if its own view is asked. It is asked once, and kept on `request.broker`.
+    """Returns where a router sends this request; None if its own view answers. Kept on `request.broker`.
 
     Costs no query unless a condition reads the user.
     """

@@ -33,7 +33,7 @@ logger = logging.getLogger("broker_django.pipeline")
 
 
 def routed(request: HttpRequest) -> HttpResponseBase | None:
-    """The response that a router makes; None where the view is asked."""
+    """Returns the response of a router; None if the view answers."""
     try:
         route = route_of(request)
         if route is None or route.router.action is Action.QUEUE:
@@ -58,13 +58,13 @@ async def arouted(request: HttpRequest) -> HttpResponseBase | None:
 
 
 def submitted(request: HttpRequest, view: View) -> ClientSubmission | None:
-    """What is to be queued; None if the view runs now."""
+    """Returns the submission of a request that is to be queued; None if the view runs now."""
     decision = decide(request, view.function)
     return None if decision is None or not decision.queued else ClientSubmission(request, view, decision)
 
 
 def take(submission: ClientSubmission) -> Accepted | HttpResponseBase | None:
-    """Accept and publish, or the response that refuses, or None where the view has to run now."""
+    """Accept and publish a submission. Returns a response if it is refused, and None if the view has to run now."""
     try:
         accepted = accept(submission)
     except NotQueueableError as reason:
@@ -78,7 +78,7 @@ def take(submission: ClientSubmission) -> Accepted | HttpResponseBase | None:
 
 
 def answer(request: HttpRequest, accepted: Accepted, dispatch: Dispatch | None) -> HttpResponseBase:
-    """The view's own response where it came in time, else the 202. `dispatch` is as it is after the wait, if any."""
+    """Returns the view's own response if it came in time, else the 202. `dispatch` is as it is after the wait."""
     cache_headers.skip_django_cache(request)
     if isinstance(accepted, Repeated):
         return answer_again(request, accepted, dispatch)
@@ -94,7 +94,7 @@ def answer(request: HttpRequest, accepted: Accepted, dispatch: Dispatch | None) 
 
 
 def answer_again(request: HttpRequest, repeated: Repeated, dispatch: Dispatch | None) -> HttpResponseBase:
-    """What a repetition gets. The session of a response that was stored long ago is not taken up."""
+    """Returns the response to a repetition. The session of a response that was stored earlier is not restored."""
     repeated.sealed = SealedRequest(dispatch or repeated.dispatch)
     sessions.detach(request)
     response = repeated_response(request, repeated)

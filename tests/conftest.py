@@ -69,6 +69,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=turn)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    moved = [name for name in LONGEST_FIRST if not (config.rootpath / "tests" / f"{name}.py").is_file()]
+    if moved:
+        raise pytest.UsageError(f"LONGEST_FIRST in tests/conftest.py names files that are not there: {moved}")
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for marker in item.iter_markers("server"):
         for program in marker.args:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 READY_WITHIN = 90.0
-STOPPED_WITHIN = 60.0
+STOPPED_WITHIN = 30.0
 
 
 class Process:

@@ -110,8 +110,7 @@ def _slug(heading: str) -> str:
 
 def commands(block: Block) -> list[tuple[str, str]]:
     """What a console block types after each `$`, and what it shows for it."""
-    found = re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block.code, re.MULTILINE)
-    return [(command, output) for command, output in found]
+    return re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block.code, re.MULTILINE)
 
 
 def matches(expected: str, output: str) -> bool:

@@ -18,13 +18,13 @@ FIRST_STEP, LAST_STEP = 0.02, 0.2
 
 
 def finished(
-    argv: Sequence[str], env: Mapping[str, str] | None = None, seconds: float = 120
+    argv: Sequence[str], env: Mapping[str, str] | None = None, seconds: float = 60
 ) -> subprocess.CompletedProcess[str]:
     """The program after its end, whatever its status, with what it wrote."""
     return subprocess.run(argv, env=env, capture_output=True, text=True, timeout=seconds, check=False)
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 30) -> None:
     """Poll until the condition holds, ever less often; fail after the given seconds."""
     deadline = time.monotonic() + seconds
     step = FIRST_STEP

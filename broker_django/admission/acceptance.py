@@ -37,10 +37,10 @@ logger = logging.getLogger("broker_django.admission.acceptance")
 
 @dataclass(slots=True)
 class Accepted:
-    """A dispatch in the ledger, not yet published. `carrier` has the cookies that outer middleware wants to set, `here`
-    is the status URL.
+    """A dispatch in the ledger that is not published yet. `carrier` has the cookies that outer middleware wants to set,
+    `here` is the status URL.
 
-    `replayed` is the view's own response where the replay ran in this process.
+    `replayed` is the view's own response if the replay ran in this process.
     """
 
     sealed: SealedRequest
@@ -56,15 +56,15 @@ class Accepted:
 
     @property
     def wait(self) -> float:
-        """Seconds to hold the client; none where there is nobody to wait for."""
+        """Seconds for which the client waits; 0 if the dispatch is not published."""
         return _patience(self.decision) if self.published else 0.0
 
 
 @dataclass(slots=True)
 class Repeated(Accepted):
-    """A request whose Idempotency-Key was used before, for this dispatch. `fingerprint` is its own.
+    """A request whose Idempotency-Key belongs to this dispatch. `fingerprint` is that of this request.
 
-    `in_transaction` says that a transaction is around it, whose end the dispatch may be waiting for.
+    in_transaction: whether a transaction is open, whose end the dispatch may be waiting for.
     """
 
     fingerprint: str = ""
@@ -76,12 +76,12 @@ class Repeated(Accepted):
 
     @property
     def refusal(self) -> BrokerError | None:
-        """Why the client does not get what the first request got."""
+        """Returns why the client does not get the response of the first request, or None if it does."""
         return verdict(self.dispatch.state, same_request=self.same_request)
 
     @property
     def wait(self) -> float:
-        """As long as the first request might have been held; not at all where the answer is there, or is a refusal."""
+        """As long as the first request may have waited; 0 if the dispatch is done, or if this request is refused."""
         coming = self.same_request and not self.dispatch.state.done and not self.in_transaction
         return _patience(self.decision) if coming else 0.0
 
@@ -91,7 +91,7 @@ def _patience(decision: Decision) -> float:
 
 
 def accept(submission: Submission) -> Accepted | HttpResponseBase:
-    """Admit a submission, and write the dispatch into the ledger, sealed. A response if a step of admission answers.
+    """Admit a submission and write its dispatch into the ledger. Returns a response if a step of admission answers.
 
     Raises NotQueueableError if the view has to run now, and the BrokerErrors of the steps, UnavailableError among them.
     """
@@ -117,7 +117,7 @@ def _repeated(
 
 
 def sealed_of(submission: Submission) -> SealedRequest:
-    """What the ledger keeps of a submission."""
+    """Returns the dispatch of a submission with its sealed request, not yet written."""
     decision = submission.decision
     dispatch = Dispatch(
         id=submission.id,
@@ -141,7 +141,7 @@ def sealed_of(submission: Submission) -> SealedRequest:
 
 
 def _recorded(submission: Submission, sealed: SealedRequest) -> SealedRequest:
-    """What is in the ledger then: the dispatch, or the one that its key was used for.
+    """Returns the dispatch in the ledger: this one, or the one that has its Idempotency-Key.
 
     Raises ReducedCapacityError, UnavailableError, and NotQueueableError if the view runs without being recorded.
     """
@@ -157,14 +157,14 @@ def _recorded(submission: Submission, sealed: SealedRequest) -> SealedRequest:
 
 
 def _runs_in_an_outage(dispatch: Dispatch) -> bool:
-    """Whether a view may run though nothing can be recorded, or though it may have been recorded after all."""
+    """Whether a view may run although its dispatch was not recorded, or may have been recorded without a reply."""
     policy = conf.queues[dispatch.queue]
     once = dispatch.idempotency_key is not None or policy.delivery == "at_most_once"
     return policy.on_outage == "run_now" and not once
 
 
 def _once(sealed: SealedRequest) -> SealedRequest:
-    """The dispatch, or the one that its key was used for: a repetition takes no room.
+    """Returns this dispatch, or the one that has its key, which needs no capacity.
 
     Raises ReducedCapacityError and UnavailableError.
     """
@@ -176,7 +176,7 @@ def _once(sealed: SealedRequest) -> SealedRequest:
 
 
 def _earlier(dispatch: Dispatch, full: ReducedCapacityError) -> SealedRequest:
-    """The dispatch that the key was used for. Raises `full` where there is none, and UnavailableError."""
+    """Returns the dispatch that has this key. Raises `full` if there is none, and UnavailableError."""
     try:
         earlier = ledger.find_by_key(dispatch.idempotency_key or "")
     except ledger.failures as error:
@@ -187,7 +187,7 @@ def _earlier(dispatch: Dispatch, full: ReducedCapacityError) -> SealedRequest:
 
 
 def write(sealed: SealedRequest) -> SealedRequest:
-    """What is in the ledger then: the dispatch, or the one that its Idempotency-Key was used for, without its request.
+    """Returns the dispatch in the ledger: this one, or the one that has its Idempotency-Key.
 
     Raises UnavailableError.
     """
@@ -214,15 +214,15 @@ def _inserted(sealed: SealedRequest) -> tuple[SealedRequest, Dispatch]:
 
 
 def _has_no_room(dispatch: Dispatch) -> bool:
-    """Whether it waits in the ledger, for so many of its queue are published, or wait there before it."""
+    """Whether it waits in the ledger because its queue has reached `max_published`, or because others wait there."""
     try:
         return publish_limits.is_full(dispatch.queue, lambda: ledger.holds_up(dispatch.queue), waiting_messages)
     except ledger.failures:
-        return True  # writing the row will tell
+        return True  # if the database is down, writing the row fails
 
 
 def moments(policy: QueuePolicy, now: datetime) -> dict[str, Any]:
-    """When a dispatch is published, and expires."""
+    """Returns when a dispatch is published, and expires."""
     waits = breaker.is_open
     return {
         "published_at": None if waits else now,

@@ -92,7 +92,7 @@ def usual_host() -> str:
 
 
 def _scheme(environ: dict[str, str], scheme: str) -> str:
-    """`https` where SecurityMiddleware would redirect to it. A proxy's header field that says otherwise is mended."""
+    """Returns `https` if SecurityMiddleware would redirect to it, and corrects a proxy's header field accordingly."""
     path = (environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")).lstrip("/")
     if settings.SECURE_SSL_REDIRECT and not any(re.search(each, path) for each in settings.SECURE_REDIRECT_EXEMPT):
         scheme = "https"

@@ -48,9 +48,9 @@ class Gauge:
         self.told_at: datetime | None = None
 
     def read(self, policy: QueuePolicy, threshold: float = 1.0) -> Load | None:
-        """The latest sample, with what this process has accepted since; None where another thread takes the first.
+        """Returns the latest sample plus what this process accepted since; None while another thread takes the first.
 
-        From the pressure `threshold` on somebody is refused: not before another look.
+        At the pressure `threshold`, requests are refused, but not before the load is measured again.
         """
         if (self._is_stale() or self._may_be_wrong(policy, threshold)) and self._lock.acquire(blocking=False):
             try:
@@ -66,7 +66,7 @@ class Gauge:
         return Load(sample.depth + self._accepted, sample.age, sample.at, sample.capped, sample.measured)
 
     def note(self) -> None:
-        """This process has accepted one."""
+        """Count a dispatch that this process has accepted."""
         self._accepted += 1
 
     def _is_stale(self) -> bool:
@@ -108,9 +108,9 @@ class Gauges:
         return self._gauges.get(queue) or self._gauges.setdefault(queue, Gauge(queue, self._now))
 
     def check(self, queue: str) -> None:
-        """Raises ReducedCapacityError where the queue takes no more. Costs no query where no limit concerns it.
+        """Raises ReducedCapacityError if the queue is full. Costs no query if the queue has no limit.
 
-        Where the ledger does not answer there is no verdict: writing to it will tell.
+        Raises nothing if the ledger cannot be read, because writing to it will fail too.
         """
         policies = conf.queues
         names = thresholds(queue, policies)

@@ -92,27 +92,12 @@ class CodeSubmission:
         return HttpResponse()
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """What is to be dispatched: the message, the URL that it resolves to, the name of its view, if it has to be that
-    one, and what of its client the owner is known by.
-    """
-
-    message: RequestMessage
-    match: ResolverMatch | None
-    view: str = ""
-    credential: str = ""
-    host: str = ""
-    tenant: str = ""
-    owner: str | None = None
-
-
 def dispatch(given: HttpRequest | RequestMessage | str, *, queue: str, parts: Parts | None = None) -> Dispatch:
     """What `broker_django.dispatch` does."""
     policy = conf.queues.get(queue)
     if policy is None:
         raise ConfigurationError(f"there is no queue {queue!r}; there are {', '.join(conf.queues)}")
-    accepted = _accepted(_submission(_taken(given, parts or Parts()), queue))
+    accepted = _accepted(_submission(given, queue, parts or Parts()))
     publish_when_committed(accepted.sealed, policy)
     return accepted.dispatch
 
@@ -128,25 +113,23 @@ def _accepted(submission: CodeSubmission) -> Accepted:
     return accepted
 
 
-def _submission(taken: Taken, queue: str) -> CodeSubmission:
-    now, route = timezone.now(), pattern_of(taken.match)
-    message = replace(_told_apart(taken.message), route=route, view=taken.view, accepted_at=now.timestamp())
+def _submitted(message: RequestMessage, match: ResolverMatch | None, queue: str) -> CodeSubmission:
+    """Returns the submission of a message that names the view it is for, or any. Who has asked may be added to it."""
+    now, route = timezone.now(), pattern_of(match)
     return CodeSubmission(
-        message=message,
+        message=replace(_told_apart(message), route=route, accepted_at=now.timestamp()),
         route=route,
         decision=Decision(queue, reason="code"),
         moment=now,
-        credential=taken.credential,
-        host=taken.host,
-        tenant=taken.tenant,
-        owner=taken.owner or message.view_user or message.user,
+        tenant=message.tenant,
+        owner=message.view_user or message.user,
     )
 
 
 def _told_apart(message: RequestMessage) -> RequestMessage:
-    """With a cookie of its own where code has named the user, and nothing else does.
+    """Returns the message with a cookie of its own if code named the user and no other field does.
 
-    Caches that go by the Cookie field would take it for a request of nobody, and hand this user's page to everybody.
+    Otherwise caches that vary on Cookie would store the page of this user for everybody.
     """
     if message.user is None or {"HTTP_COOKIE", "HTTP_AUTHORIZATION"} & message.environ.keys():
         return message
@@ -154,16 +137,16 @@ def _told_apart(message: RequestMessage) -> RequestMessage:
     return replace(message, environ={**message.environ, "HTTP_COOKIE": f"{USER_COOKIE}={value}"})
 
 
-def _taken(given: HttpRequest | RequestMessage | str, parts: Parts) -> Taken:
+def _submission(given: HttpRequest | RequestMessage | str, queue: str, parts: Parts) -> CodeSubmission:
     if isinstance(given, str | Promise):
-        return _from_path(str(given), parts)
+        return _from_path(str(given), queue, parts)
     if parts.given:
         raise TypeError(f"{', '.join(parts.given)} can only be given with a path: a request has its own")
     request: object = getattr(given, "_request", given)  # of the one that REST framework hands to its views
-    return _from_request(request) if isinstance(request, HttpRequest) else _from_message(request)
+    return _from_request(request, queue) if isinstance(request, HttpRequest) else _from_message(request, queue)
 
 
-def _from_path(path: str, parts: Parts) -> Taken:
+def _from_path(path: str, queue: str, parts: Parts) -> CodeSubmission:
     message = compose(path, parts)
     host = _named_host(message)
     message, match = arrived(message)
@@ -175,10 +158,10 @@ def _from_path(path: str, parts: Parts) -> Taken:
         message = replace(message, view_user=message.user)
     _refuse_nobody(message, match)
     _refuse_without_tenant(message)
-    return Taken(message, match, _view(match, message.method), host=host, tenant=message.tenant)
+    return replace(_submitted(_for_view(message, match), match, queue), host=host)
 
 
-def _from_message(message: object) -> Taken:
+def _from_message(message: object, queue: str) -> CodeSubmission:
     if not isinstance(message, RequestMessage):
         raise TypeError(f"a path, a request or a RequestMessage can be dispatched, not {type(message).__name__}")
     if not {"REQUEST_METHOD", "PATH_INFO"} <= message.environ.keys():
@@ -187,7 +170,7 @@ def _from_message(message: object) -> Taken:
     message, match = arrived(message)
     _refuse_nobody(message, match)
     _refuse_without_tenant(message)
-    return Taken(message, match, message.view, host=host, tenant=message.tenant)
+    return replace(_submitted(message, match, queue), host=host)
 
 
 def _named_host(message: RequestMessage) -> str:
@@ -195,7 +178,7 @@ def _named_host(message: RequestMessage) -> str:
     return split_domain_port(message.environ.get("HTTP_HOST", ""))[0][:255]
 
 
-def _from_request(request: HttpRequest) -> Taken:
+def _from_request(request: HttpRequest, queue: str) -> CodeSubmission:
     if replay_of(request) is not None:
         raise MessageError("a request that is being replayed would be dispatched for ever: ask broker.replayed")
     if type(request) is HttpRequest:
@@ -204,24 +187,23 @@ def _from_request(request: HttpRequest) -> Taken:
         body = raw_body(request, conf.MAX_BODY_SIZE)
     except RawPostDataException as error:
         raise MessageError("the body of the request was read before, and is not there any more") from error
-    message, match = to_message(request, body, user_key(getattr(request, "user", None)), {}), request.resolver_match
+    user = getattr(request, "user", None)
+    message, match = to_message(request, body, user_key(user), {}), request.resolver_match
     if _is_made_by_code(request):
         message, match = arrived(message)
-    tenant = ownership.tenant_of(request)
-    owner = owner_of(getattr(request, "user", None))
-    return Taken(
-        replace(message, tenant=tenant, principal=principals.describe(request, getattr(request, "user", None), None)),
-        match,
-        view=_view(match, message.method),
+    message = replace(message, tenant=ownership.tenant_of(request), principal=principals.describe(request, user, None))
+    submission, owner = _submitted(_for_view(message, match), match, queue), owner_of(user)
+    return replace(
+        submission,
+        owner=owner or submission.owner,
         credential=credential_for(request, owner),
         host=ownership.host_of(request),
-        tenant=tenant,
-        owner=owner,
     )
 
 
-def _view(match: ResolverMatch | None, method: str) -> str:
-    return "" if match is None else view_name(match.func, method)
+def _for_view(message: RequestMessage, match: ResolverMatch | None) -> RequestMessage:
+    """Returns the message with the name of the view that its URL resolves to."""
+    return replace(message, view="" if match is None else view_name(match.func, message.method))
 
 
 def _is_made_by_code(request: HttpRequest) -> bool:
@@ -233,7 +215,7 @@ def _is_made_by_code(request: HttpRequest) -> bool:
 
 
 def _refuse_without_tenant(message: RequestMessage) -> None:
-    """Raises MessageError where a project has tenants, and nobody says whose request it is."""
+    """Raises MessageError if the project has tenants and the message has none."""
     if conf.TENANT and not message.tenant:
         raise MessageError("REQUEST_BROKER['TENANT'] tells tenants apart: say whose request it is, with tenant=")
 

@@ -51,9 +51,9 @@ def _refused(replay: Replay, error: BrokerError) -> HttpResponse:
 
 
 def pin(request: HttpRequest, replay: Replay) -> None:
-    """Make the replay act as the user who was accepted, where the middleware found another by now.
+    """Make the replay act as the user who was accepted, if the middleware finds another one now.
 
-    Raises UserInactiveError where that user is gone or may no longer log in.
+    Raises UserInactiveError if that user is deleted or may no longer log in.
     """
     found, named = _user_without_trace(request), had_a_user(replay)
     if found is None:

@@ -163,7 +163,7 @@ def running(project: Path, argv: list[str]) -> Iterator[subprocess.Popen[str]]:
 
 
 def fetch(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=60) as response:
+    with urllib.request.urlopen(url, timeout=10) as response:
         return response.read().decode()
 
 
@@ -195,7 +195,7 @@ def test_a_signal_stops_everything_in_order(project, number):
     with running(project, command()) as process:
         read_until(process, " ready.")
         process.send_signal(number)
-        output, _ = process.communicate(timeout=90)
+        output, _ = process.communicate(timeout=40)
         assert process.returncode == 0
         assert "worker: Warm shutdown" in output
         assert nothing_left(project)
@@ -207,7 +207,7 @@ def test_a_killed_command_leaves_nothing_behind(project):
         read_until(process, " ready.")
         process.kill()
         process.wait()
-        wait_until(lambda: nothing_left(project), 90)
+        wait_until(lambda: nothing_left(project), 40)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
@@ -217,13 +217,13 @@ def test_with_exit_with_parent_it_ends_with_its_parent(project, number):
     with running(project, argv) as process:
         read_until(process, "Ctrl-C")
         process.send_signal(number)
-        wait_until(lambda: nothing_left(project), 90)
+        wait_until(lambda: nothing_left(project), 40)
 
 
 def test_a_program_that_ends_stops_the_rest_and_gives_its_status(project):
     use_worker(project, BROKEN_WORKER)
     with running(project, command()) as process:
-        output, _ = process.communicate(timeout=90)
+        output, _ = process.communicate(timeout=40)
         assert "workers ended with status 3" in output
         assert process.returncode == 3
         assert nothing_left(project)
@@ -245,7 +245,7 @@ def test_a_valkey_that_is_killed_stops_the_rest(project):
     with running(project, command("--without=flower,workers")) as process:
         read_until(process, "Ctrl-C")
         psutil.Process(json.loads((project / ".request-broker/embedded.json").read_text())["pid"]).kill()
-        output, _ = process.communicate(timeout=90)
+        output, _ = process.communicate(timeout=40)
         assert "valkey ended with status 137" in output
         assert process.returncode == 137
         assert nothing_left(project)
@@ -269,7 +269,7 @@ def test_each_way_to_serve_answers_and_leaves_nothing_behind(project, options):
         page = front_page(read_until(process, "Ctrl-C"))
         assert fetch(page).startswith("redis://")
         process.terminate()
-        process.communicate(timeout=90)
+        process.communicate(timeout=40)
         assert process.returncode == 0
         assert nothing_left(project)
 

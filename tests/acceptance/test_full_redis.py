@@ -25,7 +25,7 @@ BODY = b"x" * 60_000
 MOST = 20
 MANY = 100
 
-pytestmark = pytest.mark.timeout(420)
+pytestmark = pytest.mark.timeout(240)
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_more_than_the_message_broker_holds_is_accepted_and_all_of_it_runs(
     paid = send(site, "payment", 5)
     wait_until(lambda: states(paid) == {"succeeded": 5})
     assert states(ids).get("queued", 0) > 0, "the held ones hold up nobody"
-    wait_until(lambda: states(ids) == {"succeeded": 2 * MANY}, 240)
+    wait_until(lambda: states(ids) == {"succeeded": 2 * MANY}, 120)
     assert {ledger.executions(each) for each in ids} == {1}
 
 
@@ -91,7 +91,7 @@ def test_a_worker_starts_and_makes_room_though_the_message_broker_is_full(
     if filled:
         fill(small)
     worker = start_worker(broker_worker, *queues, "--concurrency=2", **variables)
-    wait_until(lambda: states(ids) == {"succeeded": MANY}, 240)
+    wait_until(lambda: states(ids) == {"succeeded": MANY}, 120)
     assert worker.container.status == "running"
 
 

@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import psutil
 import pytest
+from django.contrib.sessions.models import Session
 
-from tests.acceptance.conftest import PATIENCE, done
+from tests.acceptance.conftest import ALIAS, PATIENCE, done
 from tests.processes import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from tests import servers
-    from tests.acceptance.conftest import Gates, Site, StartSite, Worker
+    from tests.acceptance.conftest import Gates, Ledger, Site, StartSite, Worker
 
 SERVERS = ["asgi", "wsgi", "sync", "gthread", "gevent"]
 PROMPTLY = 6.0
@@ -281,17 +282,24 @@ def test_a_stream_goes_on_without_a_message_broker(serve: Callable[..., Site]) -
     run(scenario())
 
 
+def stored_session(client: httpx.Client) -> str:
+    return Session.objects.using(ALIAS).get(pk=client.cookies["sessionid"]).session_data
+
+
 def test_a_held_client_keeps_what_the_view_wrote_into_its_session(
-    serve: Callable[..., Site], worker: Worker, gates: Gates
+    serve: Callable[..., Site], worker: Worker, gates: Gates, ledger: Ledger
 ) -> None:
     """With middleware that is synchronous, and writes into the session before and after each view."""
-    site, gate = serve("asgi", attended=True, TOUCH_SESSIONS="1"), gates.new()
+    site = serve("asgi", attended=True, TOUCH_SESSIONS="1")
     with site.client() as client, site.client() as other:
-        for path in (f"/gate/{gate}/", "/count/"):
-            accepted = client.post(path, headers={"X-Queue": "bulk"})
+        for path in ("gate", "gate-and-count"):
+            gate = gates.new()
+            accepted = client.post(f"/{path}/{gate}/", headers={"X-Queue": "bulk"})
             other.cookies = client.cookies
+            before = stored_session(client)
             with ThreadPoolExecutor() as threads:
                 polling = threads.submit(other.get, accepted.headers["Location"], params={"wait": PATIENCE})
+                wait_until(lambda before=before: stored_session(client) != before)  # the poll is held
                 gates.open(gate)
                 assert polling.result().json()["state"] == "succeeded"
         assert client.post("/count/").text == "2"

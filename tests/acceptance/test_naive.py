@@ -62,7 +62,7 @@ def test_what_is_terminated_is_cancelled(
         accepted = client.post(f"/begun/{gate}/", headers={"X-Queue": "bulk"})
         wait_until(lambda: document(client, accepted)["state"] == "running", PATIENCE)
         with Celery(broker=message_broker.unattended_url, set_as_current=False) as app:
-            app.control.revoke(accepted.json()["id"], terminate=True, reply=True, timeout=PATIENCE, limit=1)
+            app.control.revoke(accepted.json()["id"], terminate=True, reply=True, timeout=3, limit=1)
         wait_until(lambda: document(client, accepted)["state"] == "cancelled", PATIENCE)
     gates.open(gate)
 
@@ -72,9 +72,7 @@ def test_the_reaper_does_not_stumble_over_what_waits(naive: Site, worker: Worker
     with naive.client() as client:
         accepted = [client.post(f"/gate/{gate}/", headers={"X-Queue": "bulk"}) for _ in range(6)]
         wait_until(lambda: document(client, accepted[0])["state"] == "running", PATIENCE)
-        wait_until(
-            lambda: client.get(f"{accepted[-1].headers['Location']}?wait=3").json()["state"] == "queued", PATIENCE
-        )
+        wait_until(lambda: client.get(f"{accepted[-1].headers['Location']}?wait=3").json()["state"] == "queued", 10)
         gates.open(gate)
         wait_until(lambda: all(document(client, each)["state"] == "succeeded" for each in accepted), PATIENCE)
     assert "The reaper failed" not in worker.container.logs()

@@ -19,7 +19,7 @@ REFUSED = 500, "application/problem+json", "failed"
 def answer(client: httpx.Client, method: str, url: str) -> Any:
     """What the client sees of the response; None if it gets none, or not all of it."""
     try:
-        response = client.request(method, url, timeout=4)
+        response = client.request(method, url, timeout=2)
     except httpx.TransportError:
         return None
     fields = [response.headers.get(name) for name in ("Content-Type", "Content-Length", "Set-Cookie")]

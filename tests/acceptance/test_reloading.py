@@ -86,7 +86,7 @@ def worker(project: Path) -> Iterator[subprocess.Popen[str]]:
 
 def ends(process: subprocess.Popen[str], project: Path, number: int = signal.SIGTERM) -> str:
     process.send_signal(number)
-    rest, _ = process.communicate(timeout=90)
+    rest, _ = process.communicate(timeout=30)
     wait_until(lambda: not processes_in(project))
     return rest
 

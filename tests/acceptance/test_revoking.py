@@ -136,7 +136,7 @@ def test_a_pool_that_cannot_stop_a_task_lets_it_end(
     listening(operator, workers=2)
     gate = gates.new()
     accepted = begin(client, gate)
-    (replies,) = [operator.control.revoke(id_of(accepted), terminate=True, reply=True, timeout=PATIENCE, limit=2)]
+    (replies,) = [operator.control.revoke(id_of(accepted), terminate=True, reply=True, timeout=5, limit=2)]
     assert len(replies) == 2
     assert any("error" in answer for reply in replies for answer in reply.values()), replies
     gates.open(gate)
@@ -163,7 +163,7 @@ def test_what_runs_is_not_tried_again_if_it_was_revoked_meanwhile(
     gate = gates.new()
     accepted = client.post(f"/gate-and-fail/{gate}/", headers={"X-Queue": "bulk"})
     wait_until(lambda: state(client, accepted) == "running")
-    operator.control.revoke(id_of(accepted), reply=True, timeout=PATIENCE, limit=1)
+    operator.control.revoke(id_of(accepted), reply=True, timeout=5, limit=1)
     assert state(client, accepted) == "running"
     gates.open(gate)
     assert done(client, accepted)["state"] == "cancelled"

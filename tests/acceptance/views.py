@@ -13,6 +13,7 @@ from django.views.decorators.csrf import csrf_exempt
 from broker_django.decorators import queue
 from tests.processes import wait_until
 from tests.site.models import Execution
+from tests.site.views import count
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,6 +43,13 @@ def gate(request: HttpRequest, name: str) -> HttpResponse:
     """Answers once the gate, a file, is open."""
     wait_until((Path(os.environ["GATES"]) / name).exists)
     return note(request, name)
+
+
+@csrf_exempt
+def gate_and_count(request: HttpRequest, name: str) -> HttpResponse:
+    """Writes into the session once the gate is open."""
+    gate(request, name)
+    return count(request)
 
 
 @csrf_exempt

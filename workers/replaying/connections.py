@@ -78,7 +78,7 @@ def _leave_tenants() -> None:
 
 
 def replace_all() -> None:
-    """Make this thread reconnect: a new connection may be accepted where the old one was refused."""
+    """Make this thread reconnect: the server may accept a new connection after it refused the old one."""
     database_settings.restore()
     for alias, connection in _all():
         _drop(alias, connection, "")

@@ -173,10 +173,10 @@ def test_an_announcement_is_heard_and_costs_no_answer(server, client):
     connection = pool.get_connection()
     heard = client.pubsub()
     heard.subscribe("news")
-    assert heard.get_message(timeout=10)["type"] == "subscribe"
+    assert heard.get_message(timeout=1)["type"] == "subscribe"
     connection.next_health_check = 0.0
     connection.send_command("PUBLISH", "news", b"", check_health=False)
-    assert heard.get_message(timeout=10)["type"] == "message"
+    assert heard.get_message(timeout=1)["type"] == "message"
     assert not connection.can_read()
 
 

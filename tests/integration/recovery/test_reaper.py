@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from django.test import override_settings
 
-from broker_core.dispatches import SealedRequest, State
-from broker_core.message import RequestMessage
+from broker_core.dispatches import Run, SealedRequest, State
+from broker_core.message import RequestMessage, ResponseMessage
+from broker_django.conf import conf
 from broker_django.ledger import ledger, retention
 from broker_django.messaging import publishing, sealing
 from broker_django.models import ActionRecord, AttemptRecord, DispatchRecord
+from chaos.verdict import HAND_BACK, LOSS, RETRY, mentions
 from tests.rows import accept, as_dispatch
+from workers import tasks
 from workers.recovery import reaper as module
 from workers.recovery.reaper import Reaper
+from workers.replaying.replay import Answer
+from workers.replaying.request import ReplayRequest
+
+if TYPE_CHECKING:
+    import re
 
 pytestmark = pytest.mark.django_db
 
@@ -358,3 +367,38 @@ def test_each_pass_publishes_a_few_if_the_queue_length_is_unknown(steady: Reaper
     for number in (module.A_FEW, 2 * module.A_FEW, len(held)):
         look(steady)
         assert len(set(wire.published)) == number
+
+
+def explained(caplog: pytest.LogCaptureFixture, pattern: re.Pattern[str], record: DispatchRecord) -> int:
+    """In how many log lines `chaos` reads why this dispatch ran again."""
+    return mentions(pattern, caplog.messages)[str(record.pk)]
+
+
+@pytest.mark.parametrize(
+    ("unknown_here", "pattern"), [(False, RETRY), (True, HAND_BACK)], ids=["failed", "handed back"]
+)
+def test_chaos_reads_that_an_attempt_failed_or_was_handed_back(
+    clock: Clock, caplog: pytest.LogCaptureFixture, unknown_here: bool, pattern: re.Pattern[str]
+) -> None:
+    record, policy = accepted(clock.now), conf.queues["bulk"]
+    attempt = tasks.Attempt(record.pk, ledger.claim(record.pk, policy, "a@b"), policy)
+    answer = Answer(ResponseMessage(500), "500", retriable=True, unknown_here=unknown_here)
+    with caplog.at_level(logging.INFO, "workers.tasks"):
+        assert tasks._again(attempt, answer) is not None
+    assert explained(caplog, pattern, record) == 1
+
+
+def test_chaos_reads_that_a_lease_ran_out(steady: Reaper, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    record = accepted(clock.now)
+    ledger.claim(record.pk, conf.queues["bulk"], "gone", clock.now)
+    for _ in range(3):
+        clock.passes(seconds=10)
+        look(steady)
+    assert explained(caplog, LOSS, record) == 1
+
+
+def test_chaos_reads_that_a_process_was_lost(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    record = accepted(clock.now)
+    attempt = ledger.claim(record.pk, conf.queues["bulk"], "a@b")
+    assert ReplayRequest._lost(object.__new__(ReplayRequest), record.pk, Run(attempt)) is not None
+    assert explained(caplog, LOSS, record) == 1

@@ -170,7 +170,7 @@ def test_a_process_that_cannot_be_restored_does_not_lose_the_response(
     assert (found.response.body, found.error, ran) == (b"good", "", ["good"])
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(20)
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("name", EXITS)
 def test_any_error_of_a_view_is_an_outcome(name: str, protocol: Protocol) -> None:
@@ -179,14 +179,14 @@ def test_any_error_of_a_view_is_an_outcome(name: str, protocol: Protocol) -> Non
     assert found.error == ("RuntimeError" if name == "StopIteration" else name)
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(20)
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_stop_iteration_of_a_response_that_is_rendered_is_an_outcome(protocol: Protocol) -> None:
     found = answer("/rendered/", protocol)
     assert (found.response.status, found.retriable, found.error in STOPPED) == (500, True, True)
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(20)
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_stop_iteration_of_a_middleware_is_an_outcome(protocol: Protocol) -> None:
     with override_settings(MIDDLEWARE=[f"{__name__}.stopping", MIDDLEWARE]):

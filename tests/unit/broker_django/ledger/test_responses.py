@@ -136,7 +136,7 @@ def test_outcome_and_response_are_recorded_together(configured, django_assert_ma
         assert ledger.conclude(record.pk, 1, POLICY, OUTCOME, sealed)
     record.refresh_from_db()
     assert (record.state, responses.fetch(record)) == ("succeeded", RESPONSE)
-    assert configured.AsyncResult(str(record.pk)).get(timeout=10)["status"] == 201
+    assert configured.AsyncResult(str(record.pk)).get(timeout=1)["status"] == 201
 
 
 def test_where_the_response_cannot_be_stored_no_outcome_is_recorded(configured, monkeypatch):
