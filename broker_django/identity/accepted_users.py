@@ -100,7 +100,7 @@ def _remembering(_request: HttpRequest, replay: Replay, session: Any) -> Any:
 def _or_accepted(request: HttpRequest, replay: Replay, user: Any) -> Any:
     """Returns the user, or a substitute if the user is anonymous."""
     is_lazy = isinstance(user, LazyObject) and user._wrapped is empty
-    if not is_lazy and _is_somebody(user):
+    if not is_lazy and users.is_authenticated(user):
         return user
     find = user._setupfunc if is_lazy and isinstance(user, SimpleLazyObject) else lambda: user
     return SimpleLazyObject(lambda: _or_substitute(request, replay, find()))
@@ -115,7 +115,7 @@ def _coroutine_or_accepted(request: HttpRequest, replay: Replay, find: Callable[
             session = session_of(request)
             if session is not None:
                 session.accessed = True  # as after a read, so that the response varies on its cookie
-            await sync_to_async(_is_somebody)(known)  # it may make a query
+            await sync_to_async(users.is_authenticated)(known)  # it may make a query
             request._acached_user = known  # type: ignore[attr-defined]
         return await sync_to_async(_or_substitute)(request, replay, await find())
 
@@ -129,15 +129,11 @@ COMPLETED: dict[str, Callable[[Any, Replay, Any], Any]] = {
 }
 
 
-def _is_somebody(user: Any) -> bool:
-    return bool(getattr(user, "is_authenticated", False))
-
-
 def _or_substitute(request: HttpRequest, replay: Replay, found: Any) -> Any:
     """Returns the user that was found. If that one is anonymous, returns the user of the session at acceptance, or the
     accepted user.
     """
-    if _is_somebody(found) or replay.reached:  # a view may log its user out
+    if users.is_authenticated(found) or replay.reached:  # a view may log its user out
         return found
     session = session_of(request)
     named = None if session is None else session.get(LOGGED_IN)

@@ -43,7 +43,7 @@ def owner_of(user: Any, auth: Any = None) -> str | None:
     Without a user, what authenticated the request replaces it: an API key has no user. Returns None if there is
     neither, and UNTOLD if nothing distinguishes the owner from others.
     """
-    who = user if getattr(user, "is_authenticated", False) else auth
+    who = user if users.is_authenticated(user) else auth
     if who is None:
         return None
     key = user_key(user)

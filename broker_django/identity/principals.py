@@ -39,7 +39,7 @@ def describe(request: HttpRequest, user: Any, found: Found | None) -> dict[str, 
         described |= {ADMITTED: found.admitted, VIEW_USER: _unusual_user(found.user), AUTH: _frozen_auth(found.auth)}
         if found.auth is not None and described[AUTH] is None:
             described[NO_AUTH] = True
-        if not _is_authenticated(found.user):
+        if not users.is_authenticated(found.user):
             described[GUEST] = _guest(found)
         elif not users.is_row(found.user) and described[VIEW_USER] is None:
             described[AGAIN] = True
@@ -57,11 +57,7 @@ def _guest(found: Found) -> Any:
 def _unusual_user(user: Any) -> Any:
     """Freezes a user that is not simply a row of the project's user model. Returns None for others."""
     of_project = users.is_row(user) and user.__class__ is users.user_model()
-    return None if not _is_authenticated(user) or of_project else _frozen(user)
-
-
-def _is_authenticated(user: Any) -> bool:
-    return bool(getattr(user, "is_authenticated", False))
+    return None if not users.is_authenticated(user) or of_project else _frozen(user)
 
 
 def _frozen_auth(auth: Any) -> Any:
@@ -111,7 +107,7 @@ def found_as_accepted(found: Found, key: str | None, principal: dict[str, Any]) 
     frozen, guest, auth = (principal.get(what) for what in (VIEW_USER, GUEST, AUTH))
     same_auth = auth is None or _frozen_auth(found.auth) == auth
     if guest is not None:
-        if same_auth and not _is_authenticated(found.user):
+        if same_auth and not users.is_authenticated(found.user):
             return None
         user = _thawed(guest[0]) if guest else users.anonymous()
         return replace(found, user=user, auth=_thawed(auth))

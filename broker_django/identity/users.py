@@ -55,6 +55,11 @@ def is_row(user: Any) -> bool:
     return model is not None and isinstance(user, model) and instances.is_row(user)
 
 
+def is_authenticated(user: Any) -> bool:
+    """Whether somebody is logged in. Users that middleware or an authenticator found may lack the attribute."""
+    return bool(getattr(user, "is_authenticated", False))
+
+
 def is_active(user: Any) -> bool:
     """Whether this user may log in, according to the authentication backends, or else to `is_active`.
 
@@ -106,7 +111,7 @@ def user_key(user: Any) -> str | None:
     Returns None if there is no user, an anonymous one, or one without a key.
     """
     try:
-        key = getattr(user, "pk", None) if getattr(user, "is_authenticated", False) else None
+        key = getattr(user, "pk", None) if is_authenticated(user) else None
     except NotImplementedError:  # the user of a token may raise it
         key = None
     if key is None:
