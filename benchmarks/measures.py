@@ -20,7 +20,7 @@ from broker_core import routing
 from broker_core.dispatches import State
 from broker_core.policies import DAY
 from broker_core.routing import RoutingTable
-from broker_core.sources import Source
+from broker_core.routing.sources import Source
 from broker_django.ledger import retention as housekeeping
 from broker_django.models import Destination, DispatchRecord, Router
 from broker_django.routing.table import NONE, load, tables

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import http_sf
 
-from broker_core.dispatches import State
+from broker_core.dispatches.dispatch import State
 from broker_core.envelope import context
 from broker_core.errors import IdempotencyKeyError, IdempotencyKeyInFlightError, IdempotencyKeyReusedError
 

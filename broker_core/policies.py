@@ -9,14 +9,14 @@ from enum import StrEnum
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args, get_origin, get_type_hints
 
-from broker_core.condition_guards import GuardIndex
-from broker_core.conditions import Condition, Conditions, Evaluation, Values
+from broker_core.conditions.condition import Condition, Conditions, Evaluation, Values
+from broker_core.conditions.guards import GuardIndex
 from broker_core.errors import ConfigurationError
 from broker_core.redaction import printable
 
 if TYPE_CHECKING:
-    from broker_core.preferences import Preferences
-    from broker_core.routing import Route
+    from broker_core.http.preferences import Preferences
+    from broker_core.routing.routers import Route
 
 logger = logging.getLogger("broker_core.policies")
 

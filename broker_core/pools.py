@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from broker_core.balancing import apportion
-from broker_core.routing import Action
+from broker_core.routing.balancing import apportion
+from broker_core.routing.routers import Action
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from broker_core.policies import QueuePolicy
-    from broker_core.routing import Router
+    from broker_core.routing.routers import Router
 
 _SHARED = ""
 

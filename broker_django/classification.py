@@ -6,7 +6,7 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from broker_core.preferences import NO_PREFERENCES, Preferences, parse_preferences
+from broker_core.http.preferences import NO_PREFERENCES, Preferences, parse_preferences
 from broker_core.routing import Action
 from broker_django.annotations.view_annotations import annotation_of
 from broker_django.conf import conf

@@ -7,6 +7,6 @@ class ChaosConfig(AppConfig):
     name = "chaos"
 
     def ready(self) -> None:
-        from broker_core import ledgers
+        from broker_core.dispatches import transitions
 
-        ledgers.LONGEST_HAND_BACK = 8.0
+        transitions.LONGEST_HAND_BACK = 8.0

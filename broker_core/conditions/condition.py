@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from broker_core.condition_guards import guards_of, ruled_out
-from broker_core.condition_patterns import require_small_patterns
+from broker_core.conditions.expressions import cel
+from broker_core.conditions.guards import guards_of, ruled_out
+from broker_core.conditions.patterns import require_small_patterns
 from broker_core.errors import InvalidConditionError
-from broker_core.expressions import cel
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

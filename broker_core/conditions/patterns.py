@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from broker_core.conditions.expressions import cel
 from broker_core.errors import InvalidConditionError
-from broker_core.expressions import cel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,18 +6,18 @@ import logging
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from broker_core.dispatches import State
+from broker_core.dispatches.dispatch import State
 from broker_core.redaction import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from uuid import UUID
 
-    from broker_core.dispatches import Dispatch
+    from broker_core.dispatches.dispatch import Dispatch
 
     Subscriber = Callable[["Event"], None]
 
-logger = logging.getLogger("broker_core.events")
+logger = logging.getLogger("broker_core.dispatches.events")
 
 
 class Kind(StrEnum):

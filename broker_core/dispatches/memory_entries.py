@@ -5,12 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from broker_core.dispatches import ERROR_LENGTH, NOT_REACHED, REVIVABLE, Dispatch, SealedRequest, State, storable
+from broker_core.dispatches.dispatch import (
+    ERROR_LENGTH,
+    NOT_REACHED,
+    REVIVABLE,
+    Dispatch,
+    SealedRequest,
+    State,
+    storable,
+)
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from broker_core.ledgers import Selection
+    from broker_core.dispatches.ledger import Selection
     from broker_core.policies import QueuePolicy
 
 

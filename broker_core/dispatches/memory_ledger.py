@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-from broker_core import ledgers
-from broker_core.dispatches import (
+from broker_core.dispatches import transitions
+from broker_core.dispatches.dispatch import (
     CONTENT_TYPE_LENGTH,
     ERROR_LENGTH,
     NOT_REACHED,
@@ -21,17 +21,17 @@ from broker_core.dispatches import (
     State,
     storable,
 )
+from broker_core.dispatches.events import Event, Events, Kind
+from broker_core.dispatches.memory_entries import EndedAttempt, Entry, ended, facts, is_free
+from broker_core.dispatches.memory_lookups import MemoryLookups
 from broker_core.errors import DispatchConflictError
-from broker_core.events import Event, Events, Kind
-from broker_core.memory_entries import EndedAttempt, Entry, ended, facts, is_free
-from broker_core.memory_lookups import MemoryLookups
 from broker_core.policies import RETENTION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
     from uuid import UUID
 
-    from broker_core.ledgers import Ledger
+    from broker_core.dispatches.ledger import Ledger
     from broker_core.policies import QueuePolicy
 
 P = ParamSpec("P")
@@ -185,7 +185,7 @@ class MemoryLedger(MemoryLookups):
         entry.response = response
         if not outcome.error:
             entry.content, entry.file = b"", ""
-        drop_at = ledgers.drop_response_at(outcome, response, policy, now)
+        drop_at = transitions.drop_response_at(outcome, response, policy, now)
         self._end(entry, outcome.state, now, outcome.error, due_at=drop_at)
         return True
 
@@ -194,7 +194,7 @@ class MemoryLedger(MemoryLookups):
         self, dispatch_id: UUID, run: Run, policy: QueuePolicy, outcome: Outcome, now: datetime | None = None
     ) -> datetime | None:
         entry, now = self._running(dispatch_id, run), now or self._clock()
-        due = ledgers.next_attempt(entry.dispatch, policy, outcome, now) if entry is not None else None
+        due = transitions.next_attempt(entry.dispatch, policy, outcome, now) if entry is not None else None
         if entry is not None and due is not None:
             self._requeue(entry, outcome, now, due_at=due, published_at=None)
         return due
@@ -207,9 +207,9 @@ class MemoryLedger(MemoryLookups):
         wanted = entry.last_wanted()
         before = (each.ended_at for each in entry.ended_attempts if each.error.startswith(NOT_REACHED))
         first = min((ended_at for ended_at in before if ended_at >= wanted), default=now)
-        if now - first >= ledgers.DEPLOYMENT:
+        if now - first >= transitions.DEPLOYMENT:
             return None
-        due = ledgers.hand_back_until(entry.dispatch, now)
+        due = transitions.hand_back_until(entry.dispatch, now)
         again = entry.dispatch.attempts_before + 1
         self._requeue(entry, Outcome(error=reason), now, due_at=due, published_at=None, attempts_before=again)
         return due
@@ -230,8 +230,8 @@ class MemoryLedger(MemoryLookups):
         if entry is None:
             return None
         policy = self.queues_configured.get(entry.dispatch.queue)
-        if not ledgers.may_start_again(entry.dispatch, policy):
-            self._end(entry, State.FAILED, now, ledgers.why_lost(reason, policy))
+        if not transitions.may_start_again(entry.dispatch, policy):
+            self._end(entry, State.FAILED, now, transitions.why_lost(reason, policy))
         elif run.lapsed_at is not None:
             self._requeue(entry, Outcome(error=reason), now, due_at=now, published_at=None)
         else:
@@ -307,7 +307,7 @@ class MemoryLedger(MemoryLookups):
             attempts_before=before.attempts,
             due_at=now,
             published_at=None,
-            expires_at=ledgers.wanted_until(before, entry.last_wanted(), now),
+            expires_at=transitions.wanted_until(before, entry.last_wanted(), now),
             finished_at=None,
             response_status=None,
             response_type="",

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from broker_core import ledgers
-from broker_core.dispatches import Dispatch, SealedRequest, State
-from broker_core.ledgers import DeadLetters, Group
-from broker_core.memory_entries import Entry, accepted_at, due_at, fits, is_due
+from broker_core.dispatches import transitions
+from broker_core.dispatches.dispatch import Dispatch, SealedRequest, State
+from broker_core.dispatches.ledger import DeadLetters, Group
+from broker_core.dispatches.memory_entries import Entry, accepted_at, due_at, fits, is_due
 
 if TYPE_CHECKING:
     import threading
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
     from uuid import UUID
 
-    from broker_core.ledgers import Selection
+    from broker_core.dispatches.ledger import Selection
 
 
 class MemoryLookups:
@@ -80,7 +80,7 @@ class MemoryLookups:
 
     def holds_up(self, queue: str, now: datetime | None = None) -> bool:
         late = (now or self._clock()) - self._late
-        return len(self.to_publish(queue, late, ledgers.A_FEW + 1)) > ledgers.A_FEW
+        return len(self.to_publish(queue, late, transitions.A_FEW + 1)) > transitions.A_FEW
 
     def count(self) -> int:
         return len(self._entries)

@@ -9,10 +9,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, quote_plus, unquote, unquote_plus, urlsplit, urlunsplit
 
-from broker_core.balancing import choose, shares
-from broker_core.conditions import Condition, Conditions, Evaluation, Values
+from broker_core.conditions.condition import Condition, Conditions, Evaluation, Values
 from broker_core.errors import ConfigurationError
-from broker_core.sources import Captures, Kind, Source, SourceIndex
+from broker_core.routing.balancing import choose, shares
+from broker_core.routing.sources import Captures, Kind, Source, SourceIndex
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence

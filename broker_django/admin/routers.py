@@ -13,8 +13,8 @@ from django.utils.html import format_html, format_html_join
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
-from broker_core.balancing import shares
 from broker_core.routing import ALWAYS
+from broker_core.routing.balancing import shares
 from broker_django.identity.users import user_model
 from broker_django.models import Destination, Router
 from broker_django.operations.explain import explain

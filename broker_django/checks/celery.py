@@ -10,8 +10,8 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, register
 from django.core.checks import Warning as CheckWarning
 
+from broker_core.dispatches.transitions import LEASE_MARGIN
 from broker_core.errors import ConfigurationError
-from broker_core.ledgers import LEASE_MARGIN
 from broker_core.redaction import redacted
 from broker_django.conf import conf
 from broker_django.development.embedded import embedded_url

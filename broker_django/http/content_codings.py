@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from django.utils.cache import has_vary_header, patch_vary_headers
 
-from broker_core.content_codings import Coded, codings_in
 from broker_core.errors import NotAcceptableError
+from broker_core.http.content_codings import Coded, codings_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -14,7 +14,7 @@ from django.core.handlers.wsgi import WSGIRequest
 from django.http.request import RawPostDataException
 
 from broker_core.errors import BodyTooLargeError
-from broker_core.hop_by_hop import connection_options
+from broker_core.http.hop_by_hop import connection_options
 from broker_core.message import RequestMessage
 from broker_django.context import REPLAY_KEY, Replay
 

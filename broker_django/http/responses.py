@@ -22,7 +22,7 @@ from django.http import (
 from django.utils.encoding import iri_to_uri
 
 from broker_core.errors import BrokerError, ResponseTooLargeError
-from broker_core.hop_by_hop import connection_options
+from broker_core.http.hop_by_hop import connection_options
 from broker_core.message import ResponseMessage
 from broker_django.http.cache_headers import forbid_caching
 from broker_django.http.content_codings import CODED_FOR

@@ -19,7 +19,7 @@ from django.http.request import HttpHeaders
 from django.utils.crypto import constant_time_compare
 from django.utils.encoding import force_bytes, force_str
 
-from broker_core.credential_names import (
+from broker_core.http.credential_names import (
     identifies_user,
     is_renewed,
     is_secret_parameter,

@@ -18,7 +18,6 @@ from django.db.models import F, Min, Q
 from django.db.models.constants import OnConflict
 from django.utils import timezone
 
-from broker_core import ledgers
 from broker_core.dispatches import (
     CONTENT_TYPE_LENGTH,
     ERROR_LENGTH,
@@ -31,9 +30,10 @@ from broker_core.dispatches import (
     State,
     sources,
     storable,
+    transitions,
 )
+from broker_core.dispatches.events import Kind
 from broker_core.errors import DispatchConflictError
-from broker_core.events import Kind
 from broker_django.conf import conf
 from broker_django.ledger import results, retention, statements
 from broker_django.ledger.dead_letters import DeadLetterBox
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 
     from django.db.models import QuerySet
 
-    from broker_core.events import Events
+    from broker_core.dispatches.events import Events
     from broker_core.policies import QueuePolicy
 
 AT_ONCE = 500
@@ -169,7 +169,7 @@ class DatabaseLedger(DueDispatches, DeadLetterBox, Figures):
         now = now or timezone.now()
         if response is None:
             return self._finish(dispatch_id, attempt, outcome, now)
-        drop_at = ledgers.drop_response_at(outcome, response, policy, now)
+        drop_at = transitions.drop_response_at(outcome, response, policy, now)
         result = results.result(attempt, outcome, response)
         backend = results.backend_beside_ledger()
         if backend is not None:
@@ -215,7 +215,7 @@ class DatabaseLedger(DueDispatches, DeadLetterBox, Figures):
     ) -> datetime | None:
         now = now or timezone.now()
         dispatch = running(dispatch_id, run) if outcome.retriable else None
-        due = ledgers.next_attempt(dispatch, policy, outcome, now) if dispatch is not None else None
+        due = transitions.next_attempt(dispatch, policy, outcome, now) if dispatch is not None else None
         if dispatch is None or due is None:
             return None
         return due if self._requeue(dispatch, run, outcome, now, due_at=due, published_at=None) else None
@@ -223,9 +223,9 @@ class DatabaseLedger(DueDispatches, DeadLetterBox, Figures):
     def hand_back(self, dispatch_id: UUID, run: Run, reason: str, now: datetime | None = None) -> datetime | None:
         now = now or timezone.now()
         dispatch = running(dispatch_id, run)
-        if dispatch is None or now - self._handed_back_since(dispatch, now) >= ledgers.DEPLOYMENT:
+        if dispatch is None or now - self._handed_back_since(dispatch, now) >= transitions.DEPLOYMENT:
             return None
-        due = ledgers.hand_back_until(dispatch, now)
+        due = transitions.hand_back_until(dispatch, now)
         changes = {"due_at": due, "published_at": None, "attempts_before": F("attempts_before") + 1}
         return due if self._requeue(dispatch, run, Outcome(error=reason), now, **changes) else None
 
@@ -251,11 +251,11 @@ class DatabaseLedger(DueDispatches, DeadLetterBox, Figures):
         if dispatch is None:
             return None
         policy = conf.queues.get(dispatch.queue)
-        if ledgers.may_start_again(dispatch, policy):
+        if transitions.may_start_again(dispatch, policy):
             due_at, published_at = (now, None) if run.lapsed_at else (None, F("published_at"))
             queued = self._requeue(dispatch, run, Outcome(error=reason), now, due_at=due_at, published_at=published_at)
             return State.QUEUED if queued else None
-        error = ledgers.why_lost(reason, policy)
+        error = transitions.why_lost(reason, policy)
         return State.FAILED if self._end(still(dispatch, run), dispatch_id, State.FAILED, now, error) else None
 
     def _requeue(self, dispatch: Dispatch, run: Run, outcome: Outcome, now: datetime, **changes: Any) -> bool:

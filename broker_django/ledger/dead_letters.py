@@ -9,9 +9,9 @@ from django.db import transaction
 from django.db.models import Count, Max, Min, Q
 from django.utils import timezone
 
-from broker_core.dispatches import ERROR_LENGTH, REVIVABLE, State
-from broker_core.events import Kind
-from broker_core.ledgers import DeadLetters, wanted_until
+from broker_core.dispatches import ERROR_LENGTH, REVIVABLE, DeadLetters, State
+from broker_core.dispatches.events import Kind
+from broker_core.dispatches.transitions import wanted_until
 from broker_core.redaction import printable
 from broker_django.ledger import bodies
 from broker_django.ledger.due import last_wanted
@@ -25,9 +25,8 @@ if TYPE_CHECKING:
 
     from django.db.models import QuerySet
 
-    from broker_core.dispatches import Dispatch
-    from broker_core.events import Events
-    from broker_core.ledgers import Selection
+    from broker_core.dispatches import Dispatch, Selection
+    from broker_core.dispatches.events import Events
 
 logger = logging.getLogger("broker_django.ledger.dead_letters")
 

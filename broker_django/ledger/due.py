@@ -13,7 +13,7 @@ from django.db.models import Exists, Max, OuterRef
 from django.utils import timezone
 
 from broker_core.dispatches import State
-from broker_core.ledgers import A_FEW
+from broker_core.dispatches.transitions import A_FEW
 from broker_django.conf import conf
 from broker_django.ledger.rows import dispatches, rows, sealed_requests
 from broker_django.models import ActionRecord, DispatchRecord, database

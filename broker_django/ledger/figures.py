@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 from django.db.models import Count, Max, Min, OuterRef, Q, Subquery, Value
 from django.db.models.functions import Coalesce
 
-from broker_core.dispatches import NOT_REACHED, State
-from broker_core.ledgers import Group
+from broker_core.dispatches import NOT_REACHED, Group, State
 from broker_django.ledger.rows import dispatches, rows, selected
 from broker_django.models import AttemptRecord, DispatchRecord, database
 
@@ -17,8 +16,7 @@ if TYPE_CHECKING:
 
     from django.db.models import QuerySet
 
-    from broker_core.dispatches import Dispatch
-    from broker_core.ledgers import Selection
+    from broker_core.dispatches import Dispatch, Selection
 
 
 class Figures:

@@ -11,7 +11,7 @@ from django.db import transaction
 from django.db.models import BooleanField, ExpressionWrapper, Q
 
 from broker_core.dispatches import WORKER_LENGTH, Dispatch, Run, SealedRequest, State
-from broker_core.events import Event
+from broker_core.dispatches.events import Event
 from broker_django.ledger import statements
 from broker_django.models import DispatchRecord, database
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from django.db.models import QuerySet
     from django.db.models.constants import OnConflict
 
-    from broker_core.events import Events, Kind
-    from broker_core.ledgers import Selection
+    from broker_core.dispatches import Selection
+    from broker_core.dispatches.events import Events, Kind
 
 _COLUMNS: Any = tuple(each.name for each in fields(Dispatch) if each.name != "keeps_response")
 _STATE = _COLUMNS.index("state")

@@ -6,14 +6,14 @@ import logging
 from typing import TYPE_CHECKING
 
 from broker_core.dispatches import Dispatch
-from broker_core.events import Kind
+from broker_core.dispatches.events import Kind
 from broker_django import signals
 from broker_django.messaging import notifications
 
 if TYPE_CHECKING:
     from django.dispatch import Signal
 
-    from broker_core.events import Event
+    from broker_core.dispatches.events import Event
 
 logger = logging.getLogger("broker_django.ledger")
 

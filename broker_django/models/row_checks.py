@@ -11,7 +11,7 @@ from django.urls.converters import get_converters
 
 from broker_core.errors import ConfigurationError
 from broker_core.routing import Action, StickyBy, check_url, condition_of, methods_of
-from broker_core.sources import Source
+from broker_core.routing.sources import Source
 from broker_django.conf import conf
 
 if TYPE_CHECKING:

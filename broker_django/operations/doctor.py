@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
-    from broker_core.ledgers import Group
+    from broker_core.dispatches import Group
     from broker_core.policies import QueuePolicy
 
 logger = logging.getLogger("broker_django.operations.doctor")

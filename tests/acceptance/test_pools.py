@@ -13,7 +13,7 @@ from uuid import UUID
 import pytest
 from celery import Celery
 
-from broker_core.balancing import choose
+from broker_core.routing.balancing import choose
 from broker_django.models import Destination, DispatchRecord, Router
 from tests.acceptance.conftest import ALIAS, broker_worker, log_in
 from tests.acceptance.prepare import STAFF

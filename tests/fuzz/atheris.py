@@ -30,8 +30,8 @@ with atheris.instrument_imports(include=["broker_core", "broker_django"]):
     from broker_core.conditions import Condition, Conditions, Evaluation
     from broker_core.envelope import Keyring, context
     from broker_core.errors import DispatchNotFoundError, EnvelopeError, MessageError, TokenExpiredError
+    from broker_core.http.preferences import parse_preferences
     from broker_core.message import RequestMessage, ResponseMessage
-    from broker_core.preferences import parse_preferences
     from broker_django.ledger import tokens
     from broker_django.messaging.sealing import from_text, to_text
 

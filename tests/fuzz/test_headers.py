@@ -16,7 +16,7 @@ from django.test.client import FakePayload
 from hypothesis import example
 from hypothesis import strategies as st
 
-from broker_core.hop_by_hop import connection_options
+from broker_core.http.hop_by_hop import connection_options
 from broker_django.http.requests import with_cookies
 from broker_django.models import DispatchRecord
 from broker_django.tracking import views

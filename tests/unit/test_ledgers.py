@@ -24,12 +24,23 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from broker_core import ledgers
-from broker_core.dispatches import FOLLOWERS, NOT_REACHED, REVIVABLE, Dispatch, Outcome, Run, SealedRequest, State
+from broker_core.dispatches import (
+    FOLLOWERS,
+    NOT_REACHED,
+    REVIVABLE,
+    Dispatch,
+    Group,
+    Ledger,
+    Outcome,
+    Run,
+    SealedRequest,
+    Selection,
+    State,
+    transitions,
+)
+from broker_core.dispatches.events import Event, Events, Kind
+from broker_core.dispatches.memory_ledger import MemoryLedger
 from broker_core.errors import DispatchConflictError
-from broker_core.events import Event, Events, Kind
-from broker_core.ledgers import Ledger, Selection
-from broker_core.memory_ledger import MemoryLedger
 from broker_core.policies import QueuePolicy
 from broker_django.conf import conf
 from broker_django.ledger.database import DatabaseLedger
@@ -223,7 +234,7 @@ def test_what_is_due_comes_in_order_and_without_what_is_skipped(ledger: Ledger) 
 
 
 def test_a_queue_is_held_up_by_more_than_a_few(ledger: Ledger) -> None:
-    for _ in range(ledgers.A_FEW):
+    for _ in range(transitions.A_FEW):
         accepted(ledger, published_at=None, due_at=NOW)
     late = NOW + timedelta(seconds=5)
     assert not ledger.holds_up("bulk", late)
@@ -258,9 +269,9 @@ def test_what_waits_in_vain_is_told_by_queue_and_by_worker(ledger: Ledger) -> No
     for dispatch, at in ((back, NOW), (runs, NOW), (lapsed, NOW - LEASE)):
         ledger.claim(dispatch.id, POLICY, f"worker of {at}", at)
     ledger.hand_back(back.id, Run(1), f"{NOT_REACHED}: 404", NOW)
-    assert ledger.late(NOW) == [ledgers.Group("bulk", 1, late.accepted_at)]
-    assert ledger.handed_back() == [ledgers.Group("bulk", 1, early, f"{NOT_REACHED}: 404")]
-    assert ledger.overdue(NOW) == [ledgers.Group(f"worker of {NOW - LEASE}", 1, NOW)]
+    assert ledger.late(NOW) == [Group("bulk", 1, late.accepted_at)]
+    assert ledger.handed_back() == [Group("bulk", 1, early, f"{NOT_REACHED}: 404")]
+    assert ledger.overdue(NOW) == [Group(f"worker of {NOW - LEASE}", 1, NOW)]
     assert ledger.at_work(NOW) == {(f"worker of {NOW}", "bulk")}
 
 
@@ -449,7 +460,7 @@ class Dispatches(RuleBasedStateMachine):
     def hand_back(self, data):
         attempt = data.draw(st.integers(1, self.attempts))
         first = min((at for at in self.handed_back if at >= self.wanted), default=self.now)
-        may = self.runs and attempt == self.attempts and self.now - first < ledgers.DEPLOYMENT
+        may = self.runs and attempt == self.attempts and self.now - first < transitions.DEPLOYMENT
         due = self.do("hand_back", Run(attempt), NOT_REACHED, self.now)
         assert due == (self.now + timedelta(seconds=min(2.0**self.before, 60.0)) if may else None)
         if may:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from django.db import OperationalError
 
 from broker_core.dispatches import State
-from broker_core.ledgers import DEPLOYMENT
+from broker_core.dispatches.transitions import DEPLOYMENT
 from broker_core.redaction import redacted
 from broker_django.conf import conf
 from broker_django.ledger import ledger

@@ -7,8 +7,8 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from broker_core.dispatches import State
+from broker_core.dispatches.transitions import DEPLOYMENT
 from broker_core.errors import EnvelopeError, MessageError, StoredRequestError, UnknownKeyError
-from broker_core.ledgers import DEPLOYMENT
 from broker_django.ledger import ledger
 from broker_django.messaging.sealing import can_open, check_sealed, seal_response
 from workers.replaying import error_reports

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from django.db import OperationalError, connections
 
-from broker_core.ledgers import LEASE_MARGIN
+from broker_core.dispatches.transitions import LEASE_MARGIN
 from broker_core.redaction import redacted
 from broker_django.conf import conf
 from broker_django.ledger import ledger

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 from django.core.management.base import CommandError
 from django.utils import timezone
 
-from broker_core.dispatches import State
-from broker_core.ledgers import Selection
+from broker_core.dispatches import Selection, State
 from broker_django.conf import conf
 from broker_django.ledger import ledger
 from broker_django.management.terminal import EscapingCommand
@@ -22,8 +21,7 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser
     from collections.abc import Iterable
 
-    from broker_core.dispatches import Dispatch
-    from broker_core.ledgers import DeadLetters
+    from broker_core.dispatches import DeadLetters, Dispatch
 
 UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 

@@ -18,8 +18,8 @@ from django.utils import timezone
 from django_celery_results.models import TaskResult
 
 import broker_django
+from broker_core.dispatches import Selection
 from broker_core.errors import UnavailableError
-from broker_core.ledgers import Selection
 from broker_django.ledger import ledger, retention
 from broker_django.ledger.rows import rows
 from broker_django.management.commands import import_django_route

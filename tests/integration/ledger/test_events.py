@@ -18,8 +18,8 @@ from django.test import override_settings
 from django.utils import timezone
 
 from broker_core.dispatches import NOT_REACHED, Dispatch, Outcome, Run, SealedRequest, State
-from broker_core.events import Event, Events
-from broker_core.memory_ledger import MemoryLedger
+from broker_core.dispatches.events import Event, Events
+from broker_core.dispatches.memory_ledger import MemoryLedger
 from broker_core.message import RequestMessage
 from broker_django import signals
 from broker_django.conf import conf
@@ -36,7 +36,7 @@ from workers.replaying import error_reports, request, revocation, stopping
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from broker_core.ledgers import Ledger
+    from broker_core.dispatches import Ledger
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -10,7 +10,7 @@ from django.db import OperationalError, connection
 from django.test import override_settings
 from django.utils import timezone
 
-from broker_core import ledgers
+from broker_core.dispatches import transitions
 from broker_django.admission import acceptance
 from broker_django.messaging.publish_limits import PublishLimits
 from broker_django.models import DispatchRecord
@@ -72,7 +72,7 @@ def test_what_the_reapers_have_not_come_by_for_goes_first(waiting: dict[str, int
 
 
 def test_a_few_that_somebody_has_locked_hold_up_no_other(waiting: dict[str, int]) -> None:
-    hold(ledgers.A_FEW, seconds=300)
+    hold(transitions.A_FEW, seconds=300)
     assert not is_held(written())
 
 

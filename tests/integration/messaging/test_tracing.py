@@ -17,7 +17,7 @@ from django.utils import timezone
 
 import broker_django
 from broker_core.dispatches import Outcome, Run
-from broker_core.hop_by_hop import connection_options
+from broker_core.http.hop_by_hop import connection_options
 from broker_core.message import RequestMessage
 from broker_django.conf import conf
 from broker_django.ledger import ledger

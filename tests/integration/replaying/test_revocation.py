@@ -19,8 +19,8 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from broker_core.dispatches import Outcome
+from broker_core.dispatches.events import Event, Kind
 from broker_core.errors import DispatchConflictError
-from broker_core.events import Event, Kind
 from broker_django.conf import conf
 from broker_django.ledger import ledger
 from broker_django.messaging.celery_app import TASK, get_app

@@ -17,7 +17,7 @@ from django.utils import translation
 from broker_core import routing
 from broker_core.policies import Decision
 from broker_core.routing import Match, Route
-from broker_core.sources import Source
+from broker_core.routing.sources import Source
 from broker_django.dispatcher import Dispatcher
 from broker_django.models import Destination, Router
 from tests.forms import router_form

@@ -20,7 +20,7 @@ from rest_framework.views import APIView
 from broker_core import routing
 from broker_core.policies import Decision
 from broker_core.routing import Destination, Match, Route
-from broker_core.sources import Source
+from broker_core.routing.sources import Source
 from broker_django.decorators import enable_routing
 from broker_django.dispatcher import Dispatcher
 from broker_django.models import DispatchRecord, Router

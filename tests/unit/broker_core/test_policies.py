@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from broker_core.conditions import Condition
 from broker_core.errors import ConfigurationError
+from broker_core.http.preferences import NO_PREFERENCES, Preferences
 from broker_core.policies import Annotation, Classifier, Mode, QueuePolicy, Rule, policies_from
-from broker_core.preferences import NO_PREFERENCES, Preferences
 
 QUEUES = policies_from({"bulk": {"wait": 4}})
 ASYNC = Preferences(respond_async=True)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from broker_core.policies import QueuePolicy, policies_from
 from broker_core.pools import plan_for, pool_factors
 from broker_core.routing import Action, Destination, Router
-from broker_core.sources import Source
+from broker_core.routing.sources import Source
 
 REGIONS = {"eu": 3, "us": 1}
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker_core.conditions import VARIABLES
-from broker_core.preferences import Preferences
+from broker_core.http.preferences import Preferences
 from broker_django.classification import classify, preferences_of, reads_user
 from broker_django.decorators import queue, run_now
 from broker_django.request_values import values

@@ -25,7 +25,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker_core.errors import BodyTooLargeError, DispatchNotFoundError, ResponseTooLargeError, UnavailableError
-from broker_core.hop_by_hop import HOP_BY_HOP
+from broker_core.http.hop_by_hop import HOP_BY_HOP
 from broker_core.message import RequestMessage, ResponseMessage
 from broker_django import http
 from broker_django.context import REPLAY_KEY, Replay, replay_of

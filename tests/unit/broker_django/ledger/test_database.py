@@ -9,8 +9,7 @@ from django.db import IntegrityError, transaction
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker_core import ledgers
-from broker_core.dispatches import Outcome, Run, State, truncated
+from broker_core.dispatches import Outcome, Run, State, transitions, truncated
 from broker_core.errors import DispatchConflictError
 from broker_core.policies import QueuePolicy
 from broker_django.conf import conf
@@ -263,7 +262,7 @@ def test_a_lease_that_is_renewed_meanwhile_does_not_end_the_retries(now, monkeyp
         ledger.renew([(record.pk, 1)], now + timedelta(seconds=10))
         return 1.0
 
-    monkeypatch.setattr(ledgers, "pause", pause_and_renew)
+    monkeypatch.setattr(transitions, "pause", pause_and_renew)
     assert ledger.retry(record.pk, Run(1), POLICY, BROKEN, now) == now + timedelta(seconds=1)
 
 

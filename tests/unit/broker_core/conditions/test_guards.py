@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker_core.condition_guards import Guard, GuardIndex, ruled_out
 from broker_core.conditions import Condition, context
+from broker_core.conditions.guards import Guard, GuardIndex, ruled_out
 from broker_core.errors import InvalidConditionError
 
 VALUES = {

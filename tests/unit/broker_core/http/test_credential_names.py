@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from broker_core.credential_names import (
+from broker_core.http.credential_names import (
     identifies_user,
     is_secret_parameter,
     looks_like_credential,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker_core.balancing import apportion, choose, shares
+from broker_core.routing.balancing import apportion, choose, shares
 
 VISITORS = [f"visitor-{number}" for number in range(100_000)]
 SOME = VISITORS[:2_000]
@@ -55,7 +55,8 @@ def test_another_router_chooses_independently():
 
 
 def test_another_process_chooses_the_same():
-    code = "from broker_core.balancing import choose; print([choose({'a': 2, 'b': 3}, str(n), 's') for n in range(50)])"
+    code = "from broker_core.routing.balancing import choose; "
+    code += "print([choose({'a': 2, 'b': 3}, str(n), 's') for n in range(50)])"
     printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert printed.strip() == str([choose({"b": 3, "a": 2}, str(number), "s") for number in range(50)])
 

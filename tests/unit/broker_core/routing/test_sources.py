@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker_core.errors import ConfigurationError
-from broker_core.sources import CONVERTERS, Kind, Source, SourceIndex
+from broker_core.routing.sources import CONVERTERS, Kind, Source, SourceIndex
 
 
 def index(*texts, converters=CONVERTERS):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker_core.preferences import MAX_LENGTH, NO_PREFERENCES, Preferences, parse_preferences
+from broker_core.http.preferences import MAX_LENGTH, NO_PREFERENCES, Preferences, parse_preferences
 
 PIECES = st.sampled_from(["respond-async", "wait", "=", ",", ";", '"', "\\", "10", " ", "\t", "foo", "é", "\n"])
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker_core.hop_by_hop import END_TO_END, HOP_BY_HOP, connection_options
+from broker_core.http.hop_by_hop import END_TO_END, HOP_BY_HOP, connection_options
 
 NAMES = st.sampled_from(sorted(END_TO_END | HOP_BY_HOP)) | st.text(max_size=20)
 

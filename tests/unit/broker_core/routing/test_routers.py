@@ -20,7 +20,7 @@ from broker_core.routing import (
     same_url,
     verdicts,
 )
-from broker_core.sources import Source
+from broker_core.routing.sources import Source
 
 
 def router(code="r", source="/a/", action="302", when="", destinations=(("/b/", 1),), **fields):

@@ -1,0 +1,46 @@
+"""Dispatches: what one is, what a ledger does with it, and the events that this emits."""
+
+from broker_core.dispatches.dispatch import (
+    CONTENT_TYPE_LENGTH,
+    ELSEWHERE,
+    ERROR_LENGTH,
+    FOLLOWERS,
+    NOT_REACHED,
+    PATH_LENGTH,
+    REVIVABLE,
+    WORKER_LENGTH,
+    Dispatch,
+    Moments,
+    Outcome,
+    Run,
+    SealedRequest,
+    State,
+    sources,
+    storable,
+    truncated,
+)
+from broker_core.dispatches.ledger import DeadLetters, Group, Ledger, Selection
+
+__all__ = [
+    "CONTENT_TYPE_LENGTH",
+    "ELSEWHERE",
+    "ERROR_LENGTH",
+    "FOLLOWERS",
+    "NOT_REACHED",
+    "PATH_LENGTH",
+    "REVIVABLE",
+    "WORKER_LENGTH",
+    "DeadLetters",
+    "Dispatch",
+    "Group",
+    "Ledger",
+    "Moments",
+    "Outcome",
+    "Run",
+    "SealedRequest",
+    "Selection",
+    "State",
+    "sources",
+    "storable",
+    "truncated",
+]
