@@ -16,9 +16,9 @@ from broker_core.conditions import (
     Condition,
     Conditions,
     Evaluation,
-    _log_once,
     context,
 )
+from broker_core.conditions.condition import _log_once
 from broker_core.errors import InvalidConditionError
 
 WORDS = """request user now . path headers groups == && ! ? : ( ) [ ] { } , " ' r" b' // 1 1u x all( map( has( in \\"""
