@@ -13,8 +13,8 @@ from kombu.transport import TRANSPORT_ALIASES
 from broker_django.conf import conf as broker_conf
 from broker_django.messaging import celery_app
 from broker_django.messaging.publishing import RETRY_POLICY, SHARE_OF_A_TRY
+from workers.databases.connections import clean, is_pooled, keep_settings, watch, watch_pools
 from workers.fatal_errors import explain
-from workers.replaying.connections import clean, is_pooled, keep_settings, watch, watch_pools
 
 if TYPE_CHECKING:
     from celery import Celery

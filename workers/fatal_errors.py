@@ -9,7 +9,7 @@ from typing import Any
 from broker_core.redaction import redacted
 from workers.consuming.redis_memory import is_full
 
-logger = logging.getLogger("workers.failing")
+logger = logging.getLogger("workers.fatal_errors")
 
 FULL = (
     "Redis has reached its maxmemory and accepts no more data: raise maxmemory, or delete other applications' data. "

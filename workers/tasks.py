@@ -33,7 +33,8 @@ from broker_django.messaging import tracing
 from broker_django.messaging.celery_app import TASK, queue_of_delivery
 from broker_django.messaging.sealing import from_text, open_reference, open_request, seal_response
 from broker_django.models.moments import moment
-from workers.replaying import connections, error_reports
+from workers.databases import connections
+from workers.replaying import error_reports
 from workers.replaying.isolation import isolated
 from workers.replaying.leases import leases
 from workers.replaying.outcomes import (

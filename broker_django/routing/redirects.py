@@ -19,7 +19,7 @@ from broker_django.routing.visitors import visitor_of
 if TYPE_CHECKING:
     from django.http import HttpRequest, HttpResponse
 
-logger = logging.getLogger("broker_django.routing.choice")
+logger = logging.getLogger("broker_django.routing.redirects")
 
 MAX_HOPS = 16
 """How many redirects are followed ahead to find a loop."""

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary, WeakSet
 
 from django.db.backends.signals import connection_created
 
-from workers.replaying.database_settings import database_settings
+from workers.databases.database_settings import database_settings
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper

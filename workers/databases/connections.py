@@ -18,7 +18,7 @@ from django.db.backends.signals import connection_created
 
 from broker_core.redaction import redacted
 from broker_django.conf import conf
-from workers.replaying.connection_state import (
+from workers.databases.connection_state import (
     FRESH,
     driver_state,
     is_as_opened,
@@ -28,12 +28,12 @@ from workers.replaying.connection_state import (
     sqlite_state,
     watch_opening,
 )
-from workers.replaying.database_settings import database_settings
+from workers.databases.database_settings import database_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-logger = logging.getLogger("workers.replaying.connections")
+logger = logging.getLogger("workers.databases.connections")
 
 IDLE = 0
 """PQTRANS_IDLE (libpq), as psycopg and psycopg2 report it."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from django.db import connections
 
-logger = logging.getLogger("workers.replaying.connections")
+logger = logging.getLogger("workers.databases.database_settings")
 
 
 OF_BACKENDS = frozenset({"SCHEMA"})

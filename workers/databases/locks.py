@@ -8,7 +8,7 @@ from django.db import connections
 
 from broker_django.conf import conf
 from broker_django.models import database
-from workers.replaying.connections import is_pooled
+from workers.databases.connections import is_pooled
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,14 +14,14 @@ from broker_core.redaction import redacted
 from broker_django.conf import conf
 from broker_django.ledger import ledger
 from broker_django.messaging.celery_app import get_app
-from workers.recovery import locks
+from workers.databases import locks
 from workers.replaying import error_reports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from uuid import UUID
 
-logger = logging.getLogger("workers.replaying.queues")
+logger = logging.getLogger("workers.recovery.former_queues")
 
 BATCH = 100
 REPORTED_EVERY = timedelta(minutes=5)

@@ -29,7 +29,7 @@ from broker_django.messaging.publishing import breaker, publish, waiting_message
 from broker_django.models.moments import moment
 from broker_django.operations import sentry
 from workers.consuming.deliveries import handed
-from workers.recovery import locks
+from workers.databases import locks
 from workers.recovery.former_queues import former_queues
 from workers.recovery.unreadable import HESITATION, held_back
 from workers.replaying import error_reports

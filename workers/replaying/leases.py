@@ -16,7 +16,7 @@ from broker_core.redaction import redacted
 from broker_django.conf import conf
 from broker_django.ledger import ledger
 from broker_django.messaging.publishing import HARD_LIMIT_MARGIN
-from workers.recovery import locks
+from workers.databases import locks
 
 if TYPE_CHECKING:
     import uuid

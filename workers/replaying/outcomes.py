@@ -17,7 +17,7 @@ from django.db import DataError, IntegrityError
 from broker_core.redaction import redacted
 from broker_django.conf import conf
 from broker_django.ledger import ledger
-from workers.replaying import connections
+from workers.databases import connections
 
 if TYPE_CHECKING:
     from collections.abc import Callable

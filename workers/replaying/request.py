@@ -14,7 +14,7 @@ from broker_core.dispatches import Run, State
 from broker_core.redaction import redacted
 from broker_django.ledger import ledger
 from broker_django.models.moments import moment
-from workers.recovery import locks
+from workers.databases import locks
 from workers.replaying import error_reports, revocation, stopping
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from django.db import connections
 from broker_core.errors import DispatchConflictError
 from broker_core.redaction import redacted
 from broker_django.ledger import ledger
-from workers.recovery import locks
+from workers.databases import locks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -11,7 +11,7 @@ from django.db import connections
 from broker_core.dispatches import Run
 from broker_django.conf import conf
 from broker_django.ledger import ledger
-from workers.recovery import locks
+from workers.databases import locks
 
 
 def can_stop(pool: Any) -> bool:

@@ -159,12 +159,12 @@ def test_an_error_on_closing_does_not_lose_the_response(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "broken", ["workers.replaying.isolation.ProcessState.restore", "workers.replaying.connections.clean"]
+    "broken", ["workers.replaying.isolation.ProcessState.restore", "workers.databases.connections.clean"]
 )
 def test_a_process_that_cannot_be_restored_does_not_lose_the_response(
     monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
-    monkeypatch.setattr("workers.replaying.connections.clean", lambda: None)
+    monkeypatch.setattr("workers.databases.connections.clean", lambda: None)
     monkeypatch.setattr(broken, fail_at_once)
     found = tasks._answer(SimpleNamespace(is_eager=False), message_to("/good/"), uuid.uuid4(), "bulk", 1)
     assert (found.response.body, found.error, ran) == (b"good", "", ["good"])

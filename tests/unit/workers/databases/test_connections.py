@@ -13,8 +13,8 @@ from django.db.transaction import atomic
 
 from tests import servers
 from tests.settings import database
-from workers.replaying.connections import clean, drop_unfit, replace_all, watch
-from workers.replaying.database_settings import database_settings
+from workers.databases.connections import clean, drop_unfit, replace_all, watch
+from workers.databases.database_settings import database_settings
 
 
 def passed(execute, *arguments):

@@ -22,7 +22,7 @@ from workers.replaying.outcomes import (
 @pytest.fixture(autouse=True)
 def quick(settings, monkeypatch):
     settings.REQUEST_BROKER = {"LEASE": 0.2}
-    monkeypatch.setattr("workers.replaying.connections.replace_all", lambda: None)
+    monkeypatch.setattr("workers.databases.connections.replace_all", lambda: None)
 
 
 def failing(times, error):
