@@ -241,7 +241,7 @@ def install(broker: str, database: str, *, webs: int, workers: int, pool: str = 
         port = urlsplit(server.url).port
         variables = {
             **where,
-            "DJANGO_SETTINGS_MODULE": "chaos.settings",
+            "DJANGO_SETTINGS_MODULE": "chaos.site.settings",
             journal.VARIABLE: notes.name,
             "CHAOS_RELEASE": RELEASES[0],
             "BROKER_URL": server.url.replace(f":{port}", f":{proxy.port}"),

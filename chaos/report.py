@@ -13,8 +13,8 @@ from django.db import connections
 from broker_core.dispatches import State
 from broker_django.models import DispatchRecord
 from chaos.journal import Phase
-from chaos.models import Ending
 from chaos.poison import LEFT_OPEN
+from chaos.site.models import Ending
 from chaos.verdict import HAND_BACK, LOSS, RETRY, Entry, Evidence, Verdict, judge, mentions
 from tests.site.models import Execution
 

@@ -4,7 +4,8 @@ from django.apps import AppConfig
 
 
 class ChaosConfig(AppConfig):
-    name = "chaos"
+    name = "chaos.site"
+    label = "chaos"
 
     def ready(self) -> None:
         from broker_core.dispatches import transitions

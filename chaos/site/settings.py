@@ -4,11 +4,11 @@ from chaos.verdict import AT_MOST_ONCE, BRIEF, QUEUES
 from tests.acceptance.settings import *  # noqa: F403 - settings modules extend each other
 from tests.acceptance.settings import DATABASES, INSTALLED_APPS, MIDDLEWARE, by_header
 
-INSTALLED_APPS = [*INSTALLED_APPS, "chaos"]
+INSTALLED_APPS = [*INSTALLED_APPS, "chaos.site"]
 # The locale middleware sets the language of every request, which would hide the one that an earlier request left.
 LOCALE = "django.middleware.locale.LocaleMiddleware"
-MIDDLEWARE = ["chaos.middleware.record_acceptances", *(name for name in MIDDLEWARE if name != LOCALE)]
-ROOT_URLCONF = "chaos.urls"
+MIDDLEWARE = ["chaos.site.middleware.record_acceptances", *(name for name in MIDDLEWARE if name != LOCALE)]
+ROOT_URLCONF = "chaos.site.urls"
 TIME_ZONE = "UTC"
 
 if DATABASES["default"]["ENGINE"] == "django.db.backends.postgresql":

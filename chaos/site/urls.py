@@ -4,7 +4,7 @@ import os
 
 from django.urls import include, path
 
-from chaos import views
+from chaos.site import views
 
 OF_RELEASE = {
     "old": [

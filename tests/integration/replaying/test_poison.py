@@ -47,7 +47,7 @@ def test_a_view_detects_what_a_poison_left(tmp_path, database, vendor):
         elsewhere = {name for name in os.environ if name.startswith(("MYSQL_", "POSTGRES_"))}
         variables = {name: value for name, value in os.environ.items() if name not in elsewhere}
         variables |= {**where, journal.VARIABLE: str(tmp_path / "journal"), "CHAOS_RELEASE": "old"}
-        variables |= {"DJANGO_SETTINGS_MODULE": "chaos.settings", "PYTHONPATH": str(ROOT)}
+        variables |= {"DJANGO_SETTINGS_MODULE": "chaos.site.settings", "PYTHONPATH": str(ROOT)}
         done = finished([sys.executable, "-c", EACH_IN_ITS_OWN_PROCESS, *names], variables)
     seen = {name: (clean, found) for name, clean, found in map(json.loads, done.stdout.splitlines())}
     assert list(seen) == names, done.stderr
