@@ -1,9 +1,12 @@
-"""What no contract of import-linter can say: who may touch the rows of the ledger."""
+"""What no contract of import-linter can say: who may touch the rows of the ledger, and how large a folder may be."""
 
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 WITH_ROWS = ("broker_django/ledger/", "broker_django/models/", "broker_django/admin/", "broker_django/migrations/")
@@ -34,3 +37,10 @@ def test_only_the_ledger_and_the_admin_touch_rows() -> None:
     forbidden = ROWS | OF_THE_DATABASE
     found = {path.name: both for path in others if (both := forbidden & names(ast.parse(path.read_text())))}
     assert found == {}
+
+
+@pytest.mark.parametrize("package", ["broker_core", "broker_django", "workers", "chaos", "benchmarks", "example"])
+def test_no_folder_has_more_than_fifteen_modules(package: str) -> None:
+    modules = (path for path in (ROOT / package).rglob("*.py") if not path.name.startswith("__"))
+    counts = Counter(path.parent.relative_to(ROOT).as_posix() for path in modules)
+    assert {folder: count for folder, count in counts.items() if count > 15} == {}
