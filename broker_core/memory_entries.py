@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from uuid import UUID
 
 from broker_core.dispatches import ERROR_LENGTH, NOT_REACHED, REVIVABLE, Dispatch, SealedRequest, State, storable
+from broker_core.events import Event, Kind
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from datetime import datetime
 
+    from broker_core.dispatches import Outcome, Run
+    from broker_core.events import Events
     from broker_core.ledgers import Selection
     from broker_core.policies import QueuePolicy
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +64,66 @@ class Entry:
 
     def last_wanted(self) -> datetime:
         return max([self.dispatch.accepted_at, *self.revived_at])
+
+
+class Entries(dict[UUID, Entry]):
+    """The entries by dispatch id, their lock, and the events of the current transaction."""
+
+    def __init__(self, events: Events) -> None:
+        super().__init__()
+        self.lock = threading.RLock()
+        self._events = events
+        self._depth = 0
+        self._pending: list[Event] = []
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Let one thread write at a time. The outermost block emits the events, after it released the lock."""
+        with self.lock:
+            self._depth += 1
+            try:
+                yield
+            finally:
+                self._depth -= 1
+                pending, self._pending = ([], self._pending) if self._depth else (self._pending, [])
+        for event in pending:
+            self._events.emit(event)
+
+    def queued(self, dispatch_id: UUID) -> Entry | None:
+        entry = self.get(dispatch_id)
+        return entry if entry is not None and entry.dispatch.state is State.QUEUED else None
+
+    def running(self, dispatch_id: UUID, run: Run) -> Entry | None:
+        entry = self.get(dispatch_id)
+        return entry if entry is not None and run.is_of(entry.dispatch) else None
+
+    def end(self, entry: Entry, state: State, now: datetime, error: str = "", due_at: datetime | None = None) -> None:
+        error = storable(error, ERROR_LENGTH)
+        entry.dispatch = replace(entry.dispatch, state=state, finished_at=now, due_at=due_at, error=error)
+        self.emit(Kind(state), entry.dispatch)
+
+    def requeue(self, entry: Entry, outcome: Outcome, now: datetime, **changes: Any) -> None:
+        entry.ended_attempts.append(ended(entry.dispatch, now, outcome.status, outcome.error))
+        entry.dispatch = replace(entry.dispatch, state=State.QUEUED, **changes)
+        self.emit(Kind.RETRYING, entry.dispatch)
+
+    def emit(self, kind: Kind, dispatch: Dispatch) -> None:
+        self._pending.append(Event(kind, dispatch.id, self._dispatch, dispatch.attempts))
+
+    def _dispatch(self, dispatch_id: UUID) -> Dispatch | None:
+        entry = self.get(dispatch_id)
+        return None if entry is None else entry.dispatch
+
+
+def locked(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:
+    """Run this method of a ledger in a transaction of its entries."""
+
+    @wraps(method)
+    def in_transaction(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with self._entries.transaction():
+            return method(self, *args, **kwargs)
+
+    return in_transaction
 
 
 def facts(dispatch: Dispatch) -> tuple[Any, ...]:

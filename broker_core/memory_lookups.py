@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 from broker_core import ledgers
 from broker_core.dispatches import Dispatch, SealedRequest, State
 from broker_core.ledgers import DeadLetters, Group
-from broker_core.memory_entries import Entry, accepted_at, due_at, fits, is_due
+from broker_core.memory_entries import Entries, Entry, accepted_at, due_at, fits, is_due
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Callable, Collection, Iterable, Iterator
     from datetime import datetime, timedelta
     from uuid import UUID
@@ -22,8 +21,7 @@ if TYPE_CHECKING:
 class MemoryLookups:
     """A part of `MemoryLedger`."""
 
-    _lock: threading.RLock
-    _entries: dict[UUID, Entry]
+    _entries: Entries
     _clock: Callable[[], datetime]
     _late: timedelta
 
@@ -144,7 +142,7 @@ class MemoryLookups:
         return sorted(letters, key=lambda each: -each.count)
 
     def _all(self) -> list[Entry]:
-        with self._lock:
+        with self._entries.lock:
             return [replace(entry) for entry in self._entries.values()]
 
     def _waiting(self, queue: str, skip: Collection[UUID] = ()) -> list[Entry]:
