@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from broker_core import ledgers
 from broker_core.dispatches import CONTENT_TYPE_LENGTH, NOT_REACHED, WORKER_LENGTH, Outcome, Run, State, storable
 from broker_core.events import Kind
-from broker_core.memory_entries import Entries, is_free, locked
+from broker_core.memory_entries import Entries, is_claimable, locked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -41,7 +41,7 @@ class MemoryAttempts:
         entry = self._entries.get(dispatch_id)
         if entry is None:
             return 0
-        if is_free(entry.dispatch, policy, now):
+        if is_claimable(entry.dispatch, policy, now):
             entry.dispatch = replace(
                 entry.dispatch,
                 state=State.RUNNING,
@@ -59,10 +59,10 @@ class MemoryAttempts:
 
     @locked
     def renew(self, claims: Iterable[tuple[UUID, int]], now: datetime | None = None) -> int:
-        held = [entry for key, attempt in claims if (entry := self._entries.running(key, Run(attempt))) is not None]
-        for entry in held:
+        running = [entry for key, attempt in claims if (entry := self._entries.running(key, Run(attempt))) is not None]
+        for entry in running:
             entry.dispatch = replace(entry.dispatch, due_at=(now or self._clock()) + self.lease)
-        return len(held)
+        return len(running)
 
     @locked
     def conclude(
@@ -73,7 +73,7 @@ class MemoryAttempts:
         outcome: Outcome,
         response: str | None = None,
         *,
-        task: Any = None,  # noqa: ARG002 - for result stores, of which this is none
+        task: Any = None,  # noqa: ARG002 - there is no result store
         now: datetime | None = None,
     ) -> bool:
         entry = self._entries.running(dispatch_id, Run(attempt))
@@ -108,14 +108,14 @@ class MemoryAttempts:
         entry, now = self._entries.running(dispatch_id, run), now or self._clock()
         if entry is None:
             return None
-        wanted = entry.last_wanted()
-        before = (each.ended_at for each in entry.ended_attempts if each.error.startswith(NOT_REACHED))
-        first = min((ended_at for ended_at in before if ended_at >= wanted), default=now)
+        last_wanted = entry.last_wanted()
+        hand_backs = (each.ended_at for each in entry.ended_attempts if each.error.startswith(NOT_REACHED))
+        first = min((ended_at for ended_at in hand_backs if ended_at >= last_wanted), default=now)
         if now - first >= ledgers.DEPLOYMENT:
             return None
         due = ledgers.hand_back_until(entry.dispatch, now)
-        again = entry.dispatch.attempts_before + 1
-        self._entries.requeue(entry, Outcome(error=reason), now, due_at=due, published_at=None, attempts_before=again)
+        changes = {"due_at": due, "published_at": None, "attempts_before": entry.dispatch.attempts_before + 1}
+        self._entries.requeue(entry, Outcome(error=reason), now, **changes)
         return due
 
     @locked

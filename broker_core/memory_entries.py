@@ -1,4 +1,4 @@
-"""What a ledger in memory has of each dispatch."""
+"""The entries of a ledger in memory, one for each dispatch."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class EndedAttempt:
-    """An attempt that ended and was not the last."""
+    """An attempt that ended and was followed by another."""
 
     number: int
     worker: str
@@ -39,7 +39,7 @@ class EndedAttempt:
 
 @dataclass(slots=True)
 class Entry:
-    """What the ledger has of one dispatch."""
+    """One dispatch with its request, its response and its history."""
 
     dispatch: Dispatch
     content: bytes
@@ -78,7 +78,7 @@ class Entries(dict[UUID, Entry]):
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Let one thread write at a time. The outermost block emits the events, after it released the lock."""
+        """Let one thread write at a time. The outermost block emits the events after it releases the lock."""
         with self.lock:
             self._depth += 1
             try:
@@ -103,7 +103,7 @@ class Entries(dict[UUID, Entry]):
         self.emit(Kind(state), entry.dispatch)
 
     def requeue(self, entry: Entry, outcome: Outcome, now: datetime, **changes: Any) -> None:
-        entry.ended_attempts.append(ended(entry.dispatch, now, outcome.status, outcome.error))
+        entry.ended_attempts.append(ended_attempt(entry.dispatch, now, outcome.status, outcome.error))
         entry.dispatch = replace(entry.dispatch, state=State.QUEUED, **changes)
         self.emit(Kind.RETRYING, entry.dispatch)
 
@@ -126,19 +126,19 @@ def locked(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any
     return in_transaction
 
 
-def facts(dispatch: Dispatch) -> tuple[Any, ...]:
-    """What a reaper has seen of a dispatch that it publishes."""
+def schedule_of(dispatch: Dispatch) -> tuple[Any, ...]:
+    """Returns what must be the same as when the reaper read the dispatch."""
     return dispatch.attempts, dispatch.due_at, dispatch.published_at
 
 
-def is_free(dispatch: Dispatch, policy: QueuePolicy, now: datetime) -> bool:
-    """Whether it can be claimed. The first claim does not ask whether it waits: the message may have come after all."""
-    if dispatch.state is not State.QUEUED or dispatch.is_over(now):
+def is_claimable(dispatch: Dispatch, policy: QueuePolicy, now: datetime) -> bool:
+    """Whether it can be claimed. A first claim ignores `due_at`: a publish that seemed to fail may have succeeded."""
+    if dispatch.state is not State.QUEUED or dispatch.has_expired(now):
         return False
     return not dispatch.attempts or (dispatch.due_at is None and dispatch.attempts_of_run < policy.starts)
 
 
-def ended(dispatch: Dispatch, now: datetime, status: int | None, error: str) -> EndedAttempt:
+def ended_attempt(dispatch: Dispatch, now: datetime, status: int | None, error: str) -> EndedAttempt:
     started = dispatch.started_at or now
     return EndedAttempt(dispatch.attempts, dispatch.worker, started, now, status, storable(error, ERROR_LENGTH))
 
@@ -155,7 +155,7 @@ def accepted_at(entry: Entry) -> datetime:
     return entry.dispatch.accepted_at
 
 
-def fits(dispatch: Dispatch, selection: Selection) -> bool:
+def matches(dispatch: Dispatch, selection: Selection) -> bool:
     return (
         (not selection.ids or dispatch.id in selection.ids)
         and selection.queue in {None, dispatch.queue}

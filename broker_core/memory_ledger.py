@@ -1,4 +1,4 @@
-"""A ledger in the memory of one process, for unit tests: what a ledger does, without a database."""
+"""A ledger in the memory of one process, for unit tests without a database."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from broker_core.dispatches import Dispatch, SealedRequest, State
 from broker_core.errors import DispatchConflictError
 from broker_core.events import Events, Kind
 from broker_core.memory_attempts import MemoryAttempts
-from broker_core.memory_entries import EndedAttempt, Entries, Entry, ended, facts, locked
+from broker_core.memory_entries import EndedAttempt, Entries, Entry, ended_attempt, locked, schedule_of
 from broker_core.memory_lookups import MemoryLookups
 from broker_core.policies import RETENTION
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class MemoryLedger(MemoryAttempts, MemoryLookups):
-    """`queues` are the policies by name, `lease` is in seconds, `clock` says what time it is."""
+    """`queues` contains the policies by name. `lease` and `late` are in seconds. `clock` returns the current time."""
 
     failures: tuple[type[Exception], ...] = ()
     has_one_lock = True
@@ -64,7 +64,7 @@ class MemoryLedger(MemoryAttempts, MemoryLookups):
         if earlier is not None:
             return earlier
         if dispatch.id in self._entries:
-            raise DispatchConflictError("the dispatch was accepted before")
+            raise DispatchConflictError("a dispatch with this id was already accepted")
         self._entries[dispatch.id] = Entry(dispatch, request.content, request.file, request.seal)
         self._entries.emit(Kind.ACCEPTED, dispatch)
         return dispatch
@@ -72,7 +72,7 @@ class MemoryLedger(MemoryAttempts, MemoryLookups):
     @locked
     def mark_published(self, dispatch: Dispatch, now: datetime) -> Dispatch | None:
         entry = self._entries.queued(dispatch.id)
-        if entry is None or facts(entry.dispatch) != facts(dispatch):
+        if entry is None or schedule_of(entry.dispatch) != schedule_of(dispatch):
             return None
         entry.dispatch = replace(entry.dispatch, due_at=None, published_at=now)
         return entry.dispatch
@@ -123,7 +123,7 @@ class MemoryLedger(MemoryAttempts, MemoryLookups):
     @locked
     def expire(self, dispatch_id: UUID, now: datetime | None = None) -> bool:
         entry, now = self._entries.queued(dispatch_id), now or self._clock()
-        if entry is None or not entry.dispatch.is_over(now):
+        if entry is None or not entry.dispatch.has_expired(now):
             return False
         self._entries.end(entry, State.EXPIRED, now)
         return True
@@ -131,13 +131,15 @@ class MemoryLedger(MemoryAttempts, MemoryLookups):
     # Dead letters
 
     @locked
-    def revive(self, dispatch_id: UUID, actor: str, now: datetime | None = None) -> bool:  # noqa: ARG002 - tests ask nobody
+    def revive(self, dispatch_id: UUID, actor: str, now: datetime | None = None) -> bool:  # noqa: ARG002 - no actions are stored
         entry, now = self._entries.get(dispatch_id), now or self._clock()
         if entry is None or not entry.is_dead_letter:
             return False
         before = entry.dispatch
         if before.started_at is not None and before.attempts not in {each.number for each in entry.ended_attempts}:
-            entry.ended_attempts.append(ended(before, before.finished_at or now, before.response_status, before.error))
+            entry.ended_attempts.append(
+                ended_attempt(before, before.finished_at or now, before.response_status, before.error)
+            )
         entry.dispatch = replace(
             before,
             state=State.QUEUED,

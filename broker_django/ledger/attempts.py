@@ -1,7 +1,4 @@
-"""What begins and ends attempts in the ledger on the database.
-
-Each method is one compare-and-set UPDATE, followed by its event.
-"""
+"""How the ledger on the database begins and ends attempts."""
 
 from __future__ import annotations
 
@@ -28,7 +25,7 @@ from broker_core.events import Kind
 from broker_django.conf import conf
 from broker_django.ledger import results, statements
 from broker_django.ledger.due import last_wanted
-from broker_django.ledger.rows import emit, rows, running, runs, still
+from broker_django.ledger.rows import emit, matches_run, rows, running, still_running
 from broker_django.models import AttemptRecord, DispatchRecord, database
 
 if TYPE_CHECKING:
@@ -62,26 +59,26 @@ class Attempts:
         now = now or timezone.now()
         started_at, due_at = first_asked or now, now + self.lease
         claimed = {"state": State.RUNNING.value, "worker": worker[:WORKER_LENGTH], "started_at": started_at}
-        fresh = {"id": dispatch_id, "state": State.QUEUED.value, "attempts": 0}
-        if statements.update(DispatchRecord, {**claimed, "due_at": due_at, "attempts": 1}, fresh, wanted_at=now):
+        unstarted = {"id": dispatch_id, "state": State.QUEUED.value, "attempts": 0}
+        if statements.update(DispatchRecord, {**claimed, "due_at": due_at, "attempts": 1}, unstarted, unexpired_at=now):
             self._emit(Kind.STARTED, dispatch_id, 1)
             return 1
-        wanted = rows().filter(Q(expires_at=None) | Q(expires_at__gt=now), pk=dispatch_id)
-        free = wanted.filter(state=State.QUEUED, due_at=None, attempts__lt=F("attempts_before") + policy.starts)
-        ours = rows().filter(pk=dispatch_id, **claimed)
-        begins = free.update(attempts=F("attempts") + 1, due_at=due_at, **claimed)
-        if not begins and not ours.update(due_at=due_at):
+        unexpired = rows().filter(Q(expires_at=None) | Q(expires_at__gt=now), pk=dispatch_id)
+        claimable = unexpired.filter(state=State.QUEUED, due_at=None, attempts__lt=F("attempts_before") + policy.starts)
+        own_claim = rows().filter(pk=dispatch_id, **claimed)
+        started = claimable.update(attempts=F("attempts") + 1, due_at=due_at, **claimed)
+        if not started and not own_claim.update(due_at=due_at):
             return 0
-        attempt = ours.values_list("attempts", flat=True).first() or 0
-        if begins:
+        attempt = own_claim.values_list("attempts", flat=True).first() or 0
+        if started:
             self._emit(Kind.STARTED, dispatch_id, attempt or None)
         return attempt
 
     def renew(self, claims: Iterable[tuple[UUID, int]], now: datetime | None = None) -> int:
-        held = Q(pk__in=[])
+        claimed = Q(pk__in=[])
         for dispatch_id, attempt in claims:
-            held |= Q(pk=dispatch_id, attempts=attempt)
-        return rows().filter(held, state=State.RUNNING).update(due_at=(now or timezone.now()) + self.lease)
+            claimed |= Q(pk=dispatch_id, attempts=attempt)
+        return rows().filter(claimed, state=State.RUNNING).update(due_at=(now or timezone.now()) + self.lease)
 
     @database.results_too()
     def conclude(
@@ -95,9 +92,9 @@ class Attempts:
         task: Any = None,
         now: datetime | None = None,
     ) -> bool:
-        """Outcome and response are in one transaction if both are in one database. If the result store does not take
-        the response, the ledger keeps it, and the reaper hands it over later. Nothing is stored if this raises
-        django.db.Error.
+        """Outcome and response are stored in one transaction if both are in one database. If the result store refuses
+        the response, the ledger keeps it until housekeeping stores it. If this raises django.db.Error, nothing is
+        stored.
         """
         now = now or timezone.now()
         if response is None:
@@ -157,10 +154,10 @@ class Attempts:
             queued = self._requeue(dispatch, run, Outcome(error=reason), now, due_at=due_at, published_at=published_at)
             return State.QUEUED if queued else None
         error = ledgers.why_lost(reason, policy)
-        return State.FAILED if self._end(still(dispatch, run), dispatch_id, State.FAILED, now, error) else None
+        return State.FAILED if self._end(still_running(dispatch, run), dispatch_id, State.FAILED, now, error) else None
 
     def stop(self, dispatch_id: UUID, run: Run, now: datetime | None = None) -> bool:
-        return self._end(rows().filter(runs(run), pk=dispatch_id), dispatch_id, State.CANCELLED, now)
+        return self._end(rows().filter(matches_run(run), pk=dispatch_id), dispatch_id, State.CANCELLED, now)
 
     def _finish(
         self,
@@ -189,7 +186,7 @@ class Attempts:
         return finished
 
     def _handed_back_since(self, dispatch: Dispatch, now: datetime) -> datetime:
-        """When a worker handed it back for the first time since somebody wanted it."""
+        """Returns when a worker first handed it back since it was accepted or last revived."""
         ended = AttemptRecord.objects.using(database.alias()).filter(dispatch=dispatch.id)
         ended = ended.filter(error__startswith=NOT_REACHED, ended_at__gte=last_wanted(dispatch))
         return ended.aggregate(first=Min("ended_at"))["first"] or now
@@ -197,7 +194,7 @@ class Attempts:
     def _requeue(self, dispatch: Dispatch, run: Run, outcome: Outcome, now: datetime, **changes: Any) -> bool:
         """End the running attempt and queue the dispatch again."""
         with transaction.atomic(using=database.alias()):
-            if not still(dispatch, run).update(state=State.QUEUED, **changes):
+            if not still_running(dispatch, run).update(state=State.QUEUED, **changes):
                 return False
             AttemptRecord.objects.using(database.alias()).create(
                 dispatch_id=dispatch.id,
@@ -219,7 +216,7 @@ class Attempts:
         now: datetime | None,
         error: str | None = None,
     ) -> bool:
-        """End the dispatch of this row, if there is one, without a response."""
+        """End the dispatch in this row without a response. Returns False if there is no such row."""
         ended = {"state": state, "finished_at": now or timezone.now(), "due_at": None}
         if error is not None:
             ended["error"] = storable(error, ERROR_LENGTH)

@@ -1,8 +1,8 @@
 """The ledger on the database: every accepted request is a row before it is published.
 
-A transition is one compare-and-set UPDATE: of two workers that were handed the same dispatch, one claims it.
+Each transition is one compare-and-set UPDATE: if two workers receive the same dispatch, only one claims it.
 
-`due_at` says when the reaper takes a row up. A queued one without it is on the message broker since `published_at`.
+`due_at` is the time at which the reaper processes a row. A queued row without it was published at `published_at`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from broker_django.ledger.attempts import Attempts
 from broker_django.ledger.dead_letters import DeadLetterBox
 from broker_django.ledger.due import DueDispatches
 from broker_django.ledger.figures import Figures
-from broker_django.ledger.rows import first, found_by, insert, queued, rows, sealed_requests
+from broker_django.ledger.rows import first, insert, matching, queued, rows, sealed_requests
 from broker_django.models import database
 
 if TYPE_CHECKING:
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
     from broker_core.policies import QueuePolicy
 
 AT_ONCE = 500
-"""How many rows one query names."""
+"""The maximum number of ids in one query."""
 
 
 class DatabaseLedger(Attempts, DueDispatches, DeadLetterBox, Figures):
-    """The table of dispatches and those of their attempts and actions; responses are in Celery's result store."""
+    """Stores dispatches, attempts and actions in tables, and responses in Celery's result store."""
 
     failures: tuple[type[Exception], ...] = (DatabaseFailure,)
 
@@ -55,15 +55,13 @@ class DatabaseLedger(Attempts, DueDispatches, DeadLetterBox, Figures):
         transaction.on_commit(do, using=database.alias())
 
     def prove_writable(self) -> None:
-        """Raises django.db.Error if the database takes no writes, once its patience is over."""
+        """Raises django.db.Error if the database cannot be written, or not before its timeout."""
         rows().filter(pk=UUID(int=0)).update(error="")
 
     # Accepting and publishing
 
     def accept(self, request: SealedRequest) -> Dispatch:
-        """Of several with the same key at once, in any number of processes, the database lets one in. A transaction
-        around it goes on.
-        """
+        """If several processes accept the same key at once, one INSERT succeeds. An outer transaction stays usable."""
         dispatch, key = request.dispatch, request.dispatch.idempotency_key
         if key is not None and not insert(request, OnConflict.IGNORE):
             earlier = self.find_by_key(key)
@@ -117,24 +115,24 @@ class DatabaseLedger(Attempts, DueDispatches, DeadLetterBox, Figures):
 
     def expire(self, dispatch_id: UUID, now: datetime | None = None) -> bool:
         now = now or timezone.now()
-        over = rows().filter(pk=dispatch_id, state__in=sources(State.EXPIRED), expires_at__lte=now)
-        return self._end(over, dispatch_id, State.EXPIRED, now)
+        overdue = rows().filter(pk=dispatch_id, state__in=sources(State.EXPIRED), expires_at__lte=now)
+        return self._end(overdue, dispatch_id, State.EXPIRED, now)
 
     # One dispatch
 
     def find(self, dispatch_id: UUID) -> Dispatch | None:
-        return self._looked_at(first(pk=dispatch_id))
+        return self._expire_if_due(first(pk=dispatch_id))
 
     def find_all(self, ids: Collection[UUID]) -> dict[UUID, Dispatch]:
         chunks = [list(ids)[start : start + AT_ONCE] for start in range(0, len(ids), AT_ONCE)]
-        found = [dispatch for chunk in chunks for dispatch in found_by(pk__in=chunk)]
-        return {dispatch.id: self._looked_at(dispatch) or dispatch for dispatch in found}
+        found = [dispatch for chunk in chunks for dispatch in matching(pk__in=chunk)]
+        return {dispatch.id: self._expire_if_due(dispatch) or dispatch for dispatch in found}
 
     def find_by_key(self, idempotency_key: str) -> Dispatch | None:
-        return self._looked_at(first(idempotency_key=idempotency_key))
+        return self._expire_if_due(first(idempotency_key=idempotency_key))
 
-    def _looked_at(self, dispatch: Dispatch | None) -> Dispatch | None:
-        if dispatch is None or dispatch.state is not State.QUEUED or not dispatch.is_over(timezone.now()):
+    def _expire_if_due(self, dispatch: Dispatch | None) -> Dispatch | None:
+        if dispatch is None or dispatch.state is not State.QUEUED or not dispatch.has_expired(timezone.now()):
             return dispatch
         self.expire(dispatch.id)
         return first(pk=dispatch.id)
