@@ -48,7 +48,7 @@ FOLLOWERS: dict[State, frozenset[State]] = {
 """The states that may follow each state.
 
 RUNNING returns to QUEUED if the attempt is retried or its worker was lost. QUEUED becomes FAILED if no worker can run
-the dispatch.
+the dispatch, or if no attempt is left.
 """
 
 REVIVABLE = frozenset({State.FAILED, State.EXPIRED})
@@ -97,7 +97,7 @@ class Dispatch(Moments):
     client sent. host, tenant: the site that received the request. trace_fields: header fields of the trace, as JSON.
     idempotency_key: a unique digest of the key; fingerprint: digest of the request that the key is for.
     attempts_before: attempts that do not count against the policy. expires_at: when the client no longer wants the
-    response. keeps_response: whether the ledger stores the response until the result store accepts it.
+    response. keeps_response: whether the ledger stores the response, because the result store refused it.
     """
 
     id: UUID

@@ -188,7 +188,7 @@ class Ledger(Protocol):
         """
 
     def cancel_all(self, ids: Collection[UUID], now: datetime | None = None) -> list[UUID]:
-        """Cancel the dispatches that are queued. Returns their ids."""
+        """Cancel those dispatches of `ids` that are queued. Returns their ids."""
 
     def stop(self, dispatch_id: UUID, run: Run, now: datetime | None = None) -> bool:
         """Cancel an attempt that its worker is about to stop. Returns False if it no longer runs."""
@@ -289,7 +289,7 @@ class Ledger(Protocol):
         """Returns the seal of the latest accepted request, in any state; empty if there is none."""
 
     def late(self, before: datetime) -> list[Group]:
-        """By queue: queued dispatches that were accepted earlier, are due and were not handed back."""
+        """By queue: queued dispatches that were accepted and due before `before` and were not handed back."""
 
     def handed_back(self) -> list[Group]:
         """By queue: queued dispatches that workers handed back, and one of their errors."""
@@ -340,7 +340,7 @@ def why_lost(reason: str, policy: QueuePolicy | None) -> str:
 
 
 def wanted_until(dispatch: Dispatch, last_wanted: datetime, now: datetime) -> datetime | None:
-    """Returns when a revived dispatch expires: its lifetime starts again, however often it is revived."""
+    """Returns when a revived dispatch expires: its lifetime starts again."""
     return None if dispatch.expires_at is None else now + (dispatch.expires_at - last_wanted)
 
 

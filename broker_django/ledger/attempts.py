@@ -179,8 +179,8 @@ class Attempts:
             "kept_response": kept_response,
             **({} if outcome.error else {"sealed": b"", "sealed_file": ""}),
         }
-        running = {"id": dispatch_id, "state": State.RUNNING.value, "attempts": attempt}
-        finished = statements.update(DispatchRecord, ended, running)
+        unfinished = {"id": dispatch_id, "state": State.RUNNING.value, "attempts": attempt}
+        finished = statements.update(DispatchRecord, ended, unfinished)
         if finished:
             self._emit(Kind(outcome.state), dispatch_id, attempt)
         return finished

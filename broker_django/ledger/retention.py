@@ -74,7 +74,7 @@ def _store_kept_responses(state: State, now: datetime) -> Iterator[int]:
     for pk in list(kept.values_list("pk", flat=True)[:CHUNK]):
         record = rows().defer("sealed").filter(pk=pk, kept_response__isnull=False).first()
         if record is not None and not _store_kept_response(record, now):
-            kept.filter(pk=pk, due_at=record.due_at).update(due_at=now + REFUSED_FOR)  # others are tried first then
+            kept.filter(pk=pk, due_at=record.due_at).update(due_at=now + REFUSED_FOR)  # so that others are next
             return
         yield 0
 
