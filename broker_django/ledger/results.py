@@ -117,7 +117,7 @@ def result(attempt: int, outcome: Outcome, response: str) -> dict[str, Any]:
 
 def store_in(backend: Any, dispatch_id: uuid.UUID, result: dict[str, Any], task: Any = None) -> None:
     """Raises the errors of the backend."""
-    if result["attempt"] > 1:  # result stores keep the first response, here that of an earlier attempt
+    if result["attempt"] > 1:  # result stores never replace an earlier response
         backend.forget(str(dispatch_id))
     backend.store_result(str(dispatch_id), result, states.SUCCESS, request=task)
 
