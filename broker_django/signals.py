@@ -1,8 +1,8 @@
-"""Signals of dispatches, each sent once when the change is committed, with `dispatch` and `attempt`.
+"""Signals of dispatches, each sent once, after the change is committed, with `dispatch` and `attempt`.
 
-The sender is the class `Dispatch`. `dispatch_accepted` is sent where the request was accepted, usually in a web
-process; the others wherever it happens: in a worker, or in the web process in which a client cancels. A receiver that
-raises is logged, and changes nothing.
+The sender is the class `Dispatch`. `dispatch_accepted` is sent in the process that accepts the request, usually a web
+process. The others are sent in the process that makes the change: a worker, or the web process if a client cancels. If
+a receiver raises, the error is logged and changes nothing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Dispatches: one accepted request, its states, and how its attempts end."""
+"""Dispatches: accepted requests, their states and the outcomes of their attempts."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ PATH_LENGTH = 2_000
 ERROR_LENGTH = 500
 WORKER_LENGTH = 255
 CONTENT_TYPE_LENGTH = 255
-"""Characters that a ledger keeps of these."""
+"""The maximum lengths that a ledger stores, in characters."""
 
 NOT_REACHED = "the view was not reached"
-"""How the error of an attempt begins that did not come to its view."""
+"""The error of an attempt starts with this if it did not reach the view."""
 ELSEWHERE = f"{NOT_REACHED}: the URL leads"
-"""The same, if the URL leads to another view, or to none."""
+"""The same, if the URL now leads to another view or to none."""
 
 
 class State(StrEnum):
-    """Where an accepted request is on its way."""
+    """The states of a dispatch."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -45,30 +45,32 @@ FOLLOWERS: dict[State, frozenset[State]] = {
     State.CANCELLED: frozenset(),
     State.EXPIRED: frozenset(),
 }
-"""After RUNNING comes QUEUED when the attempt failed and is to be repeated, or when its worker was lost. After QUEUED
-comes FAILED when nobody can run it any more.
+"""The states that may follow each state.
+
+RUNNING returns to QUEUED if the attempt is retried or its worker was lost. QUEUED becomes FAILED if no worker can run
+the dispatch, or if no attempt is left.
 """
 
 REVIVABLE = frozenset({State.FAILED, State.EXPIRED})
-"""The states from which somebody in charge may have a dispatch run again; nothing else leaves a state that is done."""
+"""The states from which an operator may revive a dispatch. Nothing else leaves a final state."""
 
 
 def sources(state: State) -> tuple[State, ...]:
-    """The states that `state` may follow."""
+    """Returns the states that may precede `state`."""
     return tuple(before for before, after in FOLLOWERS.items() if state in after)
 
 
 class Moments:
-    """The three meanings of `due_at`, the moment at which the reaper takes a dispatch up. Rows of a ledger share them.
+    """The three meanings of `due_at`, the time at which the reaper processes a dispatch.
 
-    Each is None in any other state, and if there is nothing to take up.
+    Each is None in other states, or if nothing is due.
     """
 
     __slots__ = ()
 
     @property
     def publish_at(self) -> datetime | None:
-        """When a queued dispatch is published. None if the message broker has had it since `published_at`."""
+        """When a queued dispatch will be published. None if it was published at `published_at`."""
         return self._due_in(State.QUEUED)
 
     @property
@@ -78,7 +80,7 @@ class Moments:
 
     @property
     def drop_response_at(self) -> datetime | None:
-        """When the stored response of a dispatch that is done is dropped."""
+        """When the stored response is dropped, if the dispatch is done."""
         dispatch: Any = self
         return dispatch.due_at if State(dispatch.state).done else None
 
@@ -89,13 +91,13 @@ class Moments:
 
 @dataclass(frozen=True, slots=True)
 class Dispatch(Moments):
-    """One accepted request, as a ledger has it at one moment. Its id is the Celery task id.
+    """One accepted request, as it was when the ledger read it. Its id is the Celery task id.
 
-    user: how the ledger names its owner, empty for nobody. credential: kinds and digests of what the client identified
-    with. host, tenant: the site that it was sent to. trace_fields: header fields of its trace, as JSON.
-    idempotency_key: digest that no other dispatch has; fingerprint: digest of the request that the key is for.
-    attempts_before: the attempts before it was last revived. expires_at: when nobody wants the answer any more.
-    keeps_response: whether the ledger itself keeps the response, until its result store takes it.
+    user: identifies the owner; empty for an anonymous client. credential: kinds and digests of the credentials that the
+    client sent. host, tenant: the site that received the request. trace_fields: header fields of the trace, as JSON.
+    idempotency_key: a unique digest of the key; fingerprint: digest of the request that the key is for.
+    attempts_before: attempts that do not count against the policy. expires_at: when the client no longer wants the
+    response. keeps_response: whether the ledger stores the response, because the result store refused it.
     """
 
     id: UUID
@@ -133,15 +135,15 @@ class Dispatch(Moments):
 
     @property
     def attempts_of_run(self) -> int:
-        """The attempts since it was accepted, or last revived."""
+        """The attempts that count against the policy."""
         return self.attempts - self.attempts_before
 
-    def is_over(self, now: datetime) -> bool:
-        """Whether nobody wants the answer any more."""
+    def has_expired(self, now: datetime) -> bool:
+        """Whether the client no longer wants the response."""
         return self.expires_at is not None and self.expires_at <= now
 
     def summary(self) -> dict[str, Any] | None:
-        """The `response` member of the status document."""
+        """Returns the `response` member of the status document."""
         if self.response_status is None:
             return None
         return {"status": self.response_status, "content_type": self.response_type, "size": self.response_size}
@@ -149,9 +151,9 @@ class Dispatch(Moments):
 
 @dataclass(frozen=True, slots=True)
 class SealedRequest:
-    """The sealed request of a dispatch: its content, or the name of the file that it lies in.
+    """A dispatch with its sealed request: either the content or the name of the file that contains it.
 
-    seal: version of the message and id of the key that it was sealed with; empty if nobody wrote it down.
+    seal: version of the message and id of its key; empty if unknown.
     """
 
     dispatch: Dispatch
@@ -161,15 +163,15 @@ class SealedRequest:
 
     @property
     def is_kept(self) -> bool:
-        """Whether the dispatch can run (again)."""
+        """Whether the dispatch can still run."""
         return bool(self.content or self.file)
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How an attempt ended. `status` is None where there is no response; `error` is empty for a success.
+    """How an attempt ended. `status` is None if there is no response; `error` is empty for a success.
 
-    retriable: whether another attempt may end otherwise, in `retry_after` seconds at the earliest.
+    retriable: whether another attempt may succeed. retry_after: the minimum pause before it, in seconds.
     """
 
     status: int | None = None
@@ -186,8 +188,9 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What is known of an attempt that runs: its number, or the worker that it runs on and when it cannot have begun
-    yet, or when its lease had run out.
+    """What identifies a running attempt. A field that is None matches any attempt.
+
+    since: the attempt did not start earlier. lapsed_at: its lease had ended by then.
     """
 
     attempt: int | None = None
@@ -196,7 +199,7 @@ class Run:
     lapsed_at: datetime | None = None
 
     def is_of(self, dispatch: Dispatch) -> bool:
-        """Whether the dispatch runs, in this attempt."""
+        """Whether the dispatch is running, in this attempt."""
         started, lease_ends = dispatch.started_at, dispatch.due_at
         return (
             dispatch.state is State.RUNNING
@@ -208,10 +211,10 @@ class Run:
 
 
 def truncated(path: str) -> str:
-    """The path as far as a ledger keeps it."""
+    """Returns the path, shortened to what a ledger stores."""
     return storable(path, len(path)) if len(path) <= PATH_LENGTH else storable(path, PATH_LENGTH - 1) + "…"
 
 
 def storable(text: str, length: int) -> str:
-    """What every ledger takes: PostgreSQL keeps no NUL, and no database keeps half of a surrogate pair."""
+    """Returns text that every database can store: PostgreSQL stores no NUL, and none stores half a surrogate pair."""
     return text[:length].replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()

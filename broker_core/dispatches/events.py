@@ -1,4 +1,4 @@
-"""Events: a ledger says once of each committed transition that it happened, and everybody who cares subscribes."""
+"""Events: a ledger emits one event for each committed transition to its subscribers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Kind(StrEnum):
     ACCEPTED = "accepted"
     STARTED = "started"
     RETRYING = "retrying"
-    """An attempt ended, and there will be another one."""
+    """An attempt ended, and another one will follow."""
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -36,7 +36,7 @@ class Kind(StrEnum):
 
     @property
     def finished(self) -> bool:
-        """Whether the dispatch is done now."""
+        """Whether the dispatch is done."""
         return self in FINISHED
 
 
@@ -46,8 +46,8 @@ FINISHED = frozenset(Kind(state) for state in State if state.done)
 class Event:
     """A dispatch changed its state.
 
-    What the transition did not know is read from the ledger if a subscriber asks for it, once for all of them: the
-    dispatch may be further on by then.
+    The dispatch is read from the ledger if a subscriber needs it, once for all subscribers. By then it may have changed
+    again.
     """
 
     __slots__ = ("_attempt", "_dispatch", "_find", "dispatch_id", "kind")
@@ -66,14 +66,14 @@ class Event:
 
     @property
     def attempt(self) -> int:
-        """The attempt that began or ended, or the last one before; 0 before the first."""
+        """The number of the attempt that started or ended, or else of the latest one; 0 before the first."""
         if self._attempt is None:
             self._attempt = self.dispatch.attempts if self.dispatch is not None else 0
         return self._attempt
 
     @property
     def dispatch(self) -> Dispatch | None:
-        """The dispatch; None if it was deleted meanwhile. Raises the errors of the ledger if that does not answer."""
+        """The dispatch, or None if it was deleted meanwhile. Raises the ledger's `failures` if it does not answer."""
         if self._find is not None:
             self._dispatch = self._find(self.dispatch_id)
             self._find = None
@@ -81,24 +81,24 @@ class Event:
 
 
 class Events:
-    """Who hears of the transitions of a ledger, in the order in which they subscribed."""
+    """The subscribers of a ledger, called in the order in which they subscribed."""
 
     def __init__(self, *subscribers: Subscriber) -> None:
         self._subscribers = subscribers
 
     def subscribe(self, subscriber: Subscriber) -> None:
-        """Call it with each event from now on, in the thread and process of the transition, which waits for it."""
+        """Call `subscriber` with each later event, in the thread of the transition, which waits for it."""
         self._subscribers = (*self._subscribers, subscriber)
 
     def unsubscribe(self, subscriber: Subscriber) -> None:
         self._subscribers = tuple(each for each in self._subscribers if each != subscriber)
 
     def emit(self, event: Event) -> None:
-        """Tell all of them. One that raises is logged: it changes no outcome, and others hear of the event."""
+        """Call all subscribers. If one raises, the error is logged and the others are still called."""
         for subscriber in self._subscribers:
             try:
                 subscriber(event)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the transition is committed
-                told = {"dispatch_id": str(event.dispatch_id)}
+            except Exception as error:  # noqa: BLE001 - the transition is committed whatever happens
+                context = {"dispatch_id": str(event.dispatch_id)}
                 name = getattr(subscriber, "__qualname__", subscriber)
-                logger.error("%s failed on %r: %s", name, event, redacted(error), extra=told)
+                logger.error("%s failed on %r: %s", name, event, redacted(error), extra=context)

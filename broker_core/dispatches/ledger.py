@@ -1,7 +1,7 @@
-"""The ledger: what a store of dispatches has to do, whatever it is made of.
+"""The ledger: the interface that every store of dispatches implements.
 
-A ledger decides each transition by compare-and-set: of two workers that are handed the same dispatch, one claims it.
-It emits one event for each transition, when that is committed.
+Each transition is a compare-and-set: if two workers receive the same dispatch, only one claims it. The ledger emits one
+event per transition, after it is committed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which dispatches: those that fit all that is given. `error` is a part of their error."""
+    """Filters for dispatches, which must match all of them. `error` matches a part of the error."""
 
     ids: Collection[UUID] = ()
     queue: str | None = None
@@ -34,7 +34,7 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetters:
-    """Dead letters of one queue, state and error: how many, when the first was accepted and the last was done."""
+    """Dead letters of one queue, state and error: when the first was accepted, and when the last one finished."""
 
     queue: str
     state: str
@@ -46,7 +46,7 @@ class DeadLetters:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Dispatches of one queue, or one worker, which is the key: how many, and since when the oldest of them."""
+    """Dispatches of one queue or one worker, which is the key. `oldest` is the time of the oldest one."""
 
     key: str
     count: int
@@ -57,45 +57,45 @@ class Group:
 class Ledger(Protocol):
     """Every accepted request, written before it is published.
 
-    `now` is the current time if it is not given. Every method raises one of `failures` if its store does not answer. A
-    transition returns what happened: False, 0 or None if somebody else was faster.
+    `now` defaults to the current time. Every method raises one of `failures` if the store does not answer. A transition
+    returns False, 0 or None if another process was faster.
     """
 
     events: Events
 
     failures: tuple[type[Exception], ...]
-    """The errors of its store, as django.db.Error is one."""
+    """The errors of the store, such as django.db.Error."""
 
     @property
     def lease(self) -> timedelta:
-        """How long a claim holds unless it is renewed."""
+        """How long a claim is valid unless it is renewed."""
 
     @property
     def has_one_lock(self) -> bool:
-        """Whether all writers share one lock, as those of SQLite do."""
+        """Whether all writers share one lock, as in SQLite."""
 
     def when_committed(self, do: Callable[[], object]) -> None:
-        """Call it once what this thread has written is committed; never if that is rolled back."""
+        """Call `do` after this thread's writes are committed; never if they are rolled back."""
 
     def prove_writable(self) -> None:
-        """Write nothing. Raises one of `failures` if the ledger takes no writes."""
+        """Raises one of `failures` if the ledger cannot be written. Changes nothing."""
 
     # Accepting and publishing
 
     def accept(self, request: SealedRequest) -> Dispatch:
         """Write a dispatch with its sealed request.
 
-        Returns the dispatch that the ledger has for its `idempotency_key` then: this, or an earlier one.
+        Returns the dispatch with this `idempotency_key`: the new one, or an earlier one.
         """
 
     def mark_published(self, dispatch: Dispatch, now: datetime) -> Dispatch | None:
-        """Claim a queued dispatch for publishing: of several reapers that saw it as it is, one may publish it.
+        """Claim a queued dispatch for publishing.
 
-        Returns the dispatch as it is then, None if another reaper changed it first.
+        Returns the changed dispatch, or None if another process changed it first.
         """
 
     def postpone(self, dispatch_id: UUID, until: datetime, publish_at: datetime | None = None) -> None:
-        """Have the reaper publish a queued dispatch `until` then, if it is to be published when it was seen to be."""
+        """Let the reaper publish a queued dispatch at `until`, if its `publish_at` is still the same."""
 
     # Attempts
 
@@ -108,14 +108,14 @@ class Ledger(Protocol):
         *,
         first_asked: datetime | None = None,
     ) -> int:
-        """Claim a queued dispatch to run it. Returns the attempt number, or 0 if it cannot be claimed.
+        """Claim a queued dispatch to run it. Returns the attempt number, or 0 if the dispatch cannot be claimed.
 
-        It cannot if nobody wants it any more, or while it waits in the ledger to be published. Asking again with the
-        same `first_asked` finds the claim that was made, and renews it: its answer may have been lost on the way.
+        It cannot be claimed after it expired, or while it waits in the ledger to be published. A worker that lost the
+        connection repeats the call with the same `first_asked`: this finds its claim and renews it.
         """
 
     def renew(self, claims: Iterable[tuple[UUID, int]], now: datetime | None = None) -> int:
-        """Hold these claims, by id and attempt, for another lease. Returns how many there were to hold."""
+        """Renew the leases of these claims (id, attempt). Returns how many of them still run."""
 
     def conclude(
         self,
@@ -128,169 +128,167 @@ class Ledger(Protocol):
         task: Any = None,
         now: datetime | None = None,
     ) -> bool:
-        """Record how this attempt ended, for good, with its sealed response. Returns False if it does not run any more.
+        """Record the final outcome and the sealed response. Returns False if the attempt no longer runs.
 
-        `task` is the Celery request of the attempt, for result stores that keep facts of it. A success drops the
-        request.
+        `task` is the attempt's Celery request, for result stores that store its details. A success drops the request.
         """
 
     def retry(
         self, dispatch_id: UUID, run: Run, policy: QueuePolicy, outcome: Outcome, now: datetime | None = None
     ) -> datetime | None:
-        """Queue the dispatch of a failed attempt again, to be published later. Returns when.
+        """Queue the dispatch again after a failed attempt. Returns when it will be published.
 
-        Returns None if this was the last attempt, nobody would want the answer by then, or it does not run any more.
+        Returns None if this was the last attempt, if the dispatch expires first, or if the attempt no longer runs.
         """
 
     def hand_back(self, dispatch_id: UUID, run: Run, reason: str, now: datetime | None = None) -> datetime | None:
-        """Queue the dispatch again, as if this attempt had not been: its worker cannot run it. Returns when it is due.
+        """Queue a dispatch again that its worker cannot run, without counting the attempt. Returns when it is due.
 
-        Returns None if it was handed back for so long that a worker that could run it would have come by now, or if the
-        attempt does not run any more.
+        Returns None if it was first handed back longer than `DEPLOYMENT` ago, or if the attempt no longer runs.
         """
 
     def give_up(self, dispatch_id: UUID, run: Run, error: str, now: datetime | None = None) -> State | None:
-        """End an attempt that was stopped without an answer. Returns the state that follows: QUEUED or FAILED."""
+        """End an attempt that was stopped without a response. Returns the next state: QUEUED or FAILED."""
 
     def lose(self, dispatch_id: UUID, run: Run, reason: str, now: datetime | None = None) -> State | None:
-        """End an attempt whose worker was lost, as `reason` says. Returns the state that follows.
+        """End an attempt whose worker was lost. Returns the next state.
 
-        The dispatch is queued again; or it fails, if its queue promises `at_most_once` or it has no attempt left. If
-        its lease ran out, the reaper publishes it; else the message broker itself delivers it again.
+        The dispatch is queued again, or fails if its queue promises `at_most_once` or no attempt is left. If the lease
+        ended, the reaper publishes the dispatch; otherwise the message broker delivers it again.
         """
 
     # Endings without an attempt
 
     def close(self, dispatch_id: UUID, policy: QueuePolicy, now: datetime | None = None) -> State | None:
-        """End a queued dispatch that nobody wants any more, or that has no attempt left. Returns its state then."""
+        """End a queued dispatch that has expired or has no attempt left. Returns its new state."""
 
     def abandon(self, dispatch_id: UUID, reason: str, now: datetime | None = None) -> bool:
-        """Fail a queued dispatch that nobody can run. Returns False if it is not queued any more."""
+        """Fail a queued dispatch that no worker can run. Returns False if it is no longer queued."""
 
     def cancel(self, dispatch_id: UUID, now: datetime | None = None) -> bool:
-        """Cancel what has not begun. Returns False if it was cancelled before: it stays so.
+        """Cancel a queued dispatch. Returns False if it was already cancelled.
 
-        Raises DispatchConflictError for any other state.
+        Raises DispatchConflictError in any other state.
         """
 
     def cancel_all(self, ids: Collection[UUID], now: datetime | None = None) -> list[UUID]:
-        """Cancel those of these that have not begun. Returns which it cancelled."""
+        """Cancel those dispatches of `ids` that are queued. Returns their ids."""
 
     def stop(self, dispatch_id: UUID, run: Run, now: datetime | None = None) -> bool:
-        """Cancel an attempt that its worker is about to stop. Returns False if it does not run any more."""
+        """Cancel an attempt that its worker is about to stop. Returns False if it no longer runs."""
 
     def expire(self, dispatch_id: UUID, now: datetime | None = None) -> bool:
-        """Expire a queued dispatch that nobody wants any more. Returns False if there is nothing to expire."""
+        """Expire a queued dispatch if `expires_at` has passed. Returns whether it did."""
 
-    # Dead letters: what failed for good, or expired, and can be run again
+    # Dead letters: failed and expired dispatches that can run again
 
     def revive(self, dispatch_id: UUID, actor: str, now: datetime | None = None) -> bool:
-        """Have a dead letter run again, under the same id, with all its attempts. Returns False if it is none."""
+        """Queue a dead letter again, with the same id and all attempts. Returns False if it is not a dead letter."""
 
     def discard(self, dispatch_id: UUID, actor: str, now: datetime | None = None) -> bool:
-        """Drop the request of a dead letter, so that it can never run again. Returns False if it is none."""
+        """Drop the request of a dead letter, so that it cannot run again. Returns False if it is not a dead letter."""
 
     def dead_letters(self, selection: Selection) -> Iterator[UUID]:
-        """The ids of those that are selected, one after the other, also while they are revived or discarded."""
+        """Yields the selected ids. The caller may revive or discard each one meanwhile."""
 
     def count_dead_letters(self, selection: Selection) -> int:
-        """How many are selected."""
+        """Returns how many dead letters are selected."""
 
     def dead_letters_by_error(self, selection: Selection) -> list[DeadLetters]:
-        """Those that are selected, the largest group first."""
+        """Returns the groups of the selected dead letters, the largest first."""
 
     # One dispatch
 
     def find(self, dispatch_id: UUID) -> Dispatch | None:
-        """The dispatch. One whose time is over expires by being looked at."""
+        """Returns the dispatch. If `expires_at` has passed, the dispatch expires first."""
 
     def find_all(self, ids: Collection[UUID]) -> dict[UUID, Dispatch]:
-        """The same for many, by id."""
+        """Like `find`, for many ids."""
 
     def find_by_key(self, idempotency_key: str) -> Dispatch | None:
-        """The same by the digest that is unique."""
+        """Like `find`, by the digest of the idempotency key."""
 
     def sealed(self, dispatch_id: UUID) -> SealedRequest | None:
-        """The dispatch with its sealed request."""
+        """Returns the dispatch with its sealed request."""
 
     def response(self, dispatch: Dispatch) -> str | None:
-        """The sealed response; None if there is none any more, or if it is none that a ledger stored.
+        """Returns the sealed response. None if it was dropped, or if the broker did not write it.
 
         Raises UnavailableError if the result store does not answer.
         """
 
     def last_wanted(self, dispatch: Dispatch) -> datetime:
-        """When somebody asked for it: when it was accepted, or last revived."""
+        """Returns when the dispatch was accepted or last revived."""
 
     def is_revived(self, dispatch_id: UUID) -> bool:
-        """Whether somebody in charge had it run again."""
+        """Whether an operator revived the dispatch."""
 
-    # What is due: at most so many, the first one first, without those to skip
+    # What is due: at most `most` dispatches, the earliest first, without those in `skip`
 
     def queues(self, state: State) -> Iterator[str]:
-        """Each queue that has a dispatch in this state."""
+        """Yields each queue that has a dispatch in this state."""
 
     def due_queues(self, now: datetime, most: int) -> set[str]:
-        """The queues of the first dispatches that are to be published."""
+        """Returns the queues of the first `most` dispatches to publish."""
 
     def to_publish(self, queue: str, now: datetime, most: int, skip: Collection[UUID] = ()) -> list[SealedRequest]:
-        """Queued dispatches of this queue that are to be published."""
+        """Queued dispatches whose `publish_at` has passed."""
 
     def published(self, queue: str, before: datetime, most: int, skip: Collection[UUID] = ()) -> list[SealedRequest]:
-        """Queued dispatches of this queue that the message broker has had since `before`, or longer."""
+        """Queued dispatches that were published at `before` or earlier."""
 
     def lapsed(self, now: datetime, most: int, skip: Collection[UUID] = ()) -> list[Dispatch]:
-        """Running dispatches whose lease ran out."""
+        """Running dispatches whose lease has ended."""
 
     def unwanted(self, now: datetime, most: int, skip: Collection[UUID] = ()) -> list[Dispatch]:
-        """Queued dispatches that nobody wants any more."""
+        """Queued dispatches whose `expires_at` has passed."""
 
     def forgotten(self, queue: str, before: datetime, most: int) -> list[UUID]:
-        """Queued dispatches of this queue that nobody has asked for since `before`."""
+        """Queued dispatches that were accepted or last revived at `before` or earlier."""
 
     def holds_up(self, queue: str, now: datetime | None = None) -> bool:
-        """Whether more than a few dispatches of this queue wait that the reapers should have published."""
+        """Whether the reapers are late to publish more than `A_FEW` dispatches of this queue."""
 
-    # What operators and gauges ask
+    # Figures for operators and metrics
 
     def count(self) -> int:
-        """How many dispatches there are."""
+        """Returns the number of dispatches."""
 
     def select(self, selection: Selection, most: int) -> list[Dispatch]:
-        """Those that are selected, the youngest first."""
+        """Returns the selected dispatches, the newest first."""
 
     def depth(self, queue: str, most: int | None = None) -> int:
-        """How many dispatches of this queue wait, counted up to `most`."""
+        """Returns how many dispatches are queued, counted up to `most`."""
 
     def oldest(self, queue: str) -> datetime | None:
-        """When the one was accepted that waits longest for its first attempt."""
+        """Returns when the oldest queued dispatch without an attempt was accepted."""
 
     def newest(self, queue: str) -> datetime | None:
-        """When the one was accepted that waits in this queue since last."""
+        """Returns when the newest queued dispatch was accepted."""
 
     def arrivals(self, queue: str, since: datetime, until: datetime) -> int:
-        """How many were accepted into this queue after `since`, and until then."""
+        """Returns how many dispatches were accepted after `since` and not after `until`."""
 
     def latest_seal(self) -> str:
-        """How the request was sealed that was accepted last, whatever became of it; empty if there is none."""
+        """Returns the seal of the latest accepted request, in any state; empty if there is none."""
 
     def late(self, before: datetime) -> list[Group]:
-        """By queue: what was accepted before and still waits, though it is due, and was not handed back."""
+        """By queue: queued dispatches that were accepted and due before `before` and were not handed back."""
 
     def handed_back(self) -> list[Group]:
-        """By queue: what workers have handed back, and an error of theirs."""
+        """By queue: queued dispatches that workers handed back, and one of their errors."""
 
     def overdue(self, now: datetime) -> list[Group]:
-        """By worker: what runs there though its lease ran out, and when the first one did."""
+        """By worker: running dispatches whose lease has ended, and when the first lease ended."""
 
     def at_work(self, now: datetime) -> set[tuple[str, str]]:
-        """Worker and queue of whatever runs under a lease."""
+        """Returns the worker and queue of each dispatch that runs under a lease."""
 
     # Housekeeping
 
     def keep_house(self, now: datetime | None = None, *, of_former_queues: bool = False) -> Iterator[int]:
-        """Drop the responses and delete the dispatches whose time is over, in small steps.
+        """Drop old responses and delete old dispatches, as the policies of their queues say.
 
-        Yields after each step how many dispatches it deleted. `of_former_queues` includes those of queues that are not
-        configured any more.
+        Yields the number of deleted dispatches after each small step. `of_former_queues` includes queues that are no
+        longer configured.
         """

@@ -1,4 +1,4 @@
-"""What is due in a ledger in memory, and what operators and gauges ask of it."""
+"""Lookups in a ledger in memory: what is due, and figures for operators and metrics."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 from broker_core.dispatches import transitions
 from broker_core.dispatches.dispatch import Dispatch, SealedRequest, State
 from broker_core.dispatches.ledger import DeadLetters, Group
-from broker_core.dispatches.memory_entries import Entry, accepted_at, due_at, fits, is_due
+from broker_core.dispatches.memory_entries import Entries, Entry, accepted_at, due_at, is_due, matches
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Callable, Collection, Iterable, Iterator
     from datetime import datetime, timedelta
     from uuid import UUID
@@ -22,8 +21,7 @@ if TYPE_CHECKING:
 class MemoryLookups:
     """A part of `MemoryLedger`."""
 
-    _lock: threading.RLock
-    _entries: dict[UUID, Entry]
+    _entries: Entries
     _clock: Callable[[], datetime]
     _late: timedelta
 
@@ -55,39 +53,39 @@ class MemoryLookups:
         return [each.sealed for each in sorted(due, key=lambda each: due_at(each.dispatch))[:most]]
 
     def published(self, queue: str, before: datetime, most: int, skip: Collection[UUID] = ()) -> list[SealedRequest]:
-        gone = [
+        published = [
             (each.dispatch.published_at, each.sealed)
             for each in self._waiting(queue, skip)
             if each.dispatch.published_at is not None
             and each.dispatch.due_at is None
             and each.dispatch.published_at <= before
         ]
-        return [sealed for _at, sealed in sorted(gone, key=lambda pair: pair[0])[:most]]
+        return [sealed for _at, sealed in sorted(published, key=lambda pair: pair[0])[:most]]
 
     def lapsed(self, now: datetime, most: int, skip: Collection[UUID] = ()) -> list[Dispatch]:
         running = [each.dispatch for each in self._all() if each.dispatch.lease_ends_at is not None]
-        late = [dispatch for dispatch in running if due_at(dispatch) <= now and dispatch.id not in skip]
-        return sorted(late, key=due_at)[:most]
+        lapsed = [dispatch for dispatch in running if due_at(dispatch) <= now and dispatch.id not in skip]
+        return sorted(lapsed, key=due_at)[:most]
 
     def unwanted(self, now: datetime, most: int, skip: Collection[UUID] = ()) -> list[Dispatch]:
         waiting = [each.dispatch for each in self._all() if each.dispatch.state is State.QUEUED]
-        over = [dispatch for dispatch in waiting if dispatch.is_over(now) and dispatch.id not in skip]
-        return sorted(over, key=lambda dispatch: dispatch.expires_at or now)[:most]
+        expired = [dispatch for dispatch in waiting if dispatch.has_expired(now) and dispatch.id not in skip]
+        return sorted(expired, key=lambda dispatch: dispatch.expires_at or now)[:most]
 
     def forgotten(self, queue: str, before: datetime, most: int) -> list[UUID]:
         waiting = [each for each in self._waiting(queue) if each.last_wanted() <= before]
         return [each.dispatch.id for each in sorted(waiting, key=accepted_at)[:most]]
 
     def holds_up(self, queue: str, now: datetime | None = None) -> bool:
-        late = (now or self._clock()) - self._late
-        return len(self.to_publish(queue, late, transitions.A_FEW + 1)) > transitions.A_FEW
+        late_since = (now or self._clock()) - self._late
+        return len(self.to_publish(queue, late_since, transitions.A_FEW + 1)) > transitions.A_FEW
 
     def count(self) -> int:
         return len(self._entries)
 
     def select(self, selection: Selection, most: int) -> list[Dispatch]:
-        chosen = [each for each in self._all() if fits(each.dispatch, selection)]
-        return [each.dispatch for each in sorted(chosen, key=accepted_at, reverse=True)[:most]]
+        selected = [each for each in self._all() if matches(each.dispatch, selection)]
+        return [each.dispatch for each in sorted(selected, key=accepted_at, reverse=True)[:most]]
 
     def depth(self, queue: str, most: int | None = None) -> int:
         return len(self._waiting(queue)[:most])
@@ -122,14 +120,14 @@ class MemoryLookups:
         return {(dispatch.worker, dispatch.queue) for dispatch in running if due_at(dispatch) > now}
 
     def dead_letters(self, selection: Selection) -> Iterator[UUID]:
-        return iter([entry.dispatch.id for entry in self._dead(selection)])
+        return iter([entry.dispatch.id for entry in self._dead_letters(selection)])
 
     def count_dead_letters(self, selection: Selection) -> int:
-        return len(self._dead(selection))
+        return len(self._dead_letters(selection))
 
     def dead_letters_by_error(self, selection: Selection) -> list[DeadLetters]:
         groups: dict[tuple[str, str, str], list[Dispatch]] = {}
-        for entry in self._dead(selection):
+        for entry in self._dead_letters(selection):
             dispatch = entry.dispatch
             groups.setdefault((dispatch.queue, dispatch.state, dispatch.error), []).append(dispatch)
         letters = [
@@ -144,15 +142,15 @@ class MemoryLookups:
         return sorted(letters, key=lambda each: -each.count)
 
     def _all(self) -> list[Entry]:
-        with self._lock:
+        with self._entries.lock:
             return [replace(entry) for entry in self._entries.values()]
 
     def _waiting(self, queue: str, skip: Collection[UUID] = ()) -> list[Entry]:
         queued = [each for each in self._all() if each.dispatch.state is State.QUEUED]
         return [each for each in queued if each.dispatch.queue == queue and each.dispatch.id not in skip]
 
-    def _dead(self, selection: Selection) -> list[Entry]:
-        return [each for each in self._all() if each.is_dead_letter and fits(each.dispatch, selection)]
+    def _dead_letters(self, selection: Selection) -> list[Entry]:
+        return [each for each in self._all() if each.is_dead_letter and matches(each.dispatch, selection)]
 
 
 def _groups(found: Iterable[tuple[str, datetime, str]]) -> list[Group]:

@@ -1,4 +1,4 @@
-"""Which ledger the project has: the record of every accepted request, written before it is published."""
+"""The ledger of the project: the record of every accepted request, written before it is published."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sealed requests that are too large for a message: files in a Django storage, which sees only ciphertext."""
+"""Sealed requests that are too large for a message: files in a Django storage, which contain only ciphertext."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ logger = logging.getLogger("broker_django.ledger.bodies")
 
 DIRECTORY = "request_broker"
 HEAD = 64
-"""Bytes of a file that say which key it was sealed with, and more."""
+"""The number of bytes to read for the id of the key."""
 
 
 def _storage() -> Storage:
@@ -39,21 +39,21 @@ def _storage() -> Storage:
 
 
 def directory() -> str:
-    """Where the files are in the storage, which other projects may use too. Not everywhere may a name have colons."""
+    """Returns the directory in the storage, which other projects may share. Some storages forbid colons in names."""
     return conf.prefix.replace(":", "/") + DIRECTORY
 
 
-def _ledger() -> str:
-    """What ends the names of files: which ledger has their dispatches, as far as the settings of its database say."""
+def _ledger_suffix() -> str:
+    """Returns the suffix of file names. It identifies the ledger by the settings of its database."""
     settings = connections[database.alias()].settings_dict
-    told = [settings[name] for name in ("ENGINE", "HOST", "PORT", "NAME")]
-    told += [settings["OPTIONS"].get(name, "") for name in ("service", "read_default_file")]
-    return "." + hashlib.sha256(repr([conf.prefix, *map(str, told)]).encode()).hexdigest()[:12]
+    identity = [settings[name] for name in ("ENGINE", "HOST", "PORT", "NAME")]
+    identity += [settings["OPTIONS"].get(name, "") for name in ("service", "read_default_file")]
+    return "." + hashlib.sha256(repr([conf.prefix, *map(str, identity)]).encode()).hexdigest()[:12]
 
 
 @contextlib.contextmanager
 def set_aside(request: SealedRequest) -> Iterator[SealedRequest]:
-    """Move a sealed request that is too large for a message into a file. If the block raises, the file goes again.
+    """Move a sealed request that is too large for a message into a file. If the block raises, the file is deleted.
 
     Raises StorageError.
     """
@@ -69,18 +69,18 @@ def set_aside(request: SealedRequest) -> Iterator[SealedRequest]:
 
 
 def save(dispatch_id: uuid.UUID, sealed: bytes) -> str:
-    """The name of the file in the storage. Raises StorageError."""
+    """Returns the name of the file in the storage. Raises StorageError."""
     longest = DispatchRecord._meta.get_field("sealed_file").max_length
-    name = f"{directory()}/{dispatch_id}{_ledger()}"
+    name = f"{directory()}/{dispatch_id}{_ledger_suffix()}"
     try:
         return _storage().save(name, ContentFile(sealed), max_length=longest)
     except Exception as error:
-        delete([name])  # a storage that is full may have kept a part of it
-        raise StorageError(f"the storage does not take the request: {type(error).__name__}") from error
+        delete([name])  # a full storage may have stored a part of it
+        raise StorageError(f"the storage cannot store the request: {type(error).__name__}") from error
 
 
 def read(name: str) -> bytes:
-    """Raises StoredRequestError where there is no such file, and StorageError where the storage does not answer."""
+    """Raises StoredRequestError if there is no such file, and StorageError if the storage does not answer."""
     try:
         with _storage().open(name) as file:
             sealed: bytes = file.read()
@@ -92,7 +92,7 @@ def read(name: str) -> bytes:
 
 
 def _is_missing(name: str, error: Exception) -> bool:
-    """Not every storage says so in the same way."""
+    """Storages report a missing file in different ways."""
     if isinstance(error, FileNotFoundError):
         return True
     try:
@@ -114,29 +114,29 @@ def is_ours(name: str) -> bool:
 
 
 def delete(names: Collection[str]) -> None:
-    """What the storage does not delete now, `housekeeping.sweep` does later."""
+    """If the storage fails, the files stay until `retention.sweep` deletes them."""
     for name in names:
         try:
             _storage().delete(name)
         except Exception as error:  # noqa: BLE001 - every storage has errors of its own
-            logger.warning("The file %s is left behind: %s", printable(name), redacted(error))
+            logger.warning("The file %s was not deleted: %s", printable(name), redacted(error))
 
 
 def delete_on_commit(names: Collection[str]) -> None:
-    """Delete them when the transaction of the ledger, if there is one, is committed."""
+    """Delete the files after the ledger's transaction, if there is one, is committed."""
     transaction.on_commit(lambda: delete(names), using=database.alias())
 
 
 def older_than(moment: datetime) -> dict[str, uuid.UUID]:
-    """The files of this ledger that were written before, each with the id of its dispatch.
+    """Returns the files of this ledger that were written before `moment`, each with the id of its dispatch.
 
-    Raises StorageError where the storage does not answer, and NotImplementedError where it cannot list its files.
+    Raises StorageError if the storage does not answer, and NotImplementedError if it cannot list its files.
     """
     storage = _storage()
     try:
-        place, ledger = directory(), _ledger()
-        names = (name for name in storage.listdir(place)[1] if name.endswith(ledger))
-        named = {f"{place}/{name}": _dispatch_id(name) for name in names}
+        folder, suffix = directory(), _ledger_suffix()
+        names = (name for name in storage.listdir(folder)[1] if name.endswith(suffix))
+        named = {f"{folder}/{name}": _dispatch_id(name) for name in names}
         return {name: key for name, key in named.items() if key and storage.get_modified_time(name) < moment}
     except FileNotFoundError:
         return {}
@@ -147,7 +147,7 @@ def older_than(moment: datetime) -> dict[str, uuid.UUID]:
 
 
 def _dispatch_id(name: str) -> uuid.UUID | None:
-    """The storage may have added something to the id that the file was named after."""
+    """Returns the id from the name of a file. The storage may have added characters to it."""
     try:
         return uuid.UUID(name[:36])
     except ValueError:

@@ -1,4 +1,4 @@
-"""Dead letters: what failed for good, or expired, is listed by its error, run again or discarded."""
+"""Dead letters: failed and expired dispatches, which operators list by error, run again or discard."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ CHUNK = 500
 
 
 def are_dead_letters() -> Q:
-    """What failed for good, or expired, and can be run again."""
+    """Matches failed and expired dispatches that can run again."""
     return Q(state__in=REVIVABLE) & (~Q(sealed=b"") | ~Q(sealed_file=""))
 
 
 def by_error(letters: QuerySet[DispatchRecord]) -> list[DeadLetters]:
-    """The largest group first."""
+    """Returns the groups, the largest first."""
     groups = letters.order_by().values("queue", "state", "error")
     counted = groups.annotate(count=Count("pk"), first=Min("accepted_at"), last=Max("finished_at")).order_by("-count")
     return [DeadLetters(**group) for group in counted]
@@ -51,7 +51,7 @@ class DeadLetterBox:
     events: Events
 
     def dead_letters(self, selection: Selection) -> Iterator[UUID]:
-        """Read a chunk at a time."""
+        """Reads the ids in chunks."""
         keys = _dead(selection).order_by("pk").values_list("pk", flat=True)
         chunk = list(keys[:CHUNK])
         while chunk:
@@ -87,7 +87,7 @@ class DeadLetterBox:
             if not revived:
                 return False
             _end_last_attempt(dispatch, now)
-            _note(dispatch_id, "retry", actor, dispatch.error, now)
+            _record_action(dispatch_id, "retry", actor, dispatch.error, now)
             emit(self.events, Kind.REVIVED, dispatch_id, dispatch.attempts)
         return True
 
@@ -98,7 +98,7 @@ class DeadLetterBox:
             if not dead.update(sealed=b"", sealed_file=""):
                 return False
             bodies.delete_on_commit(files)
-            _note(dispatch_id, "discard", actor, "", now)
+            _record_action(dispatch_id, "discard", actor, "", now)
         return True
 
 
@@ -121,8 +121,7 @@ def _end_last_attempt(dispatch: Dispatch, now: datetime) -> None:
         )
 
 
-def _note(dispatch_id: UUID, action: str, actor: str, detail: str = "", now: datetime | None = None) -> None:
-    """Write down who did what to a dispatch."""
+def _record_action(dispatch_id: UUID, action: str, actor: str, detail: str = "", now: datetime | None = None) -> None:
     logger.info("Dispatch %s: %s by %s", dispatch_id, action, printable(actor), extra={"dispatch_id": str(dispatch_id)})
     ActionRecord.objects.using(database.alias()).create(
         dispatch_id=dispatch_id,

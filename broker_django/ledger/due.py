@@ -1,7 +1,7 @@
 """What is due in the ledger on the database.
 
-Each look is in the order of an index, or PostgreSQL may read the whole ledger in the hope of meeting one soon. So some
-conditions say what the condition of an index says.
+Each query uses the order of an index. Otherwise PostgreSQL may scan the whole ledger to find the first match. For the
+same reason, some conditions repeat the condition of a partial index.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def queues(state: State) -> Iterator[str]:
-    """Each queue that has a dispatch in this state, from one to the next in the index: DISTINCT would read them all."""
+    """Yields the queues one by one from the index: DISTINCT would read all rows."""
     named = rows().filter(state=state).order_by("queue").values_list("queue", flat=True)
     queue = named.first()
     while queue is not None:
@@ -37,15 +37,15 @@ def queues(state: State) -> Iterator[str]:
 
 
 def last_wanted(dispatch: Dispatch) -> datetime:
-    """When it was accepted, or last revived."""
+    """Returns when the dispatch was accepted or last revived."""
     revivals = ActionRecord.objects.using(database.alias()).filter(dispatch=dispatch.id, action="retry")
     last: datetime | None = revivals.aggregate(last=Max("at"))["last"]
     return max(dispatch.accepted_at, last or dispatch.accepted_at)
 
 
 def _to_publish(queue: str, now: datetime) -> QuerySet[DispatchRecord]:
-    held = {"state": State.QUEUED, "queue": queue, "due_at__lte": now, "published_at": None, "finished_at": None}
-    return rows().filter(**held).order_by("due_at")
+    waiting = {"state": State.QUEUED, "queue": queue, "due_at__lte": now, "published_at": None, "finished_at": None}
+    return rows().filter(**waiting).order_by("due_at")
 
 
 class DueDispatches:
@@ -62,27 +62,27 @@ class DueDispatches:
         return sealed_requests(_without(_to_publish(queue, now), skip)[:most])
 
     def published(self, queue: str, before: datetime, most: int, skip: Collection[UUID] = ()) -> list[SealedRequest]:
-        gone = {"state": State.QUEUED, "published_at__lte": before, "due_at": None, "finished_at": None}
-        return sealed_requests(_without(rows().filter(queue=queue, **gone), skip).order_by("published_at")[:most])
+        waiting = {"state": State.QUEUED, "published_at__lte": before, "due_at": None, "finished_at": None}
+        return sealed_requests(_without(rows().filter(queue=queue, **waiting), skip).order_by("published_at")[:most])
 
     def lapsed(self, now: datetime, most: int, skip: Collection[UUID] = ()) -> list[Dispatch]:
         overdue = rows().filter(state=State.RUNNING, due_at__lte=now)
         return dispatches(_without(overdue, skip).order_by("due_at")[:most])
 
     def unwanted(self, now: datetime, most: int, skip: Collection[UUID] = ()) -> list[Dispatch]:
-        over = rows().filter(state=State.QUEUED, expires_at__lte=now, finished_at=None)
-        return dispatches(_without(over, skip).order_by("expires_at")[:most])
+        overdue = rows().filter(state=State.QUEUED, expires_at__lte=now, finished_at=None)
+        return dispatches(_without(overdue, skip).order_by("expires_at")[:most])
 
     def forgotten(self, queue: str, before: datetime, most: int) -> list[UUID]:
-        retried = ActionRecord.objects.using(database.alias()).filter(
+        revivals = ActionRecord.objects.using(database.alias()).filter(
             dispatch=OuterRef("pk"), action="retry", at__gt=before
         )
-        waiting = rows().filter(~Exists(retried), state=State.QUEUED, queue=queue, accepted_at__lte=before)
+        waiting = rows().filter(~Exists(revivals), state=State.QUEUED, queue=queue, accepted_at__lte=before)
         return list(waiting.order_by("accepted_at").values_list("pk", flat=True)[:most])
 
     def holds_up(self, queue: str, now: datetime | None = None) -> bool:
-        late = (now or timezone.now()) - timedelta(seconds=2 * conf.REAPER_INTERVAL)
-        return bool(_to_publish(queue, late).values_list("pk")[A_FEW : A_FEW + 1])
+        late_since = (now or timezone.now()) - timedelta(seconds=2 * conf.REAPER_INTERVAL)
+        return bool(_to_publish(queue, late_since).values_list("pk")[A_FEW : A_FEW + 1])
 
     def last_wanted(self, dispatch: Dispatch) -> datetime:
         return last_wanted(dispatch)

@@ -1,4 +1,4 @@
-"""What operators and gauges ask of the ledger on the database."""
+"""Figures for operators and metrics from the ledger on the database."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ class Figures:
         return _groups(rows().filter(state=State.RUNNING, due_at__lte=now), "worker", "due_at")
 
     def at_work(self, now: datetime) -> set[tuple[str, str]]:
-        held = rows().filter(state=State.RUNNING, due_at__gt=now)
-        return set(held.order_by().values_list("worker", "queue").distinct())
+        leased = rows().filter(state=State.RUNNING, due_at__gt=now)
+        return set(leased.order_by().values_list("worker", "queue").distinct())
 
 
 def _waiting(queue: str) -> QuerySet[DispatchRecord]:
@@ -69,7 +69,7 @@ def _accepted_at(found: QuerySet[DispatchRecord]) -> datetime | None:
 
 
 def _with_last_error() -> Any:
-    """What waits, with the error of its last attempt."""
+    """Queued dispatches with the error of their last attempt."""
     attempts = AttemptRecord.objects.using(database.alias())
     last = attempts.filter(dispatch=OuterRef("pk"), number=OuterRef("attempts")).values("error")
     return rows().filter(state=State.QUEUED).annotate(last_error=Coalesce(Subquery(last[:1]), Value("")))

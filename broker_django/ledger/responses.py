@@ -1,4 +1,4 @@
-"""Stored responses, opened."""
+"""Opens stored responses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = logging.getLogger("broker_django.ledger.responses")
 
 
 def fetch(dispatch: Dispatch) -> ResponseMessage | None:
-    """The stored response of a dispatch; None if there is none any more, or if it was tampered with.
+    """Returns the stored response of a dispatch. None if it was dropped, or if it was tampered with.
 
     Raises UnavailableError if the result store does not answer.
     """
@@ -27,6 +27,6 @@ def fetch(dispatch: Dispatch) -> ResponseMessage | None:
         return None
     try:
         return ResponseMessage.decode(open_response(sealed, str(dispatch.id), dispatch.attempts))
-    except (EnvelopeError, MessageError) as error:  # also for the response of another dispatch or attempt
+    except (EnvelopeError, MessageError) as error:  # also if it belongs to another dispatch or attempt
         logger.error("The stored response of dispatch %s is refused: %s", dispatch.id, redacted(error))
         return None

@@ -1,4 +1,4 @@
-"""The result store: where responses are kept, and the Celery result backend over django-celery-results."""
+"""The result store, which contains the responses, and a Celery result backend based on django-celery-results."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ CHUNK = 1_000
 ENDED = frozenset({states.SUCCESS, states.FAILURE})
 
 UNREADABLE = (DecodeError, ContentDisallowed, SecurityError, ValueError, TypeError, LookupError, AttributeError)
-"""What reading a result raises that is there, but is none that the broker stored."""
+"""Errors raised for a stored result that the broker did not write."""
 
 
 class DatabaseBackend(ResultsBackend):  # type: ignore[misc] # untyped
-    """Keeps a terminal state terminal, in two statements at most, and deletes what expired in chunks."""
+    """Never replaces a final state, stores a result in at most two statements, and deletes old results in chunks."""
 
     def _store_result(
         self,
@@ -72,7 +72,7 @@ class DatabaseBackend(ResultsBackend):  # type: ignore[misc] # untyped
         return content
 
     def cleanup(self) -> None:
-        """Delete what is older than `result_expires`, a chunk at a time so that no lock is held for long."""
+        """Delete results older than `result_expires`, in chunks, so that no lock is held for long."""
         if not self.expires:
             return
         for model in (self.TaskModel, self.GroupModel):
@@ -82,15 +82,15 @@ class DatabaseBackend(ResultsBackend):  # type: ignore[misc] # untyped
 
 
 def _final_for(status: str) -> frozenset[str]:
-    """The states that this one does not replace. Any worker notes a task as revoked that another one is running."""
+    """Returns the states that `status` does not replace. A worker may store REVOKED while another one runs the task."""
     return ENDED if status in ENDED else states.READY_STATES
 
 
 def _database_backend(app: Celery) -> ResultsBackend | None:
-    """What writes results into a database of the project; None if they are elsewhere.
+    """Returns the backend that writes results into a database of the project, or None if they are stored elsewhere.
 
-    For `django-db`, which names the backend of django-celery-results, it is ours: of the same table, with one
-    statement where that has four.
+    For `django-db`, the backend of django-celery-results, it returns ours: the same table, but one statement instead of
+    four.
     """
     backend = app.backend
     if type(backend) is ResultsBackend:
@@ -104,38 +104,38 @@ def _own_backend(app: Celery) -> DatabaseBackend:
 
 
 def backend_beside_ledger() -> ResultsBackend | None:
-    """What writes results into the database of the ledger; None if they are elsewhere."""
+    """Returns the backend if it writes results into the database of the ledger, otherwise None."""
     backend = _database_backend(get_app())
     return backend if backend is not None and router.db_for_write(backend.TaskModel) == database.alias() else None
 
 
 def result(attempt: int, outcome: Outcome, response: str) -> dict[str, Any]:
-    """What is stored. The response's facts are in clear, for whoever looks at results."""
+    """Returns what is stored. Only the response is sealed; its status, type and size can be read in the results."""
     facts = {"status": outcome.status, "content_type": outcome.content_type, "size": outcome.size}
     return {**facts, "error": outcome.error, "attempt": attempt, "sealed": response}
 
 
 def store_in(backend: Any, dispatch_id: uuid.UUID, result: dict[str, Any], task: Any = None) -> None:
     """Raises the errors of the backend."""
-    if result["attempt"] > 1:  # result stores keep the first response: that of an attempt which was lost, or failed
+    if result["attempt"] > 1:  # result stores never replace an earlier response
         backend.forget(str(dispatch_id))
     backend.store_result(str(dispatch_id), result, states.SUCCESS, request=task)
 
 
 @database.results_too()
 def store(dispatch_id: uuid.UUID, result: dict[str, Any], task: Any = None) -> bool:
-    """Returns False if the result store does not take it."""
+    """Returns False if the result store refuses it."""
     try:
         store_in(get_app().backend, dispatch_id, result, task)
     except Exception as error:  # noqa: BLE001 - every result backend has errors of its own
-        logger.warning("The result store did not take the response of dispatch %s: %s", dispatch_id, redacted(error))
+        logger.warning("The result store refused the response of dispatch %s: %s", dispatch_id, redacted(error))
         return False
     return True
 
 
 @database.results_too()
 def forget(dispatch_ids: Collection[uuid.UUID]) -> None:
-    """Drop the stored responses of these dispatches. What the result store refuses, it drops when it expires."""
+    """Drop the stored responses of these dispatches. If the result store fails, they stay until they expire there."""
     app, ids = get_app(), [str(dispatch_id) for dispatch_id in dispatch_ids]
     backend = _database_backend(app)
     if backend is not None:
@@ -149,7 +149,7 @@ def forget(dispatch_ids: Collection[uuid.UUID]) -> None:
 
 
 def sealed_response(dispatch_id: uuid.UUID) -> str | None:
-    """The sealed response; None if there is none, or if it is none that the broker stored.
+    """Returns the sealed response. None if there is none, or if the broker did not write it.
 
     Raises UnavailableError if the result store does not answer.
     """

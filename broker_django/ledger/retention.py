@@ -1,4 +1,4 @@
-"""Housekeeping: what nobody needs any more is deleted, a chunk at a time, so that no lock is held for long."""
+"""Housekeeping: old data is deleted in chunks, so that no lock is held for long."""
 
 from __future__ import annotations
 
@@ -28,59 +28,59 @@ if TYPE_CHECKING:
 logger = logging.getLogger("broker_django.ledger.retention")
 
 CHUNK = 100
-"""Rows in one transaction."""
+"""Rows per transaction."""
 
 REFUSED_FOR = timedelta(minutes=1)
-"""How long a response is kept before the result store that did not take it is asked again."""
+"""How long to wait after the result store refused a response."""
 
-NO_ORPHAN = timedelta(days=1)
-"""How young a file is that may belong to a dispatch which is still being written."""
+ORPHAN_AGE = timedelta(days=1)
+"""A younger file may belong to a dispatch that is still being written."""
 
 DONE = tuple(state for state in State if state.done)
 
 
 def keep_house(now: datetime | None = None, *, of_former_queues: bool = False) -> Iterator[int]:
-    """Hand over kept responses, drop those that are not to be had any more, and delete dispatches whose queue does not
-    keep them any more, with all that belongs to them: after each step, how many dispatches it deleted.
+    """Store kept responses, drop old ones, and delete old dispatches with everything that belongs to them.
 
-    With `of_former_queues` also those of queues that are not configured any more.
+    Yields the number of deleted dispatches after each step. `of_former_queues` includes queues that are no longer
+    configured.
     """
     now = now or timezone.now()
     for state in DONE:
-        yield from _hand_over(state, now)
+        yield from _store_kept_responses(state, now)
         while _drop_responses(state, now) == CHUNK:
             yield 0
-    for which, retention in _retentions(of_former_queues=of_former_queues):
-        before = now - timedelta(seconds=retention)
+    for condition, seconds in _retentions(of_former_queues=of_former_queues):
+        before = now - timedelta(seconds=seconds)
         try:
-            yield from _delete(rows().filter(which, finished_at__lt=before).order_by("finished_at"))
-        except IntegrityError as error:  # a row of the project protects one of them
-            logger.error("Dispatches whose time is over cannot be deleted: %s", redacted(error))
+            yield from _delete(rows().filter(condition, finished_at__lt=before).order_by("finished_at"))
+        except IntegrityError as error:  # a foreign key of the project protects one of them
+            logger.error("Old dispatches cannot be deleted: %s", redacted(error))
 
 
 def _delete(old: QuerySet[DispatchRecord]) -> Iterator[int]:
     """Raises IntegrityError."""
     while deleted := _delete_chunk(old):
-        logger.info("%d dispatches were deleted, their time was over", len(deleted))
+        logger.info("Deleted %d old dispatches", len(deleted))
         yield len(deleted)
         for file in filter(None, deleted.values()):
             bodies.delete([file])
             yield 0
 
 
-def _hand_over(state: State, now: datetime) -> Iterator[int]:
-    """Give kept responses to the result store, one at a time, until it refuses one."""
+def _store_kept_responses(state: State, now: datetime) -> Iterator[int]:
+    """Store kept responses in the result store, one by one, until it refuses one."""
     kept = _due(state, now).filter(kept_response__isnull=False)
     for pk in list(kept.values_list("pk", flat=True)[:CHUNK]):
         record = rows().defer("sealed").filter(pk=pk, kept_response__isnull=False).first()
-        if record is not None and not _is_taken(record, now):
-            kept.filter(pk=pk, due_at=record.due_at).update(due_at=now + REFUSED_FOR)  # others have their turn
+        if record is not None and not _store_kept_response(record, now):
+            kept.filter(pk=pk, due_at=record.due_at).update(due_at=now + REFUSED_FOR)  # so that others are next
             return
         yield 0
 
 
-def _is_taken(record: DispatchRecord, now: datetime) -> bool:
-    """Whether the result store takes the response that the ledger kept."""
+def _store_kept_response(record: DispatchRecord, now: datetime) -> bool:
+    """Returns False if the result store refuses the response that the ledger kept."""
     outcome = Outcome(record.response_status, record.response_type, record.response_size or 0, record.error)
     sealed = bytes(record.kept_response or b"").decode("ascii", "replace")
     if not results.store(record.pk, results.result(record.attempts, outcome, sealed)):
@@ -92,7 +92,7 @@ def _is_taken(record: DispatchRecord, now: datetime) -> bool:
 
 
 def _drop_responses(state: State, now: datetime) -> int:
-    """How many responses were dropped, of those whose time is over."""
+    """Drop a chunk of old responses. Returns how many."""
     dropped = list(_due(state, now).filter(kept_response=None).values_list("pk", flat=True)[:CHUNK])
     if not dropped:
         return 0
@@ -102,12 +102,12 @@ def _drop_responses(state: State, now: datetime) -> int:
 
 
 def _due(state: State, now: datetime) -> QuerySet[DispatchRecord]:
-    """One state at a time is in the order of its index."""
+    """Filters by one state, so that the index provides the order."""
     return rows().filter(state=state, due_at__lte=now).order_by("due_at")
 
 
 def _retentions(*, of_former_queues: bool) -> Iterator[tuple[Q, float]]:
-    """Which dispatches are kept for how many seconds."""
+    """Yields filters for dispatches, each with the seconds for which they are kept."""
     for state in DONE:
         for queue, policy in conf.queues.items():
             yield Q(state=state, queue=queue), policy.retention[state]
@@ -117,7 +117,7 @@ def _retentions(*, of_former_queues: bool) -> Iterator[tuple[Q, float]]:
 
 
 def _delete_chunk(old: QuerySet[DispatchRecord]) -> dict[uuid.UUID, str]:
-    """The ids, with the files that are not deleted yet. Another process that keeps house takes other rows."""
+    """Returns the ids, with the files to delete. Two processes that do this at once delete different rows."""
     if not old.exists():  # SQLite would lock its file for a transaction that finds nothing to do
         return {}
     alias = database.alias()
@@ -138,22 +138,20 @@ def _delete_chunk(old: QuerySet[DispatchRecord]) -> dict[uuid.UUID, str]:
 
 
 def _has_relations() -> bool:
-    """Whether models of the project refer to dispatches: what becomes of their rows is theirs to say."""
+    """Whether models of the project refer to dispatches, so that their `on_delete` must be respected."""
     own = {AttemptRecord, ActionRecord}
     fields = DispatchRecord._meta.get_fields(include_hidden=True)
     return any(field.auto_created and not field.concrete and field.related_model not in own for field in fields)
 
 
 def sweep(now: datetime | None = None) -> int:
-    """Delete the files of large requests that no dispatch has, where the storage lists its files: how many.
+    """Delete files of large requests that belong to no dispatch. Returns how many. Raises StorageError.
 
-    Those of another installation in the same storage stay: they are named for another database, or were sealed with a
-    key that is not known here. So do empty ones, which are not known to be of anybody.
-
-    A process that ends in between leaves them behind. Raises StorageError.
+    A process that is killed may leave such files. Files of other installations in the same storage stay: their names
+    have another suffix, or they were sealed with an unknown key. Empty files stay, because their key is unknown.
     """
     try:
-        old = bodies.older_than((now or timezone.now()) - NO_ORPHAN)
+        old = bodies.older_than((now or timezone.now()) - ORPHAN_AGE)
     except NotImplementedError:
         logger.info("The storage %r does not list its files", conf.STORAGE)
         return 0

@@ -36,34 +36,34 @@ _SEALED = {"sealed": "content", "sealed_file": "file", "sealed_with": "seal", "s
 
 @lru_cache(maxsize=1)
 def _columns() -> tuple[tuple[str, ...], Callable[[SealedRequest], Iterable[Any]]]:
-    """The columns of a new row, and what reads their values off a sealed request."""
+    """Returns the columns of a new row, and a function that reads their values from a sealed request."""
     names = tuple(field.name for field in DispatchRecord._meta.concrete_fields if field.name != "kept_response")
     return names, attrgetter(*(_SEALED.get(name, f"dispatch.{name}") for name in names))
 
 
 def rows() -> QuerySet[DispatchRecord]:
-    """Where the ledger is written: a replica may not know yet what was decided."""
+    """All rows, in the database for writes: a replica may lag behind."""
     return DispatchRecord.objects.using(database.alias())
 
 
 def dispatches(found: QuerySet[DispatchRecord]) -> list[Dispatch]:
-    """Without their sealed requests and responses."""
+    """Does not read the sealed requests and responses."""
     return [_dispatch(values) for values in found.values_list(*_COLUMNS, _KEEPS_RESPONSE)]
 
 
 def first(*conditions: Q, **lookups: Any) -> Dispatch | None:
-    """The one that these conditions are of, if there is one."""
-    return next(iter(found_by(*conditions, **lookups)), None)
+    """Returns a dispatch that matches all conditions, if there is one."""
+    return next(iter(matching(*conditions, **lookups)), None)
 
 
-def found_by(*conditions: Q, **lookups: Any) -> list[Dispatch]:
-    """In no order: for the look-ups that every request needs, which are prepared."""
+def matching(*conditions: Q, **lookups: Any) -> list[Dispatch]:
+    """Returns dispatches in no order. Every request needs such lookups, so their queryset is prepared."""
     return [_dispatch(values) for values in _prepared(database.alias()).filter(*conditions, **lookups)]
 
 
 @lru_cache(maxsize=8)
 def _prepared(alias: str) -> QuerySet[DispatchRecord, Any]:
-    """To name all columns takes as long as the rest of a look-up."""
+    """Cached, because naming all columns takes as long as the rest of a lookup."""
     return DispatchRecord.objects.using(alias).order_by().values_list(*_COLUMNS, _KEEPS_RESPONSE)
 
 
@@ -81,8 +81,8 @@ def _dispatch(values: Iterable[Any]) -> Dispatch:
     return Dispatch(*columns)
 
 
-def runs(run: Run) -> Q:
-    """Whether a row runs, in this attempt: `Run.is_of` in SQL."""
+def matches_run(run: Run) -> Q:
+    """The same as `Run.is_of`, in SQL."""
     known = {
         "attempts": run.attempt,
         "worker": None if run.worker is None else run.worker[:WORKER_LENGTH],
@@ -106,12 +106,12 @@ def selected(selection: Selection) -> Q:
 
 
 def peek(dispatch_id: UUID) -> Dispatch | None:
-    """The dispatch as it is; looking at it expires nothing."""
+    """Returns the dispatch, and does not expire it."""
     return first(pk=dispatch_id)
 
 
 def emit(events: Events, kind: Kind, dispatch_id: UUID, attempt: int | None = None) -> None:
-    """Emit what happened to a dispatch, once that is committed."""
+    """Emit the event after the transaction is committed."""
     transaction.on_commit(partial(events.emit, Event(kind, dispatch_id, peek, attempt)), using=database.alias())
 
 
@@ -125,9 +125,9 @@ def queued(dispatch_id: UUID) -> QuerySet[DispatchRecord]:
 
 
 def running(dispatch_id: UUID, run: Run) -> Dispatch | None:
-    return first(runs(run), pk=dispatch_id)
+    return first(matches_run(run), pk=dispatch_id)
 
 
-def still(dispatch: Dispatch, run: Run) -> QuerySet[DispatchRecord]:
-    """The row, if it is the same attempt and what is known of it still holds."""
-    return rows().filter(runs(run), pk=dispatch.id, attempts=dispatch.attempts)
+def still_running(dispatch: Dispatch, run: Run) -> QuerySet[DispatchRecord]:
+    """The row of the dispatch, if the same attempt is still running and matches `run`."""
+    return rows().filter(matches_run(run), pk=dispatch.id, attempts=dispatch.attempts)

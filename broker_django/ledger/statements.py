@@ -1,6 +1,6 @@
-"""The few statements that every dispatch needs, compiled once a database rather than once a row.
+"""The few statements that every dispatch needs, compiled once per database instead of once per row.
 
-Like `bulk_create` and `update` they send no signals.
+Like `bulk_create` and `update`, they send no signals.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def insert(instance: Model, on_conflict: OnConflict | None = None) -> bool:
-    """Insert a row with its primary key, or with one that the database makes; whether it was inserted."""
+    """Insert a row. If it has no primary key, the database generates one. Returns whether it was inserted."""
     model = type(instance)
     names, read = _row(model, with_key=instance.pk is not None)
     inserted = insert_values(model, names, read(instance), on_conflict)
@@ -35,7 +35,7 @@ def insert(instance: Model, on_conflict: OnConflict | None = None) -> bool:
 def insert_values(
     model: type[Model], names: tuple[str, ...], values: Iterable[Any], on_conflict: OnConflict | None = None
 ) -> bool:
-    """Insert a row of these fields; whether it was inserted. The others are as the database has them by default."""
+    """Insert a row with these fields and database defaults for the others. Returns whether it was inserted."""
     alias = database.alias_of(model)
     connection = connections[alias]
     prepared = _prepared([_column(model, name) for name in names], values, connection)
@@ -44,24 +44,24 @@ def insert_values(
         return bool(cursor.rowcount == 1)
 
 
-_AS_IT_IS: dict[type, tuple[type, ...]] = {str: (CharField, TextField), int: (IntegerField,)}
+_NATIVE: dict[type, tuple[type, ...]] = {str: (CharField, TextField), int: (IntegerField,)}
 
 
 class _Column(NamedTuple):
-    """A field, and the types of values, beside nothing, that the database takes for it as they are."""
+    """A field, and the types of values that the database accepts for it without preparation."""
 
     field: Any
-    taken: frozenset[type]
+    native: frozenset[type]
 
 
 @lru_cache(maxsize=128)
 def _column(model: type[Model], name: str) -> _Column:
     field = model._meta.get_field(name)
-    return _Column(field, frozenset(kind for kind, fields in _AS_IT_IS.items() if isinstance(field, fields)))
+    return _Column(field, frozenset(kind for kind, fields in _NATIVE.items() if isinstance(field, fields)))
 
 
 class _Row(NamedTuple):
-    """The fields of a row, and what reads their values off an instance."""
+    """The fields of a row, and a function that reads their values from an instance."""
 
     names: tuple[str, ...]
     read: Callable[[Any], Iterable[Any]]
@@ -77,16 +77,16 @@ def _row(model: type[Model], with_key: bool) -> _Row:  # noqa: FBT001
 
 
 def _is_plain(field: Any) -> bool:
-    """Whether its value is that of the instance."""
+    """Whether `pre_save` only returns the value of the instance."""
     sets_itself = getattr(field, "auto_now", False) or getattr(field, "auto_now_add", False)
     return type(field).pre_save in {Field.pre_save, DateTimeField.pre_save} and not sets_itself
 
 
 def _prepared(columns: Iterable[_Column], values: Iterable[Any], connection: BaseDatabaseWrapper) -> list[Any]:
-    """The values as the database takes them."""
+    """Returns the values as the database expects them."""
     return [
-        value if value is None or type(value) in taken else field.get_db_prep_save(value, connection)
-        for (field, taken), value in zip(columns, values, strict=True)
+        value if value is None or type(value) in native else field.get_db_prep_save(value, connection)
+        for (field, native), value in zip(columns, values, strict=True)
     ]
 
 
@@ -98,15 +98,15 @@ def _insertion(model: type[Model], alias: str, names: tuple[str, ...], on_confli
     return str(statement)
 
 
-def update(model: type[Model], values: Mapping[str, Any], where: Mapping[str, Any], wanted_at: Any = None) -> bool:
-    """Set these fields of the row where those are equal; whether there was one.
+def update(model: type[Model], values: Mapping[str, Any], where: Mapping[str, Any], unexpired_at: Any = None) -> bool:
+    """Set these fields in the row that matches `where`. Returns whether there was one.
 
-    With `wanted_at`, a moment, only where `expires_at` is later or empty.
+    With `unexpired_at`, a datetime, `expires_at` must be later or empty.
     """
     alias = database.alias_of(model)
     connection = connections[alias]
-    statement = _update(model, alias, tuple(values), tuple(where), wanted_at is not None)
-    given = [*values.items(), *where.items(), *([("expires_at", wanted_at)] if wanted_at is not None else [])]
+    statement = _update(model, alias, tuple(values), tuple(where), unexpired_at is not None)
+    given = [*values.items(), *where.items(), *([("expires_at", unexpired_at)] if unexpired_at is not None else [])]
     columns = [_column(model, name) for name, _value in given]
     prepared = _prepared(columns, [value for _name, value in given], connection)
     with connection.cursor() as cursor:
@@ -115,14 +115,14 @@ def update(model: type[Model], values: Mapping[str, Any], where: Mapping[str, An
 
 
 @lru_cache(maxsize=16)
-def _update(model: type[Model], alias: str, values: tuple[str, ...], where: tuple[str, ...], wanted: bool) -> str:  # noqa: FBT001
+def _update(model: type[Model], alias: str, values: tuple[str, ...], where: tuple[str, ...], unexpired: bool) -> str:  # noqa: FBT001
     quote = connections[alias].ops.quote_name
 
     def equal(name: str) -> str:
         return f"{quote(str(model._meta.get_field(name).column))} = %s"  # type: ignore[union-attr]
 
     conditions = [equal(name) for name in where]
-    if wanted:
+    if unexpired:
         conditions.append(f"({quote('expires_at')} IS NULL OR {quote('expires_at')} > %s)")
     assignments = ", ".join(equal(name) for name in values)
-    return f"UPDATE {quote(model._meta.db_table)} SET {assignments} WHERE {' AND '.join(conditions)}"  # noqa: S608 - names
+    return f"UPDATE {quote(model._meta.db_table)} SET {assignments} WHERE {' AND '.join(conditions)}"  # noqa: S608 - only names of tables and columns

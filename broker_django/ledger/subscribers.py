@@ -1,4 +1,4 @@
-"""Who hears of every transition of the ledger: clients that wait, the log, and Django signals."""
+"""The subscribers of the ledger: clients that wait, the log, and Django signals."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("broker_django.ledger")
 
 NOBODY_WAITS = frozenset({Kind.ACCEPTED, Kind.STARTED})
-"""Nobody can wait for a dispatch before it is accepted; that it runs, its clients see when they look next."""
+"""No client can wait before the dispatch is accepted. Clients see that it runs with their next request."""
 
 
 def wake(event: Event) -> None:
@@ -29,12 +29,12 @@ def wake(event: Event) -> None:
 
 def log(event: Event) -> None:
     if logger.isEnabledFor(logging.INFO):
-        told = {"dispatch_id": str(event.dispatch_id)}
-        logger.info("Dispatch %s: %s", event.dispatch_id, event.kind, extra=told)
+        context = {"dispatch_id": str(event.dispatch_id)}
+        logger.info("Dispatch %s: %s", event.dispatch_id, event.kind, extra=context)
 
 
 def signal(event: Event) -> None:
-    """Send the Django signal, if anybody listens. A receiver that raises is logged by Django."""
+    """Send the Django signal, if it has receivers. Django logs their errors."""
     sent = _signal_of(event.kind)
     if sent is not None and sent.has_listeners(Dispatch) and event.dispatch is not None:
         sent.send_robust(Dispatch, dispatch=event.dispatch, attempt=event.attempt)

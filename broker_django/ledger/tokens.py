@@ -1,6 +1,6 @@
-"""Tokens: a dispatch id, when it was accepted, and a signature over both. Whoever was not handed one cannot guess one.
+"""Tokens: a dispatch id, the time when it was accepted, and a signature over both. Nobody can guess a token.
 
-A dispatch has one token for as long as it is valid, so that its URLs stay what they are.
+A dispatch keeps the same token, so its URLs do not change.
 """
 
 from __future__ import annotations
@@ -39,27 +39,27 @@ def issue(dispatch_id: uuid.UUID, accepted_at: datetime) -> str:
 
 
 def read(token: str, now: float | None = None) -> uuid.UUID:
-    """The id that the token was issued for. `now` is in seconds since the epoch.
+    """Returns the id that the token was issued for. `now` is in seconds since the epoch.
 
     Raises DispatchNotFoundError for any other text, and TokenExpiredError after TOKEN_MAX_AGE seconds.
     """
     if len(token) > MAX_LENGTH:
-        raise DispatchNotFoundError("the token is not of this site")
+        raise DispatchNotFoundError("this site did not issue the token")
     try:
         dispatch_id, _, accepted = _signer().unsign(token).partition("-")
         issued, found = b62_decode(accepted), uuid.UUID(hex=dispatch_id)
     except (BadSignature, ValueError, IndexError) as error:
-        raise DispatchNotFoundError("the token is not of this site") from error
+        raise DispatchNotFoundError("this site did not issue the token") from error
     if issued + conf.TOKEN_MAX_AGE < (time.time() if now is None else now):
-        raise TokenExpiredError("the URL of this dispatch is not valid any more")
+        raise TokenExpiredError("the URL of this dispatch has expired")
     return found
 
 
 def status_url(request: HttpRequest, dispatch_id: uuid.UUID, accepted_at: datetime) -> str:
-    """The absolute URL of a dispatch's status.
+    """Returns the absolute URL of a dispatch's status.
 
-    Raises NoReverseMatch if the URLconf that serves this request, which may be one of its own, does not include the
-    broker's URLs: at any other, nobody would find them on this host.
+    Raises NoReverseMatch if the URLconf of this request does not include the broker's URLs: then this host does not
+    serve them.
     """
     token = issue(dispatch_id, accepted_at)
     path = reverse("request_broker:task", urlconf=getattr(request, "urlconf", None), args=[token])

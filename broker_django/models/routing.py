@@ -137,7 +137,7 @@ class Router(models.Model):
         check_router(self)
 
     def validate_constraints(self, exclude: Collection[str] | None = None) -> None:
-        """Put the message at a field. A conditional constraint has none."""
+        """Show the message at the field `rank`, because a conditional constraint belongs to no field."""
         try:
             super().validate_constraints(exclude)
         except ValidationError as error:

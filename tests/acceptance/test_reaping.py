@@ -61,7 +61,7 @@ def test_what_is_delivered_at_most_once_fails_when_its_worker_is_lost(
     gates.open(gate)
     start_worker(broker_worker, "--concurrency=1")
     wait_until(lambda: ledger.dispatch(dispatch_id).state == "failed")
-    assert "ran out; it is not run again, for the queue delivers at most once" in ledger.dispatch(dispatch_id).error
+    assert "ran out; it is not run again because the queue delivers at most once" in ledger.dispatch(dispatch_id).error
     assert ledger.executions(dispatch_id) == 0
 
 

@@ -1,4 +1,4 @@
-"""The laws of the state machine: every ledger keeps them."""
+"""The laws of the state machine, which every ledger obeys."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def ledger(request: pytest.FixtureRequest) -> Iterator[Ledger]:
 
 
 def committing(ledger: Ledger) -> AbstractContextManager[Any]:
-    """Within a test there is no commit, but at the end of this block."""
+    """Tests never commit, so run what waits for a commit at the end of this block."""
     return nullcontext() if isinstance(ledger, MemoryLedger) else TestCase.captureOnCommitCallbacks(execute=True)
 
 
@@ -78,14 +78,14 @@ def accepted(ledger: Ledger, queue: str = "bulk", at: datetime = NOW, **facts: A
     return ledger.accept(SealedRequest(Dispatch(uuid.uuid4(), queue, at, **given), b"sealed", seal=seal))
 
 
-def now_is(ledger: Ledger, dispatch: Dispatch) -> Dispatch:
+def current(ledger: Ledger, dispatch: Dispatch) -> Dispatch:
     sealed = ledger.sealed(dispatch.id)
     assert sealed is not None
     return sealed.dispatch
 
 
 def ended(ledger: Ledger, dispatch: Dispatch) -> list[int]:
-    """The numbers of the attempts that ended and were not the last."""
+    """The numbers of the attempts that were followed by another."""
     if isinstance(ledger, MemoryLedger):
         return [each.number for each in ledger.ended_attempts(dispatch.id)]
     attempts = AttemptRecord.objects.filter(dispatch=dispatch.id).order_by("number")
@@ -93,13 +93,13 @@ def ended(ledger: Ledger, dispatch: Dispatch) -> list[int]:
 
 
 @pytest.mark.parametrize("kind", [MemoryLedger, DatabaseLedger])
-def test_a_ledger_takes_what_the_protocol_says(kind: type) -> None:
+def test_a_ledger_has_the_signatures_of_the_protocol(kind: type) -> None:
     for name, method in inspect.getmembers(Ledger, inspect.isfunction):
         if not name.startswith("_"):
             assert list(inspect.signature(getattr(kind, name)).parameters) == list(inspect.signature(method).parameters)
 
 
-def test_of_many_threads_one_has_the_dispatch() -> None:
+def test_one_of_many_threads_claims_the_dispatch() -> None:
     ledger = MemoryLedger({"bulk": POLICY}, clock=lambda: NOW)
     dispatch, claims, ready = accepted(ledger), [], threading.Barrier(8)
 
@@ -121,7 +121,7 @@ def test_an_id_is_accepted_once(ledger: Ledger) -> None:
         ledger.accept(SealedRequest(dispatch, b"sealed"))
 
 
-def test_a_key_is_of_one_dispatch(ledger: Ledger) -> None:
+def test_a_key_identifies_one_dispatch(ledger: Ledger) -> None:
     first = accepted(ledger, idempotency_key="a" * 64, fingerprint="one")
     again = accepted(ledger, idempotency_key="a" * 64, fingerprint="another")
     other = accepted(ledger, idempotency_key="b" * 64)
@@ -146,14 +146,14 @@ def test_a_response_is_recorded_with_its_outcome_and_dropped_in_time(ledger: Led
     attempt = ledger.claim(dispatch.id, POLICY, "worker", NOW)
     assert ledger.conclude(dispatch.id, attempt, POLICY, DONE, "sealed response", now=NOW)
     assert not ledger.conclude(dispatch.id, attempt, POLICY, BROKEN, "another", now=NOW)
-    found = now_is(ledger, dispatch)
+    found = current(ledger, dispatch)
     assert (found.state, found.summary()) == (State.SUCCEEDED, {"status": 200, "content_type": "text/plain", "size": 5})
     assert (found.drop_response_at, found.lease_ends_at, found.publish_at) == (NOW + timedelta(seconds=60), None, None)
     assert ledger.response(found) == "sealed response"
     for _deleted in ledger.keep_house(NOW + timedelta(seconds=60)):
         pass
     assert ledger.response(found) is None
-    assert now_is(ledger, dispatch).drop_response_at is None
+    assert current(ledger, dispatch).drop_response_at is None
 
 
 def test_a_success_keeps_no_request_and_a_failure_does(ledger: Ledger) -> None:
@@ -166,14 +166,14 @@ def test_a_success_keeps_no_request_and_a_failure_does(ledger: Ledger) -> None:
     assert kept == [False, True]
 
 
-def test_what_promises_at_most_once_is_not_started_again(ledger: Ledger) -> None:
+def test_an_at_most_once_dispatch_is_not_started_again(ledger: Ledger) -> None:
     dispatch = accepted(ledger, "payment")
     assert ledger.claim(dispatch.id, conf.queues["payment"], "worker", NOW) == 1
     assert ledger.lose(dispatch.id, Run(1), "the worker was lost", NOW) is State.FAILED
-    assert now_is(ledger, dispatch).error.endswith("the queue delivers at most once")
+    assert current(ledger, dispatch).error.endswith("the queue delivers at most once")
 
 
-def test_only_the_attempt_that_is_meant_is_ended(ledger: Ledger) -> None:
+def test_only_the_matching_attempt_ends(ledger: Ledger) -> None:
     dispatch = accepted(ledger)
     ledger.claim(dispatch.id, POLICY, "here", NOW)
     others = (Run(2), Run(worker="there"), Run(worker="here", since=NOW + MOMENT), Run(lapsed_at=NOW + LEASE - MOMENT))
@@ -186,18 +186,18 @@ def test_only_the_attempt_that_is_meant_is_ended(ledger: Ledger) -> None:
     assert ledger.stop(dispatch.id, Run(1, "here", NOW, NOW + LEASE), NOW)
 
 
-def test_of_two_reapers_one_publishes(ledger: Ledger) -> None:
+def test_one_of_two_reapers_publishes(ledger: Ledger) -> None:
     dispatch = accepted(ledger, published_at=None, due_at=NOW)
     published = ledger.mark_published(dispatch, NOW + MOMENT)
     assert published == replace(dispatch, due_at=None, published_at=NOW + MOMENT)
     assert ledger.mark_published(dispatch, NOW + MOMENT) is None
     ledger.postpone(dispatch.id, NOW + LEASE, NOW)
-    assert now_is(ledger, dispatch) == published, "it is not to be published when the first reaper saw it"
+    assert current(ledger, dispatch) == published, "its publish_at has changed"
     ledger.postpone(dispatch.id, NOW + LEASE)
-    assert now_is(ledger, dispatch).publish_at == NOW + LEASE
+    assert current(ledger, dispatch).publish_at == NOW + LEASE
 
 
-def test_many_are_cancelled_but_those_that_have_begun(ledger: Ledger) -> None:
+def test_cancel_all_cancels_only_queued_dispatches(ledger: Ledger) -> None:
     made = [accepted(ledger) for _ in range(4)]
     ledger.claim(made[0].id, POLICY, "", NOW)
     ledger.cancel(made[1].id, NOW)
@@ -205,27 +205,27 @@ def test_many_are_cancelled_but_those_that_have_begun(ledger: Ledger) -> None:
     assert ledger.cancel_all([each.id for each in made], NOW) == []
 
 
-def test_what_is_due_comes_in_order_and_without_what_is_skipped(ledger: Ledger) -> None:
-    held = [accepted(ledger, published_at=None, due_at=NOW - timedelta(seconds=n)) for n in (1, 3, 2)]
+def test_due_dispatches_are_ordered_and_can_be_skipped(ledger: Ledger) -> None:
+    waiting = [accepted(ledger, published_at=None, due_at=NOW - timedelta(seconds=n)) for n in (1, 3, 2)]
     later = accepted(ledger, "payment", published_at=None, due_at=NOW + MOMENT)
-    gone = [accepted(ledger, published_at=NOW - timedelta(seconds=n)) for n in (1, 3, 2)]
+    published = [accepted(ledger, published_at=NOW - timedelta(seconds=n)) for n in (1, 3, 2)]
     running = [accepted(ledger) for _ in range(3)]
     for number, dispatch in enumerate(running):
         ledger.claim(dispatch.id, POLICY, "", NOW - LEASE - timedelta(seconds=number))
-    over = [accepted(ledger, "payment", expires_at=NOW - timedelta(seconds=n)) for n in (1, 3, 2)]
+    expired = [accepted(ledger, "payment", expires_at=NOW - timedelta(seconds=n)) for n in (1, 3, 2)]
 
     def ids(found: Any) -> list[uuid.UUID]:
         return [getattr(each, "dispatch", each).id for each in found]
 
     for found, made, order in (
-        (ledger.to_publish("bulk", NOW, 2), held, (1, 2)),
-        (ledger.to_publish("bulk", NOW, 9, [held[1].id]), held, (2, 0)),
-        (ledger.published("bulk", NOW - timedelta(seconds=2), 9), gone, (1, 2)),
-        (ledger.published("bulk", NOW, 1, [gone[1].id]), gone, (2,)),
+        (ledger.to_publish("bulk", NOW, 2), waiting, (1, 2)),
+        (ledger.to_publish("bulk", NOW, 9, [waiting[1].id]), waiting, (2, 0)),
+        (ledger.published("bulk", NOW - timedelta(seconds=2), 9), published, (1, 2)),
+        (ledger.published("bulk", NOW, 1, [published[1].id]), published, (2,)),
         (ledger.lapsed(NOW, 2), running, (2, 1)),
         (ledger.lapsed(NOW, 9, [running[2].id]), running, (1, 0)),
-        (ledger.unwanted(NOW, 2), over, (1, 2)),
-        (ledger.unwanted(NOW, 9, [over[1].id]), over, (2, 0)),
+        (ledger.unwanted(NOW, 2), expired, (1, 2)),
+        (ledger.unwanted(NOW, 9, [expired[1].id]), expired, (2, 0)),
     ):
         assert ids(found) == [made[number].id for number in order]
     assert (ledger.due_queues(NOW, 9), ledger.due_queues(NOW + MOMENT, 9)) == ({"bulk"}, {"bulk", "payment"})
@@ -233,7 +233,7 @@ def test_what_is_due_comes_in_order_and_without_what_is_skipped(ledger: Ledger) 
     assert ids(ledger.to_publish("payment", NOW + MOMENT, 9)) == [later.id]
 
 
-def test_a_queue_is_held_up_by_more_than_a_few(ledger: Ledger) -> None:
+def test_more_than_a_few_late_dispatches_hold_up_a_queue(ledger: Ledger) -> None:
     for _ in range(transitions.A_FEW):
         accepted(ledger, published_at=None, due_at=NOW)
     late = NOW + timedelta(seconds=5)
@@ -244,7 +244,7 @@ def test_a_queue_is_held_up_by_more_than_a_few(ledger: Ledger) -> None:
     assert not ledger.holds_up("payment", late)
 
 
-def test_a_queue_is_as_deep_and_as_old_as_what_waits_in_it(ledger: Ledger) -> None:
+def test_depth_and_age_of_a_queue_count_queued_dispatches(ledger: Ledger) -> None:
     assert (ledger.depth("bulk"), ledger.oldest("bulk"), ledger.newest("bulk"), ledger.latest_seal()) == (
         0,
         None,
@@ -262,7 +262,7 @@ def test_a_queue_is_as_deep_and_as_old_as_what_waits_in_it(ledger: Ledger) -> No
     assert (ledger.latest_seal(), ledger.count()) == ("1.0", 5)
 
 
-def test_what_waits_in_vain_is_told_by_queue_and_by_worker(ledger: Ledger) -> None:
+def test_late_dispatches_are_grouped_by_queue_and_by_worker(ledger: Ledger) -> None:
     early = NOW - timedelta(minutes=1)
     late, back, runs, lapsed = (accepted(ledger, at=early) for _ in range(4))
     accepted(ledger, at=early, published_at=None, due_at=NOW + LEASE)
@@ -296,7 +296,7 @@ def test_dead_letters_are_selected_grouped_and_run_again(ledger: Ledger) -> None
     assert [ledger.is_revived(each.id) for each in dead] == [True, False, True]
 
 
-def test_what_was_revived_of_late_is_not_forgotten(ledger: Ledger) -> None:
+def test_a_recently_revived_dispatch_is_not_forgotten(ledger: Ledger) -> None:
     early = NOW - timedelta(hours=1)
     forgotten, revived, young = accepted(ledger, at=early), accepted(ledger, at=early), accepted(ledger)
     ledger.abandon(revived.id, "nobody knows it", early)
@@ -305,7 +305,7 @@ def test_what_was_revived_of_late_is_not_forgotten(ledger: Ledger) -> None:
     assert [ledger.last_wanted(each) for each in (forgotten, revived, young)] == [early, NOW, NOW]
 
 
-def test_what_is_kept_no_longer_is_deleted(ledger: Ledger) -> None:
+def test_old_dispatches_are_deleted(ledger: Ledger) -> None:
     old, former, waiting = accepted(ledger), accepted(ledger, "former"), accepted(ledger)
     for dispatch in (old, former):
         ledger.cancel(dispatch.id, NOW)
@@ -316,10 +316,10 @@ def test_what_is_kept_no_longer_is_deleted(ledger: Ledger) -> None:
     assert (ledger.count(), ledger.find(waiting.id)) == (1, waiting)
 
 
-def test_a_transition_that_lost_emits_nothing(ledger: Ledger) -> None:
-    dispatch, heard = accepted(ledger), []
+def test_a_failed_transition_emits_nothing(ledger: Ledger) -> None:
+    dispatch, received = accepted(ledger), []
     ledger.cancel(dispatch.id, NOW)
-    ledger.events.subscribe(heard.append)
+    ledger.events.subscribe(received.append)
     with committing(ledger):
         assert not ledger.claim(dispatch.id, POLICY, "", NOW)
         assert not ledger.cancel(dispatch.id, NOW)
@@ -329,29 +329,29 @@ def test_a_transition_that_lost_emits_nothing(ledger: Ledger) -> None:
         assert ledger.close(dispatch.id, POLICY, NOW) is None
         assert not ledger.stop(dispatch.id, Run(), NOW)
         assert not ledger.abandon(dispatch.id, "", NOW)
-    assert heard == []
+    assert received == []
 
 
 def test_an_event_has_the_dispatch_and_the_attempt(ledger: Ledger) -> None:
-    heard: list[Event] = []
-    ledger.events.subscribe(heard.append)
+    received: list[Event] = []
+    ledger.events.subscribe(received.append)
     with committing(ledger):
         dispatch = accepted(ledger)
         ledger.claim(dispatch.id, POLICY, "", NOW)
         ledger.lose(dispatch.id, Run(1), "lost", NOW)
         ledger.claim(dispatch.id, POLICY, "", NOW)
         ledger.stop(dispatch.id, Run(2), NOW)
-    assert [(each.kind, each.attempt, each.dispatch_id) for each in heard] == [
+    assert [(each.kind, each.attempt, each.dispatch_id) for each in received] == [
         (kind, attempt, dispatch.id)
         for kind, attempt in zip(
             ("accepted", "started", "retrying", "started", "cancelled"), (0, 1, 1, 2, 2), strict=True
         )
     ]
-    assert {each.dispatch for each in heard} == {now_is(ledger, dispatch)}, "they are read when they are asked for"
+    assert {each.dispatch for each in received} == {current(ledger, dispatch)}, "a dispatch is read when it is needed"
 
 
 class Dispatches(RuleBasedStateMachine):
-    """Workers, clients, operators and the clock act on one dispatch in any order; a small model says what each sees."""
+    """Workers, clients, operators and the clock act on one dispatch in any order. A small model predicts results."""
 
     kind = ""
 
@@ -366,8 +366,8 @@ class Dispatches(RuleBasedStateMachine):
         self.settings = override_settings(REQUEST_BROKER={"QUEUES": {"bulk": policy}})
         self.settings.enable()
         self.policy, self.ledger = conf.queues["bulk"], KINDS[self.kind]()
-        self.heard, self.expected = [], [Kind.ACCEPTED]
-        self.ledger.events.subscribe(lambda event: self.heard.append(event.kind))
+        self.received, self.expected = [], [Kind.ACCEPTED]
+        self.ledger.events.subscribe(lambda event: self.received.append(event.kind))
         self.lasts = None if expires is None else timedelta(seconds=expires)
         self.end = self.lasts and self.now + self.lasts
         with committing(self.ledger):
@@ -388,7 +388,7 @@ class Dispatches(RuleBasedStateMachine):
         return self.attempts - self.before < self.policy.starts
 
     @property
-    def over(self):
+    def expired(self):
         return self.end is not None and self.end <= self.now
 
     @property
@@ -414,7 +414,7 @@ class Dispatches(RuleBasedStateMachine):
     @rule()
     def claim(self):
         self.now += MOMENT
-        may = self.state is State.QUEUED and not self.over and (not self.attempts or (self.left and not self.waits))
+        may = self.state is State.QUEUED and not self.expired and (not self.attempts or (self.left and not self.waits))
         assert self.do("claim", self.policy, "worker", self.now) == (self.attempts + 1 if may else 0)
         if may:
             self.attempts, self.lease = self.attempts + 1, self.now + LEASE
@@ -435,14 +435,14 @@ class Dispatches(RuleBasedStateMachine):
         if self.runs:
             self.lease = self.now + LEASE
 
-    @rule(told=st.booleans())
-    def lose(self, told):
-        """By the reaper, or as the worker itself tells."""
-        may = self.runs and (told or self.lease <= self.now)
+    @rule(reported=st.booleans())
+    def lose(self, reported):
+        """The worker reports it, or the reaper finds a lease that has ended."""
+        may = self.runs and (reported or self.lease <= self.now)
         expected = (State.QUEUED if self.left else State.FAILED) if may else None
-        assert self.do("lose", Run(lapsed_at=None if told else self.now), "lost", self.now) is expected
+        assert self.do("lose", Run(lapsed_at=None if reported else self.now), "lost", self.now) is expected
         if expected is State.QUEUED:
-            self.again(waits=not told)
+            self.again(waits=not reported)
         elif expected:
             self.becomes(State.FAILED)
 
@@ -450,7 +450,7 @@ class Dispatches(RuleBasedStateMachine):
     @rule(data=st.data())
     def retry(self, data):
         attempt = data.draw(st.integers(1, self.attempts))
-        may = self.runs and attempt == self.attempts and self.left and not self.over
+        may = self.runs and attempt == self.attempts and self.left and not self.expired
         assert self.do("retry", Run(attempt), self.policy, BROKEN, self.now) == (self.now if may else None)
         if may:
             self.again(waits=True)
@@ -480,7 +480,7 @@ class Dispatches(RuleBasedStateMachine):
 
     @rule()
     def give_up(self):
-        expected = (State.QUEUED if self.left and not self.over else State.FAILED) if self.runs else None
+        expected = (State.QUEUED if self.left and not self.expired else State.FAILED) if self.runs else None
         assert self.do("give_up", Run(worker="worker"), "killed", self.now) is expected
         if expected is State.QUEUED:
             self.again(waits=True)
@@ -512,7 +512,7 @@ class Dispatches(RuleBasedStateMachine):
 
     @rule()
     def expire(self):
-        may = self.state is State.QUEUED and self.over
+        may = self.state is State.QUEUED and self.expired
         assert self.do("expire", self.now) is may
         if may:
             self.becomes(State.EXPIRED)
@@ -521,7 +521,7 @@ class Dispatches(RuleBasedStateMachine):
     def close(self):
         waiting = self.state is State.QUEUED
         spent = State.FAILED if self.attempts and not self.left else None
-        expected = (State.EXPIRED if self.over else spent) if waiting else None
+        expected = (State.EXPIRED if self.expired else spent) if waiting else None
         assert self.do("close", self.policy, self.now) is expected
         if expected:
             self.becomes(expected)
@@ -543,7 +543,7 @@ class Dispatches(RuleBasedStateMachine):
         self.kept = self.kept and not may
 
     @invariant()
-    def the_ledger_says_what_the_model_says(self):
+    def the_ledger_agrees_with_the_model(self):
         sealed = self.ledger.sealed(self.id)
         before, after = self.dispatch, sealed.dispatch
         self.dispatch = after
@@ -557,7 +557,7 @@ class Dispatches(RuleBasedStateMachine):
         assert (after.due_at is not None) == (self.runs or self.waits)
         assert (after.publish_at is not None, after.lease_ends_at) == (self.waits, self.lease if self.runs else None)
         assert (sealed.is_kept, after.expires_at) == (self.kept, self.end)
-        assert self.heard == self.expected, "each transition is told once"
+        assert self.received == self.expected, "each transition emits one event"
 
 
 @pytest.mark.parametrize(("kind", "examples"), [("memory", 200), ("database", 40)])

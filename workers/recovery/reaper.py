@@ -158,7 +158,7 @@ class Reaper:
         if policy is None:
             logger.error("Dispatch %s waits: the queue %r is not configured any more", dispatch.id, dispatch.queue)
             ledger.postpone(dispatch.id, now + HESITATION, dispatch.publish_at)
-        elif dispatch.is_over(now):
+        elif dispatch.has_expired(now):
             ledger.expire(dispatch.id, now)
         elif not held_back(request, policy, now):
             _publish_again(request, policy, now)

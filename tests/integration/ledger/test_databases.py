@@ -1,4 +1,4 @@
-"""Routers of the project that choose a database by request: the broker's tables stay in one."""
+"""The broker's tables stay in one database, even if the project's routers choose a database by request."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ BY_REQUEST = [tenants.ByContext, tenants.ByThread, tenants.Strict, tenants.Repli
 
 @pytest.fixture
 def tenant(settings: SettingsWrapper) -> Iterator[str]:
-    """A database that has none of the broker's tables. Whoever asks it for one fails."""
+    """A database without the broker's tables: every query for them fails."""
     alias = "tenant"
     declared = {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}
     connections.settings[alias] = connections.configure_settings({"default": declared})["default"]
     settings.MIDDLEWARE = ["tests.site.tenants.tenant_middleware", *settings.MIDDLEWARE]
     yield alias
-    assert connections[alias].connection is None, "nobody asked it"
+    assert connections[alias].connection is None, "no query was made"
     tenants.leave()
     del connections[alias], connections.settings[alias]
 
@@ -75,7 +75,7 @@ def failed(**values: Any) -> DispatchRecord:
 
 def test_a_request_is_accepted_run_and_polled(routed: str, client: Client) -> None:
     accepted = client.post("/rest/", headers={"Idempotency-Key": '"one"'})
-    assert accepted.status_code in {401, 403}, "the view speaks first"
+    assert accepted.status_code in {401, 403}, "the view refuses it first"
     accepted = client.get("/report/2026/")
     assert accepted.status_code == 202
     document = client.get(accepted.headers["Location"]).json()
@@ -85,7 +85,7 @@ def test_a_request_is_accepted_run_and_polled(routed: str, client: Client) -> No
     assert TaskResult.objects.using("default").get().status == "SUCCESS"
 
 
-def test_it_is_so_under_asgi(routed: str, async_client: Any) -> None:
+def test_it_works_under_asgi(routed: str, async_client: Any) -> None:
     get = async_to_sync(async_client.get)
     accepted = get("/report/2026/")
     assert get(accepted.headers["Location"]).json()["state"] == "succeeded"
@@ -156,7 +156,7 @@ def test_routers_are_made_changed_exported_imported_and_deleted_in_the_admin(rou
     assert Destination.objects.using("default").get().url == "/newer/"
 
 
-def test_results_of_the_projects_own_tasks_are_where_its_routers_say(tenant: str, settings: SettingsWrapper) -> None:
+def test_the_projects_routers_decide_where_its_own_results_are_stored(tenant: str, settings: SettingsWrapper) -> None:
     settings.DATABASE_ROUTERS = [tenants.ByContext()]
     tenants.TENANT.set(tenant)
     assert TaskResult.objects.db == tenant
@@ -165,14 +165,14 @@ def test_results_of_the_projects_own_tasks_are_where_its_routers_say(tenant: str
     assert rows().db == DispatchRecord.objects.db == "default"
 
 
-def test_the_doctor_looks_at_the_results_that_are_beside_the_ledger(tenant: str, settings: SettingsWrapper) -> None:
+def test_the_doctor_checks_the_results_in_the_ledgers_database(tenant: str, settings: SettingsWrapper) -> None:
     settings.DATABASE_ROUTERS = [tenants.ByContext()]
     tenants.TENANT.set(tenant)
     finding = doctor._result_store(get_app())
     assert finding.well, finding
 
 
-def test_health_asks_the_database_of_the_ledger(
+def test_health_checks_the_ledgers_database(
     tenant: str, client: Client, settings: SettingsWrapper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def away() -> None:
@@ -184,27 +184,27 @@ def test_health_asks_the_database_of_the_ledger(
     assert client.get("/broker/health/").status_code == 503
 
 
-def test_a_wait_looks_for_a_transaction_in_the_database_of_the_ledger(tenant: str, settings: SettingsWrapper) -> None:
+def test_in_transaction_checks_the_ledgers_database(tenant: str, settings: SettingsWrapper) -> None:
     assert database.in_transaction()
     settings.REQUEST_BROKER = {"DATABASE": tenant}
     assert not database.in_transaction()
 
 
 @pytest.mark.parametrize(("ledger_only", "closed"), [(True, {"ledger"}), (False, {"ledger", "projects"})])
-def test_a_held_request_of_the_projects_gives_up_the_connection_to_the_ledger_alone(
+def test_a_waiting_request_can_close_only_the_connection_to_the_ledger(
     settings: SettingsWrapper, monkeypatch: pytest.MonkeyPatch, *, ledger_only: bool, closed: set[str]
 ) -> None:
     settings.REQUEST_BROKER = {"DATABASE": "ledger"}
-    given_up: set[str] = set()
+    closed_aliases: set[str] = set()
 
     def connected(alias: str) -> SimpleNamespace:
         known = {"alias": alias, "connection": True, "autocommit": True, "in_atomic_block": False}
-        return SimpleNamespace(**known, close=lambda: given_up.add(alias))
+        return SimpleNamespace(**known, close=lambda: closed_aliases.add(alias))
 
     both = [connected("ledger"), connected("projects")]
     monkeypatch.setattr(waiting, "connections", SimpleNamespace(all=lambda **_options: both))
     waiting._close_connections(ledger_only=ledger_only)
-    assert given_up == closed
+    assert closed_aliases == closed
 
 
 def test_help_of_a_command_asks_no_router(tenant: str, settings: SettingsWrapper) -> None:
@@ -219,27 +219,27 @@ def test_help_of_a_command_asks_no_router(tenant: str, settings: SettingsWrapper
     assert not asked
 
 
-def test_a_row_that_was_read_elsewhere_on_purpose_stays_there(tenant: str) -> None:
+def test_a_row_that_was_read_with_using_stays_in_its_database(tenant: str) -> None:
     record = DispatchRecord(method="GET")
     record._state.db = tenant
     assert database.BrokerRouter().db_for_write(DispatchRecord, instance=record) == tenant
 
 
-def test_the_database_can_be_named(tenant: str, settings: SettingsWrapper) -> None:
+def test_the_setting_database_names_the_database(tenant: str, settings: SettingsWrapper) -> None:
     settings.REQUEST_BROKER = {"DATABASE": tenant}
     assert rows().db == DispatchRecord.objects.db == Router.objects.db == database.alias() == tenant
     settings.REQUEST_BROKER = {}
     assert rows().db == "default"
 
 
-def test_routers_that_always_say_the_same_are_followed(tenant: str, settings: SettingsWrapper) -> None:
+def test_routers_that_do_not_depend_on_the_request_are_respected(tenant: str, settings: SettingsWrapper) -> None:
     settings.DATABASE_ROUTERS = [tenants.Pinned()]
     assert rows().db == tenant
     settings.DATABASE_ROUTERS = []
     assert rows().db == "default"
 
 
-def test_a_router_that_gets_no_answer_is_asked_again(tenant: str, settings: SettingsWrapper) -> None:
+def test_a_router_that_failed_is_asked_again(tenant: str, settings: SettingsWrapper) -> None:
     answers = [OperationalError("the database is away"), OperationalError("it still is"), tenant]
 
     class Asking:

@@ -45,7 +45,7 @@ def states(*records: DispatchRecord) -> list[str]:
     return [found[record.pk] for record in records]
 
 
-def test_one_a_selection_or_all_are_run_again() -> None:
+def test_one_some_or_all_are_run_again() -> None:
     first, second, third, other = letter(), letter(), letter(queue="payment"), letter("ValueError")
     assert "1 dispatch runs again" in command("retry", str(first.pk))
     assert states(first, second, third, other) == ["queued", "failed", "failed", "failed"]
@@ -67,7 +67,7 @@ def test_more_than_a_chunk_is_run_again_and_discarded(monkeypatch: pytest.Monkey
     assert ActionRecord.objects.filter(action="discard", actor="ada").count() == 5
 
 
-def test_filters_choose() -> None:
+def test_filters_select_dead_letters() -> None:
     old = letter(accepted_at=timezone.now() - timedelta(days=3))
     expired, done = letter("", State.EXPIRED), letter("", State.SUCCEEDED, sealed=b"")
     recent = letter(route="/x/<int:pk>/")
@@ -79,14 +79,14 @@ def test_filters_choose() -> None:
 
 
 @pytest.mark.parametrize("arguments", [["retry"], ["discard"], ["retry", "no-id"], ["retry", "--older-than", "soon"]])
-def test_what_is_not_said_clearly_is_refused(arguments: list[str]) -> None:
+def test_invalid_arguments_are_refused(arguments: list[str]) -> None:
     record = letter()
     with pytest.raises(CommandError):
         command(*arguments)
     assert states(record) == ["failed"]
 
 
-def test_an_id_of_no_dead_letter_is_told() -> None:
+def test_an_id_of_no_dead_letter_is_reported() -> None:
     dead, done = letter(), letter("", State.SUCCEEDED, sealed=b"")
     with pytest.raises(CommandError, match="1 of these ids"):
         command("retry", str(dead.pk), str(done.pk))
@@ -110,17 +110,17 @@ def staff(*permissions: str) -> User:
 
 
 @pytest.mark.parametrize(("action", "permission"), [("run_again", "retry"), ("discard", "discard")])
-def test_the_admin_acts_for_those_who_may(client: Client, action: str, permission: str) -> None:
+def test_admin_actions_require_a_permission(client: Client, action: str, permission: str) -> None:
     record, other = letter(), letter()
     client.force_login(staff())
     chosen = {"action": action, "_selected_action": [str(record.pk)]}
     client.post(CHANGELIST, chosen)
-    assert not ActionRecord.objects.exists(), "looking is no right to act"
+    assert not ActionRecord.objects.exists(), "permission to view is not permission to act"
     User.objects.all().delete()
     client.force_login(staff(f"{permission}_dispatchrecord"))
     client.post(CHANGELIST, chosen)
-    [noted] = ActionRecord.objects.all()
-    assert (noted.dispatch_id, noted.actor) == (record.pk, "eve in the admin")
+    [recorded] = ActionRecord.objects.all()
+    assert (recorded.dispatch_id, recorded.actor) == (record.pk, "eve in the admin")
     assert LogEntry.objects.get().object_id == str(record.pk)
     assert states(other) == ["failed"]
     shown = client.get(f"{CHANGELIST}{record.pk}/change/").content.decode()
@@ -137,7 +137,7 @@ def test_the_admin_groups_them_by_error(client: Client) -> None:
     assert "RuntimeError (2)" in page.content.decode()
 
 
-def test_the_history_tells_that_a_dispatch_had_failed_before_it_ran_again() -> None:
+def test_the_history_shows_the_failure_before_a_revival() -> None:
     record = letter(attempts=2)
     AttemptRecord.objects.create(
         dispatch=record, number=1, started_at=record.accepted_at, ended_at=record.accepted_at, error="ValueError"
@@ -147,8 +147,8 @@ def test_the_history_tells_that_a_dispatch_had_failed_before_it_ran_again() -> N
         state=State.SUCCEEDED, attempts=3, started_at=timezone.now(), finished_at=timezone.now()
     )
     record.refresh_from_db()
-    told = [(state.value, detail.partition(" on ")[0]) for state, _at, detail in history(record)[1:]]
-    assert told == [
+    shown = [(state.value, detail.partition(" on ")[0]) for state, _at, detail in history(record)[1:]]
+    assert shown == [
         ("running", "attempt 1"),
         ("queued", "ValueError"),
         ("running", "attempt 2"),
@@ -159,7 +159,7 @@ def test_the_history_tells_that_a_dispatch_had_failed_before_it_ran_again() -> N
     ]
 
 
-def test_the_admin_of_a_tenant_knows_its_own_only(client: Client, settings: Any) -> None:
+def test_the_admin_of_a_tenant_shows_only_its_own(client: Client, settings: Any) -> None:
     settings.REQUEST_BROKER = {"TENANT": "tests.site.tenants.of_header"}
     one, two = letter("OneError", tenant="one"), letter("TwoError", tenant="two")
     client.force_login(User.objects.create_superuser("root"))
@@ -172,10 +172,10 @@ def test_the_admin_of_a_tenant_knows_its_own_only(client: Client, settings: Any)
         assert [status == 200 for status in found] == [each in seen for each in (one, two)]
 
 
-def test_the_admin_of_all_tenants_of_django_tenants_knows_all(
+def test_the_public_admin_of_django_tenants_shows_all(
     client: Client, settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another project may have a tenant whose name is that of its public schema."""
+    """Without django-tenants, a tenant may be named "public"."""
     (tmp_path / "django_tenants").mkdir()
     (tmp_path / "django_tenants" / "__init__.py").touch()
     monkeypatch.syspath_prepend(tmp_path)

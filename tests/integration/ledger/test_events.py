@@ -1,4 +1,4 @@
-"""Each transition is told once, when it is committed, whoever makes it, on every ledger."""
+"""Every ledger emits one event per transition, after the commit, whoever made the transition."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ USERS = (reaper, unreadable, former_queues, revocation, stopping, request, error
 
 @pytest.fixture(params=LEDGERS)
 def ledger(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
-    """A ledger, which workers and clients use. No process is forked here, so connections may stay."""
+    """The ledger that workers and clients use. No process is forked here, so connections may stay open."""
     with override_settings(REQUEST_BROKER={"QUEUES": QUEUES}):
         used = LEDGERS[request.param]()
         for module in USERS:
@@ -65,7 +65,7 @@ def ledger(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
 
 
 @pytest.fixture
-def heard(ledger: Ledger) -> list[Event]:
+def received(ledger: Ledger) -> list[Event]:
     events: list[Event] = []
     ledger.events.subscribe(events.append)
     return events
@@ -80,7 +80,7 @@ def accepted(ledger: Ledger, queue: str = "bulk", **facts: Any) -> Dispatch:
 
 
 def running(ledger: Ledger, times: int = 1, **facts: Any) -> Dispatch:
-    """In its first attempt, or the second one, which is the last."""
+    """Returns a dispatch in its first attempt, or in its second and last one."""
     dispatch = accepted(ledger, **facts)
     assert ledger.claim(dispatch.id, conf.queues["bulk"], HOSTNAME) == 1
     if times > 1:
@@ -94,7 +94,7 @@ def overdue(ledger: Ledger, **facts: Any) -> Dispatch:
 
 
 def reap(now: datetime) -> None:
-    """One pass that looks at everything."""
+    """Make one full pass."""
     one = reaper.Reaper(lambda: now)
     one._steady_since = now - LATER
     one._last_pass = now
@@ -109,7 +109,7 @@ def held_request(dispatch: Dispatch, *, runs: bool = True) -> Any:
 
 class Pool:
     def terminate_job(self, *_: Any) -> None:
-        """As those of processes can."""
+        """Pools of processes can terminate a job."""
 
 
 def conclude(ledger: Ledger, dispatch: Dispatch, outcome: Outcome) -> None:
@@ -117,7 +117,7 @@ def conclude(ledger: Ledger, dispatch: Dispatch, outcome: Outcome) -> None:
 
 
 def fail_task(dispatch: Dispatch) -> None:
-    """As Celery says that a task has failed in its first attempt."""
+    """Do what Celery does after the first attempt of a task failed."""
     task: Any = tasks.replay
     task.push_request(attempt=1)
     try:
@@ -172,8 +172,8 @@ WAYS: dict[str, tuple[Callable[[Ledger], Dispatch], Callable[[Ledger, Dispatch],
         lambda *_: reap(timezone.now() + timedelta(seconds=1)),
         "accepted expired",
     ),
-    "a look found it expired": (overdue, lambda ledger, d: ledger.find(d.id), "accepted expired"),
-    "its message came too late": (
+    "a lookup found it expired": (overdue, lambda ledger, d: ledger.find(d.id), "accepted expired"),
+    "its message arrived too late": (
         overdue,
         lambda ledger, d: ledger.close(d.id, conf.queues["bulk"]),
         "accepted expired",
@@ -214,15 +214,15 @@ WAYS: dict[str, tuple[Callable[[Ledger], Dispatch], Callable[[Ledger, Dispatch],
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_each_transition_is_told_once(ledger: Ledger, heard: list[Event], way: str) -> None:
+def test_each_transition_emits_one_event(ledger: Ledger, received: list[Event], way: str) -> None:
     begin, act, expected = WAYS[way]
     dispatch = begin(ledger)
     act(ledger, dispatch)
-    assert [str(event.kind) for event in heard] == expected.split()
-    assert {event.dispatch_id for event in heard} == {dispatch.id}
+    assert [str(event.kind) for event in received] == expected.split()
+    assert {event.dispatch_id for event in received} == {dispatch.id}
 
 
-def test_what_is_rolled_back_is_told_to_nobody() -> None:
+def test_a_rolled_back_transition_emits_nothing() -> None:
     events: list[Event] = []
     ledger = DatabaseLedger(Events(events.append))
     with pytest.raises(RuntimeError), transaction.atomic():
@@ -234,7 +234,7 @@ def test_what_is_rolled_back_is_told_to_nobody() -> None:
     assert [(event.kind, event.dispatch_id) for event in events] == [("accepted", dispatch.id)]
 
 
-def test_who_fails_to_hear_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_of_a_subscriber_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
     events: list[Event] = []
 
     def stumble(_event: Event) -> None:
@@ -248,7 +248,7 @@ def test_who_fails_to_hear_changes_nothing(caplog: pytest.LogCaptureFixture) -> 
     assert str(dispatch.id) in caplog.text
 
 
-def test_a_transition_costs_no_query_for_who_does_not_ask(django_assert_num_queries: Any) -> None:
+def test_an_event_costs_no_query_if_nobody_reads_the_dispatch(django_assert_num_queries: Any) -> None:
     ledger = DatabaseLedger(Events(wake, log, signal))
     dispatch = accepted(ledger)
     with django_assert_num_queries(1):
@@ -259,15 +259,15 @@ def test_the_log_has_a_line_for_each(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "broker_django.ledger")
     dispatch = accepted(configured)
     configured.cancel(dispatch.id)
-    told = [record for record in caplog.records if record.name == "broker_django.ledger"]
-    assert [record.getMessage() for record in told] == [
+    logged = [record for record in caplog.records if record.name == "broker_django.ledger"]
+    assert [record.getMessage() for record in logged] == [
         f"Dispatch {dispatch.id}: accepted",
         f"Dispatch {dispatch.id}: cancelled",
     ]
-    assert {record.dispatch_id for record in told} == {str(dispatch.id)}  # type: ignore[attr-defined]
+    assert {record.dispatch_id for record in logged} == {str(dispatch.id)}  # type: ignore[attr-defined]
 
 
-def test_signals_tell_projects(caplog: pytest.LogCaptureFixture) -> None:
+def test_signals_are_sent(caplog: pytest.LogCaptureFixture) -> None:
     received: list[tuple[str, State, int]] = []
 
     def accept(sender: type, dispatch: Dispatch, attempt: int, **_: Any) -> None:
@@ -297,7 +297,7 @@ def test_signals_tell_projects(caplog: pytest.LogCaptureFixture) -> None:
     assert "a receiver that fails" in caplog.text
 
 
-def test_the_documented_receiver_hears_of_a_failure() -> None:
+def test_the_documented_receiver_is_called_for_a_failure() -> None:
     [block] = re.findall(r"```python\n(.*?)```", (ROOT / "docs/reference/signals.md").read_text(), re.DOTALL)
     made: list[dict[str, Any]] = []
     failure = SimpleNamespace(objects=SimpleNamespace(create=lambda **values: made.append(values)))

@@ -1,4 +1,4 @@
-"""SECRET_KEY is rotated while dispatches wait, with the old key among the fallbacks and without."""
+"""SECRET_KEY is rotated while dispatches wait, with and without the old key in the fallbacks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ DROPPED = {"SECRET_KEY": NEW, "SECRET_KEY_FALLBACKS": []}
 
 @pytest.fixture(autouse=True)
 def not_eager() -> Iterator[None]:
-    """What is accepted waits: no test commits."""
+    """Accepted dispatches wait, because tests never commit."""
     get_app().conf.task_always_eager = False
     yield
     get_app().conf.task_always_eager = True
@@ -41,7 +41,7 @@ def not_eager() -> Iterator[None]:
 
 @pytest.fixture
 def published(monkeypatch: pytest.MonkeyPatch) -> list[SealedRequest]:
-    """What reapers hand to the message broker, which is empty."""
+    """Returns the requests that reapers publish. The message broker is empty."""
     handed: list[SealedRequest] = []
     monkeypatch.setattr(reaper, "publish", lambda record, _policy: bool(handed.append(record)) or True)
     monkeypatch.setattr(reaper, "waiting_messages", lambda _policy: 0)
@@ -60,14 +60,14 @@ def accepted(client: Client) -> tuple[DispatchRecord, str]:
 
 
 def deployed() -> None:
-    """The web processes have the present key: they have accepted something with it, which is done by now."""
+    """The web processes have the current key: a request that was accepted with it is done."""
     Client().post("/pay/", {"amount": "6"})
     newest = DispatchRecord.objects.latest("accepted_at")
     DispatchRecord.objects.filter(pk=newest.pk).update(state="succeeded", finished_at=newest.accepted_at, due_at=None)
 
 
 def run(record: DispatchRecord, argument: str | None = None) -> State:
-    """What a worker does with the message."""
+    """Do what a worker does with the message."""
     args = (sealing.task_argument(as_request(record)) if argument is None else argument,)
     tasks.replay.apply(args=args, task_id=str(record.pk), routing_key=record.queue, throw=False)
     record.refresh_from_db()
@@ -83,7 +83,7 @@ def after(record: DispatchRecord, **delta: float) -> datetime:
 
 
 @pytest.mark.parametrize("logged_in", [False, True])
-def test_with_the_old_key_as_a_fallback_everything_goes_on(client: Client, logged_in: bool) -> None:
+def test_with_the_old_key_as_a_fallback_everything_works(client: Client, logged_in: bool) -> None:
     if logged_in:
         with override_settings(SECRET_KEY=OLD):
             client.force_login(User.objects.create_user("ann"))
@@ -94,7 +94,7 @@ def test_with_the_old_key_as_a_fallback_everything_goes_on(client: Client, logge
         assert client.get(f"{location}response/").json()["paid"] == "5"
 
 
-def test_a_response_that_was_stored_before_is_read_after(client: Client) -> None:
+def test_a_response_that_was_stored_before_the_rotation_can_be_read(client: Client) -> None:
     record, location = accepted(client)
     with override_settings(SECRET_KEY=OLD):
         assert run(record) == State.SUCCEEDED
@@ -102,7 +102,7 @@ def test_a_response_that_was_stored_before_is_read_after(client: Client) -> None
         assert client.get(f"{location}response/").json()["paid"] == "5"
 
 
-def test_a_client_that_is_known_by_its_session_alone_stays_known(client: Client) -> None:
+def test_a_client_that_is_identified_by_its_session_stays_identified(client: Client) -> None:
     with override_settings(SECRET_KEY=OLD):
         ann = User.objects.create_user("ann")
         client.force_login(ann)
@@ -114,7 +114,7 @@ def test_a_client_that_is_known_by_its_session_alone_stays_known(client: Client)
         assert Client().get(f"{location}response/").status_code == 404
 
 
-def test_without_the_old_key_nothing_is_run_and_the_token_is_none(client: Client) -> None:
+def test_without_the_old_key_nothing_runs_and_the_token_is_invalid(client: Client) -> None:
     record, location = accepted(client)
     with override_settings(**DROPPED):
         assert run(record) == State.QUEUED
@@ -122,7 +122,7 @@ def test_without_the_old_key_nothing_is_run_and_the_token_is_none(client: Client
         assert {client.get(f"{location}{path}").status_code for path in ("", "response/", "events/")} == {404}
 
 
-def test_what_no_key_opens_is_not_published_for_ever_but_fails(client: Client, published: list[SealedRequest]) -> None:
+def test_a_request_that_no_key_opens_fails_after_a_deployment(client: Client, published: list[SealedRequest]) -> None:
     record, location = accepted(client)
     with override_settings(**DROPPED):
         deployed()
@@ -164,7 +164,7 @@ def test_a_worker_with_a_wrong_key_publishes_no_reference_to_a_file(
     assert [handed.dispatch.id for handed in published] == [record.pk]
 
 
-def test_what_failed_for_want_of_its_key_runs_again_when_the_key_is_back(
+def test_a_dispatch_that_failed_without_its_key_can_run_again_with_it(
     client: Client, published: list[SealedRequest]
 ) -> None:
     record, _location = accepted(client)
@@ -178,7 +178,7 @@ def test_what_failed_for_want_of_its_key_runs_again_when_the_key_is_back(
         assert run(record) == State.SUCCEEDED
 
 
-def test_what_was_run_again_has_its_time_to_be_deployed_anew(client: Client, published: Any) -> None:
+def test_a_revived_dispatch_waits_again_for_a_deployment(client: Client, published: Any) -> None:
     record, _location = accepted(client)
     with override_settings(**DROPPED):
         deployed()
@@ -192,7 +192,7 @@ def test_what_was_run_again_has_its_time_to_be_deployed_anew(client: Client, pub
     assert record.state == "failed"
 
 
-def test_what_no_key_opens_and_has_no_attempt_left_fails(client: Client, published: Any) -> None:
+def test_a_request_that_no_key_opens_fails_without_an_attempt_left(client: Client, published: Any) -> None:
     record, _location = accepted(client)
     spent = {"attempts": conf.queues[record.queue].max_attempts, "published_at": None}
     DispatchRecord.objects.update(due_at=after(record, minutes=15), **spent)
@@ -203,7 +203,7 @@ def test_what_no_key_opens_and_has_no_attempt_left_fails(client: Client, publish
     assert (record.state, record.error) == ("failed", "no attempt is left")
 
 
-def test_a_worker_with_the_newer_key_runs_what_an_older_one_put_off(client: Client, published: Any) -> None:
+def test_a_worker_with_the_newer_key_runs_what_an_older_one_postponed(client: Client, published: Any) -> None:
     record, _location = accepted(client)
     with override_settings(SECRET_KEY="older still" * 5):
         look(after(record, minutes=1))
@@ -214,7 +214,7 @@ def test_a_worker_with_the_newer_key_runs_what_an_older_one_put_off(client: Clie
 
 
 @pytest.mark.parametrize("argument", ["", "Zm9yZ2Vk" * 20, "AQ" * 100])
-def test_a_forged_message_fails_nobodys_dispatch(client: Client, published: Any, argument: str) -> None:
+def test_a_forged_message_fails_no_dispatch(client: Client, published: Any, argument: str) -> None:
     record, _location = accepted(client)
     with override_settings(**KEPT):
         for minutes in (1, 16, 60):
@@ -234,7 +234,7 @@ def test_a_request_that_was_altered_in_the_ledger_fails(client: Client, publishe
     assert "altered" in record.error
 
 
-def test_of_two_reapers_one_fails_it(client: Client, published: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_one_of_two_reapers_fails_it(client: Client, published: Any, caplog: pytest.LogCaptureFixture) -> None:
     record, _location = accepted(client)
     now = after(record, minutes=16)
     policy = conf.queues["payment"]

@@ -1,4 +1,4 @@
-"""A request that is too large for a message lies in a file; its reference travels."""
+"""A request that is too large for a message is stored in a file. The message contains a reference to it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]
 
 @pytest.fixture
 def not_eager() -> Iterator[None]:
-    """What is accepted waits: no test commits."""
+    """Accepted dispatches wait, because tests never commit."""
     get_app().conf.task_always_eager = False
     yield
     get_app().conf.task_always_eager = True
@@ -83,7 +83,7 @@ def accepted(client: Client, **options: Any) -> DispatchRecord:
 
 
 def replay(record: DispatchRecord, argument: str | None = None) -> DispatchRecord:
-    """What the worker does with the message."""
+    """Do what a worker does with the message."""
     task = get_app().tasks[TASK]
     args = (sealing.task_argument(as_request(record)) if argument is None else argument,)
     task.apply(args=args, task_id=str(record.pk), routing_key=record.queue, throw=False)
@@ -91,7 +91,7 @@ def replay(record: DispatchRecord, argument: str | None = None) -> DispatchRecor
     return record
 
 
-def test_a_large_body_arrives_byte_for_byte_and_its_file_goes(
+def test_a_large_body_arrives_unchanged_and_its_file_is_deleted(
     client: Client, storage: Storage, django_capture_on_commit_callbacks: Any
 ) -> None:
     with django_capture_on_commit_callbacks(execute=True):
@@ -109,12 +109,12 @@ def test_it_works_under_asgi(async_client: AsyncClient, storage: Storage) -> Non
     assert len(files(storage)) == 1
 
 
-def test_a_small_body_lies_in_no_file(client: Client, storage: Storage) -> None:
+def test_a_small_body_is_not_stored_in_a_file(client: Client, storage: Storage) -> None:
     assert post(client, b"small").content == b"small"
     assert files(storage) == []
 
 
-def test_the_row_and_the_message_are_small_and_the_storage_sees_only_ciphertext(
+def test_the_row_and_the_message_are_small_and_the_file_contains_only_ciphertext(
     client: Client, storage: Storage, not_eager: None
 ) -> None:
     record = accepted(client)
@@ -131,11 +131,11 @@ def test_the_row_and_the_message_are_small_and_the_storage_sees_only_ciphertext(
 
 
 def answer(record: DispatchRecord) -> Answer:
-    """Of a worker that is handed the reference to the file."""
+    """Returns the answer of a worker that receives the reference."""
     return tasks._answer(SimpleNamespace(is_eager=True), record.sealed_file, record.pk, record.queue, 1)
 
 
-def test_a_worker_that_sees_no_file_hands_the_dispatch_back(
+def test_a_worker_that_does_not_find_the_file_hands_the_dispatch_back(
     client: Client, storage: Storage, not_eager: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     record = accepted(client)
@@ -182,7 +182,7 @@ def test_a_storage_that_does_not_answer_is_asked_again(
     assert found.error.startswith(f"{NOT_REACHED}: the stored request body cannot be read: ")
 
 
-def test_a_reference_is_good_for_its_dispatch_and_queue_alone(
+def test_a_reference_is_valid_only_for_its_dispatch_and_queue(
     client: Client, storage: Storage, not_eager: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     record, other = accepted(client), accepted(client)
@@ -199,7 +199,7 @@ def test_a_reference_is_good_for_its_dispatch_and_queue_alone(
 
 
 @pytest.mark.parametrize("error", [OperationalError("database is locked"), KeyboardInterrupt()])
-def test_where_the_row_cannot_be_written_the_file_goes_again(
+def test_the_file_is_deleted_if_the_row_cannot_be_written(
     client: Client, storage: Storage, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
     def fail(_request: SealedRequest) -> None:
@@ -215,7 +215,7 @@ def test_where_the_row_cannot_be_written_the_file_goes_again(
     assert files(storage) == []
 
 
-def test_a_storage_that_takes_nothing_is_a_503(client: Client) -> None:
+def test_a_failing_storage_is_a_503(client: Client) -> None:
     with override_settings(STORAGES={"sealed": {"BACKEND": f"{__name__}.Silent"}}, REQUEST_BROKER=BROKER):
         response = post(client)
         assert (response.status_code, response["Retry-After"]) == (503, "5")
@@ -223,19 +223,19 @@ def test_a_storage_that_takes_nothing_is_a_503(client: Client) -> None:
         assert post(client, b"small").status_code == 200
 
 
-def test_on_outage_says_what_happens_while_the_storage_takes_nothing(client: Client) -> None:
+def test_on_outage_applies_to_a_failing_storage(client: Client) -> None:
     broker = {**BROKER, "QUEUES": {"bulk": {"on_outage": "run_now"}}}
     with override_settings(STORAGES={"sealed": {"BACKEND": f"{__name__}.Silent"}}, REQUEST_BROKER=broker):
         assert post(client).content == LARGE
 
 
-def test_max_body_size_bounds_what_is_stored(client: Client, storage: Storage) -> None:
+def test_max_body_size_limits_what_is_stored(client: Client, storage: Storage) -> None:
     with override_settings(REQUEST_BROKER={**BROKER, "MAX_BODY_SIZE": len(LARGE) - 1}):
         assert post(client).status_code == 413
     assert files(storage) == []
 
 
-def test_a_failed_dispatch_keeps_its_file_until_somebody_discards_it(
+def test_a_failed_dispatch_keeps_its_file_until_it_is_discarded(
     client: Client, storage: Storage, not_eager: None, django_capture_on_commit_callbacks: Any
 ) -> None:
     client.raise_request_exception = False
@@ -247,7 +247,7 @@ def test_a_failed_dispatch_keeps_its_file_until_somebody_discards_it(
     assert files(storage) == []
 
 
-def test_the_file_goes_with_the_dispatch(client: Client, storage: Storage, not_eager: None) -> None:
+def test_the_file_is_deleted_with_the_dispatch(client: Client, storage: Storage, not_eager: None) -> None:
     record = accepted(client)
     ledger.cancel(record.pk)
     later = timezone.now() + timedelta(days=6)
@@ -255,19 +255,17 @@ def test_the_file_goes_with_the_dispatch(client: Client, storage: Storage, not_e
     assert (sum(retention.keep_house(later + timedelta(days=2))), files(storage)) == (1, [])
 
 
-def test_what_is_deleted_from_the_ledger_is_so_though_the_storage_does_not_answer(
+def test_dispatches_are_deleted_even_if_the_storage_does_not_answer(
     client: Client, storage: Storage, not_eager: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     record = accepted(client)
     ledger.cancel(record.pk)
     with override_settings(STORAGES={"sealed": {"BACKEND": f"{__name__}.Silent"}}):
         assert sum(retention.keep_house(timezone.now() + timedelta(days=8))) == 1
-    assert f"{record.sealed_file} is left behind" in caplog.text
+    assert f"{record.sealed_file} was not deleted" in caplog.text
 
 
-def test_a_dispatch_that_is_run_again_by_somebody_still_has_its_file(
-    client: Client, storage: Storage, not_eager: None
-) -> None:
+def test_a_revived_dispatch_still_has_its_file(client: Client, storage: Storage, not_eager: None) -> None:
     client.raise_request_exception = False
     record = replay(accepted(client, path="/broken/"))
     assert ledger.revive(record.pk, "ann")
@@ -307,14 +305,14 @@ def test_files_of_another_database_with_the_same_key_stay(
     assert len(files(storage)) == 3
 
 
-def test_a_file_whose_name_says_nothing_of_a_ledger_is_read(client: Client, storage: Storage, not_eager: None) -> None:
+def test_a_file_without_a_ledger_suffix_is_read(client: Client, storage: Storage, not_eager: None) -> None:
     record = accepted(client)
     former = storage.save(f"request_broker/{record.pk}", ContentFile(bodies.read(record.sealed_file)))
     DispatchRecord.objects.update(sealed_file=former)
     assert replay(record).state == "succeeded"
 
 
-def test_where_nothing_was_ever_stored_there_is_nothing_to_sweep(storage: Storage) -> None:
+def test_there_is_nothing_to_sweep_if_nothing_was_stored(storage: Storage) -> None:
     assert retention.sweep() == 0
 
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 TABLE = DispatchRecord._meta.db_table
 
 
-def looks() -> None:
-    """Passes that look at everything, the first only after a while at the leases."""
+def passes() -> None:
+    """Make full passes of the reaper. Only the later ones check the leases."""
     clock = timezone.now()
     look = Reaper(lambda: clock).look
     for _ in range(5):
@@ -34,23 +34,21 @@ def looks() -> None:
 
 
 def statements(use: Callable[[], Any]) -> set[str]:
-    """What it has the database do with dispatches."""
+    """Returns the statements for the table of dispatches."""
     with CaptureQueriesContext(connection) as queries:
         use()
     return {query["sql"] for query in queries if TABLE in query["sql"]}
 
 
 def plan(statement: str) -> list[str]:
-    """How the database would read dispatches for it; PostgreSQL, as if there were more than a few."""
+    """Returns the query plan. PostgreSQL plans as if the table were large."""
     with connection.cursor() as cursor:
         if connection.vendor == "sqlite":
             cursor.execute(f"EXPLAIN QUERY PLAN {statement}")
             return [row[3] for row in cursor.fetchall() if TABLE in row[3]]
         if connection.vendor == "mysql":
             cursor.execute(f"EXPLAIN {statement}")
-            return [
-                f"possible keys: {row[4]}" for row in cursor.fetchall() if row[2] == TABLE
-            ]  # of a few rows it reads all
+            return [f"possible keys: {row[4]}" for row in cursor.fetchall() if row[2] == TABLE]  # it scans small tables
         cursor.execute("SET LOCAL enable_seqscan = off")
         cursor.execute(f"EXPLAIN {statement}")
         return [row[0] for row in cursor.fetchall()]
@@ -66,8 +64,8 @@ def is_indexed(statement: str) -> bool:
 
 
 @pytest.fixture
-def all_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that was published long ago, in a queue that is not empty: its message may be lost."""
+def lost_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dispatch that was published long ago. Its queue is not empty, but its message may be lost."""
     late = timezone.now() - timedelta(hours=1)
     DispatchRecord.objects.create(
         queue="bulk", method="GET", path="/", route="/", sealed=b"s", accepted_at=late, published_at=late
@@ -76,23 +74,23 @@ def all_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(reaper.handed, "bulk", late.timestamp())
 
 
-def test_the_reaper_finds_all_that_is_due_in_an_index(all_looked_for: None) -> None:
-    seen = statements(looks)
+def test_the_reaper_uses_indexes(lost_message: None) -> None:
+    seen = statements(passes)
     assert len(seen) > len(conf.queues) + 3
     assert [statement for statement in seen if not is_indexed(statement)] == []
 
 
-def test_the_housekeeping_finds_what_is_old_in_an_index() -> None:
+def test_housekeeping_uses_indexes() -> None:
     seen = statements(lambda: list(retention.keep_house(of_former_queues=True)))
     assert len(seen) > len(retention.DONE) * len(conf.queues)
     assert [statement for statement in seen if not is_indexed(statement)] == []
 
 
-def test_the_load_of_a_queue_is_measured_in_an_index(all_looked_for: None) -> None:
+def test_measuring_the_load_of_a_queue_uses_indexes(lost_message: None) -> None:
     seen = statements(lambda: capacity.measure("bulk", conf.queues["bulk"], timezone.now()))
     assert [statement for statement in seen if not is_indexed(statement)] == []
 
 
-def test_what_the_ledger_holds_of_a_queue_is_found_in_an_index() -> None:
+def test_holds_up_uses_an_index() -> None:
     seen = statements(lambda: ledger.holds_up("bulk"))
     assert [statement for statement in seen if not is_indexed(statement)] == []

@@ -23,15 +23,15 @@ def test_every_state_can_be_reached_from_the_first():
 
 
 @pytest.mark.parametrize("state", State)
-def test_sources_and_followers_say_the_same(state):
+def test_sources_and_followers_agree(state):
     assert set(sources(state)) == {before for before in State if state in FOLLOWERS[before]}
     assert not any(before.done for before in sources(state))
 
 
-def test_what_runs_is_cancelled_but_does_not_expire():
+def test_a_running_dispatch_can_be_cancelled_but_does_not_expire():
     assert sources(State.CANCELLED) == (State.QUEUED, State.RUNNING)
     assert sources(State.EXPIRED) == (State.QUEUED,)
 
 
-def test_only_what_is_done_can_be_revived():
+def test_only_final_states_can_be_revived():
     assert all(state.done for state in REVIVABLE)

@@ -60,16 +60,16 @@ def published(record: DispatchRecord) -> None:
     DispatchRecord.objects.filter(pk=record.pk).update(due_at=None)
 
 
-def test_a_claim_that_had_to_wait_for_the_database_holds_a_whole_lease(now):
+def test_a_delayed_claim_gets_a_whole_lease(now):
     record, late = accepted(now, expires=100), accepted(now, expires=20)
     later = now + timedelta(seconds=60)
     assert ledger.claim(record.pk, POLICY, "slow", later, first_asked=now) == 1
     record.refresh_from_db()
     assert (record.started_at, record.due_at) == (now, later + LEASE)
-    assert ledger.claim(late.pk, POLICY, "slow", later, first_asked=now) == 0, "nobody wants it any more by then"
+    assert ledger.claim(late.pk, POLICY, "slow", later, first_asked=now) == 0, "it has expired by then"
 
 
-def test_a_claim_whose_answer_was_lost_is_found_and_held_anew(now):
+def test_a_repeated_claim_renews_the_first_one(now):
     record = accepted(now)
     later = now + timedelta(seconds=60)
     assert ledger.claim(record.pk, POLICY, "here", now, first_asked=now) == 1
@@ -79,7 +79,7 @@ def test_a_claim_whose_answer_was_lost_is_found_and_held_anew(now):
     assert (record.attempts, record.due_at) == (1, later + LEASE)
 
 
-def test_a_lease_that_ran_out_is_lost_and_the_next_attempt_has_the_dispatch(now):
+def test_after_a_lease_ends_the_next_attempt_claims_the_dispatch(now):
     record = accepted(now)
     ledger.claim(record.pk, POLICY, "first", now)
     assert lost(record, now + LEASE - MOMENT) is None
@@ -94,7 +94,7 @@ def test_a_lease_that_ran_out_is_lost_and_the_next_attempt_has_the_dispatch(now)
     assert (attempt.number, attempt.worker, attempt.started_at, attempt.error) == (1, "first", now, "the lease ran out")
 
 
-def test_a_lease_that_is_renewed_holds(now):
+def test_a_renewed_lease_is_valid(now):
     records = [accepted(now), accepted(now)]
     claims = [(record.pk, ledger.claim(record.pk, POLICY, "", now)) for record in records]
     later = now + LEASE - MOMENT
@@ -113,25 +113,25 @@ def test_a_dispatch_is_started_as_often_as_its_policy_says(now):
 
 
 @pytest.mark.parametrize(
-    ("policy", "told"),
+    ("policy", "error"),
     [
         ({"max_attempts": 1}, "the lease ran out"),
         (
             {"delivery": "at_most_once"},
-            "the lease ran out; it is not run again, for the queue delivers at most once",
+            "the lease ran out; it is not run again because the queue delivers at most once",
         ),
     ],
 )
-def test_what_is_lost_and_may_not_run_again_fails(now, settings, policy, told):
+def test_a_lost_dispatch_that_may_not_run_again_fails(now, settings, policy, error):
     settings.REQUEST_BROKER = {"QUEUES": {"bulk": policy}}
     record = accepted(now)
     ledger.claim(record.pk, conf.queues["bulk"], "", now)
     assert lost(record, now + LEASE) is State.FAILED
     record.refresh_from_db()
-    assert (record.error, record.due_at, bytes(record.sealed)) == (told, None, b"sealed")
+    assert (record.error, record.due_at, bytes(record.sealed)) == (error, None, b"sealed")
 
 
-def test_a_failed_attempt_waits_for_its_next(now):
+def test_a_failed_attempt_is_retried_later(now):
     record = accepted(now)
     ledger.claim(record.pk, POLICY, "first", now)
     due = ledger.retry(record.pk, Run(1), POLICY, replace(BROKEN, retry_after=20.0), now)
@@ -139,21 +139,21 @@ def test_a_failed_attempt_waits_for_its_next(now):
     record.refresh_from_db()
     assert (record.state, record.due_at, record.published_at, record.attempts) == (State.QUEUED, due, None, 1)
     assert [(each.number, each.response_status) for each in record.ended_attempts.all()] == [(1, 503)]
-    assert ledger.claim(record.pk, POLICY, "", due) == 0, "it is the reaper's to publish"
+    assert ledger.claim(record.pk, POLICY, "", due) == 0, "the reaper must publish it first"
     published(record)
     assert ledger.claim(record.pk, POLICY, "", due) == 2
     assert ledger.retry(record.pk, Run(2), POLICY, BROKEN, due) is None, "that was the last"
 
 
 @pytest.mark.parametrize("outcome", [DONE, replace(BROKEN, retriable=False), replace(BROKEN, retry_after=11.0)])
-def test_what_would_end_the_same_or_too_late_is_not_tried_again(now, outcome):
+def test_a_useless_or_late_retry_is_refused(now, outcome):
     record = accepted(now, expires=10)
     ledger.claim(record.pk, POLICY, "", now)
     assert ledger.retry(record.pk, Run(1), POLICY, outcome, now) is None
     assert state_of(record) is State.RUNNING
 
 
-def test_an_attempt_that_was_taken_over_is_not_tried_again(now):
+def test_an_attempt_that_was_replaced_is_not_retried(now):
     record = accepted(now)
     ledger.claim(record.pk, POLICY, "", now)
     ledger.lose(record.pk, Run(), "the worker process was lost", now)
@@ -161,7 +161,7 @@ def test_an_attempt_that_was_taken_over_is_not_tried_again(now):
     assert ledger.retry(record.pk, Run(1), POLICY, BROKEN, now) is None
 
 
-def test_a_dispatch_that_the_message_broker_did_not_take_waits_in_the_ledger(now):
+def test_a_dispatch_that_could_not_be_published_waits_in_the_ledger(now):
     record = accepted(now)
     ledger.postpone(record.pk, now + LEASE)
     record.refresh_from_db()
@@ -169,7 +169,7 @@ def test_a_dispatch_that_the_message_broker_did_not_take_waits_in_the_ledger(now
     ledger.claim(record.pk, POLICY, "", now)
     ledger.postpone(record.pk, now)
     record.refresh_from_db()
-    assert record.due_at == now + LEASE, "it runs: the message broker had taken it after all"
+    assert record.due_at == now + LEASE, "it runs, so the message broker had accepted it"
 
 
 def test_the_response_of_a_finished_dispatch_is_due_to_be_dropped(now, monkeypatch):
@@ -203,7 +203,7 @@ def test_a_dead_letter_runs_again_with_all_its_attempts(now):
     ledger.conclude(record.pk, 1, POLICY, BROKEN, now=now)
     later = now + timedelta(days=1)
     assert ledger.revive(record.pk, "root", later)
-    assert not ledger.revive(record.pk, "root", later), "it is none any more"
+    assert not ledger.revive(record.pk, "root", later), "it is no longer a dead letter"
     record.refresh_from_db()
     assert (record.state, record.due_at, record.error, as_dispatch(record).summary()) == (State.QUEUED, later, "", None)
     assert record.expires_at == later + timedelta(seconds=100)
@@ -234,8 +234,8 @@ def test_only_dead_letters_run_again_or_are_discarded(now):
     assert [each.action for each in dead.actions.all()] == ["discard"]
 
 
-def test_only_the_attempt_that_is_meant_is_lost_or_given_up(now):
-    """A worker that lost the lease of the first attempt tells late that its process is gone."""
+def test_only_the_matching_attempt_is_lost_or_given_up(now):
+    """The worker of the first attempt, which lost its lease, reports too late that its process was lost."""
     record = accepted(now)
     ledger.claim(record.pk, POLICY, "first", now)
     lost(record, now + LEASE)
@@ -266,14 +266,14 @@ def test_a_lease_that_is_renewed_meanwhile_does_not_end_the_retries(now, monkeyp
     assert ledger.retry(record.pk, Run(1), POLICY, BROKEN, now) == now + timedelta(seconds=1)
 
 
-def test_a_claim_is_found_again_by_who_made_it(now):
+def test_only_the_worker_that_made_a_claim_finds_it_again(now):
     record = accepted(now)
     assert [ledger.claim(record.pk, POLICY, "worker", now) for _ in range(2)] == [1, 1]
     assert ledger.claim(record.pk, POLICY, "worker", now + MOMENT) == 0
     assert ledger.claim(record.pk, POLICY, "another", now) == 0
 
 
-def test_what_has_no_attempt_left_since_its_queue_allows_fewer_fails(now):
+def test_a_dispatch_fails_if_its_queue_now_allows_fewer_attempts(now):
     record = accepted(now)
     ledger.claim(record.pk, POLICY, "", now)
     ledger.lose(record.pk, Run(), "the worker process was lost", now)
@@ -284,7 +284,7 @@ def test_what_has_no_attempt_left_since_its_queue_allows_fewer_fails(now):
     assert ledger.close(accepted(now).pk, fewer, now) is None
 
 
-def test_what_runs_is_stopped_on_its_worker(now):
+def test_an_attempt_is_stopped_only_on_its_worker(now):
     record = accepted(now)
     assert not ledger.stop(record.pk, Run(1, "here"), now)
     ledger.claim(record.pk, POLICY, "here", now)
@@ -294,7 +294,7 @@ def test_what_runs_is_stopped_on_its_worker(now):
     assert state_of(record) is State.CANCELLED
 
 
-def test_what_expired_is_not_run_and_what_has_not_is_not_expired(now):
+def test_a_dispatch_expires_in_time_and_does_not_run_later(now):
     record = accepted(now, expires=10)
     end = now + timedelta(seconds=10)
     assert not ledger.expire(record.pk, end - timedelta(microseconds=1))
@@ -305,12 +305,12 @@ def test_what_expired_is_not_run_and_what_has_not_is_not_expired(now):
     assert (record.state, record.finished_at) == (State.EXPIRED, end)
 
 
-def test_what_never_expires_does_not(now):
+def test_a_dispatch_without_expires_at_does_not_expire(now):
     record = accepted(now)
     assert not ledger.expire(record.pk, now + timedelta(days=9_999))
 
 
-def test_what_is_cancelled_stays_so_and_is_not_run(now):
+def test_a_cancelled_dispatch_stays_cancelled_and_does_not_run(now):
     record = accepted(now)
     ledger.cancel(record.pk, now)
     ledger.cancel(record.pk, now + LEASE)
@@ -319,7 +319,7 @@ def test_what_is_cancelled_stays_so_and_is_not_run(now):
     assert ledger.claim(record.pk, POLICY, "", now) == 0
 
 
-def test_what_runs_or_is_done_cannot_be_cancelled(now):
+def test_a_running_or_finished_dispatch_cannot_be_cancelled(now):
     record = accepted(now)
     ledger.claim(record.pk, POLICY, "", now)
     with pytest.raises(DispatchConflictError, match="running"):
@@ -340,7 +340,7 @@ def test_an_outcome_is_recorded_once(now):
     assert as_dispatch(record).summary() == {"status": 502, "content_type": ("text/html" * 100)[:255], "size": 7}
 
 
-def test_an_outcome_without_a_response_has_none(now):
+def test_an_outcome_may_have_no_response(now):
     record = accepted(now)
     ledger.claim(record.pk, POLICY, "", now)
     ledger.conclude(record.pk, 1, POLICY, Outcome(error="lost"), now=now)
@@ -354,7 +354,7 @@ def test_an_id_is_accepted_once(now):
         accept(DispatchRecord(pk=record.pk, accepted_at=now, sealed=b""))
 
 
-def test_a_dispatch_that_is_not_there_is_not_to_be_had(now):
+def test_an_unknown_dispatch_has_no_transitions(now):
     nobody = uuid.uuid4()
     assert ledger.claim(nobody, POLICY, "", now) == 0
     assert not ledger.conclude(nobody, 1, POLICY, DONE, now=now)
@@ -364,13 +364,13 @@ def test_a_dispatch_that_is_not_there_is_not_to_be_had(now):
         ledger.cancel(nobody, now)
 
 
-def test_what_is_looked_at_after_its_time_is_expired(now):
+def test_finding_an_overdue_dispatch_expires_it(now):
     long_ago = now.replace(year=2020)
     assert ledger.find(accepted(long_ago, expires=10).pk).state is State.EXPIRED
     assert ledger.find(accepted(long_ago).pk).state is State.QUEUED
 
 
-def test_the_sealed_request_is_not_read_for_a_look(now, django_assert_num_queries):
+def test_find_does_not_read_the_sealed_request(now, django_assert_num_queries):
     record = accepted(now)
     with django_assert_num_queries(1) as queries:
         found = ledger.find(record.pk)
@@ -389,7 +389,7 @@ def test_a_first_claim_is_one_statement_and_a_later_one_at_most_three(now, djang
 
 
 @given(st.text(max_size=10), st.integers(0, PATH_LENGTH + 5))
-def test_a_path_of_any_length_is_kept_as_far_as_there_is_room(end, length):
+def test_a_long_path_is_truncated(end, length):
     path = "/" * length + end.replace("\0", "")
     kept = truncated(path)
     assert len(kept) == min(len(path), PATH_LENGTH)

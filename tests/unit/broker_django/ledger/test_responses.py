@@ -61,8 +61,8 @@ def test_a_terminal_state_stays(backend, terminal, late):
 
 
 @pytest.mark.parametrize("late", [states.STARTED, states.RETRY, states.SUCCESS, states.FAILURE])
-def test_what_was_revoked_may_have_run_nevertheless(backend, late):
-    """Whichever worker hears of it notes it as revoked, also while another one runs it."""
+def test_a_final_state_replaces_revoked(backend, late):
+    """Any worker may store REVOKED, even while another worker runs the task."""
     store(backend, "a", states.REVOKED, "revoked")
     store(backend, "a", late, "late")
     assert backend.get_task_meta("a")["status"] == (late if late in results.ENDED else states.REVOKED)
@@ -70,7 +70,7 @@ def test_what_was_revoked_may_have_run_nevertheless(backend, late):
 
 @settings(max_examples=30)
 @given(st.lists(STATES, min_size=1, max_size=6))
-def test_whatever_the_order_the_first_terminal_state_stays_else_the_last(reported):
+def test_in_any_order_the_first_final_state_stays(reported):
     backend, task_id = DatabaseBackend(app=get_app()), str(uuid.uuid4())
     for number, status in enumerate(reported):
         store(backend, task_id, status, number)
@@ -86,7 +86,7 @@ def test_a_store_is_one_statement_or_two(backend, django_assert_num_queries):
         store(backend, "a", states.SUCCESS, 1)
 
 
-def test_what_expired_is_deleted_in_chunks_and_the_rest_is_kept(backend, monkeypatch, django_assert_max_num_queries):
+def test_expired_results_are_deleted_in_chunks(backend, monkeypatch, django_assert_max_num_queries):
     monkeypatch.setattr(results, "CHUNK", 4)
     backend.expires = timedelta(days=1)
     for number in range(13):
@@ -102,7 +102,7 @@ def test_what_expired_is_deleted_in_chunks_and_the_rest_is_kept(backend, monkeyp
     assert sum("DELETE" in query["sql"] for query in queries) == 6
 
 
-def test_nothing_is_deleted_where_results_never_expire(backend):
+def test_nothing_is_deleted_if_results_never_expire(backend):
     backend.expires = None
     TaskResult.objects.create(task_id="a")
     TaskResult.objects.update(date_done=timezone.now() - timedelta(days=999))
@@ -139,7 +139,7 @@ def test_outcome_and_response_are_recorded_together(configured, django_assert_ma
     assert configured.AsyncResult(str(record.pk)).get(timeout=1)["status"] == 201
 
 
-def test_where_the_response_cannot_be_stored_no_outcome_is_recorded(configured, monkeypatch):
+def test_no_outcome_is_recorded_if_the_response_cannot_be_stored(configured, monkeypatch):
     record = running(timezone.now())
 
     def refuse(execute, sql, *args):

@@ -38,7 +38,7 @@ def left() -> set[uuid.UUID]:
     return set(DispatchRecord.objects.values_list("pk", flat=True))
 
 
-def test_what_is_too_old_is_deleted_in_chunks(now: datetime, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_dispatches_are_deleted_in_chunks(now: datetime, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retention, "CHUNK", 2)
     for number in range(5):
         finished(now - 8 * DAY - number * DAY)
@@ -47,7 +47,7 @@ def test_what_is_too_old_is_deleted_in_chunks(now: datetime, monkeypatch: pytest
     assert left() == {kept.pk}
 
 
-def test_the_queue_and_the_state_say_how_long_a_dispatch_is_kept(now: datetime) -> None:
+def test_queue_and_state_determine_how_long_a_dispatch_is_kept(now: datetime) -> None:
     queues = {"bulk": {"retention": {"succeeded": 60}}, "payment": {"retention": 3_600}}
     before = now - timedelta(minutes=30)
     finished(before)
@@ -58,7 +58,7 @@ def test_the_queue_and_the_state_say_how_long_a_dispatch_is_kept(now: datetime) 
         assert sum(retention.keep_house(now + timedelta(hours=1))) == 1
 
 
-def test_what_is_not_done_stays(now: datetime) -> None:
+def test_unfinished_dispatches_are_kept(now: datetime) -> None:
     long_ago = now - 100 * DAY
     waiting = finished(long_ago, State.QUEUED)
     DispatchRecord.objects.update(finished_at=None)
@@ -68,7 +68,7 @@ def test_what_is_not_done_stays(now: datetime) -> None:
     assert left() == {waiting.pk, running.pk}
 
 
-def test_all_that_belongs_to_a_dispatch_goes_with_it(now: datetime) -> None:
+def test_everything_that_belongs_to_a_dispatch_is_deleted_with_it(now: datetime) -> None:
     old, young = finished(now - 8 * DAY), finished(now)
     for record in (old, young):
         stored(record)
@@ -80,7 +80,7 @@ def test_all_that_belongs_to_a_dispatch_goes_with_it(now: datetime) -> None:
     assert set(TaskResult.objects.values_list("task_id", flat=True)) == {str(young.pk)}
 
 
-def test_a_dispatch_that_the_project_protects_holds_up_no_other_queue(
+def test_a_protected_dispatch_does_not_block_other_queues(
     now: datetime, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def protect(instance: DispatchRecord, **_: Any) -> None:
@@ -98,7 +98,7 @@ def test_a_dispatch_that_the_project_protects_holds_up_no_other_queue(
     assert "cannot be deleted: ProtectedError" in caplog.text
 
 
-def test_nothing_is_written_where_nothing_is_old(now: datetime) -> None:
+def test_nothing_is_written_if_nothing_is_old(now: datetime) -> None:
     for state in retention.DONE:
         finished(now, state)
     with CaptureQueriesContext(connection) as queries:
@@ -106,7 +106,7 @@ def test_nothing_is_written_where_nothing_is_old(now: datetime) -> None:
     assert {query["sql"].split()[0] for query in queries} == {"SELECT"}
 
 
-def test_what_was_run_again_is_kept_from_its_new_end(now: datetime) -> None:
+def test_the_retention_of_a_revived_dispatch_starts_again(now: datetime) -> None:
     record = finished(now - 40 * DAY, State.FAILED)
     assert ledger.revive(record.pk, "ann", now)
     assert sum(retention.keep_house(now)) == 0
@@ -115,7 +115,7 @@ def test_what_was_run_again_is_kept_from_its_new_end(now: datetime) -> None:
     assert sum(retention.keep_house(now + 31 * DAY)) == 1
 
 
-def test_dispatches_of_former_queues_are_deleted_when_that_is_asked_for(now: datetime) -> None:
+def test_dispatches_of_former_queues_are_deleted_on_request(now: datetime) -> None:
     for queue in ("alpha", "former", "zulu"):
         finished(now - 8 * DAY, queue=queue)
     kept = finished(now, queue="former")
@@ -124,7 +124,7 @@ def test_dispatches_of_former_queues_are_deleted_when_that_is_asked_for(now: dat
     assert left() == {kept.pk}
 
 
-def test_a_response_is_dropped_when_its_time_is_over(now: datetime) -> None:
+def test_a_response_is_dropped_when_it_is_due(now: datetime) -> None:
     due, later = finished(now, due_at=now), finished(now, due_at=now + DAY)
     stored(due)
     stored(later)
@@ -134,7 +134,7 @@ def test_a_response_is_dropped_when_its_time_is_over(now: datetime) -> None:
     assert due.due_at is None
 
 
-def test_responses_that_are_due_are_settled_in_chunks(now: datetime, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_due_responses_are_dropped_in_chunks(now: datetime, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retention, "CHUNK", 2)
     for state in (State.SUCCEEDED, State.SUCCEEDED, State.SUCCEEDED, State.FAILED):
         finished(now, state, due_at=now)
@@ -142,7 +142,7 @@ def test_responses_that_are_due_are_settled_in_chunks(now: datetime, monkeypatch
     assert not DispatchRecord.objects.exclude(due_at=None).exists()
 
 
-def test_a_kept_response_is_handed_over(now: datetime) -> None:
+def test_a_kept_response_is_stored_later(now: datetime) -> None:
     record = finished(now, due_at=now, kept_response=b"sealed", response_status=200)
     assert sum(retention.keep_house(now)) == 0
     record.refresh_from_db()
@@ -150,7 +150,7 @@ def test_a_kept_response_is_handed_over(now: datetime) -> None:
     assert get_app().backend.get_task_meta(str(record.pk))["result"]["sealed"] == "sealed"
 
 
-def test_a_kept_response_stays_while_the_result_store_does_not_take_it(
+def test_a_kept_response_stays_while_the_result_store_refuses_it(
     now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(results, "store", lambda *_: False)
@@ -160,7 +160,7 @@ def test_a_kept_response_stays_while_the_result_store_does_not_take_it(
     assert bytes(record.kept_response or b"") == b"sealed"
 
 
-def test_a_response_that_the_result_store_never_takes_holds_up_no_other(
+def test_a_response_that_is_always_refused_does_not_block_others(
     now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = {"due_at": now, "kept_response": b"sealed", "response_status": 200}

@@ -26,7 +26,7 @@ def test_a_token_is_read_as_the_id_it_was_issued_for(dispatch_id):
 
 
 @given(st.uuids(), st.datetimes(datetime(2020, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)))
-def test_a_dispatch_has_one_token_until_its_time_is_over(dispatch_id, accepted):
+def test_a_dispatch_has_one_token_until_it_expires(dispatch_id, accepted):
     with override_settings(REQUEST_BROKER={"TOKEN_MAX_AGE": 60}):
         token = tokens.issue(dispatch_id, accepted)
         assert token == tokens.issue(dispatch_id, accepted.replace(microsecond=0))
@@ -39,13 +39,13 @@ def test_a_dispatch_has_one_token_until_its_time_is_over(dispatch_id, accepted):
 @given(
     st.text() | st.text(st.characters(), max_size=40) | st.uuids().map(str) | st.uuids().map(lambda other: other.hex)
 )
-def test_any_other_text_is_of_no_dispatch(text):
+def test_any_other_text_is_not_a_token(text):
     with pytest.raises(DispatchNotFoundError):
         tokens.read(text)
 
 
 @given(st.uuids(), st.data())
-def test_a_changed_token_is_of_no_dispatch(dispatch_id, data):
+def test_a_changed_token_is_invalid(dispatch_id, data):
     token = tokens.issue(dispatch_id, NOW)
     place = data.draw(st.integers(0, len(token) - 1))
     changed = token[:place] + data.draw(st.characters() | st.just("")) + token[place + 1 :]
@@ -55,19 +55,19 @@ def test_a_changed_token_is_of_no_dispatch(dispatch_id, data):
 
 
 @given(st.uuids(), st.uuids())
-def test_the_signature_of_one_dispatch_is_none_for_another(one, other):
+def test_the_signature_of_one_dispatch_is_invalid_for_another(one, other):
     if one != other:
         with pytest.raises(DispatchNotFoundError):
             tokens.read(tokens.issue(one, NOW).replace(one.hex, other.hex))
 
 
-def test_a_signature_made_for_something_else_is_none():
+def test_a_signature_with_another_salt_is_invalid():
     with pytest.raises(DispatchNotFoundError):
         tokens.read(Signer(sep=".").sign(uuid.uuid4().hex))
 
 
 @pytest.mark.parametrize("text", ["not an id", uuid.UUID(int=1).hex, f"{uuid.UUID(int=1).hex}-", "-1uvM2l", "x-1uvM2l"])
-def test_something_else_signed_is_no_token(text):
+def test_another_signed_text_is_not_a_token(text):
     with pytest.raises(DispatchNotFoundError):
         tokens.read(Signer(sep=".", salt="request_broker.token").sign(text))
 

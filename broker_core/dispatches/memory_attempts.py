@@ -1,0 +1,159 @@
+"""How a ledger in memory begins and ends attempts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from broker_core.dispatches import transitions
+from broker_core.dispatches.dispatch import (
+    CONTENT_TYPE_LENGTH,
+    NOT_REACHED,
+    WORKER_LENGTH,
+    Outcome,
+    Run,
+    State,
+    storable,
+)
+from broker_core.dispatches.events import Kind
+from broker_core.dispatches.memory_entries import Entries, is_claimable, locked
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from datetime import datetime, timedelta
+    from uuid import UUID
+
+    from broker_core.policies import QueuePolicy
+
+
+class MemoryAttempts:
+    """A part of `MemoryLedger`."""
+
+    queues_configured: Mapping[str, QueuePolicy]
+    lease: timedelta
+    _entries: Entries
+    _clock: Callable[[], datetime]
+
+    @locked
+    def claim(
+        self,
+        dispatch_id: UUID,
+        policy: QueuePolicy,
+        worker: str,
+        now: datetime | None = None,
+        *,
+        first_asked: datetime | None = None,
+    ) -> int:
+        now = now or self._clock()
+        worker, asked = worker[:WORKER_LENGTH], first_asked or now
+        entry = self._entries.get(dispatch_id)
+        if entry is None:
+            return 0
+        if is_claimable(entry.dispatch, policy, now):
+            entry.dispatch = replace(
+                entry.dispatch,
+                state=State.RUNNING,
+                attempts=entry.dispatch.attempts + 1,
+                worker=worker,
+                started_at=asked,
+                due_at=now + self.lease,
+            )
+            self._entries.emit(Kind.STARTED, entry.dispatch)
+        elif (entry.dispatch.state, entry.dispatch.worker, entry.dispatch.started_at) == (State.RUNNING, worker, asked):
+            entry.dispatch = replace(entry.dispatch, due_at=now + self.lease)
+        else:
+            return 0
+        return entry.dispatch.attempts
+
+    @locked
+    def renew(self, claims: Iterable[tuple[UUID, int]], now: datetime | None = None) -> int:
+        running = [entry for key, attempt in claims if (entry := self._entries.running(key, Run(attempt))) is not None]
+        for entry in running:
+            entry.dispatch = replace(entry.dispatch, due_at=(now or self._clock()) + self.lease)
+        return len(running)
+
+    @locked
+    def conclude(
+        self,
+        dispatch_id: UUID,
+        attempt: int,
+        policy: QueuePolicy,
+        outcome: Outcome,
+        response: str | None = None,
+        *,
+        task: Any = None,  # noqa: ARG002 - there is no result store
+        now: datetime | None = None,
+    ) -> bool:
+        entry = self._entries.running(dispatch_id, Run(attempt))
+        if entry is None:
+            return False
+        now = now or self._clock()
+        entry.dispatch = replace(
+            entry.dispatch,
+            response_status=outcome.status,
+            response_type=storable(outcome.content_type, CONTENT_TYPE_LENGTH),
+            response_size=outcome.size if outcome.status is not None else None,
+        )
+        entry.response = response
+        if not outcome.error:
+            entry.content, entry.file = b"", ""
+        drop_at = transitions.drop_response_at(outcome, response, policy, now)
+        self._entries.end(entry, outcome.state, now, outcome.error, due_at=drop_at)
+        return True
+
+    @locked
+    def retry(
+        self, dispatch_id: UUID, run: Run, policy: QueuePolicy, outcome: Outcome, now: datetime | None = None
+    ) -> datetime | None:
+        entry, now = self._entries.running(dispatch_id, run), now or self._clock()
+        due = transitions.next_attempt(entry.dispatch, policy, outcome, now) if entry is not None else None
+        if entry is not None and due is not None:
+            self._entries.requeue(entry, outcome, now, due_at=due, published_at=None)
+        return due
+
+    @locked
+    def hand_back(self, dispatch_id: UUID, run: Run, reason: str, now: datetime | None = None) -> datetime | None:
+        entry, now = self._entries.running(dispatch_id, run), now or self._clock()
+        if entry is None:
+            return None
+        last_wanted = entry.last_wanted()
+        hand_backs = (each.ended_at for each in entry.ended_attempts if each.error.startswith(NOT_REACHED))
+        first = min((ended_at for ended_at in hand_backs if ended_at >= last_wanted), default=now)
+        if now - first >= transitions.DEPLOYMENT:
+            return None
+        due = transitions.hand_back_until(entry.dispatch, now)
+        changes = {"due_at": due, "published_at": None, "attempts_before": entry.dispatch.attempts_before + 1}
+        self._entries.requeue(entry, Outcome(error=reason), now, **changes)
+        return due
+
+    @locked
+    def give_up(self, dispatch_id: UUID, run: Run, error: str, now: datetime | None = None) -> State | None:
+        entry, now = self._entries.running(dispatch_id, run), now or self._clock()
+        if entry is None:
+            return None
+        outcome, policy = Outcome(error=error, retriable=True), self.queues_configured.get(entry.dispatch.queue)
+        if policy is None or self.retry(dispatch_id, run, policy, outcome, now) is None:
+            self._entries.end(entry, State.FAILED, now, error)
+        return entry.dispatch.state
+
+    @locked
+    def lose(self, dispatch_id: UUID, run: Run, reason: str, now: datetime | None = None) -> State | None:
+        entry, now = self._entries.running(dispatch_id, run), now or self._clock()
+        if entry is None:
+            return None
+        policy = self.queues_configured.get(entry.dispatch.queue)
+        if not transitions.may_start_again(entry.dispatch, policy):
+            self._entries.end(entry, State.FAILED, now, transitions.why_lost(reason, policy))
+        elif run.lapsed_at is not None:
+            self._entries.requeue(entry, Outcome(error=reason), now, due_at=now, published_at=None)
+        else:
+            self._entries.requeue(entry, Outcome(error=reason), now, due_at=None)
+        return entry.dispatch.state
+
+    @locked
+    def stop(self, dispatch_id: UUID, run: Run, now: datetime | None = None) -> bool:
+        entry = self._entries.running(dispatch_id, run)
+        if entry is None:
+            return False
+        self._entries.end(entry, State.CANCELLED, now or self._clock())
+        return True
