@@ -46,20 +46,25 @@ FINISHED = frozenset(Kind(state) for state in State if state.done)
 class Event:
     """A dispatch changed its state.
 
-    The dispatch is read from the ledger if a subscriber needs it, once for all subscribers. By then it may have changed
-    again.
+    A ledger passes the dispatch if the transition had it at hand. Otherwise it is read if a subscriber needs it, once
+    for all subscribers. By then it may have changed again.
     """
 
     __slots__ = ("_attempt", "_dispatch", "_find", "dispatch_id", "kind")
 
     def __init__(
-        self, kind: Kind, dispatch_id: UUID, find: Callable[[UUID], Dispatch | None], attempt: int | None = None
+        self,
+        kind: Kind,
+        dispatch_id: UUID,
+        find: Callable[[UUID], Dispatch | None],
+        attempt: int | None = None,
+        dispatch: Dispatch | None = None,
     ) -> None:
         self.kind = kind
         self.dispatch_id = dispatch_id
         self._attempt = attempt
-        self._find: Callable[[UUID], Dispatch | None] | None = find
-        self._dispatch: Dispatch | None = None
+        self._find: Callable[[UUID], Dispatch | None] | None = find if dispatch is None else None
+        self._dispatch = dispatch
 
     def __repr__(self) -> str:
         return f"<Event: dispatch {self.dispatch_id} {self.kind}>"
@@ -81,14 +86,17 @@ class Event:
 
 
 class Events:
-    """The subscribers of a ledger, called in the order in which they subscribed."""
+    """The subscribers of a ledger, called one after another."""
 
     def __init__(self, *subscribers: Subscriber) -> None:
         self._subscribers = subscribers
 
-    def subscribe(self, subscriber: Subscriber) -> None:
-        """Call `subscriber` with each later event, in the thread of the transition, which waits for it."""
-        self._subscribers = (*self._subscribers, subscriber)
+    def subscribe(self, subscriber: Subscriber, *, first: bool = False) -> None:
+        """Call `subscriber` with each later event, in the thread of the transition, which waits for it.
+
+        With `first`, before all others: for what must not wait for them.
+        """
+        self._subscribers = (subscriber, *self._subscribers) if first else (*self._subscribers, subscriber)
 
     def unsubscribe(self, subscriber: Subscriber) -> None:
         self._subscribers = tuple(each for each in self._subscribers if each != subscriber)

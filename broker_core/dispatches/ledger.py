@@ -66,6 +66,9 @@ class Ledger(Protocol):
     failures: tuple[type[Exception], ...]
     """The errors of the store, such as django.db.Error."""
 
+    refusals: tuple[type[Exception], ...]
+    """Those of `failures` that a repetition does not change, such as django.db.DataError."""
+
     @property
     def lease(self) -> timedelta:
         """How long a claim is valid unless it is renewed."""
@@ -77,8 +80,20 @@ class Ledger(Protocol):
     def when_committed(self, do: Callable[[], object]) -> None:
         """Call `do` after this thread's writes are committed; never if they are rolled back."""
 
+    def in_transaction(self) -> bool:
+        """Whether this thread may have written what others cannot see yet."""
+
+    def ping(self) -> None:
+        """Raises one of `failures` if the store does not answer."""
+
     def prove_writable(self) -> None:
         """Raises one of `failures` if the ledger cannot be written. Changes nothing."""
+
+    def limit_waits(self) -> None:
+        """Make this thread wait for a dispatch that another one has locked for at most a small part of a lease."""
+
+    def is_locked_out(self, error: Exception) -> bool:
+        """Whether a call failed with this error because another process has locked the dispatch."""
 
     # Accepting and publishing
 
@@ -126,10 +141,12 @@ class Ledger(Protocol):
         response: str | None = None,
         *,
         task: Any = None,
+        first_asked: datetime | None = None,
         now: datetime | None = None,
     ) -> bool:
         """Record the final outcome and the sealed response. Returns False if the attempt no longer runs.
 
+        A worker that lost the connection repeats the call with the same `first_asked`: this finds what it recorded.
         `task` is the attempt's Celery request, for result stores that store its details. A success drops the request.
         """
 
@@ -285,6 +302,9 @@ class Ledger(Protocol):
         """Returns the worker and queue of each dispatch that runs under a lease."""
 
     # Housekeeping
+
+    def sweep(self, now: datetime | None = None) -> int:
+        """Delete the files of large requests that belong to no dispatch. Returns how many. Raises StorageError."""
 
     def keep_house(self, now: datetime | None = None, *, of_former_queues: bool = False) -> Iterator[int]:
         """Drop old responses and delete old dispatches, as the policies of their queues say.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from broker_core.dispatches import transitions
 from broker_core.dispatches.dispatch import (
     CONTENT_TYPE_LENGTH,
+    ERROR_LENGTH,
     NOT_REACHED,
     WORKER_LENGTH,
     Outcome,
@@ -58,16 +59,17 @@ class MemoryAttempts:
                 started_at=asked,
                 due_at=now + self.lease,
             )
-            self._entries.emit(Kind.STARTED, entry.dispatch)
         elif (entry.dispatch.state, entry.dispatch.worker, entry.dispatch.started_at) == (State.RUNNING, worker, asked):
             entry.dispatch = replace(entry.dispatch, due_at=now + self.lease)
         else:
             return 0
+        self._entries.emit(Kind.STARTED, entry.dispatch)
         return entry.dispatch.attempts
 
     @locked
     def renew(self, claims: Iterable[tuple[UUID, int]], now: datetime | None = None) -> int:
-        running = [entry for key, attempt in claims if (entry := self._entries.running(key, Run(attempt))) is not None]
+        found = (self._entries.running(dispatch_id, Run(attempt)) for dispatch_id, attempt in set(claims))
+        running = [entry for entry in found if entry is not None]
         for entry in running:
             entry.dispatch = replace(entry.dispatch, due_at=(now or self._clock()) + self.lease)
         return len(running)
@@ -82,12 +84,13 @@ class MemoryAttempts:
         response: str | None = None,
         *,
         task: Any = None,  # noqa: ARG002 - there is no result store
+        first_asked: datetime | None = None,
         now: datetime | None = None,
     ) -> bool:
         entry = self._entries.running(dispatch_id, Run(attempt))
         if entry is None:
-            return False
-        now = now or self._clock()
+            return first_asked is not None and self._is_repeated(dispatch_id, attempt, outcome, first_asked)
+        now = first_asked or now or self._clock()
         entry.dispatch = replace(
             entry.dispatch,
             response_status=outcome.status,
@@ -99,6 +102,16 @@ class MemoryAttempts:
             entry.content, entry.file = b"", ""
         drop_at = transitions.drop_response_at(outcome, response, policy, now)
         self._entries.end(entry, outcome.state, now, outcome.error, due_at=drop_at)
+        return True
+
+    def _is_repeated(self, dispatch_id: UUID, attempt: int, outcome: Outcome, first_asked: datetime) -> bool:
+        entry = self._entries.get(dispatch_id)
+        if entry is None or entry.dispatch.finished_at != first_asked:
+            return False
+        end = entry.dispatch.attempts, entry.dispatch.state, entry.dispatch.error
+        if end != (attempt, outcome.state, storable(outcome.error, ERROR_LENGTH)):
+            return False
+        self._entries.emit(Kind(outcome.state), entry.dispatch)
         return True
 
     @locked
@@ -131,9 +144,10 @@ class MemoryAttempts:
         entry, now = self._entries.running(dispatch_id, run), now or self._clock()
         if entry is None:
             return None
-        outcome, policy = Outcome(error=error, retriable=True), self.queues_configured.get(entry.dispatch.queue)
+        outcome = Outcome(error=error or "it was given up", retriable=True)
+        policy = self.queues_configured.get(entry.dispatch.queue)
         if policy is None or self.retry(dispatch_id, run, policy, outcome, now) is None:
-            self._entries.end(entry, State.FAILED, now, error)
+            self._entries.end(entry, State.FAILED, now, outcome.error)
         return entry.dispatch.state
 
     @locked

@@ -116,7 +116,7 @@ class Entries(dict[UUID, Entry]):
         self.emit(Kind.RETRYING, entry.dispatch)
 
     def emit(self, kind: Kind, dispatch: Dispatch) -> None:
-        self._pending.append(Event(kind, dispatch.id, self._dispatch, dispatch.attempts))
+        self._pending.append(Event(kind, dispatch.id, self._dispatch, dispatch.attempts, dispatch))
 
     def _dispatch(self, dispatch_id: UUID) -> Dispatch | None:
         entry = self.get(dispatch_id)
@@ -166,9 +166,9 @@ def accepted_at(entry: Entry) -> datetime:
 def matches(dispatch: Dispatch, selection: Selection) -> bool:
     return (
         (not selection.ids or dispatch.id in selection.ids)
-        and selection.queue in {None, dispatch.queue}
-        and selection.state in {None, dispatch.state}
-        and selection.route in {None, dispatch.route}
+        and (selection.queue or dispatch.queue) == dispatch.queue
+        and (selection.state or dispatch.state) == dispatch.state
+        and (selection.route or dispatch.route) == dispatch.route
         and (selection.error or "").lower() in dispatch.error.lower()
         and (selection.accepted_before is None or dispatch.accepted_at < selection.accepted_before)
         and (selection.accepted_since is None or dispatch.accepted_at >= selection.accepted_since)

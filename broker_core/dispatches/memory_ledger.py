@@ -27,6 +27,7 @@ class MemoryLedger(MemoryAttempts, MemoryLookups):
     """`queues` contains the policies by name. `lease` and `late` are in seconds. `clock` returns the current time."""
 
     failures: tuple[type[Exception], ...] = ()
+    refusals: tuple[type[Exception], ...] = ()
     has_one_lock = True
 
     def __init__(
@@ -48,8 +49,20 @@ class MemoryLedger(MemoryAttempts, MemoryLookups):
     def when_committed(self, do: Callable[[], object]) -> None:
         do()
 
+    def in_transaction(self) -> bool:
+        return False
+
+    def ping(self) -> None:
+        pass
+
     def prove_writable(self) -> None:
         pass
+
+    def limit_waits(self) -> None:
+        pass
+
+    def is_locked_out(self, error: Exception) -> bool:  # noqa: ARG002 - nothing is locked for long
+        return False
 
     def ended_attempts(self, dispatch_id: UUID) -> list[EndedAttempt]:
         return list(self._entries[dispatch_id].ended_attempts)
@@ -115,7 +128,7 @@ class MemoryLedger(MemoryAttempts, MemoryLookups):
 
     @locked
     def cancel_all(self, ids: Collection[UUID], now: datetime | None = None) -> list[UUID]:
-        waiting = [entry for key in ids if (entry := self._entries.queued(key)) is not None]
+        waiting = [entry for key in dict.fromkeys(ids) if (entry := self._entries.queued(key)) is not None]
         for entry in waiting:
             self._entries.end(entry, State.CANCELLED, now or self._clock())
         return [entry.dispatch.id for entry in waiting]
@@ -185,6 +198,9 @@ class MemoryLedger(MemoryAttempts, MemoryLookups):
         return self.find(keys[0]) if keys else None
 
     # Housekeeping
+
+    def sweep(self, now: datetime | None = None) -> int:  # noqa: ARG002 - it has no files
+        return 0
 
     @locked
     def keep_house(self, now: datetime | None = None, *, of_former_queues: bool = False) -> Iterator[int]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from django.db import transaction
@@ -70,8 +72,8 @@ class Attempts:
         if not started and not own_claim.update(due_at=due_at):
             return 0
         attempt = own_claim.values_list("attempts", flat=True).first() or 0
-        if started:
-            self._emit(Kind.STARTED, dispatch_id, attempt or None)
+        if attempt:  # also if the claim was found: the reply to the first call was lost, and its event with it
+            self._emit(Kind.STARTED, dispatch_id, attempt)
         return attempt
 
     def renew(self, claims: Iterable[tuple[UUID, int]], now: datetime | None = None) -> int:
@@ -80,7 +82,6 @@ class Attempts:
             claimed |= Q(pk=dispatch_id, attempts=attempt)
         return rows().filter(claimed, state=State.RUNNING).update(due_at=(now or timezone.now()) + self.lease)
 
-    @database.results_too()
     def conclude(
         self,
         dispatch_id: UUID,
@@ -90,29 +91,30 @@ class Attempts:
         response: str | None = None,
         *,
         task: Any = None,
+        first_asked: datetime | None = None,
         now: datetime | None = None,
     ) -> bool:
         """Outcome and response are stored in one transaction if both are in one database. If the result store refuses
         the response, the ledger keeps it until housekeeping stores it. If this raises django.db.Error, nothing is
         stored.
         """
-        now = now or timezone.now()
-        if response is None:
-            return self._finish(dispatch_id, attempt, outcome, now)
+        now = first_asked or now or timezone.now()
         drop_at = transitions.drop_response_at(outcome, response, policy, now)
+        finish = partial(self._finish, dispatch_id, attempt, outcome, now, repeated=first_asked is not None)
+        backend = results.backend_beside_ledger() if response is not None else None
+        if response is None:
+            return finish()
         result = results.result(attempt, outcome, response)
-        backend = results.backend_beside_ledger()
         if backend is not None:
             with transaction.atomic(using=database.alias()):
-                finished = self._finish(dispatch_id, attempt, outcome, now, drop_at)
+                finished = finish(drop_at)
                 if finished:
                     results.store_in(backend, dispatch_id, result, task)
             return finished
-        if not rows().filter(pk=dispatch_id, state=State.RUNNING, attempts=attempt).exists():
-            return False
-        if results.store(dispatch_id, result, task):
-            return self._finish(dispatch_id, attempt, outcome, now, drop_at)
-        return self._finish(dispatch_id, attempt, outcome, now, due_at=now, kept_response=response.encode())
+        runs = rows().filter(pk=dispatch_id, state=State.RUNNING, attempts=attempt).exists()
+        if not runs or results.store(dispatch_id, result, task):
+            return finish(drop_at)
+        return finish(due_at=now, kept_response=response.encode())
 
     def retry(
         self, dispatch_id: UUID, run: Run, policy: QueuePolicy, outcome: Outcome, now: datetime | None = None
@@ -130,14 +132,14 @@ class Attempts:
         if dispatch is None or now - self._handed_back_since(dispatch, now) >= transitions.DEPLOYMENT:
             return None
         due = transitions.hand_back_until(dispatch, now)
-        changes = {"due_at": due, "published_at": None, "attempts_before": F("attempts_before") + 1}
+        changes = {"due_at": due, "published_at": None, "attempts_before": dispatch.attempts_before + 1}
         return due if self._requeue(dispatch, run, Outcome(error=reason), now, **changes) else None
 
     def give_up(self, dispatch_id: UUID, run: Run, error: str, now: datetime | None = None) -> State | None:
         dispatch = running(dispatch_id, run)
         if dispatch is None:
             return None
-        outcome, policy = Outcome(error=error, retriable=True), conf.queues.get(dispatch.queue)
+        outcome, policy = Outcome(error=error or "it was given up", retriable=True), conf.queues.get(dispatch.queue)
         if policy and self.retry(dispatch_id, run, policy, outcome, now):
             return State.QUEUED
         finished = self._finish(dispatch_id, dispatch.attempts, outcome, now or timezone.now())
@@ -150,11 +152,12 @@ class Attempts:
             return None
         policy = conf.queues.get(dispatch.queue)
         if transitions.may_start_again(dispatch, policy):
-            due_at, published_at = (now, None) if run.lapsed_at else (None, F("published_at"))
+            due_at, published_at = (now, None) if run.lapsed_at else (None, dispatch.published_at)
             queued = self._requeue(dispatch, run, Outcome(error=reason), now, due_at=due_at, published_at=published_at)
             return State.QUEUED if queued else None
         error = transitions.why_lost(reason, policy)
-        return State.FAILED if self._end(still_running(dispatch, run), dispatch_id, State.FAILED, now, error) else None
+        ended = self._end(still_running(dispatch, run), dispatch_id, State.FAILED, now, error, dispatch=dispatch)
+        return State.FAILED if ended else None
 
     def stop(self, dispatch_id: UUID, run: Run, now: datetime | None = None) -> bool:
         return self._end(rows().filter(matches_run(run), pk=dispatch_id), dispatch_id, State.CANCELLED, now)
@@ -167,7 +170,10 @@ class Attempts:
         now: datetime,
         due_at: datetime | None = None,
         kept_response: bytes | None = None,
+        *,
+        repeated: bool = False,
     ) -> bool:
+        """End the running attempt. With `repeated`, the row may have this end already, if an earlier reply was lost."""
         ended = {
             "state": outcome.state.value,
             "finished_at": now,
@@ -181,6 +187,9 @@ class Attempts:
         }
         unfinished = {"id": dispatch_id, "state": State.RUNNING.value, "attempts": attempt}
         finished = statements.update(DispatchRecord, ended, unfinished)
+        if not finished and repeated:
+            same = {name: ended[name] for name in ("state", "finished_at", "error")}
+            finished = rows().filter(pk=dispatch_id, attempts=attempt, **same).exists()
         if finished:
             self._emit(Kind(outcome.state), dispatch_id, attempt)
         return finished
@@ -205,7 +214,8 @@ class Attempts:
                 response_status=outcome.status,
                 error=storable(outcome.error, ERROR_LENGTH),
             )
-            self._emit(Kind.RETRYING, dispatch.id, dispatch.attempts)
+            queued = replace(dispatch, state=State.QUEUED, **changes)
+            self._emit(Kind.RETRYING, dispatch.id, dispatch.attempts, queued)
         return True
 
     def _end(
@@ -215,15 +225,23 @@ class Attempts:
         state: State,
         now: datetime | None,
         error: str | None = None,
+        *,
+        dispatch: Dispatch | None = None,
     ) -> bool:
-        """End the dispatch in this row without a response. Returns False if there is no such row."""
-        ended = {"state": state, "finished_at": now or timezone.now(), "due_at": None}
+        """End the dispatch in this row without a response. Returns False if there is no such row.
+
+        `dispatch` is what the row contained, if that is known.
+        """
+        ended: dict[str, Any] = {"state": state, "finished_at": now or timezone.now(), "due_at": None}
         if error is not None:
             ended["error"] = storable(error, ERROR_LENGTH)
         if not row.update(**ended):
             return False
-        self._emit(Kind(state), dispatch_id)
+        after = None if dispatch is None else replace(dispatch, **ended)
+        self._emit(Kind(state), dispatch_id, None if after is None else after.attempts, after)
         return True
 
-    def _emit(self, kind: Kind, dispatch_id: UUID, attempt: int | None = None) -> None:
-        emit(self.events, kind, dispatch_id, attempt)
+    def _emit(
+        self, kind: Kind, dispatch_id: UUID, attempt: int | None = None, dispatch: Dispatch | None = None
+    ) -> None:
+        emit(self.events, kind, dispatch_id, attempt, dispatch)

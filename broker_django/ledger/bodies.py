@@ -63,7 +63,7 @@ def set_aside(request: SealedRequest) -> Iterator[SealedRequest]:
     file = save(request.dispatch.id, request.content)
     try:
         yield replace(request, content=b"", file=file)
-    except BaseException:
+    except Exception:  # not SystemExit and the like: if a receiver of a signal raises one, the ledger has the request
         delete([file])
         raise
 
@@ -114,7 +114,7 @@ def is_ours(name: str) -> bool:
 
 
 def delete(names: Collection[str]) -> None:
-    """If the storage fails, the files stay until `retention.sweep` deletes them."""
+    """If the storage fails, the files stay until the ledger's `sweep` deletes them."""
     for name in names:
         try:
             _storage().delete(name)

@@ -11,8 +11,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from django.db import DataError, IntegrityError, connections
 from django.db import Error as DatabaseFailure
-from django.db import transaction
 from django.db.models import F
 from django.db.models.constants import OnConflict
 from django.utils import timezone
@@ -20,12 +20,12 @@ from django.utils import timezone
 from broker_core.dispatches import Dispatch, SealedRequest, State, sources
 from broker_core.dispatches.events import Kind
 from broker_core.errors import DispatchConflictError
-from broker_django.ledger import results, retention
+from broker_django.ledger import locks, results, retention
 from broker_django.ledger.attempts import Attempts
 from broker_django.ledger.dead_letters import DeadLetterBox
 from broker_django.ledger.due import DueDispatches
 from broker_django.ledger.figures import Figures
-from broker_django.ledger.rows import first, insert, matching, queued, rows, sealed_requests
+from broker_django.ledger.rows import emit, first, insert, matching, queued, rows, sealed_requests, when_committed
 from broker_django.models import database
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ class DatabaseLedger(Attempts, DueDispatches, DeadLetterBox, Figures):
     """Stores dispatches, attempts and actions in tables, and responses in Celery's result store."""
 
     failures: tuple[type[Exception], ...] = (DatabaseFailure,)
+    refusals: tuple[type[Exception], ...] = (DataError, IntegrityError)
 
     def __init__(self, events: Events) -> None:
         self.events = events
@@ -52,7 +53,20 @@ class DatabaseLedger(Attempts, DueDispatches, DeadLetterBox, Figures):
         return database.vendor() == "sqlite"
 
     def when_committed(self, do: Callable[[], object]) -> None:
-        transaction.on_commit(do, using=database.alias())
+        when_committed(do)
+
+    def in_transaction(self) -> bool:
+        return database.in_transaction()
+
+    def ping(self) -> None:
+        with connections[database.alias()].cursor() as cursor:
+            cursor.execute("SELECT 1")
+
+    def limit_waits(self) -> None:
+        locks.limit_waits()
+
+    def is_locked_out(self, error: Exception) -> bool:
+        return locks.is_timeout(error)
 
     def prove_writable(self) -> None:
         """Raises django.db.Error if the database cannot be written, or not before its timeout."""
@@ -70,7 +84,7 @@ class DatabaseLedger(Attempts, DueDispatches, DeadLetterBox, Figures):
             insert(request)  # the earlier one was deleted meanwhile
         elif key is None:
             insert(request)
-        self._emit(Kind.ACCEPTED, dispatch.id, 0)
+        emit(self.events, Kind.ACCEPTED, dispatch.id, 0, dispatch)
         return dispatch
 
     def mark_published(self, dispatch: Dispatch, now: datetime) -> Dispatch | None:
@@ -148,6 +162,9 @@ class DatabaseLedger(Attempts, DueDispatches, DeadLetterBox, Figures):
         return results.sealed_response(dispatch.id)
 
     # Housekeeping
+
+    def sweep(self, now: datetime | None = None) -> int:
+        return retention.sweep(now)
 
     def keep_house(self, now: datetime | None = None, *, of_former_queues: bool = False) -> Iterator[int]:
         return retention.keep_house(now, of_former_queues=of_former_queues)

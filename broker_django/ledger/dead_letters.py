@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from django.db import transaction
 from django.db.models import Count, Max, Min, Q
@@ -71,24 +72,24 @@ class DeadLetterBox:
         if dispatch is None:
             return False
         with transaction.atomic(using=database.alias()):
-            revived = dead.filter(attempts=dispatch.attempts).update(
-                state=State.QUEUED,
-                attempts_before=dispatch.attempts,
-                due_at=now,
-                published_at=None,
-                expires_at=wanted_until(dispatch, last_wanted(dispatch), now),
-                finished_at=None,
-                response_status=None,
-                response_type="",
-                response_size=None,
-                kept_response=None,
-                error="",
-            )
-            if not revived:
+            changes: dict[str, Any] = {
+                "state": State.QUEUED,
+                "attempts_before": dispatch.attempts,
+                "due_at": now,
+                "published_at": None,
+                "expires_at": wanted_until(dispatch, last_wanted(dispatch), now),
+                "finished_at": None,
+                "response_status": None,
+                "response_type": "",
+                "response_size": None,
+                "error": "",
+            }
+            if not dead.filter(attempts=dispatch.attempts).update(kept_response=None, **changes):
                 return False
             _end_last_attempt(dispatch, now)
             _record_action(dispatch_id, "retry", actor, dispatch.error, now)
-            emit(self.events, Kind.REVIVED, dispatch_id, dispatch.attempts)
+            revived = replace(dispatch, keeps_response=False, **changes)
+            emit(self.events, Kind.REVIVED, dispatch_id, dispatch.attempts, revived)
         return True
 
     def discard(self, dispatch_id: UUID, actor: str, now: datetime | None = None) -> bool:

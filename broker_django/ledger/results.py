@@ -103,6 +103,7 @@ def _own_backend(app: Celery) -> DatabaseBackend:
     return DatabaseBackend(app=app)
 
 
+@database.results_too()
 def backend_beside_ledger() -> ResultsBackend | None:
     """Returns the backend if it writes results into the database of the ledger, otherwise None."""
     backend = _database_backend(get_app())
@@ -115,6 +116,7 @@ def result(attempt: int, outcome: Outcome, response: str) -> dict[str, Any]:
     return {**facts, "error": outcome.error, "attempt": attempt, "sealed": response}
 
 
+@database.results_too()
 def store_in(backend: Any, dispatch_id: uuid.UUID, result: dict[str, Any], task: Any = None) -> None:
     """Raises the errors of the backend."""
     if result["attempt"] > 1:  # result stores never replace an earlier response

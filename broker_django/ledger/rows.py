@@ -7,7 +7,7 @@ from functools import lru_cache, partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from django.db import transaction
+from django.db import connections, transaction
 from django.db.models import BooleanField, ExpressionWrapper, Q
 
 from broker_core.dispatches import WORKER_LENGTH, Dispatch, Run, SealedRequest, State
@@ -110,9 +110,26 @@ def peek(dispatch_id: UUID) -> Dispatch | None:
     return first(pk=dispatch_id)
 
 
-def emit(events: Events, kind: Kind, dispatch_id: UUID, attempt: int | None = None) -> None:
+def when_committed(do: Callable[[], object]) -> None:
+    """Call `do` after this thread's writes are committed; never if they are rolled back.
+
+    A project that manages transactions by hand (`set_autocommit(False)`) has committed when it turns autocommit on
+    again. There, Django refuses hooks outside of `atomic`.
+    """
+    alias = database.alias()
+    connection = connections[alias]
+    if connection.get_autocommit() or connection.in_atomic_block:
+        transaction.on_commit(do, using=alias)
+        return
+    with transaction.atomic(using=alias, savepoint=False):
+        transaction.on_commit(do, using=alias)
+
+
+def emit(
+    events: Events, kind: Kind, dispatch_id: UUID, attempt: int | None = None, dispatch: Dispatch | None = None
+) -> None:
     """Emit the event after the transaction is committed."""
-    transaction.on_commit(partial(events.emit, Event(kind, dispatch_id, peek, attempt)), using=database.alias())
+    when_committed(partial(events.emit, Event(kind, dispatch_id, peek, attempt, dispatch)))
 
 
 def insert(request: SealedRequest, on_conflict: OnConflict | None = None) -> bool:

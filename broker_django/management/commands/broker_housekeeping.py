@@ -8,7 +8,6 @@ from django.core.management.base import BaseCommand
 
 from broker_core.errors import StorageError
 from broker_django.ledger import ledger
-from broker_django.ledger.retention import sweep
 
 
 class Command(BaseCommand):
@@ -21,6 +20,6 @@ class Command(BaseCommand):
         deleted = sum(ledger.keep_house(of_former_queues=True))
         self.stdout.write(f"Dispatches deleted: {deleted}.")
         try:
-            self.stdout.write(f"Files deleted that belonged to no dispatch: {sweep()}.")
+            self.stdout.write(f"Files deleted that belonged to no dispatch: {ledger.sweep()}.")
         except StorageError as error:
             self.stderr.write(str(error))

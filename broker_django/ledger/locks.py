@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from django.db import connections
+from django.db import OperationalError, connections
 
 from broker_django.conf import conf
 from broker_django.models import database
-from workers.databases.connections import is_pooled
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from django.db import Error
 
 LIMITED = "request_broker_lock_wait"
 """The attribute of a connection that records which session has the limit."""
@@ -43,14 +40,16 @@ def limit_waits() -> None:
     if statement is None or connection.settings_dict.get("DISABLE_SERVER_SIDE_CURSORS"):
         return
     connection.ensure_connection()
-    if is_pooled(connection.settings_dict) or getattr(connection, LIMITED, None) is not connection.connection:
+    if database.is_pooled(connection.settings_dict) or getattr(connection, LIMITED, None) is not connection.connection:
         with connection.cursor() as cursor:
             cursor.execute(statement(patience()))
         setattr(connection, LIMITED, connection.connection)
 
 
-def is_timeout(error: Error) -> bool:
+def is_timeout(error: Exception) -> bool:
     """Whether a statement failed because another session has locked its row."""
     cause: Any = error.__cause__
+    if not isinstance(error, OperationalError):
+        return False
     codes = {getattr(cause, "sqlstate", None), getattr(cause, "pgcode", None), *getattr(cause, "args", ())[:1]}
     return not _TIMEOUTS.isdisjoint(code for code in codes if isinstance(code, str | int))
