@@ -20,7 +20,7 @@ from broker_django.http import cache_headers, content_codings, problem
 from broker_django.identity import ownership, sessions
 from broker_django.routing import choice, redirects
 from broker_django.routing.proxies import aproxy, proxy
-from broker_django.tracking.answers import accepted_response, in_time, repeated_response
+from broker_django.tracking.answers import accepted_response, available_response, repeated_response
 
 if TYPE_CHECKING:
     from django.http import HttpRequest
@@ -82,7 +82,7 @@ def answer(request: HttpRequest, accepted: Accepted, dispatch: Dispatch | None) 
     cache_headers.skip_django_cache(request)
     if isinstance(accepted, Repeated):
         return answer_again(request, accepted, dispatch)
-    response = in_time(dispatch, accepted.replayed)
+    response = available_response(dispatch, accepted.replayed)
     if response is None:
         sessions.detach(request)
         response = accepted_response(request, accepted)
