@@ -53,7 +53,7 @@ class RequestBrokerMiddleware:
         try:
             response = door.enter(request) or routed(request) or keep_body(request) or self.get_response(request)
         except BaseException as error:
-            door.note_exit(request, error)
+            door.convert_exit(request, error)
             raise
         return leave(request, response)
 
@@ -62,7 +62,7 @@ class RequestBrokerMiddleware:
         try:
             response = await self._without_view(request) or await self.get_response(request)
         except BaseException as error:
-            door.note_exit(request, error)
+            door.convert_exit(request, error)
             raise
         return leave(request, response)
 
