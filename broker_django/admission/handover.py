@@ -61,6 +61,8 @@ def hand_to_message_broker(request: SealedRequest, policy: QueuePolicy) -> bool:
         ledger.postpone(dispatch_id, timezone.now())
     except ledger.failures as error:
         logger.warning(
-            "Dispatch %s was not published, which the ledger does not know: %s", dispatch_id, redacted(error)
+            "Dispatch %s will be published by the reaper: %s",
+            dispatch_id,
+            redacted(error),
         )
     return False

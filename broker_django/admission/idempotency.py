@@ -8,7 +8,7 @@ from broker_core.idempotency import SAFE_METHODS, fingerprint, parse_key, scope
 from broker_django.annotations.view_annotations import requires_idempotency_key
 from broker_django.conf import conf
 from broker_django.identity.credentials import client_of
-from broker_django.identity.owners import UNTOLD, is_untold
+from broker_django.identity.owners import UNIDENTIFIED, is_unidentified
 
 if TYPE_CHECKING:
     from django.http import HttpRequest
@@ -36,8 +36,8 @@ def scope_of(request: HttpRequest, site: tuple[str, str], owner: str, route: str
 
     Anonymous clients are identified by what they sent: without the first response they have no cookie from it.
     """
-    client = client_of(request, everything=is_untold(owner))
-    return scope(site, "" if owner == UNTOLD else owner, client, route, key)
+    client = client_of(request, everything=is_unidentified(owner))
+    return scope(site, "" if owner == UNIDENTIFIED else owner, client, route, key)
 
 
 def fingerprint_of(request: HttpRequest, body: bytes, key: str) -> str:

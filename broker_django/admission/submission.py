@@ -20,7 +20,7 @@ from broker_django.conf import conf
 from broker_django.http import raw_body, to_message
 from broker_django.identity import credentials, drf, ownership, principals, sessions, users
 from broker_django.identity.instances import evaluated
-from broker_django.identity.owners import owner_of, untold
+from broker_django.identity.owners import owner_of, unidentified
 from broker_django.identity.users import user_key
 from broker_django.ledger import tokens
 
@@ -204,7 +204,7 @@ class ClientSubmission:
         owner = owner_of(found.user, found.auth) or usual
         if found.again or (owner is not None and owner == usual) or not credentials.shows_anything(self.request):
             return owner
-        return untold(user_key(found.user))
+        return unidentified(user_key(found.user))
 
     @cached_property
     def credential(self) -> str:

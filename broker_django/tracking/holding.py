@@ -10,7 +10,7 @@ from django.core.handlers.asgi import ASGIRequest
 from broker_core.client_limits import Guest, Limits, Places, Server
 from broker_django.conf import conf
 from broker_django.identity.credentials import shows_again
-from broker_django.identity.owners import is_untold
+from broker_django.identity.owners import is_unidentified
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -40,7 +40,7 @@ def guest(request: HttpRequest, dispatch: Dispatch) -> Guest:
     An invented session cookie does not count as a new client. Users of different sites may have equal keys.
     """
     client = f"address {request.META.get('REMOTE_ADDR', '')}"
-    if dispatch.user and not is_untold(dispatch.user):
+    if dispatch.user and not is_unidentified(dispatch.user):
         client = f"user {dispatch.user} of {dispatch.tenant!r} on {dispatch.host!r}"
     elif dispatch.credential and shows_again(request, dispatch.credential):
         client = dispatch.credential
