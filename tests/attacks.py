@@ -410,9 +410,9 @@ def _() -> bool:
     while DispatchRecord.objects.get(pk=dispatch.id).state == "running":
         for _step in reaper.run_pass():
             pass
-    told = client.get(dispatch.links["self"])
-    assert told.json()["error"], "it was not lost"
-    return b"db-7" in told.content
+    status = client.get(dispatch.links["self"])
+    assert status.json()["error"], "it was not lost"
+    return b"db-7" in status.content
 
 
 @attack("learn which users there are, with the permission to see routers")

@@ -169,9 +169,9 @@ def test_streams_do_not_block_threads_and_workers(serve: Callable[..., Site], in
             await in_thread(page_answers_promptly, site)
             with site.client() as client:
                 assert client.delete(urls[0]).status_code == 202
-            told = [[line async for line in lines] for lines in opened]
-            assert all("id: cancelled" in lines or "retry: 1000" in lines for lines in told)
-            assert any("id: cancelled" in lines for lines in told) is (interface == "gthread")
+            received = [[line async for line in lines] for lines in opened]
+            assert all("id: cancelled" in lines or "retry: 1000" in lines for lines in received)
+            assert any("id: cancelled" in lines for lines in received) is (interface == "gthread")
 
     run(scenario())
 

@@ -54,8 +54,8 @@ def processes(worker: Worker, message_broker: MessageBroker) -> dict[str, int]:
     """Returns how many processes serve each queue alone, as the worker reports it."""
     with Celery(broker=message_broker.unattended_url, set_as_current=False) as app:
         inspect = app.control.inspect(destination=[worker.hostname()], timeout=2)
-        told = inspect._request("broker_status") or {}
-    return dict(told.get(worker.hostname(), {}).get("processes", {}).get("dedicated", {}))
+        status = inspect._request("broker_status") or {}
+    return dict(status.get(worker.hostname(), {}).get("processes", {}).get("dedicated", {}))
 
 
 def weigh_in_the_admin(client: httpx.Client, row: Router, *weights: int) -> None:

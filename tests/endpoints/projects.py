@@ -22,9 +22,9 @@ class CountsVisits:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        request.session["came"] = request.session.get("came", 0) + 1
+        request.session["entered"] = request.session.get("entered", 0) + 1
         response = self.get_response(request)
-        request.session["went"] = request.session.get("went", 0) + 1
+        request.session["left"] = request.session.get("left", 0) + 1
         return response
 
 

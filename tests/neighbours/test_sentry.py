@@ -60,10 +60,10 @@ def settled(site: Project, client: httpx.Client, errors: Any) -> list[dict[str, 
     over(client, document)
     of_marker = document["id"]
 
-    def came() -> bool:
+    def has_event() -> bool:
         return any(each.get("tags", {}).get("dispatch.id") == of_marker and is_final(each) for each in errors())
 
-    wait_until(came)
+    wait_until(has_event)
     return [each for each in errors() if each.get("tags", {}).get("dispatch.id") != of_marker]
 
 
@@ -104,7 +104,7 @@ def with_identities(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Projec
         yield started
 
 
-def told(event: dict[str, Any]) -> dict[str, Any]:
+def content_of(event: dict[str, Any]) -> dict[str, Any]:
     """What an event says, without what is another each time."""
     kept = {name: event.get(name) for name in ("transaction", "transaction_info", "level", "request", "user", "_meta")}
     kept["request"] = {**event["request"], "headers": dict(event["request"]["headers"])}
@@ -131,8 +131,8 @@ def test_an_event_is_like_the_one_of_a_request_that_is_answered_directly(
     client.get(path, headers=fields)
     over(client, accepted(client, path, "once", **fields), **fields)
     direct, queued = settled(of, client, errors)
-    assert told(queued) == told(direct)
-    sent = str(told(queued))
+    assert content_of(queued) == content_of(direct)
+    sent = str(content_of(queued))
     assert "page=2" in queued["request"]["query_string"]
     assert ("192.0.2.1" in str(queued.get("user"))) is (identities and interface == "wsgi")
     assert ("biscuit" in sent) is identities

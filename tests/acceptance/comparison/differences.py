@@ -109,7 +109,7 @@ DIFFERENCES: tuple[Difference, ...] = (
     ),
     Difference("hop-by-hop fields do not travel", without_fields("Connection"), ("field/connection-close",)),
     Difference(
-        "hop-by-hop fields do not travel: the body that came in chunks is complete",
+        "hop-by-hop fields do not travel: the body sent in chunks is complete",
         without_fields("Transfer-Encoding"),
         ("body/chunked", "upload/chunked"),
     ),

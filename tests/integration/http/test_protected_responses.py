@@ -277,7 +277,11 @@ def test_middleware_may_do_anything_around_a_stored_response(get: Get, name: str
 
 
 KEEPS = "broker_django.middleware.StoredResponseMiddleware"
-ENVELOPES = {"told": ["CarefulEnvelope"], "kept": [KEEPS, "Envelope"], "kept and told": [KEEPS, "CarefulEnvelope"]}
+ENVELOPES = {
+    "recognised": ["CarefulEnvelope"],
+    "kept": [KEEPS, "Envelope"],
+    "kept and recognised": [KEEPS, "CarefulEnvelope"],
+}
 
 
 @pytest.fixture(params=ENVELOPES)
@@ -448,13 +452,13 @@ def test_a_response_that_was_sent_can_be_changed(get: Get, name: str, form: Call
 @pytest.fixture
 def finished() -> Iterator[list[str]]:
     """Returns the signals of finished requests after the replay."""
-    told: list[str] = []
+    signals: list[str] = []
 
     def note(**_: Any) -> None:
-        told.append("finished")
+        signals.append("finished")
 
     request_finished.connect(note)
-    yield told
+    yield signals
     request_finished.disconnect(note)
 
 

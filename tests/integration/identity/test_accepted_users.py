@@ -82,9 +82,9 @@ class Impersonation:
 @queue("bulk")
 def view(request: HttpRequest) -> JsonResponse:
     names = ("account", "impersonator")
-    told = {name: getattr(request, name) for name in names if hasattr(request, name)}
+    present = {name: getattr(request, name) for name in names if hasattr(request, name)}
     verified = getattr(request.user, "verified", False)
-    return JsonResponse({"user": request.user.get_username(), "verified": verified, **told})
+    return JsonResponse({"user": request.user.get_username(), "verified": verified, **present})
 
 
 @cache_page(60)
@@ -136,9 +136,9 @@ def test_the_user_of_an_ended_session_is_found(before_replay: Any, ada: User, ar
 
         async_to_sync(client.post)("/view/")
     seen = answered(DispatchRecord.objects.get())
-    told = seen.body.decode()
-    assert '"user": "ada"' in told
-    assert '"account": "ada"' in told
+    body = seen.body.decode()
+    assert '"user": "ada"' in body
+    assert '"account": "ada"' in body
 
 
 @pytest.mark.parametrize("given", ["path", "request"])

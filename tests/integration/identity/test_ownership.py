@@ -343,13 +343,13 @@ def test_another_owners_dispatch_looks_like_an_unknown_one(
     never = {name: url.replace(url.split("/tasks/")[1].split("/")[0], "0" * 60) for name, url in of_ann.items()}
     for name in ("self", "response", "events", "cancel"):
         method = Client.delete if name == "cancel" else Client.get
-        told = []
+        answers = []
         for links in (of_ann, of_a_key, of_another_host, deleted, never):
             answer = method(asks(), links[name])
             cookies = sorted((cookie.key, cookie["max-age"]) for cookie in answer.cookies.values())
-            told.append((answer.status_code, answer.content, sorted(answer.items()), cookies))
-        assert told == [told[0]] * 5
-        assert told[0][0] == 404
+            answers.append((answer.status_code, answer.content, sorted(answer.items()), cookies))
+        assert answers == [answers[0]] * 5
+        assert answers[0][0] == 404
 
 
 def fails_elsewhere(request: HttpRequest) -> str:

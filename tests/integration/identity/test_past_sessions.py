@@ -65,8 +65,8 @@ def view(request: HttpRequest, act: str) -> JsonResponse:
         login(request, User.objects.get(username="bob"), backend="django.contrib.auth.backends.ModelBackend")
     elif act == "device":
         session: Any = request.session
-        told = {"device": session.device, "kind": type(session).__name__}
-        return JsonResponse({"factor": str(request.factor), "name": request.name, **told})  # type: ignore[attr-defined]
+        facts = {"device": session.device, "kind": type(session).__name__}
+        return JsonResponse({"factor": str(request.factor), "name": request.name, **facts})  # type: ignore[attr-defined]
     elif act == "log out":
         logout(request)
         return JsonResponse({"name": request.user.get_username()})

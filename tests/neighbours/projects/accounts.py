@@ -41,13 +41,13 @@ def known(request: HttpRequest) -> dict[str, Any]:
 
 
 @csrf_exempt
-def told(request: HttpRequest) -> JsonResponse:
+def shown(request: HttpRequest) -> JsonResponse:
     assert is_replay(request) == ("X-Queue" in request.headers)
     return JsonResponse({"outer": request.seen, "view": known(request)})
 
 
 urlpatterns = [
-    path("told/", told),
+    path("shown/", shown),
     path("hijack/", include("hijack.urls")),
     path("impersonate/", include("impersonate.urls")),
     path("broker/", include("broker_django.urls")),
