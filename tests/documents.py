@@ -35,7 +35,7 @@ class Block:
     mark: str
 
     @property
-    def where(self) -> str:
+    def location(self) -> str:
         return f"{self.page.relative_to(ROOT)}:{self.line}"
 
     @property

@@ -104,7 +104,7 @@ def test_terminate_stops_a_dispatch_of_any_queue(
     assert woken(client, accepted, terminate)["state"] == "cancelled"
     gates.open(gate)
     after = client.post("/note/after/", headers={"X-Queue": "payment", "Prefer": f"wait={PATIENCE}"})
-    assert after.status_code == 200, "the worker goes on"
+    assert after.status_code == 200, "the worker continues"
     later = time.monotonic() + REPUBLISHED_BY_THEN
     wait_until(lambda: time.monotonic() > later)
     record = ledger.dispatch(id_of(accepted))

@@ -99,7 +99,7 @@ def follow(found: list[Block], terminal: Terminal, site: str) -> None:
     for block in found:
         for command, expected in documents.commands(block):
             output = terminal.type(command.replace(SHOWN, site)).replace(site, SHOWN)
-            assert documents.matches(expected, output), f"{block.where}: {command}\n{output}"
+            assert documents.matches(expected, output), f"{block.location}: {command}\n{output}"
 
 
 def busy(url: str) -> None:

@@ -37,7 +37,7 @@ def command(name: str) -> BaseCommand:
     return load_command_class("broker_django", name)
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.where)
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.location)
 def test_every_block_is_run_or_says_why_not(block: Block) -> None:
     assert block.reason or block.kind in RUN | {"diagram"}
 
@@ -172,7 +172,7 @@ def test_commands_in_the_text_exist_with_their_options(page: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "block", [block for block in BLOCKS if "manage.py" in block.code], ids=lambda block: block.where
+    "block", [block for block in BLOCKS if "manage.py" in block.code], ids=lambda block: block.location
 )
 def test_commands_in_blocks_exist_with_their_options(block: Block) -> None:
     """Those that no test runs, too."""

@@ -119,7 +119,7 @@ DIFFERENCES: tuple[Difference, ...] = (
         ("session/user-change-password-behind",),
     ),
     Difference(
-        "wsgiref tells the length of a stream that has no block at all, and not that of an empty block",
+        "wsgiref sends the length of a stream without any block, but not of one with an empty block",
         lambda seen: seen.pop("header Content-Length"),
         ("stream/empty",),
         interfaces=("wsgi",),
