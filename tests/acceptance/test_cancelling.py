@@ -1,4 +1,4 @@
-"""Dispatches that nobody wants any more."""
+"""Dispatches that are cancelled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Start, migrate, check, queue, replay, poll: one after the other, in this process. Any fault is its exit status."""
+"""Start, migrate, check, queue, replay and poll in this process. The exit status shows any error."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CONTRIB = ("admin", "auth", "contenttypes", "messages", "sessions")
 
 
 def imported() -> list[str]:
-    """What is imported of apps that are neither installed nor used by the project all the same."""
+    """Returns imported modules of apps that the project neither installs nor uses."""
     return sorted(
         name
         for absent in CONTRIB

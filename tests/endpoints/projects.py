@@ -1,4 +1,4 @@
-"""Projects whose settings are not those that the endpoints would like best."""
+"""Projects with settings that could break the endpoints."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _with(*before: str, after: tuple[str, ...] = ()) -> list[str]:
 
 
 def projects() -> dict[str, dict[str, Any]]:
-    """Settings by the name of what is special about a project."""
+    """Returns settings by a description of the project."""
     cached = ["django.middleware.cache.UpdateCacheMiddleware"]
     return {
         "plain": {},

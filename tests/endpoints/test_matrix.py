@@ -27,7 +27,7 @@ QUEUED = [{"when": "true", "queue": "bulk"}]
 
 @pytest.fixture(autouse=True)
 def silent(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Nothing that is logged on the way, by anybody, has a token in it, and nothing is mailed."""
+    """No log record contains a token, and nothing is mailed."""
     with override_settings(ADMINS=[ADMIN]), caplog.at_level(logging.DEBUG):
         yield
     assert not mail.outbox

@@ -1,4 +1,4 @@
-"""Packages that many projects have: a queued request is answered as it is on the spot."""
+"""Common packages: a queued request gets the same response as a direct one."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_the_answer_is_the_same(package: str, ada: User, path: str) -> None:
 
 
 def said(response: Any, package: str) -> dict[str, Any]:
-    """Only its middleware has a visitor keep the side of a flag."""
+    """Only its middleware keeps a visitor's variant of a flag."""
     return {name: value for name, value in response.json().items() if name != "flag" or package in {"waffle", "all"}}
 
 

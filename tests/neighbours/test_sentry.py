@@ -54,7 +54,7 @@ def since(site: Project) -> Any:
 
 
 def settled(site: Project, client: httpx.Client, errors: Any) -> list[dict[str, Any]]:
-    """The errors, after another dispatch has gone the whole way, which would have come after any other event."""
+    """Returns the errors after another dispatch has ended, whose event would arrive last."""
     marker = uuid.uuid4().int % 10**8
     document = accepted(client, f"/says/{marker}/", "once")
     over(client, document)
@@ -98,17 +98,17 @@ def test_a_view_that_fails_in_each_attempt_is_one_event(site: Project, either: h
 
 @pytest.fixture(scope="module")
 def with_identities(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    """A site that sends what says who somebody is."""
+    """A site that sends personal data to Sentry."""
     with project(tmp_path_factory.mktemp("pii"), TRACER="sentry", PII="1") as started:
         started.worker("--concurrency=2")
         yield started
 
 
 def content_of(event: dict[str, Any]) -> dict[str, Any]:
-    """What an event says, without what is another each time."""
+    """Returns an event without the values that differ each time."""
     kept = {name: event.get(name) for name in ("transaction", "transaction_info", "level", "request", "user", "_meta")}
     kept["request"] = {**event["request"], "headers": dict(event["request"]["headers"])}
-    for name in ("X-Queue", "x-queue", "Connection", "connection"):  # the one of queueing, and those of one hop
+    for name in ("X-Queue", "x-queue", "Connection", "connection"):  # differ, or are hop-by-hop
         kept["request"]["headers"].pop(name, None)
     kept["error"] = [event["exception"]["values"][-1][name] for name in ("type", "mechanism")]
     kept["_meta"] = (kept["_meta"] or {}).get("request")

@@ -1,4 +1,4 @@
-"""The chaos run's own judgement: every promise that it watches over is one that it sees broken."""
+"""The chaos run detects each broken promise."""
 
 from __future__ import annotations
 
@@ -356,7 +356,7 @@ def test_a_percentile_is_one_of_the_values():
 
 @pytest.fixture
 def echo():
-    """The port of a server that says what it hears."""
+    """Yields the port of an echo server."""
 
     def serve(listener: socket.socket) -> None:
         while True:

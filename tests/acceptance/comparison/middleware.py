@@ -50,7 +50,7 @@ def numbered(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpReques
 
 @sync_and_async_middleware
 def tenancy(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest], Any]:
-    """Whose site it is, and the time zone there."""
+    """Sets the tenant and its time zone."""
 
     @contextmanager
     def at_home(request: HttpRequest) -> Iterator[None]:

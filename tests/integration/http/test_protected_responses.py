@@ -1,4 +1,4 @@
-"""What was stored goes out as stored: the middleware around a held request, or around a poll, changes nothing of it."""
+"""A stored response is sent unchanged: middleware around a held request or a poll does not change it."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ class Envelope:
 
 
 class CarefulEnvelope(Envelope):
-    """It knows that what was stored has been through it."""
+    """It recognises stored responses, which have passed it before."""
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         response = self.get_response(request)
@@ -230,7 +230,7 @@ def body(response: HttpResponseBase) -> bytes:
 
 
 def sent(response: HttpResponseBase) -> dict[str, Any]:
-    """What a server sends of it."""
+    """Returns the response as a server sends it."""
     fields = {name.lower(): value for name, value in response.items()}
     if fields.get("content-encoding") == "gzip":  # Django's middleware adds random bytes
         fields.pop("content-length", None)
@@ -490,7 +490,7 @@ def test_middleware_around_a_stream_is_run_through(client: Client, settings: Any
 
 
 class Shouts:
-    """Middleware that makes another stream of one, and has something to do after it."""
+    """Middleware that wraps a stream, and acts after its end."""
 
     closed: list[str] = []
 

@@ -34,7 +34,7 @@ OURS = "broker_django.middleware.RequestBrokerMiddleware"
 
 @sync_and_async_middleware
 def account(get_response: Callable[[HttpRequest], Any]) -> Any:
-    """What belongs to the user, found before the view; and what a second factor leaves on the user."""
+    """Sets the user's account before the view, and an attribute of a second factor."""
     if iscoroutinefunction(get_response):
 
         async def middleware(request: HttpRequest) -> Any:
@@ -215,7 +215,7 @@ def test_a_user_who_is_no_longer_active_cannot_act_for_another(
 def test_a_cached_page_of_a_dispatch_from_code_is_only_for_its_user(
     django_capture_on_commit_callbacks: Any, ada: User
 ) -> None:
-    """A browser without cookies sends no such field, but Django's test client does: here nobody asks by code, too."""
+    """The anonymous request is also made by code, because Django's test client always sends a Cookie field."""
     cache.clear()
     bodies = []
     for user in (ada, None, User.objects.create_user("bob"), ada):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def outer(get_response: Callable[[HttpRequest], Any]) -> Any:
-    """Middleware that builds on what the packages know, before the view."""
+    """Middleware that uses the packages' data before the view."""
 
     def middleware(request: HttpRequest) -> Any:
         request.seen = known(request)
