@@ -34,22 +34,22 @@ def dispatch(
     user: Any = None,
     tenant: str | None = None,
 ) -> Dispatch:
-    """Have a request run later, on this queue, as its user. Returns the dispatch, with its id.
+    """Run a request later, on this queue, as its user. Returns the dispatch, with its id.
 
         dispatch("/reports/", method="POST", json={"month": "2026-10"}, user=user, queue="bulk")
 
-    A path may have a query, and may be a URL of this site. With it go `method` (GET, or POST if there is a body); one
-    of `json`, `data` (a form, as a mapping or pairs) with or without `files`, and `body` with `content_type`; `query`;
-    `headers`; `host`, if it is not the usual one of ALLOWED_HOSTS; `user`, as an object or by primary key; and
-    `tenant`, as the function of the setting TENANT says it. No CSRF token is asked for.
+    The path may have a query, or be a URL of this site. method: GET, or POST if there is a body. The body is one of
+    `json`, `data` (a form, as a mapping or pairs) with or without `files`, or `body` with `content_type`. host: the
+    usual one of ALLOWED_HOSTS by default. user: an object or a primary key. tenant: the name that the function in
+    TENANT would return. No CSRF token is needed.
 
-    Instead of a path it takes a request, as it is now, with its user and session, whose body must not have been
-    streamed away; or a RequestMessage. Within a transaction the dispatch is published when that is committed; if it is
-    rolled back, it has never been.
+    Instead of a path, pass a request, which keeps its user and session and whose body must not have been read as a
+    stream; or a RequestMessage. Within a transaction, the dispatch is published after the commit. After a rollback it
+    does not exist.
 
-    Raises ConfigurationError for a queue that is not configured, TypeError for arguments that contradict each other,
-    MessageError for what is no request, or has no view, an inactive user, or a body that is gone; BodyTooLargeError,
-    ReducedCapacityError if the queue is full, and UnavailableError if it cannot be recorded.
+    Raises ConfigurationError if the queue is not configured, TypeError if arguments contradict each other, MessageError
+    if the request is not valid, has no view or no body, or its user is not active; BodyTooLargeError;
+    ReducedCapacityError if the queue is full; and UnavailableError if it cannot be recorded.
     """
     from broker_django.admission.composing import Parts  # noqa: PLC0415 - which needs the apps to be loaded
     from broker_django.admission.dispatching import dispatch as made  # noqa: PLC0415 - needs the apps to be loaded
@@ -59,10 +59,10 @@ def dispatch(
 
 
 def is_replay(request: HttpRequest) -> bool:
-    """Whether a worker runs this request, which was accepted before: known before any middleware is asked.
+    """Whether a worker replays this request. Already known in the outermost middleware.
 
-    Middleware that is to act once for a request, such as a rate limit or an audit log, steps aside in a replay, or acts
-    only then.
+    Middleware that must act once per request, such as a rate limit or an audit log, can ignore replays, or act only in
+    them.
     """
     from broker_django.context import replay_of  # noqa: PLC0415 - which needs Django
 

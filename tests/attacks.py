@@ -69,7 +69,7 @@ def attack(name: str) -> Callable[[Callable[[], bool]], Callable[[], bool]]:
 
 @dataclass(frozen=True, slots=True)
 class Dispatch:
-    """URLs that an attacker has got hold of."""
+    """URLs that an attacker knows."""
 
     id: str
     links: dict[str, str]
@@ -80,7 +80,7 @@ class Dispatch:
         return cls(document["id"], document["links"])
 
     def read(self, client: Client, **headers: str) -> bool:
-        """Whether any exit opens."""
+        """Whether any URL returns the dispatch."""
         asked = (client.get(self.links[name], headers=headers) for name in ("self", "response", "events"))
         return any(response.status_code != 404 for response in asked)
 
@@ -88,13 +88,13 @@ class Dispatch:
         return client.delete(self.links["cancel"], headers=headers).status_code != 404
 
     def cookies(self, client: Client, **headers: str) -> bool:
-        """Whether the response hands out any."""
+        """Whether the response sets any cookies."""
         response = client.get(self.links["response"], headers=headers)
         return bool(response.cookies) or bool({"Set-Cookie", "Clear-Site-Data"} & response.headers.keys())
 
 
 def sent(client: Client, path: str = "/pay/", data: Any = None, **headers: str) -> Dispatch:
-    """A dispatch that whoever sent it can read: an attack that nobody survives would prove nothing."""
+    """Returns a dispatch that its sender can read: otherwise a refused attack would prove nothing."""
     with override_settings(REQUEST_BROKER=EVERYTHING):
         accepted = client.post(path, data or {}, headers=headers)
     dispatch = Dispatch.of(accepted)
@@ -278,7 +278,7 @@ def _() -> bool:
         return dispatch.read(Client(), **{"X-Partner": "one user for all keys:2"}) or dispatch.read(Client())
 
 
-@attack("read the dispatch of a user who cannot be told from others")
+@attack("read the dispatch of a user who cannot be distinguished from others")
 def _() -> bool:
     with override_settings(ROOT_URLCONF=test_unidentified_owners.__name__):
         dispatch = sent_by_partner("/whose/", **{"X-Partner": "a lock:ann"})
@@ -408,11 +408,11 @@ def _() -> bool:
     DispatchRecord.objects.filter(pk=dispatch.id).update(**running, started_at=now, due_at=now)
     reaper = Reaper(iter([now + timedelta(seconds=10 * step) for step in range(1, 400)]).__next__)
     while DispatchRecord.objects.get(pk=dispatch.id).state == "running":
-        for _step in reaper.look():
+        for _step in reaper.run_pass():
             pass
-    told = client.get(dispatch.links["self"])
-    assert told.json()["error"], "it was not lost"
-    return b"db-7" in told.content
+    status = client.get(dispatch.links["self"])
+    assert status.json()["error"], "it was not lost"
+    return b"db-7" in status.content
 
 
 @attack("learn which users there are, with the permission to see routers")

@@ -1,4 +1,4 @@
-"""Browsers, as Django's test clients: with a login, or with a session of nobody."""
+"""Django test clients with a login, or with an anonymous session."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from django.test import Client
 
 
 def logged_in(name: str, **options: Any) -> Client:
-    """As the user of this name, who is made if there is none."""
+    """Logs in as the user with this name, who is created if necessary."""
     client = Client(**options)
     client.force_login(User.objects.get_or_create(username=name)[0])
     return client
 
 
 def with_a_session() -> Client:
-    """Nobody, with something in the cart."""
+    """Returns an anonymous client with data in its session."""
     client = Client()
     session = client.session
     session["cart"] = [1]

@@ -15,19 +15,19 @@ def current_app() -> None:
 
 @pytest.fixture(autouse=True)
 def closed_breaker() -> None:
-    """Each test begins with a message broker that nobody has found down."""
+    """Reset the circuit breaker before each test."""
     publishing.breaker.succeeded()
 
 
 @pytest.fixture(autouse=True)
 def nobody_held() -> None:
-    """Each test begins in a process that has held no client: one that has a single thread rations what it waits."""
+    """Reset the held clients before each test: a process with a single thread limits its waiting time."""
     places.reset()
 
 
 @pytest.fixture
 def own_app():
-    """Whatever app is configured during the test is forgotten afterwards."""
+    """Forget the app that was configured during the test."""
     before = celery_app.get_app()
     yield before
     celery_app.use(before)
@@ -58,7 +58,7 @@ LONG = ["acceptance", "fuzz", "endpoints"]
 
 
 def turn(item: pytest.Item) -> int:
-    """When its file is begun: the short ones fill up the end, at which all processes are to be done together."""
+    """Returns the order of its file: short files come last, so that all processes end at about the same time."""
     name = item.nodeid.partition(".py::")[0].removeprefix("tests/")
     if name in LONGEST_FIRST:
         return LONGEST_FIRST.index(name)

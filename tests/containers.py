@@ -24,7 +24,7 @@ STOPPED_WITHIN = 30.0
 class Process:
     """One process in a session of its own, which ends with this one. Its output goes to a file, which `logs` reads.
 
-    `ready_prompt` is text of the output, or a function, that tells when it serves.
+    `ready_prompt` is text of the output, or a function that returns whether it serves.
     """
 
     def __init__(
@@ -74,14 +74,14 @@ class Process:
 
     @property
     def exit_status(self) -> int | None:
-        """What it ended with; None while it runs."""
+        """Returns the exit status; None while it runs."""
         return self._popen.poll()
 
     def logs(self) -> str:
         return Path(self._log.name).read_text(errors="replace")
 
     def ready(self) -> bool:
-        """Wait until it serves. Raises RuntimeError with its output where it ended instead."""
+        """Wait until it serves. Raises RuntimeError with its output if it ended."""
         wait_until(self._serves, READY_WITHIN)
         return True
 
@@ -106,7 +106,7 @@ class Process:
         self._popen.wait(STOPPED_WITHIN)
 
     def reload(self) -> None:
-        """Containers read their state again; a process has it at hand."""
+        """Does nothing: only a container must read its state again."""
 
     def restart(self, timeout: float = STOPPED_WITHIN) -> None:
         if self.status == "running":
@@ -116,7 +116,7 @@ class Process:
         self.ready()
 
     def teardown(self) -> None:
-        """End it, politely at first, with all that it started."""
+        """End it with all its children: first with SIGTERM."""
         try:
             if self.status == "running":
                 self.kill(self.stop_signal)

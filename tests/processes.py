@@ -14,18 +14,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 FIRST_STEP, LAST_STEP = 0.02, 0.2
-"""Seconds between two polls. To ask costs time that the process that is waited for needs to start."""
+"""Seconds between two polls, which also cost the awaited process time."""
 
 
 def finished(
     argv: Sequence[str], env: Mapping[str, str] | None = None, seconds: float = 60
 ) -> subprocess.CompletedProcess[str]:
-    """The program after its end, whatever its status, with what it wrote."""
+    """Returns the program after its end, with any status and its output."""
     return subprocess.run(argv, env=env, capture_output=True, text=True, timeout=seconds, check=False)
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 30) -> None:
-    """Poll until the condition holds, ever less often; fail after the given seconds."""
+    """Poll until the condition holds, less and less often. Fails after these seconds."""
     deadline = time.monotonic() + seconds
     step = FIRST_STEP
     while not condition():
@@ -71,11 +71,11 @@ def is_gone(pid: int) -> bool:
 
 
 def read_until(process: subprocess.Popen[str], text: str) -> str:
-    """What the process writes up to the line with the given text; its end fails the test."""
+    """Returns the output up to the line with the text. Fails if the process ends before."""
     assert process.stdout is not None
     seen = ""
     for line in process.stdout:
         seen += line
         if text in line:
             return seen
-    raise AssertionError(f"{text!r} never came in:\n{seen}")
+    raise AssertionError(f"{text!r} is missing in:\n{seen}")

@@ -48,7 +48,7 @@ POSTGRES_BINARIES = "/usr/lib/postgresql/*/bin"
 
 @dataclass(frozen=True, slots=True)
 class MessageBroker:
-    """A running message broker: where shared workers serve, and a place on it where none does."""
+    """A running message broker: the URL that shared workers serve, and one that none serves."""
 
     process: Process | CeleryTestContainer
     url: str
@@ -60,7 +60,7 @@ class MessageBroker:
 
 
 def find(program: str) -> Path | None:
-    """The program that a server is started with, None where it is not installed."""
+    """Returns the program of a server, or None if it is not installed."""
     if program == "valkey":
         return _valkey_binary()
     if program == "rabbitmq-server":
@@ -84,7 +84,7 @@ def _valkey_binary() -> Path | None:
 
 
 def require(program: str) -> Path:
-    """The program; where it is absent the test is skipped, or fails if REQUIRE_SERVERS is set."""
+    """Returns the program. Without it the test is skipped, or fails if REQUIRE_SERVERS is set."""
     found = find(program)
     if found is None:
         absent(f"{program} is not installed")
@@ -115,7 +115,7 @@ def listens(port: int) -> bool:
 
 
 def is_healthy(url: str) -> bool:
-    """The site at this URL answers. To load authorities for TLS, which nobody needs here, takes longer than to ask."""
+    """Whether the site answers. Without TLS, because loading authorities takes longer than the request."""
     with contextlib.suppress(httpx.TransportError):
         return httpx.get(f"{url}/broker/health/", trust_env=False, verify=False).is_success
     return False
@@ -123,7 +123,7 @@ def is_healthy(url: str) -> bool:
 
 @contextlib.contextmanager
 def serving(process: Process) -> Iterator[Process]:
-    """The process while it serves; ended afterwards."""
+    """Yields the process when it serves, and ends it afterwards."""
     try:
         process.ready()
         yield process
@@ -273,7 +273,7 @@ GRANT ALL ON `test_{name}%`.* TO {name}@127.0.0.1;
 CREATE USER administrator@127.0.0.1;
 GRANT ALL ON *.* TO administrator@127.0.0.1;
 """
-"""The first user owns the database and those that tests make, and is no administrator of the server."""
+"""The first user owns the database and test databases, and is no administrator of the server."""
 
 
 CRASHES = 3

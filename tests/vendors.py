@@ -1,4 +1,4 @@
-"""pytest-celery's own message brokers, in Docker: chosen with TEST_BROKER, where a Docker engine runs."""
+"""pytest-celery's own message brokers, in Docker: chosen with TEST_BROKER, if a Docker engine runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def _running(vendor: type[CeleryTestContainer], *command: str) -> Iterator[CeleryTestContainer]:
-    """A container of this vendor that serves; without a Docker engine the test is skipped, or fails."""
+    """Yields a container of this vendor. Without a Docker engine the test is skipped, or fails."""
     try:
         engine = docker.from_env()
         engine.ping()

@@ -1,4 +1,4 @@
-"""The way of a request: accepted, replayed by a worker in another process, answered."""
+"""A request is accepted, replayed by a worker in another process, and answered."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def client(site: Site) -> Iterator[httpx.Client]:
-    """Every test of this module, under ASGI and under WSGI."""
+    """Run every test of this module under ASGI and under WSGI."""
     with site.client() as client:
         yield client
 
@@ -154,7 +154,7 @@ def test_a_poll_without_wait_tells_when_to_come_back(client: httpx.Client, gates
     assert "Retry-After" not in client.get(accepted.headers["Location"]).headers
 
 
-def states_told(client: httpx.Client, url: str) -> Iterator[str]:
+def states_in_events(client: httpx.Client, url: str) -> Iterator[str]:
     with client.stream("GET", url) as stream:
         assert stream.headers["Content-Type"].startswith("text/event-stream")
         for line in stream.iter_lines():
@@ -166,7 +166,7 @@ def test_the_event_stream_ends_with_the_last_state(client: httpx.Client, gates: 
     gate = gates.new()
     accepted = client.post(f"/gate/{gate}/", headers={"X-Queue": "payment"}).json()
     states = []
-    for state in states_told(client, accepted["links"]["events"]):
+    for state in states_in_events(client, accepted["links"]["events"]):
         states.append(state)
         gates.open(gate)
     assert states[-1] == "succeeded"
@@ -178,7 +178,7 @@ def test_the_event_stream_tells_every_state(unattended: Site, gates: Gates, star
     states = []
     with unattended.client() as client:
         accepted = client.post(f"/gate/{gate}/", headers={"X-Queue": "payment"}).json()
-        for state in states_told(client, accepted["links"]["events"]):
+        for state in states_in_events(client, accepted["links"]["events"]):
             states.append(state)
             if state == "queued":
                 start_worker()

@@ -1,4 +1,4 @@
-"""What Celery's own events tell, and so Flower."""
+"""What Celery's own events, and so Flower, report."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Heard:
-    """Events of tasks that ended, by id, as they come in."""
+    """Collects the events of ended tasks by id."""
 
     def __init__(self, app: Celery) -> None:
         self._app, self._ended, self._more = app, {}, threading.Condition()

@@ -1,4 +1,4 @@
-"""Message brokers that are down, and workers that are told to go."""
+"""Message brokers that are down, and workers that are stopped."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def url_of(port: int) -> str:
 
 @contextlib.contextmanager
 def silence(port: int) -> Iterator[None]:
-    """Someone who takes connections and says nothing."""
+    """A server that accepts connections and never answers."""
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", port))
@@ -105,7 +105,7 @@ def test_a_poll_ends_in_time_while_the_message_broker_is_down(alone: None, start
         assert time.monotonic() - before < AT_MOST
 
 
-def test_a_worker_that_is_told_to_go_loses_nothing(
+def test_a_worker_that_is_stopped_loses_nothing(
     unattended: Site, ledger: Ledger, gates: Gates, start_worker: StartWorker
 ) -> None:
     gate = gates.new()

@@ -30,7 +30,7 @@ def database(db: Any) -> None:
 
 @pytest.fixture(params=projects())
 def project(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The settings are those of this project while the test runs."""
+    """Use the settings of this project while the test runs."""
     special = dict(projects()[request.param])
     for name in OF_CONNECTIONS:
         if name in special:
@@ -53,7 +53,7 @@ def browser(new_browser: Callable[[], Browser]) -> Browser:
 
 @pytest.fixture
 def visitor(new_browser: Callable[[], Browser], project: str) -> Browser:
-    """A browser whose requests are let in: with a user, if the project asks for one."""
+    """Returns a browser whose requests are allowed: with a user, if the project requires one."""
     browser = new_browser()
     if project == "login required":
         client = Client()
@@ -64,13 +64,13 @@ def visitor(new_browser: Callable[[], Browser], project: str) -> Browser:
 
 @pytest.fixture
 def prefix(project: str) -> str:
-    """Where the endpoints are mounted, as clients see it."""
+    """Returns the prefix of the endpoints, as clients see it."""
     return {"below a prefix": "/app/broker", "a URLconf by host": "/elsewhere"}.get(project, "/broker")
 
 
 @pytest.fixture
 def waiting(prefix: str) -> str:
-    """The status URL of a dispatch that no worker has come to."""
+    """Returns the status URL of a dispatch that no worker has claimed."""
     record = DispatchRecord.objects.create(
         queue="bulk", method="GET", path="/x/", route="/x/", accepted_at=timezone.now(), sealed=b""
     )

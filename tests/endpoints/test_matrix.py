@@ -27,7 +27,7 @@ QUEUED = [{"when": "true", "queue": "bulk"}]
 
 @pytest.fixture(autouse=True)
 def silent(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Nothing that is logged on the way, by anybody, has a token in it, and nothing is mailed."""
+    """No log record contains a token, and nothing is mailed."""
     with override_settings(ADMINS=[ADMIN]), caplog.at_level(logging.DEBUG):
         yield
     assert not mail.outbox
@@ -60,7 +60,7 @@ def test_the_response_is_handed_out_and_kept_by_nobody(visitor: Browser) -> None
         assert response.json()["paid"] == "5"
 
 
-def test_what_waits_is_told_at_once_and_after_a_wait(browser: Browser, waiting: str) -> None:
+def test_a_waiting_dispatch_is_reported_at_once_and_after_a_wait(browser: Browser, waiting: str) -> None:
     with override_settings(REQUEST_BROKER={"MAX_WAIT": 0.05}):
         for query in ({}, {"wait": 1}):
             status = browser.get(waiting, **query)
@@ -170,7 +170,7 @@ def test_a_held_client_does_not_undo_what_the_view_wrote(
     browser: Browser, waiting: str, held_while: Callable[..., None], project: str
 ) -> None:
     browser.get(f"{browser.mounted}/count/")
-    came = session_of(browser).get("came", 0)
+    entered = session_of(browser).get("entered", 0)
 
     def act() -> None:
         session = session_of(browser)
@@ -182,7 +182,7 @@ def test_a_held_client_does_not_undo_what_the_view_wrote(
     after = session_of(browser)
     assert after["cart"] == ["tea"]
     if project == "sessions touched":  # what middleware wrote on this request is there too
-        assert (after["came"], after["went"]) == (came + 1, came + 1)
+        assert (after["entered"], after["left"]) == (entered + 1, entered + 1)
 
 
 @pytest.mark.parametrize("project", TOUCHED, indirect=True)
@@ -209,21 +209,21 @@ def test_a_held_client_does_not_undo_a_login(browser: Browser, waiting: str, hel
 def test_a_new_visitor_who_is_held_gets_the_session_that_middleware_began(browser: Browser, waiting: str) -> None:
     with override_settings(REQUEST_BROKER={"MAX_WAIT": 0.05}):
         assert browser.get(waiting, wait=1).status == 200
-    assert session_of(browser)["came"] == 1
+    assert session_of(browser)["entered"] == 1
 
 
-def test_a_stream_tells_what_happens_meanwhile(browser: Browser, waiting: str, held_while: Callable[..., None]) -> None:
+def test_a_stream_reports_changes(browser: Browser, waiting: str, held_while: Callable[..., None]) -> None:
     held_while(lambda: None)
     browser.headers["Accept-Encoding"] = "gzip"
     stream = browser.get(f"{waiting}events/")
     assert "Content-Encoding" not in stream
-    told = [line for line in stream.text.splitlines() if line.startswith("id: ")]
-    assert told == ["id: queued", "id: cancelled"]
+    ids = [line for line in stream.text.splitlines() if line.startswith("id: ")]
+    assert ids == ["id: queued", "id: cancelled"]
 
 
 @pytest.mark.parametrize("project", ["broken links mailed"], indirect=True)
 @pytest.mark.parametrize("missing", ["response/logo.png", "../../../logo.png", "../../logo.png"])
-def test_what_a_stored_page_lacks_is_mailed_to_nobody(browser: Browser, waiting: str, missing: str) -> None:
+def test_broken_links_of_a_stored_page_are_not_mailed(browser: Browser, waiting: str, missing: str) -> None:
     picture = urljoin(waiting, missing)
     assert browser.send("GET", picture, headers={"Referer": f"{waiting}response/"}).status == 404
     assert mail.outbox == []

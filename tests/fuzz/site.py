@@ -1,4 +1,4 @@
-"""A site that notes what comes to its door and what its view sees."""
+"""A site that records what its outer middleware and its view see."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One request at one place. `meta` has the texts of `request.META`; `body` is None where nobody has read it."""
+    """One request at one place. `meta` has the texts of `request.META`; `body` is None if it was not read."""
 
     meta: dict[str, str]
     method: str | None

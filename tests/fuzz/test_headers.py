@@ -1,4 +1,4 @@
-"""Header fields of every kind: no request becomes a replay, none makes the broker fail, and a replay sees them all."""
+"""Any header fields: no request becomes a replay, none makes the broker fail, and a replay sees them all."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ CONDITIONS = [
 
 @pytest.fixture(autouse=True)
 def noting_site(db: None) -> Iterator[None]:
-    """Requests are queued, replayed here and now, and the client is held for the answer."""
+    """Requests are queued and replayed eagerly, while the client is held."""
     rules = [{"when": condition, "queue": "payment"} for condition in CONDITIONS]
     broker = {
         "MAX_WAIT": 0.01,
@@ -136,7 +136,7 @@ def noting_site(db: None) -> Iterator[None]:
 
 
 def send_wsgi(method: str, path: str, query: str, headers: Headers, body: bytes) -> Any:
-    """As a WSGI server would: the fields as CGI variables, and a stream that ends where the body does."""
+    """As a WSGI server would: the fields as CGI variables, and a stream that ends with the body."""
     plain = {"content-length": "CONTENT_LENGTH", "content-type": "CONTENT_TYPE"}
     environ: dict[str, Any] = {
         plain.get(name.lower(), f"HTTP_{name.upper().replace('-', '_')}"): value for name, value in headers.items()
@@ -182,13 +182,13 @@ def hop_by_hop(meta: dict[str, str]) -> set[str]:
 
 
 def texts(meta: dict[str, str], *, body: bool) -> dict[str, str]:
-    """What the client sent: without hop-by-hop fields, what Django notes, and the length where there is a body."""
+    """Returns what the client sent: without hop-by-hop fields, and with the length if there is a body."""
     noted = {"CSRF_COOKIE", "CONTENT_LENGTH" if body else "", *hop_by_hop(meta)}
     return {key: value for key, value in meta.items() if key not in noted}
 
 
 def with_new_cookie(sent: Any, response: Any) -> Any:
-    """What the replay has to see: Django gives a new CSRF cookie to whoever sent one that is none."""
+    """Returns what the replay must see: Django sets a new CSRF cookie if the client sent an invalid one."""
     new = response.cookies.get("csrftoken")
     if new is None:
         return sent
@@ -218,7 +218,7 @@ def test_a_queued_request_is_replayed_as_it_was_sent(
 
 
 def fits(record: DispatchRecord) -> None:
-    """Whether any database would take the row: SQLite minds neither lengths nor NUL."""
+    """Assert that every database would accept the row: SQLite checks neither lengths nor NUL."""
     for field in record._meta.concrete_fields:
         value = field.value_from_object(record)
         if isinstance(value, str):
@@ -244,7 +244,7 @@ def test_a_request_that_runs_now_is_no_replay(
 
 @pytest.fixture
 def location(monkeypatch: pytest.MonkeyPatch) -> str:
-    """The path of the status of a dispatch that waits."""
+    """Returns the status path of a waiting dispatch."""
     monkeypatch.setattr(views, "EVENTS_LIFETIME", 0.01)
     with monkeypatch.context() as patch:
         patch.setattr("broker_django.admission.handover.run_eagerly", lambda *_args, **_kwargs: None)

@@ -1,4 +1,4 @@
-"""Second factors and impersonation: in a replay they know what they knew when the request came."""
+"""Second factors and impersonation: a replay has the same state as the request."""
 
 from __future__ import annotations
 
@@ -84,10 +84,10 @@ def test_a_second_factor(
         session = client.session
         session[DEVICE_ID_SESSION_KEY] = device.persistent_id
         session.save()
-    there = direct(client, "/told/").json()
+    there = direct(client, "/shown/").json()
     assert there["view"]["verified"] is verified
     before_replay(lambda: fate(client))
-    links = accepted(client, "/told/")
+    links = accepted(client, "/shown/")
     if fate is not password_changed:
         assert client.get(links["response"]).json() == there
     client.force_login(User.objects.get(pk=ada.pk))
@@ -134,12 +134,12 @@ def test_one_who_acts_for_another(
 ) -> None:
     settings.MIDDLEWARE = [*MIDDLEWARE[:-1], middleware, f"{PROJECT}.outer", OURS]
     begin(client, bob)
-    there = direct(client, "/told/").json()
+    there = direct(client, "/shown/").json()
     assert there["view"]["user"] == "bob"
     other = Client()
     other.cookies = client.cookies.copy()
     before_replay(lambda: fate(other))
-    links = accepted(client, "/told/")
+    links = accepted(client, "/shown/")
     as_bob = Client()
     as_bob.force_login(User.objects.get(pk=bob.pk))
     assert as_bob.get(links["response"]).json() == there
@@ -155,11 +155,11 @@ def test_a_session_that_has_ended_stays_so(client: Client, settings: Any, before
     settings.MIDDLEWARE = [*MIDDLEWARE[:-1], f"{PROJECT}.outer", OURS]
     settings.SESSION_SAVE_EVERY_REQUEST = True
     before_replay(lambda: logged_out(client))
-    links = accepted(client, "/told/")
+    links = accepted(client, "/shown/")
     assert not Session.objects.exists()
     assert client.get(links["response"]).json()["view"]["user"] == "ada"
 
 
 def test_the_answer_of_two_requests_is_one(client: Client, settings: Any) -> None:
     settings.MIDDLEWARE = [*MIDDLEWARE[:-1], "django_otp.middleware.OTPMiddleware", f"{PROJECT}.outer", OURS]
-    assert queued(client, "/told/").json() == direct(client, "/told/").json()
+    assert queued(client, "/shown/").json() == direct(client, "/shown/").json()

@@ -1,4 +1,4 @@
-"""Audit logs: what a replayed view writes is recorded as what it writes on the spot is."""
+"""Audit logs record the writes of a replayed view as those of a direct one."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ PACKAGES = {
 
 
 def recorded(package: str) -> Any:
-    """What the package has of the newest order."""
+    """Returns the package's records of the newest order."""
     order = Order.objects.latest("pk")
     if package == "auditlog":
         entry = LogEntry.objects.get_for_object(order).get()
@@ -109,7 +109,7 @@ print("revisions", [str(each.user) for each in Revision.objects.all()])
 
 @pytest.mark.server("postgres", "valkey")
 @pytest.mark.parametrize("around", ["revisions", "atomic"])
-def test_a_worker_records_the_same_and_a_wait_is_told_honestly(start: Callable[..., Project], around: str) -> None:
+def test_a_worker_records_the_same_and_the_wait_is_reported(start: Callable[..., Project], around: str) -> None:
     packages = list(PACKAGES.values()) if around == "revisions" else list(PACKAGES.values())[:2]
     variables = {"ATOMIC": "1"} if around == "atomic" else {}
     project = start("audits", AROUND=" ".join(packages), **variables)

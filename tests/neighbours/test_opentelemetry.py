@@ -1,4 +1,4 @@
-"""OpenTelemetry: the spans of a replay are in the trace of its request, whoever published it and when."""
+"""OpenTelemetry: the spans of a replay are in the trace of its request."""
 
 from __future__ import annotations
 
@@ -77,10 +77,10 @@ def test_the_span_of_a_poll_has_no_token(site: Project, client: httpx.Client) ->
     url = accepted(client, "/fine/3/", **traced())["links"]["self"]
     client.get(url, headers=fields)
     [poll] = wait_for(site, trace_of(fields), "GET broker/tasks/", 1)
-    told = " ".join(poll["attributes"].values())
-    assert "/tasks/" in told
-    assert url.rstrip("/").rpartition("/")[2] not in told
-    assert without_tokens(told) == told
+    attributes = " ".join(poll["attributes"].values())
+    assert "/tasks/" in attributes
+    assert url.rstrip("/").rpartition("/")[2] not in attributes
+    assert without_tokens(attributes) == attributes
 
 
 CAPTURED = {
@@ -114,7 +114,7 @@ def test_the_view_runs_in_a_span_below_the_task(site: Project, client: httpx.Cli
     assert parents["INTERNAL"] == run["span"]
 
 
-def test_the_view_sees_the_fields_as_they_came(client: httpx.Client) -> None:
+def test_the_view_sees_the_original_fields(client: httpx.Client) -> None:
     fields = traced()
     document = over(client, accepted(client, "/fine/3/", **fields))
     seen = client.get(document["links"]["response"]).json()["headers"]

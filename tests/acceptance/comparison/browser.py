@@ -1,4 +1,4 @@
-"""A client that shows all that the server sent, in its order and spelling, and keeps cookies."""
+"""A client that returns all that the server sent, unchanged and in order, and keeps cookies."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ TIMEOUT = 60
 
 
 class Connection(http.client.HTTPConnection):
-    """Sends a request line as it is given: bytes above ASCII, too."""
+    """Sends a request line unchanged, also with bytes above ASCII."""
 
     def _encode_request(self, request: str) -> bytes:
         return request.encode("latin-1")
 
     def _validate_path(self, url: str) -> None:
-        """Whatever the table has."""
+        """Accept every path of the table."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """`port` is the client's own, of the connection that it came by."""
+    """`port` is the client's port of the connection."""
 
     status: int
     reason: str
@@ -43,7 +43,7 @@ class Reply:
 
 
 class Browser:
-    """Cookies are kept by name alone: what their flags say is compared, and is nobody's business here."""
+    """Keeps cookies by name only. Their flags are compared, but have no effect here."""
 
     def __init__(self, url: str) -> None:
         self.address = urlsplit(url)

@@ -24,18 +24,18 @@ pytestmark = pytest.mark.usefixtures("everything_accepted")
 
 
 class Banning(ModelBackend):
-    """As packages that lock accounts out do it."""
+    """Refuses locked accounts, as some packages do."""
 
     def user_can_authenticate(self, user: Any) -> bool:
         return super().user_can_authenticate(user) and user.last_name != "banned"
 
 
 EDGE = {"Authorization": "Basic ZWRnZTplZGdl"}
-"""What everybody sends who comes through the same proxy."""
+"""A header field that the same proxy adds to all requests."""
 
 
 def exits(client: Client, links: dict[str, str], **headers: str) -> set[int]:
-    """What all URLs of a dispatch answer."""
+    """Returns the statuses of all URLs of a dispatch."""
     asked = [client.get(links[name], headers=headers) for name in ("self", "response", "events")]
     return {response.status_code for response in (*asked, client.delete(links["cancel"], headers=headers))}
 
@@ -200,7 +200,7 @@ def test_a_poll_after_a_logout_keeps_the_cookie_that_identifies_the_owner() -> N
 
 
 def test_a_waiting_poll_keeps_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The session has ended before the poll came, and the dispatch is not done yet."""
+    """The session has ended before the poll, and the dispatch is not done yet."""
     monkeypatch.setattr("broker_django.admission.handover.run_eagerly", lambda *_args, **_kwargs: None)
     client = ann()
     links = send(client)
@@ -306,7 +306,7 @@ def test_dispatches_without_a_tenant_have_no_owner_once_tenants_are_configured(b
 
 
 def test_a_replay_for_another_tenant_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where a host was given to another tenant meanwhile."""
+    """As if another tenant had got the host meanwhile."""
     tenants = iter("ab")
     monkeypatch.setattr("tests.site.tenants.of_header", lambda _request: next(tenants))
     ownership._tenant_function.cache_clear()
@@ -318,7 +318,7 @@ def test_a_replay_for_another_tenant_does_not_run(monkeypatch: pytest.MonkeyPatc
     assert "another tenant than 'a'" in record.error
 
 
-def refused_anew() -> Client:
+def refused_again() -> Client:
     """With the session of a password that was changed meanwhile."""
     client = logged_in("carl")
     User.objects.filter(username="carl").update(password=client.cookies["sessionid"].value)
@@ -332,7 +332,7 @@ def ended() -> Client:
 
 
 @pytest.mark.parametrize("always", [False, True])
-@pytest.mark.parametrize("asks", [Client, bob, ended, refused_anew])
+@pytest.mark.parametrize("asks", [Client, bob, ended, refused_again])
 def test_another_owners_dispatch_looks_like_an_unknown_one(
     asks: Callable[[], Client], settings: Any, always: bool
 ) -> None:
@@ -343,17 +343,17 @@ def test_another_owners_dispatch_looks_like_an_unknown_one(
     never = {name: url.replace(url.split("/tasks/")[1].split("/")[0], "0" * 60) for name, url in of_ann.items()}
     for name in ("self", "response", "events", "cancel"):
         method = Client.delete if name == "cancel" else Client.get
-        told = []
+        answers = []
         for links in (of_ann, of_a_key, of_another_host, deleted, never):
             answer = method(asks(), links[name])
             cookies = sorted((cookie.key, cookie["max-age"]) for cookie in answer.cookies.values())
-            told.append((answer.status_code, answer.content, sorted(answer.items()), cookies))
-        assert told == [told[0]] * 5
-        assert told[0][0] == 404
+            answers.append((answer.status_code, answer.content, sorted(answer.items()), cookies))
+        assert answers == [answers[0]] * 5
+        assert answers[0][0] == 404
 
 
 def fails_elsewhere(request: HttpRequest) -> str:
-    """As a function that reads what only some middleware sets."""
+    """A function that reads an attribute that only some middleware sets."""
     return str(request.headers["X-Tenant"])
 
 
@@ -373,7 +373,7 @@ def an_object(_request: HttpRequest) -> Any:
 
 
 def test_a_tenant_must_be_a_name_and_not_an_object(caplog: pytest.LogCaptureFixture) -> None:
-    """Its text may be another in each process: nobody would own what is accepted."""
+    """Its text may differ in each process, so no client would own the dispatch."""
     ownership._log_once.cache_clear()
     with override_settings(REQUEST_BROKER={**TENANTS, "TENANT": f"{__name__}.an_object"}):
         assert ann().post("/pay/").status_code >= 500

@@ -71,7 +71,7 @@ def lost_message(monkeypatch: pytest.MonkeyPatch) -> None:
         queue="bulk", method="GET", path="/", route="/", sealed=b"s", accepted_at=late, published_at=late
     )
     monkeypatch.setattr(reaper, "waiting_messages", lambda _: 1)
-    monkeypatch.setitem(reaper.handed, "bulk", late.timestamp())
+    monkeypatch.setitem(reaper.latest_published, "bulk", late.timestamp())
 
 
 def test_the_reaper_uses_indexes(lost_message: None) -> None:

@@ -1,4 +1,4 @@
-"""The fields of a trace: in the ledger, in every message, and at the view; without any package for tracing."""
+"""The fields of a trace in the ledger, in every message and in the view, without any tracing package."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ FIELDS = {
 
 @pytest.fixture(autouse=True)
 def nothing_traces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other tests of this process may have loaded packages for tracing."""
+    """Hide tracing packages that other tests of this process have imported."""
     for name in ("opentelemetry.trace", "sentry_sdk"):
         monkeypatch.delitem(sys.modules, name, raising=False)
 
@@ -78,7 +78,7 @@ def get(path: str, **headers: str) -> DispatchRecord:
 
 
 @pytest.mark.usefixtures("everything_accepted")
-def test_the_ledger_keeps_the_fields_that_the_request_came_with() -> None:
+def test_the_ledger_stores_the_fields_of_the_request() -> None:
     record = get("/echo/")
     assert tracing.headers_of(record) == FIELDS
     assert record.trace_id == TRACE
@@ -91,7 +91,7 @@ def test_a_request_without_a_trace_keeps_nothing() -> None:
 
 
 @pytest.mark.usefixtures("everything_queued")
-def test_the_view_sees_the_fields_as_they_came() -> None:
+def test_the_view_sees_the_original_fields() -> None:
     seen = Client().get("/echo/", headers=FIELDS).json()["headers"]
     assert {name: seen[name.title()] for name in FIELDS} == FIELDS
 
@@ -202,7 +202,7 @@ def test_a_field_of_the_trace_takes_no_place_of_celerys_own(messages: Any) -> No
 
 def reap(seconds: float = 0) -> None:
     now = timezone.now() + timedelta(seconds=seconds)
-    for _ in Reaper(lambda: now).look():
+    for _ in Reaper(lambda: now).run_pass():
         pass
 
 

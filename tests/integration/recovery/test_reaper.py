@@ -45,7 +45,7 @@ class Clock:
 
 
 class Wire:
-    """What a reaper publishes, and what it is told of queues."""
+    """Records what a reaper publishes, and reports queue lengths."""
 
     def __init__(self) -> None:
         self.published: list[uuid.UUID] = []
@@ -77,7 +77,7 @@ def wire(monkeypatch: pytest.MonkeyPatch) -> Wire:
     wire = Wire()
     monkeypatch.setattr(module, "publish", wire.publish)
     monkeypatch.setattr(module, "waiting_messages", wire.waiting_messages)
-    monkeypatch.setattr(module, "handed", {})
+    monkeypatch.setattr(module, "latest_published", {})
     return wire
 
 
@@ -93,7 +93,7 @@ def steady(clock: Clock, wire: Wire) -> Reaper:
 
 
 def look(reaper: Reaper) -> None:
-    for _step in reaper.look():
+    for _step in reaper.run_pass():
         pass
 
 
@@ -152,7 +152,7 @@ def test_after_a_database_outage_workers_may_renew_first(steady: Reaper, clock: 
     record = accepted(clock.now)
     ledger.claim(record.pk, module.conf.queues["bulk"], "slow", clock.now)
     clock.passes(seconds=40)
-    steady.stumbled()
+    steady.record_failure()
     look(steady)
     clock.passes(seconds=10)
     look(steady)
@@ -188,7 +188,7 @@ def test_a_message_is_lost_if_later_ones_have_left_the_queue(
     clock.passes(seconds=100)
     look(steady)
     assert wire.published == [], "both may wait in the queue"
-    monkeypatch.setattr(module, "handed", {"bulk": (second.accepted_at - timedelta(seconds=1)).timestamp()})
+    monkeypatch.setattr(module, "latest_published", {"bulk": (second.accepted_at - timedelta(seconds=1)).timestamp()})
     clock.passes(seconds=15)
     look(steady)
     assert wire.published == [first.pk]
@@ -227,7 +227,7 @@ def test_a_former_queue_does_not_block_others(steady: Reaper, clock: Clock, wire
     look(steady)
     assert wire.published == [record.pk]
     former.refresh_from_db()
-    assert former.due_at == clock.now + module.HESITATION
+    assert former.due_at == clock.now + module.OTHER_WORKER_DELAY
 
 
 def test_a_pass_is_limited_in_time(steady: Reaper, clock: Clock, wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,7 +238,7 @@ def test_a_pass_is_limited_in_time(steady: Reaper, clock: Clock, wire: Wire, mon
     assert len(wire.published) == 1
 
 
-def test_housekeeping_continues_where_a_pass_stopped(
+def test_housekeeping_continues_in_the_next_pass(
     steady: Reaper, clock: Clock, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "A_WHILE", -1.0)
@@ -325,7 +325,7 @@ def test_a_worker_with_old_settings_does_not_fail_dispatches_of_a_queue_in_use(
 def test_a_lease_that_expired_while_the_ledger_was_read_only_is_kept(
     steady: Reaper, clock: Clock, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on SQLite, if somebody holds the lock of the file for longer than a lease."""
+    """As on SQLite, if another process locks the file for longer than a lease."""
     record = accepted(clock.now)
     ledger.claim(record.pk, module.conf.queues["bulk"], "alive", clock.now)
     for _ in range(4):
@@ -370,7 +370,7 @@ def test_each_pass_publishes_a_few_if_the_queue_length_is_unknown(steady: Reaper
 
 
 def explained(caplog: pytest.LogCaptureFixture, pattern: re.Pattern[str], record: DispatchRecord) -> int:
-    """In how many log lines `chaos` reads why this dispatch ran again."""
+    """Returns how many log lines explain to `chaos` why this dispatch ran again."""
     return mentions(pattern, caplog.messages)[str(record.pk)]
 
 
@@ -384,7 +384,7 @@ def test_chaos_reads_that_an_attempt_failed_or_was_handed_back(
     attempt = tasks.Attempt(record.pk, ledger.claim(record.pk, policy, "a@b"), policy)
     answer = Answer(ResponseMessage(500), "500", retriable=True, unknown_here=unknown_here)
     with caplog.at_level(logging.INFO, "workers.tasks"):
-        assert tasks._again(attempt, answer) is not None
+        assert tasks._retry(attempt, answer) is not None
     assert explained(caplog, pattern, record) == 1
 
 

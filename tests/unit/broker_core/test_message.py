@@ -162,7 +162,7 @@ def test_another_version_is_refused(kind, version):
 
 @given(REQUESTS)
 def test_a_request_of_version_1_is_decoded(message):
-    """Without what it did not have yet."""
+    """Newer fields have their defaults."""
     head = [message.protocol, message.scheme, message.user, message.view_user, message.csrf, message.environ]
     decoded = RequestMessage.decode(packed(json.dumps(head).encode(), message.body, version=1))
     assert decoded == replace(message, path="", route="", view="", accepted_at=0.0, tenant="", principal=None)
@@ -223,14 +223,14 @@ def test_what_is_written_can_be_read():
     assert max(VERSIONS) == VERSION
 
 
-def test_the_body_is_whatever_follows_the_head():
+def test_the_body_is_everything_after_the_head():
     assert (
         RequestMessage.decode(packed(b'["wsgi","http","unchecked","","","","",null,null,null,0,{}]', b"\x00[{")).body
         == b"\x00[{"
     )
 
 
-def test_the_content_type_is_found_whatever_its_case():
+def test_the_content_type_is_found_in_any_case():
     assert ResponseMessage(200, headers=(("A", "b"), ("CONTENT-type", "text/css"))).content_type == "text/css"
     assert ResponseMessage(204).content_type == ""
 

@@ -63,7 +63,7 @@ def test_any_text_compiles_or_is_refused_and_then_is_true_false_or_without_answe
         ('["/pay"].exists(request_path, request.path != request_path)', True, False),
     ],
 )
-def test_plain_variables_stand_for_members_where_that_changes_nothing(text, nested, expected):
+def test_plain_variables_replace_members_if_that_changes_nothing(text, nested, expected):
     condition = Condition(text)
     assert condition.nested is nested
     assert condition.holds(context(VALUES, nested=nested)) is expected
@@ -283,7 +283,7 @@ def why_not(text, values):
     ],
 )
 def test_what_reads_a_collection_that_is_too_large_has_no_answer(text):
-    """Neither that something is there, nor that it is not."""
+    """Neither a membership nor its negation has an answer."""
     enough = {"request.cookies": dict.fromkeys(map(str, range(MOST_ENTRIES)), ""), "request.path": "/"}
     too_many = {**enough, "request.cookies": {**enough["request.cookies"], "one more": ""}}
     assert "no answer" not in why_not(text, enough)
