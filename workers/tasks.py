@@ -38,7 +38,6 @@ from workers.replaying import error_reports
 from workers.replaying.isolation import isolated
 from workers.replaying.leases import leases
 from workers.replaying.outcomes import (
-    NEVER_PASSES,
     PATIENCE,
     LedgerSilentError,
     late,
@@ -48,7 +47,7 @@ from workers.replaying.outcomes import (
     seconds_to_soft_limit,
 )
 from workers.replaying.replay import run, unanswered
-from workers.replaying.time_limits import past_soft_limit
+from workers.replaying.time_limits import past_soft_limit, raise_if_past_soft_limit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -100,13 +99,15 @@ def replay(self: Any, /, sealed: object = None, *_unknown: object, **_unknown_to
     request.broker_began = time.monotonic()
     queue, sealed_request = _open(task_id, request.delivery_info, sealed)
     dispatch_id, policy = uuid.UUID(task_id), conf.queues[queue]
-    attempt = _claim(request, dispatch_id, policy)
+    with leases.claiming(dispatch_id, policy):
+        attempt = _claim(request, dispatch_id, policy)
     fields = tracing.of_task(request)
     with leases.held(dispatch_id, attempt, policy), error_reports.attempt(dispatch_id, queue, attempt, fields):
+        raise_if_past_soft_limit(request)
         answer = _answer(request, sealed_request, dispatch_id, queue, attempt)
         file = sealed_request if isinstance(sealed_request, str) else ""
         with past_soft_limit():
-            return _conclude(request, Attempt(dispatch_id, attempt, policy, file), answer)
+            return _conclude(request, Attempt(dispatch_id, attempt, policy, timezone.now(), file), answer)
 
 
 def _claim(request: Any, dispatch_id: uuid.UUID, policy: QueuePolicy) -> int:
@@ -213,11 +214,12 @@ def _read(file: str, dispatch_id: str, queue: str) -> RequestMessage:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """An attempt by this process. `file` contains the request if it was too large for a message."""
+    """An attempt of this process that has ended. `file` contains the request if it was too large for a message."""
 
     dispatch_id: uuid.UUID
     number: int
     policy: QueuePolicy
+    ended_at: datetime
     file: str = ""
 
     @property
@@ -273,7 +275,7 @@ def _end(request: Any, attempt: Attempt, answer: Answer, sealed: str) -> datetim
         else:
             error_reports.report_success()
             if attempt.file:
-                bodies.delete_on_commit([attempt.file])
+                ledger.when_committed(partial(bodies.delete, [attempt.file]))
     return due
 
 
@@ -294,12 +296,15 @@ def _record(request: Any, attempt: Attempt, answer: Answer, sealed: str) -> bool
     """Record the outcome with its response, or without it if the result store refuses this response."""
     number, policy, outcome = attempt.number, attempt.policy, answer.outcome
     try:
-        return ledger.conclude(attempt.dispatch_id, number, policy, outcome, sealed, task=request)
-    except NEVER_PASSES as error:
+        return ledger.conclude(
+            attempt.dispatch_id, number, policy, outcome, sealed, task=request, first_asked=attempt.ended_at
+        )
+    except ledger.refusals as error:
         text, extra = "The response of dispatch %s cannot be stored: %s", error_reports.log_extra(attempt.dispatch_id)
         logger.error(text, attempt.dispatch_id, redacted(error), extra=extra)
         reason = f"the response cannot be stored: {type(error).__name__}"
-        finished = ledger.conclude(attempt.dispatch_id, number, policy, Outcome(error=reason))
+        refused = Outcome(error=reason)
+        finished = ledger.conclude(attempt.dispatch_id, number, policy, refused, first_asked=attempt.ended_at)
         if finished:
             error_reports.report_failure(answer.error or reason)
         return finished

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from django.core.files.base import ContentFile
 from django.core.files.storage import storages
-from django.db import connections, transaction
+from django.db import connections
 
 from broker_core.envelope import key_id
 from broker_core.errors import StorageError, StoredRequestError
@@ -120,11 +120,6 @@ def delete(names: Collection[str]) -> None:
             _storage().delete(name)
         except Exception as error:  # noqa: BLE001 - every storage has errors of its own
             logger.warning("The file %s was not deleted: %s", printable(name), redacted(error))
-
-
-def delete_on_commit(names: Collection[str]) -> None:
-    """Delete the files after the ledger's transaction, if there is one, is committed."""
-    transaction.on_commit(lambda: delete(names), using=database.alias())
 
 
 def older_than(moment: datetime) -> dict[str, uuid.UUID]:

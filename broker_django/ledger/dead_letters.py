@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from django.db import transaction
@@ -16,7 +17,7 @@ from broker_core.dispatches.transitions import wanted_until
 from broker_core.redaction import printable
 from broker_django.ledger import bodies
 from broker_django.ledger.due import last_wanted
-from broker_django.ledger.rows import emit, first, rows, selected
+from broker_django.ledger.rows import emit, first, rows, selected, when_committed
 from broker_django.models import ActionRecord, AttemptRecord, DispatchRecord, database
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class DeadLetterBox:
             files = list(dead.exclude(sealed_file="").values_list("sealed_file", flat=True))
             if not dead.update(sealed=b"", sealed_file=""):
                 return False
-            bodies.delete_on_commit(files)
+            when_committed(partial(bodies.delete, files))
             _record_action(dispatch_id, "discard", actor, "", now)
         return True
 

@@ -40,7 +40,8 @@ def limit_waits() -> None:
     if statement is None or connection.settings_dict.get("DISABLE_SERVER_SIDE_CURSORS"):
         return
     connection.ensure_connection()
-    if database.is_pooled(connection.settings_dict) or getattr(connection, LIMITED, None) is not connection.connection:
+    pooled = connection.settings_dict["OPTIONS"].get("pool")
+    if pooled or getattr(connection, LIMITED, None) is not connection.connection:
         with connection.cursor() as cursor:
             cursor.execute(statement(patience()))
         setattr(connection, LIMITED, connection.connection)

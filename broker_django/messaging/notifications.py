@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from celery import Celery
 
 logger = logging.getLogger("broker_django.messaging.notifications")
+
+SILENCE = 2.0
+"""Seconds without announcements after one has failed. Clients look into the ledger about as often."""
 
 
 def channel(dispatch_id: uuid.UUID) -> str:
@@ -73,9 +77,13 @@ def _announcers(url: str, timeout: float) -> Any:
 
 
 def announce(dispatch_id: uuid.UUID) -> None:
-    """Wake the clients that wait for this dispatch. Without Redis, they poll."""
+    """Wake the clients that wait for this dispatch. Without Redis, they poll.
+
+    If Redis does not answer, nothing is announced for a while: many dispatches may expire in an outage, and each
+    announcement would wait for PUBLISH_TIMEOUT.
+    """
     url = redis_url()
-    if url is None:
+    if url is None or time.monotonic() < _silent_until.get(url, 0.0):
         return
     announcers = _announcers(url, conf.PUBLISH_TIMEOUT)
     try:
@@ -85,7 +93,12 @@ def announce(dispatch_id: uuid.UUID) -> None:
         finally:
             announcers.release(connection)
     except redis.RedisError as error:
+        _silent_until[url] = time.monotonic() + SILENCE
         logger.warning("The change of dispatch %s could not be announced: %s", dispatch_id, redacted(error))
+
+
+_silent_until: dict[str, float] = {}
+"""By URL, when the next announcement is tried."""
 
 
 class Subscription:

@@ -24,7 +24,7 @@ from broker_django.conf import conf
 from broker_django.models import DispatchRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from django.db.models import Model
 
@@ -49,11 +49,6 @@ def alias_of(model: type[Model]) -> str:
 def vendor() -> str:
     """What the ledger's database is, as Django says: sqlite, postgresql, mysql."""
     return connections[alias()].vendor
-
-
-def is_pooled(settings: Mapping[str, Any]) -> bool:
-    """Whether Django keeps the connections of a database with these settings in a pool."""
-    return bool(settings["OPTIONS"].get("pool"))
 
 
 def in_transaction() -> bool:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
 from django.db import Error as DatabaseFailure
-from django.db import connections
 from django.http import HttpResponse, JsonResponse, StreamingHttpResponse
 
 from broker_core.client_limits import Server
@@ -25,7 +24,6 @@ from broker_django.http import cache_headers, content_codings
 from broker_django.identity import held_sessions, logged_in, ownership, users
 from broker_django.identity.owners import owner_of
 from broker_django.ledger import ledger, tokens
-from broker_django.models import database
 from broker_django.tracking import holding, waiting
 from broker_django.tracking.answers import (
     await_until_done,
@@ -255,9 +253,8 @@ events = endpoint(("GET",), _events, _async_events)
 def _health(_request: HttpRequest) -> HttpResponse:
     """Returns 200 if the ledger's database answers, else 503."""
     try:
-        with connections[database.alias()].cursor() as cursor:
-            cursor.execute("SELECT 1")
-    except DatabaseFailure:
+        ledger.ping()
+    except ledger.failures:
         return JsonResponse({"status": "fail", "database": "unreachable"}, status=503)
     return JsonResponse({"status": "pass"})
 

@@ -39,7 +39,7 @@ def wait(dispatch_id: uuid.UUID, seconds: float, wanted: Wanted, *, ledger_only:
     With `ledger_only` the thread closes only its connection to the ledger. Raises UnwatchedError if the process can
     open no more files or threads.
     """
-    if _polls_here() or database.in_transaction():
+    if _polls_here() or ledger.in_transaction():
         return _poll(dispatch_id, seconds, wanted)
     event = threading.Event()
     waiter = Waiter(dispatch_id, wanted, event.set)

@@ -6,15 +6,12 @@ import logging
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from django.db import OperationalError
-
 from broker_core.dispatches import State
 from broker_core.dispatches.transitions import DEPLOYMENT
 from broker_core.redaction import redacted
 from broker_django.conf import conf
 from broker_django.ledger import ledger
 from broker_django.messaging.celery_app import get_app
-from workers.databases import locks
 from workers.replaying import error_reports
 
 if TYPE_CHECKING:
@@ -63,8 +60,8 @@ def _abandon(dispatch_id: UUID, reason: str, now: datetime) -> None:
     """Fail the dispatch, unless its row is locked: then the next pass tries again."""
     try:
         abandoned = ledger.abandon(dispatch_id, reason, now)
-    except OperationalError as error:
-        if not locks.is_timeout(error):
+    except ledger.failures as error:
+        if not ledger.is_locked_out(error):
             raise
         return
     if abandoned:

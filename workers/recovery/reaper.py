@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps
-from django.db import OperationalError, close_old_connections, connections
+from django.db import close_old_connections, connections
 from django.utils import timezone
 
 from broker_core.dispatches import Run, State
@@ -202,8 +202,8 @@ class Reaper:
         """Skip the row for a while if another session has locked it, so that it does not delay others."""
         try:
             yield
-        except OperationalError as error:
-            if not locks.is_timeout(error):
+        except ledger.failures as error:
+            if not ledger.is_locked_out(error):
                 raise
             self._locked[dispatch.id] = now + timedelta(seconds=conf.REPUBLISH_AFTER)
             _log(dispatch, "its row is locked by another session, it is skipped for a while")
@@ -287,7 +287,7 @@ def _run_pass(reaper: Reaper, over: threading.Event) -> None:
     try:
         with fork_lock:
             close_old_connections()
-            locks.limit_waits()
+            ledger.limit_waits()
         steps = reaper.run_pass()
         more = True
         while more and not over.is_set():

@@ -9,19 +9,20 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from django.db import OperationalError, connections
+from django.db import connections
 
+from broker_core.dispatches.events import Kind
 from broker_core.dispatches.transitions import LEASE_MARGIN
 from broker_core.redaction import redacted
 from broker_django.conf import conf
 from broker_django.ledger import ledger
 from broker_django.messaging.publishing import HARD_LIMIT_MARGIN
-from workers.databases import locks
 
 if TYPE_CHECKING:
     import uuid
     from collections.abc import Iterator
 
+    from broker_core.dispatches.events import Event
     from broker_core.policies import QueuePolicy
 
 logger = logging.getLogger("workers.replaying.leases")
@@ -32,12 +33,16 @@ RENEWALS = 3
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """An attempt that runs in this process. `since` and `until` (when it is given up) are monotonic seconds."""
+    """An attempt that runs in this process. `since` and `until` (when it is given up) are monotonic seconds.
+
+    is_new: whether its task does not know of it yet.
+    """
 
     dispatch_id: uuid.UUID
     attempt: int
     since: float
     until: float
+    is_new: bool = False
 
 
 class Leases:
@@ -48,24 +53,45 @@ class Leases:
 
     def __init__(self) -> None:
         self._claims: set[Claim] = set()
+        self._claiming: dict[uuid.UUID, QueuePolicy] = {}
         self._thread: threading.Thread | None = None
         self._some = threading.Event()
 
     @contextlib.contextmanager
     def held(self, dispatch_id: uuid.UUID, attempt: int, policy: QueuePolicy) -> Iterator[None]:
         """Renew the claim while the block runs, but not much longer than the time limit of its queue."""
+        claim = self._hold(dispatch_id, attempt, policy)
+        try:
+            yield
+        finally:
+            self._claims.discard(claim)
+
+    def _hold(self, dispatch_id: uuid.UUID, attempt: int, policy: QueuePolicy, *, is_new: bool = False) -> Claim:
         now = time.monotonic()
         longest = policy.time_limit + HARD_LIMIT_MARGIN + LEASE_MARGIN.total_seconds()
-        claim = Claim(dispatch_id, attempt, now, now + longest)
+        claim = Claim(dispatch_id, attempt, now, now + longest, is_new)
         self._claims.add(claim)
         self._some.set()
         if self._thread is None or not self._thread.is_alive():  # not yet started, or this process was forked
             self._thread = threading.Thread(target=self._run, name="broker-leases", daemon=True)
             self._thread.start()
+        return claim
+
+    @contextlib.contextmanager
+    def claiming(self, dispatch_id: uuid.UUID, policy: QueuePolicy) -> Iterator[None]:
+        """Renew the claim that the block makes as soon as it is made: receivers of `dispatch_started` may be slow."""
+        self._claiming[dispatch_id] = policy
         try:
             yield
         finally:
-            self._claims.discard(claim)
+            del self._claiming[dispatch_id]
+            self._claims -= {claim for claim in self._claims if claim.is_new and claim.dispatch_id == dispatch_id}
+
+    def on_event(self, event: Event) -> None:
+        """Subscriber of the ledger's events."""
+        policy = self._claiming.get(event.dispatch_id) if event.kind is Kind.STARTED else None
+        if policy is not None:
+            self._hold(event.dispatch_id, event.attempt, policy, is_new=True)
 
     def _run(self) -> None:
         step = 0.0
@@ -83,7 +109,7 @@ class Leases:
         if not claims:
             return True
         try:
-            locks.limit_waits()
+            ledger.limit_waits()
             _renew(claims)
         except ledger.failures as error:
             logger.warning("%d leases could not be renewed and are tried again: %s", len(claims), redacted(error))
@@ -98,12 +124,13 @@ def _renew(claims: list[Claim]) -> None:
     """Renew all at once. If one of the rows is locked, renew one after another."""
     try:
         ledger.renew((claim.dispatch_id, claim.attempt) for claim in claims)
-    except OperationalError as error:
-        if not locks.is_timeout(error) or len(claims) == 1:
+    except ledger.failures as error:
+        if not ledger.is_locked_out(error) or len(claims) == 1:
             raise
         for claim in claims:
-            with contextlib.suppress(OperationalError):
+            with contextlib.suppress(*ledger.failures):
                 ledger.renew([(claim.dispatch_id, claim.attempt)])
 
 
 leases = Leases()
+ledger.events.subscribe(leases.on_event, first=True)

@@ -12,7 +12,6 @@ import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery import signals
-from django.db import DataError, IntegrityError
 
 from broker_core.redaction import redacted
 from broker_django.conf import conf
@@ -31,9 +30,6 @@ PATIENCE = 120.0
 LEFT_AT_LIMIT = 3.0
 """Seconds before the hard time limit when a task must be finished."""
 
-NEVER_PASSES = (DataError, IntegrityError)
-"""Errors caused by the data, not by the state of the database."""
-
 
 class LedgerSilentError(Exception):
     """The database executed no statement for as long as the task could wait."""
@@ -42,14 +38,14 @@ class LedgerSilentError(Exception):
 def persistently(statement: Callable[[], T], dispatch_id: str, seconds: float) -> T:
     """Returns the ledger's answer, and waits if the database is unavailable.
 
-    Each try uses a new connection. Raises LedgerSilentError after this many seconds, and DataError or IntegrityError at
+    Each try uses a new connection. Raises LedgerSilentError after this many seconds, and the ledger's `refusals` at
     once.
     """
     deadline, pause = time.monotonic() + seconds, 0.1
     while True:
         try:
             return statement()
-        except NEVER_PASSES:
+        except ledger.refusals:
             raise
         except ledger.failures as error:
             connections.replace_all()

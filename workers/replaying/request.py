@@ -14,7 +14,6 @@ from broker_core.dispatches import Run, State
 from broker_core.redaction import redacted
 from broker_django.ledger import ledger
 from broker_django.models.moments import moment
-from workers.databases import locks
 from workers.replaying import error_reports, revocation, stopping
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ class ReplayRequest(Request):
             return
         dispatch_id = uuid.UUID(self.id)
         try:
-            locks.limit_waits()
+            ledger.limit_waits()
             state = transition(dispatch_id, run)
             if state is State.FAILED:
                 error_reports.report_failure_of(dispatch_id)

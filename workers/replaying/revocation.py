@@ -15,7 +15,6 @@ from django.db import connections
 from broker_core.errors import DispatchConflictError
 from broker_core.redaction import redacted
 from broker_django.ledger import ledger
-from workers.databases import locks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -31,7 +30,7 @@ def cancel_waiting(task_ids: Iterable[str]) -> None:
     """Cancel those that are waiting dispatches, including those that wait for a retry and have no message."""
     found = {key for task_id in task_ids if (key := _key(task_id)) is not None}
     with _errors_logged(f"The dispatches among {len(found)} revoked tasks"):
-        locks.limit_waits()
+        ledger.limit_waits()
         for chunk in _chunks(sorted(found)):  # sorted, because other workers do the same at the same time
             for dispatch_id in ledger.cancel_all(chunk):
                 _log_cancelled(dispatch_id, "revoked")
@@ -45,7 +44,7 @@ def cancel(task_id: str, run: Run | None) -> None:
     dispatch_id = _key(task_id)
     if dispatch_id is not None:
         with _errors_logged(f"Dispatch {dispatch_id}"):
-            locks.limit_waits()
+            ledger.limit_waits()
             _cancel_dispatch(dispatch_id, run)
 
 

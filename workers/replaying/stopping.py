@@ -11,7 +11,6 @@ from django.db import connections
 from broker_core.dispatches import Run
 from broker_django.conf import conf
 from broker_django.ledger import ledger
-from workers.databases import locks
 
 
 def can_stop(pool: Any) -> bool:
@@ -22,7 +21,7 @@ def can_stop(pool: Any) -> bool:
 def cancel(dispatch_id: str, attempt: int, worker: str) -> bool:
     """Returns whether this attempt ran on this worker, on a queue that allows it, and is now cancelled."""
     try:
-        locks.limit_waits()
+        ledger.limit_waits()
         dispatch = ledger.find(uuid.UUID(dispatch_id))
         policy = conf.queues.get(dispatch.queue) if dispatch else None
         allowed = policy is not None and policy.cancel_running

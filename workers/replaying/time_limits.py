@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Any
 
+from billiard.exceptions import SoftTimeLimitExceeded
 from billiard.pool import SIG_SOFT_TIMEOUT, soft_timeout_sighandler
 
 if TYPE_CHECKING:
@@ -30,6 +32,15 @@ def past_soft_limit() -> Iterator[None]:
         yield
     finally:
         signal.signal(SOFT_TIME_LIMIT, soft_timeout_sighandler)
+
+
+def raise_if_past_soft_limit(request: Any) -> None:
+    """Raise SoftTimeLimitExceeded if a receiver of a signal swallowed it, or would have been interrupted by it."""
+    soft: float | None = (request.timelimit or (None, None))[1]
+    if soft is None or SOFT_TIME_LIMIT is None or signal.getsignal(SOFT_TIME_LIMIT) is not soft_timeout_sighandler:
+        return
+    if time.monotonic() - request.broker_began >= soft:
+        raise SoftTimeLimitExceeded
 
 
 def _ignore(_number: int, _frame: object) -> None:
