@@ -347,7 +347,9 @@ def test_an_event_has_the_dispatch_and_the_attempt(ledger: Ledger) -> None:
             ("accepted", "started", "retrying", "started", "cancelled"), (0, 1, 1, 2, 2), strict=True
         )
     ]
-    states = [(each.kind, each.dispatch.state, each.dispatch.attempts) for each in received if each.dispatch is not None]
+    states = [
+        (each.kind, each.dispatch.state, each.dispatch.attempts) for each in received if each.dispatch is not None
+    ]
     assert states[0] == ("accepted", "queued", 0)
     assert states[2] == ("retrying", "queued", 1)
     assert received[-1].dispatch == current(ledger, dispatch)
@@ -567,3 +569,60 @@ class Dispatches(RuleBasedStateMachine):
 def test_any_order_of_transitions_follows_the_states(kind: str, examples: int) -> None:
     machine = type("Machine", (Dispatches,), {"kind": kind})
     run_state_machine_as_test(machine, settings=settings(max_examples=examples, stateful_step_count=15, deadline=None))
+
+
+def test_a_claim_whose_reply_was_lost_is_found_with_its_event(ledger: Ledger) -> None:
+    received: list[Event] = []
+    dispatch = accepted(ledger)
+    with committing(ledger):
+        assert ledger.claim(dispatch.id, POLICY, "worker", NOW, first_asked=NOW) == 1
+    ledger.events.subscribe(received.append)
+    with committing(ledger):
+        assert ledger.claim(dispatch.id, POLICY, "worker", NOW + LEASE, first_asked=NOW) == 1
+        assert ledger.claim(dispatch.id, POLICY, "worker", NOW + LEASE, first_asked=NOW + MOMENT) == 0
+    assert [(each.kind, each.attempt) for each in received] == [("started", 1)]
+    assert current(ledger, dispatch).lease_ends_at == NOW + 2 * LEASE
+
+
+@pytest.mark.parametrize("outcome", [DONE, BROKEN])
+def test_an_end_whose_reply_was_lost_is_found_with_its_event(ledger: Ledger, outcome: Outcome) -> None:
+    received: list[Event] = []
+    dispatch = accepted(ledger)
+    ledger.claim(dispatch.id, POLICY, "worker", NOW)
+    assert ledger.conclude(dispatch.id, 1, POLICY, outcome, "sealed", first_asked=NOW)
+    ledger.events.subscribe(received.append)
+    with committing(ledger):
+        assert ledger.conclude(dispatch.id, 1, POLICY, outcome, "sealed", first_asked=NOW)
+        assert not ledger.conclude(dispatch.id, 1, POLICY, outcome, "sealed", first_asked=NOW + MOMENT)
+        assert not ledger.conclude(dispatch.id, 2, POLICY, outcome, "sealed", first_asked=NOW)
+        assert not ledger.conclude(dispatch.id, 1, POLICY, Outcome(500, error="other"), "sealed", first_asked=NOW)
+        assert not ledger.conclude(dispatch.id, 1, POLICY, outcome, "sealed", now=NOW)
+    assert [(each.kind, each.attempt) for each in received] == [(outcome.state, 1)]
+    assert ledger.response(current(ledger, dispatch)) == "sealed"
+
+
+def test_an_id_that_is_given_twice_counts_once(ledger: Ledger) -> None:
+    received: list[Event] = []
+    waits, runs = accepted(ledger), accepted(ledger)
+    ledger.claim(runs.id, POLICY, "worker", NOW)
+    ledger.events.subscribe(received.append)
+    with committing(ledger):
+        assert ledger.cancel_all([waits.id, waits.id], NOW) == [waits.id]
+    assert ledger.renew([(runs.id, 1), (runs.id, 1)], NOW) == 1
+    assert [each.dispatch_id for each in received] == [waits.id]
+
+
+def test_an_attempt_that_is_given_up_without_a_word_has_failed(ledger: Ledger) -> None:
+    dispatch = accepted(ledger, "payment")
+    ledger.claim(dispatch.id, POLICY, "worker", NOW)
+    assert ledger.give_up(dispatch.id, Run(1), "", NOW) is State.FAILED
+    failed = current(ledger, dispatch)
+    assert (failed.state, bool(failed.error)) == ("failed", True)
+    sealed = ledger.sealed(dispatch.id)
+    assert sealed is not None
+    assert sealed.is_kept
+
+
+def test_an_empty_filter_selects_all(ledger: Ledger) -> None:
+    dispatch = accepted(ledger)
+    assert ledger.select(Selection(queue="", state="", route="", error=""), 9) == [dispatch]

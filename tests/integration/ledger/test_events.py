@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import time
@@ -17,24 +18,29 @@ from django.db import transaction
 from django.test import override_settings
 from django.utils import timezone
 
-from broker_core.dispatches import NOT_REACHED, Dispatch, Outcome, Run, SealedRequest, State
+import broker_django
+from broker_core.dispatches import NOT_REACHED, Dispatch, Outcome, Run, SealedRequest, Selection, State
 from broker_core.dispatches.events import Event, Events
 from broker_core.dispatches.memory_ledger import MemoryLedger
 from broker_core.message import RequestMessage
 from broker_django import signals
 from broker_django.conf import conf
+from broker_django.ledger import bodies
 from broker_django.ledger import ledger as configured
 from broker_django.ledger.database import DatabaseLedger
 from broker_django.ledger.subscribers import log, signal, wake
 from broker_django.messaging import sealing
 from broker_django.tracking import cancellation
 from tests.integration.replaying.test_revocation import HOSTNAME, held
+from tests.processes import wait_until
 from workers import tasks
 from workers.recovery import former_queues, reaper, unreadable
-from workers.replaying import error_reports, request, revocation, stopping
+from workers.replaying import error_reports, leases, request, revocation, stopping
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from django.dispatch import Signal
 
     from broker_core.dispatches import Ledger
 
@@ -310,3 +316,87 @@ def test_the_documented_receiver_is_called_for_a_failure() -> None:
     finally:
         signals.dispatch_finished.disconnect(names["remember_failure"])
     assert made == [{"dispatch": dispatch.id, "route": "/", "attempt": 1, "error": BROKEN.error}]
+
+
+def test_transitions_and_lookups_work_in_a_transaction_that_is_managed_by_hand() -> None:
+    received: list[tuple[str, uuid.UUID]] = []
+    ledger = DatabaseLedger(Events(lambda event: received.append((event.kind, event.dispatch_id))))
+    policy = conf.queues["bulk"]
+    expired, waits, free, runs = overdue(ledger), *(accepted(ledger) for _ in range(3))
+    ledger.claim(runs.id, policy, HOSTNAME)
+    received.clear()
+    transaction.set_autocommit(False)
+    try:
+        found = ledger.find(expired.id)
+        assert found is not None
+        assert found.state is State.EXPIRED
+        assert ledger.cancel(waits.id)
+        assert ledger.claim(free.id, policy, HOSTNAME) == 1
+        assert ledger.conclude(runs.id, 1, policy, Outcome(200), "sealed")
+        assert received == []
+        transaction.commit()
+    finally:
+        transaction.set_autocommit(True)
+    assert received == [
+        ("expired", expired.id),
+        ("cancelled", waits.id),
+        ("started", free.id),
+        ("succeeded", runs.id),
+    ]
+
+
+@pytest.mark.parametrize("committed", [True, False])
+def test_a_request_is_accepted_in_a_transaction_that_is_managed_by_hand(client: Any, committed: bool) -> None:
+    transaction.set_autocommit(False)
+    try:
+        assert client.post("/pay/").status_code == 202
+        (transaction.commit if committed else transaction.rollback)()
+    finally:
+        transaction.set_autocommit(True)
+    assert [each.state for each in configured.select(Selection(), 9)] == committed * ["succeeded"]
+
+
+@contextlib.contextmanager
+def receiving(sent: Signal, receiver: Callable[..., None]) -> Iterator[None]:
+    sent.connect(receiver, weak=False)
+    try:
+        yield
+    finally:
+        sent.disconnect(receiver)
+
+
+def test_a_claim_is_renewed_while_a_receiver_is_slow() -> None:
+    seen: list[datetime] = []
+
+    def wait_for_a_renewal(dispatch: Dispatch, **_: Any) -> None:
+        def lease() -> datetime:
+            found = configured.find(dispatch.id)
+            assert found is not None
+            assert found.lease_ends_at is not None
+            return found.lease_ends_at
+
+        first = lease()
+        wait_until(lambda: lease() > first)
+        seen.append(lease())
+
+    with override_settings(REQUEST_BROKER={"LEASE": 0.5}):
+        dispatch = accepted(configured)
+        request = SimpleNamespace(hostname=HOSTNAME, is_eager=True, timelimit=(None, None))
+        claiming = leases.leases.claiming(dispatch.id, conf.queues["bulk"])
+        with receiving(signals.dispatch_started, wait_for_a_renewal), claiming:
+            assert tasks._claim(request, dispatch.id, conf.queues["bulk"]) == 1
+    assert len(seen) == 1
+    assert not leases.leases._claims
+
+
+def test_a_receiver_that_exits_does_not_take_the_request_along(tmp_path: Path) -> None:
+    def leave(**_: Any) -> None:
+        raise SystemExit(1)
+
+    with override_settings(MEDIA_ROOT=tmp_path, REQUEST_BROKER={"MAX_INLINE_SIZE": 100}):
+        with receiving(signals.dispatch_accepted, leave), pytest.raises(SystemExit):
+            broker_django.dispatch("/echo/", queue="bulk", body=b"x" * 1_000)
+        [dispatch] = configured.select(Selection(), 9)
+        sealed = configured.sealed(dispatch.id)
+        assert sealed is not None
+        assert bodies.read(sealed.file)
