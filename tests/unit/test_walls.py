@@ -39,6 +39,17 @@ def test_only_the_ledger_and_the_admin_touch_rows() -> None:
     assert found == {}
 
 
+ERRORS_OF_THE_DATABASE = {"DatabaseError", "OperationalError", "IntegrityError", "DataError", "DatabaseFailure"}
+
+
+def test_workers_know_the_errors_of_the_ledger_by_its_protocol() -> None:
+    """Another ledger has other errors: `failures` and `refusals`."""
+    files = list((ROOT / "workers").rglob("*.py"))
+    assert {
+        path.name: both for path in files if (both := ERRORS_OF_THE_DATABASE & names(ast.parse(path.read_text())))
+    } == {}
+
+
 @pytest.mark.parametrize("package", ["broker_core", "broker_django", "workers", "chaos", "benchmarks", "example"])
 def test_no_folder_has_more_than_fifteen_modules(package: str) -> None:
     modules = (path for path in (ROOT / package).rglob("*.py") if not path.name.startswith("__"))

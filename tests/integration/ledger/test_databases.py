@@ -20,6 +20,7 @@ from django_celery_results.models import TaskResult
 import broker_django
 from broker_core.dispatches import Selection
 from broker_core.errors import UnavailableError
+from broker_django import signals
 from broker_django.ledger import ledger, retention
 from broker_django.ledger.rows import rows
 from broker_django.management.commands import import_django_route
@@ -163,6 +164,23 @@ def test_the_projects_routers_decide_where_its_own_results_are_stored(tenant: st
     with database.results_too():
         assert TaskResult.objects.db == "default"
     assert rows().db == DispatchRecord.objects.db == "default"
+
+
+def test_receivers_of_signals_read_the_results_of_the_project(
+    tenant: str, settings: SettingsWrapper, django_capture_on_commit_callbacks: Any
+) -> None:
+    settings.DATABASE_ROUTERS = [tenants.ByContext()]
+    tenants.TENANT.set(tenant)
+    read_from: list[str] = []
+
+    def read(**_: Any) -> None:
+        read_from.append(TaskResult.objects.db)
+
+    for sent in (signals.dispatch_accepted, signals.dispatch_started, signals.dispatch_finished):
+        sent.connect(read)
+    with django_capture_on_commit_callbacks(execute=True):
+        broker_django.dispatch("/echo/", queue="bulk")
+    assert read_from == [tenant] * 3
 
 
 def test_the_doctor_checks_the_results_in_the_ledgers_database(tenant: str, settings: SettingsWrapper) -> None:
