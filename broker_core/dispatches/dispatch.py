@@ -134,6 +134,11 @@ class Dispatch(Moments):
         return f"{self.method} {self.path} ({self.queue})"
 
     @property
+    def pk(self) -> UUID:
+        """The id, by the name that it has on an instance of a model."""
+        return self.id
+
+    @property
     def attempts_of_run(self) -> int:
         """The attempts that count against the policy."""
         return self.attempts - self.attempts_before

@@ -103,7 +103,7 @@ def test_code_dispatches_into_the_same_database(routed: str, django_capture_on_c
     request = RequestFactory().get("/report/2026/")
     with django_capture_on_commit_callbacks(execute=True):
         dispatch = broker_django.dispatch(request, queue="bulk")
-    record = DispatchRecord.objects.using("default").get(pk=dispatch.id)
+    record = DispatchRecord.objects.using("default").get(pk=dispatch.pk)
     assert record.state == "succeeded"
     assert list(record.actions.all()) == list(record.ended_attempts.all()) == []
 
