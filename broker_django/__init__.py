@@ -48,7 +48,7 @@ def dispatch(
     does not exist.
 
     Raises ConfigurationError if the queue is not configured, TypeError if arguments contradict each other, MessageError
-    if the request is not valid, has no view or no body, or its user is not active; BodyTooLargeError;
+    if the request is invalid or has no view, its body was already read, or its user is not active; BodyTooLargeError;
     ReducedCapacityError if the queue is full; and UnavailableError if it cannot be recorded.
     """
     from broker_django.admission.composing import Parts  # noqa: PLC0415 - which needs the apps to be loaded

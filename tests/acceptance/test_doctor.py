@@ -100,7 +100,7 @@ def hold(site: Site, ledger: Ledger, gate: str, number: int) -> list[str]:
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
-def test_a_worker_without_a_free_slot_is_busy_and_says_with_what(
+def test_a_worker_without_a_free_slot_is_busy_and_reports_its_tasks(
     unattended: Site, there: dict[str, str], ledger: Ledger, gates: Gates, start_worker: StartWorker, pool: str
 ) -> None:
     worker = start_worker(broker_worker, "--concurrency=2", f"--pool={pool}")
@@ -126,7 +126,7 @@ def test_a_worker_that_answers_only_between_two_tasks_is_busy(
 
 
 @pytest.mark.parametrize("options", [(), ("--queues=payment,bulk", "--processes=3")])
-def test_a_probe_finds_a_free_slot_beside_what_is_reserved(
+def test_a_probe_finds_a_free_slot_beside_reserved_ones(
     unattended: Site,
     there: dict[str, str],
     ledger: Ledger,
@@ -143,7 +143,7 @@ def test_a_probe_finds_a_free_slot_beside_what_is_reserved(
     assert "1 of 3 slots are busy" in output
 
 
-def test_a_worker_whose_processes_are_stuck_is_found(
+def test_a_worker_with_stuck_processes_is_found(
     unattended: Site, there: dict[str, str], start_worker: StartWorker
 ) -> None:
     worker = start_worker(broker_worker, "--concurrency=2")

@@ -122,7 +122,7 @@ IMPERSONATE = (impersonate, "impersonate.middleware.ImpersonateMiddleware")
         (*IMPERSONATE, stopped),
     ],
 )
-def test_one_who_acts_for_another(
+def test_a_user_acts_for_another(
     client: Client,
     ada: User,
     bob: User,

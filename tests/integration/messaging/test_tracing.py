@@ -113,7 +113,7 @@ def test_the_view_sees_the_original_fields() -> None:
         ("baggage", "a=\xff"),
     ],
 )
-def test_what_is_malformed_or_too_long_does_not_travel(name: str, value: str) -> None:
+def test_malformed_or_long_fields_are_not_sent(name: str, value: str) -> None:
     environ = {f"HTTP_{each.upper().replace('-', '_')}": FIELDS[each] for each in FIELDS}
     kept = tracing.fields_of({**environ, f"HTTP_{name.upper().replace('-', '_')}": value})
     gone = {name, "tracestate"} if name == "traceparent" else {name}
@@ -150,7 +150,7 @@ def test_members_of_baggage_that_are_not_sentrys_travel_with_its_own(monkeypatch
 
 @pytest.mark.usefixtures("everything_accepted")
 @pytest.mark.parametrize("given", ["request", "message"])
-def test_what_code_dispatches_belongs_to_the_trace_of_what_it_was_made_of(given: str, rf: Any) -> None:
+def test_a_dispatch_from_code_belongs_to_the_trace_of_its_request(given: str, rf: Any) -> None:
     environ = {f"HTTP_{each.upper().replace('-', '_')}": FIELDS[each] for each in FIELDS}
     request: Any = rf.get("/echo/", headers=FIELDS)
     if given == "message":
@@ -235,7 +235,7 @@ def test_the_message_of_a_retry_has_them(messages: Any) -> None:
     assert traced(headers) == FIELDS
 
 
-def test_the_message_of_what_was_handed_back_has_them(messages: Any) -> None:
+def test_the_message_after_a_hand_back_has_them(messages: Any) -> None:
     record = accepted()
     assert ledger.hand_back(record.pk, Run(claimed(record)), "the view was not reached")
     reap(60)
@@ -253,6 +253,6 @@ def test_the_message_of_a_dead_letter_that_is_run_again_has_them(messages: Any) 
 
 
 @pytest.mark.parametrize("headers", [None, "text", ["baggage"], {1: 2}, {"baggage": ["a=b"]}, {"traceparent": "no"}])
-def test_what_a_message_says_of_its_trace_may_be_anything(headers: Any) -> None:
+def test_invalid_trace_fields_in_a_message_are_ignored(headers: Any) -> None:
     assert tracing.of_task(SimpleNamespace(headers=headers)) == {}
     assert tracing.of_task(SimpleNamespace(headers=FIELDS)) == FIELDS

@@ -97,7 +97,7 @@ def test_dispatches_that_wait_for_a_worker(memory: None, workers: dict[str, Any]
     assert "no worker has started them" in wrong()["backlog of bulk"].detail
 
 
-def test_waiting_for_a_retry_is_no_finding(memory: None, workers: dict[str, Any]) -> None:
+def test_waiting_for_a_retry_is_not_a_finding(memory: None, workers: dict[str, Any]) -> None:
     long_ago, soon = timezone.now() - timedelta(minutes=5), timezone.now() + timedelta(minutes=1)
     record = add(State.QUEUED, accepted_at=long_ago, due_at=soon, attempts=1)
     record.ended_attempts.create(number=1, started_at=long_ago, ended_at=long_ago, error="the view answered 503")

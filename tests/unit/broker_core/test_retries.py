@@ -57,7 +57,7 @@ def test_retry_after_is_seconds_or_a_date():
 
 
 @pytest.mark.parametrize("field", ["", "soon", "-1", "1.5", "١٢", "Fri, 99 May 2030 12:00:00 GMT"])
-def test_what_is_malformed_asks_for_nothing(field):
+def test_a_malformed_retry_after_is_ignored(field):
     assert parse_retry_after(field, NOW) is None
 
 
