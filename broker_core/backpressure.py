@@ -19,7 +19,7 @@ SHORTEST, LONGEST = 1, 3_600
 """The bounds of Retry-After, in seconds."""
 
 NOTHING_DRAINS = 60
-"""The Retry-After, in seconds, if nothing leaves the queue: nobody can say how long that lasts."""
+"""The Retry-After, in seconds, if no dispatch leaves the queue, so that no estimate is possible."""
 
 SMOOTHED_OVER = 10.0
 """Seconds after which the drain rate has followed about two thirds of a change."""

@@ -105,7 +105,7 @@ class TenantUnknownError(BrokerError):
 
 
 class DispatchNotFoundError(BrokerError):
-    """There is no dispatch with this id, or it belongs to somebody else."""
+    """There is no dispatch with this id, or it belongs to another user."""
 
     status = 404
     slug = "dispatch-not-found"
@@ -238,7 +238,7 @@ class DispatchFailedError(BrokerError):
 
 
 class LoopDetectedError(BrokerError):
-    """Routers lead back to a URL that the request came from."""
+    """Routers redirect or proxy the request in a circle."""
 
     status = 508
     slug = "loop-detected"

@@ -23,7 +23,7 @@ logger = logging.getLogger("broker_core.policies")
 DAY = 86_400.0
 
 RETENTION: Mapping[str, float] = {"succeeded": 7 * DAY, "cancelled": 7 * DAY, "expired": 30 * DAY, "failed": 30 * DAY}
-"""How many seconds a finished dispatch is kept. Failed ones stay longer, so that somebody can look at them."""
+"""How many seconds a finished dispatch is kept. Failed ones are kept longer for inspection."""
 
 
 class Mode(StrEnum):

@@ -47,7 +47,7 @@ def classify(request: HttpRequest, view: Any) -> Decision | None:
 
 
 def may_block(request: HttpRequest, view: Any) -> bool:
-    """Whether a decision would look at the user, and so could ask the database."""
+    """Whether a decision reads the user, and so may query the database."""
     return request.broker.view is not view and reads_user(request, view)  # type: ignore[attr-defined]
 
 
@@ -68,5 +68,5 @@ def settled(request: HttpRequest, decision: Decision | None) -> Decision | None:
 
 
 def reads_user(request: HttpRequest, view: Any) -> bool:
-    """Whether `classify` would look at the user."""
+    """Whether `classify` reads the user."""
     return conf.classifier.reads_user and annotation_of(view, request.method or "") is None

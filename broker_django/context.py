@@ -36,7 +36,7 @@ class RequestContext:
 
     decision: how `view` was classified; None if the broker leaves it alone. unknown_queue: the queue that a DISPATCHER
     named although it is not configured, so that the view is left alone. routed: whether routers were evaluated.
-    route: where a router sends the request. new_visitor: the id of a visitor that gets a sticky cookie. stored: whether
+    route: the route that a router chose. new_visitor: the id of a visitor that gets a sticky cookie. stored: whether
     the response comes from the store, and so has passed all middleware. held: the maximum seconds that the client
     waited.
     """

@@ -1,4 +1,4 @@
-"""The two decisions about a request: where it goes, and when it runs. A project can replace both."""
+"""The two decisions about a request: its route, and when it runs. A project can replace both."""
 
 from __future__ import annotations
 
@@ -53,17 +53,17 @@ def decide(request: HttpRequest, view: Any) -> Decision | None:
     """
     context: RequestContext = request.broker  # type: ignore[attr-defined]
     if context.view is not view:
-        context.decision = None if choice.is_own(request.resolver_match) else _asked(request, view)
+        context.decision = None if choice.is_own(request.resolver_match) else _ask_dispatcher(request, view)
         context.view = view
     return context.decision
 
 
-def _asked(request: HttpRequest, view: Any) -> Decision | None:
+def _ask_dispatcher(request: HttpRequest, view: Any) -> Decision | None:
     return classification.settled(request, dispatcher().classify(request, view))
 
 
 def route_of(request: HttpRequest) -> Route | None:
-    """Returns where a router sends this request; None if its own view answers. Kept on `request.broker`.
+    """Returns the route that a router chose; None if its own view answers. Kept on `request.broker`.
 
     Costs no query unless a condition reads the user.
     """

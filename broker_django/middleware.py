@@ -1,4 +1,4 @@
-"""The middleware: what of the pipeline happens before the view is resolved, at it, and after it."""
+"""The middleware. It runs the pipeline before the view is resolved, when it is resolved, and after the response."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from broker_django.context import replay_of
 from broker_django.http import is_stored, protected, restore
 from broker_django.http.log_redaction import has_token
 from broker_django.messaging import tracing
-from broker_django.pipeline import answer, arouted, routed, submitted, take
+from broker_django.pipeline import accept_and_publish, answer, arouted, routed, submission_of
 from broker_django.routing import visitors
 from broker_django.tracking.answers import (
     await_until_done,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class RequestBrokerMiddleware:
-    """Classifies each request and answers it now, or accepts it for later. It has to be the last in `MIDDLEWARE`."""
+    """Classifies each request, and answers it now or accepts it for later. It must be the last in `MIDDLEWARE`."""
 
     sync_capable = True
     async_capable = True
@@ -53,7 +53,7 @@ class RequestBrokerMiddleware:
         try:
             response = door.enter(request) or routed(request) or keep_body(request) or self.get_response(request)
         except BaseException as error:
-            door.note_exit(request, error)
+            door.convert_exit(request, error)
             raise
         return leave(request, response)
 
@@ -62,12 +62,12 @@ class RequestBrokerMiddleware:
         try:
             response = await self._without_view(request) or await self.get_response(request)
         except BaseException as error:
-            door.note_exit(request, error)
+            door.convert_exit(request, error)
             raise
         return leave(request, response)
 
     async def _without_view(self, request: HttpRequest) -> HttpResponseBase | None:
-        """What is answered before the view is resolved."""
+        """Returns the response if there is one before the view is resolved."""
         enter = sync_to_async(door.enter) if replay_of(request) else None
         response = (await enter(request) if enter else door.enter(request)) or await arouted(request)
         if response is None and may_keep_body(request):
@@ -78,10 +78,10 @@ class RequestBrokerMiddleware:
         view, replay = View(function, args, kwargs), replay_of(request)
         if replay is not None:
             return door.reach(request, view, replay)
-        submission = submitted(request, view)
+        submission = submission_of(request, view)
         if submission is None:
             return None
-        accepted = take(submission)
+        accepted = accept_and_publish(submission)
         if not isinstance(accepted, Accepted):
             return accepted
         dispatch = None
@@ -98,11 +98,11 @@ class RequestBrokerMiddleware:
         view, replay = View(function, args, kwargs), replay_of(request)
         if replay is not None:
             return await sync_to_async(door.reach)(request, view, replay)
-        ask = sync_to_async(submitted) if classification.may_block(request, function) else None
-        submission = await ask(request, view) if ask else submitted(request, view)
+        ask = sync_to_async(submission_of) if classification.may_block(request, function) else None
+        submission = await ask(request, view) if ask else submission_of(request, view)
         if submission is None:
             return None
-        accepted = await sync_to_async(take)(submission)
+        accepted = await sync_to_async(accept_and_publish)(submission)
         if not isinstance(accepted, Accepted):
             return accepted
         dispatch = None
@@ -119,7 +119,7 @@ class RequestBrokerMiddleware:
 
 
 class StoredResponseMiddleware:
-    """Puts a stored response back if middleware has made another of it. To be the first in `MIDDLEWARE`, if wanted."""
+    """Restores stored responses that other middleware has changed. Optional; must be the first in `MIDDLEWARE`."""
 
     sync_capable = True
     async_capable = True
@@ -134,15 +134,15 @@ class StoredResponseMiddleware:
         if self.is_async:
             return self.__acall__(request)
         kept = _keep(request)
-        return _in_its_place(kept, self.get_response(request))
+        return _restored(kept, self.get_response(request))
 
     async def __acall__(self, request: HttpRequest) -> HttpResponseBase:
         kept = _keep(request)
-        return _in_its_place(kept, await self.get_response(request))
+        return _restored(kept, await self.get_response(request))
 
 
 KEPT = "_request_broker_kept"
-"""The attribute of a request that has the stored response, if there is one, for `StoredResponseMiddleware`."""
+"""The attribute of a request that contains the stored response for `StoredResponseMiddleware`."""
 
 
 def _keep(request: HttpRequest) -> list[HttpResponseBase]:
@@ -151,8 +151,8 @@ def _keep(request: HttpRequest) -> list[HttpResponseBase]:
     return kept
 
 
-def _in_its_place(kept: list[HttpResponseBase], response: HttpResponseBase) -> HttpResponseBase:
-    """What is sent. Middleware that answers with another status refuses, redirects or says 304, and has its way."""
+def _restored(kept: list[HttpResponseBase], response: HttpResponseBase) -> HttpResponseBase:
+    """Returns the response to send. Another status is kept: middleware refuses, redirects or answers 304."""
     stored = kept.pop() if kept else response
     if stored is response or stored.status_code != response.status_code:
         return response
@@ -160,7 +160,7 @@ def _in_its_place(kept: list[HttpResponseBase], response: HttpResponseBase) -> H
 
 
 def leave(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
-    """What the middleware around the broker is given: an object that, if it was stored, cannot be changed."""
+    """Returns the response for outer middleware. A stored response cannot be changed by it."""
     response = protected(visitors.with_visitor_cookie(request, response))
     if response.status_code == 404 and "HTTP_REFERER" in request.META and has_token(request):
         del request.META["HTTP_REFERER"]  # BrokenLinkEmailsMiddleware mails it

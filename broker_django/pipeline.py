@@ -1,4 +1,4 @@
-"""The way of a request through the broker: sent elsewhere by a router, accepted for later, or left to its view."""
+"""The pipeline of a request: a router answers it, or it is accepted for later, or its view runs now."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from broker_django.http import cache_headers, content_codings, problem
 from broker_django.identity import ownership, sessions
 from broker_django.routing import choice, redirects
 from broker_django.routing.proxies import aproxy, proxy
-from broker_django.tracking.answers import accepted_response, in_time, repeated_response
+from broker_django.tracking.answers import accepted_response, available_response, repeated_response
 
 if TYPE_CHECKING:
     from django.http import HttpRequest
@@ -57,14 +57,14 @@ async def arouted(request: HttpRequest) -> HttpResponseBase | None:
         return problem(error)
 
 
-def submitted(request: HttpRequest, view: View) -> ClientSubmission | None:
-    """Returns the submission of a request that is to be queued; None if the view runs now."""
+def submission_of(request: HttpRequest, view: View) -> ClientSubmission | None:
+    """Returns the submission of a request to queue; None if the view runs now."""
     decision = decide(request, view.function)
     return None if decision is None or not decision.queued else ClientSubmission(request, view, decision)
 
 
-def take(submission: ClientSubmission) -> Accepted | HttpResponseBase | None:
-    """Accept and publish a submission. Returns a response if it is refused, and None if the view has to run now."""
+def accept_and_publish(submission: ClientSubmission) -> Accepted | HttpResponseBase | None:
+    """Returns the accepted dispatch, a response if the submission is refused, or None if the view must run now."""
     try:
         accepted = accept(submission)
     except NotQueueableError as reason:
@@ -78,11 +78,11 @@ def take(submission: ClientSubmission) -> Accepted | HttpResponseBase | None:
 
 
 def answer(request: HttpRequest, accepted: Accepted, dispatch: Dispatch | None) -> HttpResponseBase:
-    """Returns the view's own response if it came in time, else the 202. `dispatch` is as it is after the wait."""
+    """Returns the view's own response if it is stored by now, else the 202. `dispatch` is as it is after the wait."""
     cache_headers.skip_django_cache(request)
     if isinstance(accepted, Repeated):
         return answer_again(request, accepted, dispatch)
-    response = in_time(dispatch, accepted.replayed)
+    response = available_response(dispatch, accepted.replayed)
     if response is None:
         sessions.detach(request)
         response = accepted_response(request, accepted)

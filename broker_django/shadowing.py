@@ -12,7 +12,7 @@ HINT = "Rename the project's package, or move it into another one: the request b
 
 
 def shadow_of(package: str) -> Path | None:
-    """Returns what Python imports in place of the broker's package, or None if it imports that one."""
+    """Returns the file that Python imports instead of the broker's package, or None if it imports the right one."""
     spec = find_spec(package)
     if spec is None or spec.origin is None:
         return None
@@ -24,8 +24,8 @@ def shadow_of(package: str) -> Path | None:
 def require_own(package: str) -> None:
     """Raises ImproperlyConfigured if the project hides the broker's package."""
     if shadow := shadow_of(package):
-        raise ImproperlyConfigured(f"{told(package, shadow)} {HINT}")
+        raise ImproperlyConfigured(f"{describe(package, shadow)} {HINT}")
 
 
-def told(package: str, shadow: Path) -> str:
+def describe(package: str, shadow: Path) -> str:
     return f"{shadow} hides the package {package!r} of the request broker."

@@ -29,7 +29,7 @@ LIMIT = 2.0
 AROUND = 10.0
 """Seconds of load before the outage and after it."""
 AT_ONCE = 2_000
-"""Clients that may wait at once: enough to keep the rate however long responses take."""
+"""Clients that may wait at once: enough to keep the rate even if responses are slow."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -63,7 +63,7 @@ def signals() -> None:
 
 
 def alarm() -> None:
-    """Fires while another view runs, unless somebody stops it."""
+    """Fires while another view runs, unless it is stopped."""
 
     def goes_off(_number: int, _frame: object) -> None:
         raise RuntimeError("the alarm of an earlier view")

@@ -35,7 +35,7 @@ LINES = 6
 def drain(installation: Installation, seconds: float, but: Collection[str] = ()) -> float | None:
     """Wait until every dispatch except these has ended.
 
-    Returns how long that took, or None if no dispatch ended for so many seconds.
+    Returns how long that took, or None if no dispatch ended for this many seconds.
     """
     began = time.monotonic()
     fewest, since = None, began

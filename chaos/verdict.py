@@ -26,7 +26,7 @@ NOT_REACHED = "the view was not reached"
 """The error of a dispatch whose view no worker knew."""
 
 RECORDED_WITHIN = 20.0
-"""Seconds in which a worker records how a view ended, whatever happens to the database meanwhile."""
+"""Seconds in which a worker records how a view ended, even if the database fails meanwhile."""
 
 ID = r"(?P<id>[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"
 LOSS = re.compile(rf"{ID}: .*(?:\blease\b.* ran out\b|\bprocess was lost\b)")

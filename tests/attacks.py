@@ -408,7 +408,7 @@ def _() -> bool:
     DispatchRecord.objects.filter(pk=dispatch.id).update(**running, started_at=now, due_at=now)
     reaper = Reaper(iter([now + timedelta(seconds=10 * step) for step in range(1, 400)]).__next__)
     while DispatchRecord.objects.get(pk=dispatch.id).state == "running":
-        for _step in reaper.look():
+        for _step in reaper.run_pass():
             pass
     told = client.get(dispatch.links["self"])
     assert told.json()["error"], "it was not lost"

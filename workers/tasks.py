@@ -70,8 +70,8 @@ class ReplayTask(Task):  # type: ignore[type-arg]
         if isinstance(exc, DispatchFailedError):  # already in the ledger
             return
         attempt = getattr(self.request, "attempt", None)
-        told = error_reports.log_extra(task_id) if attempt else {"dispatch_id": task_id}
-        logger.error("Dispatch %s failed: %s", task_id, redacted(exc), extra=told)
+        extra = error_reports.log_extra(task_id) if attempt else {"dispatch_id": task_id}
+        logger.error("Dispatch %s failed: %s", task_id, redacted(exc), extra=extra)
         state = ledger.give_up(uuid.UUID(task_id), Run(attempt), type(exc).__name__) if attempt else None
         if state is State.FAILED:
             error_reports.report_failure_of(uuid.UUID(task_id), exc)
@@ -158,8 +158,14 @@ def _answer(task: Any, request: RequestMessage | str, dispatch_id: uuid.UUID, qu
             "Dispatch %s is not run: %s", dispatch_id, redacted(error), extra=error_reports.log_extra(dispatch_id)
         )
         return unanswered(error, unknown_here=not isinstance(error, StoredRequestAlteredError))
-    accepted_at = moment(message.accepted_at) if message.accepted_at else None
-    replay = Replay(
+    replay = _replay_of(message, dispatch_id, queue, attempt, eager=task.is_eager)
+    if task.is_eager:
+        return run(message, replay)
+    return _replayed(message, replay, tracing.of_task(task))
+
+
+def _replay_of(message: RequestMessage, dispatch_id: uuid.UUID, queue: str, attempt: int, *, eager: bool) -> Replay:
+    return Replay(
         dispatch_id,
         queue,
         attempt,
@@ -169,12 +175,9 @@ def _answer(task: Any, request: RequestMessage | str, dispatch_id: uuid.UUID, qu
         route=message.route,
         tenant=message.tenant,
         principal=message.principal,
-        accepted_at=accepted_at,
-        eager=task.is_eager,
+        accepted_at=moment(message.accepted_at) if message.accepted_at else None,
+        eager=eager,
     )
-    if task.is_eager:
-        return run(message, replay)
-    return _replayed(message, replay, tracing.of_task(task))
 
 
 def _replayed(message: RequestMessage, replay: Replay, trace: dict[str, str]) -> Answer:
@@ -186,8 +189,8 @@ def _replayed(message: RequestMessage, replay: Replay, trace: dict[str, str]) ->
     except Exception as error:
         if not answers:
             raise
-        told = {"dispatch_id": str(replay.id)}
-        logger.error("The process state after dispatch %s cannot be restored", replay.id, exc_info=error, extra=told)
+        extra = {"dispatch_id": str(replay.id)}
+        logger.error("The process state after dispatch %s cannot be restored", replay.id, exc_info=error, extra=extra)
     return answers[0]
 
 
@@ -235,7 +238,8 @@ def _conclude(request: Any, attempt: Attempt, answer: Answer) -> dict[str, Any]:
             due = persistently(lambda: _end(request, attempt, answer, sealed), dispatch_id, seconds_left(request))
         except LedgerSilentError:
             late.record(dispatch_id, partial(copy_context().run, _end_late, request, attempt, answer, sealed))
-            return {"status": answer.response.status, "error": answer.error, "attempt": attempt.number, "told": False}
+            shown = {"status": answer.response.status, "error": answer.error, "attempt": attempt.number}
+            return {**shown, "recorded": False}
     if due is not None:
         raise Retry(answer.error, when=due)
     if answer.error:
@@ -249,8 +253,9 @@ def _end_late(request: Any, attempt: Attempt, answer: Answer, sealed: str) -> No
 
 
 def _end(request: Any, attempt: Attempt, answer: Answer, sealed: str) -> datetime | None:
-    """Tell the ledger: when there is another attempt, None if there is none. The file of a request that succeeded is
-    deleted. Raises the failures of the ledger.
+    """Retry or conclude the attempt in the ledger. Returns when the next attempt is due, or None if it was the last.
+
+    Deletes the file of a request that succeeded. Raises the failures of the ledger.
     """
     due = None if request.is_eager else _again(attempt, answer)
     if due is None:
@@ -262,8 +267,8 @@ def _end(request: Any, attempt: Attempt, answer: Answer, sealed: str) -> datetim
                 attempt.number,
             )
         elif answer.error:
-            text, told = "Dispatch %s failed for good in attempt %d: %s", error_reports.log_extra(attempt.dispatch_id)
-            logger.error(text, attempt.dispatch_id, attempt.number, answer.error, extra=told)
+            text, extra = "Dispatch %s failed for good in attempt %d: %s", error_reports.log_extra(attempt.dispatch_id)
+            logger.error(text, attempt.dispatch_id, attempt.number, answer.error, extra=extra)
             error_reports.report_failure(answer.error)
         else:
             error_reports.report_success()
@@ -291,8 +296,8 @@ def _recorded(request: Any, attempt: Attempt, answer: Answer, sealed: str) -> bo
     try:
         return ledger.conclude(attempt.dispatch_id, number, policy, outcome, sealed, task=request)
     except NEVER_PASSES as error:
-        text, told = "The response of dispatch %s cannot be stored: %s", error_reports.log_extra(attempt.dispatch_id)
-        logger.error(text, attempt.dispatch_id, redacted(error), extra=told)
+        text, extra = "The response of dispatch %s cannot be stored: %s", error_reports.log_extra(attempt.dispatch_id)
+        logger.error(text, attempt.dispatch_id, redacted(error), extra=extra)
         reason = f"the response cannot be stored: {type(error).__name__}"
         finished = ledger.conclude(attempt.dispatch_id, number, policy, Outcome(error=reason))
         if finished:
@@ -314,6 +319,6 @@ def _open(task_id: str, delivery: Mapping[str, Any], sealed: object) -> tuple[st
         except EnvelopeError:
             return queue, open_reference(envelope, dispatch_id, queue)
     except (EnvelopeError, MessageError, KeyError, ValueError, TypeError) as error:
-        came_on, told = (printable(str(text)[:100]) for text in (delivery.get("routing_key"), task_id))
-        logger.error("Task %s on %s is refused: %s", told, came_on, redacted(error), extra={"dispatch_id": told})
+        key, shown_id = (printable(str(text)[:100]) for text in (delivery.get("routing_key"), task_id))
+        logger.error("Task %s on %s is refused: %s", shown_id, key, redacted(error), extra={"dispatch_id": shown_id})
         raise Ignore from error

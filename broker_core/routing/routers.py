@@ -1,4 +1,4 @@
-"""Routers and destinations: where a request is sent instead of running its own view now."""
+"""Routers and destinations: they send a request elsewhere instead of running its own view now."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where a request goes: the chosen router, and its destination for this visitor."""
+    """The chosen router of a request, and its destination for this visitor."""
 
     match: Match
     destination: Destination

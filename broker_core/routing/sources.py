@@ -1,4 +1,4 @@
-"""Where routers apply: exact paths, patterns with converters, and prefixes; and an index that finds them by path.
+"""The paths that routers apply to (exact paths, patterns with converters, prefixes), and an index of them.
 
 A look-up takes a few steps per segment of the path, however many sources there are.
 """
@@ -56,7 +56,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a router applies: `/orders/`, `/orders/<int:pk>/` as in Django's `path`, or `/orders/*`.
+    """The paths that a router applies to: `/orders/`, `/orders/<int:pk>/` as in Django's `path`, or `/orders/*`.
 
     It is compared with the decoded path, including the leading slash. `parse` raises ConfigurationError.
     """

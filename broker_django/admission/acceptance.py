@@ -1,4 +1,4 @@
-"""Acceptance: from a submission that was admitted to a dispatch in the ledger."""
+"""Accept admitted submissions: write a dispatch for each into the ledger."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ logger = logging.getLogger("broker_django.admission.acceptance")
 
 @dataclass(slots=True)
 class Accepted:
-    """A dispatch in the ledger that is not published yet. `carrier` has the cookies that outer middleware wants to set,
-    `here` is the status URL.
+    """A dispatch in the ledger that is not published yet.
 
-    `replayed` is the view's own response if the replay ran in this process.
+    carrier: a response with the cookies that outer middleware sets. here: the status URL. replayed: the view's own
+    response, if the replay ran in this process.
     """
 
     sealed: SealedRequest
@@ -56,15 +56,15 @@ class Accepted:
 
     @property
     def wait(self) -> float:
-        """Seconds for which the client waits; 0 if the dispatch is not published."""
-        return _patience(self.decision) if self.published else 0.0
+        """Seconds that the client waits; 0 if the dispatch is not published."""
+        return _longest_wait(self.decision) if self.published else 0.0
 
 
 @dataclass(slots=True)
 class Repeated(Accepted):
     """A request whose Idempotency-Key belongs to this dispatch. `fingerprint` is that of this request.
 
-    in_transaction: whether a transaction is open, whose end the dispatch may be waiting for.
+    in_transaction: whether a transaction is open. The dispatch may be published only when it is committed.
     """
 
     fingerprint: str = ""
@@ -81,12 +81,12 @@ class Repeated(Accepted):
 
     @property
     def wait(self) -> float:
-        """As long as the first request may have waited; 0 if the dispatch is done, or if this request is refused."""
-        coming = self.same_request and not self.dispatch.state.done and not self.in_transaction
-        return _patience(self.decision) if coming else 0.0
+        """As long as the first request may have waited; 0 if the dispatch is done, or this request is refused."""
+        may_wait = self.same_request and not self.dispatch.state.done and not self.in_transaction
+        return _longest_wait(self.decision) if may_wait else 0.0
 
 
-def _patience(decision: Decision) -> float:
+def _longest_wait(decision: Decision) -> float:
     return min(decision.wait or 0.0, conf.MAX_WAIT)
 
 
@@ -98,9 +98,9 @@ def accept(submission: Submission) -> Accepted | HttpResponseBase:
     response = admit(submission, STEPS)
     if response is not None:
         return response
-    carrier = submission.carrier  # this saves the session, before the user is looked at
+    carrier = submission.carrier  # saves the session, before the user is read
     sealed = sealed_of(submission)
-    written = _recorded(submission, sealed)
+    written = _record(submission, sealed)
     request, decision = submission.request, submission.decision
     if written.dispatch.id == submission.id or request is None:
         return Accepted(written, decision, carrier, submission.status_url)
@@ -111,7 +111,7 @@ def _repeated(
     request: HttpRequest, earlier: Dispatch, decision: Decision, carrier: HttpResponse, fingerprint: str
 ) -> Repeated:
     here = tokens.status_url(request, earlier.id, earlier.accepted_at)
-    outer = database.in_transaction() and not get_app().conf.task_always_eager  # which replays within it
+    outer = database.in_transaction() and not get_app().conf.task_always_eager  # eager replays run within it
     sealed = SealedRequest(earlier)
     return Repeated(sealed, decision, carrier, here, fingerprint=fingerprint, in_transaction=outer)
 
@@ -140,30 +140,30 @@ def sealed_of(submission: Submission) -> SealedRequest:
     return SealedRequest(dispatch, content, seal=sealed_with(content))
 
 
-def _recorded(submission: Submission, sealed: SealedRequest) -> SealedRequest:
+def _record(submission: Submission, sealed: SealedRequest) -> SealedRequest:
     """Returns the dispatch in the ledger: this one, or the one that has its Idempotency-Key.
 
     Raises ReducedCapacityError, UnavailableError, and NotQueueableError if the view runs without being recorded.
     """
     dispatch = sealed.dispatch
     try:
-        return write(sealed) if dispatch.idempotency_key is None else _once(sealed)
+        return write(sealed) if dispatch.idempotency_key is None else _write_once(sealed)
     except UnavailableError as error:
         reason = redacted(error.__cause__ or error)
         if submission.request is not None and _runs_in_an_outage(dispatch):
             raise NotQueueableError(f"it cannot be recorded: {reason}", logging.ERROR) from error
-        logger.error("%s is refused, it cannot be recorded: %s", dispatch.route, reason)
+        logger.error("%s is refused, because it cannot be recorded: %s", dispatch.route, reason)
         raise
 
 
 def _runs_in_an_outage(dispatch: Dispatch) -> bool:
-    """Whether a view may run although its dispatch was not recorded, or may have been recorded without a reply."""
+    """Whether the view may run although it is unknown if its dispatch was recorded."""
     policy = conf.queues[dispatch.queue]
     once = dispatch.idempotency_key is not None or policy.delivery == "at_most_once"
     return policy.on_outage == "run_now" and not once
 
 
-def _once(sealed: SealedRequest) -> SealedRequest:
+def _write_once(sealed: SealedRequest) -> SealedRequest:
     """Returns this dispatch, or the one that has its key, which needs no capacity.
 
     Raises ReducedCapacityError and UnavailableError.
@@ -171,12 +171,12 @@ def _once(sealed: SealedRequest) -> SealedRequest:
     try:
         capacity.gauges.check(sealed.dispatch.queue)
     except ReducedCapacityError as full:
-        return _earlier(sealed.dispatch, full)
+        return _find_by_key(sealed.dispatch, full)
     return write(sealed)
 
 
-def _earlier(dispatch: Dispatch, full: ReducedCapacityError) -> SealedRequest:
-    """Returns the dispatch that has this key. Raises `full` if there is none, and UnavailableError."""
+def _find_by_key(dispatch: Dispatch, full: ReducedCapacityError) -> SealedRequest:
+    """Returns the dispatch with this key. Raises `full` if it does not exist, and UnavailableError."""
     try:
         earlier = ledger.find_by_key(dispatch.idempotency_key or "")
     except ledger.failures as error:
@@ -192,29 +192,29 @@ def write(sealed: SealedRequest) -> SealedRequest:
     Raises UnavailableError.
     """
     dispatch = sealed.dispatch
-    if dispatch.publish_at is None and _has_no_room(dispatch):
+    if dispatch.publish_at is None and _must_wait(dispatch):
         dispatch = replace(dispatch, due_at=dispatch.accepted_at, published_at=None)
-    aside, written = _inserted(replace(sealed, dispatch=dispatch))
+    kept, written = _insert(replace(sealed, dispatch=dispatch))
     if written.id == dispatch.id:
-        capacity.gauges.note(dispatch.queue)
-        return aside
-    if aside.file:
-        bodies.delete([aside.file])
+        capacity.gauges.count_accepted(dispatch.queue)
+        return kept
+    if kept.file:
+        bodies.delete([kept.file])
     return SealedRequest(written)
 
 
-def _inserted(sealed: SealedRequest) -> tuple[SealedRequest, Dispatch]:
-    """The request as it is kept, and the dispatch that the ledger has then."""
+def _insert(sealed: SealedRequest) -> tuple[SealedRequest, Dispatch]:
+    """Returns the request as it is stored, and the dispatch in the ledger."""
     failures: tuple[type[Exception], ...] = (StorageError, *ledger.failures)
     try:
-        with bodies.set_aside(sealed) as aside:
-            return aside, ledger.accept(aside)
+        with bodies.set_aside(sealed) as kept:
+            return kept, ledger.accept(kept)
     except failures as error:
         raise UnavailableError("the request cannot be recorded") from error
 
 
-def _has_no_room(dispatch: Dispatch) -> bool:
-    """Whether it waits in the ledger because its queue has reached `max_published`, or because others wait there."""
+def _must_wait(dispatch: Dispatch) -> bool:
+    """Whether it waits in the ledger, because its queue has reached `max_published` or earlier ones wait there."""
     try:
         return publish_limits.is_full(dispatch.queue, lambda: ledger.holds_up(dispatch.queue), waiting_messages)
     except ledger.failures:
@@ -223,9 +223,9 @@ def _has_no_room(dispatch: Dispatch) -> bool:
 
 def moments(policy: QueuePolicy, now: datetime) -> dict[str, Any]:
     """Returns when a dispatch is published, and expires."""
-    waits = breaker.is_open
+    must_wait = breaker.is_open
     return {
-        "published_at": None if waits else now,
-        "due_at": now if waits else None,
+        "published_at": None if must_wait else now,
+        "due_at": now if must_wait else None,
         "expires_at": None if policy.expires is None else now + timedelta(seconds=policy.expires),
     }

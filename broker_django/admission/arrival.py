@@ -1,6 +1,6 @@
-"""A request that code made arrives where a client's would after the redirects of middleware that no replay follows.
+"""Give a request made by code the URL that a client would be redirected to, because a replay follows no redirects.
 
-SecurityMiddleware wants TLS, CommonMiddleware a slash, `www.` and a host that is allowed, LocaleMiddleware a prefix.
+SecurityMiddleware redirects to TLS, CommonMiddleware to a slash or `www.`, LocaleMiddleware to a language prefix.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ LOCAL_HOSTS = (".localhost", "127.0.0.1", "[::1]")
 """What Django allows in DEBUG if ALLOWED_HOSTS is empty."""
 
 
-def arrived(message: RequestMessage) -> tuple[RequestMessage, ResolverMatch | None]:
-    """The message as it comes to its view, and the URL that it resolves to; None if the root URLconf has none.
+def redirected(message: RequestMessage) -> tuple[RequestMessage, ResolverMatch | None]:
+    """Returns the message after all redirects, and the URL that it resolves to; None if no URL matches.
 
-    Code may act for anybody, so that no CSRF token is asked for. Raises MessageError for a host that is not allowed.
+    Code needs no CSRF token. Raises MessageError if the host is not allowed.
     """
-    below = (settings.FORCE_SCRIPT_NAME or "").rstrip("/")
-    environ = {"SCRIPT_NAME": below, **message.environ}
+    prefix = (settings.FORCE_SCRIPT_NAME or "").rstrip("/")
+    environ = {"SCRIPT_NAME": prefix, **message.environ}
     environ[_host_field(environ)] = _host(environ)
     scheme = _scheme(environ, message.scheme)
-    path, match = _located(environ, urlconf_of(environ[_host_field(environ)], message.tenant))
+    path, match = _resolve(environ, urlconf_of(environ[_host_field(environ)], message.tenant))
     environ["PATH_INFO"] = path
     csrf = "waived" if message.csrf == "unchecked" else message.csrf
     return replace(message, environ=environ, scheme=scheme, csrf=csrf), match
@@ -64,13 +64,13 @@ def _allowed_hosts() -> list[str]:
 
 
 def _host_field(environ: Mapping[str, str]) -> str:
-    """Which of the fields says it."""
+    """Returns the CGI variable that contains the host."""
     forwarded = settings.USE_X_FORWARDED_HOST and environ.get("HTTP_X_FORWARDED_HOST")
     return "HTTP_X_FORWARDED_HOST" if forwarded else "HTTP_HOST"
 
 
 def _host(environ: Mapping[str, str]) -> str:
-    """The one that it names, or a usual one."""
+    """Returns the host of the request, or a usual one. Raises MessageError if it is not allowed."""
     host = environ.get(_host_field(environ), "")
     if not host:
         server = environ.get("SERVER_NAME", "")
@@ -83,7 +83,7 @@ def _host(environ: Mapping[str, str]) -> str:
 
 
 def usual_host() -> str:
-    """The first name in ALLOWED_HOSTS that is no loopback, else the first; `localhost` if any is allowed."""
+    """Returns the first non-local name in ALLOWED_HOSTS, else the first name; `localhost` if all are allowed."""
     names = [name.removeprefix(".") for name in _allowed_hosts() if "*" not in name]
     return next((name for name in names if name not in LOOPBACK), names[0] if names else "localhost")
 
@@ -107,20 +107,20 @@ def _scheme(environ: dict[str, str], scheme: str) -> str:
 # The URL
 
 
-def _located(environ: Mapping[str, str], urlconf: Any) -> tuple[str, ResolverMatch | None]:
-    """The path to the view: as it is, with the slash, or with the language's prefix, in the order of the redirects."""
+def _resolve(environ: Mapping[str, str], urlconf: Any) -> tuple[str, ResolverMatch | None]:
+    """Returns the path that has a view: unchanged, with a slash, or with a language prefix, in the redirects' order."""
     path = environ.get("PATH_INFO", "/")
     language = language_of(environ, path)
     with translation.override(language):
         for candidate in _candidates(path, language):
             match = _match(candidate, urlconf)
-            if match is not None and (candidate in {path, f"/{language}{path}"} or _takes_a_slash(match)):
+            if match is not None and (candidate in {path, f"/{language}{path}"} or _allows_slash(match)):
                 return candidate, match
     return path, None
 
 
 def _candidates(path: str, language: str) -> Iterator[str]:
-    redirects = installed(LOCALE) and is_language_prefix_patterns_used(settings.ROOT_URLCONF)[0]
+    redirects = is_installed(LOCALE) and is_language_prefix_patterns_used(settings.ROOT_URLCONF)[0]
     prefixed = [path, f"/{language}{path}"] if redirects else [path]
     for each in prefixed:
         yield each
@@ -128,7 +128,7 @@ def _candidates(path: str, language: str) -> Iterator[str]:
             yield f"{each}/"
 
 
-def _takes_a_slash(match: ResolverMatch) -> bool:
+def _allows_slash(match: ResolverMatch) -> bool:
     return bool(getattr(match.func, "should_append_slash", True))
 
 
@@ -140,8 +140,8 @@ def _match(path: str, urlconf: Any) -> ResolverMatch | None:
 
 
 def language_of(environ: Mapping[str, str], path: str) -> str:
-    """The language that the replay will speak."""
-    if not installed(LOCALE):
+    """Returns the language that the replay will use."""
+    if not is_installed(LOCALE):
         return settings.LANGUAGE_CODE
     request = HttpRequest()
     request.META, request.path_info = dict(environ), path
@@ -154,13 +154,13 @@ def language_of(environ: Mapping[str, str], path: str) -> str:
 # Users
 
 
-def asks_for_a_user(match: ResolverMatch) -> bool:
+def requires_login(match: ResolverMatch) -> bool:
     """Whether LoginRequiredMiddleware would send an anonymous request to the login page."""
-    return bool(getattr(match.func, "login_required", True)) and installed(LOGIN_REQUIRED)
+    return bool(getattr(match.func, "login_required", True)) and is_installed(LOGIN_REQUIRED)
 
 
-def installed(middleware: str) -> bool:
-    """Whether this middleware, or one of its subclasses, is there. It is not imported to find out."""
+def is_installed(middleware: str) -> bool:
+    """Whether MIDDLEWARE contains this class or a subclass. The class is not imported for that."""
     found = (import_string(path) for path in settings.MIDDLEWARE)
     kinds = (kind for each in found if isinstance(each, type) for kind in each.__mro__)
     return any(f"{kind.__module__}.{kind.__qualname__}" == middleware for kind in kinds)

@@ -1,4 +1,4 @@
-"""The load of the queues that have a limit, measured once a second in each process unless somebody is to be refused."""
+"""Measure the load of queues that have a limit: once a second in each process, more often before refusing requests."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
 logger = logging.getLogger("broker_django.admission.capacity")
 
 FRESH = timedelta(seconds=1)
-"""How long a sample is good for."""
+"""How long a sample is used."""
 FRESH_ENOUGH = timedelta(seconds=0.1)
-"""How old a sample is that is looked at again before somebody is refused for what was accepted since."""
+"""How long a sample is used even if it would refuse requests."""
 COMPARABLE = timedelta(minutes=5)
-"""How far apart two samples may be that tell a drain rate: what came between them has to be counted."""
+"""The longest time between two samples for a drain rate, because all arrivals between them are counted."""
 COUNTED = 10_000
-"""How many dispatches are counted beyond the limit: how far it was passed says when to come back."""
+"""How many dispatches beyond the limit are counted. Their number determines Retry-After."""
 
-SILENCE = timedelta(minutes=1)
-"""How long a queue that goes on refusing is not mentioned again."""
+REPORTED_EVERY = timedelta(minutes=1)
+"""How often a queue that refuses requests is logged."""
 
 
 class Gauge:
-    """The load of one queue as this process knows it. Threads share it: one measures, the others do not wait for it."""
+    """The load of one queue as this process knows it. Threads share it, and do not wait for the one that measures."""
 
     def __init__(self, queue: str, now: Callable[[], datetime] = timezone.now) -> None:
         self._queue = queue
@@ -45,14 +45,14 @@ class Gauge:
         self._lock = threading.Lock()
         self._sample: Load | None = None
         self._accepted = 0
-        self.told_at: datetime | None = None
+        self.reported_at: datetime | None = None
 
     def read(self, policy: QueuePolicy, threshold: float = 1.0) -> Load | None:
-        """Returns the latest sample plus what this process accepted since; None while another thread takes the first.
+        """Returns the latest sample plus dispatches accepted here since; None while another thread takes the first.
 
-        At the pressure `threshold`, requests are refused, but not before the load is measured again.
+        Requests are refused at the pressure `threshold`, but the load is measured again before.
         """
-        if (self._is_stale() or self._may_be_wrong(policy, threshold)) and self._lock.acquire(blocking=False):
+        if (self._is_stale() or self._needs_recheck(policy, threshold)) and self._lock.acquire(blocking=False):
             try:
                 self._measure(policy)
             finally:
@@ -65,15 +65,14 @@ class Gauge:
             return None
         return Load(sample.depth + self._accepted, sample.age, sample.at, sample.capped, sample.measured)
 
-    def note(self) -> None:
-        """Count a dispatch that this process has accepted."""
+    def count_accepted(self) -> None:
         self._accepted += 1
 
     def _is_stale(self) -> bool:
         return self._sample is None or not timedelta() <= self._now() - self._sample.at < FRESH
 
-    def _may_be_wrong(self, policy: QueuePolicy, threshold: float) -> bool:
-        """Whether nobody is to be refused before another look: what was accepted since the sample may be running."""
+    def _needs_recheck(self, policy: QueuePolicy, threshold: float) -> bool:
+        """Whether requests would be refused for dispatches accepted since the sample, which may be running already."""
         estimate = self._estimate()
         if estimate is None or not self._accepted or self._now() - estimate.at < FRESH_ENOUGH:
             return False
@@ -89,7 +88,7 @@ class Gauge:
 
 
 def measure(queue: str, policy: QueuePolicy, now: datetime) -> Load:
-    """Raises the errors of the ledger. The oldest is the one that waits longest for its first attempt."""
+    """Returns the load; `age` is that of the oldest dispatch without an attempt. Raises the ledger's errors."""
     most = (policy.max_depth or 0) + COUNTED
     depth = ledger.depth(queue, most)
     oldest = ledger.oldest(queue) if depth else None
@@ -98,7 +97,7 @@ def measure(queue: str, policy: QueuePolicy, now: datetime) -> Load:
 
 
 class Gauges:
-    """A gauge for each queue whose load is asked for; `now` is the clock."""
+    """One gauge per queue; `now` is the clock."""
 
     def __init__(self, now: Callable[[], datetime] = timezone.now) -> None:
         self._now = now
@@ -119,23 +118,22 @@ class Gauges:
         try:
             loads = {name: self.of(name).read(policies[name], threshold) for name, threshold in names.items()}
         except ledger.failures as error:
-            logger.warning("The load of %s is not known: %s", queue, redacted(error))
+            logger.warning("The load of the queue %s is unknown: %s", queue, redacted(error))
             return
         refusal = verdict(queue, policies, {name: load for name, load in loads.items() if load is not None})
         if refusal is not None:
-            self._tell(queue, loads)
-            raise ReducedCapacityError(f"the queue {queue} takes no more for now", refusal.retry_after)
+            self._report(queue, loads)
+            raise ReducedCapacityError(f"the queue {queue} is full", refusal.retry_after)
 
-    def note(self, queue: str) -> None:
-        """The queue has taken one more."""
+    def count_accepted(self, queue: str) -> None:
         gauge = self._gauges.get(queue)
         if gauge is not None:
-            gauge.note()
+            gauge.count_accepted()
 
-    def _tell(self, queue: str, loads: dict[str, Load | None]) -> None:
+    def _report(self, queue: str, loads: dict[str, Load | None]) -> None:
         gauge, now = self.of(queue), self._now()
-        if gauge.told_at is None or not timedelta() <= now - gauge.told_at < SILENCE:
-            gauge.told_at = now
+        if gauge.reported_at is None or not timedelta() <= now - gauge.reported_at < REPORTED_EVERY:
+            gauge.reported_at = now
             known = ", ".join(f"{name}: {load.depth} wait, {load.age:.0f} s" for name, load in loads.items() if load)
             logger.warning("The queue %s refuses requests (%s)", queue, known)
 

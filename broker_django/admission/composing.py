@@ -1,4 +1,4 @@
-"""Requests that code makes: from a path and what goes with it to a message as the site's own server would have it."""
+"""Compose requests made by code: turn a path and its parts into a message, as the site's server would."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BODIES = frozenset({"json", "data", "files", "body"})
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What may be said of a request beside its path; see `broker_django.dispatch`."""
+    """The arguments of `broker_django.dispatch` besides the path."""
 
     method: str | None = None
     json: Any = None
@@ -50,9 +50,9 @@ class Parts:
 
 
 def compose(path: str, parts: Parts) -> RequestMessage:
-    """The message, with nothing settled that depends on the view.
+    """Returns the message, without what depends on the view.
 
-    Raises TypeError for arguments that contradict each other, MessageError for what no request can say.
+    Raises TypeError if arguments contradict each other, and MessageError if a value is not valid in a request.
     """
     url = _split(path)
     host, scheme = _site(url, parts.host)
@@ -83,21 +83,21 @@ def _split(path: str) -> SplitResult:
 
 
 def _site(url: SplitResult, host: str | None) -> tuple[str, str]:
-    """The host, empty if it was not given, and the scheme."""
+    """Returns the host (empty if it was not given) and the scheme."""
     if url.scheme and not url.netloc:
         raise MessageError(f"{url.geturl()!r} is neither a path nor a URL of this site")
     if url.netloc and host and url.netloc != host:
         raise TypeError(f"the URL has the host {url.netloc!r}, but host={host!r} was given")
     named = url.netloc or host or ""
     if url.scheme not in {"", "http", "https"} or (named and not is_allowed(named)):
-        raise MessageError(f"{url.scheme or 'the host'} {named!r} is none of this site's: see ALLOWED_HOSTS")
+        raise MessageError(f"{url.scheme or 'the host'} {named!r} is not a host of this site: see ALLOWED_HOSTS")
     return named, url.scheme or "http"
 
 
 def _path_info(url: SplitResult, prefix: str) -> str:
     path = unquote(url.path) or ("/" if url.netloc else "")
     if not path.startswith("/"):
-        raise MessageError(f"a path begins with '/', which {path!r} does not: use reverse() for the name of a URL")
+        raise MessageError(f"the path {path!r} does not begin with '/': use reverse() for the name of a URL")
     return path[len(prefix) :] if path.startswith(f"{prefix}/") else path
 
 
@@ -109,19 +109,19 @@ def _query(of_path: str, given: Pairs | str | None) -> str:
 def _method(parts: Parts) -> str:
     method = parts.method if parts.method is not None else "GET" if BODIES.isdisjoint(parts.given) else "POST"
     if not TOKEN.fullmatch(method):
-        raise MessageError(f"{method!r} is no method of HTTP")
+        raise MessageError(f"{method!r} is not an HTTP method")
     if method.upper() in {"GET", "HEAD"} and not {"data", "files"}.isdisjoint(parts.given):
-        raise TypeError(f"the values of a {method.upper()} are its query: a form is a body")
+        raise TypeError(f"a {method.upper()} has no form: use query")
     return method.upper()
 
 
 def _body(parts: Parts) -> tuple[bytes, str]:
-    """The body and its content type, which is empty if there is no body."""
+    """Returns the body and its content type, which is empty without a body."""
     kinds = [name for name in parts.given if name in BODIES]
     if len(kinds) > 1 and kinds != ["data", "files"]:
         raise TypeError(f"a request has one body, but {' and '.join(kinds)} were given")
     if parts.content_type and (not kinds or kinds[0] in {"data", "files"}):
-        raise TypeError("content_type goes with body or json: a form has its own")
+        raise TypeError("content_type needs body or json: a form has its own")
     if parts.json is not None:
         body, content_type = bodies.as_json(parts.json)
     elif parts.files is not None:
@@ -138,25 +138,25 @@ def _body(parts: Parts) -> tuple[bytes, str]:
 
 
 def _headers(parts: Parts, content_type: str, host: str) -> tuple[dict[str, str], str]:
-    """The header fields as CGI variables, and the content type, which a field may name in place of an argument."""
+    """Returns the header fields as CGI variables, and the content type, which may be given as a field."""
     given = {str(name): str(value) for name, value in (parts.headers or {}).items()}
     for name, value in given.items():
         if not TOKEN.fullmatch(name) or any(letter in value for letter in "\r\n\0"):
-            raise MessageError(f"{name!r} is no header field")
+            raise MessageError(f"{name!r} is not a valid header field")
     environ = {HttpHeaders.to_wsgi_name(name): value for name, value in given.items()}
     named = environ.pop("CONTENT_TYPE", "")
     if named and (parts.content_type or not content_type or parts.data is not None or parts.files is not None):
-        raise TypeError("the field Content-Type goes with body or json, without content_type")
+        raise TypeError("the field Content-Type needs body or json, and no content_type")
     if "CONTENT_LENGTH" in environ:
-        raise TypeError("the field Content-Length follows from the body")
+        raise TypeError("the field Content-Length cannot be given: the body determines it")
     field = environ.pop("HTTP_HOST", host)
     if field != host:
-        raise TypeError("give the host as host=, not as a field")
+        raise TypeError("give the host as host=, not as a header field")
     return environ, named or content_type
 
 
 def user_key_of(user: Any) -> str | None:
-    """The key of a user, who is given as an object or by primary key. Raises MessageError for one who may not act."""
+    """Returns the key of a user, given as an object or primary key. Raises MessageError if the user is not active."""
     if user is None or getattr(user, "is_anonymous", False):
         return None
     if not hasattr(user, "is_authenticated"):
@@ -166,9 +166,9 @@ def user_key_of(user: Any) -> str | None:
             raise MessageError(f"there is no active user with the primary key {user!r}") from error
     model = users.user_model()
     if model is not None and not isinstance(user, model):
-        raise MessageError(f"a {type(user).__name__} is none of the project's users, whom the replay could act as")
+        raise MessageError(f"a {type(user).__name__} is not a user of this project, so the replay cannot act as it")
     if user.pk is None:
         raise MessageError("the user is not saved")
     if not users.is_active(user):
-        raise MessageError(f"the user {user.pk} is not active, and so may not act")
+        raise MessageError(f"the user {user.pk} is not active")
     return str(user.pk)

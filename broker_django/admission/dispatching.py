@@ -1,4 +1,4 @@
-"""Dispatches that are made by code: `broker_django.dispatch`."""
+"""Dispatch requests from code: `broker_django.dispatch`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from broker_core.errors import ConfigurationError, MessageError
 from broker_core.message import RequestMessage
 from broker_core.policies import Decision
 from broker_django.admission.acceptance import Accepted, accept
-from broker_django.admission.arrival import arrived, asks_for_a_user
+from broker_django.admission.arrival import redirected, requires_login
 from broker_django.admission.composing import Parts, compose
 from broker_django.admission.handover import publish_when_committed
 from broker_django.admission.patterns import pattern_of
@@ -44,14 +44,14 @@ if TYPE_CHECKING:
 
 
 USER_COOKIE = "request_broker_user"
-"""The name of the cookie that a replay has whose user was named by code."""
+"""The cookie of a replay whose user was given by code."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CodeSubmission:
-    """A request that code has made, or has taken from a client. Nobody waits for it, and no view can run now instead.
+    """A request that code dispatches: its own, or a client's. No client waits for it, and no view can run now instead.
 
-    `message` is the request as the worker gets it, `view` has no say before that.
+    message: the request that the worker replays. The view is not asked before that.
     """
 
     message: RequestMessage
@@ -93,7 +93,7 @@ class CodeSubmission:
 
 
 def dispatch(given: HttpRequest | RequestMessage | str, *, queue: str, parts: Parts | None = None) -> Dispatch:
-    """What `broker_django.dispatch` does."""
+    """Implements `broker_django.dispatch`."""
     policy = conf.queues.get(queue)
     if policy is None:
         raise ConfigurationError(f"there is no queue {queue!r}; there are {', '.join(conf.queues)}")
@@ -103,7 +103,7 @@ def dispatch(given: HttpRequest | RequestMessage | str, *, queue: str, parts: Pa
 
 
 def _accepted(submission: CodeSubmission) -> Accepted:
-    """Raises MessageError if admission does anything else with the request: nobody is there to be answered."""
+    """Raises MessageError if admission answers or refuses the request, because no client could get that response."""
     try:
         accepted = accept(submission)
     except NotQueueableError as reason:
@@ -114,10 +114,10 @@ def _accepted(submission: CodeSubmission) -> Accepted:
 
 
 def _submitted(message: RequestMessage, match: ResolverMatch | None, queue: str) -> CodeSubmission:
-    """Returns the submission of a message that names the view it is for, or any. Who has asked may be added to it."""
+    """Returns the submission of a message. Its client may be added to it."""
     now, route = timezone.now(), pattern_of(match)
     return CodeSubmission(
-        message=replace(_told_apart(message), route=route, accepted_at=now.timestamp()),
+        message=replace(_with_user_cookie(message), route=route, accepted_at=now.timestamp()),
         route=route,
         decision=Decision(queue, reason="code"),
         moment=now,
@@ -126,10 +126,10 @@ def _submitted(message: RequestMessage, match: ResolverMatch | None, queue: str)
     )
 
 
-def _told_apart(message: RequestMessage) -> RequestMessage:
-    """Returns the message with a cookie of its own if code named the user and no other field does.
+def _with_user_cookie(message: RequestMessage) -> RequestMessage:
+    """Returns the message with a cookie for its user, unless it contains other credentials.
 
-    Otherwise caches that vary on Cookie would store the page of this user for everybody.
+    Otherwise caches that vary on Cookie would store the page of this user for all users.
     """
     if message.user is None or {"HTTP_COOKIE", "HTTP_AUTHORIZATION"} & message.environ.keys():
         return message
@@ -142,22 +142,22 @@ def _submission(given: HttpRequest | RequestMessage | str, queue: str, parts: Pa
         return _from_path(str(given), queue, parts)
     if parts.given:
         raise TypeError(f"{', '.join(parts.given)} can only be given with a path: a request has its own")
-    request: object = getattr(given, "_request", given)  # of the one that REST framework hands to its views
+    request: object = getattr(given, "_request", given)  # REST framework wraps it
     return _from_request(request, queue) if isinstance(request, HttpRequest) else _from_message(request, queue)
 
 
 def _from_path(path: str, queue: str, parts: Parts) -> CodeSubmission:
     message = compose(path, parts)
-    host = _named_host(message)
-    message, match = arrived(message)
+    host = _given_host(message)
+    message, match = redirected(message)
     if match is None:
         raise MessageError(f"no view has the URL {message.environ['PATH_INFO']!r}")
     if is_own(match):
         raise MessageError("the broker's own URLs cannot be dispatched")
     if view_class(match.func) is not None:
         message = replace(message, view_user=message.user)
-    _refuse_nobody(message, match)
-    _refuse_without_tenant(message)
+    _require_user(message, match)
+    _require_tenant(message)
     return replace(_submitted(_for_view(message, match), match, queue), host=host)
 
 
@@ -165,32 +165,32 @@ def _from_message(message: object, queue: str) -> CodeSubmission:
     if not isinstance(message, RequestMessage):
         raise TypeError(f"a path, a request or a RequestMessage can be dispatched, not {type(message).__name__}")
     if not {"REQUEST_METHOD", "PATH_INFO"} <= message.environ.keys():
-        raise MessageError("the environ of a message needs REQUEST_METHOD and PATH_INFO; a path can be dispatched, too")
-    host = _named_host(message)
-    message, match = arrived(message)
-    _refuse_nobody(message, match)
-    _refuse_without_tenant(message)
+        raise MessageError("the environ of a message needs REQUEST_METHOD and PATH_INFO; or dispatch a path instead")
+    host = _given_host(message)
+    message, match = redirected(message)
+    _require_user(message, match)
+    _require_tenant(message)
     return replace(_submitted(message, match, queue), host=host)
 
 
-def _named_host(message: RequestMessage) -> str:
-    """The host that code has named, whose users the dispatch belongs to; empty if any host of the site will do."""
+def _given_host(message: RequestMessage) -> str:
+    """Returns the host that code has given. Its users own the dispatch. Empty if no host was given."""
     return split_domain_port(message.environ.get("HTTP_HOST", ""))[0][:255]
 
 
 def _from_request(request: HttpRequest, queue: str) -> CodeSubmission:
     if replay_of(request) is not None:
-        raise MessageError("a request that is being replayed would be dispatched for ever: ask broker.replayed")
+        raise MessageError("a replayed request would be dispatched for ever: check broker.replayed")
     if type(request) is HttpRequest:
-        raise MessageError("a bare HttpRequest has neither environ nor body: a path can be dispatched, too")
+        raise MessageError("a bare HttpRequest has neither environ nor body: dispatch a path instead")
     try:
         body = raw_body(request, conf.MAX_BODY_SIZE)
     except RawPostDataException as error:
-        raise MessageError("the body of the request was read before, and is not there any more") from error
+        raise MessageError("the body of the request was already read") from error
     user = getattr(request, "user", None)
     message, match = to_message(request, body, user_key(user), {}), request.resolver_match
     if _is_made_by_code(request):
-        message, match = arrived(message)
+        message, match = redirected(message)
     message = replace(message, tenant=ownership.tenant_of(request), principal=principals.describe(request, user, None))
     submission, owner = _submitted(_for_view(message, match), match, queue), owner_of(user)
     return replace(
@@ -207,21 +207,21 @@ def _for_view(message: RequestMessage, match: ResolverMatch | None) -> RequestMe
 
 
 def _is_made_by_code(request: HttpRequest) -> bool:
-    """Whether no client sent it: RequestFactory made it. One that middleware has in its hands is a client's."""
+    """Whether RequestFactory made it. A request that middleware has seen was sent by a client."""
     if request.resolver_match is not None or hasattr(request, "broker"):
         return False
     stream = request._stream if isinstance(request, ASGIRequest) else getattr(request, "environ", {}).get("wsgi.input")
     return isinstance(getattr(stream, "_stream", stream), FakePayload)
 
 
-def _refuse_without_tenant(message: RequestMessage) -> None:
+def _require_tenant(message: RequestMessage) -> None:
     """Raises MessageError if the project has tenants and the message has none."""
     if conf.TENANT and not message.tenant:
-        raise MessageError("REQUEST_BROKER['TENANT'] tells tenants apart: say whose request it is, with tenant=")
+        raise MessageError("REQUEST_BROKER['TENANT'] is set: give the tenant of the request with tenant=")
 
 
-def _refuse_nobody(message: RequestMessage, match: ResolverMatch | None) -> None:
-    """Raises MessageError for an anonymous request that a middleware would send to the login page."""
+def _require_user(message: RequestMessage, match: ResolverMatch | None) -> None:
+    """Raises MessageError if the request is anonymous and LoginRequiredMiddleware would redirect it to the login."""
     known = message.user or {"HTTP_COOKIE", "HTTP_AUTHORIZATION", "REMOTE_USER"} & message.environ.keys()
-    if match is not None and not known and asks_for_a_user(match):
-        raise MessageError("the view asks for a user (LoginRequiredMiddleware), and none was given")
+    if match is not None and not known and requires_login(match):
+        raise MessageError("the view requires a user (LoginRequiredMiddleware): give one with user=")

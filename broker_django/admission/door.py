@@ -1,4 +1,4 @@
-"""The door: what happens to a request, or to a replay, before it comes to its view."""
+"""What the middleware does with a request or a replay before its view runs."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 
 def enter(request: HttpRequest) -> HttpResponse | None:
-    """Let a request in, with `request.broker` set; a response if it is refused."""
+    """Set `request.broker`. Returns a response if a replay is refused."""
     replay = replay_of(request)
     if replay is None:
         request.broker = RequestContext()  # type: ignore[attr-defined]
         return None
-    if not hasattr(request, "broker"):  # a view has made another request of the replay's META
+    if not hasattr(request, "broker"):  # a view has copied the META of the replay to another request
         request.broker = replay.context()  # type: ignore[attr-defined]
     try:
         replay.entered = True
@@ -66,7 +66,7 @@ def pin(request: HttpRequest, replay: Replay) -> None:
 
 
 def _user_without_trace(request: HttpRequest) -> Any:
-    """The user, as if nobody had asked: only a view that asks makes its response vary on the session cookie."""
+    """Returns the user without marking the session as accessed, which would make the response vary on its cookie."""
     user, session = getattr(request, "user", None), session_of(request)
     if user is None or session is None or session.accessed:
         return user
@@ -75,28 +75,28 @@ def _user_without_trace(request: HttpRequest) -> Any:
     logged_in = session.get(LOGGED_IN)
     session.accessed = False
     if isinstance(user, SimpleLazyObject):
-        find = user._setupfunc  # a view may empty the lazy user, to have it found anew
+        find = user._setupfunc  # a view may reset the lazy user, so that it is found again
 
-        def ask() -> Any:
+        def load() -> Any:
             request.session.accessed = True
-            if request.session.get(LOGGED_IN) != logged_in:  # the view flushed it, and asks only now
+            if request.session.get(LOGGED_IN) != logged_in:  # the view has flushed the session
                 request.__dict__.pop("_cached_user", None)
             return find()
 
-        request.user = SimpleLazyObject(ask)  # type: ignore[assignment]
+        request.user = SimpleLazyObject(load)  # type: ignore[assignment]
     return user
 
 
 def reach(request: HttpRequest, view: View, replay: Replay) -> HttpResponse | None:
-    """Let a replay come to its view; a response if the URL leads to another one in this process.
+    """Let a replay reach its view. Returns a response if the URL resolves to another view in this process.
 
-    If somebody in charge had it run again, it is for whichever view the URL leads to by now.
+    A dead letter that an operator retries may reach another view.
     """
     name, route = view_name(view.function, request.method or ""), pattern_of(request.resolver_match)
     if not replay.is_for(name, route) and not ledger.is_revived(replay.id):
-        return _astray(replay, by(name, route))
+        return _not_reached(replay, by(name, route))
     if conf.TENANT and ownership.tenant_of(request) != replay.tenant:
-        return _astray(replay, f"another tenant than {replay.tenant!r}")
+        return _not_reached(replay, f"another tenant than {replay.tenant!r}")
     replay.reached = request.broker.reached = True  # type: ignore[attr-defined]
     try:
         pin_view(request, view, replay)
@@ -105,15 +105,15 @@ def reach(request: HttpRequest, view: View, replay: Replay) -> HttpResponse | No
     return None
 
 
-def _astray(replay: Replay, where: str) -> HttpResponse:
-    replay.elsewhere = where
-    response = problem(ViewNotReachedError(f"the URL leads to {where} here, not to {replay.wanted}"))
-    response._has_been_logged = True  # type: ignore[attr-defined] # the worker says so; no view has failed
+def _not_reached(replay: Replay, view: str) -> HttpResponse:
+    replay.elsewhere = view
+    response = problem(ViewNotReachedError(f"the URL leads to {view} here, not to {replay.wanted}"))
+    response._has_been_logged = True  # type: ignore[attr-defined] # the worker logs it
     return response
 
 
-def note_exit(request: HttpRequest, error: BaseException) -> None:
-    """Raise ViewExitedError if a replayed view raised what would end its process: to Django that is no exception."""
+def convert_exit(request: HttpRequest, error: BaseException) -> None:
+    """Raise ViewExitedError if a replayed view raised an error that Django does not handle, such as SystemExit."""
     replay = replay_of(request)
     if replay is None or replay.eager or isinstance(error, Exception) or ends_worker(error):
         return
@@ -122,16 +122,13 @@ def note_exit(request: HttpRequest, error: BaseException) -> None:
 
 
 def pin_view(request: HttpRequest, view: View, replay: Replay) -> None:
-    """The same for views that authenticate on their own: the user, and what authenticated it.
-
-    Raises UserInactiveError.
-    """
+    """The same for views that authenticate users themselves. Raises UserInactiveError."""
     if view_class(view.function) is None:
         return
-    known = replay.known(principals.ADMITTED) is not None  # code that dispatches, and older messages, do not say
+    known = replay.known(principals.ADMITTED) is not None  # not in messages from code or older releases
     replay.admitted = bool(replay.known(principals.ADMITTED)) if known else speaks_first(view.function)
     if replay.admitted:
-        request._dont_enforce_csrf_checks = True  # type: ignore[attr-defined] # as its authenticators did at the door
+        request._dont_enforce_csrf_checks = True  # type: ignore[attr-defined] # as its authenticators did when it was accepted
     if replay.view_user is None and all(replay.known(who) is None for who in (principals.VIEW_USER, principals.GUEST)):
         return
     found = drf.found(request, view.function, view.args, view.kwargs)

@@ -1,4 +1,4 @@
-"""The hand-over of an accepted dispatch to the message broker, when the transaction around it, if any, is committed."""
+"""Publish accepted dispatches when their transaction, if any, is committed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ logger = logging.getLogger("broker_django.admission.handover")
 
 
 def hand_over(accepted: Accepted) -> None:
-    """Publish when the transaction that the row was written in, if any, is committed; a repetition never."""
+    """Publish the dispatch when its transaction, if any, is committed. Does nothing for a repetition."""
     if isinstance(accepted, Repeated):
         return
     app, policy = get_app(), conf.queues[accepted.decision.queue]
@@ -38,7 +38,7 @@ def hand_over(accepted: Accepted) -> None:
 
 
 def publish_when_committed(request: SealedRequest, policy: QueuePolicy) -> None:
-    """For nobody who waits; in eager mode the replay runs then."""
+    """The same if no client waits. In eager mode the replay runs after the commit."""
     app = get_app()
 
     def send() -> None:
@@ -51,7 +51,7 @@ def publish_when_committed(request: SealedRequest, policy: QueuePolicy) -> None:
 
 
 def hand_to_message_broker(request: SealedRequest, policy: QueuePolicy) -> bool:
-    """Publish what was just written; whether the message broker has it. If not, the reaper publishes it later."""
+    """Returns whether the message broker accepted the dispatch. If not, the reaper publishes it later."""
     dispatch_id = request.dispatch.id
     if request.dispatch.publish_at is not None:
         return False
@@ -60,5 +60,9 @@ def hand_to_message_broker(request: SealedRequest, policy: QueuePolicy) -> bool:
     try:
         ledger.postpone(dispatch_id, timezone.now())
     except ledger.failures as error:
-        logger.warning("Dispatch %s counts as published until the reaper misses it: %s", dispatch_id, redacted(error))
+        logger.warning(
+            "Dispatch %s will be published by the reaper: %s",
+            dispatch_id,
+            redacted(error),
+        )
     return False

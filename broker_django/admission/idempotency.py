@@ -1,4 +1,4 @@
-"""Idempotency-Key on Django requests: who needs one, and what it makes unique in the ledger."""
+"""The Idempotency-Key of Django requests: which need one, and what is unique for it in the ledger."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from broker_core.idempotency import SAFE_METHODS, fingerprint, parse_key, scope
 from broker_django.annotations.view_annotations import requires_idempotency_key
 from broker_django.conf import conf
 from broker_django.identity.credentials import client_of
-from broker_django.identity.owners import UNTOLD, is_untold
+from broker_django.identity.owners import UNIDENTIFIED, is_unidentified
 
 if TYPE_CHECKING:
     from django.http import HttpRequest
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 def key_of(request: HttpRequest) -> str | None:
-    """The key of a request; None if it has none, or if its method is safe. Raises IdempotencyKeyError."""
+    """Returns the key of a request; None without a key or for safe methods. Raises IdempotencyKeyError."""
     field = None if request.method in SAFE_METHODS else request.META.get("HTTP_IDEMPOTENCY_KEY")
     return None if field is None else parse_key(field)
 
 
 def is_required(view: Any, method: str, decision: Decision) -> bool:
-    """Whether the queue, its class or the view asks for a key."""
+    """Whether the queue, its class or the view requires a key."""
     if method in SAFE_METHODS:
         return False
     names = (decision.queue, decision.priority or decision.queue)
@@ -32,12 +32,12 @@ def is_required(view: Any, method: str, decision: Decision) -> bool:
 
 
 def scope_of(request: HttpRequest, site: tuple[str, str], owner: str, route: str, key: str) -> str:
-    """What lets the dispatch be the only one for this key of its owner on its route.
+    """Returns the value that is unique for this key of this owner on this route.
 
-    An anonymous client is known by what it sent: one that never got its first answer has no cookie of it.
+    Anonymous clients are identified by what they sent: without the first response they have no cookie from it.
     """
-    client = client_of(request, everything=is_untold(owner))
-    return scope(site, "" if owner == UNTOLD else owner, client, route, key)
+    client = client_of(request, everything=is_unidentified(owner))
+    return scope(site, "" if owner == UNIDENTIFIED else owner, client, route, key)
 
 
 def fingerprint_of(request: HttpRequest, body: bytes, key: str) -> str:

@@ -1,7 +1,7 @@
-"""Admission: the steps that may refuse or answer a submission before it is accepted, in their order.
+"""Admission: the steps that a submission must pass before it is accepted, in this order.
 
-A step is a function of the submission. It returns None to let it pass, or the response that the client gets. It raises
-a BrokerError to refuse it, and NotQueueableError to leave the request to its view.
+A step is a function of the submission. It returns None to let it pass, or a response for the client. It raises a
+BrokerError to refuse it, or NotQueueableError to run the view now.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Step: TypeAlias = "Callable[[Submission], HttpResponseBase | None]"
 
 
 class NotQueueableError(Exception):
-    """The request cannot be queued, so its view runs now. `level` is that of the log record."""
+    """The request cannot be queued, so its view runs now. `level` is the log level."""
 
     def __init__(self, reason: str, level: int = logging.WARNING) -> None:
         self.level = level
@@ -39,10 +39,7 @@ class NotQueueableError(Exception):
 
 
 def admit(submission: Submission, steps: Iterable[Step]) -> HttpResponseBase | None:
-    """The response of the first step that answers; None if all let the submission pass.
-
-    Raises BrokerError and NotQueueableError, as the steps do.
-    """
+    """Returns the response of the first step that returns one, or None. Raises BrokerError and NotQueueableError."""
     for step in steps:
         response = step(submission)
         if response is not None:
@@ -51,7 +48,7 @@ def admit(submission: Submission, steps: Iterable[Step]) -> HttpResponseBase | N
 
 
 def require_key(submission: Submission) -> None:
-    """The Idempotency-Key is well-formed, and there if it is required."""
+    """Require a valid Idempotency-Key, if the queue or the view needs one."""
     view = submission.view
     if (
         submission.key is None
@@ -62,7 +59,7 @@ def require_key(submission: Submission) -> None:
 
 
 def require_status_url(submission: Submission) -> None:
-    """The client can follow its dispatch: otherwise nobody could ask for the response."""
+    """Require a status URL, without which the client could not get the response."""
     try:
         is_followable = bool(submission.status_url)
     except NoReverseMatch:
@@ -80,26 +77,26 @@ def _not_followable(request: HttpRequest) -> str:
 
 
 def limit_body(submission: Submission) -> None:
-    """The body is there, and not too large."""
+    """Require a body that is not too large and was not read before."""
     try:
         size = len(submission.body)
     except RawPostDataException as error:
-        raise NotQueueableError("its body was read before the broker could take it") from error
+        raise NotQueueableError("its body was read before the broker could read it") from error
     if size > conf.MAX_BODY_SIZE:
         raise BodyTooLargeError(f"the body has {size} bytes, at most {conf.MAX_BODY_SIZE} are accepted")
 
 
 def limit_load(submission: Submission) -> None:
-    """The queue takes more. A request with a key may be a repetition, which takes no room: acceptance finds out."""
+    """Require that the queue is not full. Requests with a key are checked later, because repetitions always pass."""
     if submission.key is None:
         capacity.gauges.check(submission.decision.queue)
 
 
 def ask_view(submission: Submission) -> HttpResponseBase | None:
-    """A view that authenticates on its own lets the request in."""
+    """Require that a view that authenticates users itself does not refuse the request."""
     return submission.refusal
 
 
 WITHOUT_BODY: tuple[Step, ...] = (require_key, require_status_url)
-"""Before the body is read, which costs the most."""
+"""The steps before the body is read."""
 STEPS: tuple[Step, ...] = (*WITHOUT_BODY, limit_body, limit_load, ask_view)

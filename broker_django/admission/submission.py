@@ -1,7 +1,6 @@
-"""Submissions: what the broker needs to know about a request before it accepts it, gathered once.
+"""Submissions: what the broker needs to know about a request to accept it.
 
-A client's request is asked when a step of admission, or acceptance, first needs to know: most of it costs something,
-and a refused request should cost little.
+Each property of a client's request is computed when it is first used, so that refusing a request costs little.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from broker_django.conf import conf
 from broker_django.http import raw_body, to_message
 from broker_django.identity import credentials, drf, ownership, principals, sessions, users
 from broker_django.identity.instances import evaluated
-from broker_django.identity.owners import owner_of, untold
+from broker_django.identity.owners import owner_of, unidentified
 from broker_django.identity.users import user_key
 from broker_django.ledger import tokens
 
@@ -47,25 +46,25 @@ class View:
 
 
 class Submission(Protocol):
-    """One request, about to be accepted: sent by a client to a view, or made by code.
+    """A request to accept, sent by a client or made by code.
 
-    Every property is evaluated once, and may raise a BrokerError.
+    Each property is computed once, and may raise a BrokerError.
     """
 
     @property
     def id(self) -> uuid.UUID:
-        """Of the dispatch that it may become."""
+        """The id that its dispatch gets."""
 
     @property
     def moment(self) -> datetime:
-        """When it is accepted, if it is."""
+        """The time of acceptance."""
 
     @property
     def decision(self) -> Decision: ...
 
     @property
     def request(self) -> HttpRequest | None:
-        """What the client sent; None if code made it."""
+        """The client's request; None if code made it."""
 
     @property
     def view(self) -> View | None: ...
@@ -76,7 +75,7 @@ class Submission(Protocol):
 
     @property
     def status_url(self) -> str:
-        """Where the client can follow the dispatch; empty for one made by code. Raises NoReverseMatch."""
+        """The status URL; empty if code made the request. Raises NoReverseMatch."""
 
     @property
     def body(self) -> bytes:
@@ -84,11 +83,11 @@ class Submission(Protocol):
 
     @property
     def refusal(self) -> HttpResponseBase | None:
-        """The response of a view that authenticates on its own, if it does not let the request in."""
+        """The response of a view that authenticates users itself, if it refuses the request."""
 
     @property
     def carrier(self) -> HttpResponse:
-        """A response with the cookies that the middleware around the broker wants to set. Saves the session."""
+        """A response with the cookies that outer middleware sets. Saves the session."""
 
     @property
     def method(self) -> str: ...
@@ -108,11 +107,11 @@ class Submission(Protocol):
 
     @property
     def owner(self) -> str | None:
-        """How the ledger names whose request it is; None for nobody's."""
+        """The owner's name in the ledger; None for an anonymous request."""
 
     @property
     def credential(self) -> str:
-        """What its client has to show again to get the response."""
+        """Identifies the credentials that a client must show again to get the response."""
 
     @property
     def environ(self) -> Mapping[str, Any]:
@@ -120,19 +119,19 @@ class Submission(Protocol):
 
     @property
     def scope(self) -> str | None:
-        """What the key makes unique in the ledger; None without a key."""
+        """The value that is unique in the ledger for this key; None without a key."""
 
     @property
     def fingerprint(self) -> str:
-        """Digest of the request that the key is for."""
+        """Digest of the request, stored for the key."""
 
     @property
     def message(self) -> RequestMessage:
-        """What a worker replays."""
+        """The message that a worker replays."""
 
 
 class ClientSubmission:
-    """A request that a client has sent to a view. The body is read after what is refused without it."""
+    """A request that a client has sent to a view."""
 
     def __init__(self, request: HttpRequest, view: View, decision: Decision) -> None:
         self.request = request
@@ -157,32 +156,32 @@ class ClientSubmission:
         return raw_body(self.request, conf.MAX_BODY_SIZE)
 
     @cached_property
-    def _asked(self) -> tuple[Found | None, HttpResponseBase | None]:
-        """Whom a view of REST framework finds, and its response if it refuses."""
+    def _authentication(self) -> tuple[Found | None, HttpResponseBase | None]:
+        """The user that a REST framework view finds, and its response if it refuses the request."""
         if view_class(self.view.function) is None:
             return None, None
         return drf.admit(self.request, self.view.function, self.view.args, self.view.kwargs)
 
     @property
     def found(self) -> Found | None:
-        """Whom the view itself has authenticated; None for a view that leaves it to middleware."""
-        return self._asked[0]
+        """The user that the view itself authenticated; None if it relies on middleware."""
+        return self._authentication[0]
 
     @property
     def refusal(self) -> HttpResponseBase | None:
-        return self._asked[1]
+        return self._authentication[1]
 
     @cached_property
-    def _settled(self) -> tuple[dict[str, str], HttpResponse]:
+    def _saved_session(self) -> tuple[dict[str, str], HttpResponse]:
         return sessions.save_early(self.request)
 
     @property
     def carrier(self) -> HttpResponse:
-        return self._settled[1]
+        return self._saved_session[1]
 
     @cached_property
     def user(self) -> Any:
-        """Whom the middleware has found."""
+        """The user that the middleware found."""
         return evaluated(getattr(self.request, "user", None))
 
     @cached_property
@@ -199,13 +198,13 @@ class ClientSubmission:
 
     @cached_property
     def owner(self) -> str | None:
-        asks, found = owner_of(self.user), self.found
+        usual, found = owner_of(self.user), self.found
         if found is None:
-            return asks
-        owner = owner_of(found.user, found.auth) or asks
-        if found.again or (owner is not None and owner == asks) or not credentials.shows_anything(self.request):
+            return usual
+        owner = owner_of(found.user, found.auth) or usual
+        if found.again or (owner is not None and owner == usual) or not credentials.shows_anything(self.request):
             return owner
-        return untold(user_key(found.user))
+        return unidentified(user_key(found.user))
 
     @cached_property
     def credential(self) -> str:
@@ -214,21 +213,20 @@ class ClientSubmission:
         )
 
     def _is_found_by_fields(self) -> bool:
-        """Whether the view finds this user, a row of the project's, by nothing but what CREDENTIALS names.
+        """Whether the view finds this user only by the credentials that CREDENTIALS names.
 
-        A proxy or a partner may send the same field for everybody, beside the one that says who the user is. The view
-        is asked again only if there is anything else that may say it; without the credentials first, which mostly
-        costs nothing.
+        A proxy may send the same field for all users, beside the one that identifies the user. So the view
+        authenticates again, first without these credentials, then with them alone, if the request has others.
         """
         request, found = self.request, self.found
         if found is None or not users.is_row(found.user):
             return False
         if not found.by_body and not credentials.shows_more_than_named(request):
             return True
-        asked = (self.view.function, self.view.args, self.view.kwargs)
-        if user_key(drf.found(credentials.without_named(request), *asked).user) == user_key(found.user):
+        view = (self.view.function, self.view.args, self.view.kwargs)
+        if user_key(drf.found(credentials.without_named(request), *view).user) == user_key(found.user):
             return False
-        return user_key(drf.found(credentials.with_named_alone(request), *asked).user) == user_key(found.user)
+        return user_key(drf.found(credentials.with_named_alone(request), *view).user) == user_key(found.user)
 
     @cached_property
     def scope(self) -> str | None:
@@ -248,7 +246,7 @@ class ClientSubmission:
             self.request,
             self.body,
             user_key(self.user),
-            self._settled[0],
+            self._saved_session[0],
             view_user=user_key(found.user) if found is not None else None,
             route=self.route,
             view=view_name(self.view.function, self.method),

@@ -1,4 +1,4 @@
-"""Uploads: CsrfViewMiddleware parses a form before the view is resolved, and the raw body would be gone."""
+"""Read the body of an upload early, because CsrfViewMiddleware parses forms before the view is resolved."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ MULTIPART = "multipart/form-data"
 
 
 def may_keep_body(request: HttpRequest) -> bool:
-    """Whether `keep_body` has to look at a request, and so may ask the database or read a stream."""
+    """Whether `keep_body` must check the request, which may query the database or read a stream."""
     return request.content_type == MULTIPART and replay_of(request) is None
 
 
 def keep_body(request: HttpRequest) -> HttpResponse | None:
-    """Take the raw body of a form, but only if the request will be queued: any other upload keeps streaming.
+    """Read the raw body of a form if the request will be queued. Other uploads are still streamed.
 
-    A response if the body is too large. Whatever else refuses the request says so again at its view.
+    Returns a response if the body is too large. Other steps of admission refuse the request later.
     """
-    submission = _coming(request) if may_keep_body(request) else None
+    submission = _submission_of(request) if may_keep_body(request) else None
     if submission is None:
         return None
     try:
@@ -41,13 +41,13 @@ def keep_body(request: HttpRequest) -> HttpResponse | None:
     return None
 
 
-def _coming(request: HttpRequest) -> ClientSubmission | None:
-    """What will be submitted when the view is resolved; None if the view will run now."""
+def _submission_of(request: HttpRequest) -> ClientSubmission | None:
+    """Returns the submission of a request before its view is resolved; None if the view will run now."""
     try:
         match = resolve(request.path_info, getattr(request, "urlconf", None))
     except Resolver404:
         return None
-    request.resolver_match = match  # as it is when `process_view` decides
+    request.resolver_match = match  # as in `process_view`
     decision = decide(request, match.func)
     if decision is None or not decision.queued:
         return None

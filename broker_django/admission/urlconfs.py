@@ -1,4 +1,4 @@
-"""The URLconf of a host or tenant, if django-hosts or django-tenants chooses it; else that of the project."""
+"""Find the URLconf of a host or tenant, if django-hosts or django-tenants chooses it."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def _of_host(host: str) -> Any:
 
 
 def _of_tenant(host: str, tenant: str) -> Any:
-    """That of the public schema, or of the tenant's type, as the middleware of django-tenants has it; None otherwise.
+    """Returns the URLconf of the public schema or of the tenant's type, as django-tenants does, or None.
 
-    The database is asked only if there are types, or the tenant is not named.
+    Queries the database only if tenants have types, or the tenant is unknown.
     """
     utils = import_module("django_tenants.utils")
     types = utils.get_tenant_types() if utils.has_multi_type_tenants() else {}
@@ -44,7 +44,7 @@ def _of_tenant(host: str, tenant: str) -> Any:
 
 
 def _tenant(utils: Any, host: str, tenant: str) -> Any:
-    """The row of the tenant with this name, or with this host; a project may tell tenants apart by other names."""
+    """Returns the tenant's row, by its schema name or else by the host: TENANT may return other names."""
     named = utils.get_tenant_model()._default_manager.filter(schema_name=tenant).first() if tenant else None
     if named is not None:
         return named

@@ -1,7 +1,7 @@
 """Annotates a view without changing it: the view stays as it was for every other URL.
 
 A function is copied, any other callable is wrapped, a class is subclassed. The only exception is a decorator on a class
-statement, which annotates the class itself: nobody else knows it yet, and its methods may call `super(Report, self)`.
+statement, which annotates the class itself: no other code knows it yet, and its methods may call `super(Report, self)`.
 """
 
 from __future__ import annotations

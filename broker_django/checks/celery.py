@@ -17,7 +17,7 @@ from broker_django.conf import conf
 from broker_django.development.embedded import embedded_url
 from broker_django.messaging.celery_app import REDIS_SCHEMES, broker_urls, filled_in, get_app, project_app, schemes
 from broker_django.messaging.serialization import accepts, serializer
-from broker_django.shadowing import HINT, shadow_of, told
+from broker_django.shadowing import HINT, describe, shadow_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +33,7 @@ CONTENT = ("accept_content", "result_accept_content")
 @register("request_broker")
 def check_celery(**_: Any) -> list[CheckMessage]:
     if shadow := shadow_of("workers"):
-        return [Error(told("workers", shadow), hint=HINT, id="request_broker.E018")]
+        return [Error(describe("workers", shadow), hint=HINT, id="request_broker.E018")]
     current = project_app()  # first: `get_app` may create a fallback and make it the current app
     app = get_app()
     return [

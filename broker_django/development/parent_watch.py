@@ -2,8 +2,8 @@
 
     python -m broker_django.development.parent_watch [--parent PID] [--grace SECONDS] -- PROGRAM [ARGUMENTS...]
 
-The program gets SIGTERM when its parent is gone, for whatever reason. On Linux the kernel does that, and no other
-process is needed. With ``--grace`` a watcher process stays, and kills what is left after so many seconds. This file
+The program gets SIGTERM when its parent has ended. On Linux the kernel does that, and no other
+process is needed. With ``--grace`` a watcher process stays, and kills remaining processes after that time. This file
 only uses the standard library and runs as a plain script, so that it starts quickly.
 """
 

@@ -28,7 +28,7 @@ from broker_core.http.credential_names import (
 )
 from broker_django.conf import conf
 from broker_django.identity.logged_in import LOGGED_IN, session_of
-from broker_django.identity.owners import is_untold
+from broker_django.identity.owners import is_unidentified
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -164,7 +164,7 @@ def credential_for(
     its user, a row of the project's user model. Users of other kinds must be found by the view again, because only the
     view knows whether they are active.
     """
-    if owner is None or is_untold(owner):
+    if owner is None or is_unidentified(owner):
         return described(presented(request, extra, everything=owner is not None))
     shown = presented(request, extra)
     if names_user(request, owner):

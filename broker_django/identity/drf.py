@@ -51,7 +51,7 @@ class CannotAskError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Whom a view authenticated and by what; `admitted` if its permissions and throttles let the request pass.
+    """The user that a view authenticated, and by what; `admitted` if its permissions and throttles allow the request.
 
     `by_body` means that the body may have influenced the result. `again` is False if a poll cannot ask the view in the
     same way, because the view may find another user when it runs.
@@ -67,7 +67,7 @@ class Found:
 def admit(
     request: HttpRequest, view: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> tuple[Found | None, HttpResponseBase | None]:
-    """Returns whom DRF found before the handler runs, or the response that refuses the request.
+    """Returns the user that DRF finds before the handler runs, or the response that refuses the request.
 
     A view that cannot be asked now is asked when it runs, in the replay.
     """
@@ -169,8 +169,7 @@ def _throttle_once(cls: Any) -> None:
 
 
 def found(request: HttpRequest, view: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Found:
-    """Returns whom DRF's authenticators find; nobody if they refuse, for example because a credential has expired
-    since.
+    """Returns the user that DRF's authenticators find; no user if they refuse, as for an expired credential.
 
     The view's `setup` is not called: it may count, query or lock something, and runs with the view.
     """
@@ -200,8 +199,8 @@ def pin(request: HttpRequest, user: Any, auth: Any = None) -> None:
 
 
 def authenticated(request: HttpRequest, dispatch: Dispatch) -> Iterator[Found]:
-    """Yields whom DRF finds for a poll, if DRF is installed: with its default authenticators, and with those of the
-    dispatch's view.
+    """Yields the users that DRF finds for a poll: with its default authenticators, and with those of the dispatch's
+    view. None without DRF.
 
     Raises UnavailableError if an authenticator does not answer now.
     """

@@ -78,7 +78,7 @@ _EXTENDED = (_NAMES.keys() | _EXACT.keys()) - {uuid.UUID, bytearray, deque}
 
 def freeze(value: Any, *, whole_rows: bool = False) -> Any:
     """Returns JSON data that `thaw` turns into an equal value. With `whole_rows`, rows include their fields, because
-    they may be deleted by then.
+    they may be deleted meanwhile.
 
     Raises NotFrozenError.
     """

@@ -55,7 +55,7 @@ def _merging(store: Any) -> Any:
 
 
 class Merging:
-    """Saves the keys that were set or deleted since it was loaded, and keeps other keys as they are by then.
+    """Saves the keys that were set or deleted since it was loaded, and keeps other keys as others saved them.
 
     It is not saved if another request changed its key or ended it, as a login, a password change and a logout do.
     """

@@ -17,7 +17,7 @@ from broker_django.identity.users import KEY_LENGTH, class_path, user_key
 
 logger = logging.getLogger("broker_django.identity.owners")
 
-UNTOLD = users.DIGEST
+UNIDENTIFIED = users.DIGEST
 """Prefix for owners that cannot be identified again, or distinguished from others. The claim, or everything that was
 sent, then proves ownership. The key of a user follows, if one was found, who must be active.
 """
@@ -41,7 +41,7 @@ def owner_of(user: Any, auth: Any = None) -> str | None:
     """Returns the ledger's name of a user: its key, or for users without a key a digest of what identifies them.
 
     Without a user, what authenticated the request replaces it: an API key has no user. Returns None if there is
-    neither, and UNTOLD if nothing distinguishes the owner from others.
+    neither, and UNIDENTIFIED if nothing distinguishes the owner from others.
     """
     who = user if users.is_authenticated(user) else auth
     if who is None:
@@ -52,16 +52,18 @@ def owner_of(user: Any, auth: Any = None) -> str | None:
     if key is not None and len(key) <= KEY_LENGTH:
         return key
     known = key or _identity(who) or _all_of(who, auth)
-    return f"{class_path(who)[-LONGEST_PATH:]}{users.DIGEST}{sha256(known.encode()).hexdigest()}" if known else UNTOLD
+    if not known:
+        return UNIDENTIFIED
+    return f"{class_path(who)[-LONGEST_PATH:]}{users.DIGEST}{sha256(known.encode()).hexdigest()}"
 
 
-def untold(key: str | None) -> str:
+def unidentified(key: str | None) -> str:
     """Returns the name of an unidentifiable owner, with the user's key if there is one and it fits."""
-    return f"{UNTOLD}{key or ''}" if len(key or "") < KEY_LENGTH else UNTOLD
+    return f"{UNIDENTIFIED}{key or ''}" if len(key or "") < KEY_LENGTH else UNIDENTIFIED
 
 
-def is_untold(owner: str) -> bool:
-    return owner.startswith(UNTOLD)
+def is_unidentified(owner: str) -> bool:
+    return owner.startswith(UNIDENTIFIED)
 
 
 def _identity(who: Any) -> str:

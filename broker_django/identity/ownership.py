@@ -23,7 +23,7 @@ from broker_core.redaction import redacted
 from broker_django.conf import conf
 from broker_django.identity import credentials, drf, users
 from broker_django.identity.logged_in import session_of
-from broker_django.identity.owners import UNTOLD, is_untold, owner_of
+from broker_django.identity.owners import UNIDENTIFIED, is_unidentified, owner_of
 from broker_django.identity.sessions import changes_with_each_save
 
 if TYPE_CHECKING:
@@ -44,20 +44,21 @@ CLAIM = "request_broker_claim"
 def owns(request: HttpRequest, dispatch: Dispatch) -> bool:
     """Whether the dispatch belongs to the sender of this request.
 
-    A user's dispatch belongs to that user, if active: to whoever is logged in as this user, shows the session of the
-    original request again (unless it now belongs to somebody else), or is found by REST framework's authenticators. Any
-    other dispatch belongs to whoever shows again everything that the request was sent with, even nothing; the claim
-    replaces the session and unnamed header fields. If the user cannot be distinguished from others, there must be
-    something to show.
+    A user's dispatch belongs to that user, if active. The sender must be logged in as this user, or send the session of
+    the original request (unless another user now has it), or be found by REST framework's authenticators.
+
+    For any other dispatch, the sender must send all credentials of the original request again, if there were any. The
+    claim replaces the session and unnamed header fields. If the user cannot be distinguished from others, there must be
+    at least one credential.
 
     Raises UnavailableError if an authenticator does not answer now.
     """
     if not _is_of_this_site(request, dispatch):
         return False
     credential = dispatch.credential
-    if not dispatch.user or is_untold(dispatch.user):
+    if not dispatch.user or is_unidentified(dispatch.user):
         is_shown = _is_shown(request, dispatch) and (not dispatch.user or users.may_act(dispatch.user))
-        user = dispatch.user.removeprefix(UNTOLD)
+        user = dispatch.user.removeprefix(UNIDENTIFIED)
         return is_shown or (bool(user) and _is_user(request, dispatch, user))
     may_show = bool(credential) and credentials.shows_again(request, credential) and users.may_act(dispatch.user)
     if may_show and credentials.names_user(request, dispatch.user):
@@ -111,7 +112,7 @@ def without_cookies(response: HttpResponseBase) -> None:
 
 def is_known_by_session(request: HttpRequest, dispatch: Dispatch) -> bool:
     """Whether an unchanging session cookie identifies the user's browser, so that no claim is needed."""
-    of_user = bool(dispatch.user) and not is_untold(dispatch.user)
+    of_user = bool(dispatch.user) and not is_unidentified(dispatch.user)
     by_session = of_user and credentials.SESSION in credentials.kinds(dispatch.credential)
     return by_session and not changes_with_each_save(session_of(request))
 

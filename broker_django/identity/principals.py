@@ -12,7 +12,7 @@ from broker_core.errors import UserInactiveError
 from broker_django.identity import past_sessions, users
 from broker_django.identity.freezing import freeze
 from broker_django.identity.instances import NotFrozenError
-from broker_django.identity.owners import is_untold, owner_of
+from broker_django.identity.owners import is_unidentified, owner_of
 from broker_django.identity.thawing import thaw
 from broker_django.identity.users import user_key
 
@@ -27,7 +27,7 @@ ADMITTED, USER, VIEW_USER, AUTH, SESSION = "admitted", "user", "view_user", "aut
 NO_AUTH = "no_auth"
 """Whether what authenticated the user cannot be frozen. Then only the view can find it again."""
 GUEST = "guest"
-"""Whom a view found without authenticating a user, for example by an API key; empty if that cannot be frozen."""
+"""What a view found without authenticating a user, such as an API key; empty if it cannot be frozen."""
 AGAIN = "again"
 """Whether a view's user must be found again, because it is neither a row nor can be frozen."""
 
@@ -125,4 +125,4 @@ def is_same(found: Any, key: str | None, frozen: Any) -> bool:
     if key is not None or frozen is None:
         return user_key(found) == key
     owner = owner_of(_thawed(frozen))
-    return owner is not None and not is_untold(owner) and owner_of(found) == owner
+    return owner is not None and not is_unidentified(owner) and owner_of(found) == owner

@@ -101,7 +101,7 @@ def _user_is_of_session(request: HttpRequest) -> bool:
 
 
 def _forget_user(request: HttpRequest) -> None:
-    """Let the outer middleware find the user again: the view may have logged somebody in or out."""
+    """Let the outer middleware find the user again: the view may have logged a user in or out."""
     request.__dict__.pop("_cached_user", None)
     request.__dict__.pop("_acached_user", None)
     middleware = import_string("django.contrib.auth.middleware.AuthenticationMiddleware")

@@ -56,7 +56,7 @@ def is_row(user: Any) -> bool:
 
 
 def is_authenticated(user: Any) -> bool:
-    """Whether somebody is logged in. Users that middleware or an authenticator found may lack the attribute."""
+    """Whether the user is logged in. Users that middleware or an authenticator found may lack the attribute."""
     return bool(getattr(user, "is_authenticated", False))
 
 

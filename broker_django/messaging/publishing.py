@@ -76,7 +76,7 @@ def publish(request: SealedRequest, policy: QueuePolicy) -> bool:
     dispatch_id = str(request.dispatch.id)
     try:
         _send(get_app(), request, policy, failures)
-    except Exception as error:  # noqa: BLE001 - whatever failed, the dispatch is in the ledger and the client gets its 202
+    except Exception as error:  # noqa: BLE001 - the dispatch is in the ledger, and the client gets its 202
         _record_failure(error)
         logger.warning(
             "Dispatch %s waits in the ledger, the message broker did not accept it: %s",

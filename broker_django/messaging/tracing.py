@@ -55,7 +55,7 @@ def columns(environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 def fields_of(environ: Mapping[str, str]) -> dict[str, str]:
-    """Returns the header fields of the current trace, or else of the trace that the request came with."""
+    """Returns the header fields of the current trace, or else of the trace in the request."""
     received = {name: environ[key].strip() for name, key in IN_ENVIRON.items() if key in environ}
     return _with_sentry(_checked({**received, **(_of_opentelemetry() or {})}))
 

@@ -7,8 +7,8 @@ from django.db import migrations, models
 from django.utils import timezone
 
 
-def have_what_waits_looked_at(apps: Any, schema_editor: Any) -> None:
-    """Whether the message broker has what was queued before is not known."""
+def make_queued_due(apps: Any, schema_editor: Any) -> None:
+    """Let the reaper publish queued dispatches again: it is unknown whether the message broker has them."""
     rows = apps.get_model("broker_django", "DispatchRecord").objects.using(schema_editor.connection.alias)
     rows.filter(state="queued", due_at=None, published_at=None).update(due_at=timezone.now())
 
@@ -137,5 +137,5 @@ class Migration(migrations.Migration):
             model_name='attemptrecord',
             constraint=models.UniqueConstraint(fields=('dispatch', 'number'), name='attempt_number'),
         ),
-        migrations.RunPython(have_what_waits_looked_at, migrations.RunPython.noop, elidable=True),
+        migrations.RunPython(make_queued_due, migrations.RunPython.noop, elidable=True),
     ]

@@ -7,15 +7,14 @@ SEARCHED = {"path", "route", "error", "description"}
 
 
 def default_of(field: Any, schema_editor: Any) -> str:
-    """MODIFY forgets the default of a column unless it is repeated."""
+    """Returns the DEFAULT clause, because MODIFY drops a default that is not repeated."""
     return f" DEFAULT {schema_editor.quote_value(field.db_default)}" if field.has_db_default() else ""
 
 
-def tell_letters_apart(apps: Any, schema_editor: Any) -> None:
-    """Unless a column says otherwise MySQL takes `Bulk` for `bulk`, and an old default knows no emoji.
+def set_collations(apps: Any, schema_editor: Any) -> None:
+    """Make MySQL distinguish `Bulk` from `bulk`, and store emoji.
 
-    What people search goes on to be found in either case. The primary key is left as it is: foreign keys of the
-    project may refer to it.
+    Searched columns still ignore case. The primary key is unchanged, because the project's foreign keys may refer to it.
     """
     if schema_editor.connection.vendor != "mysql":
         return
@@ -39,7 +38,7 @@ class Migration(migrations.Migration):
     ]
 
     operations = [
-        migrations.RunPython(tell_letters_apart, migrations.RunPython.noop, atomic=False),
+        migrations.RunPython(set_collations, migrations.RunPython.noop, atomic=False),
         migrations.AddField(
             model_name='routingversion',
             name='kept_by_triggers',

@@ -9,7 +9,7 @@ CREDENTIAL_BEFORE = 64
 
 
 def cut_long_credentials(apps: Any, schema_editor: Any) -> None:
-    """What does not fit in the column as it was fits nobody any more: an empty one would fit everybody."""
+    """Truncate credentials that do not fit. They then match no client; empty ones would match every client."""
     records = apps.get_model('broker_django', 'DispatchRecord').objects.using(schema_editor.connection.alias)
     long = records.annotate(length=Length('credential')).filter(length__gt=CREDENTIAL_BEFORE)
     long.update(credential=Left('credential', CREDENTIAL_BEFORE))

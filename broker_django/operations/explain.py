@@ -120,7 +120,7 @@ def _decided(request: HttpRequest, view: View, explanation: Explanation) -> None
 
 
 def _admitted(request: HttpRequest, view: View, decision: Decision | None) -> str:
-    """What admission says, as far as it needs no body; empty if it lets the request pass, or is not asked."""
+    """Returns how admission refuses the request without its body; empty if it does not, or the view runs now."""
     if decision is None or not decision.queued:
         return ""
     try:

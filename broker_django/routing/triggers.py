@@ -1,4 +1,4 @@
-"""A number in the database that increases with every change of a router or destination, whoever makes it.
+"""A number in the database that increases with every change of a router or destination.
 
 Database triggers increase it, because they also see SQL that sends no Django signal. They are created after `migrate`,
 if the database is supported and allows this user to create them. Managed MySQL and MariaDB servers with a binary log

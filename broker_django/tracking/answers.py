@@ -1,4 +1,4 @@
-"""What a client is told about a dispatch: the status document, the 202, and the stored response."""
+"""Responses about a dispatch: the status document, the 202, and the stored response."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ logger = logging.getLogger("broker_django.tracking.answers")
 
 
 def status_document(dispatch: Dispatch, here: str) -> dict[str, Any]:
-    """The state of a dispatch, whose status URL is `here`; times are RFC 3339 in UTC, None where they have not come."""
+    """Returns the status document. `here` is its own URL. Times are RFC 3339 in UTC, or None if not yet reached."""
     return {
         "id": str(dispatch.id),
         "state": str(dispatch.state),
@@ -58,7 +58,7 @@ def status_document(dispatch: Dispatch, here: str) -> dict[str, Any]:
 
 
 def _public_error(error: str) -> str | None:
-    """What a client is told of an error: which views the URL leads to is for operators."""
+    """Returns the error as clients may see it. Only operators may see which views a URL resolves to."""
     return (NOT_REACHED if error.startswith(ELSEWHERE) else error) or None
 
 
@@ -67,7 +67,7 @@ def _time(moment: datetime | None) -> str | None:
 
 
 def status_response(request: HttpRequest, dispatch: Dispatch, status: int = 200) -> HttpResponse:
-    """The status document, never to be cached, with `Retry-After` while the dispatch is not done."""
+    """Returns the status document, not cacheable, with `Retry-After` while the dispatch is not done."""
     return _status_response(dispatch, tokens.status_url(request, dispatch.id, dispatch.accepted_at), status)
 
 
@@ -84,25 +84,25 @@ def _poll_interval() -> str:
 
 
 def accepted_response(request: HttpRequest, accepted: Accepted) -> HttpResponse:
-    """The 202 (RFC 9110, section 15.3.3) that tells where the answer will be."""
+    """Returns the 202 (RFC 9110, section 15.3.3), whose `Location` is the status URL."""
     response = _status_response(accepted.dispatch, accepted.here, 202)
     response["Location"] = accepted.here
     response.cookies.update(accepted.carrier.cookies)
-    return _applied(request, response)
+    return _with_preference_applied(request, response)
 
 
 def repeated_response(request: HttpRequest, repeated: Repeated) -> HttpResponseBase:
-    """What a repetition gets: the stored response, or else the 202 of the first request, or why it is refused."""
+    """Returns the response to a repeated request: the stored response, the 202 of the first request, or a refusal."""
     error = repeated.refusal
     if error is None:
-        return in_time(repeated.dispatch, None) or accepted_response(request, repeated)
+        return available_response(repeated.dispatch, None) or accepted_response(request, repeated)
     response = problem(error)
     if repeated.same_request:
         response["Location"], response["Retry-After"] = repeated.here, _poll_interval()
     return response
 
 
-def _applied(request: HttpRequest, response: HttpResponse) -> HttpResponse:
+def _with_preference_applied(request: HttpRequest, response: HttpResponse) -> HttpResponse:
     applied = preferences_of(request).applied(request.broker.held)  # type: ignore[attr-defined]
     if applied:
         response["Preference-Applied"] = applied
@@ -110,27 +110,27 @@ def _applied(request: HttpRequest, response: HttpResponse) -> HttpResponse:
 
 
 def stored_response(dispatch: Dispatch, original: HttpResponseBase | None = None) -> HttpResponseBase:
-    """The view's response, verbatim, in its original object where there is one.
+    """Returns the view's response, verbatim, in its original object if that is given.
 
-    Raises ResponseGoneError where there is none, or none any more, and UnavailableError.
+    Raises ResponseGoneError if no response was stored or it was dropped, and UnavailableError.
     """
     if dispatch.response_status is None:
-        raise ResponseGoneError(f"the dispatch was {dispatch.state} before it was answered")
-    message = None if _dropped(dispatch) else responses.fetch(dispatch)
+        raise ResponseGoneError(f"the dispatch is {dispatch.state} and has no response")
+    message = None if _is_dropped(dispatch) else responses.fetch(dispatch)
     if message is None:
-        raise ResponseGoneError("the response is not kept any more")
+        raise ResponseGoneError("the response is no longer stored")
     return to_response(message) if original is None else refill(original, message)
 
 
-def _dropped(dispatch: Dispatch) -> bool:
+def _is_dropped(dispatch: Dispatch) -> bool:
     policy = conf.queues.get(dispatch.queue)
     if policy is None or dispatch.finished_at is None:
         return False
     return dispatch.finished_at + timedelta(seconds=policy.results_ttl) <= timezone.now()
 
 
-def in_time(dispatch: Dispatch | None, original: HttpResponseBase | None) -> HttpResponseBase | None:
-    """The view's own response, where it is there by now and can be read."""
+def available_response(dispatch: Dispatch | None, original: HttpResponseBase | None) -> HttpResponseBase | None:
+    """Returns the view's own response, or None if it is not stored yet or cannot be read."""
     if dispatch is None or dispatch.response_status is None:
         return None
     try:
@@ -138,30 +138,30 @@ def in_time(dispatch: Dispatch | None, original: HttpResponseBase | None) -> Htt
     except BrokerError as error:
         logger.warning("Dispatch %s is answered with its status: %s", dispatch.id, error)
         return None
-    response._has_been_logged = True  # type: ignore[attr-defined] # the worker has logged what is to be logged
+    response._has_been_logged = True  # type: ignore[attr-defined] # the worker has logged it
     return response
 
 
 def wait_until_done(request: HttpRequest, dispatch: Dispatch, seconds: float, *, ledger_only: bool = False) -> Dispatch:
-    """The dispatch when it is done, or as it is when this client may be held no longer, for `seconds` at most."""
+    """Wait up to `seconds`, or as long as this client may be held. Returns the dispatch as it is then."""
     done = None
     with holding.hold(holding.guest(request, dispatch), seconds) as allowed, contextlib.suppress(UnwatchedError):
         done = waiting.wait(dispatch.id, allowed, _is_done, ledger_only=ledger_only) if allowed else None
-        _note_held(request, allowed)
+        _record_held(request, allowed)
     return done or ledger.find(dispatch.id) or dispatch
 
 
 async def await_until_done(request: HttpRequest, dispatch: Dispatch, seconds: float, *, quick: float = 0.0) -> Dispatch:
-    """`wait_until_done` for coroutines. The request keeps its thread for `quick` seconds."""
+    """The same for coroutines. The request keeps its thread for `quick` seconds."""
     done = None
     with holding.hold(holding.guest(request, dispatch), seconds) as allowed, contextlib.suppress(UnwatchedError):
         done = await waiting.async_wait(dispatch.id, allowed, _is_done, quick=quick) if allowed else None
-        _note_held(request, allowed)
-    await waiting.take_up_thread()
+        _record_held(request, allowed)
+    await waiting.restore_connections()
     return done or await sync_to_async(ledger.find)(dispatch.id) or dispatch
 
 
-def _note_held(request: HttpRequest, seconds: float) -> None:
+def _record_held(request: HttpRequest, seconds: float) -> None:
     context = getattr(request, "broker", None)
     if context is not None:
         context.held = seconds

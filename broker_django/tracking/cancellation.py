@@ -1,4 +1,4 @@
-"""Cancellation that is true: what is cancelled never runs, or is stopped; what cannot be stopped is refused."""
+"""Cancel dispatches. A cancelled dispatch never runs or is stopped; otherwise the cancellation is refused."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ logger = logging.getLogger("broker_django.tracking.cancellation")
 
 
 def cancel(dispatch: Dispatch) -> None:
-    """Cancel the dispatch, also one that runs where its queue has `cancel_running`.
+    """Cancel the dispatch. If it is running, its queue must have `cancel_running`.
 
-    Raises DispatchConflictError where it cannot be cancelled, and UnavailableError where nobody can be asked.
+    Raises DispatchConflictError if it cannot be cancelled, and UnavailableError if its worker does not answer.
     """
     try:
         ledger.cancel(dispatch.id)
     except DispatchConflictError:
         current = ledger.find(dispatch.id)
-        if current is None or not _stopped(current):
+        if current is None or not _stop(current):
             raise
 
 
-def _stopped(dispatch: Dispatch) -> bool:
+def _stop(dispatch: Dispatch) -> bool:
+    """Ask the worker to stop the attempt. Returns whether it was stopped."""
     policy = conf.queues.get(dispatch.queue)
     if dispatch.state is not State.RUNNING or policy is None or not policy.cancel_running:
         return False
@@ -44,10 +45,10 @@ def _stopped(dispatch: Dispatch) -> bool:
             timeout=conf.PUBLISH_TIMEOUT,
         )
     except Exception as error:
-        logger.warning("The worker of dispatch %s cannot be told to stop it: %s", dispatch.id, redacted(error))
-        raise UnavailableError("the worker that runs the dispatch cannot be told to stop it") from error
+        logger.warning("The worker of dispatch %s cannot be asked to stop it: %s", dispatch.id, redacted(error))
+        raise UnavailableError("the worker that runs the dispatch cannot be asked to stop it") from error
     answers = [answer for reply in replies or () for answer in reply.values()]
-    logger.info("Dispatch %s is to be stopped: %s", dispatch.id, answers or "no worker answers")
+    logger.info("The worker of dispatch %s was asked to stop it: %s", dispatch.id, answers or "no answer")
     if not answers:
-        raise UnavailableError("the worker that runs the dispatch does not answer, it may stop it yet")
+        raise UnavailableError("the worker that runs the dispatch does not answer, but may still stop it")
     return any("ok" in answer for answer in answers)

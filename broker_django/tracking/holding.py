@@ -1,4 +1,4 @@
-"""The clients that this process holds: how many, and for how long, the settings say."""
+"""Limit how many clients this process holds, and for how long, as the settings say."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from django.core.handlers.asgi import ASGIRequest
 from broker_core.client_limits import Guest, Limits, Places, Server
 from broker_django.conf import conf
 from broker_django.identity.credentials import shows_again
-from broker_django.identity.owners import is_untold
+from broker_django.identity.owners import is_unidentified
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -28,19 +28,19 @@ def limits() -> Limits:
 
 
 def server_of(request: HttpRequest) -> Server:
-    """What serves the request. PEP 3333 has every WSGI server say whether it does in several threads."""
+    """Returns what serves the request. WSGI servers set `wsgi.multithread` (PEP 3333)."""
     if isinstance(request, ASGIRequest):
         return Server.LOOP
     return Server.THREADS if request.META.get("wsgi.multithread") else Server.ALONE
 
 
 def guest(request: HttpRequest, dispatch: Dispatch) -> Guest:
-    """The client of an owned dispatch: its user, or the credential that it was accepted with, or else an address.
+    """Returns the client that waits: the dispatch's user, or the credential it was accepted with, or an IP address.
 
-    A made-up session cookie makes no new client. Users of several sites may have equal keys.
+    An invented session cookie does not count as a new client. Users of different sites may have equal keys.
     """
     client = f"address {request.META.get('REMOTE_ADDR', '')}"
-    if dispatch.user and not is_untold(dispatch.user):
+    if dispatch.user and not is_unidentified(dispatch.user):
         client = f"user {dispatch.user} of {dispatch.tenant!r} on {dispatch.host!r}"
     elif dispatch.credential and shows_again(request, dispatch.credential):
         client = dispatch.credential
@@ -48,5 +48,5 @@ def guest(request: HttpRequest, dispatch: Dispatch) -> Guest:
 
 
 def hold(guest: Guest, seconds: float) -> AbstractContextManager[float]:
-    """Hold the client while the context lasts; it yields the seconds that it may last, 0 for not at all."""
+    """Hold the client while the block runs. Yields the seconds that it may be held, or 0 if it may not."""
     return places.hold(guest, seconds, limits())

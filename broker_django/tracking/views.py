@@ -1,7 +1,7 @@
-"""The endpoints of dispatches: status and cancel, response, events; health, and what describes them all.
+"""The endpoints of dispatches: status and cancel, response, events; also health and the OpenAPI document.
 
-Each is a view for WSGI. Those that wait have a coroutine too, so that under ASGI a client that waits holds no thread.
-Both make the same decisions; they differ in how they wait.
+Each is a view for WSGI. Those that wait also have a coroutine, so that under ASGI a waiting client occupies no thread.
+Both make the same decisions and differ only in how they wait.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ if TYPE_CHECKING:
 EVENTS_LIFETIME = 300.0
 """Seconds after which an event stream ends; the client reconnects."""
 KEEP_ALIVE = 15.0
-"""Seconds of silence on an event stream after which a comment is sent. It also finds out that the client has gone."""
+"""Seconds without an event after which a comment is sent. It also detects that the client has gone."""
 
 
 def _owned(request: HttpRequest, token: str) -> Dispatch:
-    """Raises DispatchNotFoundError for a token that was not issued here, and for anybody else's dispatch."""
+    """Returns the dispatch. Raises DispatchNotFoundError if the token is invalid, or the dispatch belongs to others."""
     with contextlib.suppress(DispatchNotFoundError):
         dispatch = ledger.find(tokens.read(token))
         if dispatch is not None and ownership.owns(request, dispatch):
@@ -66,7 +66,7 @@ def _owned(request: HttpRequest, token: str) -> Dispatch:
 
 
 def _not_found(request: HttpRequest) -> DispatchNotFoundError:
-    """The same answer to all: whether its session and its user were looked at can be told by Vary and by cookies."""
+    """Returns the same error for both causes. It reads session and user, so that Vary and cookies are the same, too."""
     session = logged_in.session_of(request)
     if session is not None:
         session.get(logged_in.LOGGED_IN)
@@ -75,7 +75,7 @@ def _not_found(request: HttpRequest) -> DispatchNotFoundError:
 
 
 def _may_listen(dispatch: Dispatch) -> bool:
-    """Whether the account was not closed meanwhile. Raises UnwatchedError if the database does not say."""
+    """Whether the user's account is still active. Raises UnwatchedError if the database does not answer."""
     try:
         return not dispatch.user or users.may_act(dispatch.user)
     except DatabaseFailure as error:
@@ -83,13 +83,13 @@ def _may_listen(dispatch: Dispatch) -> bool:
 
 
 def wait_of(request: HttpRequest) -> float:
-    """The `wait` parameter: seconds to hold the poll, at most `MAX_WAIT`; 0 for what is no number."""
+    """Returns the `wait` parameter: seconds to hold the request, at most `MAX_WAIT`; 0 if it is invalid."""
     text = request.GET.get("wait", "")
     return float(min(int(text), conf.MAX_WAIT)) if text.isascii() and text.isdigit() and len(text) < 10 else 0.0
 
 
 class _Poll:
-    """A request about an owned dispatch, before and after the wait that it asks for."""
+    """A request for one dispatch, before and after its wait."""
 
     def __init__(self, request: HttpRequest, token: str) -> None:
         self.request = request
@@ -99,7 +99,7 @@ class _Poll:
         if self.seconds:
             self._carrier = held_sessions.leave(request)
 
-    def answered(self, answer: Answer) -> HttpResponseBase:
+    def respond(self, answer: Answer) -> HttpResponseBase:
         if not self.seconds:
             response = answer(self.request, self.dispatch)
             held_sessions.keep_cookie(self.request, response)
@@ -113,25 +113,25 @@ class _Poll:
 
 
 def _polled(methods: tuple[str, ...], answer: Answer) -> View:
-    """An endpoint that may be asked to wait until the dispatch is done."""
+    """Returns an endpoint with a `wait` parameter."""
 
     def view(request: HttpRequest, token: str) -> HttpResponseBase:
         poll = _Poll(request, token)
         if poll.seconds:
             poll.dispatch = wait_until_done(request, poll.dispatch, poll.seconds)
-        return poll.answered(answer)
+        return poll.respond(answer)
 
     async def coroutine(request: HttpRequest, token: str) -> HttpResponseBase:
         poll = await sync_to_async(_Poll)(request, token)
         if poll.seconds:
             poll.dispatch = await await_until_done(request, poll.dispatch, poll.seconds)
-        return await sync_to_async(poll.answered)(answer)
+        return await sync_to_async(poll.respond)(answer)
 
     return endpoint(methods, view, coroutine)
 
 
 def _task(request: HttpRequest, dispatch: Dispatch) -> HttpResponse:
-    """The status document; with `?wait=N` when the dispatch is done or N seconds are over. DELETE cancels."""
+    """Returns the status document, after up to N seconds with `?wait=N`. DELETE cancels the dispatch."""
     if request.method != "DELETE":
         return status_response(request, dispatch)
     cancel(dispatch)
@@ -139,14 +139,14 @@ def _task(request: HttpRequest, dispatch: Dispatch) -> HttpResponse:
 
 
 def _response(request: HttpRequest, dispatch: Dispatch) -> HttpResponseBase:
-    """The stored response, verbatim; 202 and the status document while there is none; 410 when there will be none."""
+    """Returns the stored response, verbatim; 202 while the dispatch is not done; 410 if it has no response."""
     if not dispatch.state.done:
         return status_response(request, dispatch, 202)
     answer = stored_response(dispatch)
     if not ownership.may_have_cookies(request, dispatch):
         ownership.without_cookies(answer)
     if dispatch.method == "HEAD" and request.method == "GET" and answer.has_header("Content-Length"):
-        answer["Content-Length"] = str(len(answer.content))  # type: ignore[attr-defined] # its view told that of a GET
+        answer["Content-Length"] = str(len(answer.content))  # type: ignore[attr-defined] # the view answered HEAD, with the length for a GET
     content_codings.decode_for(request, answer, conf.MAX_RESPONSE_SIZE)
     cache_headers.forbid_shared_caching(answer)
     return answer
@@ -160,15 +160,15 @@ response = _polled(("GET", "HEAD"), _response)
 
 
 def _events(request: HttpRequest, token: str) -> HttpResponseBase:
-    """State changes as server-sent events, for as long as a thread can be spared, which may be not at all."""
+    """Returns state changes as server-sent events, for as long as a thread may be held, perhaps not at all."""
     dispatch, here, guest = _listener(request, token)
-    return _stream(request, _told(dispatch, here, guest))
+    return _stream(request, _changes(dispatch, here, guest))
 
 
 async def _async_events(request: HttpRequest, token: str) -> HttpResponseBase:
-    """State changes as server-sent events, until the dispatch is done."""
+    """Returns state changes as server-sent events, until the dispatch is done."""
     dispatch, here, guest = await sync_to_async(_listener)(request, token)
-    return _stream(request, _async_told(dispatch, here, guest))
+    return _stream(request, _async_changes(dispatch, here, guest))
 
 
 def _listener(request: HttpRequest, token: str) -> tuple[Dispatch, str, Guest]:
@@ -177,43 +177,43 @@ def _listener(request: HttpRequest, token: str) -> tuple[Dispatch, str, Guest]:
 
 
 def _stream(request: HttpRequest, content: Any) -> StreamingHttpResponse:
-    """The stream, which no middleware is to compress: under WSGI it would keep each change back for the next ones."""
+    """Prevent middleware from compressing the stream: under WSGI that would delay each event until later ones."""
     request.META.pop("HTTP_ACCEPT_ENCODING", None)
-    vars(request).pop("headers", None)  # Django makes them of META once
+    vars(request).pop("headers", None)  # Django caches them
     answer = StreamingHttpResponse(content, content_type="text/event-stream")
     answer["X-Accel-Buffering"] = "no"
     held_sessions.keep_cookie(request, answer)
     return answer
 
 
-def _told(dispatch: Dispatch, here: str, guest: Guest) -> Iterator[str]:
+def _changes(dispatch: Dispatch, here: str, guest: Guest) -> Iterator[str]:
     seconds = min(conf.MAX_WAIT, EVENTS_LIFETIME) if guest.server is Server.THREADS else 0.0
     with holding.hold(guest, seconds) as allowed, contextlib.suppress(UnwatchedError):
-        changes = _Changes(dispatch, here, allowed)
-        yield changes.present()
-        while changes.to_come:
-            changed = waiting.wait(dispatch.id, changes.pause, changes.wanted)
+        stream = _EventStream(dispatch, here, allowed)
+        yield stream.state()
+        while stream.is_open:
+            changed = waiting.wait(dispatch.id, stream.pause, stream.is_changed)
             if changed is not None and not _may_listen(changed):
                 return
-            yield changes.tell(changed)
-    yield from changes.ending()
+            yield stream.update(changed)
+    yield from stream.ending()
 
 
-async def _async_told(dispatch: Dispatch, here: str, guest: Guest) -> AsyncIterator[str]:
+async def _async_changes(dispatch: Dispatch, here: str, guest: Guest) -> AsyncIterator[str]:
     with holding.hold(guest, EVENTS_LIFETIME) as allowed, contextlib.suppress(UnwatchedError):
-        changes = _Changes(dispatch, here, allowed)
-        yield changes.present()
-        while changes.to_come:
-            changed = await waiting.async_wait(dispatch.id, changes.pause, changes.wanted)
+        stream = _EventStream(dispatch, here, allowed)
+        yield stream.state()
+        while stream.is_open:
+            changed = await waiting.async_wait(dispatch.id, stream.pause, stream.is_changed)
             if changed is not None and not await sync_to_async(_may_listen)(changed):
                 return
-            yield changes.tell(changed)
-    for field in changes.ending():
+            yield stream.update(changed)
+    for field in stream.ending():
         yield field
 
 
-class _Changes:
-    """What a stream of so many seconds has told of a dispatch, and has yet to tell."""
+class _EventStream:
+    """An event stream of one dispatch. It ends after this many seconds."""
 
     def __init__(self, dispatch: Dispatch, here: str, seconds: float) -> None:
         self._dispatch = dispatch
@@ -221,28 +221,28 @@ class _Changes:
         self._ends = time.monotonic() + seconds
 
     @property
-    def to_come(self) -> bool:
+    def is_open(self) -> bool:
         return not self._dispatch.state.done and self.pause > 0
 
     @property
     def pause(self) -> float:
         return min(self._ends - time.monotonic(), KEEP_ALIVE)
 
-    def wanted(self, dispatch: Dispatch) -> bool:
+    def is_changed(self, dispatch: Dispatch) -> bool:
         return (dispatch.state, dispatch.attempts) != (self._dispatch.state, self._dispatch.attempts)
 
-    def present(self) -> str:
+    def state(self) -> str:
         document = json.dumps(status_document(self._dispatch, self._here))
         return f"event: state\nid: {self._dispatch.state}\ndata: {document}\n\n"
 
-    def tell(self, changed: Dispatch | None) -> str:
+    def update(self, changed: Dispatch | None) -> str:
         if changed is None:
             return ": keep-alive\n\n"
         self._dispatch = changed
-        return self.present()
+        return self.state()
 
     def ending(self) -> list[str]:
-        """When to connect again, unless there is nothing more to come."""
+        """Returns when to connect again, or nothing if the dispatch is done."""
         return [] if self._dispatch.state.done else [f"retry: {int(conf.POLL_INTERVAL * 1000)}\n\n"]
 
 
@@ -253,7 +253,7 @@ events = endpoint(("GET",), _events, _async_events)
 
 
 def _health(_request: HttpRequest) -> HttpResponse:
-    """200 while this process answers and the ledger's database does, else 503."""
+    """Returns 200 if the ledger's database answers, else 503."""
     try:
         with connections[database.alias()].cursor() as cursor:
             cursor.execute("SELECT 1")
@@ -263,7 +263,7 @@ def _health(_request: HttpRequest) -> HttpResponse:
 
 
 def _openapi(request: HttpRequest) -> HttpResponse:
-    """The OpenAPI document of these endpoints, for where they are mounted."""
+    """Returns the OpenAPI document, with the prefix of the included URLconf as server."""
     mounted = request.META.get("SCRIPT_NAME", "").rstrip("/") + request.path_info.removesuffix("/openapi.json")
     document = {**_document(), "servers": [{"url": mounted or "/"}]}
     return JsonResponse(document, content_type="application/vnd.oai.openapi+json")

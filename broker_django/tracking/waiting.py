@@ -1,6 +1,6 @@
-"""Waiting for a dispatch to change, in a thread or on an event loop.
+"""Wait for a dispatch to change, in a thread or on an event loop.
 
-Whoever waits keeps no database connection and, on an event loop, no thread: the process's one watcher looks.
+A waiting request keeps no database connection and, on an event loop, no thread. The process's watcher polls for it.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ if TYPE_CHECKING:
     Wanted = Callable[[Dispatch], bool]
 
 QUICK = 0.2
-"""Seconds for which a thread keeps its connections: most answers are there by then, and connecting takes time too."""
+"""Seconds for which a waiting thread keeps its connections. Most dispatches are done by then."""
 
 
 def wait(dispatch_id: uuid.UUID, seconds: float, wanted: Wanted, *, ledger_only: bool = False) -> Dispatch | None:
-    """The dispatch as soon as it is as wanted; None if it is not within so many seconds.
+    """Returns the dispatch as soon as `wanted` returns True for it; None if it does not in time.
 
-    With `ledger_only` the thread gives up no connection but that to the ledger.
-    Raises UnwatchedError if the process has no file or no thread left to wait with.
+    With `ledger_only` the thread closes only its connection to the ledger. Raises UnwatchedError if the process can
+    open no more files or threads.
     """
-    if _looks_here() or database.in_transaction():
-        return _look_here(dispatch_id, seconds, wanted)
+    if _polls_here() or database.in_transaction():
+        return _poll(dispatch_id, seconds, wanted)
     event = threading.Event()
     waiter = Waiter(dispatch_id, wanted, event.set)
     with watcher.waiting(waiter):
@@ -51,13 +51,13 @@ def wait(dispatch_id: uuid.UUID, seconds: float, wanted: Wanted, *, ledger_only:
 
 
 async def async_wait(dispatch_id: uuid.UUID, seconds: float, wanted: Wanted, *, quick: float = 0.0) -> Dispatch | None:
-    """`wait` for coroutines. The request keeps its thread, with its connections, for `quick` seconds."""
-    if _looks_here() or (_has_thread() and await sync_to_async(database.in_transaction)()):
-        return await _async_look_here(dispatch_id, seconds, wanted)
+    """The same for coroutines. The request keeps its thread and its connections for `quick` seconds."""
+    if _polls_here() or (_has_thread() and await sync_to_async(database.in_transaction)()):
+        return await _async_poll(dispatch_id, seconds, wanted)
     loop, event = asyncio.get_running_loop(), asyncio.Event()
 
     def wake() -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed by now
+        with contextlib.suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(event.set)
 
     waiter = Waiter(dispatch_id, wanted, wake)
@@ -75,15 +75,15 @@ async def _is_set(event: asyncio.Event, seconds: float) -> bool:
     return event.is_set()
 
 
-# Who looks
+# Polling without the watcher
 
 
-def _looks_here() -> bool:
-    """Whether another thread would see another database: tests have theirs in a transaction, or in memory."""
+def _polls_here() -> bool:
+    """Whether another thread would see other data: tests use a transaction, or a database in memory."""
     return hasattr(test_utils._TestState, "saved_data") or bool(get_app().conf.task_always_eager)
 
 
-def _look_here(dispatch_id: uuid.UUID, seconds: float, wanted: Wanted) -> Dispatch | None:
+def _poll(dispatch_id: uuid.UUID, seconds: float, wanted: Wanted) -> Dispatch | None:
     for pause in _pauses(seconds):
         dispatch = ledger.find(dispatch_id)
         if dispatch is not None and wanted(dispatch):
@@ -92,7 +92,7 @@ def _look_here(dispatch_id: uuid.UUID, seconds: float, wanted: Wanted) -> Dispat
     return None
 
 
-async def _async_look_here(dispatch_id: uuid.UUID, seconds: float, wanted: Wanted) -> Dispatch | None:
+async def _async_poll(dispatch_id: uuid.UUID, seconds: float, wanted: Wanted) -> Dispatch | None:
     for pause in _pauses(seconds):
         dispatch = await sync_to_async(ledger.find)(dispatch_id)
         if dispatch is not None and wanted(dispatch):
@@ -102,23 +102,23 @@ async def _async_look_here(dispatch_id: uuid.UUID, seconds: float, wanted: Wante
 
 
 def _pauses(seconds: float) -> Iterator[float]:
-    """Growing pauses between looks, so many seconds in all."""
+    """Yields growing pauses between polls, this many seconds in total."""
     deadline, step = time.monotonic() + seconds, FIRST_STEP
     while (left := deadline - time.monotonic()) > 0:
         yield min(step, left)
         step = min(step * 1.5, LAST_STEP)
 
 
-# What is given up
+# Threads and connections during a wait
 
-_left: ContextVar[list[Any]] = ContextVar("request_broker.left", default=[])  # noqa: B039 - it is never changed
-"""The connections of the thread that the request has given up."""
+_closed: ContextVar[list[Any]] = ContextVar("request_broker.closed", default=[])  # noqa: B039 - never changed
+"""The closed connections of the thread that the request has given up."""
 
 
 def _close_connections(*, ledger_only: bool = False) -> list[Any]:
-    """Close this thread's database connections, or only that to the ledger, but for those in a transaction.
+    """Close this thread's database connections (only that to the ledger, if asked), except those in a transaction.
 
-    Returns those that are closed.
+    Returns all closed connections.
     """
     for connection in connections.all(initialized_only=True):
         if ledger_only and connection.alias != database.alias():
@@ -129,9 +129,9 @@ def _close_connections(*, ledger_only: bool = False) -> list[Any]:
 
 
 def _threads() -> tuple[Any, Any]:
-    """The threads that asgiref keeps for requests, and what it keeps this one's by; None if it shares one.
+    """Returns asgiref's threads by context, and this request's context; None if requests share one thread.
 
-    asgiref has no public way to it: where it has changed, requests keep their threads.
+    Both are private. If asgiref changes them, requests keep their threads.
     """
     context = getattr(SyncToAsync, "thread_sensitive_context", None)
     threads = getattr(SyncToAsync, "context_to_thread_executor", None)
@@ -139,7 +139,7 @@ def _threads() -> tuple[Any, Any]:
 
 
 def _held_by_middleware() -> bool:
-    """Whether synchronous middleware around waits in the request's thread for its response."""
+    """Whether synchronous middleware waits in the request's thread for the response."""
     return getattr(AsyncToSync.executors, "current", None) is not None
 
 
@@ -149,30 +149,30 @@ def _has_thread() -> bool:
 
 
 async def _give_up_thread() -> None:
-    """Close the connections of the request's own thread and end it: what is to be run in it later gets another."""
+    """Close the connections of the request's thread and end it. Later synchronous code runs in another thread."""
     if not _has_thread():
         return
     closed = await sync_to_async(_close_connections)()
     threads, context = _threads()
     if context is not None and context in threads and not _held_by_middleware():
         threads.pop(context).shutdown(wait=False)
-        _left.set(closed)
+        _closed.set(closed)
 
 
-async def take_up_thread() -> None:
-    """Have the request go on, in the thread that it gets, with the closed connections of the one that it had.
+async def restore_connections() -> None:
+    """Give the request's new thread the closed connections of the old one.
 
-    Middleware may have told them something of the request, as which schema its tenant has.
+    Middleware may have set attributes on them, such as the schema of the tenant.
     """
-    left = _left.get()
-    if left:
-        _left.set([])
-        await sync_to_async(_adopt)(left)
+    closed = _closed.get()
+    if closed:
+        _closed.set([])
+        await sync_to_async(_adopt)(closed)
 
 
-def _adopt(left: list[Any]) -> None:
-    here = {connection.alias for connection in connections.all(initialized_only=True)}
-    for connection in left:
-        if connection.alias not in here:
+def _adopt(closed: list[Any]) -> None:
+    present = {connection.alias for connection in connections.all(initialized_only=True)}
+    for connection in closed:
+        if connection.alias not in present:
             connection._thread_ident = threading.get_ident()
             connections[connection.alias] = connection

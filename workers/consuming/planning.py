@@ -60,7 +60,7 @@ class Planning(bootsteps.StartStopStep):
         plan = current_plan(served, processes)
         if plan != pools.plan:
             logger.info("%s", plan)
-            pools.plan, pools.in_hand = plan, parent.app.conf.worker_prefetch_multiplier
+            pools.plan, pools.multiplier = plan, parent.app.conf.worker_prefetch_multiplier
         parent.call_soon(_follow_limits, parent)
 
 

@@ -53,7 +53,7 @@ class Channel(Marked, pyamqp.Channel):
             return callback(message)
 
         if pools.plan is not None:
-            limit = max(self._limit(queue), 1) if pools.limit(queue) else pools.all_in_hand
+            limit = max(self._limit(queue), 1) if pools.limit(queue) else pools.total_limit
             self.basic_qos(0, limit, False)  # noqa: FBT003 - not global: for the next consumers
             self._limits[queue] = limit
         self._consumed[consumer_tag] = queue

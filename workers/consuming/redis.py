@@ -23,7 +23,7 @@ logger = logging.getLogger("workers.consuming.redis")
 
 
 class _TrueQueue:
-    """Sets each dispatch's queue to the one that it was read from, whatever the message says.
+    """Sets each dispatch's queue to the one that it was read from, not to the one that the message names.
 
     On Redis the routing key travels inside the message, so a message moved to another list keeps the old one. The
     project's own tasks keep theirs, because Celery retries a task with its original routing key.

@@ -21,7 +21,7 @@ class Pools:
 
     def __init__(self) -> None:
         self.plan: Plan | None = None
-        self.in_hand = 1
+        self.multiplier = 1
         """How many messages a worker may hold per process; 0 means no limit."""
 
     def weights(self) -> Mapping[str, float]:
@@ -36,15 +36,15 @@ class Pools:
         return self.plan is not None and bool(self.plan.guaranteed)
 
     @property
-    def all_in_hand(self) -> int:
+    def total_limit(self) -> int:
         """How many messages the worker may hold; 0 means no limit."""
-        return self.plan.processes * self.in_hand if self.plan is not None else 0
+        return self.plan.processes * self.multiplier if self.plan is not None else 0
 
     def limit(self, queue: str) -> int:
         """Returns how many messages of this queue the worker may hold; 0 means no limit."""
         if self.plan is None or queue not in self.plan.weights:
             return 0
-        return (self.plan.dedicated.get(queue) or self.plan.processes) * self.in_hand
+        return (self.plan.dedicated.get(queue) or self.plan.processes) * self.multiplier
 
     def open(self, queues: Iterable[str], running: Mapping[str, int]) -> list[str]:
         """Returns the queues that may start another task while each queue has this many running. A probe may use any

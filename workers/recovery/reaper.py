@@ -31,7 +31,7 @@ from broker_django.operations import sentry
 from workers.consuming.deliveries import handed
 from workers.databases import locks
 from workers.recovery.former_queues import former_queues
-from workers.recovery.unreadable import HESITATION, held_back
+from workers.recovery.unreadable import OTHER_WORKER_DELAY, postpone_unreadable
 from workers.replaying import error_reports
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ BATCH = 100
 """Rows that are processed at a time."""
 A_FEW = 10
 """Rows of a bounded queue that a pass publishes if the message broker does not report its queue length."""
-LOOKS_AT_LOST = 3
+CHECKS_FOR_LOST = 3
 """How often it checks for lost messages during REPUBLISH_AFTER."""
 HOUSEKEEPING_EVERY = 30.0
 REFUSED_FOR = 5.0
@@ -67,18 +67,18 @@ class Reaper:
         self._locked: dict[UUID, datetime] = {}
         self._house: Iterator[int] | None = None
 
-    def look(self) -> Iterator[None]:
-        """One pass over what is due, in small steps, each section for a while: the next pass goes on.
+    def run_pass(self) -> Iterator[None]:
+        """Process what is due, in small steps. Each section has limited time, and the next pass continues.
 
         Raises the failures of the ledger.
         """
         now = self._now()
         if not ledger.has_one_lock:
-            self._proves_writable()
+            self._check_writable()
         if self._is_steady(now):
             yield from _for_a_while(self._lapsed(now))
         yield from _for_a_while(self._due(now))
-        if self._is_time("lost", now, conf.REPUBLISH_AFTER / LOOKS_AT_LOST):
+        if self._is_time("lost", now, conf.REPUBLISH_AFTER / CHECKS_FOR_LOST):
             yield from _for_a_while(self._expired(now))
             yield from _for_a_while(self._lost(now))
             yield from _for_a_while(former_queues(now))
@@ -87,8 +87,8 @@ class Reaper:
         if self._house is not None and (yield from _for_a_while(self._house)):
             self._house = None
 
-    def stumbled(self) -> None:
-        """The database did not answer, so nobody could renew a lease meanwhile."""
+    def record_failure(self) -> None:
+        """Record that the database failed, so nobody could renew a lease meanwhile."""
         self._steady_since = self._house = None
 
     def _is_steady(self, now: datetime) -> bool:
@@ -101,7 +101,7 @@ class Reaper:
         self._last_pass = now
         return now - self._steady_since >= ledger.lease / 2
 
-    def _proves_writable(self) -> bool:
+    def _check_writable(self) -> bool:
         """Whether the ledger accepts a write without delay. If not, no worker could renew a lease meanwhile.
 
         Raises a failure of the ledger if it accepts none.
@@ -110,7 +110,7 @@ class Reaper:
         ledger.prove_writable()
         if time.monotonic() - began < ledger.lease.total_seconds() / 10:
             return True
-        self.stumbled()
+        self.record_failure()
         return False
 
     def _is_time(self, what: str, now: datetime, every: float) -> bool:
@@ -121,28 +121,28 @@ class Reaper:
 
     def _lapsed(self, now: datetime) -> Iterator[None]:
         batch = ledger.lapsed(now, BATCH, self._skipped(now))
-        if batch and not self._proves_writable():
+        if batch and not self._check_writable():
             return
         for dispatch in batch:
             with self._unless_locked(dispatch, now):
                 reason = "the lease of its worker ran out"
                 state = ledger.lose(dispatch.id, Run(dispatch.attempts, lapsed_at=now), reason, now)
                 if state is not None:
-                    whose = dispatch.worker or "its worker"
-                    _tell(dispatch, f"the lease of {whose} ran out in attempt {dispatch.attempts}: {state}")
+                    worker = dispatch.worker or "its worker"
+                    _log(dispatch, f"the lease of {worker} ran out in attempt {dispatch.attempts}: {state}")
                 if state is State.FAILED:
                     error_reports.report_failure_of(dispatch.id)
             yield
 
     def _due(self, now: datetime) -> Iterator[None]:
-        """Publish a batch of each queue in turn, as far as there is room. A full queue does not block others."""
+        """Publish a batch of each queue in turn, up to its limit. A full queue does not block others."""
         queues = [] if breaker.is_open else _due_queues(now)
         while queues:
             for queue in list(queues):
                 room = _room(queue)
                 most = A_FEW if room is None else room
                 batch = ledger.to_publish(queue, now, most, self._skipped(now)) if most else []
-                random.shuffle(batch)  # another reaper has the same ones before it
+                random.shuffle(batch)  # another reaper may process the same batch
                 for request in batch:
                     if breaker.is_open:
                         return
@@ -157,10 +157,10 @@ class Reaper:
         policy = conf.queues.get(dispatch.queue)
         if policy is None:
             logger.error("Dispatch %s waits: the queue %r is not configured any more", dispatch.id, dispatch.queue)
-            ledger.postpone(dispatch.id, now + HESITATION, dispatch.publish_at)
+            ledger.postpone(dispatch.id, now + OTHER_WORKER_DELAY, dispatch.publish_at)
         elif dispatch.is_over(now):
             ledger.expire(dispatch.id, now)
-        elif not held_back(request, policy, now):
+        elif not postpone_unreadable(request, policy, now):
             _publish_again(request, policy, now)
 
     def _expired(self, now: datetime) -> Iterator[None]:
@@ -178,13 +178,13 @@ class Reaper:
             before = self._overtaken(policy, late)
             for request in ledger.published(name, before, BATCH, skipped) if before else []:
                 with self._unless_locked(request.dispatch, now):
-                    if not held_back(request, policy, now) and _publish_again(request, policy, now):
-                        _tell(request.dispatch, "its message was lost, it is published again")
+                    if not postpone_unreadable(request, policy, now) and _publish_again(request, policy, now):
+                        _log(request.dispatch, "its message was lost, it is published again")
                 yield
 
     def _overtaken(self, policy: QueuePolicy, late: datetime) -> datetime | None:
-        """Messages published before the returned time have left their queue. So they are lost, or a worker holds them
-        and a second copy does no harm. None if that is unknown.
+        """Returns a time: messages published earlier have left their queue. They are lost, or a worker holds them, and
+        then a second copy does no harm. None if that is unknown.
         """
         if waiting_messages(policy) == 0:
             return late
@@ -194,24 +194,24 @@ class Reaper:
         return moment(latest) - timedelta(seconds=conf.REPUBLISH_AFTER)
 
     def _skipped(self, now: datetime) -> list[UUID]:
-        """Dispatches whose rows were locked a short time ago."""
+        """Returns dispatches whose rows were locked recently."""
         self._locked = {key: until for key, until in self._locked.items() if until > now}
         return list(self._locked)
 
     @contextlib.contextmanager
     def _unless_locked(self, dispatch: Dispatch, now: datetime) -> Any:
-        """Leave a row alone for a while that somebody else has locked: it holds up no other."""
+        """Skip the row for a while if another session has locked it, so that it does not delay others."""
         try:
             yield
         except OperationalError as error:
             if not locks.is_timeout(error):
                 raise
             self._locked[dispatch.id] = now + timedelta(seconds=conf.REPUBLISH_AFTER)
-            _tell(dispatch, "its row is locked by somebody else, it is left alone for a while")
+            _log(dispatch, "its row is locked by another session, it is skipped for a while")
 
 
 def _due_queues(now: datetime) -> list[str]:
-    """The queues to look into, in any order; none if nothing is due. Among them may be former ones."""
+    """Returns the queues to check, in random order; none if nothing is due. They may include former queues."""
     names = ledger.due_queues(now, BATCH)
     if names:
         names.update(conf.queues)
@@ -228,7 +228,7 @@ def _room(queue: str) -> int | None:
 
 
 def _publish_again(request: SealedRequest, policy: QueuePolicy, now: datetime) -> bool:
-    """Claim the dispatch for publishing, and publish it. Returns False if another reaper has it, or nobody takes it."""
+    """Claim the dispatch and publish it. Returns False if another reaper claimed it, or the message was refused."""
     dispatch = ledger.mark_published(request.dispatch, now)
     if dispatch is None:
         return False
@@ -249,9 +249,9 @@ def _for_a_while(steps: Iterator[Any]) -> Generator[None, None, bool]:
     return True
 
 
-def _tell(dispatch: Dispatch, what: str) -> None:
-    told = {**error_reports.log_extra(dispatch.id), "queue": dispatch.queue}
-    logger.warning("Dispatch %s: %s", dispatch.id, what, extra=told)
+def _log(dispatch: Dispatch, text: str) -> None:
+    extra = {**error_reports.log_extra(dispatch.id), "queue": dispatch.queue}
+    logger.warning("Dispatch %s: %s", dispatch.id, text, extra=extra)
 
 
 class Reaping(bootsteps.StartStopStep):
@@ -284,20 +284,20 @@ class Reaping(bootsteps.StartStopStep):
 
 
 def _run_pass(reaper: Reaper, over: threading.Event) -> None:
-    """Run one pass and survive any error. Between its steps this process may be forked."""
+    """Run one pass and log any error. This process may be forked between the steps, not within."""
     try:
         with fork_lock:
             close_old_connections()
             locks.limit_waits()
-        steps = reaper.look()
+        steps = reaper.run_pass()
         more = True
         while more and not over.is_set():
             with fork_lock:
                 more = next(steps, steps) is None
     except ledger.failures as error:
-        reaper.stumbled()
+        reaper.record_failure()
         connections.close_all()
         logger.warning("The reaper cannot read the ledger: %s", redacted(error))
     except Exception as error:  # noqa: BLE001 - the next pass may succeed
-        where = "".join(traceback.format_tb(error.__traceback__))
-        logger.error("The reaper failed: %s\n%s", redacted(error), where)
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        logger.error("The reaper failed: %s\n%s", redacted(error), frames)

@@ -20,42 +20,38 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("workers.recovery.unreadable")
 
-HESITATION = timedelta(seconds=60)
-"""How long a dispatch waits that perhaps only another worker can handle."""
+OTHER_WORKER_DELAY = timedelta(seconds=60)
+"""How long a dispatch is postponed if perhaps another worker can handle it."""
 WORKER = "reaper"
 
 
-def held_back(request: SealedRequest, policy: QueuePolicy, now: datetime) -> bool:
-    """Whether it must not be published, for its request cannot be read here. Then it is put off, or has failed.
+def postpone_unreadable(request: SealedRequest, policy: QueuePolicy, now: datetime) -> bool:
+    """Postpone or fail the dispatch if its request cannot be opened here. Returns False if it can.
 
-    Only the ledger's own copy counts: a message can be forged, and must not fail the dispatch whose id it bears. Nor
-    does a worker count that has the wrong key or old code itself: it cannot read what was accepted last, either.
+    It fails only if the ledger's copy cannot be opened, because a message with its id may be forged. It does not fail
+    if this worker cannot open the latest request either, because then the worker has an old key or old code.
     """
     dispatch = request.dispatch
     try:
         check_sealed(request)
     except (EnvelopeError, MessageError) as error:
-        if now - ledger.last_wanted(dispatch) < DEPLOYMENT or _knows_too_little(error):
-            logger.warning("Dispatch %s cannot be opened by this worker: %s", dispatch.id, error, extra=_told(dispatch))
-            ledger.postpone(dispatch.id, now + HESITATION, dispatch.publish_at)
+        if now - ledger.last_wanted(dispatch) < DEPLOYMENT or _is_outdated(error):
+            extra = {"dispatch_id": str(dispatch.id), "queue": dispatch.queue}
+            logger.warning("Dispatch %s cannot be opened by this worker: %s", dispatch.id, error, extra=extra)
+            ledger.postpone(dispatch.id, now + OTHER_WORKER_DELAY, dispatch.publish_at)
         else:
             _fail(dispatch, policy, f"the request cannot be opened: {error}", now)
         return True
     return False
 
 
-def _knows_too_little(error: Exception) -> bool:
-    """Whether this worker may be the one that lacks the key, or the version."""
-    lacking = isinstance(error, UnknownKeyError | MessageError)
-    return lacking and not can_open(ledger.latest_seal())
-
-
-def _told(dispatch: Dispatch) -> dict[str, str]:
-    return {"dispatch_id": str(dispatch.id), "queue": dispatch.queue}
+def _is_outdated(error: Exception) -> bool:
+    """Whether this worker itself may lack a key, or the current version."""
+    return isinstance(error, UnknownKeyError | MessageError) and not can_open(ledger.latest_seal())
 
 
 def _fail(dispatch: Dispatch, policy: QueuePolicy, reason: str, now: datetime) -> None:
-    """With a response that says so. The request is kept: with its key back, the dispatch can be run again."""
+    """Fail the dispatch, with a response. Its request is kept, so it can be retried once the key is back."""
     if ledger.mark_published(dispatch, now) is None:
         return
     attempt = ledger.claim(dispatch.id, policy, WORKER, now)

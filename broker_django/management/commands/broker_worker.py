@@ -15,7 +15,7 @@ from broker_django.conf import conf
 from broker_django.development.reloading import supervise
 from broker_django.messaging.celery_app import get_app
 from broker_django.operations.pools import current_plan, is_ordered
-from broker_django.shadowing import HINT, shadow_of, told
+from broker_django.shadowing import HINT, describe, shadow_of
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
@@ -49,7 +49,7 @@ class Command(BaseCommand):
 
     def handle(self, *_args: Any, **options: Any) -> None:
         if shadow := shadow_of("workers"):
-            raise CommandError(f"{told('workers', shadow)} {HINT}")
+            raise CommandError(f"{describe('workers', shadow)} {HINT}")
         arguments = self.worker_arguments(options)
         if options["show"]:
             self.stdout.write(self._plan(options))

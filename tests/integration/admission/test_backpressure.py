@@ -79,7 +79,7 @@ def test_a_queue_at_its_limit_refuses_and_says_when_to_come_back(client: Client,
         "type": "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity",
         "title": "There is no capacity for this request at the moment",
         "status": 503,
-        "detail": "the queue payment takes no more for now",
+        "detail": "the queue payment is full",
     }
     assert response["Retry-After"] == str(NOTHING_DRAINS)
     assert response["Cache-Control"] == "private, no-store"

@@ -402,7 +402,7 @@ def test_a_request_with_a_key_is_not_run_unrecorded(client: Client, monkeypatch:
 
 def test_a_queue_that_is_full_still_answers_repetitions(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(queue: str) -> None:
-        raise ReducedCapacityError(f"the queue {queue} takes no more for now", 7)
+        raise ReducedCapacityError(f"the queue {queue} is full", 7)
 
     pay(client)
     monkeypatch.setattr(capacity.gauges, "check", refuse)

@@ -98,7 +98,7 @@ def reap(now: datetime) -> None:
     one = reaper.Reaper(lambda: now)
     one._steady_since = now - LATER
     one._last_pass = now
-    list(one.look())
+    list(one.run_pass())
 
 
 def held_request(dispatch: Dispatch, *, runs: bool = True) -> Any:

@@ -75,7 +75,7 @@ def run(record: DispatchRecord, argument: str | None = None) -> State:
 
 
 def look(now: datetime) -> None:
-    list(Reaper(lambda: now).look())
+    list(Reaper(lambda: now).run_pass())
 
 
 def after(record: DispatchRecord, **delta: float) -> datetime:
@@ -241,7 +241,7 @@ def test_of_two_reapers_one_fails_it(client: Client, published: Any, caplog: pyt
     with override_settings(**DROPPED):
         deployed()
         seen = [ledger.sealed(record.pk) for _ in range(2)]
-        assert [unreadable.held_back(request, policy, now) for request in seen if request] == [True, True]
+        assert [unreadable.postpone_unreadable(request, policy, now) for request in seen if request] == [True, True]
     assert caplog.text.count("fails: the request cannot be opened") == 1
     record.refresh_from_db()
     assert (record.state, record.attempts) == ("failed", 1)

@@ -88,4 +88,4 @@ def test_a_ledger_that_cannot_be_read_is_not_passed_by(waiting: dict[str, int]) 
         raise OperationalError("the disk is full")
 
     with connection.execute_wrapper(refuse):
-        assert acceptance._has_no_room(dispatch())
+        assert acceptance._must_wait(dispatch())

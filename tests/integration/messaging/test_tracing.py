@@ -202,7 +202,7 @@ def test_a_field_of_the_trace_takes_no_place_of_celerys_own(messages: Any) -> No
 
 def reap(seconds: float = 0) -> None:
     now = timezone.now() + timedelta(seconds=seconds)
-    for _ in Reaper(lambda: now).look():
+    for _ in Reaper(lambda: now).run_pass():
         pass
 
 

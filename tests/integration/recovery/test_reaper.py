@@ -93,7 +93,7 @@ def steady(clock: Clock, wire: Wire) -> Reaper:
 
 
 def look(reaper: Reaper) -> None:
-    for _step in reaper.look():
+    for _step in reaper.run_pass():
         pass
 
 
@@ -152,7 +152,7 @@ def test_after_a_database_outage_workers_may_renew_first(steady: Reaper, clock: 
     record = accepted(clock.now)
     ledger.claim(record.pk, module.conf.queues["bulk"], "slow", clock.now)
     clock.passes(seconds=40)
-    steady.stumbled()
+    steady.record_failure()
     look(steady)
     clock.passes(seconds=10)
     look(steady)
@@ -227,7 +227,7 @@ def test_a_former_queue_does_not_block_others(steady: Reaper, clock: Clock, wire
     look(steady)
     assert wire.published == [record.pk]
     former.refresh_from_db()
-    assert former.due_at == clock.now + module.HESITATION
+    assert former.due_at == clock.now + module.OTHER_WORKER_DELAY
 
 
 def test_a_pass_is_limited_in_time(steady: Reaper, clock: Clock, wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:

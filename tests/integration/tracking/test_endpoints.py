@@ -222,7 +222,7 @@ def nothing_left(monkeypatch: pytest.MonkeyPatch) -> None:
         raise UnwatchedError("no thread")
 
     monkeypatch.setattr(Watcher, "_start", start)
-    monkeypatch.setattr("broker_django.tracking.waiting._looks_here", lambda: False)
+    monkeypatch.setattr("broker_django.tracking.waiting._polls_here", lambda: False)
     monkeypatch.setattr("broker_django.models.database.in_transaction", lambda: False)
 
 

@@ -156,7 +156,7 @@ def test_a_forked_process_has_none_of_its_parents_clients(watcher: Watcher) -> N
     record = waiting()
     waiter, woken = waits(record, "running")
     with watcher.waiting(waiter):
-        watcher.forget()
+        watcher.reset()
         assert not watcher.ids()
         again, woken_too = waits(record, "running")
         with watcher.waiting(again):

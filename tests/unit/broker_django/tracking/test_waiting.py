@@ -73,7 +73,7 @@ def test_a_request_that_waits_ends_its_thread_and_goes_on_with_its_connections_i
         await asyncio.to_thread(thread.join, PATIENCE)
         assert (thread.is_alive(), connection.connection, len(executors)) == (False, None, 1)
         with another_thread():
-            await waiting.take_up_thread()
+            await waiting.restore_connections()
             after, same = await sync_to_async(found)()
         assert (after is thread, same is connection, same.tenant) == (False, True, "one")
         await sync_to_async(same.ensure_connection)()
@@ -85,9 +85,9 @@ def test_what_was_taken_up_is_not_taken_up_again():
     async def request():
         _thread, connection = await sync_to_async(connect)()
         await waiting._give_up_thread()
-        await waiting.take_up_thread()
+        await waiting.restore_connections()
         await sync_to_async(close)()
-        await waiting.take_up_thread()
+        await waiting.restore_connections()
         assert (await sync_to_async(found)())[1] is not connection
 
     asyncio.run(in_a_thread_of_its_own(request))
@@ -96,7 +96,7 @@ def test_what_was_taken_up_is_not_taken_up_again():
 def test_a_request_that_does_not_wait_keeps_thread_and_connection():
     async def request():
         thread, connection = await sync_to_async(connect)()
-        await waiting.take_up_thread()
+        await waiting.restore_connections()
         assert await sync_to_async(found)() == (thread, connection)
         assert connection.connection is not None
 
@@ -108,7 +108,7 @@ def test_a_connection_that_the_new_thread_has_by_then_stays():
         await sync_to_async(connect)()
         await waiting._give_up_thread()
         _thread, connection = await sync_to_async(found)()
-        await waiting.take_up_thread()
+        await waiting.restore_connections()
         assert (await sync_to_async(found)())[1] is connection
 
     asyncio.run(in_a_thread_of_its_own(request))
@@ -133,7 +133,7 @@ def test_a_thread_in_which_middleware_waits_goes_on():
     async def view(connection):
         await waiting._give_up_thread()
         assert connection.connection is None
-        await waiting.take_up_thread()
+        await waiting.restore_connections()
         return await sync_to_async(found)()
 
     def middleware():
@@ -151,7 +151,7 @@ def test_a_thread_that_all_requests_share_goes_on():
     async def request():
         thread, connection = await sync_to_async(connect)()
         await waiting._give_up_thread()
-        await waiting.take_up_thread()
+        await waiting.restore_connections()
         assert await sync_to_async(found)() == (thread, connection)
         assert connection.connection is None
         await sync_to_async(close)()
