@@ -51,8 +51,8 @@ def dispatch(
     MessageError for what is no request, or has no view, an inactive user, or a body that is gone; BodyTooLargeError,
     ReducedCapacityError if the queue is full, and UnavailableError if it cannot be recorded.
     """
-    from broker_django.admission.composing import Parts  # noqa: PLC0415 - which needs the apps to be loaded
-    from broker_django.admission.dispatching import dispatch as made  # noqa: PLC0415 - needs the apps to be loaded
+    from broker_django.dispatching.composing import Parts  # noqa: PLC0415 - which needs the apps to be loaded
+    from broker_django.dispatching.dispatch import dispatch as made  # noqa: PLC0415 - needs the apps to be loaded
 
     parts = Parts(method, json, data, files, body, content_type, query, headers, host, user, tenant)
     return made(request, queue=queue, parts=parts)

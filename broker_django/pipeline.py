@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from django.http.response import HttpResponseBase
 
     from broker_core.dispatches import Dispatch
-    from broker_django.admission.submission import View
+    from broker_django.context import View
 
 logger = logging.getLogger("broker_django.pipeline")
 

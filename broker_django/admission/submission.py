@@ -6,7 +6,6 @@ Each property of a client's request is computed when it is first used, so that r
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -33,16 +32,8 @@ if TYPE_CHECKING:
 
     from broker_core.message import RequestMessage
     from broker_core.policies import Decision
+    from broker_django.context import View
     from broker_django.identity.drf import Found
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """What the URL resolved to."""
-
-    function: Any
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
 
 
 class Submission(Protocol):

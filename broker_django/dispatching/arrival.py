@@ -19,7 +19,7 @@ from django.utils import translation
 from django.utils.module_loading import import_string
 
 from broker_core.errors import MessageError
-from broker_django.admission.urlconfs import urlconf_of
+from broker_django.dispatching.urlconfs import urlconf_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

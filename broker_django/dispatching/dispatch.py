@@ -18,8 +18,6 @@ from broker_core.errors import ConfigurationError, MessageError
 from broker_core.message import RequestMessage
 from broker_core.policies import Decision
 from broker_django.admission.acceptance import Accepted, accept
-from broker_django.admission.arrival import redirected, requires_login
-from broker_django.admission.composing import Parts, compose
 from broker_django.admission.handover import publish_when_committed
 from broker_django.admission.patterns import pattern_of
 from broker_django.admission.steps import NotQueueableError
@@ -27,6 +25,8 @@ from broker_django.annotations.drf import view_class
 from broker_django.annotations.view_names import view_name
 from broker_django.conf import conf
 from broker_django.context import replay_of
+from broker_django.dispatching.arrival import redirected, requires_login
+from broker_django.dispatching.composing import Parts, compose
 from broker_django.http import raw_body, to_message
 from broker_django.identity import ownership, principals
 from broker_django.identity.credentials import credential_for
