@@ -94,7 +94,7 @@ class Dispatch:
 
 
 def sent(client: Client, path: str = "/pay/", data: Any = None, **headers: str) -> Dispatch:
-    """A dispatch that whoever sent it can read: an attack that nobody survives would prove nothing."""
+    """Returns a dispatch that its sender can read: otherwise a refused attack would prove nothing."""
     with override_settings(REQUEST_BROKER=EVERYTHING):
         accepted = client.post(path, data or {}, headers=headers)
     dispatch = Dispatch.of(accepted)
@@ -278,7 +278,7 @@ def _() -> bool:
         return dispatch.read(Client(), **{"X-Partner": "one user for all keys:2"}) or dispatch.read(Client())
 
 
-@attack("read the dispatch of a user who cannot be told from others")
+@attack("read the dispatch of a user who cannot be distinguished from others")
 def _() -> bool:
     with override_settings(ROOT_URLCONF=test_unidentified_owners.__name__):
         dispatch = sent_by_partner("/whose/", **{"X-Partner": "a lock:ann"})

@@ -10,7 +10,7 @@ from django.test import Client
 
 
 def logged_in(name: str, **options: Any) -> Client:
-    """As the user of this name, who is made if there is none."""
+    """Logs in as the user with this name, who is created if necessary."""
     client = Client(**options)
     client.force_login(User.objects.get_or_create(username=name)[0])
     return client

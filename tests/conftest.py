@@ -27,7 +27,7 @@ def nobody_held() -> None:
 
 @pytest.fixture
 def own_app():
-    """Whatever app is configured during the test is forgotten afterwards."""
+    """Forget the app that was configured during the test."""
     before = celery_app.get_app()
     yield before
     celery_app.use(before)
@@ -58,7 +58,7 @@ LONG = ["acceptance", "fuzz", "endpoints"]
 
 
 def turn(item: pytest.Item) -> int:
-    """When its file is begun: the short ones fill up the end, at which all processes are to be done together."""
+    """Returns the order of its file: short files come last, so that all processes end at about the same time."""
     name = item.nodeid.partition(".py::")[0].removeprefix("tests/")
     if name in LONGEST_FIRST:
         return LONGEST_FIRST.index(name)

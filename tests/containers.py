@@ -24,7 +24,7 @@ STOPPED_WITHIN = 30.0
 class Process:
     """One process in a session of its own, which ends with this one. Its output goes to a file, which `logs` reads.
 
-    `ready_prompt` is text of the output, or a function, that tells when it serves.
+    `ready_prompt` is text of the output, or a function that returns whether it serves.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Process:
         return Path(self._log.name).read_text(errors="replace")
 
     def ready(self) -> bool:
-        """Wait until it serves. Raises RuntimeError with its output where it ended instead."""
+        """Wait until it serves. Raises RuntimeError with its output if it ended."""
         wait_until(self._serves, READY_WITHIN)
         return True
 
@@ -106,7 +106,7 @@ class Process:
         self._popen.wait(STOPPED_WITHIN)
 
     def reload(self) -> None:
-        """Containers read their state again; a process has it at hand."""
+        """Does nothing: only a container must read its state again."""
 
     def restart(self, timeout: float = STOPPED_WITHIN) -> None:
         if self.status == "running":

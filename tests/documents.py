@@ -114,7 +114,7 @@ def commands(block: Block) -> list[tuple[str, str]]:
 
 
 def matches(expected: str, output: str) -> bool:
-    """Whether it is what a page shows, where `…` stands for anything, and alone on its line for any lines."""
+    """Whether the output is what a page shows. `…` matches anything, and alone on its line any lines."""
     text = "\n".join(line.rstrip() for line in output.strip().splitlines()) + "\n"
     pattern = re.escape(expected.strip() + "\n")
     pattern = re.sub(r"(?m)^…\\\n", "(?:.*\n)*?", pattern)

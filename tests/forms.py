@@ -11,7 +11,7 @@ FIELDS = ("code", "source", "rank", "action", "condition", "methods", "queue", "
 
 
 def router_form(row: Router, **changes: object) -> dict[str, Any]:
-    """The form of a router with its destinations as the rows are, but for these fields."""
+    """Returns the form of a router with its destinations, with other values for these fields."""
     destinations = list(row.destinations.all())
     data = {
         **{name: getattr(row, name) for name in FIELDS},

@@ -1,4 +1,4 @@
-"""Internals of other libraries that the broker uses. `python -m tests.internals` prints where."""
+"""Internals of other libraries that the broker uses. `python -m tests.internals` prints the files."""
 
 from __future__ import annotations
 

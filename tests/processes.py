@@ -20,7 +20,7 @@ FIRST_STEP, LAST_STEP = 0.02, 0.2
 def finished(
     argv: Sequence[str], env: Mapping[str, str] | None = None, seconds: float = 60
 ) -> subprocess.CompletedProcess[str]:
-    """The program after its end, whatever its status, with what it wrote."""
+    """Returns the program after its end, with any status and its output."""
     return subprocess.run(argv, env=env, capture_output=True, text=True, timeout=seconds, check=False)
 
 
@@ -78,4 +78,4 @@ def read_until(process: subprocess.Popen[str], text: str) -> str:
         seen += line
         if text in line:
             return seen
-    raise AssertionError(f"{text!r} never came in:\n{seen}")
+    raise AssertionError(f"{text!r} is missing in:\n{seen}")

@@ -48,7 +48,7 @@ POSTGRES_BINARIES = "/usr/lib/postgresql/*/bin"
 
 @dataclass(frozen=True, slots=True)
 class MessageBroker:
-    """A running message broker: where shared workers serve, and a place on it where none does."""
+    """A running message broker: the URL that shared workers serve, and one that none serves."""
 
     process: Process | CeleryTestContainer
     url: str
@@ -60,7 +60,7 @@ class MessageBroker:
 
 
 def find(program: str) -> Path | None:
-    """The program that a server is started with, None where it is not installed."""
+    """Returns the program of a server, or None if it is not installed."""
     if program == "valkey":
         return _valkey_binary()
     if program == "rabbitmq-server":
@@ -84,7 +84,7 @@ def _valkey_binary() -> Path | None:
 
 
 def require(program: str) -> Path:
-    """The program; where it is absent the test is skipped, or fails if REQUIRE_SERVERS is set."""
+    """Returns the program. Without it the test is skipped, or fails if REQUIRE_SERVERS is set."""
     found = find(program)
     if found is None:
         absent(f"{program} is not installed")

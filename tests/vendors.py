@@ -1,4 +1,4 @@
-"""pytest-celery's own message brokers, in Docker: chosen with TEST_BROKER, where a Docker engine runs."""
+"""pytest-celery's own message brokers, in Docker: chosen with TEST_BROKER, if a Docker engine runs."""
 
 from __future__ import annotations
 

@@ -349,7 +349,7 @@ def celery_worker_cluster(
 
 @pytest.fixture
 def alone(shared: list[WorkerProcess], ledger: Ledger) -> Iterator[None]:
-    """The shared worker sleeps: its reaper reads the same ledger, and would publish where no worker of the test is."""
+    """Stop the shared worker, because its reaper reads the same ledger and would publish to its own message broker."""
     with ledger.nobody_writing():
         for process in shared:
             os.killpg(process.pid, signal.SIGSTOP)
@@ -376,7 +376,7 @@ def apart(sites: dict[str, Site], message_broker: servers.MessageBroker) -> Iter
 
 @pytest.fixture
 def unattended(apart: Site, alone: None, ledger: Ledger) -> Site:
-    """The same, and no other worker's reaper looks at the ledger meanwhile, in which nothing else is to be done."""
+    """The same, while no other worker's reaper reads the ledger, which contains no other work."""
     ledger.forget_all()
     return apart
 

@@ -119,7 +119,7 @@ def _one_level() -> None:
 
 
 def _timer(which: int, number: int) -> Callable[[], None]:
-    """What it interrupts goes on, as long as the handler is there."""
+    """Interrupted code continues as long as the handler exists."""
 
     def run() -> None:
         signal.signal(number, lambda *_: None)

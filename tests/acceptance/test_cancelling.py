@@ -38,7 +38,9 @@ def test_what_runs_or_ran_cannot_be_cancelled(client: httpx.Client, gates: Gates
     assert client.delete(location).status_code == 409
 
 
-def test_what_runs_is_stopped_where_its_queue_allows_it(client: httpx.Client, gates: Gates, ledger: Ledger) -> None:
+def test_a_running_dispatch_is_stopped_if_its_queue_allows_it(
+    client: httpx.Client, gates: Gates, ledger: Ledger
+) -> None:
     gate = gates.new()
     accepted = client.post(f"/gate/{gate}/", headers={"X-Queue": "stoppable"})
     location = accepted.headers["Location"]

@@ -173,11 +173,11 @@ def front_page(output: str) -> str:
     return found[1]
 
 
-def nothing_left(project: Path) -> bool:
+def no_threads_left(project: Path) -> bool:
     return not processes_in(project)
 
 
-def test_everything_runs_and_the_banner_says_where(project):
+def test_everything_runs_and_the_banner_lists_the_addresses(project):
     with running(project, command("--migrate")) as process:
         output = read_until(process, "Ctrl-C")
         url = re.search(r"CELERY_BROKER_URL=(\S+)", output)[1]
@@ -198,7 +198,7 @@ def test_a_signal_stops_everything_in_order(project, number):
         output, _ = process.communicate(timeout=40)
         assert process.returncode == 0
         assert "worker: Warm shutdown" in output
-        assert nothing_left(project)
+        assert no_threads_left(project)
         assert not (project / ".request-broker/embedded.json").exists()
 
 
@@ -207,7 +207,7 @@ def test_a_killed_command_leaves_nothing_behind(project):
         read_until(process, " ready.")
         process.kill()
         process.wait()
-        wait_until(lambda: nothing_left(project), 40)
+        wait_until(lambda: no_threads_left(project), 40)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
@@ -217,7 +217,7 @@ def test_with_exit_with_parent_it_ends_with_its_parent(project, number):
     with running(project, argv) as process:
         read_until(process, "Ctrl-C")
         process.send_signal(number)
-        wait_until(lambda: nothing_left(project), 40)
+        wait_until(lambda: no_threads_left(project), 40)
 
 
 def test_a_program_that_ends_stops_the_rest_and_gives_its_status(project):
@@ -226,7 +226,7 @@ def test_a_program_that_ends_stops_the_rest_and_gives_its_status(project):
         output, _ = process.communicate(timeout=40)
         assert "workers ended with status 3" in output
         assert process.returncode == 3
-        assert nothing_left(project)
+        assert no_threads_left(project)
 
 
 def test_a_syntax_error_in_a_view_is_waited_out(project):
@@ -248,7 +248,7 @@ def test_a_valkey_that_is_killed_stops_the_rest(project):
         output, _ = process.communicate(timeout=40)
         assert "valkey ended with status 137" in output
         assert process.returncode == 137
-        assert nothing_left(project)
+        assert no_threads_left(project)
 
 
 def test_a_second_interrupt_kills_what_will_not_stop(project):
@@ -260,7 +260,7 @@ def test_a_second_interrupt_kills_what_will_not_stop(project):
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=10)
         assert process.returncode == 0
-        assert nothing_left(project)
+        assert no_threads_left(project)
 
 
 @pytest.mark.parametrize("options", [["--noreload"], ["--asgi"], ["--asgi", "--noreload"]])
@@ -271,7 +271,7 @@ def test_each_way_to_serve_answers_and_leaves_nothing_behind(project, options):
         process.terminate()
         process.communicate(timeout=40)
         assert process.returncode == 0
-        assert nothing_left(project)
+        assert no_threads_left(project)
 
 
 def test_a_message_broker_of_the_users_own_is_used_as_it_is(project):

@@ -154,7 +154,7 @@ def test_a_poll_without_wait_tells_when_to_come_back(client: httpx.Client, gates
     assert "Retry-After" not in client.get(accepted.headers["Location"]).headers
 
 
-def states_told(client: httpx.Client, url: str) -> Iterator[str]:
+def states_in_events(client: httpx.Client, url: str) -> Iterator[str]:
     with client.stream("GET", url) as stream:
         assert stream.headers["Content-Type"].startswith("text/event-stream")
         for line in stream.iter_lines():
@@ -166,7 +166,7 @@ def test_the_event_stream_ends_with_the_last_state(client: httpx.Client, gates: 
     gate = gates.new()
     accepted = client.post(f"/gate/{gate}/", headers={"X-Queue": "payment"}).json()
     states = []
-    for state in states_told(client, accepted["links"]["events"]):
+    for state in states_in_events(client, accepted["links"]["events"]):
         states.append(state)
         gates.open(gate)
     assert states[-1] == "succeeded"
@@ -178,7 +178,7 @@ def test_the_event_stream_tells_every_state(unattended: Site, gates: Gates, star
     states = []
     with unattended.client() as client:
         accepted = client.post(f"/gate/{gate}/", headers={"X-Queue": "payment"}).json()
-        for state in states_told(client, accepted["links"]["events"]):
+        for state in states_in_events(client, accepted["links"]["events"]):
             states.append(state)
             if state == "queued":
                 start_worker()

@@ -1,4 +1,4 @@
-"""Dispatches from a process that has no request at hand."""
+"""Dispatches from a process without a request."""
 
 from __future__ import annotations
 

@@ -87,12 +87,12 @@ def test_a_message_broker_that_is_down_is_why_dispatches_wait(environment: dict[
 
 @pytest.fixture
 def there(unattended: Site, environment: dict[str, str]) -> dict[str, str]:
-    """The variables of a doctor where no shared worker is."""
+    """Returns the variables of a doctor without the shared worker."""
     return {**environment, "BROKER_URL": unattended.process.env["BROKER_URL"]}
 
 
 def hold(site: Site, ledger: Ledger, gate: str, number: int) -> list[str]:
-    """The ids of so many dispatches that run until the gate is opened."""
+    """Returns the ids of this many dispatches, which run until the gate is opened."""
     with site.client() as client:
         ids = [client.get(f"/gate/{gate}/", headers={"X-Queue": "bulk"}).json()["id"] for _ in range(number)]
     wait_until(lambda: {row.state for row in ledger.dispatches(ids)} == {"running"})

@@ -1,4 +1,4 @@
-"""What Celery's own events tell, and so Flower."""
+"""What Celery's own events, and so Flower, report."""
 
 from __future__ import annotations
 

@@ -211,7 +211,7 @@ def test_sixty_waits_do_not_hold_up_a_page(serve: Callable[..., Site], interface
 @pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize("interface", ["one thread", "two threads"])
 @pytest.mark.parametrize("what", ["", "response/", "events/"])
-def test_one_client_does_not_hold_up_a_page_where_threads_are_few(
+def test_one_client_does_not_block_pages_if_there_are_few_threads(
     serve: Callable[..., Site], interface: str, what: str
 ) -> None:
     site = serve(interface)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 REQUESTS = int(os.environ.get("TEST_REQUESTS", "400"))
 """How many repetitions there are: those of the last quarters come when the response is there."""
 AT_ONCE = REQUESTS if servers.DATABASE == "sqlite" else 60
-"""PostgreSQL has 100 connections and MariaDB 151 unless they are told otherwise, and under ASGI each request has one of
+"""PostgreSQL has 100 connections and MariaDB 151 by default, and under ASGI each request has one of
 its own.
 """
 
@@ -58,7 +58,7 @@ def many_sockets() -> Iterator[None]:
 async def send_all(
     sites: list[Site], path: str, headers: dict[str, str], after_a_quarter: Callable[[], None]
 ) -> list[httpx.Response]:
-    """The same request, many times, all at once where the database has room for it, to each site in turn."""
+    """Send the same request many times to each site in turn, at once if the database has enough connections."""
     answers: list[httpx.Response] = []
     turns = asyncio.Semaphore(AT_ONCE)
     limits = httpx.Limits(max_connections=AT_ONCE, keepalive_expiry=KEPT)
@@ -79,8 +79,8 @@ async def send_all(
     return answers
 
 
-def told(answer: httpx.Response) -> str:
-    """What the answer says of the dispatch: the path of its status, or the response itself."""
+def content_of(answer: httpx.Response) -> str:
+    """Returns the path of the status URL, or the response itself."""
     if answer.status_code in {202, 409}:
         return urlsplit(answer.headers["Location"]).path
     return answer.text
@@ -99,15 +99,15 @@ def test_hundreds_of_requests_with_one_key_are_one_execution(
     assert len(answers) == REQUESTS
     assert not {(answer.status_code, answer.text) for answer in answers if answer.status_code not in {200, 202, 409}}
     assert statuses[202]
-    assert {told(answer) for answer in answers if answer.status_code == 200} <= {gate}
-    [status] = {told(answer) for answer in answers if answer.status_code != 200}
+    assert {content_of(answer) for answer in answers if answer.status_code == 200} <= {gate}
+    [status] = {content_of(answer) for answer in answers if answer.status_code != 200}
 
     [record] = DispatchRecord.objects.using(ALIAS).filter(path=path)
     with with_room[0].client() as client:
         document = client.get(status, params={"wait": PATIENCE}).json()
         later = client.post(path, data={"amount": "5"}, headers=headers)
     assert (document["id"], document["state"]) == (str(record.pk), "succeeded")
-    assert (later.status_code, told(later)) == (200, gate), "which others may have got, too"
+    assert (later.status_code, content_of(later)) == (200, gate), "which others may have got, too"
     assert (ledger.executions(document["id"]), document["attempts"]) == (1, 1)
 
 

@@ -1,4 +1,4 @@
-"""A replay that takes no end is ended, and its worker goes on."""
+"""A replay that does not end is stopped, and its worker continues."""
 
 from __future__ import annotations
 

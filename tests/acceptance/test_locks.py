@@ -40,7 +40,7 @@ def accept(site: Site, path: str) -> str:
 @pytest.mark.parametrize(
     "variables", [{}, pytest.param({"DATABASE_POOL": "4"}, marks=ON_POSTGRESQL)], ids=["connections", "pool"]
 )
-def test_a_row_that_is_locked_holds_up_no_other(
+def test_a_locked_row_does_not_block_others(
     unattended: Site,
     ledger: Ledger,
     start_worker: StartWorker,

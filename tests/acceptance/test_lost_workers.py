@@ -20,7 +20,7 @@ def kill_child(worker: Worker) -> None:
 
 
 def run_and_lose(site: Site, ledger: Ledger, worker: Worker, gate: str, times: int) -> str:
-    """The id of a dispatch whose worker process was killed so many times."""
+    """Returns the id of a dispatch whose worker process was killed this many times."""
     with site.client() as client:
         dispatch_id = client.post(f"/gate/{gate}/", headers={"X-Queue": "bulk"}).json()["id"]
     for attempt in range(1, times + 1):

@@ -1,4 +1,4 @@
-"""A project without time zones (`USE_TZ = False`): what tells times apart in a worker goes by the same clock."""
+"""A project without time zones (`USE_TZ = False`): workers compare times of the same clock."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_what_is_terminated_is_cancelled(
     gates.open(gate)
 
 
-def test_the_reaper_does_not_stumble_over_what_waits(naive: Site, worker: Worker, gates: Gates) -> None:
+def test_the_reaper_handles_waiting_dispatches(naive: Site, worker: Worker, gates: Gates) -> None:
     gate = gates.new()
     with naive.client() as client:
         accepted = [client.post(f"/gate/{gate}/", headers={"X-Queue": "bulk"}) for _ in range(6)]

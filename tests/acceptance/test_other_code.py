@@ -44,7 +44,7 @@ def test_a_dispatch_of_newer_code_is_handed_back_until_a_worker_knows_its_view(
 
 
 @pytest.mark.parametrize("queue", ["bulk", "once"])
-def test_a_worker_that_does_not_see_the_storage_leaves_large_requests_to_one_that_does(
+def test_a_worker_without_the_storage_leaves_large_requests_to_another(
     unattended: Site, ledger: Ledger, start_worker: StartWorker, tmp_path: Path, queue: str
 ) -> None:
     blind = start_worker(plain_worker, MEDIA=str(tmp_path))
@@ -83,7 +83,7 @@ def test_a_dispatch_whose_view_no_worker_knows_is_a_dead_letter_in_the_end(
     ],
     ids=["log in", "not found", "a page that asks for a password", "maintenance", "TLS"],
 )
-def test_what_a_middleware_answers_instead_of_the_view_is_no_success(
+def test_a_response_of_middleware_instead_of_the_view_is_no_success(
     unattended: Site, ledger: Ledger, start_worker: StartWorker, variables: dict[str, Any], answered: int
 ) -> None:
     start_worker(plain_worker, **variables)

@@ -1,4 +1,4 @@
-"""Message brokers that are down, and workers that are told to go."""
+"""Message brokers that are down, and workers that are stopped."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_a_poll_ends_in_time_while_the_message_broker_is_down(alone: None, start
         assert time.monotonic() - before < AT_MOST
 
 
-def test_a_worker_that_is_told_to_go_loses_nothing(
+def test_a_worker_that_is_stopped_loses_nothing(
     unattended: Site, ledger: Ledger, gates: Gates, start_worker: StartWorker
 ) -> None:
     gate = gates.new()

@@ -51,7 +51,7 @@ def router(ledger: Ledger) -> Iterator[Router]:
 
 
 def processes(worker: Worker, message_broker: MessageBroker) -> dict[str, int]:
-    """How many processes serve each queue alone, as the worker tells."""
+    """Returns how many processes serve each queue alone, as the worker reports it."""
     with Celery(broker=message_broker.unattended_url, set_as_current=False) as app:
         inspect = app.control.inspect(destination=[worker.hostname()], timeout=2)
         told = inspect._request("broker_status") or {}
@@ -90,7 +90,7 @@ class Traffic:
                 self.ids.append(response.json()["id"])
 
     def wait_for(self, number: int) -> list[str]:
-        """The next so many ids."""
+        """Returns the next `number` ids."""
         start = len(self.ids)
         wait_until(lambda: len(self.ids) >= start + number or any(run.done() for run in self._runs), 600)
         assert len(self.ids) >= start + number, "the traffic has ended"
@@ -144,7 +144,7 @@ def test_pools_get_their_shares_and_follow_the_admin_while_work_flows(
 
 
 def hold(site: Site, queue: str, gate: str, number: int) -> list[str]:
-    """Ids of so many dispatches that run until the gate is open."""
+    """Returns the ids of this many dispatches, which run until the gate is open."""
     with site.client() as client:
         accepted = [client.get(f"/gate/{gate}/", headers={"X-Queue": queue}) for _ in range(number)]
     assert {response.status_code for response in accepted} == {202}, {response.text for response in accepted}

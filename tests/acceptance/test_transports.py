@@ -62,7 +62,7 @@ class Reader:
                 return Counter(request.message.delivery_info["broker_queue"] for request in self.tasks)
 
     def end(self, name: str, number: int) -> None:
-        """So many tasks of this queue are done."""
+        """End this many tasks of the queue."""
         ended = [task for task in self.tasks if task.message.delivery_info["broker_queue"] == name][:number]
         for task in ended:
             self.tasks.remove(task)
@@ -155,7 +155,7 @@ def test_a_queue_that_is_consumed_again_on_rabbitmq_has_the_limit_that_it_had(ra
     assert reading.read() == {"us": 1}
 
 
-def test_tasks_whose_time_has_not_come_take_no_process_on_rabbitmq(rabbitmq: None, reader: Any) -> None:
+def test_tasks_with_a_later_eta_take_no_process_on_rabbitmq(rabbitmq: None, reader: Any) -> None:
     planned(4, ordered=False, eu={"weight": 3}, us={})
     reading = reader("eu", "us")
     reading.send("us", 9)
@@ -191,7 +191,7 @@ def test_redis_is_asked_only_for_queues_with_a_process_free(redis_broker: Messag
     assert reading.read().total() == 3
 
 
-def test_tasks_whose_time_has_not_come_take_no_process_on_redis(redis_broker: MessageBroker, reader: Any) -> None:
+def test_tasks_with_a_later_eta_take_no_process_on_redis(redis_broker: MessageBroker, reader: Any) -> None:
     reading = filled(reader("payment", "bulk"))
     reading.postpone("bulk")
     assert reading.read() == {"bulk": 4}

@@ -61,7 +61,7 @@ def gate_and_fail(request: HttpRequest, name: str) -> HttpResponse:
 
 @csrf_exempt
 def later(request: HttpRequest) -> HttpResponse:
-    """Asks to be left alone for long."""
+    """Answers with a long Retry-After."""
     note(request, "later")
     return HttpResponse("later", status=503, headers={"Retry-After": "300"})
 
@@ -76,7 +76,7 @@ def begun(request: HttpRequest, name: str) -> HttpResponse:
 
 @csrf_exempt
 def flaky(request: HttpRequest, failures: int) -> HttpResponse:
-    """Fails so many times: it raises, and in between asks to be left alone for a second."""
+    """Fails this many times: it raises, or answers 503 with a Retry-After of one second."""
     note(request, "flaky")
     if request.broker.attempt > failures:
         return HttpResponse(f"attempt {request.broker.attempt}")

@@ -42,7 +42,7 @@ def imported() -> list[str]:
 
 
 def import_all() -> None:
-    """Every module, as a worker or a command might, but for those that Django loads with the app that they are for."""
+    """Import every module, as a worker or a command might, except those that Django loads with their app."""
     for package in (broker_django, workers):
         root = Path(package.__path__[0])
         for file in root.rglob("*.py"):

@@ -64,13 +64,13 @@ def visitor(new_browser: Callable[[], Browser], project: str) -> Browser:
 
 @pytest.fixture
 def prefix(project: str) -> str:
-    """Where the endpoints are mounted, as clients see it."""
+    """Returns the prefix of the endpoints, as clients see it."""
     return {"below a prefix": "/app/broker", "a URLconf by host": "/elsewhere"}.get(project, "/broker")
 
 
 @pytest.fixture
 def waiting(prefix: str) -> str:
-    """The status URL of a dispatch that no worker has come to."""
+    """Returns the status URL of a dispatch that no worker has claimed."""
     record = DispatchRecord.objects.create(
         queue="bulk", method="GET", path="/x/", route="/x/", accepted_at=timezone.now(), sealed=b""
     )

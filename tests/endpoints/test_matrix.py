@@ -60,7 +60,7 @@ def test_the_response_is_handed_out_and_kept_by_nobody(visitor: Browser) -> None
         assert response.json()["paid"] == "5"
 
 
-def test_what_waits_is_told_at_once_and_after_a_wait(browser: Browser, waiting: str) -> None:
+def test_a_waiting_dispatch_is_reported_at_once_and_after_a_wait(browser: Browser, waiting: str) -> None:
     with override_settings(REQUEST_BROKER={"MAX_WAIT": 0.05}):
         for query in ({}, {"wait": 1}):
             status = browser.get(waiting, **query)
@@ -212,7 +212,7 @@ def test_a_new_visitor_who_is_held_gets_the_session_that_middleware_began(browse
     assert session_of(browser)["came"] == 1
 
 
-def test_a_stream_tells_what_happens_meanwhile(browser: Browser, waiting: str, held_while: Callable[..., None]) -> None:
+def test_a_stream_reports_changes(browser: Browser, waiting: str, held_while: Callable[..., None]) -> None:
     held_while(lambda: None)
     browser.headers["Accept-Encoding"] = "gzip"
     stream = browser.get(f"{waiting}events/")
@@ -223,7 +223,7 @@ def test_a_stream_tells_what_happens_meanwhile(browser: Browser, waiting: str, h
 
 @pytest.mark.parametrize("project", ["broken links mailed"], indirect=True)
 @pytest.mark.parametrize("missing", ["response/logo.png", "../../../logo.png", "../../logo.png"])
-def test_what_a_stored_page_lacks_is_mailed_to_nobody(browser: Browser, waiting: str, missing: str) -> None:
+def test_broken_links_of_a_stored_page_are_not_mailed(browser: Browser, waiting: str, missing: str) -> None:
     picture = urljoin(waiting, missing)
     assert browser.send("GET", picture, headers={"Referer": f"{waiting}response/"}).status == 404
     assert mail.outbox == []

@@ -1,4 +1,4 @@
-"""Tokens are in no log and no mail, whoever writes it."""
+"""No log and no mail contains a token."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Coverage-guided fuzzing of what parses input: `python -m tests.fuzz.atheris --runs 100000`.
 
 Each target runs in a process of its own, because libFuzzer ends the process that it runs in. The exit status is not 0
-where a target raised anything but the errors that it declares; the input is then in `--artifacts`.
+if a target raised an error that it does not declare; the input is then in `--artifacts`.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def fuzz(target: Target, runs: int, artifacts: Path, corpus: Path) -> NoReturn:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Coverage-guided fuzzing of what parses input.")
     parser.add_argument("--runs", type=int, default=100_000, help="for each target")
-    parser.add_argument("--artifacts", type=Path, default=Path.cwd(), help="where an input that failed is written")
+    parser.add_argument("--artifacts", type=Path, default=Path.cwd(), help="the directory for inputs that failed")
     parser.add_argument("--target", choices=TARGETS, help="only this one")
     parser.add_argument("--corpus", type=Path, help="run in this process, on the inputs in this directory")
     options = parser.parse_args()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "25"))
 CHEAP = 5
-"""How many times as many examples are tried where nothing is read or written."""
+"""How many times as many examples are tried without input and output."""
 AT_LEAST = int(os.environ.get("FUZZ_AT_LEAST", "0"))
 
 tried: Counter[str] = Counter()

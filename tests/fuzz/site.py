@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One request at one place. `meta` has the texts of `request.META`; `body` is None where nobody has read it."""
+    """One request at one place. `meta` has the texts of `request.META`; `body` is None if it was not read."""
 
     meta: dict[str, str]
     method: str | None

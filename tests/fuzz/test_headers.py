@@ -136,7 +136,7 @@ def noting_site(db: None) -> Iterator[None]:
 
 
 def send_wsgi(method: str, path: str, query: str, headers: Headers, body: bytes) -> Any:
-    """As a WSGI server would: the fields as CGI variables, and a stream that ends where the body does."""
+    """As a WSGI server would: the fields as CGI variables, and a stream that ends with the body."""
     plain = {"content-length": "CONTENT_LENGTH", "content-type": "CONTENT_TYPE"}
     environ: dict[str, Any] = {
         plain.get(name.lower(), f"HTTP_{name.upper().replace('-', '_')}"): value for name, value in headers.items()
@@ -182,13 +182,13 @@ def hop_by_hop(meta: dict[str, str]) -> set[str]:
 
 
 def texts(meta: dict[str, str], *, body: bool) -> dict[str, str]:
-    """What the client sent: without hop-by-hop fields, what Django notes, and the length where there is a body."""
+    """Returns what the client sent: without hop-by-hop fields, and with the length if there is a body."""
     noted = {"CSRF_COOKIE", "CONTENT_LENGTH" if body else "", *hop_by_hop(meta)}
     return {key: value for key, value in meta.items() if key not in noted}
 
 
 def with_new_cookie(sent: Any, response: Any) -> Any:
-    """What the replay has to see: Django gives a new CSRF cookie to whoever sent one that is none."""
+    """Returns what the replay must see: Django sets a new CSRF cookie if the client sent an invalid one."""
     new = response.cookies.get("csrftoken")
     if new is None:
         return sent

@@ -1,4 +1,4 @@
-"""The endpoints do what the published OpenAPI document says, whatever they are asked; schemathesis asks."""
+"""The endpoints match the published OpenAPI document for any request that schemathesis sends."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ EXPECTED = {
     "cancelled": (200, 202, 410, 200),
     "expired": (200, 409, 410, 200),
 }
-"""What the operations of `OF_DISPATCHES` give; None where it is the queue's policy that decides."""
+"""The statuses of the operations of `OF_DISPATCHES`; None if the queue's policy decides."""
 
 
 def here(**options: Any) -> Client:

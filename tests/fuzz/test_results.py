@@ -27,7 +27,7 @@ ANOTHERS = "marker-of-another"
 
 @dataclass(frozen=True, slots=True)
 class Payer:
-    """Somebody who paid: their client, the dispatch, where its response is, and what the result store has of it."""
+    """A user who paid: the client, the dispatch, the URL of its response, and its row in the result store."""
 
     client: Client
     dispatch_id: str
@@ -46,7 +46,7 @@ class Payer:
         self.put(result=json.dumps({**json.loads(self.stored["result"]), "sealed": sealed}))
 
     def answer(self) -> bytes | None:
-        """The stored response, None where it is gone."""
+        """Returns the stored response, or None if it is gone."""
         response = self.client.get(self.url)
         assert response.status_code in {201, 410}, response.status_code
         if response.status_code == 410:
@@ -177,7 +177,7 @@ def strangers(one: Payer, other: Payer) -> list[Client]:
     method=st.sampled_from(["GET", "HEAD", "DELETE", "POST"]),
     place=st.sampled_from(["result", "sealed", "swapped"]),
 )
-def test_no_secret_is_told_to_strangers_or_logged(
+def test_no_secret_is_sent_to_strangers_or_logged(
     one: Payer,
     other: Payer,
     strangers: list[Client],

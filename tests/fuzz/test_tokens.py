@@ -1,4 +1,4 @@
-"""Tokens that were not issued here: a 404 that tells nothing, at every endpoint."""
+"""Tokens that were not issued here: every endpoint answers with the same 404."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ALLOWED = {"": {"GET", "HEAD", "DELETE"}, "response/": {"GET", "HEAD"}, "events/
 
 @pytest.fixture
 def issued(db: None, client: Client, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
-    """The tokens of a dispatch that is done and of one that waits, as clients were told them."""
+    """Returns the tokens of a finished and of a waiting dispatch."""
     done = client.post("/pay/", {"amount": MARKER})
     with monkeypatch.context() as patch:
         patch.setattr("broker_django.admission.handover.run_eagerly", lambda *_args, **_kwargs: None)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class OwnUrlconf:
-    """Serves this module's URLs, where those of the broker are not included."""
+    """Serves this module's URLs, which do not include the broker's."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response

@@ -141,7 +141,7 @@ def locked_down(get_response: Callable[[HttpRequest], HttpResponse]) -> Any:
 
 
 def caching(get_response: Callable[[HttpRequest], HttpResponse]) -> Any:
-    """Has the page by the time that it is replayed."""
+    """Has cached the page before the replay."""
 
     def middleware(request: HttpRequest) -> HttpResponse:
         replayed = getattr(request, "broker", None) is not None and request.broker.replayed
@@ -157,7 +157,7 @@ class Elsewhere:
 
 
 class Caught:
-    """The URLs of a release that lacks one: the same view has it by a pattern that catches whatever comes."""
+    """The URLs of a release without one of them: a catch-all pattern leads to the same view."""
 
     urlpatterns = [re_path("^(?P<anything>.*)/$", view), *urlpatterns[1:]]
 
@@ -178,7 +178,7 @@ def accepted(client: Client) -> DispatchRecord:
 
 
 def replayed_with(client: Client, urls: type) -> DispatchRecord:
-    """A dispatch that was accepted here, and that a worker with these URLs came to."""
+    """Returns a dispatch that was accepted here, and run by a worker with these URLs."""
     record = accepted(client)
     with override_settings(ROOT_URLCONF=urls):
         tasks.replay.apply(

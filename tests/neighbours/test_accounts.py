@@ -1,4 +1,4 @@
-"""Second factors and impersonation: in a replay they know what they knew when the request came."""
+"""Second factors and impersonation: a replay has the same state as the request."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ def web_token(pk: int | str, **claims: Any) -> JSONWebToken:
 
 
 def expire(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Let all tokens be too old, as simplejwt sees it: its clock is PyJWT's."""
+    """Make all tokens expire for simplejwt, which uses PyJWT's clock."""
     from rest_framework_simplejwt.backends import TokenBackend
     from rest_framework_simplejwt.exceptions import TokenBackendExpiredToken
 
@@ -151,8 +151,8 @@ def test_a_refreshed_token_gets_the_answer(path: str) -> None:
     assert status({}, links) == 404
 
 
-def test_a_stateless_user_is_none_of_the_rows() -> None:
-    """The same number is another user where a view asks the table."""
+def test_a_stateless_user_is_not_a_row() -> None:
+    """In the table, the same number belongs to another user."""
     user = ann()
     links = accepted(Client(), "/stateless/", **bearer(web_token(user.pk)))
     client = Client()

@@ -109,7 +109,7 @@ print("revisions", [str(each.user) for each in Revision.objects.all()])
 
 @pytest.mark.server("postgres", "valkey")
 @pytest.mark.parametrize("around", ["revisions", "atomic"])
-def test_a_worker_records_the_same_and_a_wait_is_told_honestly(start: Callable[..., Project], around: str) -> None:
+def test_a_worker_records_the_same_and_the_wait_is_reported(start: Callable[..., Project], around: str) -> None:
     packages = list(PACKAGES.values()) if around == "revisions" else list(PACKAGES.values())[:2]
     variables = {"ATOMIC": "1"} if around == "atomic" else {}
     project = start("audits", AROUND=" ".join(packages), **variables)

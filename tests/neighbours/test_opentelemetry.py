@@ -1,4 +1,4 @@
-"""OpenTelemetry: the spans of a replay are in the trace of its request, whoever published it and when."""
+"""OpenTelemetry: the spans of a replay are in the trace of its request."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_the_view_runs_in_a_span_below_the_task(site: Project, client: httpx.Cli
     assert parents["INTERNAL"] == run["span"]
 
 
-def test_the_view_sees_the_fields_as_they_came(client: httpx.Client) -> None:
+def test_the_view_sees_the_original_fields(client: httpx.Client) -> None:
     fields = traced()
     document = over(client, accepted(client, "/fine/3/", **fields))
     seen = client.get(document["links"]["response"]).json()["headers"]

@@ -141,7 +141,7 @@ def test_code_dispatches_to_the_urls_of_a_tenants_type(start: Callable[..., Proj
     wait_until(lambda: project.run(STATES).split() == ["succeeded", "succeeded"], 30)
 
 
-def test_tenants_below_the_paths_of_one_host_are_to_be_told_apart(start: Callable[..., Project]) -> None:
+def test_tenants_below_the_paths_of_one_host_must_be_distinguished(start: Callable[..., Project]) -> None:
     with pytest.raises(AssertionError, match=r"request_broker\.E017"):
         start("tenants", "check", BY_PATH="1")
 

@@ -1,4 +1,4 @@
-"""django-pghistory: its middleware changes the class of requests, and tells PostgreSQL who writes."""
+"""django-pghistory: its middleware changes the class of requests, and sends PostgreSQL the user."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ class ByThread(_Router):
 
 
 class Strict(_Router):
-    """Fails where there is no request."""
+    """Fails without a request."""
 
     def tenant(self) -> str | None:
         tenant = TENANT.get()
@@ -92,7 +92,7 @@ class Replica:
 
 
 class Pinned:
-    """Says where the broker's tables are, whatever the request; and allows its migrations nowhere else."""
+    """Names the database of the broker's tables for every request, and allows its migrations only there."""
 
     def db_for_write(self, model: Any, **_hints: Any) -> str | None:
         return "tenant" if model._meta.app_label == "broker_django" else None

@@ -139,7 +139,7 @@ def test_nothing_explains_that_one_attempt_began_twice(flawless):
     assert judge(evidence).broken["run twice, unexplained"] == [BULK]
 
 
-def test_a_failure_and_the_line_that_tells_of_the_retry_explain_a_second_run(flawless):
+def test_a_failure_and_the_log_line_of_the_retry_explain_a_second_run(flawless):
     evidence = of_bulk(flawless, *run(BULK, raised="SystemExit"), *run(BULK, 2), attempts=2, retries={BULK: 1})
     assert judge(evidence).kept
 
@@ -149,7 +149,7 @@ def test_a_retry_after_a_view_that_returned_explains_nothing(flawless):
     assert judge(evidence).broken == {"run twice, unexplained": [BULK]}
 
 
-def test_nothing_explains_a_second_run_where_once_at_most_was_promised(flawless):
+def test_nothing_explains_a_second_run_of_a_dispatch_delivered_at_most_once(flawless):
     lines = [*flawless.journal, begun(REALTIME, 1, KILLED), *run(REALTIME, 2, raised="ValueError")]
     evidence = replace(flawless, journal=lines, losses={PAYMENT: 1, REALTIME: 9}, retries={REALTIME: 9})
     evidence = replace(evidence, rows={**evidence.rows, REALTIME: 1})
@@ -238,7 +238,7 @@ REAPER = "workers.recovery.reaper"
 CELERY_REQUEST = "workers.replaying.celery_request"
 
 
-def test_lines_that_tell_of_a_loss_explain_the_dispatch_that_they_name():
+def test_log_lines_of_a_loss_explain_the_dispatch_that_they_name():
     lines = [
         f"[12:00:01: WARNING/7] {REAPER}: Dispatch {PAYMENT}: the lease of a@b ran out in attempt 1: queued",
         f"[12:00:02: WARNING/7] {CELERY_REQUEST}: Dispatch {PAYMENT}: the worker process was lost: queued",
@@ -339,7 +339,7 @@ def answer(at: float = 0.0, seconds: float = 0.1, status: int | None = 202) -> A
         ([], 1.0, 1),
     ],
 )
-def test_an_outage_breaks_a_promise_where_a_client_waits_or_work_is_left(answers, drained_in, promises):
+def test_an_outage_breaks_a_promise_if_a_client_waits_or_work_is_left(answers, drained_in, promises):
     assert len(broken(answers, drained_in)) == promises
 
 

@@ -52,7 +52,7 @@ def test_the_quickstart_is_shorter_than_20_lines() -> None:
 
 
 @pytest.mark.parametrize("page", [*PAGES, *TOP_LEVEL[1:]], ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_are_valid(page: Path) -> None:
     """Those within the repository; `make docs` checks those within the site, but no pictures."""
     for link in documents.links(page):
         address, _, fragment = link.partition("#")
@@ -91,7 +91,7 @@ def rows(page: str) -> dict[str, str]:
     return {name: rest for names, rest in found for name in re.findall(r"`([^`]+)`", names)}
 
 
-def test_every_setting_is_told() -> None:
+def test_every_setting_is_documented() -> None:
     told = rows("settings.md")
     assert set(DEFAULTS) <= set(told)
     assert {each.name for each in fields(QueuePolicy)} <= set(told)
@@ -99,7 +99,7 @@ def test_every_setting_is_told() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, value in DEFAULTS.items() if isinstance(value, bool | int | str)])
-def test_the_default_of_a_setting_is_told(name: str) -> None:
+def test_the_default_of_a_setting_is_documented(name: str) -> None:
     told = rows("settings.md")[name].partition(" | ")[0].strip("`")
     sizes = {10 * 1024 * 1024: "10 MiB", 256 * 1024: "256 KiB", 30 * 86_400: "30 days"}
     value = DEFAULTS[name]
@@ -111,7 +111,7 @@ def test_the_default_of_a_setting_is_told(name: str) -> None:
 
 
 @pytest.mark.parametrize("field", fields(QueuePolicy), ids=lambda field: field.name)
-def test_the_default_of_a_policy_is_told(field) -> None:
+def test_the_default_of_a_policy_is_documented(field) -> None:
     told = rows("settings.md")[field.name].replace(",", "")
     value = getattr(QueuePolicy(), field.name)
     if field.name == "retention":
@@ -129,7 +129,7 @@ def test_the_default_of_a_policy_is_told(field) -> None:
     assert told.startswith(str(value)), told
 
 
-def test_the_extras_that_are_told_exist() -> None:
+def test_documented_extras_exist() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     page = (ROOT / "docs" / "how-to" / "install.md").read_text()
     told = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| ", page, re.MULTILINE)
@@ -137,20 +137,20 @@ def test_the_extras_that_are_told_exist() -> None:
     assert {name for names in told for name in re.findall(r"\w+", names)} <= set(project["optional-dependencies"])
 
 
-def test_every_check_is_told() -> None:
+def test_every_check_is_documented() -> None:
     code = "".join(module.read_text() for module in Path(checks.__file__).parent.rglob("*.py"))
     told = (REFERENCE / "checks.md").read_text()
     assert set(re.findall(r"request_broker\.([EW]\d{3})", code)) == set(re.findall(r"\b([EW]\d{3})\b", told))
 
 
-def test_every_endpoint_is_told() -> None:
+def test_every_endpoint_is_documented() -> None:
     told = (REFERENCE / "endpoints.md").read_text()
     for pattern in urlpatterns:
         assert f"`GET {str(pattern.pattern).replace('<broker_token:token>', 'TOKEN')}`" in told
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_and_its_options_are_told(name: str) -> None:
+def test_every_command_and_its_options_are_documented(name: str) -> None:
     told = (REFERENCE / "commands.md").read_text()
     _, found, section = told.partition(f"\n## `{name}")
     assert found

@@ -22,12 +22,12 @@ class Connection(http.client.HTTPConnection):
         return request.encode("latin-1")
 
     def _validate_path(self, url: str) -> None:
-        """Whatever the table has."""
+        """Accept every path of the table."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """`port` is the client's own, of the connection that it came by."""
+    """`port` is the client's port of the connection."""
 
     status: int
     reason: str

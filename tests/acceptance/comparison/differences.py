@@ -1,7 +1,7 @@
 """What a client that was held, or that polls, sees otherwise than one whose view was called at once.
 
 Each row says what is seen instead, so a difference that does not come, or comes otherwise, fails the comparison too.
-docs/explanation/replay.md tells of each in the section "Differences that stay".
+docs/explanation/replay.md explains each in the section "Differences that stay".
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def kept_for_one_client(seen: Observation) -> None:
 
 
 def decoded(seen: Observation) -> None:
-    """Django's middleware codes for whoever names gzip, were it to refuse it."""
+    """Django's middleware compresses if the client names gzip, even to refuse it."""
     del seen["header Content-Encoding"]
     length, _, _ = seen["body"].partition(" bytes")
     seen["header Content-Length"] = [length]

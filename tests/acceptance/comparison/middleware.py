@@ -28,7 +28,7 @@ class DomainError(Exception):
 
 @sync_and_async_middleware
 def numbered(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest], Any]:
-    """Gives each request a number, unless a proxy in front has done so, and tells it in the response."""
+    """Gives each request a number, unless a proxy has done so, and adds it to the response."""
 
     def number(request: HttpRequest) -> None:
         request.number = request.headers.get("X-Request-Id") or f"number-{uuid.uuid4().hex}"

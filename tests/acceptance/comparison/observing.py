@@ -1,4 +1,4 @@
-"""A shape, sent in one of three ways, and what came of it, made comparable."""
+"""Send a shape in one of three ways, and make the result comparable."""
 
 from __future__ import annotations
 

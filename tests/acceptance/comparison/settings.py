@@ -1,4 +1,4 @@
-"""The site of the comparison: Django's usual middleware and more, a queue only where a header field asks for it."""
+"""The site of the comparison: Django's usual middleware and more, a queue only if a header field asks for it."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What happens before a request that is compared, and what is looked at after it. Neither is ever queued."""
+"""What happens before a compared request, and what is checked after it. Neither is ever queued."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is queued, what is not, and what a client gets for it."""
+"""Which requests are queued, and which responses clients get."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ QUEUED = {"RULES": [{"when": "true", "queue": "bulk"}]}
 def test_a_wait_that_a_transaction_prevents_is_not_reported_as_applied(
     client: Client, monkeypatch: pytest.MonkeyPatch, atomic: bool, applied: str | None
 ) -> None:
-    """Nothing is published before the transaction is over, so there is nothing to wait for."""
+    """Nothing is published before the commit, so there is nothing to wait for."""
     monkeypatch.setattr("broker_django.admission.handover.hand_to_message_broker", lambda *_: True)
     get_app().conf.task_always_eager = False
     try:
@@ -197,7 +197,7 @@ def test_a_ledger_that_cannot_be_written_is_a_503(client: Client, monkeypatch: p
     assert response["Retry-After"]
 
 
-def test_without_a_message_broker_the_row_stays_and_the_client_has_its_202(
+def test_without_a_message_broker_the_client_gets_a_202(
     client: Client, django_capture_on_commit_callbacks: Any
 ) -> None:
     app = get_app()
@@ -214,7 +214,7 @@ def test_the_app_of_the_tests_is_the_configured_one() -> None:
     assert get_app() is current_app._get_current_object()
 
 
-def test_a_response_that_is_gone_before_it_is_read_leaves_the_client_its_202(client: Client) -> None:
+def test_a_response_that_is_gone_before_it_is_read_becomes_a_202(client: Client) -> None:
     with override_settings(REQUEST_BROKER={"QUEUES": {"payment": {"wait": 5, "results_ttl": 0}}}):
         document = accepted(client.post("/pay/", {"amount": "5"}))
     assert client.get(document["links"]["self"]).json()["state"] == "succeeded"
@@ -235,7 +235,7 @@ def test_a_request_whose_own_urlconf_has_no_status_urls_runs_now(
 
 
 class ByTenant:
-    """A URLconf whose status URLs are below a part of the path that nobody can make up."""
+    """A URLconf whose status URLs have a prefix with an unknown value."""
 
     urlpatterns = [
         path("<slug:tenant>/broker/", include("broker_django.urls")),

@@ -1,4 +1,4 @@
-"""A queue at its limit refuses, and says when to come back."""
+"""A queue at its limit refuses requests, with a Retry-After."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The clock of a process that has just begun to measure."""
+    """The clock of a process that has not measured yet."""
     clock = Clock()
     monkeypatch.setattr(capacity, "gauges", capacity.Gauges(clock))
     return clock
@@ -44,7 +44,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture(autouse=True)
 def queued() -> Iterator[None]:
-    """Celery is not eager, and no test commits, so that nothing is published: what is accepted waits."""
+    """Celery is not eager and no test commits, so accepted dispatches are not published."""
     app = get_app()
     app.conf.task_always_eager = False
     yield
@@ -70,7 +70,7 @@ def post(client: Client, queue: str = "payment") -> Any:
     return client.get("/echo/", headers={"X-Queue": queue}) if queue != "payment" else client.post("/pay/")
 
 
-def test_a_queue_at_its_limit_refuses_and_says_when_to_come_back(client: Client, clock: Clock) -> None:
+def test_a_queue_at_its_limit_refuses_with_a_retry_after(client: Client, clock: Clock) -> None:
     wait_on("payment", 3, clock)
     with limits(payment={"max_depth": 3}):
         response = post(client)
@@ -86,7 +86,7 @@ def test_a_queue_at_its_limit_refuses_and_says_when_to_come_back(client: Client,
     assert DispatchRecord.objects.count() == 3
 
 
-def test_below_its_limit_it_takes_what_there_is_room_for_within_one_sample(client: Client, clock: Clock) -> None:
+def test_below_its_limit_a_queue_accepts_only_up_to_it_within_one_sample(client: Client, clock: Clock) -> None:
     wait_on("payment", 1, clock)
     with limits(payment={"max_depth": 3}):
         assert [post(client).status_code for _ in range(4)] == [202, 202, 503, 503]
@@ -97,7 +97,7 @@ def test_it_works_under_asgi(async_client: AsyncClient, clock: Clock) -> None:
         assert [async_to_sync(async_client.post)("/pay/").status_code for _ in range(2)] == [202, 503]
 
 
-def test_what_runs_or_is_done_does_not_wait(client: Client, clock: Clock) -> None:
+def test_running_and_finished_dispatches_do_not_count(client: Client, clock: Clock) -> None:
     wait_on("payment", 5, clock, state="running")
     wait_on("payment", 5, clock, state="succeeded")
     wait_on("bulk", 5, clock)
@@ -113,7 +113,7 @@ def test_a_queue_whose_oldest_waits_too_long_refuses(client: Client, clock: Cloc
         assert post(client).status_code == 503
 
 
-def test_what_waits_for_another_attempt_is_not_too_old(client: Client, clock: Clock) -> None:
+def test_dispatches_that_wait_for_a_retry_are_not_too_old(client: Client, clock: Clock) -> None:
     wait_on("payment", 1, clock, age=600, attempts=1, due_at=clock.now + timedelta(hours=1))
     with limits(payment={"max_age": 60}):
         assert post(client).status_code == 202
@@ -128,7 +128,7 @@ def test_lower_classes_are_refused_before_higher_ones(client: Client, clock: Clo
         assert [post(client, queue).status_code for queue in ("bulk", "realtime", "payment")] == [503, 503, 202]
 
 
-def test_a_retry_after_tells_the_time_that_the_queue_needs(client: Client, clock: Clock) -> None:
+def test_a_retry_after_is_the_time_that_the_queue_needs(client: Client, clock: Clock) -> None:
     rows = wait_on("payment", 100, clock)
     with limits(payment={"max_depth": 50}):
         assert post(client)["Retry-After"] == str(NOTHING_DRAINS)
@@ -145,7 +145,7 @@ def test_a_retry_after_tells_the_time_that_the_queue_needs(client: Client, clock
         assert post(client).status_code == 202
 
 
-def test_arrivals_count_as_drained_where_the_queue_did_not_grow(client: Client, clock: Clock) -> None:
+def test_arrivals_count_as_drained_if_the_queue_did_not_grow(client: Client, clock: Clock) -> None:
     wait_on("payment", 20, clock)
     with limits(payment={"max_depth": 20}):
         post(client)
@@ -154,15 +154,13 @@ def test_arrivals_count_as_drained_where_the_queue_did_not_grow(client: Client, 
         assert post(client)["Retry-After"] == "20", "one too many, 5 have left in 100 s"
 
 
-def test_the_first_sample_tells_by_littles_law(client: Client, clock: Clock) -> None:
+def test_the_first_sample_is_estimated_by_littles_law(client: Client, clock: Clock) -> None:
     wait_on("payment", 20, clock, age=10)
     with limits(payment={"max_depth": 11}):
         assert post(client)["Retry-After"] == "5"
 
 
-def test_a_queue_that_no_limit_concerns_costs_no_query(
-    client: Client, clock: Clock, django_assert_num_queries: Any
-) -> None:
+def test_a_queue_without_a_limit_costs_no_query(client: Client, clock: Clock, django_assert_num_queries: Any) -> None:
     with limits(bulk={"max_depth": 10}):
         for queue in ("payment", "realtime"):
             with django_assert_num_queries(1):
@@ -180,7 +178,9 @@ def test_a_load_is_measured_once_a_second(client: Client, clock: Clock, django_a
             post(client)
 
 
-def test_nobody_is_refused_before_another_look(client: Client, clock: Clock, django_assert_num_queries: Any) -> None:
+def test_the_load_is_measured_again_before_a_request_is_refused(
+    client: Client, clock: Clock, django_assert_num_queries: Any
+) -> None:
     waiting = wait_on("payment", 8, clock)
     with limits(payment={"max_depth": 10}):
         for queries in (2 + 1, 1):  # nine and ten: near the limit nobody looks for nothing
@@ -192,7 +192,7 @@ def test_nobody_is_refused_before_another_look(client: Client, clock: Clock, dja
         assert post(client).status_code == 202
 
 
-def test_whoever_comes_while_another_measures_goes_by_the_sample_before(
+def test_while_one_thread_measures_others_use_the_previous_sample(
     clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gauge, begun, go_on = capacity.Gauge("payment", clock), threading.Event(), threading.Event()
@@ -217,9 +217,7 @@ def test_whoever_comes_while_another_measures_goes_by_the_sample_before(
     assert found is not None and found.depth == 5
 
 
-def test_a_ledger_that_does_not_answer_has_no_verdict(
-    client: Client, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unavailable_ledger_refuses_nothing(client: Client, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> None:
         raise OperationalError("gone")
 
@@ -228,7 +226,7 @@ def test_a_ledger_that_does_not_answer_has_no_verdict(
         assert post(client).status_code == 202
 
 
-def test_in_eager_mode_nothing_queues_and_no_limit_counts(client: Client, clock: Clock) -> None:
+def test_in_eager_mode_no_limit_applies(client: Client, clock: Clock) -> None:
     wait_on("payment", 3, clock)
     get_app().conf.task_always_eager = True
     with limits(payment={"max_depth": 3}):

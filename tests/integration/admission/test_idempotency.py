@@ -71,7 +71,7 @@ def test_a_key_without_quotes_is_the_same_key(client: Client) -> None:
     assert pay(client, **{"Idempotency-Key": KEY["Idempotency-Key"].strip('"')}).status_code == 201
 
 
-def test_what_failed_is_not_run_again(client: Client) -> None:
+def test_a_failed_dispatch_is_not_run_again(client: Client) -> None:
     client.raise_request_exception = False
     with override_settings(REQUEST_BROKER=EVERYTHING):
         first = client.put("/broken/", headers=KEY)
@@ -80,7 +80,7 @@ def test_what_failed_is_not_run_again(client: Client) -> None:
     assert ids() == [first.json()["id"]]
 
 
-def test_a_repetition_of_what_waits_gets_the_same_202_and_publishes_nothing(
+def test_a_repetition_of_a_waiting_request_gets_the_same_202_and_publishes_nothing(
     client: Client, django_capture_on_commit_callbacks: Any
 ) -> None:
     app = get_app()
@@ -97,7 +97,7 @@ def test_a_repetition_of_what_waits_gets_the_same_202_and_publishes_nothing(
         assert again[name] == first[name]
 
 
-def test_a_repetition_of_what_runs_is_a_409_with_the_status(client: Client) -> None:
+def test_a_repetition_of_a_running_request_is_a_409_with_the_status(client: Client) -> None:
     first = pay(client)
     DispatchRecord.objects.update(state="running", finished_at=None, response_status=None)
     again = pay(client)
@@ -107,7 +107,7 @@ def test_a_repetition_of_what_runs_is_a_409_with_the_status(client: Client) -> N
 
 
 @pytest.mark.parametrize("state", ["cancelled", "expired", "failed"])
-def test_a_repetition_of_what_never_gave_a_response_gets_its_status(client: Client, state: str) -> None:
+def test_a_repetition_of_a_request_without_a_response_gets_its_status(client: Client, state: str) -> None:
     first = pay(client)
     DispatchRecord.objects.update(state=state, response_status=None)
     again = pay(client)
@@ -124,7 +124,7 @@ def test_a_repetition_whose_response_was_dropped_gets_its_status(client: Client)
     assert (again.status_code, again["Location"], again.json()["done"]) == (202, first["Location"], True)
 
 
-def test_what_nobody_waited_for_any_more_is_expired_for_a_repetition(client: Client) -> None:
+def test_a_repetition_expires_an_outdated_dispatch(client: Client) -> None:
     pay(client)
     past = timezone.now() - timedelta(seconds=1)
     DispatchRecord.objects.update(state="queued", response_status=None, expires_at=past)
@@ -155,7 +155,7 @@ def test_a_repetition_may_wait_as_the_first_could(
 def test_a_repetition_within_a_transaction_is_not_held(
     client: Client, async_client: AsyncClient, monkeypatch: pytest.MonkeyPatch, asynchronous: bool
 ) -> None:
-    """As the first request is not: what it waits for may wait for the end of that transaction."""
+    """Neither is the first request: its dispatch may be published only at the end of that transaction."""
     post = async_to_sync(async_client.post) if asynchronous else client.post
     looks: list[Any] = []
     monkeypatch.setattr(ledger, "find", looks.append)
@@ -171,7 +171,7 @@ def test_a_repetition_within_a_transaction_is_not_held(
     assert looks == []
 
 
-def test_a_wait_that_is_in_vain_ends_with_the_state_of_then(client: Client) -> None:
+def test_after_its_wait_a_repetition_gets_the_current_state(client: Client) -> None:
     pay(client)
     DispatchRecord.objects.update(state="running", response_status=None)
     with override_settings(REQUEST_BROKER={"MAX_WAIT": 0.05}):
@@ -184,7 +184,7 @@ def test_a_held_client_gets_the_same_response_first_and_again(client: Client) ->
     assert (again.content, again.headers) == (first.content, first.headers)
 
 
-def test_a_transaction_around_it_goes_on(client: Client) -> None:
+def test_a_repetition_does_not_break_an_outer_transaction(client: Client) -> None:
     with transaction.atomic():
         pay(client)
         pay(client)
@@ -215,7 +215,7 @@ def test_another_request_is_refused(
     assert DispatchRecord.objects.count() == 1
 
 
-def test_a_form_is_the_same_whatever_its_boundary(client: Client) -> None:
+def test_a_form_is_the_same_with_another_boundary(client: Client) -> None:
     def upload(boundary: str, content: bytes) -> Any:
         body = f'--{boundary}\r\nContent-Disposition: form-data; name="f"; filename="f"\r\n\r\n'.encode()
         body += content + f"\r\n--{boundary}--\r\n".encode()
@@ -269,7 +269,7 @@ def test_a_user_has_the_same_keys_in_each_session(client: Client) -> None:
     assert DispatchRecord.objects.count() == 1
 
 
-def test_anonymous_clients_are_told_apart_by_their_credentials() -> None:
+def test_anonymous_clients_are_distinguished_by_their_credentials() -> None:
     answers = [pay(Client(), Authorization=credential) for credential in ("Basic YTpi", "Basic Yzpk")]
     assert [answer.status_code for answer in answers] == [202, 202]
     sessions = [Client(), Client()]
@@ -328,7 +328,7 @@ def test_a_repeated_login_is_one_login_and_its_cookies_are_for_the_browser_that_
     assert client.get("/echo/").json()["user"] == "ann"
 
 
-def test_a_repeated_login_of_nobody_known_gets_no_cookies(client: Client) -> None:
+def test_a_repeated_login_of_an_unknown_client_gets_no_cookies(client: Client) -> None:
     User.objects.create_user("ann", password="secret")
     form = {"username": "ann", "password": "secret"}
     with override_settings(REQUEST_BROKER=EVERYTHING):
@@ -342,7 +342,7 @@ def test_a_repeated_login_of_nobody_known_gets_no_cookies(client: Client) -> Non
     assert not guess.cookies
 
 
-def test_the_session_of_whoever_repeats_stays_as_it_is(client: Client) -> None:
+def test_a_repetition_does_not_change_the_session(client: Client) -> None:
     client.force_login(User.objects.create_user("ann"))
     with override_settings(REQUEST_BROKER=EVERYTHING):
         counted = [client.post("/count/", headers={**KEY, "Prefer": "wait=5"}).content for _ in range(3)]
@@ -378,7 +378,7 @@ def test_a_malformed_key_is_refused(client: Client, field: str) -> None:
 
 
 @pytest.mark.parametrize(("method", "path"), [("get", "/report/2020/"), ("get", "/pay/"), ("options", "/pay/")])
-def test_safe_methods_take_no_notice(client: Client, method: str, path: str) -> None:
+def test_safe_methods_ignore_the_key(client: Client, method: str, path: str) -> None:
     for key in ("a", "a", ""):
         assert getattr(client, method)(path, headers={"Idempotency-Key": key}).status_code == 202
     assert DispatchRecord.objects.filter(idempotency_key=None, fingerprint="").count() == 3
@@ -434,7 +434,7 @@ def test_a_key_is_free_again_when_the_ledger_forgets_its_dispatch(client: Client
     assert pay(client, "6").status_code == 202
 
 
-def test_a_dispatch_that_is_deleted_just_then_makes_room(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dispatch_that_is_deleted_meanwhile_frees_its_key(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     def gone(idempotency_key: str) -> None:
         DispatchRecord.objects.all().delete()
 
@@ -459,7 +459,7 @@ def test_requests_without_a_key_cost_no_query_more(client: Client, django_assert
         app.conf.task_always_eager = True
 
 
-def test_the_key_itself_is_kept_nowhere(client: Client) -> None:
+def test_the_key_itself_is_not_stored(client: Client) -> None:
     pay(client)
     record = DispatchRecord.objects.get()
     assert len(record.idempotency_key or "") == len(record.fingerprint) == 64

@@ -1,4 +1,4 @@
-"""A request is decided about once, whatever its body: the door, which keeps the body of a form, and the view agree."""
+"""Each request is decided once, with any body: the decision is the same before and when its view is resolved."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Elsewhere:
 
 
 class Swapped:
-    """A URLconf where another view answers."""
+    """A URLconf with another view."""
 
     urlpatterns = [path("queued/", view), path("broker/", include("broker_django.urls"))]
 
@@ -83,7 +83,7 @@ def limited() -> Any:
 
 
 class Deciding(Dispatcher):
-    """Counts, and decides as the test says."""
+    """Counts its decisions, which the test sets."""
 
     asked: list[str] = []
     decision: Decision | None = None
@@ -94,7 +94,7 @@ class Deciding(Dispatcher):
 
 
 class Unsteady(Dispatcher):
-    """Says something else each time."""
+    """Decides differently each time."""
 
     turn = 0
 
@@ -130,7 +130,7 @@ def test_a_known_queue_is_asked_for_once_and_has_its_limit(post: Any, body: Any,
     assert deciding.asked == ["the-view"] * 2
 
 
-def test_what_was_decided_once_stays(post: Any, body: Any) -> None:
+def test_a_decision_is_made_once(post: Any, body: Any) -> None:
     Unsteady.turn = 0
     with override_settings(REQUEST_BROKER={"DISPATCHER": f"{__name__}.Unsteady"}):
         seen = [post("/view/", **body(SMALL)).json()["replayed"] for _ in range(4)]
@@ -158,7 +158,7 @@ def test_a_redirect_to_the_very_same_url_leaves_the_decision_to_the_view(post: A
     assert post("/queued/", **body(LARGE)).status_code == 413
 
 
-def test_a_missing_key_is_said_before_the_size(post: Any, body: Any) -> None:
+def test_a_missing_key_is_reported_before_the_size(post: Any, body: Any) -> None:
     assert post("/with-key/", **body(LARGE)).status_code == 400
     assert post("/with-key/", **body(LARGE), headers={"Idempotency-Key": '"1"'}).status_code == 413
     assert post("/with-key/", **body(SMALL), headers={"Idempotency-Key": '"1"'}).status_code == 202

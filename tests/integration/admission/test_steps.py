@@ -1,4 +1,4 @@
-"""The steps of admission: clients and code are asked the same, in order, before anything is accepted."""
+"""The steps of admission: requests of clients and of code pass the same steps, in the same order."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def never(submission: Submission) -> None:
 
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Call `steps(*given)` to have these asked after those that are there."""
+    """Returns a function that adds steps after the existing ones."""
 
     def set_steps(*given: Step) -> None:
         monkeypatch.setattr("broker_django.admission.acceptance.STEPS", (*STEPS, *given))
@@ -81,7 +81,7 @@ def test_an_answer_is_what_the_client_gets(steps: Any, post: Any, body: Any) -> 
         dispatch("/echo/", queue="bulk")
 
 
-def test_what_cannot_be_queued_is_left_to_its_view(steps: Any, post: Any, body: Any, caplog: Any) -> None:
+def test_a_request_that_cannot_be_queued_runs_now(steps: Any, post: Any, body: Any, caplog: Any) -> None:
     steps(leave, never)
     assert post("/pay/", **body).status_code == 201
     told = [record for record in caplog.records if record.name == "broker_django.pipeline"]
@@ -92,7 +92,7 @@ def test_what_cannot_be_queued_is_left_to_its_view(steps: Any, post: Any, body: 
         dispatch("/echo/", queue="bulk")
 
 
-def test_the_first_step_that_speaks_is_the_last_one_asked() -> None:
+def test_the_first_step_that_answers_is_the_last_one_called() -> None:
     asked = []
 
     def passes(submission: Any) -> None:

@@ -1,4 +1,4 @@
-"""Responses that no server could send are refused when they are made, and those that are odd are kept."""
+"""Responses that no server could send are refused when they are created. Odd but valid ones are kept."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def spoilt(request: HttpRequest, name: str) -> HttpResponse:
 
 
 def described(request: HttpRequest) -> HttpResponse:
-    """Tells the size of a body that it does not make for HEAD."""
+    """Sets the Content-Length of a body that it does not create for HEAD."""
     text = b"" if request.method == "HEAD" else b"x" * 300
     return HttpResponse(text, headers={"Content-Length": "300"})
 
@@ -127,7 +127,7 @@ def get(request: pytest.FixtureRequest, client: Client) -> Get:
 
 
 def refused(get: Get, name: str) -> None:
-    """The response is refused when it is made, and a problem is handed out instead."""
+    """Assert that the response is refused, and a problem document returned instead."""
     assert get(f"/spoilt/{name}/").status_code == 202
     record = DispatchRecord.objects.get()
     assert (record.state, record.attempts, Execution.objects.count()) == ("failed", 1, 1)
@@ -137,16 +137,16 @@ def refused(get: Get, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", UNSENDABLE)
-def test_what_no_server_could_send_fails_the_dispatch_and_is_not_handed_out(get: Get, name: str) -> None:
+def test_a_response_that_no_server_could_send_fails_the_dispatch(get: Get, name: str) -> None:
     refused(get, name)
 
 
 @pytest.mark.parametrize("name", UNSENDABLE_UNDER_ASGI)
-def test_what_no_asgi_server_could_send_is_refused_there(name: str) -> None:
+def test_a_response_that_no_asgi_server_could_send_is_refused_under_asgi(name: str) -> None:
     refused(async_to_sync(AsyncClient().get), name)
 
 
-def test_what_wsgi_servers_send_is_handed_out(client: Client) -> None:
+def test_a_response_that_wsgi_servers_send_is_returned(client: Client) -> None:
     sent = {}
     for name in UNSENDABLE_UNDER_ASGI:
         with override_settings(REQUEST_BROKER={**settings.REQUEST_BROKER, "QUEUES": {"bulk": {"max_attempts": 1}}}):
@@ -170,7 +170,7 @@ def test_the_length_in_an_answer_to_head_is_that_of_a_get(client: Client) -> Non
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_what_is_only_odd_is_kept(get: Get, name: str) -> None:
+def test_odd_but_valid_responses_are_kept(get: Get, name: str) -> None:
     assert get(f"/spoilt/{name}/").status_code == 202
     with override_settings(REQUEST_BROKER={}):
         direct = get(f"/spoilt/{name}/")

@@ -122,7 +122,7 @@ def post(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.mark.parametrize("name", [*PAIRS, "router"])
-def test_a_view_is_queued_only_where_it_is_decorated(post: Any, client: Client, name: str) -> None:
+def test_a_view_is_queued_only_at_the_decorated_url(post: Any, client: Client, name: str) -> None:
     now, later = ("/router-a/", "/router-b/") if name == "router" else (f"/a/{name}/", f"/b/{name}/")
     assert post(now, {"amount": "3"}).json() == {"replayed": False, "amount": "3"}
     assert not DispatchRecord.objects.exists()
@@ -131,7 +131,7 @@ def test_a_view_is_queued_only_where_it_is_decorated(post: Any, client: Client, 
     assert client.get(accepted.json()["links"]["response"]).json() == {"replayed": True, "amount": "3"}
 
 
-def test_a_key_is_required_only_where_the_view_is_decorated(post: Any) -> None:
+def test_a_key_is_required_only_at_the_decorated_url(post: Any) -> None:
     assert post("/key/").status_code == 400
     assert post("/a/function/").status_code == 200
     assert post("/b/function/").status_code == 202

@@ -1,4 +1,4 @@
-"""Dispatches that are made by code, inside and outside of transactions."""
+"""Dispatches made by code, inside and outside of transactions."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_message_is_dispatched_too_and_runs_when_it_is_committed(
     assert Execution.objects.get().dispatch == str(found.id)
 
 
-def test_a_dispatch_of_a_transaction_that_is_rolled_back_has_never_been(
+def test_a_dispatch_of_a_rolled_back_transaction_does_not_exist(
     request_: HttpRequest, django_capture_on_commit_callbacks: DjangoCaptureOnCommitCallbacks
 ) -> None:
     with (
@@ -85,7 +85,7 @@ def test_a_dispatch_of_a_transaction_that_is_rolled_back_has_never_been(
     assert callbacks == []
 
 
-def test_the_owner_follows_it_and_nobody_else(request_: HttpRequest, client: Client) -> None:
+def test_only_the_owner_can_follow_it(request_: HttpRequest, client: Client) -> None:
     record = broker_django.dispatch(request_, queue="bulk")
     url = broker_django.status_url(request_, record)
     assert client.get(url).status_code == 404
@@ -117,7 +117,7 @@ def test_what_cannot_be_dispatched_is_refused(request_: HttpRequest, settings: S
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_ledger_that_cannot_be_written_is_told(request_: HttpRequest) -> None:
+def test_a_ledger_that_cannot_be_written_is_an_error(request_: HttpRequest) -> None:
     def refuse(_execute: Any, _sql: str, _params: Any, _many: bool, _context: Any) -> Any:
         from django.db import OperationalError
 

@@ -1,4 +1,4 @@
-"""Dispatches that code makes of a path, as people would guess; and what no middleware may make of them."""
+"""Dispatches made by code from a path, and the middleware that must not redirect or refuse them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ FORMS = {
 
 @pytest.fixture
 def run(django_capture_on_commit_callbacks: DjangoCaptureOnCommitCallbacks) -> Run:
-    """Dispatch, and the response that is stored then."""
+    """Dispatch a path. Returns the stored response."""
 
     def dispatched(request: Any, **parts: Any) -> ResponseMessage:
         with django_capture_on_commit_callbacks(execute=True):
@@ -67,7 +67,7 @@ def form(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def go(form: str, run: Run) -> Callable[[str], Any]:
-    """Dispatch this path, in each of the forms, and what the view answered; a refusal of middleware is none."""
+    """Dispatch this path in each of the forms. Returns the view's response; a response of middleware fails the test."""
 
     def dispatched(path: str, method: str = "GET") -> Any:
         given = FORMS[form](path, method)
@@ -89,7 +89,7 @@ def seen(response: ResponseMessage) -> dict[str, Any]:
     return found
 
 
-# What middleware would have made of it
+# Redirects and refusals of middleware
 
 
 def test_no_csrf_token_is_asked_for(go: Any) -> None:
@@ -112,7 +112,7 @@ def test_no_redirect_to_tls_behind_a_proxy(go: Any, settings: SettingsWrapper) -
     assert go("/echo/")["secure"] is True
 
 
-def test_a_proxys_field_that_says_otherwise_is_mended(run: Run, settings: SettingsWrapper) -> None:
+def test_a_contradicting_field_of_a_proxy_is_corrected(run: Run, settings: SettingsWrapper) -> None:
     settings.SECURE_SSL_REDIRECT = True
     settings.SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
     assert seen(run("/echo/", headers={"X-Forwarded-Proto": "http"}))["secure"] is True
@@ -133,7 +133,7 @@ def test_no_redirect_for_a_missing_slash(go: Any) -> None:
         (["127.0.0.1"], "127.0.0.1"),
     ],
 )
-def test_the_host_is_one_that_is_allowed(go: Any, settings: SettingsWrapper, allowed: list[str], host: str) -> None:
+def test_the_host_is_an_allowed_one(go: Any, settings: SettingsWrapper, allowed: list[str], host: str) -> None:
     settings.ALLOWED_HOSTS = allowed
     assert go("/echo/")["host"] == host
 
@@ -220,7 +220,7 @@ def test_login_required_middleware_lets_the_user_in(run: Run, user: User, settin
 
 
 def test_a_request_of_a_client_is_checked_like_one(settings: SettingsWrapper, client: Any) -> None:
-    """A view or a middleware that hands it over cannot have waived what was not checked yet."""
+    """A view or middleware that dispatches it cannot skip checks that were not made yet."""
     request = RequestFactory().post("/pay-with-csrf/")
     request.environ["wsgi.input"] = request._stream = io.BytesIO()
     request.user = AnonymousUser()
@@ -231,7 +231,7 @@ def test_a_request_of_a_client_is_checked_like_one(settings: SettingsWrapper, cl
     assert message_of(record).environ["SERVER_NAME"] == "testserver"
 
 
-# What can be said
+# Arguments
 
 
 def test_json_is_posted(run: Run, user: User) -> None:
@@ -302,7 +302,7 @@ def test_a_user_is_an_object_or_a_key(run: Run, user: User, given: Any) -> None:
 
 
 @pytest.mark.parametrize("nobody", [None, AnonymousUser()])
-def test_or_nobody(run: Run, nobody: Any) -> None:
+def test_a_user_may_be_anonymous(run: Run, nobody: Any) -> None:
     assert seen(run("/echo/", user=nobody))["user"] == ""
 
 
@@ -325,7 +325,7 @@ def test_it_belongs_to_the_user(run: Run, user: User, client: Any, rf: RequestFa
     assert client.get(url).json()["state"] == "succeeded"
 
 
-# What cannot
+# Invalid arguments
 
 
 @pytest.mark.parametrize(
@@ -382,7 +382,7 @@ def test_arguments_that_contradict_each_other_are_type_errors(parts: dict[str, A
         ("/broker/health/", {}, "own URLs"),
     ],
 )
-def test_what_is_no_request_is_a_message_error(
+def test_an_invalid_request_is_a_message_error(
     given: str, parts: dict[str, Any], error: str, settings: SettingsWrapper
 ) -> None:
     settings.ALLOWED_HOSTS = ["example.org"]
@@ -391,7 +391,7 @@ def test_what_is_no_request_is_a_message_error(
     assert not DispatchRecord.objects.exists()
 
 
-def test_a_missing_slash_is_no_view_where_none_is_added(settings: SettingsWrapper) -> None:
+def test_a_missing_slash_matches_no_view_without_append_slash(settings: SettingsWrapper) -> None:
     settings.APPEND_SLASH = False
     with pytest.raises(MessageError, match="no view"):
         broker_django.dispatch("/echo", queue="bulk")

@@ -1,4 +1,4 @@
-"""The examples of docs/how-to/dispatch-from-code.md, as they stand there."""
+"""The examples of docs/how-to/dispatch-from-code.md run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ EXAMPLES = [textwrap.dedent(block) for block in re.findall(r"```python\n(.*?)```
 
 
 def seen(request: HttpRequest) -> JsonResponse:
-    """Guarded by CSRF, as views are."""
+    """Protected against CSRF, as views are."""
     files = {name: file.read().decode() for name, file in request.FILES.items()}
     form = request.content_type == "multipart/form-data"
     body = "" if form else request.body.decode()
@@ -39,7 +39,7 @@ def seen(request: HttpRequest) -> JsonResponse:
 
 @pytest.fixture
 def namespace(settings: SettingsWrapper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What the examples take for granted."""
+    """Returns the names that the examples use without defining them."""
     settings.ALLOWED_HOSTS = ["example.org", "testserver"]
     settings.SECURE_SSL_REDIRECT = True
 

@@ -142,7 +142,7 @@ class Stamps:
 
 
 class Envelope:
-    """An API's own: it answers with a response of its own making, and refuses whom it does not know any more."""
+    """Middleware of an API: it wraps responses, and refuses users that it no longer knows."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
@@ -241,7 +241,7 @@ def sent(response: HttpResponseBase) -> dict[str, Any]:
 
 
 def of_a_poll(answer: dict[str, Any], expected: dict[str, Any]) -> dict[str, Any]:
-    """What was sent, but for what the endpoint itself says to caches: the URL is one client's alone."""
+    """Returns what was sent, without the endpoint's own cache headers: its URL belongs to one client."""
     fields, own = dict(answer["fields"]), dict(expected["fields"])
     assert "private" in fields.pop("cache-control")
     varies = {name.strip().lower() for name in fields.pop("vary", "").split(",")}
@@ -268,7 +268,7 @@ def test_a_response_is_the_same_directly_held_and_polled(get: Get, name: str, he
 
 
 @pytest.mark.parametrize("name", VIEWS)
-def test_middleware_may_do_what_it_likes_around_what_was_stored(get: Get, name: str) -> None:
+def test_middleware_may_do_anything_around_a_stored_response(get: Get, name: str) -> None:
     expected = sent(directly(get, f"/{name}/"))
     stamped = {"X-Stamp": "please"}
     assert sent(held(get, f"/{name}/", **stamped)) == expected
@@ -296,7 +296,7 @@ def test_an_envelope_is_put_around_a_response_once(get: Get, name: str) -> None:
     assert answer["Cache-Control"] == "private, no-store"
 
 
-def test_what_middleware_has_to_say_of_the_exchange_is_said_of_what_was_kept(get: Get, settings: Any) -> None:
+def test_fields_of_middleware_about_the_exchange_are_added_to_a_stored_response(get: Get, settings: Any) -> None:
     settings.MIDDLEWARE = [KEEPS, "corsheaders.middleware.CorsMiddleware", f"{__name__}.Envelope", *MIDDLEWARE]
     answer = polled(get, "/rest/", {"Origin": "https://other.example"})
     assert answer["Access-Control-Allow-Origin"] == "https://other.example"
@@ -447,7 +447,7 @@ def test_a_response_that_was_sent_can_be_changed(get: Get, name: str, form: Call
 
 @pytest.fixture
 def finished() -> Iterator[list[str]]:
-    """What has told that a request is finished, after the replay."""
+    """Returns the signals of finished requests after the replay."""
     told: list[str] = []
 
     def note(**_: Any) -> None:
@@ -557,7 +557,7 @@ class AsyncLooksOn:
 
 
 @pytest.mark.usefixtures("replays_are_left_alone")
-def test_middleware_can_tell_a_replay_before_any_of_it_runs(get: Get) -> None:
+def test_middleware_can_recognise_a_replay_before_it_runs(get: Get) -> None:
     response = held(get, "/page/")
     assert response.status_code == 200
     (_, nothing), (replayed, dispatch) = LimitsRates.seen

@@ -19,7 +19,7 @@ def ann() -> User:
 
 
 def log_in(client: Client, **headers: str) -> str:
-    """Where the response of a queued login is."""
+    """Returns the URL of the response of a queued login."""
     accepted = client.post("/log-in/", {"username": "ann", "password": "secret"}, headers=headers)
     assert accepted.status_code == 202
     return str(accepted.json()["links"]["response"])

@@ -200,7 +200,7 @@ def test_a_poll_after_a_logout_keeps_the_cookie_that_identifies_the_owner() -> N
 
 
 def test_a_waiting_poll_keeps_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The session has ended before the poll came, and the dispatch is not done yet."""
+    """The session has ended before the poll, and the dispatch is not done yet."""
     monkeypatch.setattr("broker_django.admission.handover.run_eagerly", lambda *_args, **_kwargs: None)
     client = ann()
     links = send(client)
@@ -306,7 +306,7 @@ def test_dispatches_without_a_tenant_have_no_owner_once_tenants_are_configured(b
 
 
 def test_a_replay_for_another_tenant_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where a host was given to another tenant meanwhile."""
+    """As if another tenant had got the host meanwhile."""
     tenants = iter("ab")
     monkeypatch.setattr("tests.site.tenants.of_header", lambda _request: next(tenants))
     ownership._tenant_function.cache_clear()
@@ -318,7 +318,7 @@ def test_a_replay_for_another_tenant_does_not_run(monkeypatch: pytest.MonkeyPatc
     assert "another tenant than 'a'" in record.error
 
 
-def refused_anew() -> Client:
+def refused_again() -> Client:
     """With the session of a password that was changed meanwhile."""
     client = logged_in("carl")
     User.objects.filter(username="carl").update(password=client.cookies["sessionid"].value)
@@ -332,7 +332,7 @@ def ended() -> Client:
 
 
 @pytest.mark.parametrize("always", [False, True])
-@pytest.mark.parametrize("asks", [Client, bob, ended, refused_anew])
+@pytest.mark.parametrize("asks", [Client, bob, ended, refused_again])
 def test_another_owners_dispatch_looks_like_an_unknown_one(
     asks: Callable[[], Client], settings: Any, always: bool
 ) -> None:

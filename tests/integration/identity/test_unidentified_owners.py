@@ -340,7 +340,7 @@ def test_idempotency_keys_are_separate_for_each_user(kind: str) -> None:
         Client().post("/whose/", headers={"X-Partner": f"{kind}:{name}", **key}) for name in ("ann", "ann", "bob")
     )
     assert first.status_code == other.status_code == 202
-    if kind != "a token for each time":  # whose auth is another each time, and travels no more than a lock
+    if kind != "a token for each time":  # its auth differs each time, and cannot be frozen
         assert again.json() == {"secret of": f"{kind}:ann"}
 
 
@@ -485,7 +485,7 @@ def test_non_ascii_paths_are_resolved_to_find_their_user() -> None:
 
 
 def test_an_unidentifiable_user_must_show_something() -> None:
-    """The view may fail for its own reasons; there is nobody whom it could have found."""
+    """The view may fail for its own reasons; it could not have found a user."""
     links = send("/by-dispatch/")
     assert status(links) != 404
 

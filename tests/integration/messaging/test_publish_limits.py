@@ -1,4 +1,4 @@
-"""A queue that reached `max_published`: where the next dispatch waits."""
+"""A queue that reached `max_published`: the next dispatch waits in the ledger."""
 
 from __future__ import annotations
 
@@ -56,22 +56,22 @@ def is_held(record: DispatchRecord) -> bool:
 
 
 def hold(number: int, seconds: float) -> None:
-    """So many that have been due for so long."""
+    """Creates this many dispatches that have been due for this long."""
     due = timezone.now() - timedelta(seconds=seconds)
     DispatchRecord.objects.bulk_create(dispatch(published_at=None, due_at=due) for _ in range(number))
 
 
-def test_a_queue_takes_messages_again_though_some_were_held_just_now(waiting: dict[str, int]) -> None:
+def test_a_queue_takes_messages_again_although_some_were_held_before(waiting: dict[str, int]) -> None:
     hold(50, seconds=0.5)
     assert not is_held(written())
 
 
-def test_what_the_reapers_have_not_come_by_for_goes_first(waiting: dict[str, int]) -> None:
+def test_overdue_dispatches_are_published_first(waiting: dict[str, int]) -> None:
     hold(50, seconds=5)
     assert is_held(written())
 
 
-def test_a_few_that_somebody_has_locked_hold_up_no_other(waiting: dict[str, int]) -> None:
+def test_locked_rows_do_not_block_others(waiting: dict[str, int]) -> None:
     hold(transitions.A_FEW, seconds=300)
     assert not is_held(written())
 

@@ -78,7 +78,7 @@ def get(path: str, **headers: str) -> DispatchRecord:
 
 
 @pytest.mark.usefixtures("everything_accepted")
-def test_the_ledger_keeps_the_fields_that_the_request_came_with() -> None:
+def test_the_ledger_stores_the_fields_of_the_request() -> None:
     record = get("/echo/")
     assert tracing.headers_of(record) == FIELDS
     assert record.trace_id == TRACE
@@ -91,7 +91,7 @@ def test_a_request_without_a_trace_keeps_nothing() -> None:
 
 
 @pytest.mark.usefixtures("everything_queued")
-def test_the_view_sees_the_fields_as_they_came() -> None:
+def test_the_view_sees_the_original_fields() -> None:
     seen = Client().get("/echo/", headers=FIELDS).json()["headers"]
     assert {name: seen[name.title()] for name in FIELDS} == FIELDS
 

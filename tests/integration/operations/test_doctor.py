@@ -150,7 +150,7 @@ def test_a_queue_at_its_limit(memory: None, workers: dict[str, Any]) -> None:
 
 
 def with_slots(**values: Any) -> dict[str, Any]:
-    """What a worker says that has two slots, of which one is free."""
+    """Returns the status of a worker with two slots, one of them free."""
     status = {"slots": 2, "active": 1, "lost": 0, "begun": 7, "keys": conf.keyring.key_ids}
     running = [{"id": "1-2", "name": "POST /pay/ (payment)", "seconds": 61.2}]
     return {**status, "running": running, "answered_in": 0.03, **values}

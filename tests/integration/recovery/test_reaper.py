@@ -45,7 +45,7 @@ class Clock:
 
 
 class Wire:
-    """What a reaper publishes, and what it is told of queues."""
+    """Records what a reaper publishes, and reports queue lengths."""
 
     def __init__(self) -> None:
         self.published: list[uuid.UUID] = []
@@ -238,7 +238,7 @@ def test_a_pass_is_limited_in_time(steady: Reaper, clock: Clock, wire: Wire, mon
     assert len(wire.published) == 1
 
 
-def test_housekeeping_continues_where_a_pass_stopped(
+def test_housekeeping_continues_in_the_next_pass(
     steady: Reaper, clock: Clock, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "A_WHILE", -1.0)
@@ -325,7 +325,7 @@ def test_a_worker_with_old_settings_does_not_fail_dispatches_of_a_queue_in_use(
 def test_a_lease_that_expired_while_the_ledger_was_read_only_is_kept(
     steady: Reaper, clock: Clock, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on SQLite, if somebody holds the lock of the file for longer than a lease."""
+    """As on SQLite, if another process locks the file for longer than a lease."""
     record = accepted(clock.now)
     ledger.claim(record.pk, module.conf.queues["bulk"], "alive", clock.now)
     for _ in range(4):
@@ -370,7 +370,7 @@ def test_each_pass_publishes_a_few_if_the_queue_length_is_unknown(steady: Reaper
 
 
 def explained(caplog: pytest.LogCaptureFixture, pattern: re.Pattern[str], record: DispatchRecord) -> int:
-    """In how many log lines `chaos` reads why this dispatch ran again."""
+    """Returns how many log lines explain to `chaos` why this dispatch ran again."""
     return mentions(pattern, caplog.messages)[str(record.pk)]
 
 

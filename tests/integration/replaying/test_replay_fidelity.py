@@ -99,7 +99,7 @@ def checks_on_its_own(request: HttpRequest) -> HttpResponseBase:
 
 
 def another_user(request: HttpRequest) -> HttpResponse:
-    """API frameworks exchange the session and have the lazy user found anew."""
+    """API frameworks replace the session and reset the lazy user, so that it is found again."""
     request.session = SessionStore(request.GET["session"])
     del request._cached_user
     request.user._wrapped = empty
@@ -233,7 +233,7 @@ def test_an_eager_replay_returns_a_response_of_the_views_own_class(client: Clien
 
 
 class Appending:
-    """Middleware that touches what a view wants rendered."""
+    """Middleware that changes what a view renders."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response

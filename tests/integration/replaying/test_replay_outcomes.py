@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 MIDDLEWARE = "broker_django.middleware.RequestBrokerMiddleware"
 PROTOCOLS = ["wsgi", "asgi"]
 STOPPED = {"StopIteration", "RuntimeError", "CancelledError", "a middleware answered 500"}
-"""What becomes of a StopIteration: under ASGI that depends on the release of Python."""
+"""The error for a StopIteration. Under ASGI it depends on the Python version."""
 ran: list[str] = []
 
 
 class Stop(BaseException):
-    """What a library of the project ends its threads with."""
+    """An error that a library of the project uses to end its threads."""
 
 
 EXITS: dict[str, Callable[[], BaseException]] = {
@@ -88,7 +88,7 @@ urlpatterns = [
 
 
 def raising(get_response: Callable[[HttpRequest], HttpResponse]) -> Any:
-    """Cannot be made."""
+    """Middleware that cannot be created."""
     raise RuntimeError("a variable of the environment is missing")
 
 
@@ -100,7 +100,7 @@ def exiting(get_response: Callable[[HttpRequest], HttpResponse]) -> Any:
 
 
 def stopping(get_response: Callable[[HttpRequest], HttpResponse]) -> Any:
-    """Raises StopIteration as it sees the view."""
+    """Raises StopIteration in `process_view`."""
 
     def middleware(request: HttpRequest) -> HttpResponse:
         return get_response(request)
@@ -217,7 +217,7 @@ def test_if_no_view_can_be_reached_the_dispatch_is_handed_back(name: str, protoc
 
 
 def start(monkeypatch: pytest.MonkeyPatch, *queues: str) -> None:
-    """The first step of a worker that serves these queues of Celery."""
+    """Runs the first step of a worker that serves these Celery queues."""
     monkeypatch.setattr(connections, "close_all", lambda: None)
     amqp = SimpleNamespace(queues=SimpleNamespace(consume_from=queues))
     worker = SimpleNamespace(app=SimpleNamespace(amqp=amqp))

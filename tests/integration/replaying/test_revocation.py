@@ -38,7 +38,7 @@ HOSTNAME = "worker@here"
 
 @pytest.fixture(autouse=True)
 def nothing_revoked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Workers keep what was revoked for hours. And no process is forked here, so connections may stay."""
+    """Clear the revoked ids, which workers keep for hours. No process is forked here, so connections may stay."""
     monkeypatch.setattr("workers.replaying.revocation.connections", SimpleNamespace(close_all=lambda: None))
     monkeypatch.setattr("workers.replaying.celery_request.connections", SimpleNamespace(close_all=lambda: None))
     yield
@@ -61,7 +61,7 @@ class Held(ReplayRequest):
 
 
 def held(record: DispatchRecord, **headers: Any) -> Held:
-    """The message as a worker has taken it off the queue."""
+    """Returns the request of a message that a worker has received."""
     app = get_app()
     app.loader.import_default_modules()
     sent = app.amqp.create_task_message(str(record.pk), TASK, args=("sealed",), kwargs={}, ignore_result=True)
@@ -80,7 +80,7 @@ def held(record: DispatchRecord, **headers: Any) -> Held:
 
 
 def begin(record: DispatchRecord, request: Held) -> None:
-    """Its view runs."""
+    """Let its view begin."""
     request.time_start = time.time() - 1
     state.task_accepted(request)
     assert ledger.claim(record.pk, conf.queues["bulk"], HOSTNAME)
@@ -92,7 +92,7 @@ def now_is(record: DispatchRecord) -> str:
 
 
 class Pool(Processes):
-    """Notes what it is told to end."""
+    """Records the process that it is asked to stop."""
 
     def __init__(self) -> None:
         self.ended: list[tuple[int, str]] = []
@@ -223,7 +223,7 @@ def test_celerys_revoke_commands_cancel_waiting_dispatches(name: str, record: Di
 
 @pytest.fixture
 def cancelled() -> Iterator[list[uuid.UUID]]:
-    """Of which dispatches the ledger says that they were cancelled."""
+    """Returns the dispatches for which the ledger sent `cancelled`."""
     told: list[uuid.UUID] = []
 
     def hear(event: Event) -> None:

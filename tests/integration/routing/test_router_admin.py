@@ -112,7 +112,7 @@ ABOUT_ROUTERS = ["view_router", "change_router"]
 
 @pytest.fixture
 def hidden(router, settings):
-    """Where the router leads; one of its destinations is broken, as settings may make it."""
+    """The URLs of the router's destinations; one is broken, as changed settings may make it."""
     settings.REQUEST_BROKER = {"ALLOWED_REDIRECT_HOSTS": [SECRET]}
     for number, destination in enumerate(router.destinations.all()):
         destination.url = f"https://{SECRET}/{number}/"
@@ -230,7 +230,7 @@ def test_broker_explain_reports_an_unknown_queue(settings):
 
 
 class ByName(Dispatcher):
-    """Goes by the name of the URL, and says it once."""
+    """Decides by the name of the URL, once."""
 
     asked = []
 
@@ -246,7 +246,7 @@ def test_broker_explain_asks_a_dispatcher_once_with_the_url_resolved(settings):
     assert ByName.asked == ["echo/"]
 
 
-def test_broker_explain_tells_what_admission_refuses(settings):
+def test_broker_explain_reports_what_admission_refuses(settings):
     settings.REQUEST_BROKER = {"QUEUES": {"payment": {"require_idempotency_key": True}}}
     assert "The request is refused: 400, send an Idempotency-Key" in explained("POST", "/pay/")
     assert "Queued on payment" in explained("POST", "/pay/", "-H", 'Idempotency-Key: "1"')
@@ -257,7 +257,7 @@ class WithoutStatusUrls:
     urlpatterns = [path("pay/", pay)]
 
 
-def test_broker_explain_tells_that_nobody_could_follow(settings):
+def test_broker_explain_reports_missing_status_urls(settings):
     settings.ROOT_URLCONF = WithoutStatusUrls
     told = explained("POST", "/pay/")
     assert "The view runs now: the broker's URLs cannot be reversed on the host" in told

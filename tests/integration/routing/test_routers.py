@@ -177,7 +177,7 @@ class BelowALanguage:
 
 
 @pytest.mark.parametrize(("urls", "health"), [(AtTheRoot, "/health/"), (BelowALanguage, "/de/broker/health/")])
-def test_only_the_status_urls_are_exempt_from_routing_wherever_they_are(client, urls, health):
+def test_only_the_status_urls_are_exempt_from_routing_at_any_prefix(client, urls, health):
     route("/*", "/echo/")
     with override_settings(ROOT_URLCONF=urls):
         assert client.get("/anything/").status_code == 302
@@ -477,7 +477,7 @@ def test_two_active_routers_of_the_same_source_and_rank_are_refused():
 
 
 class ByTenant(Dispatcher):
-    """What a project writes: tenants have queues, and /beta/ is where beta testers go."""
+    """A DISPATCHER of a project: tenants have queues, and beta testers are redirected to /beta/."""
 
     def route(self, request):
         if request.headers.get("X-Beta") and request.path_info == "/old/":

@@ -32,7 +32,7 @@ def path_of(record: DispatchRecord, what: str = "") -> str:
 
 @pytest.fixture
 def waiting() -> DispatchRecord:
-    """A dispatch that no worker has come to."""
+    """A dispatch that no worker has claimed."""
     return DispatchRecord.objects.create(
         queue="bulk", method="GET", path="/x/", route="/x/", accepted_at=timezone.now(), sealed=b""
     )
@@ -68,7 +68,7 @@ UNKNOWN = uuid.UUID(int=0x18A02573E8DC4DD898BB0A3CA95FB0C1)
         "\u00fc",
     ],
 )
-def test_what_was_not_issued_here_is_a_404(client: Client, token: str, what: str) -> None:
+def test_a_token_that_was_not_issued_here_is_a_404(client: Client, token: str, what: str) -> None:
     assert client.get(f"/broker/tasks/{token}/{what}").status_code == 404
 
 
@@ -79,14 +79,14 @@ def test_a_changed_token_is_a_404(client: Client, answered: DispatchRecord) -> N
         assert client.get(f"/broker/tasks/{changed}/").status_code == 404
 
 
-def test_a_waiting_dispatch_says_when_to_ask_again(client: Client, waiting: DispatchRecord) -> None:
+def test_an_unfinished_dispatch_has_a_retry_after(client: Client, waiting: DispatchRecord) -> None:
     response = client.get(path_of(waiting))
     assert (response.status_code, response["Retry-After"], response.json()["done"]) == (200, "1", False)
     pending = client.get(path_of(waiting, "response/"))
     assert (pending.status_code, pending["Retry-After"]) == (202, "1")
 
 
-def test_a_finished_dispatch_does_not(client: Client, answered: DispatchRecord) -> None:
+def test_a_finished_dispatch_has_no_retry_after(client: Client, answered: DispatchRecord) -> None:
     response = client.get(path_of(answered))
     assert "Retry-After" not in response
     document = response.json()
@@ -99,13 +99,13 @@ def test_a_finished_dispatch_does_not(client: Client, answered: DispatchRecord) 
 
 
 @pytest.mark.parametrize("wait", ["1", "0", "x", "-1", "1e9", "9" * 40])
-def test_wait_is_taken_where_it_is_a_number(client: Client, waiting: DispatchRecord, wait: str) -> None:
+def test_a_wait_that_is_not_a_number_is_ignored(client: Client, waiting: DispatchRecord, wait: str) -> None:
     with override_settings(REQUEST_BROKER={"MAX_WAIT": 0.05}):
         assert client.get(path_of(waiting), {"wait": wait}).json()["state"] == "queued"
         assert client.get(path_of(waiting, "response/"), {"wait": wait}).status_code == 202
 
 
-def test_cancelling_what_waits(client: Client, waiting: DispatchRecord) -> None:
+def test_a_waiting_dispatch_is_cancelled(client: Client, waiting: DispatchRecord) -> None:
     response = Client(enforce_csrf_checks=True).delete(path_of(waiting))
     assert (response.status_code, response.json()["state"]) == (202, "cancelled")
     assert client.delete(path_of(waiting)).status_code == 202
@@ -114,25 +114,25 @@ def test_cancelling_what_waits(client: Client, waiting: DispatchRecord) -> None:
 
 
 @pytest.mark.parametrize("state", ["running", "succeeded", "failed", "expired"])
-def test_what_has_begun_cannot_be_cancelled(client: Client, waiting: DispatchRecord, state: str) -> None:
+def test_a_running_dispatch_cannot_be_cancelled(client: Client, waiting: DispatchRecord, state: str) -> None:
     DispatchRecord.objects.update(state=state)
     response = client.delete(path_of(waiting))
     assert (response.status_code, state in response.json()["detail"]) == (409, True)
 
 
-def test_a_dispatch_that_nobody_waits_for_any_more_expires(client: Client, waiting: DispatchRecord) -> None:
+def test_a_dispatch_expires(client: Client, waiting: DispatchRecord) -> None:
     DispatchRecord.objects.update(expires_at=timezone.now() - timedelta(seconds=1))
     assert client.get(path_of(waiting)).json()["state"] == "expired"
     assert client.get(path_of(waiting, "response/")).status_code == 410
 
 
-def test_a_response_is_kept_for_its_time(client: Client, answered: DispatchRecord) -> None:
+def test_a_response_is_kept_for_results_ttl(client: Client, answered: DispatchRecord) -> None:
     assert client.get(path_of(answered, "response/")).status_code == 201
     DispatchRecord.objects.update(finished_at=timezone.now() - timedelta(days=2))
     assert client.get(path_of(answered, "response/")).status_code == 410
 
 
-def test_a_stored_response_that_was_tampered_with_is_not_handed_out(client: Client, answered: DispatchRecord) -> None:
+def test_a_stored_response_that_was_altered_is_not_returned(client: Client, answered: DispatchRecord) -> None:
     TaskResult.objects.update(result=json.dumps({"status": 200, "sealed": "QUFBQQ=="}))
     assert client.get(path_of(answered, "response/")).status_code == 410
 
@@ -160,7 +160,7 @@ def test_events_under_asgi(async_client: AsyncClient, answered: DispatchRecord) 
     assert states(streamed(async_client, answered)) == ["succeeded"]
 
 
-def test_a_stream_ends_with_its_lifetime_and_says_when_to_come_back(
+def test_a_stream_ends_after_its_lifetime_with_a_time_to_reconnect(
     async_client: AsyncClient, waiting: DispatchRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(views, "EVENTS_LIFETIME", 0.05)
@@ -186,7 +186,7 @@ def deactivate_and_finish(record: DispatchRecord) -> None:
 
 @pytest.mark.django_db(transaction=True)
 @override_settings(REQUEST_BROKER={"MAX_WAIT": 20})
-def test_a_stream_tells_nothing_more_to_an_account_that_was_closed(
+def test_a_stream_ends_if_the_account_is_closed(
     client: Client, async_client: AsyncClient, waiting: DispatchRecord
 ) -> None:
     ann = User.objects.create_user("ann")
@@ -194,29 +194,29 @@ def test_a_stream_tells_nothing_more_to_an_account_that_was_closed(
     client.force_login(ann)
     async_client.cookies = client.cookies
 
-    async def told_by_asgi() -> list[bytes]:
+    async def events_by_asgi() -> list[bytes]:
         response: Any = await async_client.get(path_of(waiting, "events/"))
         told = response.streaming_content
         first = await anext(told)
         await sync_to_async(deactivate_and_finish)(waiting)
         return [first, *[each async for each in told]]
 
-    def told_by_wsgi() -> list[bytes]:
+    def events_by_wsgi() -> list[bytes]:
         response: Any = client.get(path_of(waiting, "events/"))
         told = iter(response.streaming_content)
         first = next(told)
         deactivate_and_finish(waiting)
         return [first, *told]
 
-    for told in (async_to_sync(told_by_asgi), told_by_wsgi):
+    for told in (async_to_sync(events_by_asgi), events_by_wsgi):
         User.objects.update(is_active=True)
         DispatchRecord.objects.update(state="queued", finished_at=None)
         assert states(b"".join(told())) == ["queued"]
 
 
 @pytest.fixture
-def nothing_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The process can start no thread that would look for those who wait."""
+def no_threads_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process can start no watcher thread."""
 
     def start(_thread: Watcher) -> None:
         raise UnwatchedError("no thread")
@@ -226,9 +226,9 @@ def nothing_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("broker_django.models.database.in_transaction", lambda: False)
 
 
-@pytest.mark.usefixtures("nothing_left")
+@pytest.mark.usefixtures("no_threads_left")
 @override_settings(REQUEST_BROKER={"QUEUES": {"bulk": {"wait": 30}}, "MAX_WAIT": 30})
-def test_who_cannot_wait_is_answered_at_once(
+def test_a_client_that_cannot_wait_is_answered_at_once(
     client: Client, async_client: AsyncClient, waiting: DispatchRecord
 ) -> None:
     began = time.monotonic()
@@ -243,14 +243,14 @@ def test_who_cannot_wait_is_answered_at_once(
 
 @pytest.fixture
 def not_eager() -> Iterator[None]:
-    """Nobody runs what is accepted."""
+    """Accepted dispatches are not run."""
     get_app().conf.task_always_eager = False
     yield
     get_app().conf.task_always_eager = True
 
 
-@pytest.mark.usefixtures("nothing_left", "not_eager")
-def test_a_wait_that_never_began_is_not_said_to_be_applied(
+@pytest.mark.usefixtures("no_threads_left", "not_eager")
+def test_a_wait_that_never_began_is_not_reported_as_applied(
     client: Client, async_client: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("broker_django.admission.handover.hand_to_message_broker", lambda *_: True)
@@ -292,7 +292,7 @@ def test_the_admin_shows_dispatches_and_changes_nothing(admin_client: Client, an
 
 
 @pytest.mark.parametrize("what", ["", "response/", "events/"])
-def test_a_url_whose_time_is_over_is_gone(client: Client, what: str) -> None:
+def test_an_expired_url_is_gone(client: Client, what: str) -> None:
     token = tokens.issue(UNKNOWN, datetime(2020, 1, 1, tzinfo=UTC))
     answer = client.get(f"/broker/tasks/{token}/{what}")
     assert (answer.status_code, answer.json()["type"]) == (410, "urn:request-broker:problem:token-expired")

@@ -1,4 +1,4 @@
-"""Middleware that writes into the session of every request, while the replay of a queued one renews or ends it."""
+"""Middleware writes into the session of every request, while a replay renews or ends the session."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def send(visitor: Any, method: str, path: str, *arguments: Any) -> Any:
 @pytest.mark.usefixtures("project")
 @pytest.mark.parametrize("always", [False, True])
 @pytest.mark.parametrize("path", ["/log-in/", "/log-out/"])
-def test_the_client_keeps_its_cookie_until_it_has_the_answer(
+def test_the_client_keeps_its_cookie_until_it_has_the_response(
     visitor: Any, settings: SettingsWrapper, path: str, *, always: bool
 ) -> None:
     settings.SESSION_SAVE_EVERY_REQUEST = always
@@ -81,7 +81,7 @@ def test_the_client_keeps_its_cookie_until_it_has_the_answer(
 
 @pytest.mark.usefixtures("project")
 @pytest.mark.parametrize("always", [False, True])
-def test_what_was_written_is_kept_beside_what_the_view_wrote(
+def test_writes_of_the_middleware_and_the_view_are_both_kept(
     visitor: Any, settings: SettingsWrapper, *, always: bool
 ) -> None:
     settings.SESSION_SAVE_EVERY_REQUEST = always

@@ -1,4 +1,4 @@
-"""The OpenAPI document says what the code does."""
+"""The OpenAPI document matches the code."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def status_of(client: Client) -> dict[str, Any]:
     return document
 
 
-def test_the_document_is_the_file_with_the_place_it_is_mounted_at(document: dict[str, Any]) -> None:
+def test_the_document_is_the_file_with_its_mount_point(document: dict[str, Any]) -> None:
     assert document == {**json.loads(FILE.read_bytes()), "servers": [{"url": "/broker"}]}
 
 
 @pytest.mark.parametrize(("script_name", "server"), [("", "/"), ("/shop", "/shop")])
 @override_settings(ROOT_URLCONF=__name__)
-def test_the_server_is_where_the_site_is_mounted(client: Client, script_name: str, server: str) -> None:
+def test_the_server_is_the_mount_point_of_the_site(client: Client, script_name: str, server: str) -> None:
     document = client.get("/openapi.json", SCRIPT_NAME=script_name).json()
     assert document["servers"] == [{"url": server}]
 
@@ -60,14 +60,14 @@ def test_every_route_is_documented_and_no_other(document: dict[str, Any]) -> Non
     assert set(document["paths"]) == routes
 
 
-def test_a_status_document_has_what_the_schema_says(client: Client, document: dict[str, Any]) -> None:
+def test_a_status_document_matches_the_schema(client: Client, document: dict[str, Any]) -> None:
     found = status_of(client)
     for name, part in [("Status", found), ("Response", found["response"]), ("Links", found["links"])]:
         described = schema(document, name)
         assert list(part) == list(described["properties"]) == described["required"], name
 
 
-def test_a_dispatch_that_has_not_begun_has_them_too(document: dict[str, Any]) -> None:
+def test_a_dispatch_that_has_not_begun_matches_the_schema_too(document: dict[str, Any]) -> None:
     dispatch = Dispatch(uuid.uuid4(), "bulk", timezone.now())
     assert list(status_document(dispatch, "https://example.org/")) == schema(document, "Status")["required"]
 
@@ -76,7 +76,7 @@ def test_the_states_are_those_of_a_dispatch(document: dict[str, Any]) -> None:
     assert schema(document, "State")["enum"] == list(State)
 
 
-def test_a_problem_has_what_the_schema_says(client: Client, document: dict[str, Any]) -> None:
+def test_a_problem_matches_the_schema(client: Client, document: dict[str, Any]) -> None:
     problem = client.get("/broker/tasks/unknown/").json()
     assert set(problem) == set(schema(document, "Problem")["properties"])
 

@@ -1,4 +1,4 @@
-"""The one thread that looks for everybody in a process who waits."""
+"""The one thread of a process that polls for all waiting clients."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def threads() -> list[threading.Thread]:
 
 @pytest.fixture
 def watcher() -> Iterator[Watcher]:
-    """One of the test's own, whose thread ends, with its connection, once nobody waits."""
+    """A separate watcher, whose thread and connection end when no client waits."""
     yield Watcher()
     wait_until(lambda: not threads())
 
@@ -42,7 +42,7 @@ def waiting(**facts: Any) -> DispatchRecord:
 
 
 def waits(record: DispatchRecord, state: str) -> tuple[Waiter, threading.Event]:
-    """Somebody who waits for the dispatch to have this state."""
+    """Returns a waiter for this state, and the event that wakes it."""
     woken = threading.Event()
     return Waiter(record.pk, lambda seen: seen.state == state, woken.set), woken
 
@@ -51,7 +51,7 @@ def change(record: DispatchRecord, **values: Any) -> None:
     DispatchRecord.objects.filter(pk=record.pk).update(**values)
 
 
-def test_everybody_is_woken_by_what_they_wait_for_and_by_one_thread(watcher: Watcher) -> None:
+def test_one_thread_wakes_each_client_for_its_own_dispatch(watcher: Watcher) -> None:
     record, other = waiting(), waiting()
     running, done, elsewhere = waits(record, "running"), waits(record, "succeeded"), waits(other, "running")
     with ExitStack() as held:
@@ -67,7 +67,7 @@ def test_everybody_is_woken_by_what_they_wait_for_and_by_one_thread(watcher: Wat
         assert not elsewhere[1].is_set()
 
 
-def test_a_writer_of_a_database_in_memory_does_not_fail_because_the_watcher_reads(
+def test_the_watcher_does_not_block_writes_to_a_database_in_memory(
     watcher: Watcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     find, reading, written = ledger.find_all, threading.Event(), threading.Event()
@@ -90,7 +90,7 @@ def test_a_writer_of_a_database_in_memory_does_not_fail_because_the_watcher_read
         assert woken.wait(PATIENCE)
 
 
-def test_whoever_comes_after_the_thread_has_ended_is_woken_by_another(watcher: Watcher) -> None:
+def test_after_the_thread_has_ended_the_next_client_starts_another(watcher: Watcher) -> None:
     for _ in range(2):
         record = waiting()
         waiter, woken = waits(record, "running")
@@ -100,16 +100,14 @@ def test_whoever_comes_after_the_thread_has_ended_is_woken_by_another(watcher: W
         wait_until(lambda: not threads())
 
 
-def test_what_expires_while_it_is_waited_for_has_expired(watcher: Watcher) -> None:
+def test_a_dispatch_that_expires_during_the_wait_is_expired(watcher: Watcher) -> None:
     record = waiting(expires_at=timezone.now())
     waiter, woken = waits(record, "expired")
     with watcher.waiting(waiter):
         assert woken.wait(PATIENCE)
 
 
-def test_a_ledger_that_does_not_answer_for_a_while_leaves_nobody_waiting(
-    watcher: Watcher, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_clients_are_woken_after_an_outage_of_the_ledger(watcher: Watcher, monkeypatch: pytest.MonkeyPatch) -> None:
     record, find, errors = waiting(), ledger.find_all, iter([OperationalError("away"), RuntimeError("odd")])
 
     def find_all(ids: Any) -> Any:
@@ -132,7 +130,7 @@ def test_a_ledger_that_does_not_answer_for_a_while_leaves_nobody_waiting(
         ("threading.Thread.start", RuntimeError("can't start new thread")),
     ],
 )
-def test_who_cannot_be_watched_leaves_nothing_behind(
+def test_a_failed_start_of_the_thread_leaves_nothing_open(
     watcher: Watcher, monkeypatch: pytest.MonkeyPatch, where: str, error: Exception
 ) -> None:
     def fail(*_args: object) -> Any:
@@ -152,7 +150,7 @@ def test_who_cannot_be_watched_leaves_nothing_behind(
         assert woken.wait(PATIENCE)
 
 
-def test_a_forked_process_has_none_of_its_parents_clients(watcher: Watcher) -> None:
+def test_a_forked_process_starts_without_clients(watcher: Watcher) -> None:
     record = waiting()
     waiter, woken = waits(record, "running")
     with watcher.waiting(waiter):

@@ -1,4 +1,4 @@
-"""Views that tell who sent a request, as packages for second factors and for impersonation know it."""
+"""Views that return the user, as packages for second factors and for impersonation know it."""
 
 from __future__ import annotations
 

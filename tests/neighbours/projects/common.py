@@ -1,4 +1,4 @@
-"""A view that tells what small packages add to a request."""
+"""A view that returns what small packages add to a request."""
 
 from __future__ import annotations
 

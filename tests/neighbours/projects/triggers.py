@@ -1,4 +1,4 @@
-"""A project whose history is kept by triggers, which are told who wrote along with each statement."""
+"""A project whose history is written by triggers. Each statement also contains who writes."""
 
 from __future__ import annotations
 

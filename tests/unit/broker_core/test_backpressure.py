@@ -83,11 +83,11 @@ def test_lower_classes_are_refused_before_higher_ones():
     assert verdict("payment", QUEUES, {"payment": load(8)}) is None
 
 
-def test_what_is_not_known_refuses_nobody():
+def test_an_unknown_load_refuses_nothing():
     assert verdict("bulk-eu", QUEUES, {}) is None
 
 
-def test_of_two_refusals_the_longer_one_is_told():
+def test_of_two_refusals_the_longer_one_counts():
     both = {"payment": load(18, drain=1.0), "bulk-eu": load(100, 120, drain=0.5)}
     assert verdict("bulk-eu", QUEUES, both).queue == "bulk-eu"
     assert verdict("bulk-eu", QUEUES, {**both, "payment": load(5_000, drain=1.0)}).queue == "payment"
@@ -114,19 +114,19 @@ def test_a_lower_class_is_asked_back_when_the_higher_one_is_below_its_part():
     assert retry_after(QueuePolicy(max_depth=100), load(100, 1, 1.0), SHED) == 21
 
 
-def test_while_nothing_drains_nobody_knows():
+def test_while_nothing_drains_the_retry_after_is_fixed():
     assert retry_after(QueuePolicy(max_depth=100), load(200, 60, 0.0)) == NOTHING_DRAINS
     assert retry_after(QueuePolicy(max_depth=0), load(0, 0, 5.0)) == NOTHING_DRAINS
 
 
-def test_one_sample_tells_by_littles_law():
+def test_one_sample_is_estimated_by_littles_law():
     assert load(50, 100).drain == 0.5
     assert load(50, 0).drain == 0.0
     assert retry_after(QueuePolicy(max_depth=100), load(109, 109)) == 10
 
 
 def test_the_oldest_are_gone_when_those_in_between_have_grown_older():
-    """60 waiting, one came each second; two leave each second: after t seconds the oldest is 60 - t seconds old."""
+    """60 wait, accepted one per second; two leave per second: after t seconds the oldest is 60 - t seconds old."""
     assert retry_after(QueuePolicy(max_age=50.0), load(60, 60, 2.0)) == 10
     assert retry_after(QueuePolicy(max_age=50.0), load(60, 60, 1.0)) == 60, "not before all have left"
 
@@ -137,7 +137,7 @@ def test_a_retry_after_is_bounded(policy, found, threshold):
 
 
 @given(st.integers(1, 1_000), st.integers(0, 5_000), st.floats(0.01, 1_000))
-def test_after_the_time_that_was_told_there_is_room(limit, beyond, drain):
+def test_after_the_retry_after_the_queue_accepts_requests(limit, beyond, drain):
     policy, found = QueuePolicy(max_depth=limit), load(limit + beyond, 1, drain)
     seconds = retry_after(policy, found)
     left = found.depth - seconds * drain
@@ -153,7 +153,7 @@ def test_a_drain_rate_is_never_negative_and_lies_between_old_and_new(before, aft
     assert low - 1e-6 * (1 + high) <= follow(first, now, came).measured <= high + 1e-6 * (1 + high)
 
 
-def test_two_samples_tell_what_left_in_between():
+def test_two_samples_give_the_drain_rate():
     later = replace(load(90, 30), at=NOW + timedelta(seconds=10))
     assert follow(load(100, 20), later, arrivals=40).measured == 5.0
 
@@ -165,7 +165,7 @@ def test_a_change_is_followed_smoothly():
     assert 0.0 < found.measured < 1.0
 
 
-def test_samples_that_say_nothing_change_nothing():
+def test_unusable_samples_change_nothing():
     known = replace(load(100, drain=3.0), capped=True)
     later = replace(load(100), at=NOW + timedelta(seconds=1), capped=True)
     assert follow(known, later, arrivals=50).measured == 3.0

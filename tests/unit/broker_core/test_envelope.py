@@ -95,7 +95,7 @@ def test_a_keyring_without_a_key_is_refused(secrets):
         Keyring(secrets)
 
 
-def test_ids_tell_keys_apart_and_say_which_one_seals() -> None:
+def test_ids_distinguish_keys_and_name_the_one_that_seals() -> None:
     old, new = Keyring(["old"]), Keyring(["new", "old"])
     assert new.key_ids[1:] == old.key_ids
     assert len(set(new.key_ids)) == 2

@@ -68,9 +68,9 @@ scopes = st.tuples(sites, texts, texts, texts, keys)
 @example((("", ""), "1", "", "/a/", "k"), (("", ""), "", "1", "/a/", "k"))
 @example((("", ""), "", "", "/a/", "bk"), (("", ""), "", "", "/a/b", "k"))
 @example((("a", "b"), "1", "", "/a/", "k"), (("ab", ""), "1", "", "/a/", "k"))
-def test_scopes_are_equal_only_where_their_parts_are(one: tuple[Any, ...], other: tuple[Any, ...]) -> None:
+def test_scopes_are_equal_only_if_their_parts_are(one: tuple[Any, ...], other: tuple[Any, ...]) -> None:
     def counted(parts: tuple[Any, ...]) -> tuple[Any, ...]:
-        """A user is the same user, whatever the client."""
+        """A user is the same user with any client."""
         site, user, client, route, key = parts
         return (site, "user", user, route, key) if user else (site, "client", client, route, key)
 
@@ -87,7 +87,7 @@ requests = st.tuples(
 @example(("k", "POST", "/a", "", {}, b"b"), ("k", "POST", "/", "", {}, b"ab"))
 @example(("k", "POST", "/", "t/p", {"a": "1"}, b"a"), ("k", "POST", "/", "t/p", {"a": "2"}, b"a"))
 @example(("k", "POST", "/", "text/plain", {}, b""), ("k", "POST", "/", "", {}, b""))
-def test_fingerprints_are_equal_only_where_the_requests_are(one: tuple, other: tuple) -> None:
+def test_fingerprints_are_equal_only_if_the_requests_are(one: tuple, other: tuple) -> None:
     def counted(request: tuple) -> tuple:
         """Nothing has no type."""
         return request if request[-1] else (*request[:3], b"")
@@ -106,7 +106,7 @@ parts = st.lists(st.binary(max_size=10) | st.sampled_from([b"--", b"\r\n--\r\n\r
 
 
 @given(parts, parts)
-def test_forms_are_the_same_whatever_their_boundary(one: list[bytes], other: list[bytes]) -> None:
+def test_forms_are_the_same_with_any_boundary(one: list[bytes], other: list[bytes]) -> None:
     assert (form("0a1b2c3d4e", one) == form("f5e6d7c8b9", other)) == (one == other)
 
 

@@ -223,14 +223,14 @@ def test_what_is_written_can_be_read():
     assert max(VERSIONS) == VERSION
 
 
-def test_the_body_is_whatever_follows_the_head():
+def test_the_body_is_everything_after_the_head():
     assert (
         RequestMessage.decode(packed(b'["wsgi","http","unchecked","","","","",null,null,null,0,{}]', b"\x00[{")).body
         == b"\x00[{"
     )
 
 
-def test_the_content_type_is_found_whatever_its_case():
+def test_the_content_type_is_found_in_any_case():
     assert ResponseMessage(200, headers=(("A", "b"), ("CONTENT-type", "text/css"))).content_type == "text/css"
     assert ResponseMessage(204).content_type == ""
 

@@ -84,13 +84,13 @@ def test_a_queue_of_two_routers_gets_the_mean():
     assert factors == {"eu": 1.25, "us": 0.5, "asia": 1}
 
 
-def test_where_nothing_can_choose_each_queue_has_its_processes():
+def test_without_ordered_queues_each_queue_has_its_own_processes():
     shipped = policies_from({"payment": {"reserve": 3}})
     unordered = plan_for(shipped, {}, 10, ordered=False)
     assert (unordered.dedicated, unordered.shared) == ({"payment": 6, "realtime": 3, "bulk": 1}, 0)
 
 
-def test_where_nothing_can_choose_a_reserve_is_taken_from_the_richest():
+def test_without_ordered_queues_a_reserve_comes_from_the_largest_share():
     made = plan({"payment": {"reserve": 3}, "bulk": {"weight": 9}}, 6, ordered=False)
     assert made.dedicated == {"payment": 3, "bulk": 3}
 

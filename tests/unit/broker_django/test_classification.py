@@ -83,7 +83,7 @@ def test_every_variable_has_a_value_for_nobody(user):
     [("12", 12), ("", 0), ("-1", 0), ("+1", 0), ("1e3", 0), ("²", 0), ("٣", 0), (" 1", 0), ("0" * 30 + "7", 7)]
     + [("9" * digits, sys.maxsize) for digits in (19, 30, 5000)],
 )
-def test_a_size_is_what_was_declared_where_that_is_a_number(declared, size):
+def test_a_size_is_the_declared_length_if_that_is_a_number(declared, size):
     assert values(get("/", CONTENT_LENGTH=declared), frozenset({"request.size"})) == {"request.size": size}
 
 
@@ -122,7 +122,7 @@ def test_a_decorator_overrules_rules():
         assert classify(get("/"), queue("payment")(lambda request: None)).queue == "payment"
 
 
-def test_a_user_is_read_only_where_a_rule_asks():
+def test_a_user_is_read_only_if_a_rule_reads_it():
     with rules({"when": "request.path == '/'", "queue": "bulk"}):
         assert not reads_user(get("/"), view)
     with rules({"when": "user.is_staff", "queue": "bulk"}):

@@ -237,7 +237,7 @@ print(json.dumps([*seen, "workers" in str(TRANSPORT_ALIASES["redis"])]))
 
 @pytest.fixture
 def worker(tmp_path):
-    """Makes a worker with a pool of this name in another process; gives its settings, and whether Redis is ours."""
+    """Makes a worker with this pool in another process. Returns its settings, and whether it uses our transport."""
     (tmp_path / "pools").mkdir()
     for name in ("gevent", "prefork"):
         (tmp_path / "pools" / f"{name}.py").write_text("from celery.concurrency.solo import TaskPool")
@@ -294,7 +294,7 @@ def test_the_scheme_of_a_url(url, scheme):
 
 
 def test_it_is_imported_before_django_is_set_up():
-    """A project imports its Celery app in its package, and Celery's own commands what its settings name."""
+    """A project imports its Celery app in its package, and Celery's commands import what its settings name."""
     named = ("config", "inspection", "consuming.scheduling", "consuming.redis", "consuming.rabbitmq")
     program = f"import {', '.join(f'workers.{name}' for name in named)}"
     assert finished([sys.executable, "-c", program], {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}).stderr == ""

@@ -101,7 +101,7 @@ async def aecho(request: HttpRequest) -> JsonResponse:
 
 @csrf_exempt
 def mirror(request: HttpRequest) -> HttpResponse:
-    """The body as it came."""
+    """Returns the body unchanged."""
     return HttpResponse(request.body, content_type=request.headers.get("Content-Type", "application/octet-stream"))
 
 

@@ -63,7 +63,7 @@ def test_any_text_compiles_or_is_refused_and_then_is_true_false_or_without_answe
         ('["/pay"].exists(request_path, request.path != request_path)', True, False),
     ],
 )
-def test_plain_variables_stand_for_members_where_that_changes_nothing(text, nested, expected):
+def test_plain_variables_replace_members_if_that_changes_nothing(text, nested, expected):
     condition = Condition(text)
     assert condition.nested is nested
     assert condition.holds(context(VALUES, nested=nested)) is expected

@@ -148,6 +148,6 @@ def test_a_parameter_of_anything_is_no_secret(name):
     assert not is_secret_parameter(name)
 
 
-def test_a_name_of_any_length_is_looked_at_once():
+def test_a_long_name_is_checked_only_once():
     assert looks_like_credential("x-" + "a-" * 50_000 + "token")
     assert not looks_like_credential("x-" + "a-" * 50_000)

@@ -66,7 +66,7 @@ def test_the_seconds_that_the_client_waits(text, wait):
     assert parse_preferences(text).wait == wait
 
 
-def test_a_field_of_any_length_is_looked_at_up_to_a_limit():
+def test_a_field_is_parsed_up_to_a_limit():
     assert parse_preferences("respond-async" + " " * MAX_LENGTH) == NO_PREFERENCES
     assert parse_preferences('"' * MAX_LENGTH) == NO_PREFERENCES
 
@@ -83,5 +83,5 @@ def test_a_field_of_any_length_is_looked_at_up_to_a_limit():
         (Preferences(False, 100), 30.0, "wait=30"),
     ],
 )
-def test_what_was_applied_is_told(preferences, held, applied):
+def test_applied_preferences_are_reported(preferences, held, applied):
     assert preferences.applied(held) == applied

@@ -62,7 +62,7 @@ def test_another_process_chooses_the_same():
 
 
 @pytest.mark.parametrize("entries", [{}, {"a": 0}, {"a": 0, "b": 0}])
-def test_nothing_is_chosen_where_everything_is_drained(entries):
+def test_nothing_is_chosen_if_everything_is_drained(entries):
     assert choose(entries, "anyone", "salt") is None
     assert set(shares(entries).values()) <= {0.0}
 

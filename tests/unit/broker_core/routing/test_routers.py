@@ -95,7 +95,7 @@ def test_what_is_no_method():
         methods_of("GET, P:ST")
 
 
-def test_values_are_asked_for_only_where_a_condition_reads_them():
+def test_values_are_computed_only_if_a_condition_reads_them():
     asked = []
 
     def recording(names):
@@ -165,11 +165,11 @@ def url(destination, query="", append="", carry=True, **captures):
         ("/b/{other}/{}/{0}/", "", "", "/b/{other}/{}/{0}/"),
     ],
 )
-def test_where_a_destination_leads(destination, query, append, expected):
+def test_the_target_of_a_destination(destination, query, append, expected):
     assert url(destination, query, append) == expected
 
 
-def test_the_query_is_dropped_where_the_destination_says_so():
+def test_the_query_is_dropped_if_the_destination_says_so():
     assert url("/b/?y=1", "x=1", "z=2", carry=False) == "/b/?y=1&z=2"
 
 
@@ -185,7 +185,7 @@ def test_the_query_is_dropped_where_the_destination_says_so():
         ("/{x}", "{router_code}", "/{router_code}"),
     ],
 )
-def test_captured_values_stay_where_they_are_put(destination, captured, expected):
+def test_captured_values_cannot_change_the_url_around_them(destination, captured, expected):
     assert url(destination, x=captured).replace("%7B", "{").replace("%7D", "}") == expected
 
 
@@ -222,7 +222,7 @@ def test_the_very_same_url(one, other, same):
         ("bulk", "queue"),
     ],
 )
-def test_where_a_destination_may_lead(destination, action):
+def test_allowed_targets_of_a_destination(destination, action):
     check_url(destination, Action(action), {"bulk"}, "friend.example".__eq__)
 
 
@@ -244,6 +244,6 @@ def test_where_a_destination_may_lead(destination, action):
         ("/b/", "queue", "no queue"),
     ],
 )
-def test_where_a_destination_may_not_lead(destination, action, reason):
+def test_forbidden_targets_of_a_destination(destination, action, reason):
     with pytest.raises(ConfigurationError, match=reason):
         check_url(destination, Action(action), {"bulk"}, "friend.example".__eq__)

@@ -135,7 +135,7 @@ def test_e006_a_project_without_the_status_urls():
     ],
     ids=["named", "unnamed", "shadowed"],
 )
-def test_e006_status_urls_that_lead_nowhere(patterns):
+def test_e006_status_urls_that_cannot_be_resolved(patterns):
     with urlconf(*patterns):
         assert said(checks.urls.check_urls) == ["E006"]
 
@@ -416,7 +416,7 @@ def test_e016_ignores_other_settings_with_that_name():
 
 
 class Subfolders:
-    """That of django-tenants, as far as it is looked at."""
+    """As in django-tenants, with only what the check reads."""
 
     __module__ = "django_tenants.middleware.subfolder"
 

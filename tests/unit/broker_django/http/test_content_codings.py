@@ -22,7 +22,7 @@ CODED = {"gzip": gzip.compress(TEXT, mtime=0), "x-gzip": gzip.compress(TEXT, mti
 
 
 def fitted(accepts, coding="gzip", content=None, limit=10_000, status=200, coded_for="", **headers):
-    """Of a response that was coded for whoever accepts it, unless `Vary` says otherwise."""
+    """A response that was encoded for all clients that accept it, unless `Vary` differs."""
     fields = {"Vary": "Accept-Encoding", **headers}
     response = HttpResponse(CODED.get(coding, b"?") if content is None else content, headers=fields, status=status)
     response["Content-Encoding"] = coding
@@ -56,7 +56,7 @@ def test_who_accepts_neither_the_coding_nor_none_gets_nothing(accepts):
 
 @pytest.mark.parametrize("accepts", ["br", "identity", "compress;q=0, br", "identity;q=0"])
 def test_who_asks_with_the_field_of_the_request_gets_what_the_request_got(accepts):
-    """Whatever the view made of it: it does not ask."""
+    """It does not depend on the view."""
     response = fitted(accepts, coded_for=accepts)
     assert (response["Content-Encoding"], response.content) == ("gzip", CODED["gzip"])
 

@@ -36,7 +36,7 @@ def is_full(limit: PublishLimit) -> bool:
     return limit.is_full(MOST, never, never)
 
 
-def test_the_first_one_is_published_and_tells_how_many_wait(limit: PublishLimit) -> None:
+def test_the_first_one_is_published_and_reports_how_many_wait(limit: PublishLimit) -> None:
     assert not is_full(limit)
     limit.count_published(lambda: MOST)
     assert is_full(limit)
@@ -103,7 +103,9 @@ def test_a_bound_of_one_takes_another_when_it_is_empty(limit: PublishLimit, cloc
     assert not limit.is_full(1, lambda: False, lambda: 0)
 
 
-def test_a_full_one_takes_more_if_the_message_broker_does_not_tell(limit: PublishLimit, clock: Clock) -> None:
+def test_a_full_one_takes_more_if_the_message_broker_does_not_report_a_length(
+    limit: PublishLimit, clock: Clock
+) -> None:
     limit.count_published(lambda: MOST)
     assert is_full(limit)
     clock.now += 1
@@ -124,7 +126,7 @@ PATIENCE = 2.0
 
 
 class Simulation:
-    """Web processes, a message broker, a ledger, reapers and workers: so many a second of each."""
+    """Web processes, a message broker, a ledger, reapers and workers, each with a rate per second."""
 
     def __init__(self, clock: Clock, *, web: int, reapers: int, reaped: float, worked: float) -> None:
         self.clock = clock

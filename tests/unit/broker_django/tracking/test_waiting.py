@@ -1,4 +1,4 @@
-"""A request that gives up its thread while it waits goes on with the connections that it had, closed."""
+"""A waiting request gives up its thread, and gets its closed connections back afterwards."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PATIENCE = 20
 
 @pytest.fixture(autouse=True)
 def spare(tmp_path, monkeypatch, django_db_blocker):
-    """A database of the test's own, in a file: Django keeps connections to one in memory open."""
+    """A separate database in a file, because Django keeps connections to one in memory open."""
     monkeypatch.setitem(connections.settings, "spare", {**connections.settings["default"]})
     connections.settings["spare"].update(database({"DATABASE_PATH": str(tmp_path / "spare")}))
     with django_db_blocker.unblock():
@@ -26,7 +26,7 @@ def spare(tmp_path, monkeypatch, django_db_blocker):
 
 
 def connect():
-    """As middleware does that tells the connection something of the request."""
+    """As middleware that sets an attribute of the connection for the request."""
     connection = connections["spare"]
     connection.ensure_connection()
     connection.tenant = "one"
@@ -46,7 +46,7 @@ def close():
 
 @contextlib.contextmanager
 def another_thread():
-    """One that has begun since: the identifier of a thread that has ended goes to the next one."""
+    """A new thread, because Python reuses the identifier of an ended thread."""
     over = threading.Event()
     thread = threading.Thread(target=over.wait)
     thread.start()
@@ -65,7 +65,7 @@ async def in_a_thread_of_its_own(request):
             await sync_to_async(close)()
 
 
-def test_a_request_that_waits_ends_its_thread_and_goes_on_with_its_connections_in_another():
+def test_a_waiting_request_ends_its_thread_and_keeps_its_connections_in_the_next():
     async def request():
         thread, connection = await sync_to_async(connect)()
         executors = list(SyncToAsync.context_to_thread_executor.values())  # one that nobody has any more would end, too
@@ -81,7 +81,7 @@ def test_a_request_that_waits_ends_its_thread_and_goes_on_with_its_connections_i
     asyncio.run(in_a_thread_of_its_own(request))
 
 
-def test_what_was_taken_up_is_not_taken_up_again():
+def test_restored_connections_are_not_restored_again():
     async def request():
         _thread, connection = await sync_to_async(connect)()
         await waiting._give_up_thread()
@@ -103,7 +103,7 @@ def test_a_request_that_does_not_wait_keeps_thread_and_connection():
     asyncio.run(in_a_thread_of_its_own(request))
 
 
-def test_a_connection_that_the_new_thread_has_by_then_stays():
+def test_a_connection_of_the_new_thread_is_kept():
     async def request():
         await sync_to_async(connect)()
         await waiting._give_up_thread()
@@ -114,7 +114,7 @@ def test_a_connection_that_the_new_thread_has_by_then_stays():
     asyncio.run(in_a_thread_of_its_own(request))
 
 
-def test_a_request_that_has_no_thread_yet_gets_none():
+def test_a_request_without_a_thread_gets_none():
     begun = set()
 
     async def request():
@@ -129,7 +129,7 @@ def test_a_request_that_has_no_thread_yet_gets_none():
     assert not begun
 
 
-def test_a_thread_in_which_middleware_waits_goes_on():
+def test_a_thread_in_which_middleware_waits_is_kept():
     async def view(connection):
         await waiting._give_up_thread()
         assert connection.connection is None
@@ -147,7 +147,7 @@ def test_a_thread_in_which_middleware_waits_goes_on():
     asyncio.run(in_a_thread_of_its_own(request))
 
 
-def test_a_thread_that_all_requests_share_goes_on():
+def test_a_thread_that_all_requests_share_is_kept():
     async def request():
         thread, connection = await sync_to_async(connect)()
         await waiting._give_up_thread()

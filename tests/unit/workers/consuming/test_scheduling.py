@@ -17,7 +17,7 @@ def configured(weights):
 
 
 def served(cycle, rounds, busy=None):
-    """The queues that are served while those of `busy` have work, all of them by default."""
+    """Returns the queues that are served while the queues in `busy` have work; all by default."""
     for _ in range(rounds):
         queue = next(name for name in cycle.consume(None) if busy is None or name in busy)
         cycle.rotate(queue)
@@ -52,7 +52,7 @@ def test_an_idle_queue_is_served_at_once_but_at_most_one_round_in_a_row(weights,
 
 
 @given(WEIGHTS, st.data())
-def test_no_queue_starves_whatever_was_served_before(weights, data):
+def test_no_queue_starves_after_any_history(weights, data):
     setting, names = configured(weights)
     total = sum(weights)
     with setting:
@@ -67,7 +67,7 @@ def test_no_queue_starves_whatever_was_served_before(weights, data):
 
 
 @given(st.lists(st.tuples(st.sets(st.sampled_from("abcde")), st.integers(0, 9)), max_size=8))
-def test_changed_queues_keep_going(changes):
+def test_changed_queues_keep_their_credit(changes):
     cycle = WeightedCycle()
     for queues, rounds in changes:
         cycle.update(queues)
@@ -90,7 +90,7 @@ def test_busy_queues_share_by_weight_while_another_is_empty(weights, data):
     assert all(abs(counts[name] - share) <= 1 for name, share in shares.items())
 
 
-def test_a_queue_keeps_its_turn_when_another_comes():
+def test_a_queue_keeps_its_turn_when_another_is_added():
     with override_settings(REQUEST_BROKER={}):
         cycle = WeightedCycle(["realtime", "bulk"])
         assert list(served(cycle, 1)) == ["realtime"]
@@ -122,7 +122,7 @@ def test_new_weights_take_effect_soon():
 
 
 def test_the_tried_order_counts_even_if_weights_change_before_a_task_arrives():
-    """Redis is given the order, and answers when there is work."""
+    """Redis gets the order, and answers when there is work."""
     cycle = WeightedCycle(["payment", "bulk"])
     with override_settings(REQUEST_BROKER={"QUEUES": {"bulk": {"weight": 1000}}}):
         assert cycle.consume(2) == ["payment", "bulk"]

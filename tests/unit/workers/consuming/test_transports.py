@@ -11,7 +11,7 @@ from workers.consuming.redis import _TrueQueue
 
 
 class Channel(_TrueQueue, memory.Channel):
-    """The mixin over a transport that needs no server."""
+    """The mixin with a transport that needs no server."""
 
 
 class Transport(memory.Transport):
@@ -21,7 +21,7 @@ class Transport(memory.Transport):
 
 @pytest.fixture
 def received():
-    """Publishes to a queue of its own exchange; gives (queue it was read from, routing key that was seen)."""
+    """Publishes to a queue with its own exchange. Returns the queue it was read from, and its routing key."""
     seen = []
     with Connection(transport=Transport) as connection:
         exchange = Exchange("project", type="topic")

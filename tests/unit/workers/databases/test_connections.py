@@ -27,7 +27,7 @@ def refuse(*_):
 
 @pytest.fixture
 def worker(tmp_path, monkeypatch, django_db_blocker):
-    """Calls a function in a thread that has watched connections, one of them to a database of its own."""
+    """Calls a function in a thread with watched connections, one of them to a separate database."""
     monkeypatch.setitem(connections.settings, "spare", {**connections.settings["default"]})
     connections.settings["spare"].update(database({"DATABASE_PATH": str(tmp_path / "spare")}))
     monkeypatch.setattr(database_settings, "_kept", {})
@@ -212,7 +212,7 @@ def test_an_open_transaction_is_logged_once(worker, caplog):
 
 @pytest.mark.parametrize("is_open", [True, False])
 def test_a_connection_leaves_the_schema_of_a_tenant_and_stays(worker, is_open):
-    """As those of django-tenants, which keep it while they are closed."""
+    """As in django-tenants, whose closed connections keep it."""
     connections.settings["spare"]["ENGINE"] = "tests.site.schemas"
 
     def act():

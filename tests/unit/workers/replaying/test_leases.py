@@ -15,7 +15,7 @@ POLICY = QueuePolicy(time_limit=60)
 
 @pytest.fixture
 def renewed(monkeypatch, settings):
-    """What is renewed, as it is; the next one waits until it is looked at."""
+    """Yields each renewal; the next one waits until the test has read it."""
     settings.REQUEST_BROKER = {"LEASE": 0.03}
     seen: list[set[tuple[uuid.UUID, int]]] = []
     more = threading.Condition()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def handled_by() -> Iterator[Callable[[object], None]]:
-    """Has the signal of the soft time limit handled so."""
+    """Set the handler of the soft time limit's signal."""
     before = signal.getsignal(signal.SIGUSR1)
     yield lambda handler: signal.signal(signal.SIGUSR1, handler)
     signal.signal(signal.SIGUSR1, before)
