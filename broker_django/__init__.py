@@ -34,24 +34,27 @@ def dispatch(
     user: Any = None,
     tenant: str | None = None,
 ) -> Dispatch:
-    """Have a request run later, on this queue, as its user. Returns the dispatch, with its id.
+    """Dispatch a request: a worker runs it later, from this queue, as its user. Returns the dispatch.
 
         dispatch("/reports/", method="POST", json={"month": "2026-10"}, user=user, queue="bulk")
 
-    A path may have a query, and may be a URL of this site. With it go `method` (GET, or POST if there is a body); one
-    of `json`, `data` (a form, as a mapping or pairs) with or without `files`, and `body` with `content_type`; `query`;
-    `headers`; `host`, if it is not the usual one of ALLOWED_HOSTS; `user`, as an object or by primary key; and
-    `tenant`, as the function of the setting TENANT says it. No CSRF token is asked for.
+    The path may contain a query, and may be a URL of this site. Other arguments of a path:
 
-    Instead of a path it takes a request, as it is now, with its user and session, whose body must not have been
-    streamed away; or a RequestMessage. Within a transaction the dispatch is published when that is committed; if it is
-    rolled back, it has never been.
+    method: GET by default, or POST if there is a body.
+    json, data, files, body: one of them, or `data` and `files`. `data` is a form, as a mapping or pairs.
+    content_type: of `json` or `body`. query, headers: added to the request.
+    host: by default the first name in ALLOWED_HOSTS that is not a local one.
+    user: an object or a primary key. No CSRF token is needed.
+    tenant: as the function of the setting TENANT returns it.
 
-    Raises ConfigurationError for a queue that is not configured, TypeError for arguments that contradict each other,
-    MessageError for what is no request, or has no view, an inactive user, or a body that is gone; BodyTooLargeError,
-    ReducedCapacityError if the queue is full, and UnavailableError if it cannot be recorded.
+    Instead of a path, pass a request that the site received, with its user and session, unless its body was streamed;
+    or a RequestMessage. Within a transaction the dispatch is published after the commit; a rollback removes it.
+
+    Raises ConfigurationError if the queue is not configured; TypeError for arguments that contradict each other;
+    MessageError for an invalid request, a URL without a view, an inactive user, or a body that was already read;
+    BodyTooLargeError; ReducedCapacityError if the queue is full; UnavailableError if the dispatch cannot be recorded.
     """
-    from broker_django.dispatching.composing import Parts  # noqa: PLC0415 - which needs the apps to be loaded
+    from broker_django.dispatching.composing import Parts  # noqa: PLC0415 - needs the apps to be loaded
     from broker_django.dispatching.dispatch import dispatch as made  # noqa: PLC0415 - needs the apps to be loaded
 
     parts = Parts(method, json, data, files, body, content_type, query, headers, host, user, tenant)
@@ -59,18 +62,18 @@ def dispatch(
 
 
 def is_replay(request: HttpRequest) -> bool:
-    """Whether a worker runs this request, which was accepted before: known before any middleware is asked.
+    """Whether this request is a replay. Works in any middleware.
 
-    Middleware that is to act once for a request, such as a rate limit or an audit log, steps aside in a replay, or acts
+    Middleware that must act once per request, such as a rate limit or an audit log, does nothing for a replay, or acts
     only then.
     """
-    from broker_django.context import replay_of  # noqa: PLC0415 - which needs Django
+    from broker_django.context import replay_of  # noqa: PLC0415 - needs the settings
 
     return replay_of(request) is not None
 
 
 def __getattr__(name: str) -> Any:
-    if name == "BrokerRequest":  # which needs Django, and is for annotations
+    if name == "BrokerRequest":  # for annotations only
         from broker_django.context import BrokerRequest  # noqa: PLC0415 - needs the settings
 
         return BrokerRequest
@@ -78,7 +81,7 @@ def __getattr__(name: str) -> Any:
 
 
 def status_url(request: HttpRequest, dispatch: Dispatch) -> str:
-    """Returns the absolute status URL, for the owner. Raises NoReverseMatch if the broker's URLs are not included."""
-    from broker_django.ledger import tokens  # noqa: PLC0415 - which needs the settings
+    """Returns the absolute status URL for the owner. Raises NoReverseMatch if the broker's URLs are not included."""
+    from broker_django.ledger import tokens  # noqa: PLC0415 - needs the settings
 
     return tokens.status_url(request, dispatch.id, dispatch.accepted_at)

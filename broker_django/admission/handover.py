@@ -22,7 +22,7 @@ logger = logging.getLogger("broker_django.admission.handover")
 
 
 def hand_over(accepted: Accepted) -> None:
-    """Publish the dispatch when its transaction, if any, is committed. Does nothing for a repetition."""
+    """Publish the dispatch after the commit of its transaction, if any; never for a repetition."""
     if isinstance(accepted, Repeated):
         return
     app, policy = get_app(), conf.queues[accepted.decision.queue]
@@ -38,7 +38,7 @@ def hand_over(accepted: Accepted) -> None:
 
 
 def publish_when_committed(request: SealedRequest, policy: QueuePolicy) -> None:
-    """The same if no client waits. In eager mode the replay runs after the commit."""
+    """Publish a dispatch that no client waits for, after the commit. In eager mode the replay runs then."""
     app = get_app()
 
     def send() -> None:
@@ -51,7 +51,7 @@ def publish_when_committed(request: SealedRequest, policy: QueuePolicy) -> None:
 
 
 def hand_to_message_broker(request: SealedRequest, policy: QueuePolicy) -> bool:
-    """Returns whether the message broker accepted the dispatch. If not, the reaper publishes it later."""
+    """Publish. Returns False if the message broker did not accept it; the reaper then publishes it later."""
     dispatch_id = request.dispatch.id
     if request.dispatch.publish_at is not None:
         return False
@@ -60,9 +60,6 @@ def hand_to_message_broker(request: SealedRequest, policy: QueuePolicy) -> bool:
     try:
         ledger.postpone(dispatch_id, timezone.now())
     except ledger.failures as error:
-        logger.warning(
-            "Dispatch %s will be published by the reaper: %s",
-            dispatch_id,
-            redacted(error),
-        )
+        text = "Dispatch %s could not be marked as unpublished; the reaper will find it after REPUBLISH_AFTER: %s"
+        logger.warning(text, dispatch_id, redacted(error), extra={"dispatch_id": str(dispatch_id)})
     return False

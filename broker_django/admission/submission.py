@@ -44,7 +44,7 @@ class Submission(Protocol):
 
     @property
     def id(self) -> uuid.UUID:
-        """The id that its dispatch gets."""
+        """The id of the future dispatch."""
 
     @property
     def moment(self) -> datetime:
@@ -102,7 +102,7 @@ class Submission(Protocol):
 
     @property
     def credential(self) -> str:
-        """Identifies the credentials that a client must show again to get the response."""
+        """The credential that a client must show again to get the response."""
 
     @property
     def environ(self) -> Mapping[str, Any]:
@@ -110,7 +110,7 @@ class Submission(Protocol):
 
     @property
     def scope(self) -> str | None:
-        """The value that is unique in the ledger for this key; None without a key."""
+        """The digest that must be unique in the ledger; None without a key."""
 
     @property
     def fingerprint(self) -> str:

@@ -180,7 +180,7 @@ def _given_host(message: RequestMessage) -> str:
 
 def _from_request(request: HttpRequest, queue: str) -> CodeSubmission:
     if replay_of(request) is not None:
-        raise MessageError("a replayed request would be dispatched for ever: check broker.replayed")
+        raise MessageError("a replayed request would dispatch itself forever: check request.broker.replayed")
     if type(request) is HttpRequest:
         raise MessageError("a bare HttpRequest has neither environ nor body: dispatch a path instead")
     try:
@@ -217,11 +217,11 @@ def _is_made_by_code(request: HttpRequest) -> bool:
 def _require_tenant(message: RequestMessage) -> None:
     """Raises MessageError if the project has tenants and the message has none."""
     if conf.TENANT and not message.tenant:
-        raise MessageError("REQUEST_BROKER['TENANT'] is set: give the tenant of the request with tenant=")
+        raise MessageError("REQUEST_BROKER['TENANT'] is set: pass tenant=")
 
 
 def _require_user(message: RequestMessage, match: ResolverMatch | None) -> None:
     """Raises MessageError if the request is anonymous and LoginRequiredMiddleware would redirect it to the login."""
     known = message.user or {"HTTP_COOKIE", "HTTP_AUTHORIZATION", "REMOTE_USER"} & message.environ.keys()
     if match is not None and not known and requires_login(match):
-        raise MessageError("the view requires a user (LoginRequiredMiddleware): give one with user=")
+        raise MessageError("the view requires a user (LoginRequiredMiddleware): pass user=")
