@@ -5,7 +5,8 @@ VENV = .venv
 # Other packages would change what the tests of the broker alone see.
 NEIGHBOURS_VENV = $(VENV)-neighbours
 CANARY_VENV = $(VENV)-canary
-CANARIES = Django celery kombu redis django-celery-results djangorestframework django-ninja sentry-sdk
+CANARIES = Django asgiref celery kombu amqp billiard redis django-celery-results common-expression-language \
+  djangorestframework django-ninja sentry-sdk
 DOCS_VENV = $(VENV)-docs
 ARGS =
 FUZZ_EXAMPLES = 2000
@@ -104,10 +105,10 @@ clean:
 	rm -rf .request-broker example/.request-broker example/*.sqlite3 example/*.sqlite3-*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The group test includes the extra demo, and the other groups include test.
+# The group test includes demo, and the other groups include test.
 $(VENV)/.demo: $(VENV)/.created pyproject.toml $(CONSTRAINTS)
 	@echo 'Installing the demo into $(VENV), this once ...'
-	@$(PIP_INSTALL) $(CONSTRAINTS:%=-c %) -e '.[demo]'
+	@$(GROUP_INSTALL) demo
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.created pyproject.toml $(CONSTRAINTS)
