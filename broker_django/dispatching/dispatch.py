@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest, HttpResponse
 from django.http.request import RawPostDataException, split_domain_port
-from django.test.client import FakePayload
 from django.utils import timezone
 from django.utils.crypto import salted_hmac
 from django.utils.functional import Promise
@@ -211,7 +210,7 @@ def _is_made_by_code(request: HttpRequest) -> bool:
     if request.resolver_match is not None or hasattr(request, "broker"):
         return False
     stream = request._stream if isinstance(request, ASGIRequest) else getattr(request, "environ", {}).get("wsgi.input")
-    return isinstance(getattr(stream, "_stream", stream), FakePayload)
+    return type(getattr(stream, "_stream", stream)).__module__ == "django.test.client"
 
 
 def _require_tenant(message: RequestMessage) -> None:

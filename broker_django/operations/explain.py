@@ -11,7 +11,7 @@ from django.apps import apps
 from django.conf import settings
 from django.core.exceptions import DisallowedHost, MiddlewareNotUsed
 from django.middleware.common import CommonMiddleware
-from django.test import RequestFactory
+from django.test import RequestFactory  # makes the request to explain
 from django.urls import Resolver404, resolve
 from django.utils import translation
 from django.utils.module_loading import import_string
