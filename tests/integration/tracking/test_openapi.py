@@ -14,8 +14,7 @@ from django.urls import include, path
 from django.utils import timezone
 
 import broker_django
-from broker_core.dispatches import Dispatch, State
-from broker_django.models import PATH_LENGTH
+from broker_core.dispatches import PATH_LENGTH, Dispatch, State
 from broker_django.tracking.answers import status_document
 from broker_django.urls import TokenConverter
 from broker_django.urls import urlpatterns as own_patterns
