@@ -85,7 +85,7 @@ def test_a_request_is_accepted_run_and_polled(routed: str, client: Client) -> No
     assert TaskResult.objects.using("default").get().status == "SUCCESS"
 
 
-def test_it_is_so_under_asgi(routed: str, async_client: Any) -> None:
+def test_a_request_is_accepted_run_and_polled_under_asgi(routed: str, async_client: Any) -> None:
     get = async_to_sync(async_client.get)
     accepted = get("/report/2026/")
     assert get(accepted.headers["Location"]).json()["state"] == "succeeded"
@@ -225,7 +225,7 @@ def test_a_row_that_was_read_elsewhere_on_purpose_stays_there(tenant: str) -> No
     assert database.BrokerRouter().db_for_write(DispatchRecord, instance=record) == tenant
 
 
-def test_the_database_can_be_named(tenant: str, settings: SettingsWrapper) -> None:
+def test_the_setting_names_the_database(tenant: str, settings: SettingsWrapper) -> None:
     settings.REQUEST_BROKER = {"DATABASE": tenant}
     assert rows().db == DispatchRecord.objects.db == Router.objects.db == database.alias() == tenant
     settings.REQUEST_BROKER = {}

@@ -66,7 +66,7 @@ def test_a_status_document_matches_the_schema(client: Client, document: dict[str
         assert list(part) == list(described["properties"]) == described["required"], name
 
 
-def test_a_dispatch_that_has_not_begun_matches_the_schema_too(document: dict[str, Any]) -> None:
+def test_the_schema_covers_a_dispatch_that_has_not_begun(document: dict[str, Any]) -> None:
     dispatch = Dispatch(uuid.uuid4(), "bulk", timezone.now())
     assert list(status_document(dispatch, "https://example.org/")) == schema(document, "Status")["required"]
 

@@ -44,7 +44,7 @@ def test_pauses_are_spread():
     assert min(seconds) < 20 < 80 < max(seconds)
 
 
-def test_the_last_attempt_has_no_other_after_it():
+def test_no_retry_follows_the_last_attempt():
     assert pause(QueuePolicy(max_attempts=3), 3) is None
     assert pause(QueuePolicy(max_attempts=3, delivery="at_most_once"), 1) is None
     assert pause(QueuePolicy(max_attempts=3), 1, LONGEST + 1) is None
@@ -57,7 +57,7 @@ def test_retry_after_is_seconds_or_a_date():
 
 
 @pytest.mark.parametrize("field", ["", "soon", "-1", "1.5", "١٢", "Fri, 99 May 2030 12:00:00 GMT"])
-def test_what_is_malformed_asks_for_nothing(field):
+def test_a_malformed_retry_after_is_ignored(field):
     assert parse_retry_after(field, NOW) is None
 
 
