@@ -16,7 +16,7 @@ TRIGGER = {
     "sqlite": [f"{WHEN} BEGIN {RECORD.format(id='NEW.id')} END"],
     "postgresql": [FUNCTION, f"{WHEN} EXECUTE FUNCTION chaos_record_end()"],
 }
-"""Records each time a dispatch reaches a final state, whoever changes it: the ledger itself only keeps the last."""
+"""Records each time a dispatch reaches a final state. The ledger itself only stores the last one."""
 
 
 OTHER = {

@@ -69,7 +69,7 @@ def attack(name: str) -> Callable[[Callable[[], bool]], Callable[[], bool]]:
 
 @dataclass(frozen=True, slots=True)
 class Dispatch:
-    """URLs that an attacker has got hold of."""
+    """URLs that an attacker knows."""
 
     id: str
     links: dict[str, str]
@@ -80,7 +80,7 @@ class Dispatch:
         return cls(document["id"], document["links"])
 
     def read(self, client: Client, **headers: str) -> bool:
-        """Whether any exit opens."""
+        """Whether any URL returns the dispatch."""
         asked = (client.get(self.links[name], headers=headers) for name in ("self", "response", "events"))
         return any(response.status_code != 404 for response in asked)
 
@@ -88,7 +88,7 @@ class Dispatch:
         return client.delete(self.links["cancel"], headers=headers).status_code != 404
 
     def cookies(self, client: Client, **headers: str) -> bool:
-        """Whether the response hands out any."""
+        """Whether the response sets any cookies."""
         response = client.get(self.links["response"], headers=headers)
         return bool(response.cookies) or bool({"Set-Cookie", "Clear-Site-Data"} & response.headers.keys())
 
@@ -410,9 +410,9 @@ def _() -> bool:
     while DispatchRecord.objects.get(pk=dispatch.id).state == "running":
         for _step in reaper.run_pass():
             pass
-    told = client.get(dispatch.links["self"])
-    assert told.json()["error"], "it was not lost"
-    return b"db-7" in told.content
+    status = client.get(dispatch.links["self"])
+    assert status.json()["error"], "it was not lost"
+    return b"db-7" in status.content
 
 
 @attack("learn which users there are, with the permission to see routers")

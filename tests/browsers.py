@@ -1,4 +1,4 @@
-"""Browsers, as Django's test clients: with a login, or with a session of nobody."""
+"""Django test clients with a login, or with an anonymous session."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def logged_in(name: str, **options: Any) -> Client:
 
 
 def with_a_session() -> Client:
-    """Nobody, with something in the cart."""
+    """Returns an anonymous client with data in its session."""
     client = Client()
     session = client.session
     session["cart"] = [1]

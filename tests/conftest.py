@@ -15,13 +15,13 @@ def current_app() -> None:
 
 @pytest.fixture(autouse=True)
 def closed_breaker() -> None:
-    """Each test begins with a message broker that nobody has found down."""
+    """Reset the circuit breaker before each test."""
     publishing.breaker.succeeded()
 
 
 @pytest.fixture(autouse=True)
 def nobody_held() -> None:
-    """Each test begins in a process that has held no client: one that has a single thread rations what it waits."""
+    """Reset the held clients before each test: a process with a single thread limits its waiting time."""
     places.reset()
 
 

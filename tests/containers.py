@@ -74,7 +74,7 @@ class Process:
 
     @property
     def exit_status(self) -> int | None:
-        """What it ended with; None while it runs."""
+        """Returns the exit status; None while it runs."""
         return self._popen.poll()
 
     def logs(self) -> str:
@@ -116,7 +116,7 @@ class Process:
         self.ready()
 
     def teardown(self) -> None:
-        """End it, politely at first, with all that it started."""
+        """End it with all its children: first with SIGTERM."""
         try:
             if self.status == "running":
                 self.kill(self.stop_signal)

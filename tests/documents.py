@@ -35,7 +35,7 @@ class Block:
     mark: str
 
     @property
-    def where(self) -> str:
+    def location(self) -> str:
         return f"{self.page.relative_to(ROOT)}:{self.line}"
 
     @property
@@ -68,7 +68,7 @@ def blocks(page: Path) -> list[Block]:
 
 
 def _only_settings(code: str) -> bool:
-    """Whether all that it does is to set names in capitals."""
+    """Whether it only assigns names in capitals."""
     return all(
         isinstance(each, ast.Assign | ast.AugAssign)
         and all(isinstance(name, ast.Name) and name.id.isupper() for name in _targets(each))
@@ -85,7 +85,7 @@ def without_code(page: Path) -> str:
 
 
 def words(page: Path) -> list[str]:
-    """What there is to read: without code blocks, pictures, and the addresses of links."""
+    """Returns the text, without code blocks, images and link targets."""
     text = re.sub(r"!\[[^\]]*\]\([^)]*\)", "", without_code(page))
     return re.findall(r"[^\s|]*\w[^\s|]*", _LINK.sub("]", text))
 
@@ -95,7 +95,7 @@ def links(page: Path) -> list[str]:
 
 
 def anchors(page: Path) -> set[str]:
-    """The fragments that its headings have, here as on the site."""
+    """Returns the fragments of its headings, on GitHub and on the site."""
     text = page.read_text()
     if included := re.fullmatch(r'--8<-- "(.+)"\n', text):
         text = (ROOT / included[1]).read_text()
@@ -109,7 +109,7 @@ def _slug(heading: str) -> str:
 
 
 def commands(block: Block) -> list[tuple[str, str]]:
-    """What a console block types after each `$`, and what it shows for it."""
+    """Yields each command after `$` in a console block, with its output."""
     return re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block.code, re.MULTILINE)
 
 

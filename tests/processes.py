@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 FIRST_STEP, LAST_STEP = 0.02, 0.2
-"""Seconds between two polls. To ask costs time that the process that is waited for needs to start."""
+"""Seconds between two polls, which also cost the awaited process time."""
 
 
 def finished(
@@ -25,7 +25,7 @@ def finished(
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 30) -> None:
-    """Poll until the condition holds, ever less often; fail after the given seconds."""
+    """Poll until the condition holds, less and less often. Fails after these seconds."""
     deadline = time.monotonic() + seconds
     step = FIRST_STEP
     while not condition():
@@ -71,7 +71,7 @@ def is_gone(pid: int) -> bool:
 
 
 def read_until(process: subprocess.Popen[str], text: str) -> str:
-    """What the process writes up to the line with the given text; its end fails the test."""
+    """Returns the output up to the line with the text. Fails if the process ends before."""
     assert process.stdout is not None
     seen = ""
     for line in process.stdout:

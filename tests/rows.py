@@ -1,4 +1,4 @@
-"""Rows of dispatches that tests make, as the ledger takes them."""
+"""Turn rows of tests into dispatches for the ledger."""
 
 from __future__ import annotations
 
@@ -22,6 +22,6 @@ def as_request(record: DispatchRecord) -> SealedRequest:
 
 
 def accept(record: DispatchRecord) -> None:
-    """Have the ledger accept it, as it would a dispatch."""
+    """Let the ledger accept the row as a dispatch."""
     ledger.accept(as_request(record))
     record._state.adding = False

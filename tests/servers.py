@@ -115,7 +115,7 @@ def listens(port: int) -> bool:
 
 
 def is_healthy(url: str) -> bool:
-    """The site at this URL answers. To load authorities for TLS, which nobody needs here, takes longer than to ask."""
+    """Whether the site answers. Without TLS, because loading authorities takes longer than the request."""
     with contextlib.suppress(httpx.TransportError):
         return httpx.get(f"{url}/broker/health/", trust_env=False, verify=False).is_success
     return False
@@ -123,7 +123,7 @@ def is_healthy(url: str) -> bool:
 
 @contextlib.contextmanager
 def serving(process: Process) -> Iterator[Process]:
-    """The process while it serves; ended afterwards."""
+    """Yields the process when it serves, and ends it afterwards."""
     try:
         process.ready()
         yield process
@@ -273,7 +273,7 @@ GRANT ALL ON `test_{name}%`.* TO {name}@127.0.0.1;
 CREATE USER administrator@127.0.0.1;
 GRANT ALL ON *.* TO administrator@127.0.0.1;
 """
-"""The first user owns the database and those that tests make, and is no administrator of the server."""
+"""The first user owns the database and test databases, and is no administrator of the server."""
 
 
 CRASHES = 3

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def _running(vendor: type[CeleryTestContainer], *command: str) -> Iterator[CeleryTestContainer]:
-    """A container of this vendor that serves; without a Docker engine the test is skipped, or fails."""
+    """Yields a container of this vendor. Without a Docker engine the test is skipped, or fails."""
     try:
         engine = docker.from_env()
         engine.ping()

@@ -161,7 +161,7 @@ def _answer(task: Any, request: RequestMessage | str, dispatch_id: uuid.UUID, qu
     replay = _replay_of(message, dispatch_id, queue, attempt, eager=task.is_eager)
     if task.is_eager:
         return run(message, replay)
-    return _replayed(message, replay, tracing.of_task(task))
+    return _replay_isolated(message, replay, tracing.of_task(task))
 
 
 def _replay_of(message: RequestMessage, dispatch_id: uuid.UUID, queue: str, attempt: int, *, eager: bool) -> Replay:
@@ -180,11 +180,11 @@ def _replay_of(message: RequestMessage, dispatch_id: uuid.UUID, queue: str, atte
     )
 
 
-def _replayed(message: RequestMessage, replay: Replay, trace: dict[str, str]) -> Answer:
+def _replay_isolated(message: RequestMessage, replay: Replay, trace: dict[str, str]) -> Answer:
     """Runs in isolation. Errors while the process state is restored do not change the outcome."""
     answers: list[Answer] = []
     try:
-        isolated(lambda: answers.append(_traced(message, replay, trace)))
+        isolated(lambda: answers.append(_replay_traced(message, replay, trace)))
         connections.clean()
     except Exception as error:
         if not answers:
@@ -194,7 +194,7 @@ def _replayed(message: RequestMessage, replay: Replay, trace: dict[str, str]) ->
     return answers[0]
 
 
-def _traced(message: RequestMessage, replay: Replay, trace: dict[str, str]) -> Answer:
+def _replay_traced(message: RequestMessage, replay: Replay, trace: dict[str, str]) -> Answer:
     tracing.enter(trace)
     return run(message, replay)
 
@@ -257,9 +257,9 @@ def _end(request: Any, attempt: Attempt, answer: Answer, sealed: str) -> datetim
 
     Deletes the file of a request that succeeded. Raises the failures of the ledger.
     """
-    due = None if request.is_eager else _again(attempt, answer)
+    due = None if request.is_eager else _retry(attempt, answer)
     if due is None:
-        ended = _recorded(request, attempt, answer, sealed)
+        ended = _record(request, attempt, answer, sealed)
         if not ended:
             logger.warning(
                 "Dispatch %s was taken over by another worker, or cancelled, before attempt %d ended",
@@ -277,7 +277,7 @@ def _end(request: Any, attempt: Attempt, answer: Answer, sealed: str) -> datetim
     return due
 
 
-def _again(attempt: Attempt, answer: Answer) -> datetime | None:
+def _retry(attempt: Attempt, answer: Answer) -> datetime | None:
     """Returns when the dispatch is due again; None if it is not retried."""
     if answer.unknown_here:
         due = ledger.hand_back(attempt.dispatch_id, attempt.run, answer.error)
@@ -290,7 +290,7 @@ def _again(attempt: Attempt, answer: Answer) -> datetime | None:
     return due
 
 
-def _recorded(request: Any, attempt: Attempt, answer: Answer, sealed: str) -> bool:
+def _record(request: Any, attempt: Attempt, answer: Answer, sealed: str) -> bool:
     """Record the outcome with its response, or without it if the result store refuses this response."""
     number, policy, outcome = attempt.number, attempt.policy, answer.outcome
     try:

@@ -32,7 +32,7 @@ class Handler(BaseHandler):
     """Loads the project's whole middleware, except a site-wide cache.
 
     A cached page would keep the view from running. And the cache would keep a replayed response for everybody: if code
-    has named the user, the request has no session by which the cache could tell users apart.
+    has named the user, the request has no session by which the cache could distinguish users.
     """
 
     def load_middleware(self, is_async: bool = False) -> None:  # noqa: FBT001, FBT002 - Django's signature

@@ -23,7 +23,7 @@ def leave(request: HttpRequest) -> HttpResponse:
 def take_up(request: HttpRequest) -> None:
     """Let the outer middleware continue with the session as it is after the wait.
 
-    A login changes the session's key and a logout ends the session. The response of that view tells the client, so the
+    A login changes the session's key and a logout ends the session. The response of that view sets the cookie, so the
     outer middleware must write nothing.
     """
     session = logged_in.session_of(request)

@@ -1,6 +1,6 @@
 """Carries the trace of a request along: W3C Trace Context, W3C Baggage and Sentry's header fields.
 
-The ledger stores the fields, so that every message contains them, whoever publishes it and whenever. Tracing packages
+The ledger stores the fields, so that every message contains them, also one that the reaper publishes. Tracing packages
 are used only if the project has imported them.
 """
 

@@ -181,7 +181,7 @@ def _ask_workers(app: Celery) -> dict[str, dict[str, Any]]:
     if None in answered_in.values():
         later = _ask_status(app)
         for worker, seconds in answered_in.items():
-            if seconds is None and not _stands_still(worker, replies, later):
+            if seconds is None and not _has_begun_nothing(worker, replies, later):
                 answered_in[worker] = 0.0
         replies = {**replies, **later}
     return {worker: {**reply, **_answered(worker, answered_in)} for worker, reply in replies.items()}
@@ -203,7 +203,7 @@ def _ask_status(app: Celery) -> dict[str, dict[str, Any]]:
     return {worker: {**reply, "skew": _skew(reply["time"], before, after)} for worker, reply in replies.items()}
 
 
-def _stands_still(worker: str, before: dict[str, dict[str, Any]], after: dict[str, dict[str, Any]]) -> bool:
+def _has_begun_nothing(worker: str, before: dict[str, dict[str, Any]], after: dict[str, dict[str, Any]]) -> bool:
     """Whether the worker has begun no task since. If many tasks wait, the probe may not be the next one."""
     reply = after.get(worker)
     return reply is None or (reply["begun"] == before[worker]["begun"] and reply["slots"] > reply["active"])
@@ -230,21 +230,21 @@ def _waiting(broker: Finding) -> Iterator[Finding]:
         advice = "See above for what is down. A worker's reaper publishes dispatches that wait in the ledger."
         if group.key not in conf.queues:
             why, advice = "the queue is no longer in the settings", FORMER.format(queue=group.key)
-        yield Finding(f"backlog of {group.key}", f"{_wait(group, now)}: {why}", advice)
+        yield Finding(f"backlog of {group.key}", f"{_backlog(group, now)}: {why}", advice)
     for group in handed_back:
         yield Finding(
             f"handed back to {group.key}",
-            f"{_wait(group, now)}: workers handed them back. {group.error}",
+            f"{_backlog(group, now)}: workers handed them back. {group.error}",
             "Give the workers of this queue the code and settings of the web processes. Dispatches that no worker can "
             "run for 15 minutes fail and become dead letters.",
         )
 
 
-def _wait(group: Group, now: datetime) -> str:
-    return f"{_waits(group.count)}, the oldest for {(now - group.oldest).total_seconds():.0f} s"
+def _backlog(group: Group, now: datetime) -> str:
+    return f"{_count(group.count)}, the oldest for {(now - group.oldest).total_seconds():.0f} s"
 
 
-def _waits(number: int) -> str:
+def _count(number: int) -> str:
     return "1 dispatch waits" if number == 1 else f"{number} dispatches wait"
 
 
@@ -259,7 +259,7 @@ def _limits() -> Iterator[Finding]:
         if pressure(policy, load) >= 1:
             yield Finding(
                 f"limit of {name}",
-                f"{_waits(load.depth)}, the oldest for {load.age:.0f} s, so new requests are refused",
+                f"{_count(load.depth)}, the oldest for {load.age:.0f} s, so new requests are refused",
                 "Start more workers, or raise max_depth or max_age of the queue.",
             )
 

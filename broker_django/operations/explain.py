@@ -81,15 +81,15 @@ def explain(
     explanation = Explanation()
     with translation.override(language_of(request.META, request.path_info)):
         _try_routers(request, explanation)
-        explanation.outcome = _routed(request, names_destinations=names_destinations)
+        explanation.outcome = _answer_of_router(request, names_destinations=names_destinations)
         if not explanation.outcome:
-            _located(request, explanation)
+            _explain_view(request, explanation)
     if not names_destinations:
         explanation.shares = {}
     return explanation
 
 
-def _located(request: HttpRequest, explanation: Explanation) -> None:
+def _explain_view(request: HttpRequest, explanation: Explanation) -> None:
     try:
         found = resolve(request.path_info, getattr(request, "urlconf", None))
     except Resolver404:
@@ -97,14 +97,14 @@ def _located(request: HttpRequest, explanation: Explanation) -> None:
         return
     request.resolver_match = found
     explanation.view = view_name(found.func, request.method or "")
-    explanation.outcome = _login(request, found)
+    explanation.outcome = _login_redirect(request, found)
     if not explanation.outcome and choice.is_own(found):
         explanation.outcome = "The broker answers: its own URLs are neither routed nor queued."
     if not explanation.outcome:
-        _decided(request, View(found.func, found.args, found.kwargs), explanation)
+        _explain_decision(request, View(found.func, found.args, found.kwargs), explanation)
 
 
-def _decided(request: HttpRequest, view: View, explanation: Explanation) -> None:
+def _explain_decision(request: HttpRequest, view: View, explanation: Explanation) -> None:
     annotation = annotation_of(view.function, request.method or "")
     if annotation is not None:
         explanation.decorator = f"{annotation.mode} {annotation.queue or ''}".strip()
@@ -115,11 +115,11 @@ def _decided(request: HttpRequest, view: View, explanation: Explanation) -> None
     if unknown:
         explanation.outcome = f"The view runs now: there is no queue {unknown!r}."
     else:
-        refusal = _admitted(request, view, explanation.decision)
-        explanation.outcome = refusal or _outcome(explanation.decision) + _one_of(route_of(request))
+        refusal = _refusal_of(request, view, explanation.decision)
+        explanation.outcome = refusal or _outcome(explanation.decision) + _destinations_note(route_of(request))
 
 
-def _admitted(request: HttpRequest, view: View, decision: Decision | None) -> str:
+def _refusal_of(request: HttpRequest, view: View, decision: Decision | None) -> str:
     """Returns how admission refuses the request without its body; empty if it does not, or the view runs now."""
     if decision is None or not decision.queued:
         return ""
@@ -134,7 +134,7 @@ def _admitted(request: HttpRequest, view: View, decision: Decision | None) -> st
     return "" if response is None else f"Admission answers: {response.status_code}."
 
 
-def _routed(request: HttpRequest, *, names_destinations: bool) -> str:
+def _answer_of_router(request: HttpRequest, *, names_destinations: bool) -> str:
     """Returns what the router answers; empty if the view is called."""
     route = route_of(request)
     if route is None or route.router.action is Action.QUEUE:
@@ -142,7 +142,7 @@ def _routed(request: HttpRequest, *, names_destinations: bool) -> str:
     code = route.router.code
     if route.router.action is Action.PROXY:
         to = f" to {redirects.target_of(request, route)}" if names_destinations else ""
-        return f"Router {code} answers: a proxy{to}{_one_of(route)}"
+        return f"Router {code} answers: a proxy{to}{_destinations_note(route)}"
     try:
         response = redirects.redirect(request, route)
     except LoopDetectedError as error:
@@ -150,24 +150,24 @@ def _routed(request: HttpRequest, *, names_destinations: bool) -> str:
     if response is None:
         return ""
     to = f" to {response['Location']}" if names_destinations else ""
-    return f"Router {code} answers: {response.status_code}{to}{_one_of(route)}"
+    return f"Router {code} answers: {response.status_code}{to}{_destinations_note(route)}"
 
 
 def _without_view(request: HttpRequest) -> str:
-    for middleware in _loaded(CommonMiddleware):
+    for middleware in _middleware_of(CommonMiddleware):
         if middleware.should_redirect_with_slash(request):
             slashed = request.get_full_path(force_append_slash=True)
             return f"{_title(middleware)} answers: {middleware.response_redirect_class.status_code} to {slashed}"
     return "No view has this URL: 404."
 
 
-def _login(request: HttpRequest, found: ResolverMatch) -> str:
+def _login_redirect(request: HttpRequest, found: ResolverMatch) -> str:
     """Returns what LoginRequiredMiddleware answers; empty if it lets the request pass."""
     if not apps.is_installed("django.contrib.auth"):
         return ""
     from django.contrib.auth.middleware import LoginRequiredMiddleware  # noqa: PLC0415 - needs its app
 
-    for middleware in _loaded(LoginRequiredMiddleware):
+    for middleware in _middleware_of(LoginRequiredMiddleware):
         try:
             response = middleware.process_view(request, found.func, found.args, found.kwargs)
         except DisallowedHost as error:
@@ -177,7 +177,7 @@ def _login(request: HttpRequest, found: ResolverMatch) -> str:
     return ""
 
 
-def _loaded(middleware_class: type[M]) -> Iterator[M]:
+def _middleware_of(middleware_class: type[M]) -> Iterator[M]:
     """Yields the project's middleware of this class, instantiated for this question."""
     for path in settings.MIDDLEWARE:
         named = import_string(path)
@@ -194,8 +194,8 @@ def _title(middleware: object) -> str:
     return type(middleware).__name__
 
 
-def _one_of(route: Route | None) -> str:
-    """Add that another visitor may get another destination."""
+def _destinations_note(route: Route | None) -> str:
+    """Returns a note if other visitors may get another destination."""
     number = len(route.router.weights) if route is not None else 1
     return f" (one of {number}, by weight)" if number > 1 else ""
 

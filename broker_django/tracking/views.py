@@ -56,7 +56,7 @@ KEEP_ALIVE = 15.0
 """Seconds without an event after which a comment is sent. It also detects that the client has gone."""
 
 
-def _owned(request: HttpRequest, token: str) -> Dispatch:
+def _own_dispatch(request: HttpRequest, token: str) -> Dispatch:
     """Returns the dispatch. Raises DispatchNotFoundError if the token is invalid, or the dispatch belongs to others."""
     with contextlib.suppress(DispatchNotFoundError):
         dispatch = ledger.find(tokens.read(token))
@@ -82,7 +82,7 @@ def _may_listen(dispatch: Dispatch) -> bool:
         raise UnwatchedError("the ledger cannot be read") from error
 
 
-def wait_of(request: HttpRequest) -> float:
+def wait_seconds(request: HttpRequest) -> float:
     """Returns the `wait` parameter: seconds to hold the request, at most `MAX_WAIT`; 0 if it is invalid."""
     text = request.GET.get("wait", "")
     return float(min(int(text), conf.MAX_WAIT)) if text.isascii() and text.isdigit() and len(text) < 10 else 0.0
@@ -93,9 +93,9 @@ class _Poll:
 
     def __init__(self, request: HttpRequest, token: str) -> None:
         self.request = request
-        self.dispatch = _owned(request, token)
+        self.dispatch = _own_dispatch(request, token)
         asks = request.method != "DELETE" and not self.dispatch.state.done
-        self.seconds = wait_of(request) if asks else 0.0
+        self.seconds = wait_seconds(request) if asks else 0.0
         if self.seconds:
             self._carrier = held_sessions.leave(request)
 
@@ -172,7 +172,7 @@ async def _async_events(request: HttpRequest, token: str) -> HttpResponseBase:
 
 
 def _listener(request: HttpRequest, token: str) -> tuple[Dispatch, str, Guest]:
-    dispatch = _owned(request, token)
+    dispatch = _own_dispatch(request, token)
     return dispatch, tokens.status_url(request, dispatch.id, dispatch.accepted_at), holding.guest(request, dispatch)
 
 

@@ -4,7 +4,7 @@ from .models import Payment, Product
 
 
 class OrderMismatchError(Exception):
-    """The order is already paid, but for other goods."""
+    """The order is already paid, with other goods."""
 
 
 def pay(order: str, product: Product, quantity: int) -> Payment:

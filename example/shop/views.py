@@ -55,7 +55,7 @@ def checkout(request: HttpRequest) -> JsonResponse:
     except payments.OrderMismatchError:
         return JsonResponse({"error": "This order was paid for other goods."}, status=409)
     paid = {"payment": payment.pk, "order": payment.order, "amount": f"{payment.amount:.2f}", "currency": "EUR"}
-    return JsonResponse({**paid, "paid_at": payment.paid_at, "broker": how_it_came(request)}, status=201)
+    return JsonResponse({**paid, "paid_at": payment.paid_at, "broker": broker_facts(request)}, status=201)
 
 
 @csrf_exempt
@@ -137,6 +137,6 @@ def invalid(form: Form) -> JsonResponse:
     return JsonResponse({"errors": form.errors.get_json_data()}, status=400)
 
 
-def how_it_came(request: HttpRequest) -> dict[str, Any]:
+def broker_facts(request: HttpRequest) -> dict[str, Any]:
     broker = request.broker
     return {"replayed": broker.replayed, "id": broker.id, "queue": broker.queue, "attempt": broker.attempt}

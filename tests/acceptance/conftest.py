@@ -41,7 +41,7 @@ from tests.site.models import Execution
 
 ALIAS = "acceptance"
 PATIENCE = 30
-"""Seconds that a test waits for what has to happen; also the longest long-poll."""
+"""Seconds that a test waits for an expected event; also the longest long poll."""
 KEPT = 2.0
 """Seconds for which a client keeps an idle connection: servers close theirs after five, which may cross a request."""
 
@@ -69,7 +69,7 @@ class Site:
     process: Process
 
     def client(self, **options: Any) -> httpx.Client:
-        """A new browser, so to say: with cookies of its own."""
+        """Returns a client with its own cookies, like a new browser."""
         limits = httpx.Limits(keepalive_expiry=KEPT)
         options = {"timeout": PATIENCE + 10, "limits": limits, "trust_env": False, "verify": False, **options}
         return httpx.Client(base_url=self.url, **options)
@@ -91,21 +91,21 @@ class Ledger:
 
     @staticmethod
     def nobody_writing() -> AbstractContextManager[None]:
-        """On SQLite no other process has the lock for writing meanwhile, so none that is stopped keeps it."""
+        """On SQLite, hold the write lock, so that no process is stopped while it holds it."""
         return transaction.atomic(using=ALIAS)
 
     def forget_what_waits(self, queue: str) -> None:
-        """Other tests may have left something behind that counts for a limit."""
+        """Remove waiting dispatches of other tests, which would count for a limit."""
         waiting = DispatchRecord.objects.using(ALIAS).filter(queue=queue, state="queued")
         waiting.update(state="cancelled", finished_at=timezone.now())
 
     def forget_all(self) -> None:
-        """What other tests have left behind neither waits nor runs, so that no reaper publishes it again."""
+        """End the dispatches of other tests, so that no reaper publishes them again."""
         left = DispatchRecord.objects.using(ALIAS).filter(state__in=("queued", "running"))
         left.update(state="cancelled", finished_at=timezone.now(), due_at=None)
 
     def hand_back_long_ago(self, dispatch_id: str) -> None:
-        """Wait until workers have handed it back, and date that back beyond any deployment."""
+        """Wait until a worker has handed it back, and set that time before any deployment."""
         attempts = AttemptRecord.objects.using(ALIAS).filter(dispatch=dispatch_id)
         wait_until(attempts.exists, PATIENCE)
         attempts.update(ended_at=timezone.now() - timedelta(minutes=20))
@@ -146,7 +146,7 @@ def redis_broker(message_broker: servers.MessageBroker) -> servers.MessageBroker
 def environment(
     message_broker: servers.MessageBroker, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, str]]:
-    """The variables of every process of the site; the database is there."""
+    """Returns the variables of every process of the site. The database exists."""
     with servers.DATABASES[servers.DATABASE]() as database:
         variables = {
             **database,
@@ -220,7 +220,7 @@ def _start_site(interface: str, environment: dict[str, str]) -> Site:
 
 
 class Sites(dict[str, Site]):
-    """Each is started when the first test asks for it."""
+    """Sites that start when a test first uses them."""
 
     def __init__(self, start: Callable[[str], Site]) -> None:
         self._start = start
@@ -233,7 +233,7 @@ class Sites(dict[str, Site]):
 
 @pytest.fixture(scope="session")
 def sites(environment: dict[str, str], message_broker: servers.MessageBroker) -> Iterator[Sites]:
-    """One under ASGI, one under WSGI, and one whose dispatches no shared worker is handed."""
+    """One under ASGI, one under WSGI, and one whose dispatches no shared worker receives."""
 
     def start(name: str) -> Site:
         if name == servers.UNATTENDED:
@@ -260,7 +260,7 @@ def asgi_site(celery_worker_cluster: CeleryWorkerCluster, sites: dict[str, Site]
 
 
 def _end(process: Process) -> None:
-    """End it, and print what it said: pytest shows that of tests that fail."""
+    """End the process and print its output, which pytest shows for failed tests."""
     print(f"{process.name}:\n{process.logs()}")
     process.teardown()
 
@@ -308,7 +308,7 @@ def start_worker(
         yield start
 
 
-# What pytest-celery is made of
+# Fixtures of pytest-celery
 
 
 @pytest.fixture(scope="session")
@@ -364,7 +364,7 @@ def worker(celery_worker_cluster: CeleryWorkerCluster) -> Worker:
     return celery_worker_cluster[0]
 
 
-# No worker of the above is here
+# A site without the shared worker
 
 
 @pytest.fixture
@@ -398,13 +398,13 @@ def client(asgi_site: Site) -> Iterator[httpx.Client]:
 
 
 def log_in(client: httpx.Client, username: str = "ada") -> httpx.Client:
-    """The client as this user, who has logged in on the spot."""
+    """Returns the client, logged in as this user."""
     client.post("/log-in/", data={"username": username, "password": PASSWORD}).raise_for_status()
     return client
 
 
 def done(client: httpx.Client, accepted: httpx.Response) -> dict[str, Any]:
-    """The status document of an accepted request once it is done."""
+    """Returns the status document of an accepted request when it is done."""
     assert accepted.status_code == 202, accepted.text
     document = client.get(accepted.headers["Location"], params={"wait": PATIENCE}).json()
     assert document["done"], document

@@ -1,4 +1,4 @@
-"""Middleware that answers before any view is asked, in the processes whose environment asks for it."""
+"""Middleware that answers before the view, in processes whose environment enables it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _is_ours(request: HttpRequest) -> bool:
 
 
 def redirecting(get_response: Callable[[HttpRequest], HttpResponseBase]) -> Any:
-    """Sends everybody to log in."""
+    """Redirects every client to the login."""
 
     def middleware(request: HttpRequest) -> HttpResponseBase:
         return get_response(request) if _is_ours(request) else HttpResponseRedirect("/log-in/")
@@ -27,7 +27,7 @@ def redirecting(get_response: Callable[[HttpRequest], HttpResponseBase]) -> Any:
 
 
 def locked_down(get_response: Callable[[HttpRequest], HttpResponseBase]) -> Any:
-    """Asks everybody for a password, with a page that looks like a success."""
+    """Asks every client for a password, with status 200."""
 
     def middleware(request: HttpRequest) -> HttpResponseBase:
         return get_response(request) if _is_ours(request) else HttpResponse("<form>password?</form>")
@@ -36,7 +36,7 @@ def locked_down(get_response: Callable[[HttpRequest], HttpResponseBase]) -> Any:
 
 
 class Closed:
-    """Is closed for maintenance, which it finds out when the view is known."""
+    """Answers that the site is closed for maintenance, in `process_view`."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self.get_response = get_response
@@ -51,7 +51,7 @@ class Closed:
 
 
 def forgetful(get_response: Callable[[HttpRequest], HttpResponseBase]) -> Any:
-    """Finds nothing."""
+    """Answers every request with a 404."""
 
     def middleware(request: HttpRequest) -> HttpResponseBase:
         return get_response(request) if _is_ours(request) else HttpResponse("nothing here", status=404)

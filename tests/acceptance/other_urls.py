@@ -1,4 +1,4 @@
-"""The URLs of a deployment that is older, or newer: one is not there, and one leads to another view."""
+"""The URLs of another release: one is missing, and one leads to another view."""
 
 from django.urls import path
 

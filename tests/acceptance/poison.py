@@ -1,4 +1,4 @@
-"""Views that leave something behind, and one that looks for it."""
+"""Views that leave something behind, and one that detects it."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _refuse(*_args: Any, **_options: Any) -> None:
 
 
 def _on_another_database() -> None:
-    """From the next time on that it connects."""
+    """Takes effect when it connects again."""
     connection.close()
     connection.settings_dict["NAME"] = "nowhere.sqlite3" if connection.vendor == "sqlite" else "template1"
 
@@ -95,7 +95,7 @@ def _opened_with_a_wrapper() -> None:
 
 
 def _replaced() -> None:
-    """The worker's own connection stays in a transaction, and somebody keeps it."""
+    """The worker's own connection stays in a transaction, and a reference to it is kept."""
     Execution.objects.create(dispatch="before the transaction")
     _atomic()
     REPLACED.append(connections["default"])
@@ -239,7 +239,7 @@ def poison(request: HttpRequest, name: str) -> HttpResponse:
 
 @csrf_exempt
 async def apoison(request: HttpRequest, name: str) -> HttpResponse:
-    """Those that need no database."""
+    """The poisons that need no database."""
     ANYWHERE[name]()
     return HttpResponse("swallowed")
 
@@ -271,7 +271,7 @@ _OF_DRIVERS = {
 
 @csrf_exempt
 def probe(request: HttpRequest) -> JsonResponse:
-    """What a view finds in its process, its context and its database session."""
+    """Returns the state of the process, the context and the database session."""
     umask = os.umask(0o22)
     os.umask(umask)
     in_transaction, atomic = _in_transaction(), connection.in_atomic_block

@@ -1,4 +1,4 @@
-"""Make the database of the acceptance tests: `python -m tests.acceptance.prepare`."""
+"""Create the database of the acceptance tests: `python -m tests.acceptance.prepare`."""
 
 import django
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from tests.settings import *  # noqa: F403
 from tests.settings import DATABASES, INSTALLED_APPS, MIDDLEWARE, REQUEST_BROKER, SECRET_KEY
 
-# Its import would take a fifth of the time in which each of some hundred processes starts.
+# Importing it would take a fifth of the start of each of some hundred processes.
 INSTALLED_APPS = [app for app in INSTALLED_APPS if not app.startswith("rest_framework")]
 
 CELERY_IMPORTS = ["tests.acceptance.tasks"]
@@ -32,7 +32,7 @@ if "MEDIA" in os.environ:
 
 
 def by_header(queues: Iterable[str]) -> list[dict[str, str]]:
-    """Rules by which a request names its queue."""
+    """Rules that choose the queue by a header field."""
     return [
         {"when": f'"x-queue" in request.headers && request.headers["x-queue"] == "{name}"', "queue": name}
         for name in queues

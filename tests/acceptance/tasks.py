@@ -1,4 +1,4 @@
-"""A task of a project that takes a slot of a threads pool with it."""
+"""A task of a project that makes a slot of a threads pool unusable."""
 
 from __future__ import annotations
 

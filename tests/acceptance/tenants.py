@@ -1,4 +1,4 @@
-"""The test site with a database for each tenant, which a router of the project finds by the request."""
+"""The test site with a database for each tenant, which a router chooses by the request."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""RabbitMQ is short of memory or disk: it blocks who publishes until workers have made room."""
+"""RabbitMQ is short of memory or disk: it blocks publishers until workers have read messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A queue at its limit refuses while no worker comes to it, and takes requests again when one has."""
+"""A queue at its limit refuses requests until a worker serves it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DEPTH = 5
 def narrow_site(
     request: pytest.FixtureRequest, message_broker: MessageBroker, unattended: Site, start_site: StartSite
 ) -> Site:
-    """One whose payments have little room, and no worker."""
+    """A site with a low limit for payments, and no worker."""
     site = start_site(request.param, BROKER_URL=message_broker.unattended_url, PAYMENT_DEPTH=str(DEPTH))
     site.process.ready()
     return site

@@ -1,4 +1,4 @@
-"""Dispatches that nobody wants any more."""
+"""Dispatches that are cancelled."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_running_dispatch_is_stopped_if_its_queue_allows_it(
     assert (stopped.status_code, stopped.json()["state"]) == (202, "cancelled")
     gates.open(gate)
     after = client.post("/pay/", data={"amount": "1"}, headers={"Prefer": "wait=10"})
-    assert after.status_code == 201, "the worker goes on"
+    assert after.status_code == 201, "the worker continues"
     assert client.get(location).json()["state"] == "cancelled"
     assert ledger.executions(accepted.json()["id"]) == 0, "the process was stopped before the gate was open"
 

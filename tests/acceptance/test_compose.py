@@ -29,7 +29,7 @@ OWN = ("migrate", "web", "workers", "flower")
 """The services that are commands of this project's image."""
 VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::(?:-(?P<default>[^}]*)|\?(?P<missing>[^}]*)))?\}")
 OF_ENV = {"SECRET_KEY": "made-for-this-test", "POSTGRES_PASSWORD": "shop"}
-"""The file named .env: what has no default has to be in it."""
+"""Returns the .env file, with all variables that have no default."""
 
 
 def _filled_in(variable: re.Match[str]) -> str:
@@ -37,13 +37,13 @@ def _filled_in(variable: re.Match[str]) -> str:
 
 
 def described() -> dict[str, Any]:
-    """The services with variables filled in, as for somebody with the smallest file named .env."""
+    """Returns the services with variables from the smallest .env file."""
     text = VARIABLE.sub(_filled_in, COMPOSE.read_text())
     return yaml.safe_load(text)["services"]
 
 
 class Installation:
-    """The services on this machine: what compose calls by name and well-known port is on a free port of loopback."""
+    """Returns the services for this machine: host names and ports are replaced by free loopback ports."""
 
     def __init__(self, home: Path, postgres: Mapping[str, str]) -> None:
         self.services = described()
@@ -131,7 +131,7 @@ def test_nothing_is_open_to_other_machines() -> None:
 @pytest.mark.server("redis-server", "postgres")
 @pytest.mark.timeout(180)
 def test_web_workers_and_flower_work_together(installation: Installation) -> None:
-    """They are healthy by now, each by its own health check."""
+    """Yields the services when all are healthy, by their own health checks."""
     with httpx.Client(trust_env=False, timeout=20) as client:
         assert client.get(installation.url("web", "/broker/health/")).json() == {"status": "pass"}
         assert client.get(installation.url("web", "/")).status_code == 200

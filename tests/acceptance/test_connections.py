@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def connections_made(client: httpx.Client) -> int:
-    """How often the process that answers has connected by now."""
+    """Returns how often the process that answers has connected."""
     document = done(client, client.post("/connections/", headers={"X-Queue": "bulk"}))
     assert document["state"] == "succeeded", document
     return int(client.get(document["links"]["response"]).text)
@@ -29,7 +29,7 @@ def connections_made(client: httpx.Client) -> int:
 def test_connections_are_kept_unless_the_project_says_otherwise(
     unattended: Site, start_worker: StartWorker, variables: dict[str, str], *, kept: bool
 ) -> None:
-    if servers.DATABASE == "mariadb":  # whose sessions nobody can reset
+    if servers.DATABASE == "mariadb":  # its sessions cannot be reset
         variables = {**variables, "RESET_CONNECTIONS": "0"}
     start_worker(broker_worker, "--concurrency=1", **variables)
     with unattended.client() as client:

@@ -31,14 +31,14 @@ def databases(django_db_blocker: Any) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def managed() -> Iterator[dict[str, str]]:
-    """The variables to reach it, as a user who is no administrator."""
+    """Returns the variables for a user who is no administrator."""
     with servers.mariadb("broker", "--log-bin", "--server-id=1") as variables:
         yield {**variables, "POSTGRES_HOST": ""}
 
 
 @pytest.fixture(scope="module")
 def migrated(managed: dict[str, str]) -> str:
-    """What `migrate` wrote."""
+    """Returns the output of `migrate`."""
     variables = {**os.environ, **managed, "DJANGO_SETTINGS_MODULE": "tests.acceptance.settings"}
     done = finished([sys.executable, "-m", "django", "migrate", "--run-syncdb"], variables, seconds=180)
     assert done.returncode == 0, done.stderr
@@ -46,7 +46,7 @@ def migrated(managed: dict[str, str]) -> str:
 
 
 def run(variables: dict[str, str], statement: str) -> Any:
-    """What the statement finds, in the database as somebody else reaches it."""
+    """Returns the result of the statement, over another connection."""
     connection = ConnectionHandler({"default": database(variables)})["default"]
     with connection.cursor() as cursor:
         cursor.execute(statement)
@@ -84,7 +84,7 @@ def test_rows_that_somebody_changes_with_sql_count_without_triggers(
 
 @MARIADB
 def test_triggers_that_are_there_are_left_alone(managed: dict[str, str], migrated: str) -> None:
-    """An administrator has made them; this user may not make them again."""
+    """An administrator has created the triggers; this user may not create them."""
     administrator = {**managed, "MYSQL_USER": "administrator"}
     command = [sys.executable, "-m", "django", "migrate"]
     variables = {**os.environ, "DJANGO_SETTINGS_MODULE": "tests.acceptance.settings"}

@@ -1,4 +1,4 @@
-"""The demo as a newcomer meets it: the example under `broker_dev`, clicked through in a browser."""
+"""The demo: the example under `broker_dev`, used in a browser."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def browser() -> Iterator[object]:
         for option in (*BROWSER_OPTIONS, f"--user-data-dir={profile}"):
             options.add_argument(option)
         driver = webdriver.Chrome(options=options, service=Service(str(require("chromedriver"))))
-        driver.implicitly_wait(PATIENCE)  # a click does not always wait for the page that it leads to
+        driver.implicitly_wait(PATIENCE)  # a click does not always wait for the next page
         yield driver
         driver.quit()
 

@@ -1,4 +1,4 @@
-"""The way of a request: accepted, replayed by a worker in another process, answered."""
+"""A request is accepted, replayed by a worker in another process, and answered."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def client(site: Site) -> Iterator[httpx.Client]:
-    """Every test of this module, under ASGI and under WSGI."""
+    """Run every test of this module under ASGI and under WSGI."""
     with site.client() as client:
         yield client
 

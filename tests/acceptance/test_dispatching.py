@@ -37,8 +37,8 @@ def test_a_worker_runs_what_a_command_dispatches(
     start_worker(broker_worker, "--concurrency=1", **variables)
     shell = [sys.executable, "-m", "django", "shell", "-c", COMMAND]
     env = {**environment, **variables, "BROKER_URL": message_broker.unattended_url}
-    told = subprocess.run(shell, check=True, cwd=ROOT, env=env, capture_output=True, text=True)
-    ids = told.stdout.split()[-2:]
+    finished = subprocess.run(shell, check=True, cwd=ROOT, env=env, capture_output=True, text=True)
+    ids = finished.stdout.split()[-2:]
     wait_until(lambda: all(ledger.dispatch(each).current_state.done for each in ids))
     ended = [(each.state, each.response_status, each.error) for each in map(ledger.dispatch, ids)]
     assert ended == [("succeeded", 200, ""), ("succeeded", 200, "")]

@@ -31,7 +31,7 @@ def doctor(environment: dict[str, str], **variables: str) -> tuple[int, str]:
 
 
 def doctor_until(environment: dict[str, str], text: str) -> tuple[int, str]:
-    """What the first one says that says this: workers may be about to start."""
+    """Returns the first output that contains the text: workers may still be starting."""
     said = [(0, "")]
 
     def says() -> bool:
@@ -44,7 +44,7 @@ def doctor_until(environment: dict[str, str], text: str) -> tuple[int, str]:
 
 @pytest.fixture(autouse=True)
 def nothing_unfinished(ledger: Ledger) -> None:
-    """What other tests left waiting would need attention."""
+    """Remove dispatches of other tests, which would be findings."""
     DispatchRecord.objects.using(ALIAS).filter(state__in=[State.QUEUED, State.RUNNING]).delete()
 
 

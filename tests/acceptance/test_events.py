@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Heard:
-    """Events of tasks that ended, by id, as they come in."""
+    """Collects the events of ended tasks by id."""
 
     def __init__(self, app: Celery) -> None:
         self._app, self._ended, self._more = app, {}, threading.Condition()

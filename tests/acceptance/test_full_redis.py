@@ -1,4 +1,4 @@
-"""A message broker that has too little memory for what is accepted."""
+"""A message broker with too little memory for the accepted dispatches."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.acceptance.conftest import Ledger, Site, StartSite, StartWorker
 
 BODY = b"x" * 60_000
-"""A message of it takes some 84 kB: base64 of base64, and what Celery adds."""
+"""The size of a body whose message takes about 84 kB: base64 twice, and Celery's part."""
 MOST = 20
 MANY = 100
 
@@ -30,13 +30,13 @@ pytestmark = pytest.mark.timeout(240)
 
 @pytest.fixture
 def small() -> Iterator[servers.MessageBroker]:
-    """A Redis with room for some fifty such messages."""
+    """A Redis with memory for about fifty such messages."""
     with servers.valkey("--maxmemory", "6mb") as broker:
         yield broker
 
 
 def fill(broker: servers.MessageBroker) -> None:
-    """Until it takes nothing any more, and would not if connections were closed, whose buffers count too."""
+    """Fill Redis, so that it stays full if connections close, whose buffers count too."""
     client = redis.Redis.from_url(broker.url)
     for size in (10_000, 100):
         with pytest.raises(redis.exceptions.OutOfMemoryError):
@@ -108,7 +108,7 @@ def test_a_worker_that_redis_refuses_fails_and_says_what_to_do(
 
 @pytest.fixture
 def now_and_then_full(small: servers.MessageBroker) -> Iterator[servers.MessageBroker]:
-    """A Redis that is full and has room again many times a second."""
+    """A Redis that is full and empty again many times a second."""
     over = threading.Event()
 
     def fill_and_empty() -> None:
@@ -125,7 +125,7 @@ def now_and_then_full(small: servers.MessageBroker) -> Iterator[servers.MessageB
 
 
 def test_a_message_is_run_and_put_back_whenever_redis_becomes_full(now_and_then_full: servers.MessageBroker) -> None:
-    """It refuses a command or, if it became full after it had taken the commands, the transaction that they make."""
+    """Redis refuses a command, or the whole transaction if memory ran out within it."""
     url, large = now_and_then_full.url, "x" * 60_000
     missed = {redis.exceptions.OutOfMemoryError, redis.exceptions.ExecAbortError}
     with Connection(url, transport="workers.consuming.redis:Transport") as connection, connection.channel() as channel:

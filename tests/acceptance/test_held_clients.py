@@ -1,4 +1,4 @@
-"""Clients that wait use up nothing that others need, on every kind of server."""
+"""Waiting clients use no resources that others need, on every kind of server."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ OWN = 1
 
 @pytest.fixture
 def serve(start_site: StartSite, message_broker: servers.MessageBroker) -> Callable[..., Site]:
-    """Start a server that is ready. No worker serves it unless it is `attended`."""
+    """Start a server and wait until it is ready. A worker serves it only if it is `attended`."""
 
     def start(interface: str, *, attended: bool = False, **variables: str) -> Site:
         if not attended:
@@ -47,13 +47,13 @@ def serve(start_site: StartSite, message_broker: servers.MessageBroker) -> Calla
 
 
 def show_threads(site: Site) -> None:
-    """The server has more than one thread at work: before that, the site cannot know that it has them."""
+    """Use more than one thread of the server, because the site only then knows of them."""
     with ThreadPoolExecutor(4) as threads, site.client() as client:
         assert all(threads.map(lambda _: client.get("/echo/").is_success, range(80)))
 
 
 def accept(site: Site) -> str:
-    """The status URL of a dispatch that no worker comes to."""
+    """Returns the status URL of a dispatch that no worker claims."""
     with site.client() as client:
         return str(client.post("/note/held/", headers={"X-Queue": "bulk"}).headers["Location"])
 
@@ -64,12 +64,12 @@ def family(site: Site) -> list[psutil.Process]:
 
 
 def serving(site: Site) -> psutil.Process:
-    """The process of a server that has one: under gunicorn and `parent_watch` it is the last that was started."""
+    """Returns the process that serves: under gunicorn and `parent_watch` the last that was started."""
     return family(site)[-1]
 
 
 def connected(process: psutil.Process, environment: dict[str, str]) -> int:
-    """How many connections to the database the process has."""
+    """Returns how many connections to the database the process has."""
     if "POSTGRES_PORT" in environment:
         port = int(environment["POSTGRES_PORT"])
         return sum(bool(each.raddr) and each.raddr.port == port for each in process.net_connections())
@@ -91,7 +91,7 @@ async def in_thread(function: Callable[..., Any], *args: Any) -> Any:
 
 @contextlib.asynccontextmanager
 async def streams(urls: list[str]) -> Any:
-    """Event streams, each with its first state read."""
+    """Opens event streams and reads their first state."""
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(timeout=PATIENCE, trust_env=False, limits=limits) as client, AsyncExitStack() as stack:
         opened = [await stack.enter_async_context(client.stream("GET", f"{url}events/")) for url in urls]
@@ -169,9 +169,9 @@ def test_streams_do_not_block_threads_and_workers(serve: Callable[..., Site], in
             await in_thread(page_answers_promptly, site)
             with site.client() as client:
                 assert client.delete(urls[0]).status_code == 202
-            told = [[line async for line in lines] for lines in opened]
-            assert all("id: cancelled" in lines or "retry: 1000" in lines for lines in told)
-            assert any("id: cancelled" in lines for lines in told) is (interface == "gthread")
+            received = [[line async for line in lines] for lines in opened]
+            assert all("id: cancelled" in lines or "retry: 1000" in lines for lines in received)
+            assert any("id: cancelled" in lines for lines in received) is (interface == "gthread")
 
     run(scenario())
 
@@ -185,7 +185,7 @@ def test_no_stream_is_held_back_to_be_compressed(serve: Callable[..., Site], int
     with site.client(headers=headers) as client, client.stream("GET", f"{url}events/", timeout=reads) as stream:
         assert next(stream.iter_lines()) == "event: state"
         assert "Content-Encoding" not in stream.headers
-        with site.client() as other:  # so that nobody is held when the server is to stop
+        with site.client() as other:  # so that no client is held when the server stops
             assert other.delete(url).status_code == 202
 
 
@@ -260,7 +260,7 @@ def test_over_the_limit_polls_are_answered_at_once_and_streams_end(serve: Callab
             assert (answer.json()["state"], answer.headers["Retry-After"]) == ("queued", "1")
             over = await in_thread(lambda: httpx.get(f"{url}events/", timeout=10, trust_env=False))
             assert over.text.endswith("\n\nretry: 1000\n\n")
-        async with streams([url, url]) as [first, _second]:  # those who left have made room
+        async with streams([url, url]) as [first, _second]:  # clients that left no longer count
             with site.client() as client:
                 assert client.delete(url).status_code == 202
             assert "id: cancelled" in [line async for line in first]
@@ -289,7 +289,7 @@ def stored_session(client: httpx.Client) -> str:
 def test_a_held_client_keeps_what_the_view_wrote_into_its_session(
     serve: Callable[..., Site], worker: Worker, gates: Gates, ledger: Ledger
 ) -> None:
-    """With middleware that is synchronous, and writes into the session before and after each view."""
+    """With synchronous middleware that writes into the session before and after each view."""
     site = serve("asgi", attended=True, TOUCH_SESSIONS="1")
     with site.client() as client, site.client() as other:
         for path in ("gate", "gate-and-count"):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tests.acceptance.conftest import Gates, Ledger, Site, StartSite
 
 REQUESTS = int(os.environ.get("TEST_REQUESTS", "400"))
-"""How many repetitions there are: those of the last quarters come when the response is there."""
+"""The number of repetitions. The last quarters are sent when the response is stored."""
 AT_ONCE = REQUESTS if servers.DATABASE == "sqlite" else 60
 """PostgreSQL has 100 connections and MariaDB 151 by default, and under ASGI each request has one of
 its own.
@@ -34,13 +34,13 @@ its own.
 
 @pytest.fixture
 def both(sites: dict[str, Site], celery_worker_cluster: CeleryWorkerCluster) -> list[Site]:
-    """Two web processes that share a database."""
+    """Returns two web processes that share a database."""
     return [sites["asgi"], sites["wsgi"]]
 
 
 @pytest.fixture
 def with_room(both: list[Site], start_site: StartSite) -> list[Site]:
-    """Two that take hundreds of connections at once: the queue of Django's own server has room for ten."""
+    """Returns two that accept hundreds of connections at once; Django's own server queues only ten."""
     other = start_site("asgi")
     other.process.ready()
     return [both[0], other]
@@ -48,7 +48,7 @@ def with_room(both: list[Site], start_site: StartSite) -> list[Site]:
 
 @pytest.fixture
 def many_sockets() -> Iterator[None]:
-    """This process may have a file descriptor for each request, beside those that it has."""
+    """Allow this process a file descriptor for each request."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(max(soft, 2 * REQUESTS), hard), hard))
     yield
@@ -69,7 +69,7 @@ async def send_all(
             async with turns:
                 try:
                     answer = await client.post(url, data={"amount": "5"}, headers=headers)
-                except httpx.TransportError:  # a connection that was cut: what the key is for
+                except httpx.TransportError:  # a cut connection, for which clients send a key
                     answer = await client.post(url, data={"amount": "5"}, headers=headers)
                 answers.append(answer)
             if len(answers) == REQUESTS // 4:

@@ -1,4 +1,4 @@
-"""A large request lies in the storage while only its reference is on the queue."""
+"""A large request is in the storage, and only its reference is on the queue."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ QUEUED = {"X-Queue": "bulk", "Content-Type": "application/octet-stream"}
 def client(
     request: pytest.FixtureRequest, unattended: Site, message_broker: MessageBroker, start_site: StartSite
 ) -> Iterator[httpx.Client]:
-    """Of a site without a worker."""
+    """Returns a client of a site without a worker."""
     site = start_site(request.param, BROKER_URL=message_broker.unattended_url)
     site.process.ready()
     with site.client() as client:

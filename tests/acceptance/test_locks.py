@@ -1,4 +1,4 @@
-"""Somebody else holds the lock of a row in the ledger."""
+"""Another session has locked a row of the ledger."""
 
 from __future__ import annotations
 

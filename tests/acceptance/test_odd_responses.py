@@ -1,4 +1,4 @@
-"""A stored response is what the server would have sent; what it cannot send fails when it is made."""
+"""A stored response is what the server would have sent. Responses that it cannot send fail when they are created."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REFUSED = 500, "application/problem+json", "failed"
 
 
 def answer(client: httpx.Client, method: str, url: str) -> Any:
-    """What the client sees of the response; None if it gets none, or not all of it."""
+    """Returns the response as the client gets it; None if it gets none, or only a part."""
     try:
         response = client.request(method, url, timeout=2)
     except httpx.TransportError:

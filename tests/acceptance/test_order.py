@@ -1,4 +1,4 @@
-"""What a free worker takes next."""
+"""Which dispatch a free worker runs next."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ONE_AT_A_TIME = "--pool=solo"
 
 
 def send(client: httpx.Client, queue: str, number: int) -> list[str]:
-    """Ids of that many dispatches, accepted on this queue."""
+    """Returns the ids of this many dispatches, accepted on this queue."""
     responses = [client.get("/echo/", headers={"X-Queue": queue}) for _ in range(number)]
     assert {response.status_code for response in responses} == {202}
     return [response.json()["id"] for response in responses]

@@ -1,4 +1,4 @@
-"""Workers whose code, or whose middleware, is not that of the web processes: they destroy nothing."""
+"""Workers with other code or middleware than the web processes lose no dispatches."""
 
 from __future__ import annotations
 

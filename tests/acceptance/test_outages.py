@@ -35,7 +35,7 @@ def url_of(port: int) -> str:
 
 @contextlib.contextmanager
 def silence(port: int) -> Iterator[None]:
-    """Someone who takes connections and says nothing."""
+    """A server that accepts connections and never answers."""
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", port))

@@ -1,4 +1,4 @@
-"""Whose dispatch it is, and sessions that begin or end in a worker."""
+"""Owners of dispatches, and sessions that begin or end in a worker."""
 
 from __future__ import annotations
 

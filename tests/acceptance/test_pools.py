@@ -1,4 +1,4 @@
-"""Workers whose processes are shared out by the weights of destinations."""
+"""Workers that distribute their processes by the weights of destinations."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 
 POOLS = "--queues=bulk-eu,bulk-us"
 SOON = 3.0
-"""Seconds in which running workers follow the admin."""
+"""Seconds in which running workers apply a change in the admin."""
 
 CLIENTS = 6
 
 DISPATCHES = int(os.environ.get("TEST_DISPATCHES", "400"))
-"""How many dispatches have to show the weights: 4,000 show them within 2 per cent."""
+"""How many dispatches must show the weights: 4,000 show them within 2 per cent."""
 
 
 @pytest.fixture
@@ -54,8 +54,8 @@ def processes(worker: Worker, message_broker: MessageBroker) -> dict[str, int]:
     """Returns how many processes serve each queue alone, as the worker reports it."""
     with Celery(broker=message_broker.unattended_url, set_as_current=False) as app:
         inspect = app.control.inspect(destination=[worker.hostname()], timeout=2)
-        told = inspect._request("broker_status") or {}
-    return dict(told.get(worker.hostname(), {}).get("processes", {}).get("dedicated", {}))
+        status = inspect._request("broker_status") or {}
+    return dict(status.get(worker.hostname(), {}).get("processes", {}).get("dedicated", {}))
 
 
 def weigh_in_the_admin(client: httpx.Client, row: Router, *weights: int) -> None:
@@ -69,7 +69,7 @@ def weigh_in_the_admin(client: httpx.Client, row: Router, *weights: int) -> None
 
 
 class Traffic:
-    """Requests of many visitors, one after the other on a few connections, for as long as it is open."""
+    """Sends requests of many visitors, one after the other on a few connections, while it is open."""
 
     def __init__(self, site: Site) -> None:
         self.ids: list[str] = []
@@ -113,7 +113,7 @@ def traffic(unattended: Site, router: Router) -> Iterator[Traffic]:
 
 
 def astray(traffic: Traffic, router: Router, ids: list[str]) -> list[str]:
-    """The dispatches that are not in the queue that the weights give to their visitors, as the rows have them now."""
+    """Returns the dispatches that are not in the queue of their visitor by the current weights."""
     rows = list(Destination.objects.using(ALIAS).filter(router=router.pk))
     urls, weights = {str(row.pk): row.url for row in rows}, {str(row.pk): row.weight for row in rows}
     queues = dict(DispatchRecord.objects.using(ALIAS).filter(pk__in=ids).values_list("pk", "queue"))

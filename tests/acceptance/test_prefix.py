@@ -29,7 +29,7 @@ PREFIX = "shop:"
 
 @pytest.fixture(scope="module")
 def other_project(environment: dict[str, str]) -> Iterator[dict[str, str]]:
-    """Its own database and key, and the same names of queues."""
+    """A project with its own database and key, and the same queue names."""
     with servers.sqlite() as database:
         own = {**database, "POSTGRES_HOST": "", "MYSQL_HOST": "", "SECRET_KEY": "of another project"}
         prepare = [sys.executable, "-m", "tests.acceptance.prepare"]

@@ -1,4 +1,4 @@
-"""The database takes no writes for a while, though it answers: a primary that was demoted, or is being moved."""
+"""The database answers but refuses writes for a while, as a demoted primary does."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _said_to_new_connections(statement: str) -> str:
 
 @contextlib.contextmanager
 def read_only() -> Iterator[None]:
-    """For all others. Theirs is the setting of the server, for each transaction that they begin."""
+    """Make the database read-only for other sessions, by the server's setting for new transactions."""
     _say(
         "SET default_transaction_read_only TO off",
         "ALTER SYSTEM SET default_transaction_read_only TO on",

@@ -1,4 +1,4 @@
-"""What falls by the way is taken up: lost workers, lost messages, failed attempts, a message broker that was away."""
+"""The reaper recovers from lost workers, lost messages, failed attempts and an unavailable message broker."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 
 def attempts(dispatch_id: str) -> list[str]:
-    """The errors of the attempts that ended and were not the last."""
+    """Returns the errors of all attempts except the last."""
     ended = AttemptRecord.objects.using(ALIAS).filter(dispatch=dispatch_id).order_by("number")
     return list(ended.values_list("error", flat=True))
 
 
 def run_and_kill(site: Site, ledger: Ledger, gates: Gates, start_worker: StartWorker, queue: str) -> tuple[str, str]:
-    """The ids of a dispatch and its gate, whose worker was killed, with all its processes, while it ran."""
+    """Run a dispatch and kill its worker with all processes. Returns the ids of the dispatch and its gate."""
     worker = start_worker(broker_worker, "--concurrency=1")
     gate = gates.new()
     with site.client() as client:
@@ -66,7 +66,7 @@ def test_what_is_delivered_at_most_once_fails_when_its_worker_is_lost(
 
 
 def wait_until_renewed(ledger: Ledger, dispatch_id: str, times: int) -> None:
-    """Until the lease of what runs was renewed so often."""
+    """Wait until the lease of the running dispatch was renewed this often."""
     seen = {ledger.dispatch(dispatch_id).due_at}
 
     def renewed() -> bool:
@@ -170,6 +170,6 @@ def test_a_response_that_the_result_store_does_not_take_is_kept_and_handed_over(
             response = document["links"]["response"]
             assert client.get(response).text == "kept"
             store.process.start()
-            start_worker(broker_worker, "--concurrency=1", RESULT_BACKEND=store.url)  # it keeps house at once
+            start_worker(broker_worker, "--concurrency=1", RESULT_BACKEND=store.url)  # housekeeping runs at once
             wait_until(lambda: ledger.dispatch(document["id"]).kept_response is None, 2 * PATIENCE)
             assert client.get(response).text == "kept"

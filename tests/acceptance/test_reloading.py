@@ -1,4 +1,4 @@
-"""`broker_worker` in DEBUG over a minimal project, whose code is edited while it runs. Its message broker is memory."""
+"""`broker_worker` in DEBUG with a minimal project, whose code is edited while it runs. Messages are in memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an operator does in Flower, or with Celery's own remote control."""
+"""An operator revokes and terminates tasks in Flower or with Celery's remote control."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ REPUBLISHED_BY_THEN = 9
 
 @pytest.fixture
 def operator(message_broker: MessageBroker) -> Celery:
-    """Somebody who knows nothing but the message broker."""
+    """Returns an app that only knows the message broker."""
     return Celery("operator", broker=message_broker.unattended_url, set_as_current=False)
 
 
@@ -40,12 +40,12 @@ def client(unattended: Site) -> Iterator[httpx.Client]:
 
 
 def listening(operator: Celery, workers: int = 1) -> None:
-    """Wait until they read what is broadcast to them, which begins after they say that they are ready."""
+    """Wait until the workers read broadcasts, which begins only after they are ready."""
     wait_until(lambda: len(operator.control.ping(timeout=0.5)) == workers)
 
 
 def begin(client: httpx.Client, gate: str, queue: str = "payment") -> httpx.Response:
-    """A dispatch whose view has begun, and waits at the gate."""
+    """Returns a dispatch whose view has begun and waits at the gate."""
     accepted = client.post(f"/gate/{gate}/", headers={"X-Queue": queue})
     wait_until(lambda: state(client, accepted) == "running")
     return accepted
@@ -60,7 +60,7 @@ def id_of(accepted: httpx.Response) -> str:
 
 
 def woken(client: httpx.Client, accepted: httpx.Response, act: Callable[[], Any]) -> dict[str, Any]:
-    """The document with which a long poll comes back, which began before."""
+    """Returns the result of a long poll that began before."""
     documents: list[dict[str, Any]] = []
 
     def poll() -> None:
@@ -104,7 +104,7 @@ def test_terminate_stops_a_dispatch_of_any_queue(
     assert woken(client, accepted, terminate)["state"] == "cancelled"
     gates.open(gate)
     after = client.post("/note/after/", headers={"X-Queue": "payment", "Prefer": f"wait={PATIENCE}"})
-    assert after.status_code == 200, "the worker goes on"
+    assert after.status_code == 200, "the worker continues"
     later = time.monotonic() + REPUBLISHED_BY_THEN
     wait_until(lambda: time.monotonic() > later)
     record = ledger.dispatch(id_of(accepted))
@@ -130,7 +130,7 @@ def test_kill_leaves_it_cancelled_too(
 def test_a_pool_that_cannot_stop_a_task_lets_it_end(
     client: httpx.Client, gates: Gates, start_worker: StartWorker, operator: Celery
 ) -> None:
-    """Nor does the other worker, which knows nothing of it, spoil its response."""
+    """The other worker does not change its response either."""
     for _each in range(2):
         start_worker(plain_worker, "--pool=threads", "--concurrency=1").container.ready()
     listening(operator, workers=2)

@@ -1,4 +1,4 @@
-"""What a client sends is for the view alone: it is readable neither on Redis, nor in logs, nor in Flower."""
+"""Only the view can read what a client sends: it is not readable on Redis, in logs or in Flower."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ QUEUED = {"X-Queue": "payment"}
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """A Redis of its own with a site, and Flower; a worker can be started."""
+    """A separate Redis with a site and Flower; a worker can be started."""
 
     redis_url: str
     site: Site
@@ -72,7 +72,7 @@ def forms_of(text: str) -> list[bytes]:
 
 
 def dump(url: str) -> bytes:
-    """All that is in all databases of this Redis, members of every kind."""
+    """Returns the content of all databases of this Redis."""
     found: list[object] = []
     for number in range(4):
         with redis.Redis.from_url(url.rsplit("/", 1)[0] + f"/{number}") as server:

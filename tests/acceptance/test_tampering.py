@@ -46,7 +46,7 @@ def wire(redis_broker: MessageBroker) -> Wire:
 
 @pytest.fixture
 def caught(wire: Wire, apart: Site) -> tuple[str, Message]:
-    """A payment that was accepted: its id, and its message."""
+    """Returns the id and the message of an accepted payment."""
     with apart.client() as client:
         accepted = client.post("/pay/", data={"amount": "1"})
     return accepted.json()["id"], wire.catch("payment")
@@ -149,7 +149,7 @@ def test_a_task_with_no_uuid_for_an_id_is_refused(wire: Wire, caught, worker: Wo
 
 @pytest.fixture
 def forge(celery_setup: CeleryTestSetup) -> Callable[..., str]:
-    """Publish a replay task as anybody could who knows the message broker's URL. Its id is given back."""
+    """Publish a replay task, as an attacker with the message broker's URL could. Returns its id."""
 
     def send(queue: str, *args: object, **options: object) -> str:
         celery_setup.app.amqp.queues.select_add(queue, exchange=queue, routing_key=queue)

@@ -1,4 +1,4 @@
-"""A project with a database for each tenant: web processes and workers meet in one ledger."""
+"""A project with a database for each tenant: web processes and workers share one ledger."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What README and docs/ show of a terminal, typed into one: the demo shop's transcripts, and the quickstart."""
+"""The terminal sessions in README and docs/ run: the demo shop's transcripts, and the quickstart."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Terminal:
         )
 
     def type(self, command: str) -> str:
-        """What the command writes."""
+        """Returns the output of the command."""
         assert self._shell.stdin is not None
         self._shell.stdin.write(f"{command}\nprintf '\\n%s\\n' END-OF-COMMAND\n")
         self._shell.stdin.flush()
@@ -72,7 +72,7 @@ def environment(**more: str) -> dict[str, str]:
 
 @contextmanager
 def broker_dev(manage: Path, *arguments: str, **variables: str) -> Iterator[tuple[str, str]]:
-    """`broker_dev` of this project: its address, and that of its message broker, once workers are there."""
+    """Yields the addresses of `broker_dev` and its message broker, when workers run."""
     command = [sys.executable, manage.name, "broker_dev", "--migrate", "--noreload", *arguments]
     with (
         subprocess.Popen(
@@ -99,18 +99,18 @@ def follow(found: list[Block], terminal: Terminal, site: str) -> None:
     for block in found:
         for command, expected in documents.commands(block):
             output = terminal.type(command.replace(SHOWN, site)).replace(site, SHOWN)
-            assert documents.matches(expected, output), f"{block.where}: {command}\n{output}"
+            assert documents.matches(expected, output), f"{block.location}: {command}\n{output}"
 
 
 def busy(url: str) -> None:
-    """Until the broker has seen two threads of a WSGI server, it takes it for one that has a single thread."""
+    """Use two threads of the WSGI server: until then, the broker assumes a single thread."""
     with ThreadPoolExecutor(8) as browsers:
         assert all(each.status_code == 200 for each in browsers.map(httpx.get, [url] * 24))
 
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, str]]]:
-    """The address of the shop, and what a second terminal needs to know."""
+    """Yields the address of the shop, and the variables for a second terminal."""
     database = str(tmp_path_factory.mktemp("shop") / "db.sqlite3")
     with broker_dev(ROOT / "example" / "manage.py", DATABASE_PATH=database) as (site, message_broker):
         busy(f"{site}/products/")

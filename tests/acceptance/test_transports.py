@@ -1,4 +1,4 @@
-"""What a worker's transports read from a real message broker while tasks run. No worker: the tests say what runs."""
+"""What a worker's transports read from a real message broker. The tests set which tasks run, without a worker."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from tests.servers import MessageBroker
 
 QUIET = 1.5
-"""Seconds without a message after which none will come: Redis is asked again every second."""
+"""Seconds after which no further message arrives: Redis is polled every second."""
 
 
 class Reader:
-    """A consumer of some queues, as the main process of a worker is one."""
+    """A consumer of some queues, like the main process of a worker."""
 
     def __init__(self, url: str, connection: Connection, *names: str) -> None:
         self.queues = [Queue(name, Exchange(name), routing_key=name) for name in names]
@@ -49,12 +49,12 @@ class Reader:
                 Producer(connection).publish({"n": each}, exchange=queue.exchange, routing_key=name, declare=[queue])
 
     def begin(self) -> None:
-        """Wait for a message, and come back before Redis does."""
+        """Wait for a message, but not until Redis answers."""
         with contextlib.suppress(TimeoutError):
             self._connection.drain_events(timeout=0.1)
 
     def read(self) -> Counter[str]:
-        """How many messages of each queue are in hand, once no more come."""
+        """Returns how many messages of each queue are held, when no more arrive."""
         while True:
             try:
                 self._connection.drain_events(timeout=QUIET)
@@ -70,7 +70,7 @@ class Reader:
             task.message.ack()
 
     def postpone(self, name: str) -> None:
-        """The time of the tasks in hand has not come."""
+        """Treat the held tasks as if they had a later ETA."""
         for task in self.tasks:
             if task.message.delivery_info["broker_queue"] == name:
                 state.reserved_requests.discard(task)
@@ -148,7 +148,7 @@ def test_a_queue_that_is_consumed_again_on_rabbitmq_has_the_limit_that_it_had(ra
     assert reading.read() == {"us": 1}
     reading.consumer.cancel_by_queue("us")
     reading.consumer.add_queue(us)
-    reading.consumer.consume()  # while one is in hand, which leaves none
+    reading.consumer.consume()  # while one is held, so none is left
     reading.consumer.channel.follow_limits(reading.consumer, [eu, us])
     reading.end("us", 9)
     reading.consumer.channel.follow_limits(reading.consumer, [eu, us])
@@ -167,7 +167,7 @@ def test_tasks_with_a_later_eta_take_no_process_on_rabbitmq(rabbitmq: None, read
 
 
 def filled(reading: Reader) -> Reader:
-    """The reader, whose worker of three processes runs bulk on all but the one that is reserved for payments."""
+    """Returns a reader whose worker runs bulk on two of three processes; one is reserved for payments."""
     planned(3, ordered=True, payment={"weight": 6, "reserve": 1}, bulk={})
     reading.send("bulk", 9)
     reading.consumer.consume()

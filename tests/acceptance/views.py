@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
 made: list[object] = []
-"""The connections to the database. A worker says again of a session that it was made when it has reset it."""
+"""Counts database connections. A worker sends `connection_created` again for a session that it has reset."""
 
 
 def note_connection(connection: BaseDatabaseWrapper, **_: object) -> None:
@@ -34,7 +34,7 @@ connection_created.connect(note_connection)
 
 @csrf_exempt
 def connections_made(_request: HttpRequest) -> HttpResponse:
-    """How often this process has connected to the database."""
+    """Returns how often this process has connected to the database."""
     return HttpResponse(str(len(made)))
 
 
@@ -68,7 +68,7 @@ def later(request: HttpRequest) -> HttpResponse:
 
 @csrf_exempt
 def begun(request: HttpRequest, name: str) -> HttpResponse:
-    """Leaves a note that it ran, and answers once the gate is open."""
+    """Records that it ran, and answers when the gate is open."""
     response = note(request, name)
     wait_until((Path(os.environ["GATES"]) / name).exists)
     return response
@@ -87,7 +87,7 @@ def flaky(request: HttpRequest, failures: int) -> HttpResponse:
 
 @csrf_exempt
 def note(request: HttpRequest, name: str) -> HttpResponse:
-    """Leaves a note that it ran."""
+    """Records that it ran."""
     Execution.objects.create(dispatch=str(request.broker.id or ""))
     return HttpResponse(name)
 
@@ -95,7 +95,7 @@ def note(request: HttpRequest, name: str) -> HttpResponse:
 @csrf_exempt
 @queue("brief")
 def brief(request: HttpRequest, name: str) -> HttpResponse:
-    """`begun`, with a time limit of a second, which it takes no notice of."""
+    """`begun`, with a time limit of one second, which it ignores."""
     while True:
         with contextlib.suppress(SoftTimeLimitExceeded):
             return begun(request, name)
@@ -104,7 +104,7 @@ def brief(request: HttpRequest, name: str) -> HttpResponse:
 @csrf_exempt
 @queue("brief")
 def endless(request: HttpRequest) -> HttpResponse:
-    """Takes no notice of the limit that it could clean up after."""
+    """Ignores the soft time limit."""
     while True:
         with contextlib.suppress(Exception):
             while True:
@@ -128,7 +128,7 @@ ODD: dict[str, Callable[[HttpResponse], object]] = {
 
 @csrf_exempt
 def odd(_request: HttpRequest, name: str) -> HttpResponse:
-    """Answers what servers make different things of, or nothing."""
+    """Returns responses that servers treat differently, or cannot send."""
     response = HttpResponse("a body")
     ODD[name](response)
     return response

@@ -1,1 +1,1 @@
-"""A project with as few of Django's own apps as the environment says."""
+"""A project with only those of Django's apps that the environment names."""

@@ -1,4 +1,4 @@
-"""Who the user is, in projects that leave that to nobody else. The header field names them."""
+"""Middleware that sets the user by a header field, for projects without other authentication."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Start, migrate, check, queue, replay, poll: one after the other, in this process. Any fault is its exit status."""
+"""Start, migrate, check, queue, replay and poll in this process. The exit status shows any error."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CONTRIB = ("admin", "auth", "contenttypes", "messages", "sessions")
 
 
 def imported() -> list[str]:
-    """What is imported of apps that are neither installed nor used by the project all the same."""
+    """Returns imported modules of apps that the project neither installs nor uses."""
     return sorted(
         name
         for absent in CONTRIB
@@ -51,7 +51,7 @@ def import_all() -> None:
                 importlib.import_module(name.removesuffix(".__init__"))
 
 
-def told(*command: str) -> str:
+def output_of(*command: str) -> str:
     out = io.StringIO()
     call_command(*command, stdout=out, stderr=out)
     return out.getvalue()
@@ -83,8 +83,8 @@ def requests(send: Callable[..., Any]) -> None:
 
 def main() -> None:
     assert isinstance(app.backend, DatabaseBackend)
-    told("migrate", "--verbosity=0")
-    told("check", "--fail-level=WARNING")
+    output_of("migrate", "--verbosity=0")
+    output_of("check", "--fail-level=WARNING")
     if "AS_USER" in os.environ and apps.is_installed("tests.bare.accounts"):
         with connection.schema_editor() as editor:
             editor.create_model(apps.get_model("accounts.Account"))
@@ -94,12 +94,12 @@ def main() -> None:
     requests(lambda *given: send(Client(), *given))
     assert not imported(), imported()
     requests(lambda *given: asyncio.run(send(AsyncClient(), *given)))
-    assert "Queued on bulk" in told("broker_explain", "POST", "/queued/")
-    assert "Queued on bulk" in told("broker_explain", "GET", "/by-rule/")
-    assert "succeeded" in told("broker_dispatches", "list")
-    assert "succeeded" in told("broker_dispatches", "list", "--state=succeeded")
-    told("broker_dispatches", "list", "--groups")
-    told("broker_housekeeping")
+    assert "Queued on bulk" in output_of("broker_explain", "POST", "/queued/")
+    assert "Queued on bulk" in output_of("broker_explain", "GET", "/by-rule/")
+    assert "succeeded" in output_of("broker_dispatches", "list")
+    assert "succeeded" in output_of("broker_dispatches", "list", "--state=succeeded")
+    output_of("broker_dispatches", "list", "--groups")
+    output_of("broker_housekeeping")
     import_all()
     if apps.is_installed("django.contrib.admin"):
         from django.contrib import admin

@@ -30,7 +30,7 @@ def database(db: Any) -> None:
 
 @pytest.fixture(params=projects())
 def project(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The settings are those of this project while the test runs."""
+    """Use the settings of this project while the test runs."""
     special = dict(projects()[request.param])
     for name in OF_CONNECTIONS:
         if name in special:
@@ -53,7 +53,7 @@ def browser(new_browser: Callable[[], Browser]) -> Browser:
 
 @pytest.fixture
 def visitor(new_browser: Callable[[], Browser], project: str) -> Browser:
-    """A browser whose requests are let in: with a user, if the project asks for one."""
+    """Returns a browser whose requests are allowed: with a user, if the project requires one."""
     browser = new_browser()
     if project == "login required":
         client = Client()

@@ -1,4 +1,4 @@
-"""Projects whose settings are not those that the endpoints would like best."""
+"""Projects with settings that could break the endpoints."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class CountsVisits:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        request.session["came"] = request.session.get("came", 0) + 1
+        request.session["entered"] = request.session.get("entered", 0) + 1
         response = self.get_response(request)
-        request.session["went"] = request.session.get("went", 0) + 1
+        request.session["left"] = request.session.get("left", 0) + 1
         return response
 
 
@@ -45,7 +45,7 @@ def _with(*before: str, after: tuple[str, ...] = ()) -> list[str]:
 
 
 def projects() -> dict[str, dict[str, Any]]:
-    """Settings by the name of what is special about a project."""
+    """Returns settings by a description of the project."""
     cached = ["django.middleware.cache.UpdateCacheMiddleware"]
     return {
         "plain": {},

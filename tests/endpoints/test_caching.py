@@ -1,4 +1,4 @@
-"""No cache keeps what is handed out, unless the view said so for the client that asks."""
+"""No cache keeps responses of the endpoints, unless the view allows it for this client."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ QUEUED = [{"when": "true", "queue": "bulk"}]
 
 @pytest.fixture(autouse=True)
 def silent(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Nothing that is logged on the way, by anybody, has a token in it, and nothing is mailed."""
+    """No log record contains a token, and nothing is mailed."""
     with override_settings(ADMINS=[ADMIN]), caplog.at_level(logging.DEBUG):
         yield
     assert not mail.outbox
@@ -170,7 +170,7 @@ def test_a_held_client_does_not_undo_what_the_view_wrote(
     browser: Browser, waiting: str, held_while: Callable[..., None], project: str
 ) -> None:
     browser.get(f"{browser.mounted}/count/")
-    came = session_of(browser).get("came", 0)
+    entered = session_of(browser).get("entered", 0)
 
     def act() -> None:
         session = session_of(browser)
@@ -182,7 +182,7 @@ def test_a_held_client_does_not_undo_what_the_view_wrote(
     after = session_of(browser)
     assert after["cart"] == ["tea"]
     if project == "sessions touched":  # what middleware wrote on this request is there too
-        assert (after["came"], after["went"]) == (came + 1, came + 1)
+        assert (after["entered"], after["left"]) == (entered + 1, entered + 1)
 
 
 @pytest.mark.parametrize("project", TOUCHED, indirect=True)
@@ -209,7 +209,7 @@ def test_a_held_client_does_not_undo_a_login(browser: Browser, waiting: str, hel
 def test_a_new_visitor_who_is_held_gets_the_session_that_middleware_began(browser: Browser, waiting: str) -> None:
     with override_settings(REQUEST_BROKER={"MAX_WAIT": 0.05}):
         assert browser.get(waiting, wait=1).status == 200
-    assert session_of(browser)["came"] == 1
+    assert session_of(browser)["entered"] == 1
 
 
 def test_a_stream_reports_changes(browser: Browser, waiting: str, held_while: Callable[..., None]) -> None:
@@ -217,8 +217,8 @@ def test_a_stream_reports_changes(browser: Browser, waiting: str, held_while: Ca
     browser.headers["Accept-Encoding"] = "gzip"
     stream = browser.get(f"{waiting}events/")
     assert "Content-Encoding" not in stream
-    told = [line for line in stream.text.splitlines() if line.startswith("id: ")]
-    assert told == ["id: queued", "id: cancelled"]
+    ids = [line for line in stream.text.splitlines() if line.startswith("id: ")]
+    assert ids == ["id: queued", "id: cancelled"]
 
 
 @pytest.mark.parametrize("project", ["broken links mailed"], indirect=True)

@@ -44,7 +44,7 @@ class RaisesWithPath(Raises):
 
 
 class RaisesOwnSuspicion(Raises):
-    """Its error is a class that nobody knew before, so that Django's logger for it is new, too."""
+    """Its error is a new class, so that Django creates a new logger for it."""
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         own = type(f"Odd{uuid.uuid4().hex}", (SuspiciousOperation,), {})
@@ -53,7 +53,7 @@ class RaisesOwnSuspicion(Raises):
 
 @pytest.fixture(autouse=True)
 def written(waiting: str, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """All that is logged and mailed: something is, and the signature of the token is nowhere in it."""
+    """Collects logs and mails. There must be some, and none may contain the signature of the token."""
     signature = waiting.rstrip("/").rpartition(".")[2]
     with override_settings(ADMINS=[ADMIN]), caplog.at_level(logging.DEBUG):
         yield

@@ -118,7 +118,7 @@ def conditions(data: bytes) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is fuzzed, and the inputs that it starts from."""
+    """A function to fuzz, and its first inputs."""
 
     function: Callable[[bytes], None]
     seeds: Sequence[bytes]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def no_long_polls() -> Iterator[None]:
-    """What a client asks to wait for is over at once."""
+    """Waits of clients end at once."""
     with override_settings(REQUEST_BROKER={"MAX_WAIT": 0.001}):
         yield
 

@@ -1,4 +1,4 @@
-"""Property tests whose number of examples the environment sets."""
+"""Property tests with a number of examples from the environment."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ tried: Counter[str] = Counter()
 
 
 def fuzz(times: int = 1, /, **strategies: SearchStrategy[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """`given`, with `times` as many examples as are asked for, counted."""
+    """`given` with `times` as many examples, which are counted."""
     examples = settings(
         max_examples=times * EXAMPLES,
         deadline=None,

@@ -1,4 +1,4 @@
-"""What may happen to bytes and text on their way."""
+"""Mutations of bytes and text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A site that notes what comes to its door and what its view sees."""
+"""A site that records what its outer middleware and its view see."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Envelopes that were altered, or are opened for something else: never a plaintext, never a replay."""
+"""Altered envelopes, and envelopes opened for another purpose, are never opened or replayed."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def test_a_task_with_huge_text_is_refused(wire: Wire, text: str) -> None:
 
 @fuzz(changes=BYTES)
 def test_a_message_that_was_sealed_here_but_is_malformed_is_refused(wire: Wire, changes: list[Step]) -> None:
-    """As after a change of the format: what can be opened may still be no request."""
+    """As after a change of the format: an opened envelope may contain no valid request."""
     dispatch_id = wire.ids[0]
     data = mutated(REQUEST.encode(), changes, RESPONSE.encode())
     if not _is_request(data):

@@ -1,4 +1,4 @@
-"""Header fields of every kind: no request becomes a replay, none makes the broker fail, and a replay sees them all."""
+"""Any header fields: no request becomes a replay, none makes the broker fail, and a replay sees them all."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ CONDITIONS = [
 
 @pytest.fixture(autouse=True)
 def noting_site(db: None) -> Iterator[None]:
-    """Requests are queued, replayed here and now, and the client is held for the answer."""
+    """Requests are queued and replayed eagerly, while the client is held."""
     rules = [{"when": condition, "queue": "payment"} for condition in CONDITIONS]
     broker = {
         "MAX_WAIT": 0.01,
@@ -218,7 +218,7 @@ def test_a_queued_request_is_replayed_as_it_was_sent(
 
 
 def fits(record: DispatchRecord) -> None:
-    """Whether any database would take the row: SQLite minds neither lengths nor NUL."""
+    """Assert that every database would accept the row: SQLite checks neither lengths nor NUL."""
     for field in record._meta.concrete_fields:
         value = field.value_from_object(record)
         if isinstance(value, str):
@@ -244,7 +244,7 @@ def test_a_request_that_runs_now_is_no_replay(
 
 @pytest.fixture
 def location(monkeypatch: pytest.MonkeyPatch) -> str:
-    """The path of the status of a dispatch that waits."""
+    """Returns the status path of a waiting dispatch."""
     monkeypatch.setattr(views, "EVENTS_LIFETIME", 0.01)
     with monkeypatch.context() as patch:
         patch.setattr("broker_django.admission.handover.run_eagerly", lambda *_args, **_kwargs: None)

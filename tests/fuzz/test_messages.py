@@ -1,4 +1,4 @@
-"""Bytes that are decoded: a message that is the same again when encoded, or MessageError, and nothing else."""
+"""Decoding any bytes returns a message that encodes to the same bytes, or raises MessageError."""
 
 from __future__ import annotations
 

@@ -43,12 +43,12 @@ EXPECTED = {
 
 
 def here(**options: Any) -> Client:
-    """A client of the host that schemathesis asks: a dispatch is there on its own host only."""
+    """Returns a client with schemathesis' host, because a dispatch is found only on its own host."""
     return Client(SERVER_NAME="localhost", **options)
 
 
 class Dispatches:
-    """One in each state that a dispatch may be in. Each is put back before it is asked for."""
+    """One dispatch in each state. Each is reset before a request."""
 
     def __init__(self, locations: dict[str, str]) -> None:
         self.tokens = {name: location.rstrip("/").rpartition("/")[2] for name, location in locations.items()}
@@ -65,7 +65,7 @@ class Dispatches:
                 DispatchRecord.objects.filter(pk=values.pop("id")).update(**values)
 
     def stored_status(self, token: object) -> int | None:
-        """What the view answered, which may be any status."""
+        """Returns the status of the view, which may be any."""
         return next(
             (self._rows[name]["response_status"] for name, known in self.tokens.items() if known == token), None
         )
@@ -108,7 +108,7 @@ def schema(db: None, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def conforms(case: Any, dispatches: Dispatches, **options: Any) -> int:
-    """Ask; the status of the answer, which is as the document says."""
+    """Send a request and check the response against the document. Returns its status."""
     token = case.path_parameters.get("token")
     dispatches.put_back(token)
     response = case.call(**options)

@@ -1,4 +1,4 @@
-"""What the result store has was altered: the client gets the true response or a 410, and nobody gets another's."""
+"""The result store was altered: the client gets the true response or a 410, and never another client's response."""
 
 from __future__ import annotations
 

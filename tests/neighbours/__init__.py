@@ -1,4 +1,4 @@
-"""Packages that Django projects have beside the broker. Under NEIGHBOURS=1 each of them has to be installed."""
+"""Packages that Django projects use beside the broker. Under NEIGHBOURS=1 each of them must be installed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ REQUIRED = os.environ.get("NEIGHBOURS", "0") not in {"", "0"}
 
 
 def needs(*modules: str, in_process: bool = True) -> Any:
-    """Skip the module of tests that asks if a package is not installed, or fail under NEIGHBOURS=1.
+    """Skip the calling test module if a package is not installed, or fail under NEIGHBOURS=1.
 
     in_process: whether the apps have to be those of this process, too.
     """

@@ -34,19 +34,19 @@ PATIENCE = 30
 
 
 def direct(client: Client, path: str, **headers: str) -> Any:
-    """What the view answers on the spot."""
+    """Returns the response of the view without the broker."""
     return client.post(path, headers=headers)
 
 
 def accepted(client: Client, path: str, **headers: str) -> dict[str, str]:
-    """The links of a dispatch that was replayed meanwhile."""
+    """Returns the links of a dispatch that was replayed."""
     response = client.post(path, headers={**QUEUED, **headers})
     assert response.status_code == 202, response.content
     return dict(response.json()["links"])
 
 
 def queued(client: Client, path: str, **headers: str) -> Any:
-    """What the view answers in a replay, as its client gets it."""
+    """Returns the response of a replay, as the client gets it."""
     return client.get(accepted(client, path, **headers)["response"], headers=headers)
 
 
@@ -80,7 +80,7 @@ class Project:
         )
 
     def manage(self, *command: str) -> str:
-        """What a management command says. Its failure fails the test."""
+        """Returns the output of a management command. Its failure fails the test."""
         argv = [sys.executable, "-m", "django", *command]
         done = subprocess.run(
             argv,
@@ -95,7 +95,7 @@ class Project:
         return done.stdout
 
     def run(self, code: str) -> str:
-        """What Python code says that runs with the settings of the project."""
+        """Returns the output of Python code that runs with the settings of the project."""
         return self.manage("shell", "--no-imports", "-c", code)
 
     def web(self, interface: str = "wsgi") -> str:

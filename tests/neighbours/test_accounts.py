@@ -84,10 +84,10 @@ def test_a_replay_keeps_the_second_factor(
         session = client.session
         session[DEVICE_ID_SESSION_KEY] = device.persistent_id
         session.save()
-    there = direct(client, "/told/").json()
+    there = direct(client, "/shown/").json()
     assert there["view"]["verified"] is verified
     before_replay(lambda: fate(client))
-    links = accepted(client, "/told/")
+    links = accepted(client, "/shown/")
     if fate is not password_changed:
         assert client.get(links["response"]).json() == there
     client.force_login(User.objects.get(pk=ada.pk))
@@ -134,12 +134,12 @@ def test_a_replay_keeps_who_acts_for_whom(
 ) -> None:
     settings.MIDDLEWARE = [*MIDDLEWARE[:-1], middleware, f"{PROJECT}.outer", OURS]
     begin(client, bob)
-    there = direct(client, "/told/").json()
+    there = direct(client, "/shown/").json()
     assert there["view"]["user"] == "bob"
     other = Client()
     other.cookies = client.cookies.copy()
     before_replay(lambda: fate(other))
-    links = accepted(client, "/told/")
+    links = accepted(client, "/shown/")
     as_bob = Client()
     as_bob.force_login(User.objects.get(pk=bob.pk))
     assert as_bob.get(links["response"]).json() == there
@@ -155,11 +155,11 @@ def test_an_ended_session_stays_ended(client: Client, settings: Any, before_repl
     settings.MIDDLEWARE = [*MIDDLEWARE[:-1], f"{PROJECT}.outer", OURS]
     settings.SESSION_SAVE_EVERY_REQUEST = True
     before_replay(lambda: logged_out(client))
-    links = accepted(client, "/told/")
+    links = accepted(client, "/shown/")
     assert not Session.objects.exists()
     assert client.get(links["response"]).json()["view"]["user"] == "ada"
 
 
 def test_a_queued_response_is_the_same_as_a_direct_one(client: Client, settings: Any) -> None:
     settings.MIDDLEWARE = [*MIDDLEWARE[:-1], "django_otp.middleware.OTPMiddleware", f"{PROJECT}.outer", OURS]
-    assert queued(client, "/told/").json() == direct(client, "/told/").json()
+    assert queued(client, "/shown/").json() == direct(client, "/shown/").json()

@@ -1,4 +1,4 @@
-"""Audit logs: what a replayed view writes is recorded as what it writes on the spot is."""
+"""Audit logs record the writes of a replayed view as those of a direct one."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ PACKAGES = {
 
 
 def recorded(package: str) -> Any:
-    """What the package has of the newest order."""
+    """Returns the package's records of the newest order."""
     order = Order.objects.latest("pk")
     if package == "auditlog":
         entry = LogEntry.objects.get_for_object(order).get()

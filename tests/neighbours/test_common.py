@@ -1,4 +1,4 @@
-"""Packages that many projects have: a queued request is answered as it is on the spot."""
+"""Common packages: a queued request gets the same response as a direct one."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def fields(response: Any) -> dict[str, str]:
     return {name: value for name, value in response.items() if name.lower() not in OF_EACH}
 
 
-@pytest.mark.parametrize("path", ["/told/", "/page/"])
+@pytest.mark.parametrize("path", ["/shown/", "/page/"])
 def test_the_answer_is_the_same(package: str, ada: User, path: str) -> None:
     client = log_in(Client(headers=HEADERS), ada)
     there = direct(client, path)
@@ -110,7 +110,7 @@ def test_the_answer_is_the_same(package: str, ada: User, path: str) -> None:
     links = accepted(client, path)
     later = client.get(links["response"])
     assert later.status_code == 200
-    if path == "/told/":
+    if path == "/shown/":
         assert said(later, package) == said(there, package)
     else:
         assert b"Hello ada" in later.content
@@ -119,14 +119,14 @@ def test_the_answer_is_the_same(package: str, ada: User, path: str) -> None:
 
 
 def said(response: Any, package: str) -> dict[str, Any]:
-    """Only its middleware has a visitor keep the side of a flag."""
+    """Only its middleware keeps a visitor's variant of a flag."""
     return {name: value for name, value in response.json().items() if name != "flag" or package in {"waffle", "all"}}
 
 
 def test_coroutines_are_answered_too(package: str, ada: User) -> None:
     client = log_in(AsyncClient(headers=HEADERS), ada)
-    there = async_to_sync(client.post)("/told/")
-    queued = async_to_sync(client.post)("/told/", headers=QUEUED)
+    there = async_to_sync(client.post)("/shown/")
+    queued = async_to_sync(client.post)("/shown/", headers=QUEUED)
     assert queued.status_code == 202
     later = async_to_sync(client.get)(queued.json()["links"]["response"])
     assert said(later, "none") == said(there, "none")
@@ -172,13 +172,13 @@ def test_a_login_of_allauth(ada: User, settings: Any) -> None:
     assert queued.status_code == 202
     later = client.get(queued.json()["links"]["response"])
     assert (later.status_code, "sessionid" in later.cookies) == (302, True)
-    assert direct(client, "/told/").json()["user"] == "ada"
+    assert direct(client, "/shown/").json()["user"] == "ada"
 
 
 def test_tokens_stay_out_of_structlog(ada: User, settings: Any) -> None:
     settings.MIDDLEWARE = [*MIDDLEWARE[:-1], *LAST["structlog"], OURS]
     client = log_in(Client(), ada)
-    links = accepted(client, "/told/")
+    links = accepted(client, "/shown/")
     token = links["self"].split("/")[-2]
 
     def keep_tokens_out(_logger: Any, _name: str, event: dict[str, Any]) -> dict[str, Any]:

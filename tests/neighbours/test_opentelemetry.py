@@ -77,10 +77,10 @@ def test_the_span_of_a_poll_has_no_token(site: Project, client: httpx.Client) ->
     url = accepted(client, "/fine/3/", **traced())["links"]["self"]
     client.get(url, headers=fields)
     [poll] = wait_for(site, trace_of(fields), "GET broker/tasks/", 1)
-    told = " ".join(poll["attributes"].values())
-    assert "/tasks/" in told
-    assert url.rstrip("/").rpartition("/")[2] not in told
-    assert without_tokens(told) == told
+    attributes = " ".join(poll["attributes"].values())
+    assert "/tasks/" in attributes
+    assert url.rstrip("/").rpartition("/")[2] not in attributes
+    assert without_tokens(attributes) == attributes
 
 
 CAPTURED = {

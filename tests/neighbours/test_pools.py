@@ -1,4 +1,4 @@
-"""psycopg's pool of connections, as Django has it: it stays as it is, and every process uses it."""
+"""Django's pool of psycopg connections is not changed, and every process uses it."""
 
 from __future__ import annotations
 

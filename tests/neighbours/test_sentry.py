@@ -54,16 +54,16 @@ def since(site: Project) -> Any:
 
 
 def settled(site: Project, client: httpx.Client, errors: Any) -> list[dict[str, Any]]:
-    """The errors, after another dispatch has gone the whole way, which would have come after any other event."""
+    """Returns the errors after another dispatch has ended, whose event would arrive last."""
     marker = uuid.uuid4().int % 10**8
     document = accepted(client, f"/says/{marker}/", "once")
     over(client, document)
     of_marker = document["id"]
 
-    def came() -> bool:
+    def has_event() -> bool:
         return any(each.get("tags", {}).get("dispatch.id") == of_marker and is_final(each) for each in errors())
 
-    wait_until(came)
+    wait_until(has_event)
     return [each for each in errors() if each.get("tags", {}).get("dispatch.id") != of_marker]
 
 
@@ -98,17 +98,17 @@ def test_a_view_that_fails_in_each_attempt_is_one_event(site: Project, either: h
 
 @pytest.fixture(scope="module")
 def with_identities(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    """A site that sends what says who somebody is."""
+    """A site that sends personal data to Sentry."""
     with project(tmp_path_factory.mktemp("pii"), TRACER="sentry", PII="1") as started:
         started.worker("--concurrency=2")
         yield started
 
 
-def told(event: dict[str, Any]) -> dict[str, Any]:
-    """What an event says, without what is another each time."""
+def content_of(event: dict[str, Any]) -> dict[str, Any]:
+    """Returns an event without the values that differ each time."""
     kept = {name: event.get(name) for name in ("transaction", "transaction_info", "level", "request", "user", "_meta")}
     kept["request"] = {**event["request"], "headers": dict(event["request"]["headers"])}
-    for name in ("X-Queue", "x-queue", "Connection", "connection"):  # the one of queueing, and those of one hop
+    for name in ("X-Queue", "x-queue", "Connection", "connection"):  # differ, or are hop-by-hop
         kept["request"]["headers"].pop(name, None)
     kept["error"] = [event["exception"]["values"][-1][name] for name in ("type", "mechanism")]
     kept["_meta"] = (kept["_meta"] or {}).get("request")
@@ -131,8 +131,8 @@ def test_an_event_is_like_the_one_of_a_request_that_is_answered_directly(
     client.get(path, headers=fields)
     over(client, accepted(client, path, "once", **fields), **fields)
     direct, queued = settled(of, client, errors)
-    assert told(queued) == told(direct)
-    sent = str(told(queued))
+    assert content_of(queued) == content_of(direct)
+    sent = str(content_of(queued))
     assert "page=2" in queued["request"]["query_string"]
     assert ("192.0.2.1" in str(queued.get("user"))) is (identities and interface == "wsgi")
     assert ("biscuit" in sent) is identities

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.django_db
 
 NOTIFICATIONS = "broker_django.messaging.notifications"
-"""The logger that warns of a Redis that is away, as it is here."""
+"""The logger that warns of an unavailable Redis, as here."""
 
 TOKEN = f"{uuid.uuid4().hex}-1abcde.{'s' * 43}"
 
@@ -88,7 +88,7 @@ def claimed(record: DispatchRecord, at: Any = None) -> int:
 
 
 def spent() -> DispatchRecord:
-    """No attempt is left, since its queue allows fewer by now."""
+    """No attempt is left, because its queue now allows fewer."""
     return accepted(attempts=conf.queues["bulk"].starts)
 
 

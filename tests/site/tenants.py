@@ -22,7 +22,7 @@ _local = threading.local()
 
 @sync_and_async_middleware
 def tenant_middleware(get_response: Callable[[HttpRequest], Any]) -> Any:
-    """Every request is one of the tenant's. Once a request has come, its thread or context stays with it."""
+    """Sets the tenant of each request. It stays set in the thread or context."""
     if iscoroutinefunction(get_response):
 
         async def middleware(request: HttpRequest) -> Any:
@@ -50,7 +50,7 @@ def leave() -> None:
 
 
 class _Router:
-    """Sends all but what tenants share to the tenant's database."""
+    """Uses the tenant's database for all models that tenants do not share."""
 
     def tenant(self) -> str | None:
         raise NotImplementedError
@@ -85,7 +85,7 @@ class Strict(_Router):
 
 
 class Replica:
-    """Reads elsewhere than it writes."""
+    """Reads from another database than it writes to."""
 
     def db_for_read(self, model: Any, **_hints: Any) -> str | None:
         return None if model._meta.app_label in SHARED else "tenant"

@@ -68,7 +68,7 @@ def broker_seen(request: HttpRequest) -> dict[str, object]:
 
 @csrf_exempt
 def echo(request: HttpRequest, name: str = "") -> JsonResponse:
-    """What the view saw of the request; queued only by a rule."""
+    """Returns the request as the view sees it; queued only by a rule."""
     return JsonResponse({**_seen(request), "name": name, "broker": broker_seen(request)})
 
 

@@ -1,4 +1,4 @@
-"""The chaos run's own judgement: every promise that it watches over is one that it sees broken."""
+"""The chaos run detects each broken promise."""
 
 from __future__ import annotations
 
@@ -281,9 +281,9 @@ def test_every_connection_to_a_read_only_file_is_refused_its_writes_and_reads_on
                     connection.execute("UPDATE chaos_window SET opened = 7")
                 assert connection.execute("SELECT opened FROM chaos_window").fetchall() == [(1,)]
         make_writable(path)
-        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as anew:
-            anew.execute("UPDATE chaos_window SET opened = 7")
-            assert anew.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as opened_again:
+            opened_again.execute("UPDATE chaos_window SET opened = 7")
+            assert opened_again.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert earlier.execute("SELECT opened FROM chaos_window").fetchall() == [(7,)]
 
 
@@ -357,7 +357,7 @@ def test_a_percentile_is_one_of_the_values():
 
 @pytest.fixture
 def echo():
-    """The port of a server that says what it hears."""
+    """Yields the port of an echo server."""
 
     def serve(listener: socket.socket) -> None:
         while True:

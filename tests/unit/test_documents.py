@@ -37,7 +37,7 @@ def command(name: str) -> BaseCommand:
     return load_command_class("broker_django", name)
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.where)
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.location)
 def test_every_block_is_run_or_says_why_not(block: Block) -> None:
     assert block.reason or block.kind in RUN | {"diagram"}
 
@@ -92,27 +92,27 @@ def rows(page: str) -> dict[str, str]:
 
 
 def test_every_setting_is_documented() -> None:
-    told = rows("settings.md")
-    assert set(DEFAULTS) <= set(told)
-    assert {each.name for each in fields(QueuePolicy)} <= set(told)
-    assert {name for name in told if name.isupper()} <= set(DEFAULTS)
+    documented = rows("settings.md")
+    assert set(DEFAULTS) <= set(documented)
+    assert {each.name for each in fields(QueuePolicy)} <= set(documented)
+    assert {name for name in documented if name.isupper()} <= set(DEFAULTS)
 
 
 @pytest.mark.parametrize("name", [name for name, value in DEFAULTS.items() if isinstance(value, bool | int | str)])
 def test_the_default_of_a_setting_is_documented(name: str) -> None:
-    told = rows("settings.md")[name].partition(" | ")[0].strip("`")
+    documented = rows("settings.md")[name].partition(" | ")[0].strip("`")
     sizes = {10 * 1024 * 1024: "10 MiB", 256 * 1024: "256 KiB", 30 * 86_400: "30 days"}
     value = DEFAULTS[name]
     if name == "DISPATCHER":
         value = "rows, decorators and rules"
     elif isinstance(value, str):
         value = f'"{value}"'
-    assert told == sizes.get(value, str(value))
+    assert documented == sizes.get(value, str(value))
 
 
 @pytest.mark.parametrize("field", fields(QueuePolicy), ids=lambda field: field.name)
 def test_the_default_of_a_policy_is_documented(field) -> None:
-    told = rows("settings.md")[field.name].replace(",", "")
+    documented = rows("settings.md")[field.name].replace(",", "")
     value = getattr(QueuePolicy(), field.name)
     if field.name == "retention":
         value = "7 days"
@@ -126,33 +126,33 @@ def test_the_default_of_a_policy_is_documented(field) -> None:
         value = "none"
     elif isinstance(value, float):
         value = f"{value:g}"
-    assert told.startswith(str(value)), told
+    assert documented.startswith(str(value)), documented
 
 
 def test_documented_extras_exist() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     page = (ROOT / "docs" / "how-to" / "install.md").read_text()
-    told = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| ", page, re.MULTILINE)
-    assert told
-    assert {name for names in told for name in re.findall(r"\w+", names)} <= set(project["optional-dependencies"])
+    documented = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| ", page, re.MULTILINE)
+    assert documented
+    assert {name for names in documented for name in re.findall(r"\w+", names)} <= set(project["optional-dependencies"])
 
 
 def test_every_check_is_documented() -> None:
     code = "".join(module.read_text() for module in Path(checks.__file__).parent.rglob("*.py"))
-    told = (REFERENCE / "checks.md").read_text()
-    assert set(re.findall(r"request_broker\.([EW]\d{3})", code)) == set(re.findall(r"\b([EW]\d{3})\b", told))
+    documented = (REFERENCE / "checks.md").read_text()
+    assert set(re.findall(r"request_broker\.([EW]\d{3})", code)) == set(re.findall(r"\b([EW]\d{3})\b", documented))
 
 
 def test_every_endpoint_is_documented() -> None:
-    told = (REFERENCE / "endpoints.md").read_text()
+    documented = (REFERENCE / "endpoints.md").read_text()
     for pattern in urlpatterns:
-        assert f"`GET {str(pattern.pattern).replace('<broker_token:token>', 'TOKEN')}`" in told
+        assert f"`GET {str(pattern.pattern).replace('<broker_token:token>', 'TOKEN')}`" in documented
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_and_its_options_are_documented(name: str) -> None:
-    told = (REFERENCE / "commands.md").read_text()
-    _, found, section = told.partition(f"\n## `{name}")
+    documented = (REFERENCE / "commands.md").read_text()
+    _, found, section = documented.partition(f"\n## `{name}")
     assert found
     section = section.partition("\n## ")[0]
     own = command(name).create_parser("manage.py", name)
@@ -172,7 +172,7 @@ def test_commands_in_the_text_exist_with_their_options(page: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "block", [block for block in BLOCKS if "manage.py" in block.code], ids=lambda block: block.where
+    "block", [block for block in BLOCKS if "manage.py" in block.code], ids=lambda block: block.location
 )
 def test_commands_in_blocks_exist_with_their_options(block: Block) -> None:
     """Those that no test runs, too."""

@@ -17,7 +17,7 @@ QUEUE = "broker_queue"
 """The key in a message's `delivery_info` for the queue that it was read from. Its routing key may differ."""
 
 
-handed: dict[str, float] = {}
+latest_published: dict[str, float] = {}
 """By Celery queue, when the latest dispatch that this worker received was published (seconds since the epoch).
 
 Queues are first in, first out, so everything published earlier has left its queue, too.
@@ -38,7 +38,7 @@ class Marked:
 
 def _record(queue: str, published: object) -> None:
     if isinstance(published, int | float):  # not trusted: anybody who can write to the message broker can set it
-        handed[queue] = max(handed.get(queue, 0.0), min(published, time.time()))
+        latest_published[queue] = max(latest_published.get(queue, 0.0), min(published, time.time()))
 
 
 def running(*, unacknowledged: bool = False) -> Counter[str]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("workers.consuming.redis")
 
 
-class _TrueQueue:
+class _SetsQueue:
     """Sets each dispatch's queue to the one that it was read from, not to the one that the message names.
 
     On Redis the routing key travels inside the message, so a message moved to another list keeps the old one. The
@@ -140,7 +140,7 @@ def _unless_full(consequence: str) -> Iterator[None]:
         logger.warning("Redis is full, %s: %s", consequence, redacted(error))
 
 
-class _MakesRoom:
+class _ToleratesFullRedis:
     """Lets a worker start and run messages while Redis is full, because only that frees memory.
 
     A full Redis refuses every command that needs memory. kombu writes a queue's binding to a set each time it declares
@@ -177,11 +177,11 @@ class Poller(redis.MultiChannelPoller):
         super().on_poll_start()
 
 
-class Channel(_MakesRoom, _TrueQueue, _Slots, publisher.Channel):  # type: ignore[misc]
+class Channel(_ToleratesFullRedis, _SetsQueue, _Slots, publisher.Channel):  # type: ignore[misc]
     pass
 
 
-class SentinelChannel(_MakesRoom, _TrueQueue, _Slots, publisher.SentinelChannel):  # type: ignore[misc]
+class SentinelChannel(_ToleratesFullRedis, _SetsQueue, _Slots, publisher.SentinelChannel):  # type: ignore[misc]
     pass
 
 

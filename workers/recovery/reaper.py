@@ -28,7 +28,7 @@ from broker_django.messaging.forking import fork_lock
 from broker_django.messaging.publishing import breaker, publish, waiting_messages
 from broker_django.models.moments import moment
 from broker_django.operations import sentry
-from workers.consuming.deliveries import handed
+from workers.consuming.deliveries import latest_published
 from workers.databases import locks
 from workers.recovery.former_queues import former_queues
 from workers.recovery.unreadable import OTHER_WORKER_DELAY, postpone_unreadable
@@ -188,7 +188,7 @@ class Reaper:
         """
         if waiting_messages(policy) == 0:
             return late
-        latest = handed.get(policy.celery_queue)
+        latest = latest_published.get(policy.celery_queue)
         if latest is None:
             return None
         return moment(latest) - timedelta(seconds=conf.REPUBLISH_AFTER)

@@ -91,7 +91,7 @@ def run(message: RequestMessage, replay: Replay) -> Answer:
     except BaseException as error:
         if _ends_process(error, replay):
             raise
-        return _broken(error, replay)
+        return _answer_to_error(error, replay)
 
 
 def _ends_process(error: BaseException, replay: Replay) -> bool:
@@ -116,12 +116,12 @@ def _run(message: RequestMessage, replay: Replay) -> Answer:
         text, extra = "The response of dispatch %s cannot be sent: %s", error_reports.log_extra(replay.id)
         logger.error(text, replay.id, error, extra=extra)
         text = str(error) if replay.reached else f"{NOT_REACHED}: {error}"
-        return Answer(_unreadable(error), text, retriable=not replay.reached)
+        return Answer(_problem_message(error), text, retriable=not replay.reached)
     finally:
         _finish(response, replay)
 
 
-def _broken(error: BaseException, replay: Replay) -> Answer:
+def _answer_to_error(error: BaseException, replay: Replay) -> Answer:
     """Returns the answer for an error outside of Django's error handling.
 
     Before the view, that is an error of the middleware or the URLs, which may be correct in another worker.
@@ -131,9 +131,9 @@ def _broken(error: BaseException, replay: Replay) -> Answer:
     logger.error("The replay of dispatch %s was interrupted by an error", replay.id, exc_info=error, extra=extra)
     if not replay.reached:
         text = f"{NOT_REACHED}: {type(error).__name__}"
-        return Answer(_unreadable(ViewNotReachedError(NOT_REACHED)), text, unknown_here=True)
+        return Answer(_problem_message(ViewNotReachedError(NOT_REACHED)), text, unknown_here=True)
     broken = ResponseBrokenError("the view's response was interrupted")
-    return Answer(_unreadable(broken), type(error).__name__, retriable=True)
+    return Answer(_problem_message(broken), type(error).__name__, retriable=True)
 
 
 def _finish(response: HttpResponseBase, replay: Replay) -> None:
@@ -162,10 +162,10 @@ def _release(response: HttpResponseBase) -> None:
 def unanswered(error: BrokerError, *, unknown_here: bool) -> Answer:
     """Returns the answer if the request cannot be read: by this worker, or by any."""
     text = f"{NOT_REACHED}: {error}" if unknown_here else str(error)
-    return Answer(_unreadable(error), text, unknown_here=unknown_here)
+    return Answer(_problem_message(error), text, unknown_here=unknown_here)
 
 
-def _unreadable(error: BrokerError) -> ResponseMessage:
+def _problem_message(error: BrokerError) -> ResponseMessage:
     return to_response_message(problem(error), conf.MAX_RESPONSE_SIZE)
 
 
@@ -189,7 +189,7 @@ def _not_reached(response: ResponseMessage, request: HttpRequest, replay: Replay
     if replay.entered and (replay.elsewhere or request.resolver_match is None):
         here = f"the URL leads to {replay.elsewhere} here" if replay.elsewhere else "the URL leads nowhere here"
         error = f"{NOT_REACHED}: {here}, and led to {replay.wanted} when it was accepted"
-        return Answer(_unreadable(ViewNotReachedError(NOT_REACHED)), error, unknown_here=True)
+        return Answer(_problem_message(ViewNotReachedError(NOT_REACHED)), error, unknown_here=True)
     if request.method in CACHEABLE and response.status in FROM_A_CACHE:
         return Answer(response)
     by = replay.exception or f"a middleware answered {response.status}"

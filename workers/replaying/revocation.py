@@ -30,7 +30,7 @@ CHUNK = 500
 def cancel_waiting(task_ids: Iterable[str]) -> None:
     """Cancel those that are waiting dispatches, including those that wait for a retry and have no message."""
     found = {key for task_id in task_ids if (key := _key(task_id)) is not None}
-    with _patient(f"The dispatches among {len(found)} revoked tasks"):
+    with _errors_logged(f"The dispatches among {len(found)} revoked tasks"):
         locks.limit_waits()
         for chunk in _chunks(sorted(found)):  # sorted, because other workers do the same at the same time
             for dispatch_id in ledger.cancel_all(chunk):
@@ -44,7 +44,7 @@ def cancel(task_id: str, run: Run | None) -> None:
     """
     dispatch_id = _key(task_id)
     if dispatch_id is not None:
-        with _patient(f"Dispatch {dispatch_id}"):
+        with _errors_logged(f"Dispatch {dispatch_id}"):
             locks.limit_waits()
             _cancel_dispatch(dispatch_id, run)
 
@@ -70,7 +70,7 @@ def _stop_or_cancel(dispatch_id: uuid.UUID, run: Run | None) -> bool:
 
 
 @contextlib.contextmanager
-def _patient(subject: str) -> Iterator[None]:
+def _errors_logged(subject: str) -> Iterator[None]:
     """If the ledger does not answer, Celery continues: the lease expires, or the revocation is missed."""
     try:
         yield

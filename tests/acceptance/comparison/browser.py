@@ -1,4 +1,4 @@
-"""A client that shows all that the server sent, in its order and spelling, and keeps cookies."""
+"""A client that returns all that the server sent, unchanged and in order, and keeps cookies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TIMEOUT = 60
 
 
 class Connection(http.client.HTTPConnection):
-    """Sends a request line as it is given: bytes above ASCII, too."""
+    """Sends a request line unchanged, also with bytes above ASCII."""
 
     def _encode_request(self, request: str) -> bytes:
         return request.encode("latin-1")
@@ -43,7 +43,7 @@ class Reply:
 
 
 class Browser:
-    """Cookies are kept by name alone: what their flags say is compared, and is nobody's business here."""
+    """Keeps cookies by name only. Their flags are compared, but have no effect here."""
 
     def __init__(self, url: str) -> None:
         self.address = urlsplit(url)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def compare(url: str, interface: str, shape: Shape) -> None:
-    """Fail with each part that is not as it should be."""
+    """Fail with each part that differs."""
     direct, _ = observe(url, shape, Way.DIRECT)
     held, _ = observe(url, shape, Way.HELD)
     polled, was_polled = observe(url, shape, Way.POLLED)

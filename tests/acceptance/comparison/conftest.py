@@ -1,4 +1,4 @@
-"""A site of its own, under both interfaces, with one worker, and servers that nobody else has."""
+"""A separate site under both interfaces, with one worker and its own servers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="package")
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """A database, a message broker and a worker that nobody else has: the variables of their processes."""
+    """Yields the variables of a separate database, message broker and worker."""
     with ExitStack() as started:
         broker = started.enter_context({**servers.BROKERS, **vendors.BROKERS}[servers.BROKER]())
         variables = {

@@ -22,7 +22,7 @@ Change = Callable[[Observation], object]
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What becomes of the direct observation, in which shapes, and why."""
+    """How the direct observation changes, in which shapes, and why."""
 
     reason: str
     change: Change
@@ -59,7 +59,7 @@ def still_known(seen: Observation) -> None:
 
 
 def not_found(seen: Observation) -> None:
-    """As for a dispatch that never was."""
+    """As for a dispatch that does not exist."""
     problem = {
         "type": "urn:request-broker:problem:dispatch-not-found",
         "title": "There is no such dispatch",
@@ -76,7 +76,7 @@ def _replace_body(seen: Observation, body: str) -> None:
 
 
 def kept_for_one_client(seen: Observation) -> None:
-    """No shared cache keeps it; another does as far as the view let it, for this client."""
+    """No shared cache keeps it. A private cache may, if the view allows it."""
     said = [part.strip() for part in ",".join(seen.pop("header Cache-Control", [])).split(",") if part.strip()]
     names = {part.partition("=")[0] for part in said}
     if not said and "header Expires" not in seen:
@@ -109,7 +109,7 @@ DIFFERENCES: tuple[Difference, ...] = (
     ),
     Difference("hop-by-hop fields do not travel", without_fields("Connection"), ("field/connection-close",)),
     Difference(
-        "hop-by-hop fields do not travel: the body that came in chunks is complete",
+        "hop-by-hop fields do not travel: the body sent in chunks is complete",
         without_fields("Transfer-Encoding"),
         ("body/chunked", "upload/chunked"),
     ),
@@ -119,7 +119,7 @@ DIFFERENCES: tuple[Difference, ...] = (
         ("session/user-change-password-behind",),
     ),
     Difference(
-        "wsgiref tells the length of a stream that has no block at all, and not that of an empty block",
+        "wsgiref sends the length of a stream without any block, but not of one with an empty block",
         lambda seen: seen.pop("header Content-Length"),
         ("stream/empty",),
         interfaces=("wsgi",),
@@ -173,7 +173,7 @@ def is_answered_at_the_door(shape: Shape) -> bool:
 
 
 def expected(shape: Shape, interface: str, way: Way, direct: Observation) -> Observation:
-    """What the shape is expected to show this way."""
+    """Returns the expected observation of the shape."""
     seen = dict(direct)
     for difference in DIFFERENCES:
         if not is_answered_at_the_door(shape) and difference.concerns(shape, interface, way):

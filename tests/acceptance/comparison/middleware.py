@@ -33,24 +33,24 @@ def numbered(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpReques
     def number(request: HttpRequest) -> None:
         request.number = request.headers.get("X-Request-Id") or f"number-{uuid.uuid4().hex}"
 
-    def told(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+    def with_number(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
         response.headers["X-Request-Id"] = request.number
         return response
 
     async def amiddleware(request: HttpRequest) -> HttpResponseBase:
         number(request)
-        return told(request, await get_response(request))
+        return with_number(request, await get_response(request))
 
     def middleware(request: HttpRequest) -> HttpResponseBase:
         number(request)
-        return told(request, get_response(request))
+        return with_number(request, get_response(request))
 
     return amiddleware if iscoroutinefunction(get_response) else middleware
 
 
 @sync_and_async_middleware
 def tenancy(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest], Any]:
-    """Whose site it is, and the time zone there."""
+    """Sets the tenant and its time zone."""
 
     @contextmanager
     def at_home(request: HttpRequest) -> Iterator[None]:

@@ -57,7 +57,7 @@ CHOICE: dict[Way, Headers] = {
 
 
 def observe(url: str, shape: Shape, way: Way) -> tuple[Observation, bool]:
-    """Begin from scratch, send the request, and see what the client got and what is left behind; whether it polled."""
+    """Reset the site, send the request, and observe response and state. Also returns whether the client polled."""
     browser = Browser(url)
     token = _arrive(browser, shape)
     rules = Rules(browser)
@@ -79,7 +79,7 @@ def _arrive(browser: Browser, shape: Shape) -> str:
 
 
 def _replies(browser: Browser, shape: Shape, headers: Headers, way: Way) -> list[Reply]:
-    """All that the server said, the answer last."""
+    """Returns all responses, the final one last."""
     first = browser.send(shape.method, shape.path, (*headers, *CHOICE[way]), shape.body, chunked=shape.chunked)
     status_path = urlsplit(first.one("Location")).path
     if first.status != 202 or "/broker/tasks/" not in status_path:
@@ -106,14 +106,14 @@ SIGNED = re.compile(r"(?<=:)\w{6}:[\w-]{43}")
 NUMBER = re.compile(r"\bnumber-[0-9a-f]{32}\b")
 DATE = re.compile(r"\w{3}, \d\d[- ]\w{3}[- ]\d{4} \d\d:\d\d:\d\d GMT")
 OF_THE_CONNECTION = frozenset({"connection", "transfer-encoding"})
-"""How the server frames the body, and whether it keeps the connection, is nothing that a view says."""
+"""The server determines the framing of the body and the connection, not the view."""
 MAX_AGE = re.compile(r"(?<=Max-Age=)\d+")
 FAR = dt.timedelta(days=400)
 READABLE = 10_000
 
 
 def _until(cookie: str, now: dt.datetime) -> str:
-    """Django reckons Max-Age from a date that the view gives, and from now."""
+    """Django computes Max-Age from the view's date and the current time."""
     date, age = DATE.search(cookie), MAX_AGE.search(cookie)
     if date is None or age is None:
         return cookie
@@ -123,7 +123,7 @@ def _until(cookie: str, now: dt.datetime) -> str:
 
 
 class Rules:
-    """What differs between any two requests, each by a rule with a name: nothing else is left out."""
+    """Named rules for what differs between any two requests. Everything else is compared."""
 
     def __init__(self, browser: Browser) -> None:
         self._known = {
@@ -147,7 +147,7 @@ class Rules:
         return seen
 
     def _learn(self, replies: list[Reply], answer: Reply) -> None:
-        """Sessions, CSRF secrets, nonces and numbers of requests get names, in the order in which they are met."""
+        """Names sessions, CSRF secrets, nonces and request numbers, in order of appearance."""
         for reply in replies:
             for line in reply.all("Set-Cookie"):
                 name, _, rest = line.partition("=")
@@ -172,7 +172,7 @@ class Rules:
         return SIGNED.sub("<signed just now>", MASKED.sub("<masked>", text))
 
     def _dates(self, text: str, now: dt.datetime) -> str:
-        """Dates that are reckoned from now, in minutes from now."""
+        """Replaces dates near the current time by minutes from now."""
 
         def relative(match: re.Match[str]) -> str:
             distance = parsedate_to_datetime(match[0].replace("-", " ")) - now

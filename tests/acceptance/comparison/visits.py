@@ -28,7 +28,7 @@ KEY = "0123456789abcdef0123456789abcdef01234567"
 
 @csrf_exempt
 def arrive(request: HttpRequest) -> JsonResponse:
-    """Forget all that views have left, and begin a session as the shape says."""
+    """Remove all that views left behind, and begin the session of the shape."""
     wanted = json.loads(request.body)
     with transaction.atomic():
         _clean_up()
@@ -58,7 +58,7 @@ def _clean_up() -> None:
 
 
 def leave(request: HttpRequest) -> JsonResponse:
-    """The state as the client, and as the project, finds it."""
+    """Returns the state of the client and of the project."""
     session = {key: value for key, value in request.session.items() if key != "_auth_user_hash"}
     return JsonResponse(
         {

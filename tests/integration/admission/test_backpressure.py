@@ -239,5 +239,5 @@ def test_refusals_are_logged_once_a_minute(client: Client, clock: Clock, caplog:
         for seconds in (0, 30, 30):
             clock.forward(seconds)
             post(client)
-    told = [record.getMessage() for record in caplog.records if record.name == "broker_django.admission.capacity"]
-    assert told == [f"The queue payment refuses requests (payment: 3 wait, {age} s)" for age in (7, 67)]
+    logged = [record.getMessage() for record in caplog.records if record.name == "broker_django.admission.capacity"]
+    assert logged == [f"The queue payment refuses requests (payment: 3 wait, {age} s)" for age in (7, 67)]

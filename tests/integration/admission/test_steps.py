@@ -84,8 +84,8 @@ def test_an_answer_is_what_the_client_gets(steps: Any, post: Any, body: Any) -> 
 def test_a_request_that_cannot_be_queued_runs_now(steps: Any, post: Any, body: Any, caplog: Any) -> None:
     steps(leave, never)
     assert post("/pay/", **body).status_code == 201
-    told = [record for record in caplog.records if record.name == "broker_django.pipeline"]
-    assert [(record.levelname, record.getMessage()) for record in told] == [
+    logged = [record for record in caplog.records if record.name == "broker_django.pipeline"]
+    assert [(record.levelname, record.getMessage()) for record in logged] == [
         ("ERROR", "/pay/ runs now instead of in a queue: it is Sunday")
     ]
     with pytest.raises(MessageError, match="it is Sunday"):

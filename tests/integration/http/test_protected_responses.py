@@ -1,4 +1,4 @@
-"""What was stored goes out as stored: the middleware around a held request, or around a poll, changes nothing of it."""
+"""A stored response is sent unchanged: middleware around a held request or a poll does not change it."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ class Envelope:
 
 
 class CarefulEnvelope(Envelope):
-    """It knows that what was stored has been through it."""
+    """It recognises stored responses, which have passed it before."""
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         response = self.get_response(request)
@@ -230,7 +230,7 @@ def body(response: HttpResponseBase) -> bytes:
 
 
 def sent(response: HttpResponseBase) -> dict[str, Any]:
-    """What a server sends of it."""
+    """Returns the response as a server sends it."""
     fields = {name.lower(): value for name, value in response.items()}
     if fields.get("content-encoding") == "gzip":  # Django's middleware adds random bytes
         fields.pop("content-length", None)
@@ -277,7 +277,11 @@ def test_middleware_may_do_anything_around_a_stored_response(get: Get, name: str
 
 
 KEEPS = "broker_django.middleware.StoredResponseMiddleware"
-ENVELOPES = {"told": ["CarefulEnvelope"], "kept": [KEEPS, "Envelope"], "kept and told": [KEEPS, "CarefulEnvelope"]}
+ENVELOPES = {
+    "recognised": ["CarefulEnvelope"],
+    "kept": [KEEPS, "Envelope"],
+    "kept and recognised": [KEEPS, "CarefulEnvelope"],
+}
 
 
 @pytest.fixture(params=ENVELOPES)
@@ -448,13 +452,13 @@ def test_a_response_that_was_sent_can_be_changed(get: Get, name: str, form: Call
 @pytest.fixture
 def finished() -> Iterator[list[str]]:
     """Returns the signals of finished requests after the replay."""
-    told: list[str] = []
+    signals: list[str] = []
 
     def note(**_: Any) -> None:
-        told.append("finished")
+        signals.append("finished")
 
     request_finished.connect(note)
-    yield told
+    yield signals
     request_finished.disconnect(note)
 
 
@@ -486,7 +490,7 @@ def test_middleware_around_a_stream_is_run_through(client: Client, settings: Any
 
 
 class Shouts:
-    """Middleware that makes another stream of one, and has something to do after it."""
+    """Middleware that wraps a stream, and acts after its end."""
 
     closed: list[str] = []
 

@@ -1,4 +1,4 @@
-"""A cache of the whole site neither answers replays nor keeps what they answer."""
+"""A cache of the whole site neither answers replays nor stores their responses."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BROKER = "broker_django.middleware.RequestBrokerMiddleware"
 
 
 class OwnCache:
-    """Django's, by a name of the project's own."""
+    """A subclass of Django's."""
 
     from django.middleware.cache import CacheMiddleware as Base
 

@@ -34,7 +34,7 @@ OURS = "broker_django.middleware.RequestBrokerMiddleware"
 
 @sync_and_async_middleware
 def account(get_response: Callable[[HttpRequest], Any]) -> Any:
-    """What belongs to the user, found before the view; and what a second factor leaves on the user."""
+    """Sets the user's account before the view, and an attribute of a second factor."""
     if iscoroutinefunction(get_response):
 
         async def middleware(request: HttpRequest) -> Any:
@@ -82,9 +82,9 @@ class Impersonation:
 @queue("bulk")
 def view(request: HttpRequest) -> JsonResponse:
     names = ("account", "impersonator")
-    told = {name: getattr(request, name) for name in names if hasattr(request, name)}
+    present = {name: getattr(request, name) for name in names if hasattr(request, name)}
     verified = getattr(request.user, "verified", False)
-    return JsonResponse({"user": request.user.get_username(), "verified": verified, **told})
+    return JsonResponse({"user": request.user.get_username(), "verified": verified, **present})
 
 
 @cache_page(60)
@@ -136,9 +136,9 @@ def test_the_user_of_an_ended_session_is_found(before_replay: Any, ada: User, ar
 
         async_to_sync(client.post)("/view/")
     seen = answered(DispatchRecord.objects.get())
-    told = seen.body.decode()
-    assert '"user": "ada"' in told
-    assert '"account": "ada"' in told
+    body = seen.body.decode()
+    assert '"user": "ada"' in body
+    assert '"account": "ada"' in body
 
 
 @pytest.mark.parametrize("given", ["path", "request"])
@@ -215,7 +215,7 @@ def test_a_user_who_is_no_longer_active_cannot_act_for_another(
 def test_a_cached_page_of_a_dispatch_from_code_is_only_for_its_user(
     django_capture_on_commit_callbacks: Any, ada: User
 ) -> None:
-    """A browser without cookies sends no such field, but Django's test client does: here nobody asks by code, too."""
+    """The anonymous request is also made by code, because Django's test client always sends a Cookie field."""
     cache.clear()
     bodies = []
     for user in (ada, None, User.objects.create_user("bob"), ada):

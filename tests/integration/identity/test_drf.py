@@ -34,7 +34,7 @@ accepted_now: set[str] = set()
 
 
 class TokenUser:
-    """A user of a token, who is no row and has no key."""
+    """A user of a token, without a row or a key."""
 
     is_authenticated = True
     is_active = True
@@ -44,7 +44,7 @@ class TokenUser:
 
 
 class KeyedUser(TokenUser):
-    """Of another service, whose keys are numbers too."""
+    """A user of another service, whose keys are numbers too."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -62,7 +62,7 @@ class Payload(dict):  # type: ignore[type-arg]
 
 
 class Name(str):  # noqa: SLOT000 - as projects write it
-    """A text of a library."""
+    """A string of a library."""
 
 
 class Role(enum.Enum):
@@ -82,7 +82,7 @@ class Mangled:
 
 
 class LockedUser(KeyedUser):
-    """Cannot travel."""
+    """Cannot be frozen."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -179,7 +179,7 @@ class BySetup(Whose):
 
 
 class Counted(Whose):
-    """Its `setup` does something."""
+    """A view whose `setup` has an effect."""
 
     set_up: list[str] = []
 
@@ -205,7 +205,7 @@ class Prepared(BasePermission):
 
 
 class ByDispatch(Whose):
-    """What its permissions ask for is there only if it is dispatched."""
+    """A view whose permissions need an attribute that `dispatch` sets."""
 
     permission_classes = [Prepared]
 
@@ -215,7 +215,7 @@ class ByDispatch(Whose):
 
 
 class HalfBuilt(Whose):
-    """Its `initial` needs what `as_view` of its own leaves on the request."""
+    """A view whose `initial` needs an attribute that its `as_view` sets on the request."""
 
     def initial(self, request: Any, *args: Any, **kwargs: Any) -> None:
         if request._request.prepared:
@@ -293,7 +293,7 @@ class DecoratedSet(Set):
 
 
 class Known(Authentication):
-    """By API keys: those who send them are nobody's users. It leaves to others what is not one."""
+    """Authenticates by API keys, without a user. It ignores other credentials."""
 
     def authenticate(self, request: Any) -> Any:
         try:
@@ -338,7 +338,7 @@ class LazySession(Session):
 
 
 class Unready(Session):
-    """Its `setup` needs what is there only when it runs."""
+    """A view whose `setup` needs an attribute that exists only when it runs."""
 
     def setup(self, request: Any, *args: Any, **kwargs: Any) -> None:
         super().setup(request, *args, **kwargs)

@@ -24,18 +24,18 @@ pytestmark = pytest.mark.usefixtures("everything_accepted")
 
 
 class Banning(ModelBackend):
-    """As packages that lock accounts out do it."""
+    """Refuses locked accounts, as some packages do."""
 
     def user_can_authenticate(self, user: Any) -> bool:
         return super().user_can_authenticate(user) and user.last_name != "banned"
 
 
 EDGE = {"Authorization": "Basic ZWRnZTplZGdl"}
-"""What everybody sends who comes through the same proxy."""
+"""A header field that the same proxy adds to all requests."""
 
 
 def exits(client: Client, links: dict[str, str], **headers: str) -> set[int]:
-    """What all URLs of a dispatch answer."""
+    """Returns the statuses of all URLs of a dispatch."""
     asked = [client.get(links[name], headers=headers) for name in ("self", "response", "events")]
     return {response.status_code for response in (*asked, client.delete(links["cancel"], headers=headers))}
 
@@ -343,17 +343,17 @@ def test_another_owners_dispatch_looks_like_an_unknown_one(
     never = {name: url.replace(url.split("/tasks/")[1].split("/")[0], "0" * 60) for name, url in of_ann.items()}
     for name in ("self", "response", "events", "cancel"):
         method = Client.delete if name == "cancel" else Client.get
-        told = []
+        answers = []
         for links in (of_ann, of_a_key, of_another_host, deleted, never):
             answer = method(asks(), links[name])
             cookies = sorted((cookie.key, cookie["max-age"]) for cookie in answer.cookies.values())
-            told.append((answer.status_code, answer.content, sorted(answer.items()), cookies))
-        assert told == [told[0]] * 5
-        assert told[0][0] == 404
+            answers.append((answer.status_code, answer.content, sorted(answer.items()), cookies))
+        assert answers == [answers[0]] * 5
+        assert answers[0][0] == 404
 
 
 def fails_elsewhere(request: HttpRequest) -> str:
-    """As a function that reads what only some middleware sets."""
+    """A function that reads an attribute that only some middleware sets."""
     return str(request.headers["X-Tenant"])
 
 
@@ -373,7 +373,7 @@ def an_object(_request: HttpRequest) -> Any:
 
 
 def test_a_tenant_must_be_a_name_and_not_an_object(caplog: pytest.LogCaptureFixture) -> None:
-    """Its text may be another in each process: nobody would own what is accepted."""
+    """Its text may differ in each process, so no client would own the dispatch."""
     ownership._log_once.cache_clear()
     with override_settings(REQUEST_BROKER={**TENANTS, "TENANT": f"{__name__}.an_object"}):
         assert ann().post("/pay/").status_code >= 500

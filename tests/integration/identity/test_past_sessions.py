@@ -38,7 +38,7 @@ CACHE = "django.contrib.sessions.backends.cache"
 
 @sync_and_async_middleware
 def factor(get_response: Callable[[HttpRequest], Any]) -> Any:
-    """Goes by the session before it asks for the user."""
+    """Reads the session before it reads the user."""
     if iscoroutinefunction(get_response):
 
         async def middleware(request: HttpRequest) -> Any:
@@ -65,8 +65,8 @@ def view(request: HttpRequest, act: str) -> JsonResponse:
         login(request, User.objects.get(username="bob"), backend="django.contrib.auth.backends.ModelBackend")
     elif act == "device":
         session: Any = request.session
-        told = {"device": session.device, "kind": type(session).__name__}
-        return JsonResponse({"factor": str(request.factor), "name": request.name, **told})  # type: ignore[attr-defined]
+        facts = {"device": session.device, "kind": type(session).__name__}
+        return JsonResponse({"factor": str(request.factor), "name": request.name, **facts})  # type: ignore[attr-defined]
     elif act == "log out":
         logout(request)
         return JsonResponse({"name": request.user.get_username()})
@@ -197,7 +197,7 @@ class SessionStore(db.SessionStore):
 
 
 class DeviceMiddleware(MiddlewareMixin):
-    """No subclass of Django's."""
+    """Not a subclass of Django's."""
 
     def process_request(self, request: HttpRequest) -> None:
         key = request.COOKIES.get(settings.SESSION_COOKIE_NAME)
@@ -227,7 +227,7 @@ def asks(get_response: Callable[[HttpRequest], Any]) -> Any:
 
 
 def knows_tokens(get_response: Callable[[HttpRequest], Any]) -> Any:
-    """One that sets a user that is no lazy object."""
+    """Sets a user that is not lazy."""
 
     def middleware(request: HttpRequest) -> Any:
         token = Token.objects.filter(key=request.COOKIES.get("token", "")).first()
@@ -238,7 +238,7 @@ def knows_tokens(get_response: Callable[[HttpRequest], Any]) -> Any:
 
 
 def with_own(settings: Any, name: str, own: Any) -> None:
-    """Put the test's own middleware in the place of Django's."""
+    """Replace Django's middleware with the test's own."""
     settings.MIDDLEWARE = [
         f"{__name__}.{own.__name__}" if each.endswith(f".{name}") else each for each in settings.MIDDLEWARE
     ]

@@ -136,7 +136,7 @@ class PreparedBySetup(Whose):
 
 
 class QuietByAccount(Partners):
-    """Finds nobody, rather than fail, until the view has prepared the request."""
+    """Finds no user, instead of failing, until the view has prepared the request."""
 
     def authenticate(self, request: Any) -> Any:
         return super().authenticate(request) if hasattr(request._request, "account") else None
@@ -183,7 +183,7 @@ class OfCookieByDispatch(OfCookie):
 
 
 class Jwt:
-    """As that of a package: no two are equal."""
+    """An auth of a package: no two instances are equal."""
 
     def __init__(self, text: str) -> None:
         self.payload = {"user_id": text.split(".", maxsplit=1)[0], "exp": text.split(".")[1]}
@@ -212,7 +212,7 @@ class OfJwtBySetup(OfJwt):
 
 
 class OtherIssuer(BaseAuthentication):
-    """Its errors are of a library, which means nothing of a service by them."""
+    """Raises errors of a library that do not mean an outage."""
 
     class InvalidTokenError(Exception):
         pass
@@ -403,7 +403,7 @@ def test_a_refreshed_token_is_the_same_user_and_its_key_the_same(url: str) -> No
 
 
 def test_a_credential_is_authenticated_once_if_there_is_no_other() -> None:
-    """To check a token, or a password, may take long, or count."""
+    """Checking a token or a password may be slow or limited."""
     ByJwt.asked.clear()
     get_app().conf.task_always_eager = False
     try:
@@ -463,7 +463,7 @@ def test_middleware_may_put_objects_into_the_environ(value: Any) -> None:
 
 
 async def posted(path: str) -> int:
-    """Over ASGI: what Django's own client sends is not as servers send it."""
+    """Sends requests over ASGI as servers do, unlike Django's test client."""
     headers = [(b"host", b"testserver"), (b"authorization", b"Token ann"), (b"cookie", b"theme=dark")]
     scope = {
         "type": "http",

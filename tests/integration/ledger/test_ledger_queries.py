@@ -73,7 +73,7 @@ def all_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
         queue="bulk", method="GET", path="/", route="/", sealed=b"s", accepted_at=late, published_at=late
     )
     monkeypatch.setattr(reaper, "waiting_messages", lambda _: 1)
-    monkeypatch.setitem(reaper.handed, "bulk", late.timestamp())
+    monkeypatch.setitem(reaper.latest_published, "bulk", late.timestamp())
 
 
 def test_the_reaper_finds_all_that_is_due_in_an_index(all_looked_for: None) -> None:

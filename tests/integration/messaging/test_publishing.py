@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("own_app")
 
 @pytest.fixture
 def server():
-    """A server of its own for each test: kombu shares pools, and what was declared, by URL."""
+    """A separate server for each test, because kombu shares pools and declarations by URL."""
     with servers.valkey() as broker:
         yield broker.url
 

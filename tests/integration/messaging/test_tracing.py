@@ -1,4 +1,4 @@
-"""The fields of a trace: in the ledger, in every message, and at the view; without any package for tracing."""
+"""The fields of a trace in the ledger, in every message and in the view, without any tracing package."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ FIELDS = {
 
 @pytest.fixture(autouse=True)
 def nothing_traces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other tests of this process may have loaded packages for tracing."""
+    """Hide tracing packages that other tests of this process have imported."""
     for name in ("opentelemetry.trace", "sentry_sdk"):
         monkeypatch.delitem(sys.modules, name, raising=False)
 

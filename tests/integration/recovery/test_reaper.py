@@ -77,7 +77,7 @@ def wire(monkeypatch: pytest.MonkeyPatch) -> Wire:
     wire = Wire()
     monkeypatch.setattr(module, "publish", wire.publish)
     monkeypatch.setattr(module, "waiting_messages", wire.waiting_messages)
-    monkeypatch.setattr(module, "handed", {})
+    monkeypatch.setattr(module, "latest_published", {})
     return wire
 
 
@@ -188,7 +188,7 @@ def test_a_message_is_lost_if_later_ones_have_left_the_queue(
     clock.passes(seconds=100)
     look(steady)
     assert wire.published == [], "both may wait in the queue"
-    monkeypatch.setattr(module, "handed", {"bulk": (second.accepted_at - timedelta(seconds=1)).timestamp()})
+    monkeypatch.setattr(module, "latest_published", {"bulk": (second.accepted_at - timedelta(seconds=1)).timestamp()})
     clock.passes(seconds=15)
     look(steady)
     assert wire.published == [first.pk]
@@ -384,7 +384,7 @@ def test_chaos_reads_that_an_attempt_failed_or_was_handed_back(
     attempt = tasks.Attempt(record.pk, ledger.claim(record.pk, policy, "a@b"), policy)
     answer = Answer(ResponseMessage(500), "500", retriable=True, unknown_here=unknown_here)
     with caplog.at_level(logging.INFO, "workers.tasks"):
-        assert tasks._again(attempt, answer) is not None
+        assert tasks._retry(attempt, answer) is not None
     assert explained(caplog, pattern, record) == 1
 
 

@@ -224,14 +224,14 @@ def test_celerys_revoke_commands_cancel_waiting_dispatches(name: str, record: Di
 @pytest.fixture
 def cancelled() -> Iterator[list[uuid.UUID]]:
     """Returns the dispatches for which the ledger sent `cancelled`."""
-    told: list[uuid.UUID] = []
+    ids: list[uuid.UUID] = []
 
     def hear(event: Event) -> None:
         if event.kind is Kind.CANCELLED:
-            told.append(event.dispatch_id)
+            ids.append(event.dispatch_id)
 
     ledger.events.subscribe(hear)
-    yield told
+    yield ids
     ledger.events.unsubscribe(hear)
 
 

@@ -51,7 +51,7 @@ def run(*arguments):
 
 @pytest.mark.usefixtures("tables")
 def test_rows_are_imported(client):
-    told = run()
+    output = run()
     plain = Router.objects.get(code="plain")
     assert (plain.source, plain.rank, plain.action, plain.description) == ("/old/", 1, "301", "moved")
     assert list(plain.destinations.values_list("weight", "url", "carry_params", "append_params", "is_active")) == [
@@ -61,17 +61,17 @@ def test_rows_are_imported(client):
     assert client.get("/old/").status_code == 301
     assert "user.is_authenticated" in Router.objects.get(code="members").condition
     assert not Router.objects.get(code="off").is_active
-    assert "plain: 2 destinations" in told
+    assert "plain: 2 destinations" in output
 
 
 @pytest.mark.usefixtures("tables")
 def test_a_condition_without_an_equivalent_is_imported_inactive_and_unchanged():
-    told = run()
+    output = run()
     odd = Router.objects.get(code="odd")
     assert not odd.is_active
     assert odd.condition == "request.session.cart|length > 3"
-    assert "odd: inactive, its condition is unchanged: request.session.cart has no equivalent" in told
-    assert "proxied: inactive, action: Proxies are disabled" in told
+    assert "odd: inactive, its condition is unchanged: request.session.cart has no equivalent" in output
+    assert "proxied: inactive, action: Proxies are disabled" in output
 
 
 @pytest.mark.usefixtures("tables")
@@ -105,6 +105,6 @@ def test_rows_send_no_commands_to_the_terminal():
     rows.append((9, f"c{harm}", "/z/", 1, "302", "", True, ""))
     with connection.cursor() as cursor:
         cursor.executemany("INSERT INTO django_route_router VALUES (%s, %s, %s, %s, %s, %s, %s, %s)", rows)
-    told = run()
-    assert {"a", "b", "c"} <= {line[0] for line in told.splitlines()}
-    assert all(letter.isprintable() or letter == "\n" for letter in told)
+    output = run()
+    assert {"a", "b", "c"} <= {line[0] for line in output.splitlines()}
+    assert all(letter.isprintable() or letter == "\n" for letter in output)

@@ -187,15 +187,15 @@ def explained(*arguments):
 
 def test_broker_explain_explains_the_same(router, settings):
     settings.REQUEST_BROKER = {"RULES": [{"when": 'request.path == "/a/"', "queue": "bulk"}]}
-    told = explained("get", "/old/?x=1")
-    assert "blue-green (/old/ -> 302, rank 1): applies" in told
-    assert "of 1,000 visitors:" in told
-    assert "Router blue-green answers: 302 to" in told
-    assert "(one of 2, by weight)" in told
-    told = explained("POST", "/echo/")
-    assert "rule 0" in told
-    assert "its condition is false" in told
-    assert "as without the broker" in told
+    output = explained("get", "/old/?x=1")
+    assert "blue-green (/old/ -> 302, rank 1): applies" in output
+    assert "of 1,000 visitors:" in output
+    assert "Router blue-green answers: 302 to" in output
+    assert "(one of 2, by weight)" in output
+    output = explained("POST", "/echo/")
+    assert "rule 0" in output
+    assert "its condition is false" in output
+    assert "as without the broker" in output
     assert "Queued on payment (decorator)" in explained("POST", "/pay/")
     assert "404" in explained("GET", "/nowhere/")
 
@@ -213,9 +213,9 @@ def test_broker_explain_explains_routers_that_do_not_apply(settings):
         Router.objects.create(code=code, source=source, action=action).destinations.create(url=url)
     assert "as without the broker" in explained("GET", "/echo/")
     assert "508, the routers there, back redirect" in explained("GET", "/there/")
-    told = explained("GET", "/switched/")
-    assert "proxy is switched off" in told
-    assert "Router next answers: 302 to /pay/" in told
+    output = explained("GET", "/switched/")
+    assert "proxy is switched off" in output
+    assert "Router next answers: 302 to /pay/" in output
     assert "neither routed nor queued" in explained("GET", "/broker/health/")
 
 
@@ -259,9 +259,9 @@ class WithoutStatusUrls:
 
 def test_broker_explain_reports_missing_status_urls(settings):
     settings.ROOT_URLCONF = WithoutStatusUrls
-    told = explained("POST", "/pay/")
-    assert "The view runs now: the broker's URLs cannot be reversed on the host" in told
-    assert "Queued" not in told
+    output = explained("POST", "/pay/")
+    assert "The view runs now: the broker's URLs cannot be reversed on the host" in output
+    assert "Queued" not in output
 
 
 class Translated:

@@ -196,22 +196,22 @@ def test_a_stream_ends_if_the_account_is_closed(
 
     async def events_by_asgi() -> list[bytes]:
         response: Any = await async_client.get(path_of(waiting, "events/"))
-        told = response.streaming_content
-        first = await anext(told)
+        parts = response.streaming_content
+        first = await anext(parts)
         await sync_to_async(deactivate_and_finish)(waiting)
-        return [first, *[each async for each in told]]
+        return [first, *[each async for each in parts]]
 
     def events_by_wsgi() -> list[bytes]:
         response: Any = client.get(path_of(waiting, "events/"))
-        told = iter(response.streaming_content)
-        first = next(told)
+        parts = iter(response.streaming_content)
+        first = next(parts)
         deactivate_and_finish(waiting)
-        return [first, *told]
+        return [first, *parts]
 
-    for told in (async_to_sync(events_by_asgi), events_by_wsgi):
+    for events in (async_to_sync(events_by_asgi), events_by_wsgi):
         User.objects.update(is_active=True)
         DispatchRecord.objects.update(state="queued", finished_at=None)
-        assert states(b"".join(told())) == ["queued"]
+        assert states(b"".join(events())) == ["queued"]
 
 
 @pytest.fixture

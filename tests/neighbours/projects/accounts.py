@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def outer(get_response: Callable[[HttpRequest], Any]) -> Any:
-    """Middleware that builds on what the packages know, before the view."""
+    """Middleware that uses the packages' data before the view."""
 
     def middleware(request: HttpRequest) -> Any:
         request.seen = known(request)
@@ -41,13 +41,13 @@ def known(request: HttpRequest) -> dict[str, Any]:
 
 
 @csrf_exempt
-def told(request: HttpRequest) -> JsonResponse:
+def shown(request: HttpRequest) -> JsonResponse:
     assert is_replay(request) == ("X-Queue" in request.headers)
     return JsonResponse({"outer": request.seen, "view": known(request)})
 
 
 urlpatterns = [
-    path("told/", told),
+    path("shown/", shown),
     path("hijack/", include("hijack.urls")),
     path("impersonate/", include("impersonate.urls")),
     path("broker/", include("broker_django.urls")),

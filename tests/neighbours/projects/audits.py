@@ -1,4 +1,4 @@
-"""Views that write, beside packages that keep who did."""
+"""Views that write, with packages that record the user."""
 
 from __future__ import annotations
 

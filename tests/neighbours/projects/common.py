@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @csrf_exempt
-def told(request: HttpRequest) -> JsonResponse:
+def shown(request: HttpRequest) -> JsonResponse:
     agent = getattr(request, "user_agent", None)
     bound: dict[str, Any] = structlog.contextvars.get_contextvars()
     return JsonResponse(
@@ -43,7 +43,7 @@ def failing(_request: HttpRequest) -> HttpResponse:
 
 
 urlpatterns = [
-    path("told/", told),
+    path("shown/", shown),
     path("page/", page),
     path("failing/", failing),
     path("accounts/", include("allauth.urls")),

@@ -21,13 +21,13 @@ def log_in(request: HttpRequest) -> HttpResponse:
 
 
 @csrf_exempt
-def told(request: HttpRequest) -> JsonResponse:
+def shown(request: HttpRequest) -> JsonResponse:
     return JsonResponse(
         {
             "site": request.host.name,
             "view": request.resolver_match.view_name,
-            "here": reverse("told"),
-            "there": reverse_on("told", host="api"),
+            "here": reverse("shown"),
+            "there": reverse_on("shown", host="api"),
             "user": request.user.get_username(),
         }
     )
@@ -35,6 +35,6 @@ def told(request: HttpRequest) -> JsonResponse:
 
 urlpatterns = [
     path("log-in/", log_in),
-    path("told/", told, name="told"),
+    path("shown/", shown, name="shown"),
     path("broker/", include("broker_django.urls")),
 ]

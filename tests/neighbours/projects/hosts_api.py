@@ -9,7 +9,7 @@ from rest_framework.permissions import IsAuthenticated
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from tests.neighbours.projects.hosts import log_in, told
+from tests.neighbours.projects.hosts import log_in, shown
 
 if TYPE_CHECKING:
     from rest_framework.request import Request
@@ -24,8 +24,8 @@ class Mine(APIView):
 
 urlpatterns = [
     path("log-in/", log_in),
-    path("v1/told/", told, name="told"),
+    path("v1/shown/", shown, name="shown"),
     path("v1/mine/", Mine.as_view()),
-    path("told/", told, name="other"),
+    path("shown/", shown, name="other"),
     path("broker/", include("broker_django.urls")),
 ]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class BelowPaths(TenantSubfolderMiddleware):
-    """As projects make one, to have something of their own in it."""
+    """A subclass, as projects write them."""
 
 
 def tenant_of(request: HttpRequest) -> str:

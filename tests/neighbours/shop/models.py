@@ -1,4 +1,4 @@
-"""What views write, for packages that keep who wrote it."""
+"""Models for packages that record who wrote."""
 
 from django.db import models
 from simple_history.models import HistoricalRecords

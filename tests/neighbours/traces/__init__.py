@@ -1,1 +1,1 @@
-"""A project that is traced: TRACER names the package, and what it would send goes to the file EVENTS, a line each."""
+"""A traced project: TRACER names the package, which writes its events to the file EVENTS, one per line."""

@@ -49,7 +49,7 @@ class Project:
         self.manage("migrate", "--verbosity=0", "--run-syncdb")
 
     def manage(self, *arguments: str) -> str:
-        """What the command writes."""
+        """Returns the output of the command."""
         command = [sys.executable, "-m", "django", *arguments]
         env = {**os.environ, **self.variables}
         return subprocess.run(command, check=True, env=env, cwd=ROOT, capture_output=True, text=True).stdout
@@ -76,7 +76,7 @@ class Project:
         return process
 
     def events(self) -> list[dict[str, Any]]:
-        """All that was sent so far. A last line that is still being written does not count."""
+        """Returns all events so far, without an incomplete last line."""
         *lines, _unfinished = self._file.read_text().split("\n")
         return [json.loads(line) for line in lines]
 
@@ -95,7 +95,7 @@ def accepted(client: httpx.Client, path: str, queue: str = "bulk", **headers: st
 
 
 def over(client: httpx.Client, document: dict[str, Any], seconds: float = 30, **headers: str) -> dict[str, Any]:
-    """The status document once the dispatch is over."""
+    """Returns the status document when the dispatch is done."""
     found: dict[str, Any] = {}
 
     def is_over() -> bool:

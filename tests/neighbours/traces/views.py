@@ -35,7 +35,7 @@ def fails_on_demand(get_response: Callable[[HttpRequest], Any]) -> Any:
 
 
 class AnswersErrors:
-    """Middleware that makes a response of an error, of which Django says nothing then."""
+    """Middleware that turns an error into a response, so that Django logs nothing."""
 
     def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
         self.get_response = get_response
@@ -62,7 +62,7 @@ async def fails_async(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def asks(request: HttpRequest, pk: int) -> HttpResponse:
-    """Asks another view, and fails then."""
+    """Calls another view, and then fails."""
     import sentry_sdk
 
     response = Client().get("/fine/7/?of=another", headers={"Cookie": "of=another"})
@@ -137,5 +137,5 @@ def hangs(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def dispatches(request: HttpRequest) -> JsonResponse:
-    """Code that dispatches something else, and answers with what it has."""
+    """Dispatches another request, and returns its id."""
     return JsonResponse({"id": str(broker_django.dispatch("/fine/7/", queue="bulk").id)})

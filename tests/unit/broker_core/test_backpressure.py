@@ -145,12 +145,12 @@ def test_after_the_retry_after_the_queue_accepts_requests(limit, beyond, drain):
 
 
 @given(depths, depths, st.integers(0, 1_000_000), st.floats(0.001, 1e4), rates)
-def test_a_drain_rate_is_never_negative_and_lies_between_old_and_new(before, after, came, elapsed, known):
+def test_a_drain_rate_is_never_negative_and_lies_between_old_and_new(before, after, accepted, elapsed, known):
     first = load(before, drain=known)
     now = replace(load(after), at=NOW + timedelta(seconds=elapsed))
-    drained = max(came - (after - before), 0) / (now.at - NOW).total_seconds()
+    drained = max(accepted - (after - before), 0) / (now.at - NOW).total_seconds()
     low, high = sorted((drained, drained if known is None else known))
-    assert low - 1e-6 * (1 + high) <= follow(first, now, came).measured <= high + 1e-6 * (1 + high)
+    assert low - 1e-6 * (1 + high) <= follow(first, now, accepted).measured <= high + 1e-6 * (1 + high)
 
 
 def test_two_samples_give_the_drain_rate():

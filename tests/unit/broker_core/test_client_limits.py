@@ -1,4 +1,4 @@
-"""Who is held, and for how long."""
+"""Which clients are held, and for how long."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def guest(client: str = "ada", dispatch: str = "1", server: Server = Server.LOOP
 
 
 def granted(places: Places, guests: list[Guest], seconds: float = 10, limits: Limits = LIMITS) -> list[float]:
-    """The seconds that each of them gets who come while the earlier ones are held."""
+    """Returns the seconds for each guest while all earlier ones are held."""
     with ExitStack() as held:
         return [held.enter_context(places.hold(each, seconds, limits)) for each in guests]
 

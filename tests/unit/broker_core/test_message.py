@@ -162,7 +162,7 @@ def test_another_version_is_refused(kind, version):
 
 @given(REQUESTS)
 def test_a_request_of_version_1_is_decoded(message):
-    """Without what it did not have yet."""
+    """Newer fields have their defaults."""
     head = [message.protocol, message.scheme, message.user, message.view_user, message.csrf, message.environ]
     decoded = RequestMessage.decode(packed(json.dumps(head).encode(), message.body, version=1))
     assert decoded == replace(message, path="", route="", view="", accepted_at=0.0, tenant="", principal=None)

@@ -110,7 +110,7 @@ def test_a_plan_says_what_it_is():
     assert str(plan({"eu": {}, "us": {}}, 4, queue_router(**REGIONS))) == "4 processes: 3 for eu; 1 for us"
 
 
-# What may start
+# Queues that may start a task
 
 
 def test_a_reserved_process_is_left_by_slower_queues_and_by_equals_but_not_by_faster_ones():

@@ -1,4 +1,4 @@
-"""The catalogues have every text that is marked, and the compiled ones say what their sources say."""
+"""The catalogues contain every marked text, and the compiled ones match their sources."""
 
 import ast
 import gettext
@@ -15,7 +15,7 @@ PLACEHOLDER = re.compile(r"%\(\w+\)[sd]|%[sd]|\{\w+\}")
 
 
 def marked() -> set[str]:
-    """What is marked in modules and templates; of plurals, the singular."""
+    """Returns the marked texts of modules and templates; of plurals, the singular."""
     texts: set[str] = set()
     for path in APP.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

@@ -1,4 +1,4 @@
-"""Who asks: sessions, log-ins, messages, languages, time zones, and what views do beside answering."""
+"""Clients: sessions, logins, messages, languages, time zones, and side effects of views."""
 
 from tests.acceptance.comparison.shape import form, get, send
 from tests.acceptance.comparison.views import accounts

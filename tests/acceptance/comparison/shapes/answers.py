@@ -1,4 +1,4 @@
-"""What a view answers: statuses, header fields, cookies, bodies, streams, files, redirects, errors, conditions."""
+"""Responses: statuses, header fields, cookies, bodies, streams, files, redirects, errors, conditions."""
 
 from django.core.signing import get_cookie_signer
 

@@ -1,4 +1,4 @@
-"""What a view is asked: methods, bodies, encodings, header fields, addresses, uploads."""
+"""Requests: methods, bodies, encodings, header fields, addresses, uploads."""
 
 import random
 

@@ -101,7 +101,7 @@ def _change_own_password(request: HttpRequest) -> None:
 
 
 def _change_password_behind(_request: HttpRequest) -> None:
-    """So that nobody has asked for the user before."""
+    """Changes the password without reading the user before."""
     user = User.objects.get(username="ada")
     user.set_password("changed")
     user.save()

@@ -37,7 +37,7 @@ class Twice(UserRateThrottle):
 
 
 class Echo(APIView):
-    """What DRF makes of a request."""
+    """Returns the request as DRF parses it."""
 
     def _echo(self, request: Any) -> Response:
         data = request.data
@@ -83,7 +83,7 @@ class Throttled(Echo):
 
 
 class SetUp(Echo):
-    """A view that has prepared itself before it is asked for its permissions."""
+    """A view with a `setup` before its permissions are checked."""
 
     def setup(self, request: Any, *args: Any, **kwargs: Any) -> None:
         super().setup(request, *args, **kwargs)

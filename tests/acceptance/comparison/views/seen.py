@@ -45,7 +45,7 @@ def form(request: HttpRequest) -> dict[str, Any]:
 
 
 def surroundings(request: HttpRequest) -> dict[str, Any]:
-    """What middleware said before the view is called."""
+    """Returns what middleware set before the view."""
     return {
         "class": type(request).__name__,
         "method": request.method,
@@ -79,7 +79,7 @@ def echo_body(request: HttpRequest) -> JsonResponse:
 
 @csrf_exempt
 def read_stream(request: HttpRequest) -> JsonResponse:
-    """As a view reads a body that it does not want in memory."""
+    """Reads the body as a stream."""
     first = request.read(3)
     line = request.readline()
     rest = b"".join(request)

@@ -283,7 +283,7 @@ def why_not(text, values):
     ],
 )
 def test_what_reads_a_collection_that_is_too_large_has_no_answer(text):
-    """Neither that something is there, nor that it is not."""
+    """Neither a membership nor its negation has an answer."""
     enough = {"request.cookies": dict.fromkeys(map(str, range(MOST_ENTRIES)), ""), "request.path": "/"}
     too_many = {**enough, "request.cookies": {**enough["request.cookies"], "one more": ""}}
     assert "no answer" not in why_not(text, enough)

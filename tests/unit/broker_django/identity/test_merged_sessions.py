@@ -161,15 +161,15 @@ def test_an_unchanged_session_is_not_written(store):
 
 
 def test_a_session_keeps_attributes_set_by_its_middleware(store):
-    class Told(store):
+    class Described(store):
         def __init__(self, key, device):
             super().__init__(key)
             self.device = device
 
-    begun = saved(lambda: Told(None, "Fox"), {"cart": 1})
+    begun = saved(lambda: Described(None, "Fox"), {"cart": 1})
     late = merged(merged(begun))
     late["cart"] = 2
     late.save()
-    assert (late.device, type(late).__qualname__) == ("Fox", Told.__qualname__)
-    assert Told(begun.session_key, "Fox")["cart"] == 2
+    assert (late.device, type(late).__qualname__) == ("Fox", Described.__qualname__)
+    assert Described(begun.session_key, "Fox")["cart"] == 2
     assert begun["cart"] == 1

@@ -7,10 +7,10 @@ from kombu.transport import TRANSPORT_ALIASES, memory, resolve_transport
 from broker_django.messaging.celery_app import TASK
 from workers.config import WORKER_TRANSPORTS
 from workers.consuming import rabbitmq, redis
-from workers.consuming.redis import _TrueQueue
+from workers.consuming.redis import _SetsQueue
 
 
-class Channel(_TrueQueue, memory.Channel):
+class Channel(_SetsQueue, memory.Channel):
     """The mixin with a transport that needs no server."""
 
 

@@ -72,12 +72,12 @@ def test_a_message_that_returns_to_its_queue_is_not_read_again_at_once(monkeypat
 
 
 def test_a_process_waits_for_late_outcomes_before_it_ends():
-    late, gate, told = LateOutcomes(), threading.Event(), []
+    late, gate, recorded = LateOutcomes(), threading.Event(), []
     begin = threading.Barrier(8)
 
     def tell(number):
         gate.wait(30)
-        told.append(number)
+        recorded.append(number)
 
     def hand_over(number):
         begin.wait(30)
@@ -90,4 +90,4 @@ def test_a_process_waits_for_late_outcomes_before_it_ends():
         thread.join()
     gate.set()
     late.wait(30)
-    assert sorted(told) == list(range(8))
+    assert sorted(recorded) == list(range(8))
