@@ -8,6 +8,7 @@ CANARY_VENV = $(VENV)-canary
 CANARIES = Django asgiref celery kombu amqp billiard redis django-celery-results common-expression-language \
   djangorestframework django-ninja sentry-sdk
 DOCS_VENV = $(VENV)-docs
+ISSUES = https://github.com/request-broker/django-request-broker/issues
 ARGS =
 FUZZ_EXAMPLES = 2000
 FUZZ_AT_LEAST = 100000
@@ -91,9 +92,14 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Needs GNU gettext. What is new is left untranslated: tests/unit/broker_django/test_translations.py names it.
+# Needs GNU gettext. sed restores what makemessages changes in the headers. New texts are left untranslated:
+# tests/unit/broker_django/test_translations.py names them.
 messages: $(VENV)/.test
 	cd broker_django && $(abspath $(BIN))/django-admin makemessages --all --no-location --no-wrap --no-obsolete
+	for each in broker_django/locale/*/LC_MESSAGES/django.po; do \
+	  sed -e 's|^"Report-Msgid-Bugs-To:.*|"Report-Msgid-Bugs-To: $(ISSUES)\\n"|' -e '/^"POT-Creation-Date:/d' $$each >$$each.new \
+	    && mv $$each.new $$each || exit; \
+	done
 	cd broker_django && $(abspath $(BIN))/django-admin compilemessages
 
 clean:
