@@ -46,7 +46,7 @@ def _refused(replay: Replay, error: BrokerError) -> HttpResponse:
 def reach(request: HttpRequest, view: View, replay: Replay) -> HttpResponse | None:
     """Let a replay reach its view. Returns a response if the URL resolves to another view in this process.
 
-    A dead letter that an operator retries may reach another view.
+    Only a dead letter that an operator retries may reach another view.
     """
     name, route = view_name(view.function, request.method or ""), pattern_of(request.resolver_match)
     if not replay.is_for(name, route) and not ledger.is_revived(replay.id):

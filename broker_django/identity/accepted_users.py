@@ -221,4 +221,4 @@ def restore_view_user(request: HttpRequest, view: View, replay: Replay) -> None:
     found = drf.found(request, view.function, view.args, view.kwargs)
     instead = principals.found_as_accepted(found, replay.view_user, replay.principal or {})
     if instead is not None:
-        drf.pin(request, instead.user, instead.auth)
+        drf.set_user(request, instead.user, instead.auth)
