@@ -57,7 +57,7 @@ def test_a_full_queue_refuses_until_a_worker_has_come(
     assert {done(client, response)["state"] for response in accepted} == {"succeeded"}
 
 
-def test_what_nobody_waits_for_any_more_is_not_run(unattended: Site, ledger: Ledger, start_worker: StartWorker) -> None:
+def test_an_expired_dispatch_is_not_run(unattended: Site, ledger: Ledger, start_worker: StartWorker) -> None:
     with unattended.client() as client:
         fleeting = client.post("/note/fleeting/", headers={"X-Queue": "fleeting"})
         wait_until(lambda: client.get(fleeting.headers["Location"]).json()["state"] == "expired")

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from tests.acceptance.conftest import Gates, Ledger, Site, StartWorker
 
 
-def test_what_was_cancelled_in_time_never_runs(unattended: Site, ledger: Ledger, start_worker: StartWorker) -> None:
+def test_a_dispatch_cancelled_before_its_start_never_runs(
+    unattended: Site, ledger: Ledger, start_worker: StartWorker
+) -> None:
     with unattended.client() as client:
         first, second = client.post("/pay/"), client.post("/pay/")
         cancelled = client.delete(first.headers["Location"])
@@ -25,7 +27,7 @@ def test_what_was_cancelled_in_time_never_runs(unattended: Site, ledger: Ledger,
     assert ledger.executions(first.json()["id"]) == 0
 
 
-def test_what_runs_or_ran_cannot_be_cancelled(client: httpx.Client, gates: Gates) -> None:
+def test_a_started_dispatch_cannot_be_cancelled(client: httpx.Client, gates: Gates) -> None:
     gate = gates.new()
     accepted = client.post(f"/gate/{gate}/", headers={"X-Queue": "payment"})
     location = accepted.headers["Location"]

@@ -112,7 +112,7 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installat
         yield installation
 
 
-def test_every_service_has_a_health_check_and_waits_for_what_it_needs() -> None:
+def test_every_service_has_a_health_check_and_waits_for_its_dependencies() -> None:
     services = described()
     assert set(services) == {"redis", "postgres", *OWN}
     for name, service in services.items():

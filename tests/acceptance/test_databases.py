@@ -56,7 +56,7 @@ def run(variables: dict[str, str], statement: str) -> Any:
 
 
 @MARIADB
-def test_migrate_says_that_triggers_are_refused_and_goes_on(managed: dict[str, str], migrated: str) -> None:
+def test_migrate_reports_refused_triggers_and_continues(managed: dict[str, str], migrated: str) -> None:
     assert run(managed, "SHOW TRIGGERS") == ()
     warning = next(line for line in migrated.splitlines() if line.startswith("Warning: "))
     assert "the database refuses the triggers that detect changed routers" in warning
@@ -65,7 +65,7 @@ def test_migrate_says_that_triggers_are_refused_and_goes_on(managed: dict[str, s
 
 
 @MARIADB
-def test_rows_that_somebody_changes_with_sql_count_without_triggers(
+def test_rows_changed_with_sql_take_effect_without_triggers(
     managed: dict[str, str], migrated: str, start_site: StartSite
 ) -> None:
     site = start_site("wsgi", **managed)

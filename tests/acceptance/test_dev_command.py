@@ -251,7 +251,7 @@ def test_a_valkey_that_is_killed_stops_the_rest(project):
         assert no_threads_left(project)
 
 
-def test_a_second_interrupt_kills_what_will_not_stop(project):
+def test_a_second_interrupt_kills_programs_that_do_not_stop(project):
     use_worker(project, STUBBORN_WORKER)
     with running(project, command("--without=flower,web")) as process:
         read_until(process, "stubborn")

@@ -199,7 +199,7 @@ def test_methods_without_a_body_are_carried_too(client: httpx.Client, method: st
         assert later.content == b""
 
 
-def test_head_on_a_status_url_tells_what_get_would(client: httpx.Client) -> None:
+def test_head_on_a_status_url_has_the_headers_of_get(client: httpx.Client) -> None:
     accepted = client.post("/pay/")
     done(client, accepted)
     head = client.head(accepted.headers["Location"])
@@ -224,7 +224,7 @@ def test_an_upload_reaches_the_view_byte_for_byte(client: httpx.Client) -> None:
     assert seen["headers"]["X-Name"] == "Jürgen"
 
 
-def test_a_replay_sees_what_the_view_would_have_seen(client: httpx.Client) -> None:
+def test_a_replay_sees_the_same_request_as_the_view(client: httpx.Client) -> None:
     request = {"params": {"a": ["1", "2"]}, "headers": {"Accept-Language": "de", "X-Name": b"J\xfcrgen"}}
     now = client.post("/echo/", data={"b": "ü"}, **request).json()
     request["headers"] |= {"X-Queue": "realtime", "Prefer": f"wait={PATIENCE}"}

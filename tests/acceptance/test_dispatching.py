@@ -26,7 +26,7 @@ print(broker_django.dispatch("/echo/", json={"a": 1}, user=ada.pk, queue="bulk")
 """
 
 
-def test_a_worker_runs_what_a_command_dispatches(
+def test_a_worker_runs_the_dispatch_of_a_command(
     unattended: Site,
     ledger: Ledger,
     start_worker: StartWorker,

@@ -128,7 +128,7 @@ def test_a_worker_that_answers_only_between_two_tasks_is_busy(
 
 
 @pytest.mark.parametrize("options", [(), ("--queues=payment,bulk", "--processes=3")])
-def test_a_probe_finds_a_free_slot_beside_what_is_reserved(
+def test_a_probe_finds_a_free_slot_beside_reserved_ones(
     unattended: Site,
     there: dict[str, str],
     ledger: Ledger,

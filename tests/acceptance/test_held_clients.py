@@ -269,7 +269,7 @@ def test_over_the_limit_polls_are_answered_at_once_and_streams_end(serve: Callab
 
 
 @pytest.mark.usefixtures("alone")
-def test_a_stream_goes_on_without_a_message_broker(serve: Callable[..., Site]) -> None:
+def test_a_stream_continues_without_a_message_broker(serve: Callable[..., Site]) -> None:
     site = serve("asgi", BROKER_URL="redis://127.0.0.1:1/0")
     url = accept(site)
 
@@ -286,7 +286,7 @@ def stored_session(client: httpx.Client) -> str:
     return Session.objects.using(ALIAS).get(pk=client.cookies["sessionid"]).session_data
 
 
-def test_a_held_client_keeps_what_the_view_wrote_into_its_session(
+def test_a_held_client_keeps_the_session_data_of_the_view(
     serve: Callable[..., Site], worker: Worker, gates: Gates, ledger: Ledger
 ) -> None:
     """With synchronous middleware that writes into the session before and after each view."""

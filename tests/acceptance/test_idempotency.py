@@ -124,7 +124,7 @@ def test_a_repetition_at_another_process_gets_the_stored_response(both: list[Sit
     assert ledger.executions(document["id"]) == 1
 
 
-def test_a_repetition_may_wait_for_what_the_first_began(both: list[Site], gates: Gates) -> None:
+def test_a_repetition_may_wait_for_the_first_request(both: list[Site], gates: Gates) -> None:
     gate = gates.new()
     headers = {"Idempotency-Key": str(uuid.uuid4()), "X-Queue": "realtime"}
 

@@ -40,7 +40,7 @@ def document(client: httpx.Client, accepted: httpx.Response) -> dict[str, Any]:
     return client.get(accepted.headers["Location"]).json()
 
 
-def test_what_a_lost_process_ran_runs_again_at_once(naive: Site, worker: Worker, gates: Gates) -> None:
+def test_the_dispatch_of_a_lost_process_runs_again_at_once(naive: Site, worker: Worker, gates: Gates) -> None:
     gate = gates.new()
     with naive.client() as client:
         accepted = client.post(f"/gate/{gate}/", headers={"X-Queue": "bulk"})
@@ -54,7 +54,7 @@ def test_what_a_lost_process_ran_runs_again_at_once(naive: Site, worker: Worker,
     assert "waits until its lease runs out" not in worker.container.logs()
 
 
-def test_what_is_terminated_is_cancelled(
+def test_a_terminated_dispatch_is_cancelled(
     naive: Site, worker: Worker, gates: Gates, message_broker: MessageBroker
 ) -> None:
     gate = gates.new()

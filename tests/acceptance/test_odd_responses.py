@@ -27,9 +27,7 @@ def answer(client: httpx.Client, method: str, url: str) -> Any:
 
 
 @pytest.mark.parametrize("interface", ["asgi", "wsgi", "gthread"])
-def test_what_a_server_sends_directly_it_sends_from_the_store(
-    start_site: StartSite, worker: Worker, interface: str
-) -> None:
+def test_a_stored_response_is_sent_like_a_direct_one(start_site: StartSite, worker: Worker, interface: str) -> None:
     site = start_site(interface)
     site.process.ready()
     for name in ODD:

@@ -59,7 +59,7 @@ def test_a_worker_without_the_storage_leaves_large_requests_to_another(
 
 
 @pytest.mark.parametrize(("path", "reason"), [("/note/x/", "nowhere"), ("/flaky/0/", "tests.acceptance.views.gate")])
-def test_a_dispatch_whose_view_no_worker_knows_is_a_dead_letter_in_the_end(
+def test_a_dispatch_without_a_worker_that_knows_its_view_becomes_a_dead_letter(
     unattended: Site, ledger: Ledger, start_worker: StartWorker, path: str, reason: str
 ) -> None:
     older = start_worker(plain_worker, **OTHER)

@@ -43,7 +43,7 @@ def test_a_dispatch_is_there_for_its_owner_in_any_session(ada: httpx.Client, asg
 
 
 @pytest.mark.parametrize("other", ["grace", None])
-def test_a_dispatch_is_not_there_for_anybody_else(ada: httpx.Client, asgi_site: Site, other: str | None) -> None:
+def test_a_dispatch_is_not_found_by_other_users(ada: httpx.Client, asgi_site: Site, other: str | None) -> None:
     accepted = ada.post("/pay/")
     with asgi_site.client() as stranger:
         if other:
@@ -83,7 +83,7 @@ def test_a_token_that_was_not_issued_is_not_found(ada: httpx.Client, text: str) 
         assert ada.get(url).status_code == 404
 
 
-def test_the_signature_of_one_dispatch_is_none_of_another(ada: httpx.Client) -> None:
+def test_the_signature_of_one_dispatch_is_invalid_for_another(ada: httpx.Client) -> None:
     first, second = (ada.post("/pay/").headers["Location"].split("/")[-2].split(".") for _ in range(2))
     assert ada.get(f"/broker/tasks/{first[0]}.{second[1]}/").status_code == 404
     assert ada.get(f"/broker/tasks/{first[0]}.{first[1]}/").status_code == 200
@@ -134,5 +134,5 @@ def test_a_session_is_the_same_now_and_later(ada: httpx.Client) -> None:
     assert counts == ["1", "2", "3", "4"]
 
 
-def test_a_post_without_its_csrf_token_is_refused_at_the_door(ada: httpx.Client) -> None:
+def test_a_post_without_its_csrf_token_is_not_accepted(ada: httpx.Client) -> None:
     assert ada.post("/pay-with-csrf/").status_code == 403

@@ -64,7 +64,7 @@ def refused(worker: object) -> int:
 
 @pytest.mark.parametrize("backend", ["", "django-db"])
 @pytest.mark.parametrize("path", ["/begun/{}/", "/brief/{}/"])
-def test_the_outcome_of_a_view_that_ended_meanwhile_is_recorded_afterwards(
+def test_the_outcome_of_a_view_that_ended_during_the_outage_is_recorded(
     unattended: Site, ledger: Ledger, gates: Gates, start_worker: StartWorker, path: str, backend: str
 ) -> None:
     worker = start_worker(broker_worker, "--concurrency=1", **({"RESULT_BACKEND": backend} if backend else {}))
@@ -83,7 +83,7 @@ def test_the_outcome_of_a_view_that_ended_meanwhile_is_recorded_afterwards(
     assert (record.attempts, ledger.executions(dispatch_id), record.response_status) == (1, 1, 200)
 
 
-def test_what_could_not_be_claimed_meanwhile_runs_once_afterwards(
+def test_a_dispatch_that_could_not_be_claimed_runs_once_afterwards(
     unattended: Site, ledger: Ledger, start_worker: StartWorker
 ) -> None:
     accepted = [accept(unattended, "/note/x/") for _ in range(3)]

@@ -38,7 +38,7 @@ def run_and_kill(site: Site, ledger: Ledger, gates: Gates, start_worker: StartWo
 
 
 @pytest.mark.parametrize("command", [broker_worker, plain_worker])
-def test_another_worker_runs_what_a_killed_one_left(
+def test_another_worker_runs_the_dispatches_of_a_killed_one(
     unattended: Site,
     ledger: Ledger,
     gates: Gates,
@@ -54,7 +54,7 @@ def test_another_worker_runs_what_a_killed_one_left(
     assert error.startswith("the lease of ")
 
 
-def test_what_is_delivered_at_most_once_fails_when_its_worker_is_lost(
+def test_a_dispatch_delivered_at_most_once_fails_if_its_worker_is_lost(
     unattended: Site, ledger: Ledger, gates: Gates, start_worker: StartWorker
 ) -> None:
     dispatch_id, gate = run_and_kill(unattended, ledger, gates, start_worker, "once")
@@ -100,7 +100,7 @@ def test_a_message_that_was_lost_is_published_again(
     assert [ledger.executions(each) for each in (lost, overtaking)] == [1, 1]
 
 
-def test_what_waits_behind_a_backlog_is_not_published_again(
+def test_a_dispatch_behind_a_backlog_is_not_published_again(
     unattended: Site, ledger: Ledger, gates: Gates, start_worker: StartWorker
 ) -> None:
     gate = gates.new()
@@ -116,7 +116,7 @@ def test_what_waits_behind_a_backlog_is_not_published_again(
     assert ledger.dispatch(waiting).published_at == ledger.dispatch(waiting).accepted_at
 
 
-def test_what_the_message_broker_did_not_take_runs_when_it_is_back(
+def test_a_refused_dispatch_runs_when_the_message_broker_is_back(
     alone: None, start_site: StartSite, ledger: Ledger, start_worker: StartWorker
 ) -> None:
     with servers.valkey() as broker:
@@ -144,7 +144,7 @@ def test_failed_attempts_are_repeated_and_recorded(client: httpx.Client, ledger:
 
 
 @pytest.mark.parametrize(("queue", "runs"), [("bulk", 3), ("once", 1)])
-def test_what_keeps_failing_fails_with_its_last_response(
+def test_a_dispatch_that_keeps_failing_fails_with_its_last_response(
     client: httpx.Client, ledger: Ledger, queue: str, runs: int
 ) -> None:
     document = done(client, client.post("/flaky/9/", headers={"X-Queue": queue}))

@@ -127,7 +127,7 @@ def test_code_that_is_broken_from_the_start_is_watched(project: Path, name: str)
         ends(process, project)
 
 
-def test_a_signal_ends_what_waits_for_a_change(project: Path) -> None:
+def test_a_signal_ends_a_supervisor_that_waits_for_a_change(project: Path) -> None:
     (project / "shop/tasks.py").write_text(BROKEN)
     with worker(project) as process:
         read_until(process, "restarts when code changes")

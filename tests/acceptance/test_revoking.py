@@ -75,7 +75,7 @@ def woken(client: httpx.Client, accepted: httpx.Response, act: Callable[[], Any]
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
-def test_what_waits_is_cancelled_at_once_and_stays_so(
+def test_a_waiting_dispatch_is_cancelled_at_once_for_good(
     pool: str, client: httpx.Client, gates: Gates, ledger: Ledger, start_worker: StartWorker, operator: Celery
 ) -> None:
     start_worker(broker_worker, f"--pool={pool}", "--concurrency=1").container.ready()
@@ -145,7 +145,7 @@ def test_a_pool_that_cannot_stop_a_task_lets_it_end(
     assert client.get(document["links"]["response"]).text == gate
 
 
-def test_what_waits_for_another_attempt_has_no_message_and_is_cancelled(
+def test_a_dispatch_that_waits_for_a_retry_is_cancelled(
     client: httpx.Client, ledger: Ledger, start_worker: StartWorker, operator: Celery
 ) -> None:
     start_worker(broker_worker, "--concurrency=1").container.ready()
@@ -155,7 +155,7 @@ def test_what_waits_for_another_attempt_has_no_message_and_is_cancelled(
     assert woken(client, accepted, lambda: operator.control.revoke([id_of(accepted), "no-id"]))["state"] == "cancelled"
 
 
-def test_what_runs_is_not_tried_again_if_it_was_revoked_meanwhile(
+def test_a_running_dispatch_that_is_revoked_is_not_retried(
     client: httpx.Client, gates: Gates, ledger: Ledger, start_worker: StartWorker, operator: Celery
 ) -> None:
     start_worker(broker_worker, "--concurrency=1").container.ready()

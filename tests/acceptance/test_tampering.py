@@ -72,7 +72,7 @@ def altered(sealed: str) -> str:
     return base64.b64encode(raw).decode()
 
 
-def test_a_message_that_nobody_touched_runs_once(caught, wire: Wire, ledger: Ledger, client: httpx.Client) -> None:
+def test_an_unchanged_message_runs_once(caught, wire: Wire, ledger: Ledger, client: httpx.Client) -> None:
     dispatch_id, message = caught
     wire.put("payment", message)
     wire.put("payment", message)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize("router", ["ByContext", "ByThread"])
-def test_a_worker_finds_what_tenants_requests_left(
+def test_a_worker_finds_the_dispatches_of_tenants(
     router: str,
     unattended: Site,
     ledger: Ledger,

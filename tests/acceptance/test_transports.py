@@ -120,7 +120,7 @@ def test_rabbitmq_hands_out_as_many_as_a_queue_has_processes(rabbitmq: None, rea
     assert reading.read() == {"eu": 3, "us": 1, "project": 4}
 
 
-def test_rabbitmq_follows_a_plan_and_counts_what_runs_still(rabbitmq: None, reader: Any) -> None:
+def test_rabbitmq_follows_a_plan_and_counts_running_tasks(rabbitmq: None, reader: Any) -> None:
     planned(4, ordered=False, eu={"weight": 3}, us={})
     reading = reader("eu", "us")
     channel = reading.consumer.channel

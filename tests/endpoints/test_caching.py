@@ -38,7 +38,7 @@ if TYPE_CHECKING:
         ({"Surrogate-Control": "max-age=600", "X-Accel-Expires": "600"}, "private, no-store"),
     ],
 )
-def test_what_a_view_said_counts_for_one_client(said: dict[str, str], goes_out: str) -> None:
+def test_cache_headers_of_a_view_apply_to_one_client(said: dict[str, str], goes_out: str) -> None:
     response = HttpResponse(headers=said)
     forbid_shared_caching(response)
     assert response["Cache-Control"] == goes_out
@@ -50,7 +50,7 @@ HELD = {"RULES": [{"when": "true", "queue": "bulk"}], "QUEUES": {"bulk": {"wait"
 
 
 @pytest.mark.parametrize("project", ["site-wide cache"], indirect=True)
-def test_a_site_wide_cache_gives_nobody_the_session_of_a_client_that_was_held(
+def test_a_site_wide_cache_does_not_reveal_the_session_of_a_held_client(
     new_browser: Callable[[], Browser],
 ) -> None:
     first, second = new_browser(), new_browser()

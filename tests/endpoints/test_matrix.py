@@ -52,7 +52,7 @@ def test_a_request_is_accepted_and_its_urls_are_right(visitor: Browser, prefix: 
     assert status.json()["links"] == answer.json()["links"]
 
 
-def test_the_response_is_handed_out_and_kept_by_nobody(visitor: Browser) -> None:
+def test_the_response_is_returned_and_not_cached(visitor: Browser) -> None:
     links = accepted(visitor).json()["links"]
     for _ in range(2):
         response = visitor.get(links["response"])
@@ -101,7 +101,7 @@ def test_health_and_the_description_are_open(browser: Browser, prefix: str) -> N
     assert (described.status, described.json()["servers"]) == (200, [{"url": prefix}])
 
 
-def test_a_stored_error_is_handed_out_in_silence(visitor: Browser, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_stored_error_is_returned_without_logging(visitor: Browser, caplog: pytest.LogCaptureFixture) -> None:
     with override_settings(REQUEST_BROKER={"RULES": QUEUED, "QUEUES": {"bulk": {"max_attempts": 1}}}):
         links = visitor.get(f"{visitor.mounted}/broken/").json()["links"]
     mail.outbox.clear()
@@ -166,7 +166,7 @@ def session_of(browser: Browser) -> Any:
 
 
 @pytest.mark.parametrize("project", TOUCHED, indirect=True)
-def test_a_held_client_does_not_undo_what_the_view_wrote(
+def test_a_held_client_does_not_undo_session_data_of_the_view(
     browser: Browser, waiting: str, held_while: Callable[..., None], project: str
 ) -> None:
     browser.get(f"{browser.mounted}/count/")
@@ -206,7 +206,7 @@ def test_a_held_client_does_not_undo_a_login(browser: Browser, waiting: str, hel
 
 
 @pytest.mark.parametrize("project", ["sessions touched"], indirect=True)
-def test_a_new_visitor_who_is_held_gets_the_session_that_middleware_began(browser: Browser, waiting: str) -> None:
+def test_a_held_new_visitor_gets_the_session_that_middleware_began(browser: Browser, waiting: str) -> None:
     with override_settings(REQUEST_BROKER={"MAX_WAIT": 0.05}):
         assert browser.get(waiting, wait=1).status == 200
     assert session_of(browser)["entered"] == 1

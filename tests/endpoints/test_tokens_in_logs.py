@@ -89,7 +89,7 @@ def mails_html() -> Iterator[None]:
 @PLAIN
 @pytest.mark.usefixtures("mails_html")
 @pytest.mark.parametrize("name", ["Raises", "RaisesWithPath"])
-def test_what_a_middleware_raises_with_the_path(
+def test_an_error_of_middleware_that_contains_the_path(
     browser: Browser, waiting: str, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
     with override_settings(MIDDLEWARE=[f"{__name__}.{name}", *settings.MIDDLEWARE]):
@@ -110,7 +110,7 @@ def test_a_suspicion_of_a_projects_own(browser: Browser, waiting: str) -> None:
 
 @PLAIN
 @pytest.mark.parametrize("name", ["django.request", "django.channels.server"])
-def test_what_others_log_of_errors(waiting: str, name: str) -> None:
+def test_errors_logged_by_others(waiting: str, name: str) -> None:
     log, error = logging.getLogger(name), LookupError(waiting)
     log.error("Failed: %s", error)
     log.error("Failed: %r, %d times", error, 3)
@@ -144,7 +144,7 @@ def test_a_host_that_is_not_served(browser: Browser, waiting: str) -> None:
 
 @PLAIN
 @pytest.mark.parametrize("name", ["django.server", "uvicorn.access"])
-def test_what_a_server_logs_of_requests(waiting: str, name: str) -> None:
+def test_requests_logged_by_a_server(waiting: str, name: str) -> None:
     path = waiting.removeprefix("http://testserver")
     logging.getLogger(name).info('%s - "%s %s HTTP/%s" %d', "127.0.0.1:5", "GET", f"{path}?wait=5", "1.1", 200)
     logging.getLogger("gunicorn.access").info('"%(r)s" %(s)s', {"r": f"GET {path} HTTP/1.1", "s": "200"})

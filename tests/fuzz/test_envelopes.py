@@ -120,7 +120,7 @@ def wire(db: None, client: Client, monkeypatch: pytest.MonkeyPatch) -> Wire:
     return Wire((one, other))
 
 
-def test_what_nobody_touched_runs_once(wire: Wire) -> None:
+def test_an_unchanged_message_runs_once(wire: Wire) -> None:
     for expected in (states.SUCCESS, states.IGNORED):
         assert wire.deliver(wire.texts[0], task_id=wire.ids[0]) == expected
     assert Execution.objects.filter(dispatch=wire.payments[0].pk).count() == 1
@@ -167,7 +167,7 @@ def test_a_task_under_another_spelling_of_its_id_is_refused(wire: Wire, spelling
 
 
 @pytest.mark.parametrize("task_id", [5, 1.5, True, b"id"])
-def test_a_task_whose_id_is_no_text_is_refused(wire: Wire, task_id: Any) -> None:
+def test_a_task_without_a_text_id_is_refused(wire: Wire, task_id: Any) -> None:
     wire.refuses(wire.texts[0], task_id=task_id)
 
 

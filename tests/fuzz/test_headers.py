@@ -233,7 +233,7 @@ def no_rules() -> Iterator[None]:
 
 
 @fuzz(**ASKED)
-def test_a_request_that_runs_now_is_no_replay(
+def test_a_request_that_runs_now_is_not_a_replay(
     no_rules: None, send: Any, method: str, path: str, query: str, headers: Headers, body: bytes
 ) -> None:
     site.forget()

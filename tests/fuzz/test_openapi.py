@@ -132,7 +132,7 @@ def test_a_dispatch_in_each_state(schema: Any, dispatches: Dispatches, name: str
 
 
 @pytest.mark.parametrize(("path", "method"), OF_DISPATCHES)
-def test_what_is_not_there_or_not_allowed(schema: Any, dispatches: Dispatches, path: str, method: str) -> None:
+def test_missing_dispatches_and_forbidden_methods(schema: Any, dispatches: Dispatches, path: str, method: str) -> None:
     operation = schema[path][method]
     assert conforms(operation.Case(path_parameters={"token": "unknown"}), dispatches) == 404
     assert conforms(operation.Case(path_parameters={"token": "x"}, method="PUT"), dispatches) == 405

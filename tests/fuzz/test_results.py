@@ -141,14 +141,14 @@ def test_any_columns(
     assert one.answer() in {one.content, None}
 
 
-def test_anothers_response_is_not_handed_out(one: Payer, other: Payer) -> None:
+def test_another_clients_response_is_not_returned(one: Payer, other: Payer) -> None:
     one.put(**other.stored)
     assert one.answer() is None
     one.put_sealed(other.sealed)
     assert one.answer() is None
 
 
-def test_what_was_sealed_for_something_else_is_no_response(one: Payer) -> None:
+def test_a_message_sealed_for_another_purpose_is_no_response(one: Payer) -> None:
     one.put_sealed(to_text(seal_request(REQUEST, one.dispatch_id, "payment")))
     assert one.answer() is None
     one.put_sealed(seal_response(ResponseMessage(200), one.dispatch_id.upper(), 1))

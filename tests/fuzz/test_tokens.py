@@ -47,7 +47,7 @@ def everything() -> list[Any]:
     return [list(DispatchRecord.objects.order_by("pk").values()), list(TaskResult.objects.order_by("pk").values())]
 
 
-def test_what_was_issued_is_known(issued: tuple[str, str], client: Client) -> None:
+def test_an_issued_token_is_known(issued: tuple[str, str], client: Client) -> None:
     states = [client.get(f"/broker/tasks/{token}/").json()["state"] for token in issued]
     assert states == ["succeeded", "queued"]
 

@@ -106,7 +106,7 @@ def test_the_app_does_not_load_if_its_core_is_hidden(project: Path) -> None:
     assert f"ImproperlyConfigured: {ours} hides the package 'broker_core' of the request broker. Rename" in run.stderr
 
 
-def test_a_folder_of_the_name_that_is_no_package_hides_nothing(project: Path) -> None:
+def test_a_folder_that_is_not_a_package_hides_nothing(project: Path) -> None:
     (project / "workers").mkdir()
 
     assert manage(project, "check").returncode == 0

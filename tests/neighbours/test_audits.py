@@ -68,7 +68,7 @@ def package(request: pytest.FixtureRequest, settings: Any) -> str:
 
 @pytest.mark.parametrize("path", ["/order/", "/aorder/"])
 @pytest.mark.parametrize("fate", FATES)
-def test_who_wrote_is_known(
+def test_the_writer_is_recorded(
     client: Client, package: str, before_replay: Any, fate: Callable[[Client], None], path: str
 ) -> None:
     assert direct(client, path).status_code == 200
@@ -88,7 +88,7 @@ def test_code_writes_as_a_user(
     assert "ada" in str(recorded(package))
 
 
-def test_nobody_is_recorded_for_nobody(package: str) -> None:
+def test_no_user_is_recorded_for_an_anonymous_request(package: str) -> None:
     assert direct(Client(), "/order/").status_code == 200
     there = recorded(package)
     accepted(Client(), "/order/")

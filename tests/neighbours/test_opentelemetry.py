@@ -135,13 +135,13 @@ def test_a_request_that_begins_a_trace_is_in_one_with_its_replay(site: Project, 
     wait_for(site, of_view[0]["trace"], RUN, 2)
 
 
-def test_what_code_dispatches_is_in_the_trace_of_its_request(site: Project, client: httpx.Client) -> None:
+def test_a_dispatch_from_code_is_in_the_trace_of_its_request(site: Project, client: httpx.Client) -> None:
     fields = traced()
     client.get("/dispatches/", headers=fields)
     wait_for(site, trace_of(fields), RUN, 1)
 
 
-def test_what_code_dispatches_in_a_replay_is_in_its_trace(site: Project, client: httpx.Client) -> None:
+def test_a_dispatch_from_a_replay_is_in_its_trace(site: Project, client: httpx.Client) -> None:
     fields = traced()
     over(client, accepted(client, "/dispatches/", **fields))
     wait_for(site, trace_of(fields), RUN, 2)

@@ -140,7 +140,7 @@ def test_an_event_is_like_the_one_of_a_request_that_is_answered_directly(
     assert url.rstrip("/").rpartition(".")[2] not in sent
 
 
-def test_what_a_view_asks_of_another_does_not_name_the_event(site: Project, either: httpx.Client) -> None:
+def test_a_request_of_the_view_does_not_name_the_event(site: Project, either: httpx.Client) -> None:
     errors, fields = since(site), traced()
     over(either, accepted(either, "/asks/5/?of=this", "once", **fields))
     events = settled(site, either, errors)
@@ -173,7 +173,7 @@ def test_the_event_of_a_request_in_a_file_has_its_url(tmp_path: Any, path: str) 
 
 
 @pytest.mark.parametrize("path", ["/flaky/1/", "/fine/1/"])
-def test_what_succeeds_in_the_end_is_no_event(site: Project, client: httpx.Client, path: str) -> None:
+def test_a_dispatch_that_succeeds_in_the_end_is_no_event(site: Project, client: httpx.Client, path: str) -> None:
     errors = since(site)
     assert over(client, accepted(client, path))["state"] == "succeeded"
     assert settled(site, client, errors) == []
@@ -229,7 +229,7 @@ def test_a_middleware_that_fails_is_one_event(site: Project, either: httpx.Clien
     assert raised(event) == ("OrderError", "in a middleware")
 
 
-def test_what_a_view_captures_on_purpose_is_sent_in_each_attempt(site: Project, client: httpx.Client) -> None:
+def test_events_captured_by_a_view_are_sent_in_each_attempt(site: Project, client: httpx.Client) -> None:
     errors = since(site)
     document = accepted(client, "/says/1/")
     assert over(client, document)["attempts"] == 2
@@ -309,7 +309,7 @@ def test_the_error_of_a_replay_is_in_the_trace_of_its_request(site: Project, cli
     assert {each["contexts"]["trace"]["trace_id"] for each in events} == {fields["sentry-trace"].partition("-")[0]}
 
 
-def test_what_code_dispatches_is_in_the_trace_of_its_request(site: Project, client: httpx.Client) -> None:
+def test_a_dispatch_from_code_is_in_the_trace_of_its_request(site: Project, client: httpx.Client) -> None:
     fields = traced()
     client.get("/dispatches/", headers=fields)
     trace = fields["sentry-trace"].partition("-")[0]

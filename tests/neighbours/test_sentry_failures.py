@@ -150,7 +150,7 @@ def test_it_is_one_event(sent: list[dict[str, Any]], end: Callable[[], DispatchR
     assert event["tags"]["dispatch.id"] == str(record.pk)
 
 
-def test_what_the_task_itself_raises_is_one_event_with_its_traceback(sent: list[dict[str, Any]]) -> None:
+def test_an_error_of_the_task_itself_is_one_event_with_its_traceback(sent: list[dict[str, Any]]) -> None:
     record = accepted("bulk")
     for _ in range(conf.queues["bulk"].starts):
         DispatchRecord.objects.filter(pk=record.pk).update(due_at=None)
@@ -174,7 +174,7 @@ def test_an_outage_is_reported_as_ever(sent: list[dict[str, Any]]) -> None:
     assert [event["logentry"]["message"] for event in sent] == ["The reaper failed"]
 
 
-def test_what_sentrys_sdk_raises_costs_no_outcome(sent: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_sentrys_sdk_loses_no_outcome(sent: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sentry_sdk, "capture_event", None)
     record = former_queue()
     with error_reports.attempt(record.pk, "bulk", 1, {}):
@@ -201,7 +201,7 @@ def test_no_event_has_a_token(sent: list[dict[str, Any]]) -> None:
     assert "s" * 43 not in str(event)
 
 
-def test_what_the_project_does_before_it_sends_an_event_is_done_once(sent: list[dict[str, Any]]) -> None:
+def test_before_send_of_the_project_is_called_once(sent: list[dict[str, Any]]) -> None:
     sentry_sdk.capture_message("one")
     sentry_sdk.capture_message("two")
     assert [event["message"] for event in sent] == ["one", "two"]

@@ -32,7 +32,7 @@ for event in ParcelEvent.objects.order_by("pk"):
 
 
 @pytest.mark.parametrize("interface", ["wsgi", "asgi"])
-def test_the_history_names_who_wrote(start: Callable[..., Project], interface: str) -> None:
+def test_the_history_names_the_writer(start: Callable[..., Project], interface: str) -> None:
     project = start("triggers")
     session, url = project.run(LOG_IN).split()[-1], project.web(interface)
     with httpx.Client(base_url=url, timeout=PATIENCE, trust_env=False, cookies={"sessionid": session}) as ada:

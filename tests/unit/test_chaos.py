@@ -95,24 +95,24 @@ def of_bulk(evidence: Evidence, *lines: Line, attempts: int = 1, **changes: obje
     return replace(evidence, **{"journal": [*others, *lines], "rows": rows, "ledger": ledger, **changes})
 
 
-def test_what_was_accepted_and_is_not_in_the_ledger_is_lost(flawless):
+def test_an_accepted_dispatch_that_is_not_in_the_ledger_is_lost(flawless):
     left = {id_: found for id_, found in flawless.ledger.items() if id_ != REALTIME}
     assert judge(replace(flawless, ledger=left)).broken == {"lost": [REALTIME]}
 
 
 @pytest.mark.parametrize("state", [State.QUEUED, State.RUNNING])
-def test_what_has_no_end_is_lost_whether_or_not_a_client_knows_of_it(flawless, state):
+def test_an_unfinished_dispatch_is_lost_even_if_no_client_knows_it(flawless, state):
     evidence = replace(with_state(flawless, BULK, state), endings={PAYMENT: 1, REALTIME: 1}, accepted=[PAYMENT])
     assert judge(evidence).broken == {"lost": [BULK]}
 
 
 @pytest.mark.parametrize("times", [0, 2])
-def test_what_ended_twice_or_without_notice_is_seen(flawless, times):
+def test_two_ends_or_an_unrecorded_end_are_detected(flawless, times):
     evidence = replace(flawless, endings={**flawless.endings, BULK: times})
     assert judge(evidence).broken == {"not ended exactly once": [BULK]}
 
 
-def test_what_was_taken_back_from_its_end_is_lost_and_seen(flawless):
+def test_a_dispatch_that_left_its_final_state_is_lost_and_detected(flawless):
     assert judge(with_state(flawless, BULK, State.QUEUED)).broken == {
         "lost": [BULK],
         "not ended exactly once": [BULK],
@@ -157,7 +157,7 @@ def test_nothing_explains_a_second_run_of_a_dispatch_delivered_at_most_once(flaw
 
 
 @pytest.mark.parametrize("lines", [[], [begun(BULK, pid=KILLED)], run(BULK, raised="Http404")])
-def test_a_success_whose_view_never_returned_is_seen(flawless, lines):
+def test_a_success_without_a_returned_view_is_detected(flawless, lines):
     assert judge(of_bulk(flawless, *lines)).broken == {"succeeded without a run": [BULK]}
 
 
@@ -202,7 +202,7 @@ def test_a_process_that_was_killed_long_after_the_view_explains_nothing(flawless
     assert list(judge(of_bulk(flawless, *lines, attempts=2, killed=killed, losses=losses)).broken) == promises
 
 
-def test_a_process_that_ended_during_the_view_although_nobody_killed_it_is_seen(flawless):
+def test_a_process_that_ended_by_itself_during_the_view_is_detected(flawless):
     evidence = of_bulk(flawless, begun(BULK), *run(BULK, 2), attempts=2, losses={**flawless.losses, BULK: 1})
     assert judge(evidence).broken == {"outcome discarded": [BULK], "process ended by a view": [BULK]}
 
@@ -225,7 +225,7 @@ def test_a_committed_row_that_is_gone_and_one_without_a_run_are_seen(flawless, r
     assert judge(evidence).broken == {"rows and journal disagree": [BULK]}
 
 
-def test_what_an_earlier_view_left_behind_is_seen(flawless):
+def test_leftovers_of_an_earlier_view_are_detected(flawless):
     found = replace(begun(BULK), phase=Phase.FOUND, text="umask is 0")
     assert judge(of_bulk(flawless, found, *run(BULK))).broken == {"left behind by an earlier view": [BULK]}
 

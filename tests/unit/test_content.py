@@ -34,7 +34,7 @@ def app():
     return configure(app)
 
 
-def test_the_message_of_a_dispatch_is_json_whatever_the_project_writes(app):
+def test_the_message_of_a_dispatch_is_json_with_any_serializer_of_the_project(app):
     app.conf.update(task_serializer="pickle")
     record = DispatchRecord(queue="payment", method="POST", route="/", sealed=b"sealed")
     assert publish(as_request(record), conf.queues["payment"])

@@ -205,5 +205,5 @@ def parse(line: str) -> None:
         ("a\n", "a\nb\n", False),
     ],
 )
-def test_what_a_page_leaves_out_of_an_output(expected: str, output: str, *, matched: bool) -> None:
+def test_parts_that_a_page_leaves_out_of_an_output(expected: str, output: str, *, matched: bool) -> None:
     assert documents.matches(expected, output) is matched

@@ -214,5 +214,5 @@ def test_a_view_that_middleware_calls_itself_gets_its_body(post: Any, body: Any,
     assert not DispatchRecord.objects.exists()
 
 
-def test_csrf_is_checked_of_what_is_queued(body: Any) -> None:
+def test_csrf_is_checked_for_queued_requests(body: Any) -> None:
     assert Client(enforce_csrf_checks=True).post("/checked/", **body(SMALL)).status_code == 403

@@ -73,7 +73,7 @@ def test_a_refusal_is_a_problem_for_a_client_and_an_error_for_code(steps: Any, p
         dispatch("/echo/", queue="bulk")
 
 
-def test_an_answer_is_what_the_client_gets(steps: Any, post: Any, body: Any) -> None:
+def test_a_response_of_a_step_is_sent_to_the_client(steps: Any, post: Any, body: Any) -> None:
     steps(answer, never)
     response = post("/pay/", **body)
     assert (response.status_code, response.content) == (203, b"known: /pay/")

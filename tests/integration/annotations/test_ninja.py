@@ -151,7 +151,7 @@ def test_an_operation_gets_a_file(client: Client) -> None:
     assert client.get(accepted.json()["links"]["response"]).json() == {"replayed": True, "size": 4000}
 
 
-def test_a_whole_url_can_be_decorated_and_an_operation_overrules_it() -> None:
+def test_a_url_can_be_decorated_and_an_operation_overrides_it() -> None:
     orders = view_at("orders/<pk>")
     whole = run_now(orders)
     assert annotation_of(whole, "DELETE").queue == "payment"

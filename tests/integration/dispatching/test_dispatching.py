@@ -93,7 +93,7 @@ def test_only_the_owner_can_follow_it(request_: HttpRequest, client: Client) -> 
     assert client.get(url).json()["id"] == str(record.id)
 
 
-def test_what_cannot_be_dispatched_is_refused(request_: HttpRequest, settings: SettingsWrapper) -> None:
+def test_requests_that_cannot_be_dispatched_are_refused(request_: HttpRequest, settings: SettingsWrapper) -> None:
     with pytest.raises(ConfigurationError, match="no queue 'fast'"):
         broker_django.dispatch(request_, queue="fast")
     settings.REQUEST_BROKER = {"MAX_BODY_SIZE": 10}

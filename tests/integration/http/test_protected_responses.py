@@ -309,7 +309,7 @@ def test_fields_of_middleware_about_the_exchange_are_added_to_a_stored_response(
     assert (refused.status_code, json.loads(body(refused))) == (403, {"error": "unknown"})
 
 
-def test_what_a_poll_asks_for_does_not_change_what_was_stored(get: Get) -> None:
+def test_header_fields_of_a_poll_do_not_change_the_stored_response(get: Get) -> None:
     expected = sent(directly(get, "/page/"))
     asked = {"Accept-Encoding": "gzip", "Accept-Language": "de"}
     assert of_a_poll(sent(polled(get, "/page/", asked)), expected) == expected
@@ -327,7 +327,7 @@ def test_a_poll_that_does_not_accept_the_coding_gets_the_response_without_it(get
         assert answer["Content-Length"] == str(len(body(answer)))
 
 
-def test_who_may_read_a_poll_is_about_the_poll(get: Get) -> None:
+def test_cors_fields_are_those_of_the_poll(get: Get) -> None:
     answer = polled(get, "/page/", {"Origin": "https://other.example"}, Origin="https://app.example")
     assert answer["Access-Control-Allow-Origin"] == "https://other.example"
     assert answer["Access-Control-Expose-Headers"] == "Location"
@@ -387,7 +387,7 @@ def stored(response: HttpResponse) -> HttpResponse:
     return protected(to_response(to_response_message(response, 10_000)))
 
 
-def test_only_what_was_stored_is_protected() -> None:
+def test_only_stored_responses_are_protected() -> None:
     response = HttpResponse("fresh")
     assert protected(response) is response
     response["X-Late"] = "1"

@@ -64,7 +64,7 @@ def body(dispatch: Any) -> str:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_each_user_gets_a_page_of_their_own_and_nobody_else_gets_it(client: Client) -> None:
+def test_each_user_gets_only_their_own_page(client: Client) -> None:
     users = [User.objects.create_user(name) for name in ("ada", "bob")]
     made = [broker_django.dispatch("/mine/", user=user, queue="bulk") for user in users]
     assert [body(dispatch) for dispatch in made] == ["ada", "bob"]
@@ -72,7 +72,7 @@ def test_each_user_gets_a_page_of_their_own_and_nobody_else_gets_it(client: Clie
 
 
 @pytest.mark.django_db(transaction=True)
-def test_what_code_asks_for_is_run_each_time(client: Client) -> None:
+def test_each_dispatch_from_code_is_run(client: Client) -> None:
     client.get("/mine/")
     for _ in range(2):
         broker_django.dispatch("/mine/", queue="bulk")

@@ -31,7 +31,7 @@ def cookies(client: Client, url: str, **headers: str) -> set[str]:
     return set(response.cookies)
 
 
-def test_a_client_with_a_session_gets_its_login_and_nobody_else_gets_anything() -> None:
+def test_only_the_client_with_the_session_gets_its_login() -> None:
     client = with_a_session()
     url = log_in(client)
     for stranger in (Client(), with_a_session()):

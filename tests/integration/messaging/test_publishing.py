@@ -103,7 +103,7 @@ def test_other_message_brokers_are_published_to_through_the_pool_of_the_app(make
         ("redis://plain/0", {}),
     ],
 )
-def test_what_is_encrypted_on_the_way_is_so_here_too(make_app, url, values):
+def test_encrypted_connections_are_encrypted_here_too(make_app, url, values):
     app = make_app(broker_url=url, **values)
     stock, ours = app.connection_for_write(), _producers(app, app.pool).connections.connection
     assert ours.ssl == stock.ssl
@@ -128,7 +128,7 @@ def test_rabbitmq_confirms_dispatches_and_no_answer_is_waited_for_without_limit(
     assert own is None or connection.get_transport_cls() is own
 
 
-def test_what_the_project_says_of_confirmations_stays(make_app):
+def test_settings_of_the_project_for_confirmations_are_kept(make_app):
     app = make_app(broker_url="amqp://host", broker_transport_options={"confirm_publish": False})
     options = _producers(app, app.pool).connections.connection.transport_options
     assert options["confirm_publish"] is False

@@ -103,7 +103,7 @@ def test_loaddata_can_read_the_export(staged, tmp_path):
     assert rows() == {**EXPECTED, ("moved", "302", 1): {"/echo/": 3, "/gone/": 1}}
 
 
-def test_what_dumpdata_writes_is_the_export(staged):
+def test_the_export_equals_dumpdata(staged):
     import_routers(staged)
     out = io.StringIO()
     call_command(

@@ -62,7 +62,7 @@ QUEUES = {
 }
 
 
-def test_only_its_own_limit_and_those_of_higher_classes_concern_a_queue():
+def test_only_its_own_limit_and_those_of_higher_classes_apply_to_a_queue():
     assert thresholds("payment", QUEUES) == {"payment": 1.0}
     assert thresholds("realtime", QUEUES) == {"payment": SHED}
     assert thresholds("bulk-eu", QUEUES) == {"payment": SHED, "bulk-eu": 1.0}

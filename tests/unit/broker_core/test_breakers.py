@@ -29,7 +29,7 @@ def test_all_may_try_while_it_is_closed(breaker):
     assert not breaker.is_open
 
 
-def test_nobody_tries_after_a_failure_until_one_may(breaker, clock):
+def test_after_a_failure_only_one_caller_tries(breaker, clock):
     breaker.failed()
     assert breaker.is_open
     assert not breaker.allows()
@@ -50,7 +50,7 @@ def test_a_success_closes_it_and_another_failure_does_not(breaker, clock):
     assert [breaker.allows() for _ in range(3)] == [True] * 3
 
 
-def test_one_that_vanished_while_it_tried_is_followed_by_another(breaker, clock):
+def test_a_try_without_an_outcome_is_followed_by_another(breaker, clock):
     breaker.failed()
     clock.now += 5
     assert breaker.allows()
@@ -58,7 +58,7 @@ def test_one_that_vanished_while_it_tried_is_followed_by_another(breaker, clock)
     assert breaker.allows()
 
 
-def test_failures_are_counted_so_that_who_waited_sees_those_of_others(breaker):
+def test_failures_are_counted_for_callers_that_waited(breaker):
     before = breaker.failures
     breaker.failed()
     breaker.succeeded()

@@ -44,14 +44,14 @@ def granted(places: Places, guests: list[Guest], seconds: float = 10, limits: Li
     ],
     ids=["process", "client", "dispatch"],
 )
-def test_a_limit_holds_so_many_and_whoever_leaves_makes_room(guests: list[Guest], held: int) -> None:
+def test_a_limit_counts_only_clients_that_wait(guests: list[Guest], held: int) -> None:
     places = Places()
     for _ in range(2):
         assert granted(places, guests) == [10.0] * held + [0.0] * (len(guests) - held)
         assert places.held == 0
 
 
-def test_a_guest_who_fails_makes_room_too() -> None:
+def test_a_client_whose_wait_fails_no_longer_counts() -> None:
     places = Places()
     with pytest.raises(ConnectionError), places.hold(guest(), 10, LIMITS):
         raise ConnectionError
@@ -108,7 +108,7 @@ def test_waits_take_a_share_of_a_process_that_serves_one_at_a_time(clock: Clock)
     assert waited > 15
 
 
-def test_a_wait_too_short_to_be_worth_it_is_none(clock: Clock) -> None:
+def test_a_wait_that_is_too_short_is_refused(clock: Clock) -> None:
     places, alone = Places(clock), guest(server=Server.ALONE)
     with places.hold(alone, 30, LIMITS) as seconds:
         clock.now += seconds
@@ -116,7 +116,7 @@ def test_a_wait_too_short_to_be_worth_it_is_none(clock: Clock) -> None:
     assert granted(places, [alone]) == [0.0]
 
 
-def test_what_is_saved_is_never_more_than_one_wait(clock: Clock) -> None:
+def test_saved_time_is_limited_to_one_wait(clock: Clock) -> None:
     share = TimeBudget(clock)
     clock.now += 10_000
     assert share.left == AT_A_TIME
@@ -124,7 +124,7 @@ def test_what_is_saved_is_never_more_than_one_wait(clock: Clock) -> None:
     assert share.left == pytest.approx(AT_A_TIME - 0.6)
 
 
-def test_a_process_that_was_forked_holds_nobody() -> None:
+def test_a_forked_process_holds_no_client() -> None:
     places = Places()
     with places.hold(guest(), 10, LIMITS):
         places.reset()

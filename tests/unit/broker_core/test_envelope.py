@@ -13,7 +13,7 @@ HERE = context("request", "id", "bulk")
 
 
 @given(st.binary(max_size=200), SECRETS, NAMES)
-def test_what_was_sealed_is_opened(plaintext, secret, names):
+def test_a_sealed_message_is_opened(plaintext, secret, names):
     keyring = Keyring([secret])
     sealed = keyring.seal(plaintext, context(*names))
     assert keyring.open(sealed, context(*names)) == plaintext
@@ -40,7 +40,7 @@ def test_an_envelope_of_another_length_is_refused(data):
 
 
 @given(st.binary(max_size=100))
-def test_bytes_that_nobody_sealed_are_refused(data):
+def test_bytes_that_were_not_sealed_are_refused(data):
     with pytest.raises(EnvelopeError):
         Keyring(["key"]).open(data, HERE)
 

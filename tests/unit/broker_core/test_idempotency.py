@@ -110,7 +110,7 @@ def test_forms_are_the_same_with_any_boundary(one: list[bytes], other: list[byte
     assert (form("0a1b2c3d4e", one) == form("f5e6d7c8b9", other)) == (one == other)
 
 
-def test_a_boundary_that_is_none_counts_like_any_parameter() -> None:
+def test_an_invalid_boundary_counts_like_any_parameter() -> None:
     def of(media_type: str, boundary: str) -> str:
         return fingerprint("k", "POST", "/", media_type, {"boundary": boundary}, b"body")
 

@@ -219,7 +219,7 @@ def test_a_malformed_request_of_version_2_is_refused(head):
         RequestMessage.decode(packed(head, version=2))
 
 
-def test_what_is_written_can_be_read():
+def test_an_encoded_message_can_be_decoded():
     assert max(VERSIONS) == VERSION
 
 

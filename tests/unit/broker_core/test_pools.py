@@ -58,7 +58,7 @@ def test_with_too_few_processes_all_are_shared():
     assert made.weights == {"payment": 1, "eu": 1.5, "us": 0.5}
 
 
-def test_what_a_drained_pool_has_left_is_served_by_shared_processes():
+def test_dispatches_left_by_a_drained_pool_are_served_by_shared_processes():
     made = plan({"eu": {}, "us": {}}, 4, queue_router(eu=3, us=0))
     assert (made.dedicated, made.shared) == ({"eu": 3}, 1)
 
@@ -104,7 +104,7 @@ def test_a_reserve_comes_before_pools():
     assert (enough.dedicated, enough.reserved) == ({"eu": 1, "us": 1, "asia": 1}, {"payment": 1})
 
 
-def test_a_plan_says_what_it_is():
+def test_the_text_of_a_plan():
     made = plan({"payment": {"weight": 6, "reserve": 1}, "eu": {}, "us": {}}, 8, queue_router(**REGIONS))
     assert str(made) == "8 processes: 1 for eu; 1 for us; 6 shared, 1 of them reserved for payment"
     assert str(plan({"eu": {}, "us": {}}, 4, queue_router(**REGIONS))) == "4 processes: 3 for eu; 1 for us"
@@ -132,7 +132,7 @@ def test_one_process_is_always_open_to_all():
     assert plan({"payment": {"weight": 6, "reserve": 9}, "bulk": {}}, 1).has_room("bulk", {})
 
 
-def test_a_queue_that_is_not_planned_leaves_what_is_held():
+def test_an_unplanned_queue_leaves_reserved_processes_free():
     made = plan({"payment": {"weight": 6, "reserve": 1}, "bulk": {}}, 2)
     assert made.has_room("project", {})
     assert not made.has_room("project", {"project": 1})

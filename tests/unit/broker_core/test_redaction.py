@@ -27,7 +27,7 @@ ROW = 'duplicate key value violates unique constraint "key"\nDETAIL:  Key (path)
         (OSError("host=h password=s3cret user=u"), "OSError: host=h password=** user=u"),
     ],
 )
-def test_what_is_logged_of_an_error(error, text):
+def test_an_error_is_logged_redacted(error, text):
     assert redacted(error) == text
 
 
@@ -50,7 +50,7 @@ def test_a_part_of_a_password_that_urllib_repeats_is_not_logged():
         (type("Odd\x1b[2J", (Exception,), {})(), "Odd�[2J"),
     ],
 )
-def test_what_is_logged_does_not_command_a_terminal(error, text):
+def test_logged_text_cannot_control_a_terminal(error, text):
     assert redacted(error) == text
 
 
@@ -61,6 +61,6 @@ def test_all_that_is_logged_can_be_printed(text):
 
 
 @given(st.text())
-def test_what_is_logged_is_one_short_line(text):
+def test_a_logged_error_is_one_short_line(text):
     assert len(redacted(OSError(text)).splitlines()) == 1
     assert len(redacted(OSError(text))) <= LONGEST

@@ -63,7 +63,7 @@ def test_every_variable_has_a_value_for_a_user():
 
 
 @pytest.mark.parametrize("user", [None, AnonymousUser()])
-def test_every_variable_has_a_value_for_nobody(user):
+def test_every_variable_has_a_value_for_anonymous_users(user):
     request = get("/")
     if user is not None:
         request.user = user

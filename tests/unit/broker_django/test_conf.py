@@ -18,7 +18,7 @@ def test_a_setting_is_read_on_access():
         assert conf.MAX_WAIT == 30
 
 
-def test_a_name_that_is_no_setting_is_no_attribute():
+def test_an_unknown_setting_is_not_an_attribute():
     with pytest.raises(AttributeError):
         _ = conf.MAX_WIAT
 

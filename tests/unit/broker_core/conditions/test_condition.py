@@ -83,7 +83,7 @@ def test_plain_variables_replace_members_if_that_changes_nothing(text, nested, e
         ("[request.path,user.id]==[]", {"request.path", "user.id"}),
     ],
 )
-def test_a_condition_knows_what_it_reads(text, names):
+def test_a_condition_lists_the_values_it_reads(text, names):
     assert Condition(text).names == names
 
 
@@ -115,7 +115,7 @@ def test_comments_strings_and_members_of_other_values_read_nothing(text):
         '"\\"" == "" || request.method == "POST"',
     ],
 )
-def test_what_follows_a_string_or_a_comment_is_read(text):
+def test_values_after_a_string_or_a_comment_are_read(text):
     assert "request.method" in Condition(text).names
     assert holds(text)
 
@@ -249,7 +249,7 @@ def test_comprehensions_in_a_row_are_not_nested():
         "request.headers.exists(k, k == 'x-y') && request.path in [request.path, request.method]",
     ],
 )
-def test_a_comprehension_asks_what_is_in_a_collection(text):
+def test_a_comprehension_reads_a_collection(text):
     assert holds(text)
 
 
@@ -259,7 +259,7 @@ def test_only_true_holds(text):
 
 
 @pytest.mark.parametrize("text", ["request.headers.nope == ''", "1 / 0 == 1", "user.id == 'a'", "request.path < 1"])
-def test_what_has_no_answer_raises(text):
+def test_a_condition_without_an_answer_raises(text):
     with pytest.raises(NEVER):
         holds(text)
 
@@ -282,7 +282,7 @@ def why_not(text, values):
         "request.path == '' || !('a' in request.cookies)",
     ],
 )
-def test_what_reads_a_collection_that_is_too_large_has_no_answer(text):
+def test_a_condition_that_reads_a_large_collection_has_no_answer(text):
     """Neither a membership nor its negation has an answer."""
     enough = {"request.cookies": dict.fromkeys(map(str, range(MOST_ENTRIES)), ""), "request.path": "/"}
     too_many = {**enough, "request.cookies": {**enough["request.cookies"], "one more": ""}}
@@ -292,7 +292,7 @@ def test_what_reads_a_collection_that_is_too_large_has_no_answer(text):
         Condition(text).holds(context(too_many))
 
 
-def test_what_does_not_depend_on_a_collection_that_is_too_large_has_its_answer():
+def test_a_condition_that_does_not_depend_on_a_large_collection_has_an_answer():
     too_many = {"user.groups": ["staff"] * (MOST_ENTRIES + 1), "request.path": "/"}
     assert why_not("request.path == '/' || 'staff' in user.groups", too_many) == ""
     assert "could not be evaluated" in why_not("'staff' in user.groups", too_many)

@@ -11,7 +11,7 @@ def printed_by(code: str) -> str:
     return ran.stdout.strip()
 
 
-def test_conditions_load_nothing_of_the_command_line_that_comes_with_cel():
+def test_conditions_do_not_load_cels_command_line():
     code = f"import sys, broker_core.conditions; print(sorted(set({COMMAND_LINE}).intersection(sys.modules)))"
     assert printed_by(code) == "[]"
 

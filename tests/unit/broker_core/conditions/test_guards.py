@@ -86,7 +86,7 @@ def test_the_guards_of_a_condition(text, guards):
 
 
 @given(st.lists(CONDITIONS, max_size=5))
-def test_a_sieve_holds_back_only_what_no_condition_lets_through(texts):
+def test_an_index_rules_out_only_false_conditions(texts):
     try:
         conditions = [Condition(text) for text in texts]
     except InvalidConditionError:
@@ -96,7 +96,7 @@ def test_a_sieve_holds_back_only_what_no_condition_lets_through(texts):
         assert all(ruled_out(condition.guards, VALUES) for condition in conditions)
 
 
-def test_a_sieve_is_fast():
+def test_an_index_is_fast():
     out = Condition('request.path.startsWith("/nowhere/") && request.method == "POST"').guards
     assert GuardIndex([out, out]).excludes(VALUES)
     assert not GuardIndex([out, ()]).excludes(VALUES)

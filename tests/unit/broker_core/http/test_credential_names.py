@@ -125,13 +125,13 @@ def test_a_credential_looks_like_one(name):
 
 
 @pytest.mark.parametrize("name", OF_NOBODY)
-def test_what_says_nothing_of_its_sender_is_none(name):
+def test_a_field_that_does_not_identify_its_sender_is_no_credential(name):
     assert not looks_like_credential(name)
     assert not may_identify(name)
 
 
 @pytest.mark.parametrize("name", ["x-partner", "x-on-behalf-of", "x-shop", "x-account"])
-def test_a_name_that_nobody_knows_may_say_who(name):
+def test_an_unknown_name_may_identify_its_sender(name):
     assert may_identify(name)
     assert not looks_like_credential(name)
 
@@ -144,7 +144,7 @@ def test_a_secret_in_the_query_looks_like_one(name):
 
 
 @pytest.mark.parametrize("name", ["page", "key", "q", "page_token", "continuation_token", "sync-token", "csrf_token"])
-def test_a_parameter_of_anything_is_no_secret(name):
+def test_other_parameters_are_not_secrets(name):
     assert not is_secret_parameter(name)
 
 

@@ -26,7 +26,7 @@ def test_the_fields_that_belong_to_the_connection(connection, names):
 
 
 @given(st.lists(NAMES).map(", ".join) | st.text())
-def test_nobody_can_have_a_field_dropped_that_others_rely_on(connection):
+def test_a_client_cannot_remove_fields_that_others_rely_on(connection):
     dropped = connection_options(connection)
     assert dropped >= HOP_BY_HOP
     assert not dropped & END_TO_END

@@ -67,12 +67,12 @@ def test_nothing_is_chosen_if_everything_is_drained(entries):
     assert set(shares(entries).values()) <= {0.0}
 
 
-def test_what_is_drained_is_never_chosen():
+def test_a_drained_destination_is_never_chosen():
     assert set(chosen({"a": 0, "b": 1})) == {"b"}
 
 
 @given(st.dictionaries(names, st.integers(0, 50), max_size=8), st.integers(0, 40))
-def test_all_seats_are_given_and_nobody_with_a_weight_goes_without(entries, seats):
+def test_all_seats_are_given_and_each_weight_gets_one(entries, seats):
     given_seats = apportion(entries, seats)
     entitled = [name for name, weight in entries.items() if weight > 0]
     assert given_seats.keys() == entries.keys()

@@ -57,7 +57,7 @@ def test_a_router_without_weight_is_passed_over(destinations):
     assert find(router("drained", destinations=destinations), router("next", rank=2)) == "next"
 
 
-def test_a_router_whose_condition_does_not_hold_is_passed_over():
+def test_a_router_with_a_false_condition_is_skipped():
     staff = router("staff", when="user.is_staff")
     assert find(staff, router("next", rank=2)) == "next"
     assert find(staff, router("next", rank=2), **{"user.is_staff": True}) == "staff"
@@ -90,7 +90,7 @@ def test_methods(action, methods, taken):
         assert (find(one, method=method) is not None) == allowed
 
 
-def test_what_is_no_method():
+def test_invalid_methods():
     with pytest.raises(ConfigurationError, match="not an HTTP method"):
         methods_of("GET, P:ST")
 

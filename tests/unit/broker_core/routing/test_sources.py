@@ -52,7 +52,7 @@ def test_the_kinds_of_sources(text, kind, names):
         ("/<int:pk>/*", "path:name"),
     ],
 )
-def test_what_is_no_source(text, reason):
+def test_invalid_sources(text, reason):
     with pytest.raises(ConfigurationError, match=reason):
         Source.parse(text)
 
@@ -84,7 +84,7 @@ def test_what_is_no_source(text, reason):
         ("/<slug:a>.html", "/a-bxhtml", None),
     ],
 )
-def test_what_a_source_matches(text, path, captured):
+def test_paths_that_a_source_matches(text, path, captured):
     assert index(text).find(path) == ([] if captured is None else [(text, captured)])
 
 
@@ -132,7 +132,7 @@ paths = st.lists(st.sampled_from(["a", "b", "1", "22", "a1", "c-d", "db", ""]), 
 
 
 @given(st.lists(sources, max_size=12, unique=True), paths)
-def test_the_index_finds_what_one_expression_each_would(texts, path):
+def test_the_index_finds_the_same_as_single_expressions(texts, path):
     def matches(text):
         expression = text.replace("*", ".*").replace("<int:x>", "[0-9]+").replace("<slug:y>", "[-a-zA-Z0-9_]+")
         return re.fullmatch(expression, path)

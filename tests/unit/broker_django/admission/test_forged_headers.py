@@ -59,7 +59,7 @@ def own(meta):
 
 @pytest.mark.parametrize("server", [wsgi, asgi])
 @given(headers=st.dictionaries(NAMES.filter(lambda name: name.lower() not in OWN), st.sampled_from(["1", "Replay()"])))
-def test_no_header_field_sets_what_the_broker_goes_by(server, headers):
+def test_no_header_field_sets_values_of_the_broker(server, headers):
     request = server(headers)
     assert own(request.META) == own(server({}).META)
     assert replays.enter(request) is None
@@ -68,6 +68,6 @@ def test_no_header_field_sets_what_the_broker_goes_by(server, headers):
 
 
 @pytest.mark.parametrize("name", ["Idempotency_Key", "X_Forwarded_For", "Remote_User"])
-def test_under_asgi_an_underscore_is_no_hyphen(name):
+def test_under_asgi_an_underscore_is_not_a_hyphen(name):
     assert f"HTTP_{name.upper()}" not in asgi({name: "1"}).META
     assert f"HTTP_{name.upper()}" in asgi({name.replace("_", "-"): "1"}).META

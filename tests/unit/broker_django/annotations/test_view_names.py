@@ -196,7 +196,7 @@ DIFFERENT = {
 
 
 @pytest.mark.parametrize("name", DIFFERENT)
-def test_what_answers_otherwise_has_another_name(name):
+def test_a_view_that_answers_differently_has_another_name(name):
     names = [view_name(view, method) for view, method in DIFFERENT[name]]
     assert len(set(names)) == len(names), names
 
@@ -228,7 +228,7 @@ SAME = {
 
 
 @pytest.mark.parametrize("name", SAME)
-def test_what_is_the_same_view_has_one_name(name):
+def test_the_same_view_has_one_name(name):
     assert len({view_name(view, "GET") for view in SAME[name]}) == 1
 
 

@@ -70,7 +70,7 @@ def test_the_program_replaces_parent_watch():
         assert program_pid(process) == process.pid
 
 
-def test_a_program_whose_parent_is_already_gone_is_not_run():
+def test_a_program_without_a_parent_is_not_run():
     argv = [
         argument.replace(f"--parent={os.getpid()}", "--parent=999999999") for argument in parent_watch.command(PROGRAM)
     ]

@@ -33,7 +33,7 @@ def fitted(accepts, coding="gzip", content=None, limit=10_000, status=200, coded
 
 
 @pytest.mark.parametrize("accepts", ["gzip", "br, gzip;q=0.5", "*", "identity, *;q=0.1", "GZIP"])
-def test_who_accepts_the_coding_gets_it_as_stored(accepts):
+def test_a_client_that_accepts_the_coding_gets_the_stored_response(accepts):
     response = fitted(accepts)
     assert (response["Content-Encoding"], response.content) == ("gzip", CODED["gzip"])
     assert "Accept-Encoding" in response["Vary"]
@@ -41,7 +41,7 @@ def test_who_accepts_the_coding_gets_it_as_stored(accepts):
 
 @pytest.mark.parametrize("coding", CODED)
 @pytest.mark.parametrize("accepts", [None, "", "identity", "br", NONE, "*;q=0, identity;q=0.1", UNKNOWN])
-def test_who_does_not_gets_it_decoded(accepts, coding):
+def test_a_client_that_does_not_accept_it_gets_the_decoded_response(accepts, coding):
     response = fitted(accepts, coding, ETag='"1"')
     assert response.content == TEXT
     assert "Content-Encoding" not in response
@@ -49,20 +49,20 @@ def test_who_does_not_gets_it_decoded(accepts, coding):
 
 
 @pytest.mark.parametrize("accepts", ["identity;q=0", "br, identity;q=0.0", "*;q=0", "gzip;q=0, *;q=0"])
-def test_who_accepts_neither_the_coding_nor_none_gets_nothing(accepts):
+def test_a_client_that_accepts_neither_gets_nothing(accepts):
     with pytest.raises(NotAcceptableError):
         fitted(accepts)
 
 
 @pytest.mark.parametrize("accepts", ["br", "identity", "compress;q=0, br", "identity;q=0"])
-def test_who_asks_with_the_field_of_the_request_gets_what_the_request_got(accepts):
+def test_a_client_with_the_field_of_the_request_gets_the_stored_response(accepts):
     """It does not depend on the view."""
     response = fitted(accepts, coded_for=accepts)
     assert (response["Content-Encoding"], response.content) == ("gzip", CODED["gzip"])
 
 
 @pytest.mark.parametrize("accepts", ["gzip;q=0", "br, GZIP; q=0.000", "identity, *;q=0", "deflate, gzip;q=0, *;q=1"])
-def test_who_refuses_the_coding_does_not_get_it_though_the_request_refused_it_too(accepts):
+def test_a_client_that_refuses_the_coding_does_not_get_it_even_if_the_request_refused_it(accepts):
     """Django's middleware overlooks that, and codes for any field that names gzip."""
     response = fitted(accepts, coded_for=accepts)
     assert ("Content-Encoding" in response, response.content) == (False, TEXT)
@@ -85,7 +85,7 @@ def test_a_part_is_not_decoded(status, accepts):
     assert fitted(None, status=status, Vary="Cookie", **part).content == CODED["gzip"]
 
 
-def test_the_digests_of_what_was_stored_are_not_those_of_what_is_decoded():
+def test_a_decoded_response_has_no_digests_of_the_stored_one():
     digests = dict.fromkeys(("Content-Digest", "Repr-Digest", "Digest", "Content-MD5"), "sha-256=:?:")
     assert digests.items() <= dict(fitted("gzip", **digests).items()).items()
     assert not digests.keys() & fitted("identity", **digests).headers.keys()
@@ -97,7 +97,7 @@ def test_deflate_without_its_header_is_decoded():
     assert fitted("identity", "deflate, gzip", gzip.compress(RAW)).content == TEXT
 
 
-def test_who_says_nothing_gets_what_is_coded_for_everybody():
+def test_a_client_without_the_field_gets_a_response_coded_for_all():
     assert fitted(None, Vary="Cookie").content == CODED["gzip"]
     assert fitted("", Vary="Cookie").content == TEXT
 
@@ -134,7 +134,7 @@ def test_so_many_members_take_no_long_time():
     ("coding", "content"),
     [("br", b"?"), ("gzip, br", b"?"), ("gzip", b"no gzip"), ("gzip", CODED["gzip"][:-9]), ("deflate", b"\0\0")],
 )
-def test_what_cannot_be_decoded_is_not_acceptable(coding, content):
+def test_a_response_that_cannot_be_decoded_is_not_acceptable(coding, content):
     with pytest.raises(NotAcceptableError):
         fitted("identity", coding, content)
 
@@ -152,7 +152,7 @@ def test_a_response_without_a_body_does_not_say_how_long_it_would_be():
     assert fitted("gzip", content=b"", **{"Content-Length": "42"})["Content-Length"] == "42"
 
 
-def test_identity_is_no_coding():
+def test_identity_is_not_a_coding():
     assert fitted("identity", "identity, gzip", CODED["gzip"]).content == TEXT
     assert fitted("identity;q=0, gzip", "gzip, identity", CODED["gzip"]).content == CODED["gzip"]
 

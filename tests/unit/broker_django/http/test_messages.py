@@ -115,7 +115,7 @@ def test_forms_and_files_are_parsed_again(factory):
     assert rebuilt.FILES["upload"].read() == b"\x00\xff" * 100
 
 
-def test_a_path_that_is_no_utf_8_is_rebuilt_as_it_was():
+def test_a_path_that_is_not_utf_8_is_rebuilt():
     request = WSGIRequest({**RequestFactory().get("/").environ, "PATH_INFO": "/\xff\xc3\xa9/"})
     assert request.path == "/%FFé/"
     assert facts(carried(request)) == facts(request)

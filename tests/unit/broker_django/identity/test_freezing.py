@@ -275,7 +275,7 @@ def test_a_lazy_string_becomes_a_string():
     assert again(Plain(said=gettext_lazy("Yes"))).said == "Yes"
 
 
-def test_the_content_of_a_dict_is_kept_whatever_its_class_overrides():
+def test_the_content_of_a_dict_is_kept_if_its_class_overrides_methods():
     claims = Claims(sub="ada")
     claims.issuer = "here"
     thawed = again(claims)

@@ -42,9 +42,7 @@ def test_the_first_one_is_published_and_reports_how_many_wait(limit: PublishLimi
     assert is_full(limit)
 
 
-def test_what_this_process_publishes_counts_until_the_message_broker_is_asked_again(
-    limit: PublishLimit, clock: Clock
-) -> None:
+def test_own_messages_count_until_the_message_broker_is_asked_again(limit: PublishLimit, clock: Clock) -> None:
     asked: list[float] = []
 
     def ask() -> int:
@@ -60,7 +58,7 @@ def test_what_this_process_publishes_counts_until_the_message_broker_is_asked_ag
     assert asked == [100.0], "once a second"
 
 
-def test_a_queue_that_drains_meanwhile_takes_more(limit: PublishLimit, clock: Clock) -> None:
+def test_a_queue_that_drains_accepts_more(limit: PublishLimit, clock: Clock) -> None:
     limit.count_published(lambda: MOST - 1)
     clock.now += 1
     limit.count_published(lambda: 0)
@@ -112,7 +110,7 @@ def test_a_full_one_takes_more_if_the_message_broker_does_not_report_a_length(
     assert not limit.is_full(MOST, lambda: False, lambda: None)
 
 
-def test_somebody_elses_messages_count_too(limit: PublishLimit, clock: Clock) -> None:
+def test_messages_of_other_processes_count_too(limit: PublishLimit, clock: Clock) -> None:
     limit.count_published(lambda: 0)
     clock.now += 1
     limit.count_published(lambda: 5 * MOST)
@@ -189,9 +187,7 @@ class Simulation:
 
 
 @pytest.mark.parametrize(("web", "reapers"), [(1, 1), (4, 1), (2, 4)])
-def test_a_queue_that_was_full_is_published_at_once_again_though_the_traffic_goes_on(
-    clock: Clock, web: int, reapers: int
-) -> None:
+def test_a_queue_that_was_full_is_published_at_once_again_under_traffic(clock: Clock, web: int, reapers: int) -> None:
     site = Simulation(clock, web=web, reapers=reapers, reaped=600, worked=300)
     site.run(5, arrivals=1_500)
     assert site.is_slow()

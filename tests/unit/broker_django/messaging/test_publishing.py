@@ -4,6 +4,6 @@ from broker_django.messaging.publishing import shadow
 from broker_django.models import DispatchRecord
 
 
-def test_the_name_that_monitors_show_holds_none_of_the_clients_values():
+def test_the_name_in_monitors_contains_no_values_of_the_client():
     record = DispatchRecord(method="POST", path="/cards/4111/", route="/cards/<int:number>/", queue="payment")
     assert shadow(record) == "POST /cards/<int:number>/ (payment)"

@@ -25,7 +25,7 @@ def app_with(**values):
         ({"accept_content": ("nonsense", "pickle")}, "pickle"),
     ],
 )
-def test_dispatches_travel_in_what_workers_accept(values, chosen):
+def test_dispatches_use_a_serializer_that_workers_accept(values, chosen):
     assert serializer(app_with(**values)) == chosen
 
 
