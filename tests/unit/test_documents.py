@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import sys
 import tomllib
 from dataclasses import fields
 from pathlib import Path
@@ -21,6 +23,7 @@ from broker_django.conf import DEFAULTS
 from broker_django.urls import urlpatterns
 from tests import documents
 from tests.documents import PAGES, README, REPOSITORY, ROOT, TOP_LEVEL, Block
+from tests.processes import finished
 
 if TYPE_CHECKING:
     from django.core.management.base import BaseCommand
@@ -179,6 +182,18 @@ def test_commands_in_blocks_exist_with_their_options(block: Block) -> None:
     code = re.sub(r'[\[\]",]', " ", block.code) if block.language == "yaml" else block.code
     for line in re.findall(r"manage\.py +((?:broker_|import_).*)", code):
         parse(line)
+
+
+MODULES = sorted(set(re.findall(r"python -m ([\w.]+)", (ROOT / "CONTRIBUTING.md").read_text())) - {"tests.attacks"})
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_modules_that_contributing_names_can_be_asked(module: str) -> None:
+    """Those that take options print their usage. tests/integration/test_attacks.py runs the other one."""
+    kept = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
+    asked = finished([sys.executable, "-m", module, "--help"], {**kept, "PYTHONPATH": str(ROOT)})
+    assert (asked.returncode, asked.stderr) == (0, "")
+    assert asked.stdout
 
 
 REQUIRED = {"broker_explain": ["GET", "/"], "broker_dispatches": ["list"]}
