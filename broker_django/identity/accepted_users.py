@@ -1,4 +1,4 @@
-"""The user of a replay is the user whose request was accepted.
+"""Make a replay act as the user whose request was accepted.
 
 Whichever middleware sets the session and the user, the request completes the values that it is given. A user that the
 session still names is kept, because middleware that lets one user act for another depends on it. Afterwards the
