@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger("broker_django.admission.handover")
 
 
-def hand_over(accepted: Accepted) -> None:
+def publish_accepted(accepted: Accepted) -> None:
     """Publish the dispatch after the commit of its transaction, if any; never for a repetition."""
     if isinstance(accepted, Repeated):
         return
     app, policy = get_app(), conf.queues[accepted.decision.queue]
 
     def send() -> None:
-        accepted.published = hand_to_message_broker(accepted.sealed, policy)
+        accepted.published = publish_now(accepted.sealed, policy)
 
     if app.conf.task_always_eager:
         accepted.published = True
@@ -45,12 +45,12 @@ def publish_when_committed(request: SealedRequest, policy: QueuePolicy) -> None:
         if app.conf.task_always_eager:
             run_eagerly(app, request, policy, held=False)
         else:
-            hand_to_message_broker(request, policy)
+            publish_now(request, policy)
 
     ledger.when_committed(send)
 
 
-def hand_to_message_broker(request: SealedRequest, policy: QueuePolicy) -> bool:
+def publish_now(request: SealedRequest, policy: QueuePolicy) -> bool:
     """Publish. Returns False if the message broker did not accept it; the reaper then publishes it later."""
     dispatch_id = request.dispatch.id
     if request.dispatch.publish_at is not None:
