@@ -5,8 +5,10 @@ VENV = .venv
 # Other packages would change what the tests of the broker alone see.
 NEIGHBOURS_VENV = $(VENV)-neighbours
 CANARY_VENV = $(VENV)-canary
-CANARIES = Django celery kombu redis django-celery-results djangorestframework django-ninja sentry-sdk
+CANARIES = Django asgiref celery kombu amqp billiard redis django-celery-results common-expression-language \
+  djangorestframework django-ninja sentry-sdk
 DOCS_VENV = $(VENV)-docs
+ISSUES = https://github.com/request-broker/django-request-broker/issues
 ARGS =
 FUZZ_EXAMPLES = 2000
 FUZZ_AT_LEAST = 100000
@@ -90,9 +92,14 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Needs GNU gettext. What is new is left untranslated: tests/unit/broker_django/test_translations.py names it.
+# Needs GNU gettext. sed restores what makemessages changes in the headers. New texts are left untranslated:
+# tests/unit/broker_django/test_translations.py names them.
 messages: $(VENV)/.test
 	cd broker_django && $(abspath $(BIN))/django-admin makemessages --all --no-location --no-wrap --no-obsolete
+	for each in broker_django/locale/*/LC_MESSAGES/django.po; do \
+	  sed -e 's|^"Report-Msgid-Bugs-To:.*|"Report-Msgid-Bugs-To: $(ISSUES)\\n"|' -e '/^"POT-Creation-Date:/d' $$each >$$each.new \
+	    && mv $$each.new $$each || exit; \
+	done
 	cd broker_django && $(abspath $(BIN))/django-admin compilemessages
 
 clean:
@@ -104,10 +111,10 @@ clean:
 	rm -rf .request-broker example/.request-broker example/*.sqlite3 example/*.sqlite3-*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The group test includes the extra demo, and the other groups include test.
+# The group test includes demo, and the other groups include test.
 $(VENV)/.demo: $(VENV)/.created pyproject.toml $(CONSTRAINTS)
 	@echo 'Installing the demo into $(VENV), this once ...'
-	@$(PIP_INSTALL) $(CONSTRAINTS:%=-c %) -e '.[demo]'
+	@$(GROUP_INSTALL) demo
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.created pyproject.toml $(CONSTRAINTS)

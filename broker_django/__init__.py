@@ -34,43 +34,46 @@ def dispatch(
     user: Any = None,
     tenant: str | None = None,
 ) -> Dispatch:
-    """Run a request later, on this queue, as its user. Returns the dispatch, with its id.
+    """Dispatch a request: a worker runs it later, from this queue, as its user. Returns the dispatch.
 
         dispatch("/reports/", method="POST", json={"month": "2026-10"}, user=user, queue="bulk")
 
-    The path may have a query, or be a URL of this site. method: GET, or POST if there is a body. The body is one of
-    `json`, `data` (a form, as a mapping or pairs) with or without `files`, or `body` with `content_type`. host: the
-    usual one of ALLOWED_HOSTS by default. user: an object or a primary key. tenant: the name that the function in
-    TENANT would return. No CSRF token is needed.
+    The path may contain a query, and may be a URL of this site. Other arguments of a path:
 
-    Instead of a path, pass a request, which keeps its user and session and whose body must not have been read as a
-    stream; or a RequestMessage. Within a transaction, the dispatch is published after the commit. After a rollback it
-    does not exist.
+    method: GET by default, or POST if there is a body.
+    json, data, files, body: one of them, or `data` and `files`. `data` is a form, as a mapping or pairs.
+    content_type: of `json` or `body`. query, headers: added to the request.
+    host: by default the first name in ALLOWED_HOSTS that is not a local one.
+    user: an object or a primary key. No CSRF token is needed.
+    tenant: as the function of the setting TENANT returns it.
 
-    Raises ConfigurationError if the queue is not configured, TypeError if arguments contradict each other, MessageError
-    if the request is invalid or has no view, its body was already read, or its user is not active; BodyTooLargeError;
-    ReducedCapacityError if the queue is full; and UnavailableError if it cannot be recorded.
+    Instead of a path, pass a request that the site received, with its user and session, unless its body was streamed;
+    or a RequestMessage. Within a transaction the dispatch is published after the commit; a rollback removes it.
+
+    Raises ConfigurationError if the queue is not configured; TypeError for arguments that contradict each other;
+    MessageError for an invalid request, a URL without a view, an inactive user, or a body that was already read;
+    BodyTooLargeError; ReducedCapacityError if the queue is full; UnavailableError if the dispatch cannot be recorded.
     """
-    from broker_django.admission.composing import Parts  # noqa: PLC0415 - which needs the apps to be loaded
-    from broker_django.admission.dispatching import dispatch as made  # noqa: PLC0415 - needs the apps to be loaded
+    from broker_django.dispatching.composing import Parts  # noqa: PLC0415 - needs the apps to be loaded
+    from broker_django.dispatching.dispatch import dispatch as made  # noqa: PLC0415 - needs the apps to be loaded
 
     parts = Parts(method, json, data, files, body, content_type, query, headers, host, user, tenant)
     return made(request, queue=queue, parts=parts)
 
 
 def is_replay(request: HttpRequest) -> bool:
-    """Whether a worker replays this request. Already known in the outermost middleware.
+    """Whether this request is a replay. Works in any middleware.
 
-    Middleware that must act once per request, such as a rate limit or an audit log, can ignore replays, or act only in
-    them.
+    Middleware that must act once per request, such as a rate limit or an audit log, does nothing for a replay, or acts
+    only then.
     """
-    from broker_django.context import replay_of  # noqa: PLC0415 - which needs Django
+    from broker_django.context import replay_of  # noqa: PLC0415 - needs the settings
 
     return replay_of(request) is not None
 
 
 def __getattr__(name: str) -> Any:
-    if name == "BrokerRequest":  # which needs Django, and is for annotations
+    if name == "BrokerRequest":  # for annotations only
         from broker_django.context import BrokerRequest  # noqa: PLC0415 - needs the settings
 
         return BrokerRequest
@@ -78,7 +81,7 @@ def __getattr__(name: str) -> Any:
 
 
 def status_url(request: HttpRequest, dispatch: Dispatch) -> str:
-    """Returns the absolute status URL, for the owner. Raises NoReverseMatch if the broker's URLs are not included."""
-    from broker_django.ledger import tokens  # noqa: PLC0415 - which needs the settings
+    """Returns the absolute status URL for the owner. Raises NoReverseMatch if the broker's URLs are not included."""
+    from broker_django.ledger import tokens  # noqa: PLC0415 - needs the settings
 
     return tokens.status_url(request, dispatch.id, dispatch.accepted_at)

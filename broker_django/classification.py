@@ -51,7 +51,7 @@ def may_block(request: HttpRequest, view: Any) -> bool:
     return request.broker.view is not view and reads_user(request, view)  # type: ignore[attr-defined]
 
 
-def settled(request: HttpRequest, decision: Decision | None) -> Decision | None:
+def completed(request: HttpRequest, decision: Decision | None) -> Decision | None:
     """Returns the decision with its wait and its reason. Returns None, and logs an error, if its queue is unknown."""
     if decision is None:
         return None

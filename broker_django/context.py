@@ -11,7 +11,7 @@ from django.http import HttpRequest
 
 if TYPE_CHECKING:
     import uuid
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from datetime import datetime
 
     from django.http.response import HttpResponseBase
@@ -55,6 +55,15 @@ class RequestContext:
     reached: bool = False
     stored: bool = False
     held: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What the URL resolved to."""
+
+    function: Any
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
 
 
 @dataclass(slots=True)

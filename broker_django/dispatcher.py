@@ -59,7 +59,7 @@ def decide(request: HttpRequest, view: Any) -> Decision | None:
 
 
 def _ask_dispatcher(request: HttpRequest, view: Any) -> Decision | None:
-    return classification.settled(request, dispatcher().classify(request, view))
+    return classification.completed(request, dispatcher().classify(request, view))
 
 
 def route_of(request: HttpRequest) -> Route | None:

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
 
 from broker_django import classification
-from broker_django.admission import door
+from broker_django.admission import replays
 from broker_django.admission.acceptance import Accepted
-from broker_django.admission.submission import View
 from broker_django.admission.uploads import keep_body, may_keep_body
-from broker_django.context import replay_of
+from broker_django.context import View, replay_of
 from broker_django.http import is_stored, protected, restore
 from broker_django.http.log_redaction import has_token
 from broker_django.messaging import tracing
@@ -51,9 +50,9 @@ class RequestBrokerMiddleware:
         places.register_thread()
         tracing.hide_tokens()
         try:
-            response = door.enter(request) or routed(request) or keep_body(request) or self.get_response(request)
+            response = replays.enter(request) or routed(request) or keep_body(request) or self.get_response(request)
         except BaseException as error:
-            door.convert_exit(request, error)
+            replays.raise_if_view_exited(request, error)
             raise
         return leave(request, response)
 
@@ -62,14 +61,14 @@ class RequestBrokerMiddleware:
         try:
             response = await self._without_view(request) or await self.get_response(request)
         except BaseException as error:
-            door.convert_exit(request, error)
+            replays.raise_if_view_exited(request, error)
             raise
         return leave(request, response)
 
     async def _without_view(self, request: HttpRequest) -> HttpResponseBase | None:
         """Returns the response if there is one before the view is resolved."""
-        enter = sync_to_async(door.enter) if replay_of(request) else None
-        response = (await enter(request) if enter else door.enter(request)) or await arouted(request)
+        enter = sync_to_async(replays.enter) if replay_of(request) else None
+        response = (await enter(request) if enter else replays.enter(request)) or await arouted(request)
         if response is None and may_keep_body(request):
             response = await sync_to_async(keep_body)(request)
         return response
@@ -77,7 +76,7 @@ class RequestBrokerMiddleware:
     def _process_view(self, request: HttpRequest, function: Any, args: Any, kwargs: Any) -> HttpResponseBase | None:
         view, replay = View(function, args, kwargs), replay_of(request)
         if replay is not None:
-            return door.reach(request, view, replay)
+            return replays.reach(request, view, replay)
         submission = submission_of(request, view)
         if submission is None:
             return None
@@ -97,7 +96,7 @@ class RequestBrokerMiddleware:
             return await endpoint(request, *args, **kwargs)
         view, replay = View(function, args, kwargs), replay_of(request)
         if replay is not None:
-            return await sync_to_async(door.reach)(request, view, replay)
+            return await sync_to_async(replays.reach)(request, view, replay)
         ask = sync_to_async(submission_of) if classification.may_block(request, function) else None
         submission = await ask(request, view) if ask else submission_of(request, view)
         if submission is None:

@@ -11,7 +11,7 @@ from broker_core.dispatches import SealedRequest
 from broker_core.errors import BrokerError
 from broker_core.routing import Action
 from broker_django.admission.acceptance import Accepted, Repeated, accept
-from broker_django.admission.handover import hand_over
+from broker_django.admission.handover import publish_accepted
 from broker_django.admission.steps import NotQueueableError
 from broker_django.admission.submission import ClientSubmission
 from broker_django.conf import conf
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from django.http.response import HttpResponseBase
 
     from broker_core.dispatches import Dispatch
-    from broker_django.admission.submission import View
+    from broker_django.context import View
 
 logger = logging.getLogger("broker_django.pipeline")
 
@@ -73,7 +73,7 @@ def accept_and_publish(submission: ClientSubmission) -> Accepted | HttpResponseB
     except BrokerError as error:
         return problem(error)
     if isinstance(accepted, Accepted):
-        hand_over(accepted)
+        publish_accepted(accepted)
     return accepted
 
 

@@ -31,6 +31,8 @@ INTERNAL_MODULES = (
     "django.db.models.sql",
     "django.template.base",
     "django.template.defaulttags",
+    "django.test.client",
+    "django.test.signals",
     "django.test.utils",
     "django.utils.autoreload",
     "django_celery_results",
@@ -38,6 +40,11 @@ INTERNAL_MODULES = (
     "redis.connection",
 )
 """Modules that are documented in parts or not at all, or promise nothing between minor versions."""
+
+INTERNAL_NAMES = frozenset(
+    {"cel.cli", "context_to_thread_executor", "django.test.client", "executors", "thread_sensitive_context"}
+)
+"""Other names that promise nothing, found as attributes and in strings."""
 
 
 def uses() -> dict[str, set[str]]:
@@ -60,6 +67,8 @@ def _in_source(tree: ast.Module) -> Iterator[str]:
             case ast.Attribute(value=ast.Call(func=ast.Name(id="super")), attr=name) if _is_private(name):
                 yield name
             case ast.Attribute(attr=name) if _is_private(name) and name not in own:
+                yield name
+            case ast.Attribute(attr=str(name)) | ast.Constant(value=str(name)) if name in INTERNAL_NAMES:
                 yield name
             case ast.Call(func=ast.Name(id="getattr" | "hasattr" | "setattr"), args=[_, ast.Constant(value=name), *_]):
                 if isinstance(name, str) and _is_private(name) and name not in own:

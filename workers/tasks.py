@@ -63,7 +63,7 @@ class ReplayTask(Task):  # type: ignore[type-arg]
     """Updates the ledger if something other than the view failed."""
 
     abstract = True
-    Request = "workers.replaying.request:ReplayRequest"
+    Request = "workers.replaying.celery_request:ReplayRequest"
 
     def on_failure(self, exc: Exception, task_id: str, _args: Any, _kwargs: Any, _einfo: Any) -> None:
         if isinstance(exc, DispatchFailedError):  # already in the ledger

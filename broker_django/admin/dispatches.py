@@ -12,8 +12,8 @@ from django.contrib.contenttypes.models import ContentType
 from django.template.defaultfilters import filesizeformat
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
+from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
-from django.utils.translation import ngettext
 
 from broker_core.dispatches import State
 from broker_django.identity import ownership
@@ -106,7 +106,7 @@ class DispatchAdmin(ModelAdmin):
 
     @admin.action(description=_("Run the selected dead letters again"), permissions=["retry"])
     def run_again(self, request: HttpRequest, rows: QuerySet[DispatchRecord]) -> None:
-        count = self._act(request, rows, ledger.revive, "Run again")
+        count = self._act(request, rows, ledger.revive, gettext("Run again."))
         self.message_user(
             request,
             ngettext("%d dispatch runs again.", "%d dispatches run again.", count) % count,
@@ -115,7 +115,7 @@ class DispatchAdmin(ModelAdmin):
 
     @admin.action(description=_("Discard the selected dead letters"), permissions=["discard"])
     def discard(self, request: HttpRequest, rows: QuerySet[DispatchRecord]) -> None:
-        count = self._act(request, rows, ledger.discard, "Discarded")
+        count = self._act(request, rows, ledger.discard, gettext("Discarded."))
         self.message_user(
             request,
             ngettext("%d dead letter is discarded.", "%d dead letters are discarded.", count) % count,

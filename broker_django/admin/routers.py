@@ -163,11 +163,11 @@ class RouterAdmin(ModelAdmin):
         form = ImportForm(request.POST or None, request.FILES or None)
         if form.is_valid():
             try:
-                taken = transfer.take_in(form.cleaned_data["file"])
+                imported = transfer.import_routers(form.cleaned_data["file"])
             except ValidationError as error:
                 form.add_error("file", error)
             else:
-                self._log_import(request, taken)
+                self._log_import(request, imported)
                 return HttpResponseRedirect(reverse("admin:broker_django_router_changelist"))
         return self._page(request, "import.html", _("Import routers"), form=form)
 
@@ -197,14 +197,14 @@ class RouterAdmin(ModelAdmin):
         ]
         return all(_may(request, verb, model) for verb, model in permissions)
 
-    def _log_import(self, request: HttpRequest, taken: transfer.Imported) -> None:
-        for router in taken.created:
+    def _log_import(self, request: HttpRequest, imported: transfer.Imported) -> None:
+        for router in imported.created:
             self.log_addition(request, router, gettext("Imported."))
-        for router in taken.changed:
+        for router in imported.changed:
             self.log_change(request, router, gettext("Imported."))
         notify_workers()
         text = gettext("Routers created: %(created)d, changed: %(changed)d.")
-        counted = {"created": len(taken.created), "changed": len(taken.changed)}
+        counted = {"created": len(imported.created), "changed": len(imported.changed)}
         self.message_user(request, text % counted, messages.SUCCESS)
 
     def has_export_permission(self, request: HttpRequest) -> bool:

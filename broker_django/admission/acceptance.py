@@ -1,4 +1,7 @@
-"""Accept admitted submissions: write a dispatch for each into the ledger."""
+"""Accept admitted submissions: write a dispatch for each into the ledger.
+
+The 202 itself is made in `tracking.answers`.
+"""
 
 from __future__ import annotations
 

@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger("broker_django.admission.capacity")
 
 FRESH = timedelta(seconds=1)
-"""How long a sample is used."""
+"""Maximum age of a sample."""
 FRESH_ENOUGH = timedelta(seconds=0.1)
-"""How long a sample is used even if it would refuse requests."""
+"""Minimum age of a sample before a refusal measures again."""
 COMPARABLE = timedelta(minutes=5)
-"""The longest time between two samples for a drain rate, because all arrivals between them are counted."""
+"""Maximum distance of two samples for a drain rate, because all arrivals between them are counted."""
 COUNTED = 10_000
-"""How many dispatches beyond the limit are counted. Their number determines Retry-After."""
+"""Counting stops this far above the limit. How far the limit is exceeded determines Retry-After."""
 
-REPORTED_EVERY = timedelta(minutes=1)
-"""How often a queue that refuses requests is logged."""
+LOG_EVERY = timedelta(minutes=1)
+"""Pause between two log lines for one queue."""
 
 
 class Gauge:
@@ -45,7 +45,7 @@ class Gauge:
         self._lock = threading.Lock()
         self._sample: Load | None = None
         self._accepted = 0
-        self.reported_at: datetime | None = None
+        self.logged_at: datetime | None = None
 
     def read(self, policy: QueuePolicy, threshold: float = 1.0) -> Load | None:
         """Returns the latest sample plus dispatches accepted here since; None while another thread takes the first.
@@ -122,7 +122,7 @@ class Gauges:
             return
         refusal = verdict(queue, policies, {name: load for name, load in loads.items() if load is not None})
         if refusal is not None:
-            self._report(queue, loads)
+            self._log_refusal(queue, loads)
             raise ReducedCapacityError(f"the queue {queue} is full", refusal.retry_after)
 
     def count_accepted(self, queue: str) -> None:
@@ -130,10 +130,10 @@ class Gauges:
         if gauge is not None:
             gauge.count_accepted()
 
-    def _report(self, queue: str, loads: dict[str, Load | None]) -> None:
+    def _log_refusal(self, queue: str, loads: dict[str, Load | None]) -> None:
         gauge, now = self.of(queue), self._now()
-        if gauge.reported_at is None or not timedelta() <= now - gauge.reported_at < REPORTED_EVERY:
-            gauge.reported_at = now
+        if gauge.logged_at is None or not timedelta() <= now - gauge.logged_at < LOG_EVERY:
+            gauge.logged_at = now
             known = ", ".join(f"{name}: {load.depth} wait, {load.age:.0f} s" for name, load in loads.items() if load)
             logger.warning("The queue %s refuses requests (%s)", queue, known)
 

@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger("broker_django.admission.handover")
 
 
-def hand_over(accepted: Accepted) -> None:
-    """Publish the dispatch when its transaction, if any, is committed. Does nothing for a repetition."""
+def publish_accepted(accepted: Accepted) -> None:
+    """Publish the dispatch after the commit of its transaction, if any; never for a repetition."""
     if isinstance(accepted, Repeated):
         return
     app, policy = get_app(), conf.queues[accepted.decision.queue]
 
     def send() -> None:
-        accepted.published = hand_to_message_broker(accepted.sealed, policy)
+        accepted.published = publish_now(accepted.sealed, policy)
 
     if app.conf.task_always_eager:
         accepted.published = True
@@ -38,20 +38,20 @@ def hand_over(accepted: Accepted) -> None:
 
 
 def publish_when_committed(request: SealedRequest, policy: QueuePolicy) -> None:
-    """The same if no client waits. In eager mode the replay runs after the commit."""
+    """Publish a dispatch that no client waits for, after the commit. In eager mode the replay runs then."""
     app = get_app()
 
     def send() -> None:
         if app.conf.task_always_eager:
             run_eagerly(app, request, policy, held=False)
         else:
-            hand_to_message_broker(request, policy)
+            publish_now(request, policy)
 
     ledger.when_committed(send)
 
 
-def hand_to_message_broker(request: SealedRequest, policy: QueuePolicy) -> bool:
-    """Returns whether the message broker accepted the dispatch. If not, the reaper publishes it later."""
+def publish_now(request: SealedRequest, policy: QueuePolicy) -> bool:
+    """Publish. Returns False if the message broker did not accept it; the reaper then publishes it later."""
     dispatch_id = request.dispatch.id
     if request.dispatch.publish_at is not None:
         return False
@@ -60,9 +60,6 @@ def hand_to_message_broker(request: SealedRequest, policy: QueuePolicy) -> bool:
     try:
         ledger.postpone(dispatch_id, timezone.now())
     except ledger.failures as error:
-        logger.warning(
-            "Dispatch %s will be published by the reaper: %s",
-            dispatch_id,
-            redacted(error),
-        )
+        text = "Dispatch %s could not be marked as unpublished; the reaper will find it after REPUBLISH_AFTER: %s"
+        logger.warning(text, dispatch_id, redacted(error), extra={"dispatch_id": str(dispatch_id)})
     return False

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def pattern_of(match: ResolverMatch | None) -> str:
-    """The pattern that the URL matched, such as `/orders/<int:pk>/`; `/` if no URL was resolved."""
+    """Returns the pattern that the URL matched, such as `/orders/<int:pk>/`; `/` if no URL was resolved."""
     route = match.route if match is not None else ""
     plain = _without_regex(route) if route.startswith("^") or "(?P" in route else f"/{route}"
     return plain[:500]

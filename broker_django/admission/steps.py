@@ -48,7 +48,7 @@ def admit(submission: Submission, steps: Iterable[Step]) -> HttpResponseBase | N
 
 
 def require_key(submission: Submission) -> None:
-    """Require a valid Idempotency-Key, if the queue or the view needs one."""
+    """Refuses a malformed Idempotency-Key, and a missing one if the queue or the view requires it."""
     view = submission.view
     if (
         submission.key is None
@@ -59,7 +59,7 @@ def require_key(submission: Submission) -> None:
 
 
 def require_status_url(submission: Submission) -> None:
-    """Require a status URL, without which the client could not get the response."""
+    """Leaves the request to its view if there is no status URL: the client could not get the response."""
     try:
         is_followable = bool(submission.status_url)
     except NoReverseMatch:
@@ -77,7 +77,7 @@ def _not_followable(request: HttpRequest) -> str:
 
 
 def limit_body(submission: Submission) -> None:
-    """Require a body that is not too large and was not read before."""
+    """Refuses a body that is too large. Leaves the request to its view if the body was read before."""
     try:
         size = len(submission.body)
     except RawPostDataException as error:
@@ -87,16 +87,19 @@ def limit_body(submission: Submission) -> None:
 
 
 def limit_load(submission: Submission) -> None:
-    """Require that the queue is not full. Requests with a key are checked later, because repetitions always pass."""
+    """Refuses if the queue is full. Acceptance checks requests with a key, because repetitions always pass."""
     if submission.key is None:
         capacity.gauges.check(submission.decision.queue)
 
 
 def ask_view(submission: Submission) -> HttpResponseBase | None:
-    """Require that a view that authenticates users itself does not refuse the request."""
+    """Returns the refusal of a view that authenticates users itself, or None."""
     return submission.refusal
 
 
 WITHOUT_BODY: tuple[Step, ...] = (require_key, require_status_url)
-"""The steps before the body is read."""
+"""The steps before the body is read.
+
+They run twice for an upload, and for "Try a request" in the admin: a step that counts must not be one of these.
+"""
 STEPS: tuple[Step, ...] = (*WITHOUT_BODY, limit_body, limit_load, ask_view)

@@ -6,7 +6,6 @@ Each property of a client's request is computed when it is first used, so that r
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -33,16 +32,8 @@ if TYPE_CHECKING:
 
     from broker_core.message import RequestMessage
     from broker_core.policies import Decision
+    from broker_django.context import View
     from broker_django.identity.drf import Found
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """What the URL resolved to."""
-
-    function: Any
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
 
 
 class Submission(Protocol):
@@ -53,7 +44,7 @@ class Submission(Protocol):
 
     @property
     def id(self) -> uuid.UUID:
-        """The id that its dispatch gets."""
+        """The id of the future dispatch."""
 
     @property
     def moment(self) -> datetime:
@@ -111,7 +102,7 @@ class Submission(Protocol):
 
     @property
     def credential(self) -> str:
-        """Identifies the credentials that a client must show again to get the response."""
+        """The credential that a client must show again to get the response."""
 
     @property
     def environ(self) -> Mapping[str, Any]:
@@ -119,7 +110,7 @@ class Submission(Protocol):
 
     @property
     def scope(self) -> str | None:
-        """The value that is unique in the ledger for this key; None without a key."""
+        """The digest that must be unique in the ledger; None without a key."""
 
     @property
     def fingerprint(self) -> str:

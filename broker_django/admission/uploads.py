@@ -8,8 +8,8 @@ from django.urls import Resolver404, resolve
 
 from broker_core.errors import BodyTooLargeError, BrokerError
 from broker_django.admission.steps import WITHOUT_BODY, NotQueueableError, admit, limit_body
-from broker_django.admission.submission import ClientSubmission, View
-from broker_django.context import replay_of
+from broker_django.admission.submission import ClientSubmission
+from broker_django.context import View, replay_of
 from broker_django.dispatcher import decide
 from broker_django.http import problem
 

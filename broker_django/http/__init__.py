@@ -1,9 +1,8 @@
 """Conversion between HttpRequest and RequestMessage, and between HttpResponse and ResponseMessage."""
 
 from broker_django.http.protected_responses import ProtectedCookies, is_stored, protected, restore
-from broker_django.http.requests import PROCESS_ENVIRONMENT, declared_size, raw_body, to_message, to_request
+from broker_django.http.requests import declared_size, raw_body, to_message, to_request
 from broker_django.http.responses import (
-    OtherRedirect,
     problem,
     redirect_to,
     refill,
@@ -12,8 +11,6 @@ from broker_django.http.responses import (
 )
 
 __all__ = [
-    "PROCESS_ENVIRONMENT",
-    "OtherRedirect",
     "ProtectedCookies",
     "declared_size",
     "is_stored",

@@ -98,7 +98,7 @@ def check_usable() -> None:
 
 @lru_cache(maxsize=2)
 def handler(*, is_async: bool) -> Handler:
-    """Built once per process, and again when tests change settings.
+    """Returns the handler, which is built once per process, and again when tests change settings.
 
     Middleware may behave differently under ASGI: RemoteUserMiddleware reads another variable there.
     """

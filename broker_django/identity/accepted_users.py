@@ -1,7 +1,8 @@
-"""Make the middleware of a replay find the session and the user of the request as it was accepted.
+"""Make a replay act as the user whose request was accepted.
 
-Whichever middleware sets them, the request completes the values that it is given. A user that the session still names
-is kept, because middleware that lets one user act for another depends on it.
+Whichever middleware sets the session and the user, the request completes the values that it is given. A user that the
+session still names is kept, because middleware that lets one user act for another depends on it. Afterwards the
+broker's middleware replaces any other user.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from django.utils.functional import LazyObject, SimpleLazyObject, empty
 from django.utils.module_loading import import_string
 
 from broker_core.errors import UserInactiveError
+from broker_django.annotations.drf import speaks_first, view_class
 from broker_django.context import replay_of
-from broker_django.identity import past_sessions, principals, users
+from broker_django.identity import drf, past_sessions, principals, users
 from broker_django.identity.logged_in import LOGGED_IN, session_of
 from broker_django.identity.past_sessions import Past
+from broker_django.identity.users import user_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
     from django.http import HttpRequest
     from django.http.response import HttpResponseBase
 
-    from broker_django.context import Replay
+    from broker_django.context import Replay, View
 
 
 def had_a_user(replay: Replay) -> bool:
@@ -44,6 +47,12 @@ def require_actor(replay: Replay) -> None:
     key = past_sessions.actor(replay.known(principals.SESSION))
     if key is not None:
         users.active_user(key)
+
+
+def require_view_user(replay: Replay) -> None:
+    """Raises UserInactiveError if the user whom the view authenticated may no longer act."""
+    if replay.view_user not in (None, replay.user) and not replay.known(principals.AGAIN):
+        principals.accepted(replay.view_user, replay.known(principals.VIEW_USER))
 
 
 def expect(request: HttpRequest, replay: Replay) -> None:
@@ -69,7 +78,7 @@ def remove_ended_session_cookie(request: HttpRequest, response: HttpResponseBase
         response.cookies.pop(settings.SESSION_COOKIE_NAME, None)
 
 
-# What is set on the request
+# Before the broker's middleware: what other middleware sets on the request
 
 
 @lru_cache(maxsize=8)
@@ -157,3 +166,59 @@ def _user_at_acceptance(session: Any, replay: Replay) -> Any:
     if isinstance(session, Past) and session.acts:
         return users.active_user(session.past[LOGGED_IN])
     return accepted(replay)
+
+
+# In the broker's middleware, and at the view
+
+
+def restore_user(request: HttpRequest, replay: Replay) -> None:
+    """Make the replay act as the user who was accepted, if the middleware finds another one now.
+
+    Raises UserInactiveError if that user is deleted or may no longer log in.
+    """
+    found, named = _user_without_trace(request), had_a_user(replay)
+    if found is None:
+        return
+    frozen = replay.known(principals.USER)
+    if principals.is_same(found, replay.user, frozen) if named else user_key(found) is None:
+        return
+    request.user = user = accepted(replay) if named else users.anonymous()
+    request._cached_user = request._acached_user = user  # type: ignore[attr-defined]
+
+
+def _user_without_trace(request: HttpRequest) -> Any:
+    """Returns the user without marking the session as accessed, which would make the response vary on its cookie."""
+    user, session = getattr(request, "user", None), session_of(request)
+    if user is None or session is None or session.accessed:
+        return user
+
+    user_key(user)
+    logged_in = session.get(LOGGED_IN)
+    session.accessed = False
+    if isinstance(user, SimpleLazyObject):
+        find = user._setupfunc  # a view may reset the lazy user, so that it is found again
+
+        def load() -> Any:
+            request.session.accessed = True
+            if request.session.get(LOGGED_IN) != logged_in:  # the view has flushed the session
+                request.__dict__.pop("_cached_user", None)
+            return find()
+
+        request.user = SimpleLazyObject(load)  # type: ignore[assignment]
+    return user
+
+
+def restore_view_user(request: HttpRequest, view: View, replay: Replay) -> None:
+    """The same for a view that authenticates users itself. Raises UserInactiveError."""
+    if view_class(view.function) is None:
+        return
+    known = replay.known(principals.ADMITTED) is not None  # not in messages from code or older releases
+    replay.admitted = bool(replay.known(principals.ADMITTED)) if known else speaks_first(view.function)
+    if replay.admitted:
+        request._dont_enforce_csrf_checks = True  # type: ignore[attr-defined] # as its authenticators did when it was accepted
+    if replay.view_user is None and all(replay.known(who) is None for who in (principals.VIEW_USER, principals.GUEST)):
+        return
+    found = drf.found(request, view.function, view.args, view.kwargs)
+    instead = principals.found_as_accepted(found, replay.view_user, replay.principal or {})
+    if instead is not None:
+        drf.set_user(request, instead.user, instead.auth)

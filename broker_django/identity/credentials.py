@@ -283,7 +283,7 @@ def _digest(values: list[tuple[str, str]], key: str | bytes) -> str:
 
 
 def mac(salt: str, value: str, key: str | bytes) -> str:
-    """A message authentication code of 128 bits in hexadecimal digits: keyed BLAKE2b (RFC 7693, section 2.9)."""
+    """Returns an authentication code of 128 bits in hexadecimal digits: keyed BLAKE2b (RFC 7693, section 2.9)."""
     return blake2b(value.encode(), key=_derived(salt, key), digest_size=16).hexdigest()
 
 

@@ -192,7 +192,7 @@ def _is_refusal(error: Exception) -> bool:
     return isinstance(error, refusals)
 
 
-def pin(request: HttpRequest, user: Any, auth: Any = None) -> None:
+def set_user(request: HttpRequest, user: Any, auth: Any = None) -> None:
     """Make DRF use this user and authentication, whatever its authenticators find."""
     request._force_auth_user = user  # type: ignore[attr-defined]
     request._force_auth_token = auth  # type: ignore[attr-defined]

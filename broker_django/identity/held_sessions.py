@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from django.http.response import HttpResponseBase
 
 
-def leave(request: HttpRequest) -> HttpResponse:
+def save(request: HttpRequest) -> HttpResponse:
     """Save what middleware changed in the session of this request. Returns a response that carries its cookies."""
     _cookies, carrier = sessions.save_early(request)
     return carrier
 
 
-def take_up(request: HttpRequest) -> None:
+def restore(request: HttpRequest) -> None:
     """Let the outer middleware continue with the session as it is after the wait.
 
     A login changes the session's key and a logout ends the session. The response of that view sets the cookie, so the
@@ -34,8 +34,8 @@ def take_up(request: HttpRequest) -> None:
         _keep_ended(request)
 
 
-def hand_over(request: HttpRequest, response: HttpResponseBase, carrier: HttpResponse) -> None:
-    """Add the cookies of `leave` that the response does not set itself."""
+def add_cookies(request: HttpRequest, response: HttpResponseBase, carrier: HttpResponse) -> None:
+    """Add the cookies of `save` that the response does not set itself."""
     sessions.guard(request, response)
     for name, morsel in carrier.cookies.items():
         if name not in response.cookies:

@@ -40,7 +40,7 @@ def check_sealed(request: SealedRequest) -> None:
 
 
 def sealed_with(sealed: bytes) -> str:
-    """The version of the message and the id of the key: what a process needs to open this request."""
+    """Returns the version of the message and the id of the key: what a process needs to open this request."""
     return f"{MESSAGE_VERSION}.{key_id(sealed)}"
 
 
@@ -82,13 +82,13 @@ def from_text(text: str) -> bytes:
 
 
 def task_argument(request: SealedRequest) -> str:
-    """The argument of the replay task: the sealed request, or the sealed name of the file that contains it."""
+    """Returns the argument of the replay task: the sealed request, or the sealed name of the file that contains it."""
     if request.file:
         return to_text(seal_reference(request.file, str(request.dispatch.id), request.dispatch.queue))
     return to_text(request.content)
 
 
 def argument_repr(request: SealedRequest) -> str:
-    """What Flower and Celery's log show instead of the arguments."""
+    """Returns what Flower and Celery's log show instead of the arguments."""
     text = "<sealed request, in a file>" if request.file else f"<sealed request, {len(request.content)} bytes>"
     return f"('{text}',)"

@@ -11,22 +11,22 @@ from django.apps import apps
 from django.conf import settings
 from django.core.exceptions import DisallowedHost, MiddlewareNotUsed
 from django.middleware.common import CommonMiddleware
-from django.test import RequestFactory
+from django.test import RequestFactory  # makes the request to explain
 from django.urls import Resolver404, resolve
 from django.utils import translation
 from django.utils.module_loading import import_string
 
 from broker_core.errors import BrokerError, LoopDetectedError
 from broker_core.routing import Action, Router, verdicts
-from broker_django.admission.arrival import language_of, usual_host
 from broker_django.admission.steps import WITHOUT_BODY, NotQueueableError, admit
-from broker_django.admission.submission import ClientSubmission, View
-from broker_django.admission.urlconfs import urlconf_of
+from broker_django.admission.submission import ClientSubmission
 from broker_django.annotations.view_annotations import annotation_of
 from broker_django.annotations.view_names import view_name
 from broker_django.conf import conf
-from broker_django.context import RequestContext
+from broker_django.context import RequestContext, View
 from broker_django.dispatcher import decide, route_of
+from broker_django.dispatching.arrival import language_of, usual_host
+from broker_django.dispatching.urlconfs import urlconf_of
 from broker_django.identity import users
 from broker_django.request_values import values
 from broker_django.routing import choice, redirects

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.db import Error as DatabaseFailure
 from django.db import connections, router, transaction
-from django.test import utils as test_utils
+from django.test import utils as test_utils  # knows whether tests run
 
 from broker_core.errors import ConfigurationError
 from broker_core.redaction import printable, redacted

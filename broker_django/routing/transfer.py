@@ -54,7 +54,7 @@ def export(routers: Iterable[Router]) -> str:
     return text
 
 
-def take_in(text: str) -> Imported:
+def import_routers(text: str) -> Imported:
     """Create or replace the routers in this JSON, identified by code.
 
     A router gets exactly the destinations in the JSON; routers that are not in it stay. Every row is validated as in

@@ -95,7 +95,7 @@ class _Poll:
         asks = request.method != "DELETE" and not self.dispatch.state.done
         self.seconds = wait_seconds(request) if asks else 0.0
         if self.seconds:
-            self._carrier = held_sessions.leave(request)
+            self._carrier = held_sessions.save(request)
 
     def respond(self, answer: Answer) -> HttpResponseBase:
         if not self.seconds:
@@ -104,9 +104,9 @@ class _Poll:
             return response
         if self.dispatch.user and not users.may_act(self.dispatch.user):
             raise _not_found(self.request)  # the account was closed meanwhile
-        held_sessions.take_up(self.request)
+        held_sessions.restore(self.request)
         response = answer(self.request, self.dispatch)
-        held_sessions.hand_over(self.request, response, self._carrier)
+        held_sessions.add_cookies(self.request, response, self._carrier)
         return response
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import AsyncToSync, SyncToAsync, sync_to_async
 from django.db import connections
-from django.test import utils as test_utils
+from django.test import utils as test_utils  # knows whether tests run
 
 from broker_django.ledger import ledger
 from broker_django.messaging.celery_app import get_app

@@ -1,57 +1,67 @@
-"""The board on the front page: counts from the broker's ledger."""
+"""The board on the front page: what the broker's ledger knows about each queue."""
 
 from datetime import datetime
 from typing import Any
 
-from django.db.models import Count, Min, Q
+from django.db.models import F
 from django.utils import timezone
 
-from broker_django.models import DispatchRecord
+from broker_core.dispatches import Dispatch, Selection
+from broker_django.ledger import ledger
+
+from .models import Tally
 
 QUEUES = ("payment", "realtime", "bulk")
-UNFINISHED = ("queued", "running")
 LATEST = 5
+MOST = 1000
+"""How many dispatches one look-up may return."""
 
 
 def lanes() -> dict[str, dict[str, Any]]:
     """For each queue: how many dispatches are queued, running and done, and the latest ones that were started."""
-    states = DispatchRecord.objects.filter(queue__in=QUEUES).values("queue", "state")
-    counted = list(states.annotate(count=Count("id"), oldest=Min("accepted_at")).order_by())
-    return {name: lane(name, [row for row in counted if row["queue"] == name]) for name in QUEUES}
+    done = dict(Tally.objects.values_list("queue", "done"))
+    return {name: lane(name, done.get(name, 0)) for name in QUEUES}
 
 
-def lane(name: str, counted: list[dict[str, Any]]) -> dict[str, Any]:
-    counts = {row["state"]: row["count"] for row in counted}
-    oldest = {row["state"]: row["oldest"] for row in counted}
+def lane(name: str, done: int) -> dict[str, Any]:
+    running = ledger.select(Selection(queue=name, state="running"), MOST)
     return {
-        "queued": counts.get("queued", 0),
-        "running": counts.get("running", 0),
-        "done": sum(count for state, count in counts.items() if state not in UNFINISHED),
-        "oldest_wait_ms": milliseconds(oldest.get("queued"), timezone.now()),
-        "latest": latest(name),
+        "queued": ledger.depth(name),
+        "running": len(running),
+        "done": done,
+        "oldest_wait_ms": milliseconds(ledger.oldest(name), timezone.now()),
+        "latest": latest([*running, *ended(name, "succeeded"), *ended(name, "failed")]),
     }
 
 
-def latest(name: str) -> list[dict[str, Any]]:
-    started = DispatchRecord.objects.filter(queue=name, started_at__isnull=False).order_by("-started_at")[:LATEST]
+def ended(name: str, state: str) -> list[Dispatch]:
+    return ledger.select(Selection(queue=name, state=state), LATEST)
+
+
+def latest(dispatches: list[Dispatch]) -> list[dict[str, Any]]:
+    started = [each for each in dispatches if each.started_at]
     return [
         {
-            "id": str(record.id),
-            "state": record.state,
-            "request": f"{record.method} {record.path}",
-            "wait_ms": milliseconds(record.accepted_at, record.started_at),
-            "run_ms": milliseconds(record.started_at, record.finished_at),
+            "id": str(each.id),
+            "state": each.state,
+            "request": f"{each.method} {each.path}",
+            "wait_ms": milliseconds(each.accepted_at, each.started_at),
+            "run_ms": milliseconds(each.started_at, each.finished_at),
         }
-        for record in started
+        for each in sorted(started, key=lambda each: each.started_at, reverse=True)[:LATEST]
     ]
 
 
-def overtaken(payment: DispatchRecord) -> int:
+def overtaken(payment: Dispatch) -> int:
     """Returns how many bulk dispatches were accepted before this payment but started after it was finished."""
     finished_at = payment.finished_at or timezone.now()
-    earlier = DispatchRecord.objects.filter(queue="bulk", accepted_at__lt=payment.accepted_at)
-    still_waiting = Q(started_at=None, finished_at=None) | Q(started_at__gt=finished_at)
-    return earlier.filter(still_waiting).count()
+    earlier = ledger.select(Selection(queue="bulk", accepted_before=payment.accepted_at), MOST)
+    return sum(each.started_at > finished_at if each.started_at else not each.finished_at for each in earlier)
+
+
+def count_done(dispatch: Dispatch, **_: Any) -> None:
+    """Receives `dispatch_finished`."""
+    Tally.objects.filter(queue=dispatch.queue).update(done=F("done") + 1)
 
 
 def milliseconds(start: datetime | None, end: datetime | None) -> int | None:

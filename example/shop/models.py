@@ -68,3 +68,17 @@ class SentMail(models.Model):
 
     def __str__(self) -> str:
         return f"{self.issue} to {self.subscriber_id}"
+
+
+class Tally(models.Model):
+    """How many dispatches of a queue are done. The broker deletes them from its ledger after a while."""
+
+    queue = models.CharField(max_length=40, unique=True)
+    done = models.PositiveIntegerField(default=0)
+
+    class Meta:
+        ordering = ["queue"]
+        verbose_name_plural = "tallies"
+
+    def __str__(self) -> str:
+        return f"{self.queue}: {self.done}"

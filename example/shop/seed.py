@@ -19,11 +19,12 @@ SUBSCRIBERS = 10_000
 
 def seed(*, apps: Apps, using: str, **_: Any) -> None:
     try:
-        product, subscriber = apps.get_model("shop", "Product"), apps.get_model("shop", "Subscriber")
+        product, subscriber, tally = (apps.get_model("shop", name) for name in ("Product", "Subscriber", "Tally"))
     except LookupError:  # migrated to a state before the shop's tables
         return
     seed_products(product, using)
     seed_subscribers(subscriber, using)
+    seed_tallies(tally, using)
     if settings.DEBUG:
         seed_demo_user(using)
 
@@ -43,6 +44,11 @@ def seed_subscribers(subscriber: Any, using: str) -> None:
         for number in range(1, SUBSCRIBERS + 1)
     )
     subscriber.objects.using(using).bulk_create(rows, batch_size=1000)
+
+
+def seed_tallies(tally: Any, using: str) -> None:
+    rows = [tally(queue=name) for name in ("payment", "realtime", "bulk")]
+    tally.objects.using(using).bulk_create(rows, ignore_conflicts=True)
 
 
 def seed_demo_user(using: str) -> None:

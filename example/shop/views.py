@@ -7,15 +7,15 @@ from uuid import UUID
 
 from django.conf import settings
 from django.forms import Form
-from django.http import HttpRequest, HttpResponse, JsonResponse
-from django.shortcuts import get_object_or_404, render
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import render
 from django.utils import timezone
 from django.views import View
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_GET, require_POST
 
 from broker_django.decorators import queue, run_now
-from broker_django.models import DispatchRecord
+from broker_django.ledger import ledger
 
 from . import board, newsletter, payments
 from .forms import ChatForm, CheckoutForm, NewsletterForm, SettlementForm
@@ -116,8 +116,10 @@ def board_state(request: HttpRequest) -> JsonResponse:  # noqa: ARG001 - Django 
 @run_now
 @require_GET
 def overtaken(request: HttpRequest, dispatch: UUID) -> JsonResponse:  # noqa: ARG001 - Django passes it
-    record = get_object_or_404(DispatchRecord, pk=dispatch, queue="payment")
-    return JsonResponse({"waiting": board.overtaken(record)})
+    payment = ledger.find(dispatch)
+    if payment is None or payment.queue != "payment":
+        raise Http404
+    return JsonResponse({"waiting": board.overtaken(payment)})
 
 
 def submitted(request: HttpRequest) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def nothing_unfinished(ledger: Ledger) -> None:
     DispatchRecord.objects.using(ALIAS).filter(state__in=[State.QUEUED, State.RUNNING]).delete()
 
 
-def test_all_is_well_with_a_worker_on_every_queue(environment: dict[str, str], worker: Worker) -> None:
+def test_nothing_is_reported_with_a_worker_on_every_queue(environment: dict[str, str], worker: Worker) -> None:
     status, output = doctor_until(environment, "ran a probe")
     assert status == 0, output
     for subject in ("message broker", "result store", f"clock of {worker.hostname()}"):
@@ -59,7 +59,7 @@ def test_all_is_well_with_a_worker_on_every_queue(environment: dict[str, str], w
     assert f"ok   worker {worker.hostname()}: ran a probe in " in output
 
 
-def test_queues_without_a_worker_are_named(environment: dict[str, str], unattended: Site) -> None:
+def test_queues_without_a_worker_are_reported(environment: dict[str, str], unattended: Site) -> None:
     url = unattended.process.env["BROKER_URL"]
     status, output = doctor(environment, BROKER_URL=url)
     assert status == 1
@@ -71,7 +71,9 @@ def test_queues_without_a_worker_are_named(environment: dict[str, str], unattend
         assert redis.Redis.from_url(url).keys("*request-broker-*") == []
 
 
-def test_a_message_broker_that_is_down_is_why_dispatches_wait(environment: dict[str, str], ledger: Ledger) -> None:
+def test_an_unreachable_message_broker_is_reported_as_the_cause_of_waiting_dispatches(
+    environment: dict[str, str], ledger: Ledger
+) -> None:
     long_ago = timezone.now() - timedelta(minutes=5)
     DispatchRecord.objects.using(ALIAS).create(
         id=uuid.uuid4(), queue="bulk", state=State.QUEUED, accepted_at=long_ago, sealed=b""
@@ -100,7 +102,7 @@ def hold(site: Site, ledger: Ledger, gate: str, number: int) -> list[str]:
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
-def test_a_worker_without_a_free_slot_is_busy_and_reports_its_tasks(
+def test_a_worker_without_a_free_slot_is_busy_and_its_tasks_are_named(
     unattended: Site, there: dict[str, str], ledger: Ledger, gates: Gates, start_worker: StartWorker, pool: str
 ) -> None:
     worker = start_worker(broker_worker, "--concurrency=2", f"--pool={pool}")
@@ -143,7 +145,7 @@ def test_a_probe_finds_a_free_slot_beside_reserved_ones(
     assert "1 of 3 slots are busy" in output
 
 
-def test_a_worker_with_stuck_processes_is_found(
+def test_a_worker_with_stuck_processes_is_reported(
     unattended: Site, there: dict[str, str], start_worker: StartWorker
 ) -> None:
     worker = start_worker(broker_worker, "--concurrency=2")
@@ -156,7 +158,7 @@ def test_a_worker_with_stuck_processes_is_found(
     assert f"FAIL worker {worker.hostname()}: it answers, but ran no task within 5 s though 2 of 2 slots" in output
 
 
-def test_slots_that_were_lost_are_found(unattended: Site, there: dict[str, str], start_worker: StartWorker) -> None:
+def test_lost_slots_are_reported(unattended: Site, there: dict[str, str], start_worker: StartWorker) -> None:
     worker = start_worker(broker_worker, "--concurrency=2", "--pool=threads")
     with Celery(broker=there["BROKER_URL"], set_as_current=False) as app:
         app.send_task("tests.leave", queue="bulk")
@@ -165,7 +167,7 @@ def test_slots_that_were_lost_are_found(unattended: Site, there: dict[str, str],
     assert f"FAIL worker {worker.hostname()}: 1 of 2 slots are lost: their tasks ended unnoticed" in output
 
 
-def test_a_worker_of_another_project_on_our_queues_is_found(
+def test_a_worker_of_another_project_on_our_queues_is_reported(
     unattended: Site, there: dict[str, str], start_worker: StartWorker
 ) -> None:
     start_worker(broker_worker, "--concurrency=1", SECRET_KEY="of another project")

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("own_app")]
 
 ELSEWHERE = {ROOT / "docs" / "how-to" / "dispatch-from-code.md"}
-"""tests/integration/admission/test_documented_dispatches.py runs it, and looks at what comes of it."""
+"""tests/integration/dispatching/test_documented_dispatches.py runs it, and looks at what comes of it."""
 
 KINDS = {"python", "settings", "cel", "ini", "yaml", "project"}
 

@@ -69,7 +69,7 @@ FATES = [nothing, logged_out, password_changed, expired]
 
 @pytest.mark.parametrize("fate", FATES)
 @pytest.mark.parametrize("verified", [True, False])
-def test_a_second_factor(
+def test_a_replay_keeps_the_second_factor(
     client: Client,
     ada: User,
     settings: Any,
@@ -122,7 +122,7 @@ IMPERSONATE = (impersonate, "impersonate.middleware.ImpersonateMiddleware")
         (*IMPERSONATE, stopped),
     ],
 )
-def test_a_user_acts_for_another(
+def test_a_replay_keeps_who_acts_for_whom(
     client: Client,
     ada: User,
     bob: User,
@@ -150,7 +150,7 @@ def test_a_user_acts_for_another(
         assert client.get(links["response"]).json() == there
 
 
-def test_a_session_that_has_ended_stays_so(client: Client, settings: Any, before_replay: Any) -> None:
+def test_an_ended_session_stays_ended(client: Client, settings: Any, before_replay: Any) -> None:
     assert HASH_SESSION_KEY in client.session
     settings.MIDDLEWARE = [*MIDDLEWARE[:-1], f"{PROJECT}.outer", OURS]
     settings.SESSION_SAVE_EVERY_REQUEST = True
@@ -160,6 +160,6 @@ def test_a_session_that_has_ended_stays_so(client: Client, settings: Any, before
     assert client.get(links["response"]).json()["view"]["user"] == "ada"
 
 
-def test_the_answer_of_two_requests_is_one(client: Client, settings: Any) -> None:
+def test_a_queued_response_is_the_same_as_a_direct_one(client: Client, settings: Any) -> None:
     settings.MIDDLEWARE = [*MIDDLEWARE[:-1], "django_otp.middleware.OTPMiddleware", f"{PROJECT}.outer", OURS]
     assert queued(client, "/shown/").json() == direct(client, "/shown/").json()

@@ -235,12 +235,13 @@ def test_a_row_of_a_transaction_that_was_left_open_is_seen(flawless):
 
 
 REAPER = "workers.recovery.reaper"
+CELERY_REQUEST = "workers.replaying.celery_request"
 
 
 def test_log_lines_of_a_loss_explain_the_dispatch_that_they_name():
     lines = [
         f"[12:00:01: WARNING/7] {REAPER}: Dispatch {PAYMENT}: the lease of a@b ran out in attempt 1: queued",
-        f"[12:00:02: WARNING/7] workers.replaying.request: Dispatch {PAYMENT}: the worker process was lost: queued",
+        f"[12:00:02: WARNING/7] {CELERY_REQUEST}: Dispatch {PAYMENT}: the worker process was lost: queued",
         f"[12:00:03: WARNING/7] workers.recovery.reaper: Dispatch {BULK}: its message was lost, it is published again",
         f"[12:00:04: INFO/7] celery: Task POST /lease/ (payment)[{REALTIME}] received",
         f"[12:00:05: INFO/7] workers.tasks: Dispatch {REALTIME} is dropped: it was delivered before",

@@ -10,8 +10,8 @@ from django.conf import settings
 from django.core.handlers.asgi import ASGIRequest
 
 from broker_core.message import RequestMessage
-from broker_django.admission.arrival import usual_host
 from broker_django.context import Replay
+from broker_django.dispatching.arrival import usual_host
 from broker_django.http import to_request
 from broker_django.ledger import bodies
 from broker_django.messaging.sealing import open_request

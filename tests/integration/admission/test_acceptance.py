@@ -130,7 +130,7 @@ def test_a_wait_that_a_transaction_prevents_is_not_reported_as_applied(
     client: Client, monkeypatch: pytest.MonkeyPatch, atomic: bool, applied: str | None
 ) -> None:
     """Nothing is published before the commit, so there is nothing to wait for."""
-    monkeypatch.setattr("broker_django.admission.handover.hand_to_message_broker", lambda *_: True)
+    monkeypatch.setattr("broker_django.admission.handover.publish_now", lambda *_: True)
     get_app().conf.task_always_eager = False
     try:
         with (

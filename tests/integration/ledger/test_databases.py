@@ -86,7 +86,7 @@ def test_a_request_is_accepted_run_and_polled(routed: str, client: Client) -> No
     assert TaskResult.objects.using("default").get().status == "SUCCESS"
 
 
-def test_it_works_under_asgi(routed: str, async_client: Any) -> None:
+def test_a_request_is_accepted_run_and_polled_under_asgi(routed: str, async_client: Any) -> None:
     get = async_to_sync(async_client.get)
     accepted = get("/report/2026/")
     assert get(accepted.headers["Location"]).json()["state"] == "succeeded"

@@ -35,7 +35,7 @@ from tests.integration.replaying.test_revocation import HOSTNAME, held
 from tests.processes import wait_until
 from workers import tasks
 from workers.recovery import former_queues, reaper, unreadable
-from workers.replaying import error_reports, leases, request, revocation, stopping
+from workers.replaying import celery_request, error_reports, leases, revocation, stopping
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -51,7 +51,7 @@ QUEUES = {"bulk": {"max_attempts": 2, "retry_backoff": 0, "cancel_running": True
 BROKEN = Outcome(503, error="the view answered 503", retriable=True)
 LATER = timedelta(hours=1)
 LEDGERS = {"memory": lambda: MemoryLedger(conf.queues), "database": lambda: DatabaseLedger(Events())}
-USERS = (reaper, unreadable, former_queues, revocation, stopping, request, error_reports, tasks, cancellation)
+USERS = (reaper, unreadable, former_queues, revocation, stopping, celery_request, error_reports, tasks, cancellation)
 """The modules that make transitions."""
 
 
@@ -62,7 +62,7 @@ def ledger(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
         used = LEDGERS[request.param]()
         for module in USERS:
             monkeypatch.setattr(module, "ledger", used)
-        for name in ("revocation", "request", "stopping"):
+        for name in ("revocation", "celery_request", "stopping"):
             monkeypatch.setattr(f"workers.replaying.{name}.connections", SimpleNamespace(close_all=lambda: None))
         monkeypatch.setattr(reaper, "publish", lambda *_: True)
         monkeypatch.setattr(reaper, "waiting_messages", lambda _: 0)

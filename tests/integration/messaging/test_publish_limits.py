@@ -61,7 +61,7 @@ def hold(number: int, seconds: float) -> None:
     DispatchRecord.objects.bulk_create(dispatch(published_at=None, due_at=due) for _ in range(number))
 
 
-def test_a_queue_takes_messages_again_although_some_were_held_before(waiting: dict[str, int]) -> None:
+def test_a_queue_accepts_messages_again_although_some_were_held_before(waiting: dict[str, int]) -> None:
     hold(50, seconds=0.5)
     assert not is_held(written())
 
@@ -83,7 +83,7 @@ def test_the_message_broker_is_asked_before(waiting: dict[str, int]) -> None:
     assert not is_held(written())
 
 
-def test_a_ledger_that_cannot_be_read_is_not_passed_by(waiting: dict[str, int]) -> None:
+def test_a_dispatch_waits_if_the_ledger_cannot_be_read(waiting: dict[str, int]) -> None:
     def refuse(*_args: Any) -> Any:
         raise OperationalError("the disk is full")
 

@@ -113,25 +113,25 @@ def test_the_view_sees_the_original_fields() -> None:
         ("baggage", "a=\xff"),
     ],
 )
-def test_malformed_or_long_fields_are_not_sent(name: str, value: str) -> None:
+def test_malformed_or_too_long_trace_fields_are_dropped(name: str, value: str) -> None:
     environ = {f"HTTP_{each.upper().replace('-', '_')}": FIELDS[each] for each in FIELDS}
     kept = tracing.fields_of({**environ, f"HTTP_{name.upper().replace('-', '_')}": value})
     gone = {name, "tracestate"} if name == "traceparent" else {name}
     assert kept == {each: FIELDS[each] for each in FIELDS if each not in gone}
 
 
-def test_a_later_version_of_traceparent_is_taken() -> None:
+def test_a_later_version_of_traceparent_is_accepted() -> None:
     value = f"01-{TRACE}-b7ad6b7169203331-01-what-the-future-brings"
     fields = tracing.fields_of({"HTTP_TRACEPARENT": value})
     assert (fields, tracing.trace_id(fields)) == ({"traceparent": value}, TRACE)
 
 
-def test_the_trace_id_may_be_sentrys() -> None:
+def test_sentrys_trace_id_is_accepted() -> None:
     assert tracing.trace_id({"sentry-trace": FIELDS["sentry-trace"]}) == TRACE
 
 
 @pytest.mark.parametrize("name", [*FIELDS, "b3", "x-b3-traceid", "uber-trace-id", "x-cloud-trace-context"])
-def test_a_client_cannot_have_them_stripped_by_a_connection_field(name: str) -> None:
+def test_a_connection_field_cannot_strip_the_trace_fields(name: str) -> None:
     assert name not in connection_options(f"close, {name}")
 
 
@@ -150,7 +150,7 @@ def test_members_of_baggage_that_are_not_sentrys_travel_with_its_own(monkeypatch
 
 @pytest.mark.usefixtures("everything_accepted")
 @pytest.mark.parametrize("given", ["request", "message"])
-def test_a_dispatch_from_code_belongs_to_the_trace_of_its_request(given: str, rf: Any) -> None:
+def test_a_request_dispatched_from_code_belongs_to_the_trace_of_its_origin(given: str, rf: Any) -> None:
     environ = {f"HTTP_{each.upper().replace('-', '_')}": FIELDS[each] for each in FIELDS}
     request: Any = rf.get("/echo/", headers=FIELDS)
     if given == "message":
@@ -174,13 +174,13 @@ def accepted(**values: Any) -> DispatchRecord:
     return record
 
 
-def test_the_first_message_has_the_fields(messages: Any) -> None:
+def test_the_first_message_has_the_trace_fields(messages: Any) -> None:
     assert publishing.publish(as_request(accepted()), conf.queues["bulk"])
     [headers] = messages("bulk")
     assert traced(headers) == FIELDS
 
 
-def test_a_message_of_a_request_without_a_trace_has_none(messages: Any) -> None:
+def test_the_message_of_a_request_without_a_trace_has_no_trace_fields(messages: Any) -> None:
     assert publishing.publish(as_request(_without_trace()), conf.queues["bulk"])
     [headers] = messages("bulk")
     assert not {"headers", *FIELDS} & headers.keys()
@@ -192,7 +192,7 @@ def _without_trace() -> DispatchRecord:
     return record
 
 
-def test_a_field_of_the_trace_takes_no_place_of_celerys_own(messages: Any) -> None:
+def test_a_trace_field_does_not_replace_a_field_of_celery(messages: Any) -> None:
     record = accepted()
     record.trace_fields = json.dumps({**FIELDS, "task": "another", "id": "another"})
     assert publishing.publish(as_request(record), conf.queues["bulk"])
@@ -206,7 +206,7 @@ def reap(seconds: float = 0) -> None:
         pass
 
 
-def test_the_reapers_message_has_them_if_the_first_was_never_published(messages: Any) -> None:
+def test_the_reapers_message_has_the_trace_fields_if_the_first_was_never_published(messages: Any) -> None:
     accepted(published_at=None, due_at=timezone.now())
     reap()
     [headers] = messages("bulk")
@@ -214,7 +214,7 @@ def test_the_reapers_message_has_them_if_the_first_was_never_published(messages:
 
 
 @override_settings(REQUEST_BROKER={"REPUBLISH_AFTER": 1})
-def test_the_reapers_message_has_them_if_the_first_was_lost(messages: Any) -> None:
+def test_the_reapers_message_has_the_trace_fields_if_the_first_was_lost(messages: Any) -> None:
     accepted(published_at=timezone.now() - timedelta(minutes=5))
     reap()
     [headers] = messages("bulk")
@@ -225,7 +225,7 @@ def claimed(record: DispatchRecord) -> int:
     return ledger.claim(record.pk, conf.queues["bulk"], "worker")
 
 
-def test_the_message_of_a_retry_has_them(messages: Any) -> None:
+def test_the_message_of_a_retry_has_the_trace_fields(messages: Any) -> None:
     record = accepted()
     attempt = claimed(record)
     outcome = Outcome(status=500, error="broken", retriable=True)
@@ -235,7 +235,7 @@ def test_the_message_of_a_retry_has_them(messages: Any) -> None:
     assert traced(headers) == FIELDS
 
 
-def test_the_message_after_a_hand_back_has_them(messages: Any) -> None:
+def test_the_message_after_a_hand_back_has_the_trace_fields(messages: Any) -> None:
     record = accepted()
     assert ledger.hand_back(record.pk, Run(claimed(record)), "the view was not reached")
     reap(60)
@@ -243,7 +243,7 @@ def test_the_message_after_a_hand_back_has_them(messages: Any) -> None:
     assert traced(headers) == FIELDS
 
 
-def test_the_message_of_a_dead_letter_that_is_run_again_has_them(messages: Any) -> None:
+def test_the_message_of_a_revived_dead_letter_has_the_trace_fields(messages: Any) -> None:
     record = accepted()
     assert ledger.conclude(record.pk, claimed(record), conf.queues["bulk"], Outcome(status=500, error="broken"))
     assert ledger.revive(record.pk, "somebody")
@@ -253,6 +253,6 @@ def test_the_message_of_a_dead_letter_that_is_run_again_has_them(messages: Any) 
 
 
 @pytest.mark.parametrize("headers", [None, "text", ["baggage"], {1: 2}, {"baggage": ["a=b"]}, {"traceparent": "no"}])
-def test_invalid_trace_fields_in_a_message_are_ignored(headers: Any) -> None:
+def test_invalid_trace_fields_of_a_message_are_ignored(headers: Any) -> None:
     assert tracing.of_task(SimpleNamespace(headers=headers)) == {}
     assert tracing.of_task(SimpleNamespace(headers=FIELDS)) == FIELDS

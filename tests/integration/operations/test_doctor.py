@@ -58,7 +58,7 @@ def run_doctor() -> tuple[int, str]:
     return 0, out.getvalue()
 
 
-def test_everything_is_well(memory: None, workers: dict[str, Any]) -> None:
+def test_a_healthy_installation_has_no_findings(memory: None, workers: dict[str, Any]) -> None:
     add(State.QUEUED)
     add(State.RUNNING, due_at=timezone.now() + timedelta(seconds=5))
     add(State.SUCCEEDED, due_at=None)
@@ -69,7 +69,7 @@ def test_everything_is_well(memory: None, workers: dict[str, Any]) -> None:
         assert f"ok   {subject}: " in output
 
 
-def test_a_queue_without_a_worker(memory: None, workers: dict[str, Any]) -> None:
+def test_a_queue_without_a_worker_is_reported(memory: None, workers: dict[str, Any]) -> None:
     workers[HOST]["queues"].remove("bulk")
     status, output = run_doctor()
     assert status == 1
@@ -79,12 +79,12 @@ def test_a_queue_without_a_worker(memory: None, workers: dict[str, Any]) -> None
 
 
 @pytest.mark.parametrize(("skew", "well"), [(2.0, True), (-2.0, True), (2.1, False), (-2.1, False)])
-def test_a_clock_that_is_wrong(memory: None, workers: dict[str, Any], skew: float, well: bool) -> None:
+def test_a_wrong_clock_is_reported(memory: None, workers: dict[str, Any], skew: float, well: bool) -> None:
     workers[HOST]["skew"] = skew
     assert findings()[f"clock of {HOST}"].well is well
 
 
-def test_a_message_broker_that_is_down_and_its_backlog() -> None:
+def test_an_unreachable_message_broker_is_reported_with_its_backlog() -> None:
     add(State.QUEUED, accepted_at=timezone.now() - timedelta(minutes=5))
     found = wrong()
     assert "Start it, or correct CELERY_BROKER_URL" in found["message broker"].advice
@@ -92,19 +92,19 @@ def test_a_message_broker_that_is_down_and_its_backlog() -> None:
     assert {"queue payment", "queue realtime", "queue bulk"} <= set(found)
 
 
-def test_dispatches_that_wait_for_a_worker(memory: None, workers: dict[str, Any]) -> None:
+def test_dispatches_that_wait_for_a_worker_are_reported(memory: None, workers: dict[str, Any]) -> None:
     add(State.QUEUED, accepted_at=timezone.now() - timedelta(minutes=5))
     assert "no worker has started them" in wrong()["backlog of bulk"].detail
 
 
-def test_waiting_for_a_retry_is_not_a_finding(memory: None, workers: dict[str, Any]) -> None:
+def test_waiting_for_a_retry_is_not_reported(memory: None, workers: dict[str, Any]) -> None:
     long_ago, soon = timezone.now() - timedelta(minutes=5), timezone.now() + timedelta(minutes=1)
     record = add(State.QUEUED, accepted_at=long_ago, due_at=soon, attempts=1)
     record.ended_attempts.create(number=1, started_at=long_ago, ended_at=long_ago, error="the view answered 503")
     assert not wrong()
 
 
-def test_dispatches_that_workers_with_other_code_handed_back(memory: None, workers: dict[str, Any]) -> None:
+def test_dispatches_that_workers_handed_back_are_reported(memory: None, workers: dict[str, Any]) -> None:
     error = f"{NOT_REACHED}: the URL leads nowhere here, and led to shop.views.pay when it was accepted"
     now = timezone.now()
     for _ in range(2):
@@ -125,7 +125,7 @@ def test_workers_with_another_key_are_not_reported_as_missing(memory: None, work
     assert "SECRET_KEY of the web processes" in found[f"keys of {HOST}"].advice
 
 
-def test_dispatches_of_a_lost_worker(memory: None, workers: dict[str, Any]) -> None:
+def test_dispatches_of_a_lost_worker_are_reported(memory: None, workers: dict[str, Any]) -> None:
     for _ in range(2):
         add(State.RUNNING, worker="broker@gone", due_at=timezone.now() - timedelta(seconds=60))
     (finding,) = wrong().values()
@@ -133,7 +133,9 @@ def test_dispatches_of_a_lost_worker(memory: None, workers: dict[str, Any]) -> N
     assert "2 count as running, 60 s past their lease: the worker is gone" in finding.detail
 
 
-def test_a_result_store_that_fails(memory: None, workers: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_result_store_is_reported(
+    memory: None, workers: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_args: Any, **_kwargs: Any) -> None:
         raise DatabaseError("no such table")
 
@@ -141,7 +143,7 @@ def test_a_result_store_that_fails(memory: None, workers: dict[str, Any], monkey
     assert "DatabaseError: no such table" in wrong()["result store"].detail
 
 
-def test_a_queue_at_its_limit(memory: None, workers: dict[str, Any]) -> None:
+def test_a_full_queue_is_reported(memory: None, workers: dict[str, Any]) -> None:
     with override_settings(REQUEST_BROKER={"QUEUES": {"bulk": {"max_depth": 2}}}):
         add(State.QUEUED)
         assert not wrong()
@@ -165,7 +167,7 @@ def with_slots(**values: Any) -> dict[str, Any]:
         ({"lost": 1}, False, "1 of 2 slots are lost"),
     ],
 )
-def test_whether_a_worker_consumes(
+def test_a_worker_that_does_not_consume_is_reported(
     memory: None, workers: dict[str, Any], values: dict[str, Any], well: bool, detail: str
 ) -> None:
     workers[HOST].update(with_slots(**values))
@@ -203,14 +205,14 @@ def test_a_worker_of_another_project_serves_nothing(memory: None, workers: dict[
     assert "no worker serves it" in wrong()["queue bulk"].detail
 
 
-def test_dispatches_in_a_queue_that_is_no_longer_in_the_settings(memory: None, workers: dict[str, Any]) -> None:
+def test_dispatches_in_a_queue_that_was_removed_are_reported(memory: None, workers: dict[str, Any]) -> None:
     add(State.QUEUED, queue="former", accepted_at=timezone.now() - timedelta(minutes=5))
     (finding,) = wrong().values()
     assert "the queue is no longer in the settings" in finding.detail
     assert "Put 'former' back into QUEUES" in finding.advice
 
 
-def test_a_worker_that_runs_something_and_does_not_answer_is_busy(memory: None, workers: dict[str, Any]) -> None:
+def test_a_worker_that_runs_a_task_and_does_not_answer_is_busy(memory: None, workers: dict[str, Any]) -> None:
     workers[HOST]["queues"].remove("bulk")
     add(State.RUNNING, worker="solo@host", due_at=timezone.now() + timedelta(seconds=9))
     assert not wrong()

@@ -21,8 +21,8 @@ from tests.rows import accept, as_dispatch
 from workers import tasks
 from workers.recovery import reaper as module
 from workers.recovery.reaper import Reaper
+from workers.replaying.celery_request import ReplayRequest
 from workers.replaying.replay import Answer
-from workers.replaying.request import ReplayRequest
 
 if TYPE_CHECKING:
     import re

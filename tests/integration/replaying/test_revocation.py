@@ -28,7 +28,7 @@ from broker_django.models import DispatchRecord
 from tests.rows import accept
 from workers import inspection  # noqa: F401 - as a worker loads it
 from workers.replaying import revocation
-from workers.replaying.request import ReplayRequest
+from workers.replaying.celery_request import ReplayRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +40,7 @@ HOSTNAME = "worker@here"
 def nothing_revoked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Clear the revoked ids, which workers keep for hours. No process is forked here, so connections may stay."""
     monkeypatch.setattr("workers.replaying.revocation.connections", SimpleNamespace(close_all=lambda: None))
-    monkeypatch.setattr("workers.replaying.request.connections", SimpleNamespace(close_all=lambda: None))
+    monkeypatch.setattr("workers.replaying.celery_request.connections", SimpleNamespace(close_all=lambda: None))
     yield
     state.reset_state()
 

@@ -31,10 +31,10 @@ def exported() -> str:
     return transfer.export(Router.objects.all())
 
 
-def take_in(given: Any) -> None:
+def import_or_refuse(given: Any) -> None:
     try:
         with transaction.atomic():
-            transfer.take_in(json.dumps(given))
+            transfer.import_routers(json.dumps(given))
     except ValidationError as error:
         assert all(error.messages)
 
@@ -44,7 +44,7 @@ def test_a_field_with_an_invalid_value(exported: str, entry: int, name: str) -> 
     for odd in ODD:
         given = json.loads(exported)
         given[entry]["fields"][name] = odd
-        take_in(given)
+        import_or_refuse(given)
 
 
 @pytest.mark.parametrize("name", ["model", "pk", "fields"])
@@ -53,10 +53,10 @@ def test_an_invalid_entry(exported: str, entry: int, name: str) -> None:
     for odd in ODD:
         given = json.loads(exported)
         given[entry][name] = odd
-        take_in(given)
+        import_or_refuse(given)
 
 
 def test_an_invalid_document() -> None:
     for odd in ODD:
         for given in (odd, [odd], [[odd]]):
-            take_in(given)
+            import_or_refuse(given)

@@ -50,7 +50,7 @@ def route(source="/old/", *urls, action="302", **fields):
 
 
 @pytest.mark.parametrize("action", ["301", "302", "307", "308"])
-def test_a_redirect(client, action):
+def test_a_router_redirects(client, action):
     route(action=action)
     response = client.get("/old/?x=1")
     assert response.status_code == int(action)
@@ -191,7 +191,7 @@ def test_routing_does_not_create_a_session(client):
     assert not response.cookies
 
 
-def test_a_session_is_sticky(client):
+def test_a_session_keeps_its_destination(client):
     session = client.session
     session["known"] = True
     session.save()
@@ -207,7 +207,7 @@ def test_a_session_is_sticky(client):
         ({"sticky_by": "cookie", "sticky_name": "tenant"}, {"HTTP_COOKIE": "tenant=a"}, "HTTP_COOKIE"),
     ],
 )
-def test_each_kind_of_stickiness(fields, same, other):
+def test_each_sticky_by_keeps_a_visitor(fields, same, other):
     route("/old/", "/echo/", "/pay/", **fields)
     assert len({Client().get("/old/", **same)["Location"] for _ in range(20)}) == 1
     values = [f"tenant={number}" if other == "HTTP_COOKIE" else f"10.0.0.{number}" for number in range(40)]
@@ -251,7 +251,7 @@ def test_a_proxied_upload_is_not_lost(client):
     assert (name, size) == ("a.txt", 7)
 
 
-def test_a_proxy_under_asgi(async_client):
+def test_a_proxy_works_under_asgi(async_client):
     route("/old/<str:name>/", "/echo/{name}/", action="proxy")
     seen = async_to_sync(async_client.post)("/old/a/?x=1", {"y": "2"}).json()
     assert (seen["method"], seen["path"], seen["query"], seen["post"]) == (
@@ -262,7 +262,7 @@ def test_a_proxy_under_asgi(async_client):
     )
 
 
-def test_a_redirect_under_asgi(async_client):
+def test_a_redirect_works_under_asgi(async_client):
     route(condition="!user.is_staff")
     assert async_to_sync(async_client.get)("/old/")["Location"] == "/echo/"
 
@@ -506,7 +506,7 @@ def test_routes_decided_in_code_can_wait_too(client, policy, prefer, status):
         assert client.post("/echo/", headers={"X-Tenant": "bulk", "Prefer": prefer}).status_code == status
 
 
-def test_routing_for_one_view_without_the_middleware(rf):
+def test_one_view_is_routed_without_the_middleware(rf):
     view = enable_routing(lambda request: HttpResponse("the view"))
     assert view(rf.get("/old/")).content == b"the view"
     route()
@@ -514,7 +514,7 @@ def test_routing_for_one_view_without_the_middleware(rf):
     assert view(rf.post("/old/")).content == b"the view"
 
 
-def test_routing_for_one_coroutine_without_the_middleware(rf):
+def test_one_coroutine_is_routed_without_the_middleware(rf):
     async def respond(request):
         return HttpResponse("the view")
 
@@ -544,7 +544,7 @@ class OfRest(APIView):
 @pytest.mark.parametrize(
     "view", [enable_routing(Plain).as_view(), ByHandler.as_view(), OfRest.as_view()], ids=["class", "handler", "DRF"]
 )
-def test_routing_for_one_class_without_the_middleware(rf, view):
+def test_one_class_is_routed_without_the_middleware(rf, view):
     assert view(rf.get("/old/")).content == b"the view"
     route()
     assert view(rf.get("/old/"))["Location"] == "/echo/"

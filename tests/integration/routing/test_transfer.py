@@ -13,7 +13,7 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.core.management import call_command
 
 from broker_django.models import Destination, Router
-from broker_django.routing.transfer import export, take_in
+from broker_django.routing.transfer import export, import_routers
 
 CHANGE_LIST = "/admin/broker_django/router/"
 
@@ -49,15 +49,15 @@ EXPECTED = {("moved", "302", 1): {"/echo/": 3}, ("bulk", "queue", 1): {"bulk": 1
 
 def test_routers_in_the_file_are_imported_and_others_stay(staged):
     before = Router.objects.get(code="moved").pk
-    assert counts(take_in(staged)) == (1, 1)
+    assert counts(import_routers(staged)) == (1, 1)
     assert rows() == EXPECTED
     assert Router.objects.get(code="moved").pk == before
 
 
 def test_importing_the_same_file_again_changes_nothing(staged):
-    take_in(staged)
+    import_routers(staged)
     keys = set(Destination.objects.values_list("pk", flat=True))
-    assert counts(take_in(staged)) == (0, 2)
+    assert counts(import_routers(staged)) == (0, 2)
     assert rows() == EXPECTED
     assert set(Destination.objects.values_list("pk", flat=True)) == keys
 
@@ -67,12 +67,12 @@ def test_inactive_destinations_are_kept_apart_from_active_ones(client):
     active = row.destinations.create(url="/echo/", weight=3)
     row.destinations.create(url="/echo/", weight=1, is_active=False)
     text = export([row])
-    take_in(text)
+    import_routers(text)
     assert list(row.destinations.order_by("pk").values_list("weight", "is_active")) == [(3, True), (1, False)]
     assert row.destinations.get(is_active=True).pk == active.pk
     assert client.get("/old/").status_code == 302
     Router.objects.all().delete()
-    take_in(text)
+    import_routers(text)
     assert set(Destination.objects.values_list("weight", "is_active")) == {(3, True), (1, False)}
 
 
@@ -80,7 +80,7 @@ def test_ranks_are_swapped():
     for rank, code in enumerate("ab", 1):
         Router.objects.create(code=code, source="/a/", action="302", rank=rank)
     text = export(Router.objects.all()).replace('"rank": 1', '"rank": 0').replace('"rank": 2', '"rank": 1')
-    take_in(text.replace('"rank": 0', '"rank": 2'))
+    import_routers(text.replace('"rank": 0', '"rank": 2'))
     assert dict(Router.objects.values_list("code", "rank")) == {"a": 2, "b": 1}
 
 
@@ -92,7 +92,7 @@ def test_primary_keys_of_another_database_are_ignored(staged):
         entry["pk"] = keys.get(entry["fields"].get("code"), number)
         if "router" in entry["fields"]:
             entry["fields"]["router"] = keys[entry["fields"]["router"][0]]
-    take_in(json.dumps(entries))
+    import_routers(json.dumps(entries))
     assert rows() == EXPECTED
 
 
@@ -104,7 +104,7 @@ def test_loaddata_can_read_the_export(staged, tmp_path):
 
 
 def test_the_export_equals_dumpdata(staged):
-    take_in(staged)
+    import_routers(staged)
     out = io.StringIO()
     call_command(
         "dumpdata",
@@ -152,7 +152,7 @@ def destination(code, url):
 def test_bad_input_is_refused_and_nothing_is_changed(staged, given, message):
     before = rows()
     with pytest.raises(ValidationError) as refused:
-        take_in(given if isinstance(given, str) else json.dumps(given))
+        import_routers(given if isinstance(given, str) else json.dumps(given))
     assert message in " ".join(refused.value.messages)
     assert rows() == before
 

@@ -253,7 +253,7 @@ def not_eager() -> Iterator[None]:
 def test_a_wait_that_never_began_is_not_reported_as_applied(
     client: Client, async_client: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("broker_django.admission.handover.hand_to_message_broker", lambda *_: True)
+    monkeypatch.setattr("broker_django.admission.handover.publish_now", lambda *_: True)
     for get in (client.get, async_to_sync(async_client.get)):
         with override_settings(REQUEST_BROKER={"RULES": [{"when": "true", "queue": "bulk"}]}):
             response = get("/echo/", headers={"Prefer": "respond-async, wait=1"})

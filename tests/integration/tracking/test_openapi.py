@@ -14,8 +14,7 @@ from django.urls import include, path
 from django.utils import timezone
 
 import broker_django
-from broker_core.dispatches import Dispatch, State
-from broker_django.models import PATH_LENGTH
+from broker_core.dispatches import PATH_LENGTH, Dispatch, State
 from broker_django.tracking.answers import status_document
 from broker_django.urls import TokenConverter
 from broker_django.urls import urlpatterns as own_patterns
@@ -67,7 +66,7 @@ def test_a_status_document_matches_the_schema(client: Client, document: dict[str
         assert list(part) == list(described["properties"]) == described["required"], name
 
 
-def test_a_dispatch_that_has_not_begun_matches_the_schema_too(document: dict[str, Any]) -> None:
+def test_the_schema_covers_a_dispatch_that_has_not_begun(document: dict[str, Any]) -> None:
     dispatch = Dispatch(uuid.uuid4(), "bulk", timezone.now())
     assert list(status_document(dispatch, "https://example.org/")) == schema(document, "Status")["required"]
 

@@ -44,7 +44,7 @@ def test_pauses_are_spread():
     assert min(seconds) < 20 < 80 < max(seconds)
 
 
-def test_the_last_attempt_has_no_other_after_it():
+def test_no_retry_follows_the_last_attempt():
     assert pause(QueuePolicy(max_attempts=3), 3) is None
     assert pause(QueuePolicy(max_attempts=3, delivery="at_most_once"), 1) is None
     assert pause(QueuePolicy(max_attempts=3), 1, LONGEST + 1) is None

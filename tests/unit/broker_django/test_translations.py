@@ -55,8 +55,10 @@ def test_there_are_two_languages():
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_every_marked_text_is_translated(language):
-    assert marked() - set(compiled(language)) == set()
+def test_the_marked_texts_are_translated_and_no_others(language):
+    translated = set(compiled(language))
+    assert marked() - translated == set(), "not translated"
+    assert translated - marked() == set(), "no longer marked: run make messages"
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -72,6 +74,11 @@ def test_translations_have_the_placeholders_of_the_text(language):
         if sorted(PLACEHOLDER.findall(text)) != sorted(PLACEHOLDER.findall(translated))
     }
     assert wrong == {}
+
+
+def test_french_punctuation_follows_a_no_break_space():
+    wrong = re.compile(r"(?<!Nom)(?<!\u00a0)[:;?!]")
+    assert [text for text in source("fr").values() if wrong.search(text)] == []
 
 
 def test_the_admin_speaks_german(admin_client, settings):

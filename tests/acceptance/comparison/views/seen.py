@@ -9,7 +9,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.utils import timezone, translation
 from django.views.decorators.csrf import csrf_exempt
 
-from broker_django.http import PROCESS_ENVIRONMENT
+from broker_django.http.requests import PROCESS_ENVIRONMENT
 from tests.acceptance.comparison.middleware import TENANT
 from tests.acceptance.comparison.models import Note
 

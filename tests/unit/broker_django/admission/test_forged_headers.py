@@ -11,7 +11,7 @@ from django.test import RequestFactory
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker_django.admission import door
+from broker_django.admission import replays
 from broker_django.context import REPLAY_KEY, RequestContext, replay_of
 from broker_django.http import to_message
 from broker_django.routing.proxies import PROXIED_KEY
@@ -62,7 +62,7 @@ def own(meta):
 def test_no_header_field_sets_values_of_the_broker(server, headers):
     request = server(headers)
     assert own(request.META) == own(server({}).META)
-    assert door.enter(request) is None
+    assert replays.enter(request) is None
     assert (replay_of(request), request.broker) == (None, RequestContext())
     assert not {REPLAY_KEY, PROXIED_KEY} & to_message(request, b"", None, {}).environ.keys()
 

@@ -27,12 +27,12 @@ from hypothesis import strategies as st
 from broker_core.errors import BodyTooLargeError, DispatchNotFoundError, ResponseTooLargeError, UnavailableError
 from broker_core.http.hop_by_hop import HOP_BY_HOP
 from broker_core.message import RequestMessage, ResponseMessage
-from broker_django import http
 from broker_django.context import REPLAY_KEY, Replay, replay_of
 from broker_django.http import (
     ProtectedCookies,
     problem,
     raw_body,
+    requests,
     to_message,
     to_request,
     to_response,
@@ -167,9 +167,9 @@ def test_no_client_can_mark_a_request(factory):
 
 
 def test_the_environment_of_the_process_is_not_sent(monkeypatch):
-    monkeypatch.setitem(http.PROCESS_ENVIRONMENT, "DATABASE_PASSWORD", "secret")
-    monkeypatch.setitem(http.PROCESS_ENVIRONMENT, "SERVER_PORT", "80")
-    monkeypatch.setitem(http.PROCESS_ENVIRONMENT, "REMOTE_USER", "root")
+    monkeypatch.setitem(requests.PROCESS_ENVIRONMENT, "DATABASE_PASSWORD", "secret")
+    monkeypatch.setitem(requests.PROCESS_ENVIRONMENT, "SERVER_PORT", "80")
+    monkeypatch.setitem(requests.PROCESS_ENVIRONMENT, "REMOTE_USER", "root")
     request = RequestFactory().get("/", DATABASE_PASSWORD="secret", REMOTE_USER="ada")
     environ = to_message(request, b"", None, {}).environ
     assert "DATABASE_PASSWORD" not in environ

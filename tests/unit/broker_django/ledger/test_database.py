@@ -9,12 +9,12 @@ from django.db import IntegrityError, transaction
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker_core.dispatches import Outcome, Run, State, transitions, truncated
+from broker_core.dispatches import PATH_LENGTH, Outcome, Run, State, transitions, truncated
 from broker_core.errors import DispatchConflictError
 from broker_core.policies import QueuePolicy
 from broker_django.conf import conf
 from broker_django.ledger import ledger, results
-from broker_django.models import PATH_LENGTH, AttemptRecord, DispatchRecord
+from broker_django.models import AttemptRecord, DispatchRecord
 from tests.rows import accept, as_dispatch
 
 pytestmark = pytest.mark.django_db

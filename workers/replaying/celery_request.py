@@ -19,7 +19,7 @@ from workers.replaying import error_reports, revocation, stopping
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-logger = logging.getLogger("workers.replaying.request")
+logger = logging.getLogger("workers.replaying.celery_request")
 
 
 class ReplayRequest(Request):

@@ -19,7 +19,7 @@ from django.utils import translation
 from django.utils.module_loading import import_string
 
 from broker_core.errors import MessageError
-from broker_django.admission.urlconfs import urlconf_of
+from broker_django.dispatching.urlconfs import urlconf_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -70,7 +70,7 @@ def _host_field(environ: Mapping[str, str]) -> str:
 
 
 def _host(environ: Mapping[str, str]) -> str:
-    """Returns the host of the request, or a usual one. Raises MessageError if it is not allowed."""
+    """Returns the host in that field, or the site's default. Raises MessageError if it is not allowed."""
     host = environ.get(_host_field(environ), "")
     if not host:
         server = environ.get("SERVER_NAME", "")
@@ -160,7 +160,7 @@ def requires_login(match: ResolverMatch) -> bool:
 
 
 def is_installed(middleware: str) -> bool:
-    """Whether MIDDLEWARE contains this class or a subclass. The class is not imported for that."""
+    """Whether MIDDLEWARE contains this class or a subclass. Imports MIDDLEWARE, but not the class."""
     found = (import_string(path) for path in settings.MIDDLEWARE)
     kinds = (kind for each in found if isinstance(each, type) for kind in each.__mro__)
     return any(f"{kind.__module__}.{kind.__qualname__}" == middleware for kind in kinds)

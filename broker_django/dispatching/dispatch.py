@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest, HttpResponse
 from django.http.request import RawPostDataException, split_domain_port
-from django.test.client import FakePayload
 from django.utils import timezone
 from django.utils.crypto import salted_hmac
 from django.utils.functional import Promise
@@ -18,8 +17,6 @@ from broker_core.errors import ConfigurationError, MessageError
 from broker_core.message import RequestMessage
 from broker_core.policies import Decision
 from broker_django.admission.acceptance import Accepted, accept
-from broker_django.admission.arrival import redirected, requires_login
-from broker_django.admission.composing import Parts, compose
 from broker_django.admission.handover import publish_when_committed
 from broker_django.admission.patterns import pattern_of
 from broker_django.admission.steps import NotQueueableError
@@ -27,6 +24,8 @@ from broker_django.annotations.drf import view_class
 from broker_django.annotations.view_names import view_name
 from broker_django.conf import conf
 from broker_django.context import replay_of
+from broker_django.dispatching.arrival import redirected, requires_login
+from broker_django.dispatching.composing import Parts, compose
 from broker_django.http import raw_body, to_message
 from broker_django.identity import ownership, principals
 from broker_django.identity.credentials import credential_for
@@ -180,7 +179,7 @@ def _given_host(message: RequestMessage) -> str:
 
 def _from_request(request: HttpRequest, queue: str) -> CodeSubmission:
     if replay_of(request) is not None:
-        raise MessageError("a replayed request would be dispatched for ever: check broker.replayed")
+        raise MessageError("a replayed request would dispatch itself forever: check request.broker.replayed")
     if type(request) is HttpRequest:
         raise MessageError("a bare HttpRequest has neither environ nor body: dispatch a path instead")
     try:
@@ -211,17 +210,17 @@ def _is_made_by_code(request: HttpRequest) -> bool:
     if request.resolver_match is not None or hasattr(request, "broker"):
         return False
     stream = request._stream if isinstance(request, ASGIRequest) else getattr(request, "environ", {}).get("wsgi.input")
-    return isinstance(getattr(stream, "_stream", stream), FakePayload)
+    return type(getattr(stream, "_stream", stream)).__module__ == "django.test.client"
 
 
 def _require_tenant(message: RequestMessage) -> None:
     """Raises MessageError if the project has tenants and the message has none."""
     if conf.TENANT and not message.tenant:
-        raise MessageError("REQUEST_BROKER['TENANT'] is set: give the tenant of the request with tenant=")
+        raise MessageError("REQUEST_BROKER['TENANT'] is set: pass tenant=")
 
 
 def _require_user(message: RequestMessage, match: ResolverMatch | None) -> None:
     """Raises MessageError if the request is anonymous and LoginRequiredMiddleware would redirect it to the login."""
     known = message.user or {"HTTP_COOKIE", "HTTP_AUTHORIZATION", "REMOTE_USER"} & message.environ.keys()
     if match is not None and not known and requires_login(match):
-        raise MessageError("the view requires a user (LoginRequiredMiddleware): give one with user=")
+        raise MessageError("the view requires a user (LoginRequiredMiddleware): pass user=")

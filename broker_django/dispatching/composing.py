@@ -13,7 +13,7 @@ from django.utils.encoding import iri_to_uri
 
 from broker_core.errors import MessageError, UserInactiveError
 from broker_core.message import RequestMessage
-from broker_django.admission.arrival import is_allowed
+from broker_django.dispatching.arrival import is_allowed
 from broker_django.http import bodies
 from broker_django.identity import users
 

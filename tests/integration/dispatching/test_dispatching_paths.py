@@ -225,7 +225,7 @@ def test_a_request_of_a_client_is_checked_like_one(settings: SettingsWrapper, cl
     request.environ["wsgi.input"] = request._stream = io.BytesIO()
     request.user = AnonymousUser()
     record = broker_django.dispatch(request, queue="bulk")
-    from tests.integration.admission.test_dispatching import message_of
+    from tests.integration.dispatching.test_dispatching import message_of
 
     assert message_of(record).csrf == "unchecked"
     assert message_of(record).environ["SERVER_NAME"] == "testserver"
