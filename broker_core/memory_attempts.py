@@ -23,7 +23,7 @@ class MemoryAttempts:
 
     queues_configured: Mapping[str, QueuePolicy]
     lease: timedelta
-    _entries: Entries
+    entries: Entries
     _clock: Callable[[], datetime]
 
     @locked
@@ -38,7 +38,7 @@ class MemoryAttempts:
     ) -> int:
         now = now or self._clock()
         worker, asked = worker[:WORKER_LENGTH], first_asked or now
-        entry = self._entries.get(dispatch_id)
+        entry = self.entries.get(dispatch_id)
         if entry is None:
             return 0
         if is_claimable(entry.dispatch, policy, now):
@@ -50,7 +50,7 @@ class MemoryAttempts:
                 started_at=asked,
                 due_at=now + self.lease,
             )
-            self._entries.emit(Kind.STARTED, entry.dispatch)
+            self.entries.emit(Kind.STARTED, entry.dispatch)
         elif (entry.dispatch.state, entry.dispatch.worker, entry.dispatch.started_at) == (State.RUNNING, worker, asked):
             entry.dispatch = replace(entry.dispatch, due_at=now + self.lease)
         else:
@@ -59,7 +59,7 @@ class MemoryAttempts:
 
     @locked
     def renew(self, claims: Iterable[tuple[UUID, int]], now: datetime | None = None) -> int:
-        running = [entry for key, attempt in claims if (entry := self._entries.running(key, Run(attempt))) is not None]
+        running = [entry for key, attempt in claims if (entry := self.entries.running(key, Run(attempt))) is not None]
         for entry in running:
             entry.dispatch = replace(entry.dispatch, due_at=(now or self._clock()) + self.lease)
         return len(running)
@@ -76,7 +76,7 @@ class MemoryAttempts:
         task: Any = None,  # noqa: ARG002 - there is no result store
         now: datetime | None = None,
     ) -> bool:
-        entry = self._entries.running(dispatch_id, Run(attempt))
+        entry = self.entries.running(dispatch_id, Run(attempt))
         if entry is None:
             return False
         now = now or self._clock()
@@ -90,22 +90,22 @@ class MemoryAttempts:
         if not outcome.error:
             entry.content, entry.file = b"", ""
         drop_at = ledgers.drop_response_at(outcome, response, policy, now)
-        self._entries.end(entry, outcome.state, now, outcome.error, due_at=drop_at)
+        self.entries.end(entry, outcome.state, now, outcome.error, due_at=drop_at)
         return True
 
     @locked
     def retry(
         self, dispatch_id: UUID, run: Run, policy: QueuePolicy, outcome: Outcome, now: datetime | None = None
     ) -> datetime | None:
-        entry, now = self._entries.running(dispatch_id, run), now or self._clock()
+        entry, now = self.entries.running(dispatch_id, run), now or self._clock()
         due = ledgers.next_attempt(entry.dispatch, policy, outcome, now) if entry is not None else None
         if entry is not None and due is not None:
-            self._entries.requeue(entry, outcome, now, due_at=due, published_at=None)
+            self.entries.requeue(entry, outcome, now, due_at=due, published_at=None)
         return due
 
     @locked
     def hand_back(self, dispatch_id: UUID, run: Run, reason: str, now: datetime | None = None) -> datetime | None:
-        entry, now = self._entries.running(dispatch_id, run), now or self._clock()
+        entry, now = self.entries.running(dispatch_id, run), now or self._clock()
         if entry is None:
             return None
         last_wanted = entry.last_wanted()
@@ -115,37 +115,37 @@ class MemoryAttempts:
             return None
         due = ledgers.hand_back_until(entry.dispatch, now)
         changes = {"due_at": due, "published_at": None, "attempts_before": entry.dispatch.attempts_before + 1}
-        self._entries.requeue(entry, Outcome(error=reason), now, **changes)
+        self.entries.requeue(entry, Outcome(error=reason), now, **changes)
         return due
 
     @locked
     def give_up(self, dispatch_id: UUID, run: Run, error: str, now: datetime | None = None) -> State | None:
-        entry, now = self._entries.running(dispatch_id, run), now or self._clock()
+        entry, now = self.entries.running(dispatch_id, run), now or self._clock()
         if entry is None:
             return None
         outcome, policy = Outcome(error=error, retriable=True), self.queues_configured.get(entry.dispatch.queue)
         if policy is None or self.retry(dispatch_id, run, policy, outcome, now) is None:
-            self._entries.end(entry, State.FAILED, now, error)
+            self.entries.end(entry, State.FAILED, now, error)
         return entry.dispatch.state
 
     @locked
     def lose(self, dispatch_id: UUID, run: Run, reason: str, now: datetime | None = None) -> State | None:
-        entry, now = self._entries.running(dispatch_id, run), now or self._clock()
+        entry, now = self.entries.running(dispatch_id, run), now or self._clock()
         if entry is None:
             return None
         policy = self.queues_configured.get(entry.dispatch.queue)
         if not ledgers.may_start_again(entry.dispatch, policy):
-            self._entries.end(entry, State.FAILED, now, ledgers.why_lost(reason, policy))
+            self.entries.end(entry, State.FAILED, now, ledgers.why_lost(reason, policy))
         elif run.lapsed_at is not None:
-            self._entries.requeue(entry, Outcome(error=reason), now, due_at=now, published_at=None)
+            self.entries.requeue(entry, Outcome(error=reason), now, due_at=now, published_at=None)
         else:
-            self._entries.requeue(entry, Outcome(error=reason), now, due_at=None)
+            self.entries.requeue(entry, Outcome(error=reason), now, due_at=None)
         return entry.dispatch.state
 
     @locked
     def stop(self, dispatch_id: UUID, run: Run, now: datetime | None = None) -> bool:
-        entry = self._entries.running(dispatch_id, run)
+        entry = self.entries.running(dispatch_id, run)
         if entry is None:
             return False
-        self._entries.end(entry, State.CANCELLED, now or self._clock())
+        self.entries.end(entry, State.CANCELLED, now or self._clock())
         return True

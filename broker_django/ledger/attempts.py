@@ -61,7 +61,7 @@ class Attempts:
         claimed = {"state": State.RUNNING.value, "worker": worker[:WORKER_LENGTH], "started_at": started_at}
         unstarted = {"id": dispatch_id, "state": State.QUEUED.value, "attempts": 0}
         if statements.update(DispatchRecord, {**claimed, "due_at": due_at, "attempts": 1}, unstarted, unexpired_at=now):
-            self._emit(Kind.STARTED, dispatch_id, 1)
+            self.emit(Kind.STARTED, dispatch_id, 1)
             return 1
         unexpired = rows().filter(Q(expires_at=None) | Q(expires_at__gt=now), pk=dispatch_id)
         claimable = unexpired.filter(state=State.QUEUED, due_at=None, attempts__lt=F("attempts_before") + policy.starts)
@@ -71,7 +71,7 @@ class Attempts:
             return 0
         attempt = own_claim.values_list("attempts", flat=True).first() or 0
         if started:
-            self._emit(Kind.STARTED, dispatch_id, attempt or None)
+            self.emit(Kind.STARTED, dispatch_id, attempt or None)
         return attempt
 
     def renew(self, claims: Iterable[tuple[UUID, int]], now: datetime | None = None) -> int:
@@ -154,10 +154,10 @@ class Attempts:
             queued = self._requeue(dispatch, run, Outcome(error=reason), now, due_at=due_at, published_at=published_at)
             return State.QUEUED if queued else None
         error = ledgers.why_lost(reason, policy)
-        return State.FAILED if self._end(still_running(dispatch, run), dispatch_id, State.FAILED, now, error) else None
+        return State.FAILED if self.end(still_running(dispatch, run), dispatch_id, State.FAILED, now, error) else None
 
     def stop(self, dispatch_id: UUID, run: Run, now: datetime | None = None) -> bool:
-        return self._end(rows().filter(matches_run(run), pk=dispatch_id), dispatch_id, State.CANCELLED, now)
+        return self.end(rows().filter(matches_run(run), pk=dispatch_id), dispatch_id, State.CANCELLED, now)
 
     def _finish(
         self,
@@ -182,7 +182,7 @@ class Attempts:
         unfinished = {"id": dispatch_id, "state": State.RUNNING.value, "attempts": attempt}
         finished = statements.update(DispatchRecord, ended, unfinished)
         if finished:
-            self._emit(Kind(outcome.state), dispatch_id, attempt)
+            self.emit(Kind(outcome.state), dispatch_id, attempt)
         return finished
 
     def _handed_back_since(self, dispatch: Dispatch, now: datetime) -> datetime:
@@ -205,10 +205,10 @@ class Attempts:
                 response_status=outcome.status,
                 error=storable(outcome.error, ERROR_LENGTH),
             )
-            self._emit(Kind.RETRYING, dispatch.id, dispatch.attempts)
+            self.emit(Kind.RETRYING, dispatch.id, dispatch.attempts)
         return True
 
-    def _end(
+    def end(
         self,
         row: QuerySet[DispatchRecord],
         dispatch_id: UUID,
@@ -222,8 +222,8 @@ class Attempts:
             ended["error"] = storable(error, ERROR_LENGTH)
         if not row.update(**ended):
             return False
-        self._emit(Kind(state), dispatch_id)
+        self.emit(Kind(state), dispatch_id)
         return True
 
-    def _emit(self, kind: Kind, dispatch_id: UUID, attempt: int | None = None) -> None:
+    def emit(self, kind: Kind, dispatch_id: UUID, attempt: int | None = None) -> None:
         emit(self.events, kind, dispatch_id, attempt)
