@@ -32,7 +32,7 @@ class MemoryAttempts:
 
     queues_configured: Mapping[str, QueuePolicy]
     lease: timedelta
-    _entries: Entries
+    entries: Entries
     _clock: Callable[[], datetime]
 
     @locked
@@ -47,7 +47,7 @@ class MemoryAttempts:
     ) -> int:
         now = now or self._clock()
         worker, asked = worker[:WORKER_LENGTH], first_asked or now
-        entry = self._entries.get(dispatch_id)
+        entry = self.entries.get(dispatch_id)
         if entry is None:
             return 0
         if is_claimable(entry.dispatch, policy, now):
@@ -63,12 +63,12 @@ class MemoryAttempts:
             entry.dispatch = replace(entry.dispatch, due_at=now + self.lease)
         else:
             return 0
-        self._entries.emit(Kind.STARTED, entry.dispatch)
+        self.entries.emit(Kind.STARTED, entry.dispatch)
         return entry.dispatch.attempts
 
     @locked
     def renew(self, claims: Iterable[tuple[UUID, int]], now: datetime | None = None) -> int:
-        found = (self._entries.running(dispatch_id, Run(attempt)) for dispatch_id, attempt in set(claims))
+        found = (self.entries.running(dispatch_id, Run(attempt)) for dispatch_id, attempt in set(claims))
         running = [entry for entry in found if entry is not None]
         for entry in running:
             entry.dispatch = replace(entry.dispatch, due_at=(now or self._clock()) + self.lease)
@@ -87,7 +87,7 @@ class MemoryAttempts:
         first_asked: datetime | None = None,
         now: datetime | None = None,
     ) -> bool:
-        entry = self._entries.running(dispatch_id, Run(attempt))
+        entry = self.entries.running(dispatch_id, Run(attempt))
         if entry is None:
             return first_asked is not None and self._is_repeated(dispatch_id, attempt, outcome, first_asked)
         now = first_asked or now or self._clock()
@@ -101,32 +101,32 @@ class MemoryAttempts:
         if not outcome.error:
             entry.content, entry.file = b"", ""
         drop_at = transitions.drop_response_at(outcome, response, policy, now)
-        self._entries.end(entry, outcome.state, now, outcome.error, due_at=drop_at)
+        self.entries.end(entry, outcome.state, now, outcome.error, due_at=drop_at)
         return True
 
     def _is_repeated(self, dispatch_id: UUID, attempt: int, outcome: Outcome, first_asked: datetime) -> bool:
-        entry = self._entries.get(dispatch_id)
+        entry = self.entries.get(dispatch_id)
         if entry is None or entry.dispatch.finished_at != first_asked:
             return False
         end = entry.dispatch.attempts, entry.dispatch.state, entry.dispatch.error
         if end != (attempt, outcome.state, storable(outcome.error, ERROR_LENGTH)):
             return False
-        self._entries.emit(Kind(outcome.state), entry.dispatch)
+        self.entries.emit(Kind(outcome.state), entry.dispatch)
         return True
 
     @locked
     def retry(
         self, dispatch_id: UUID, run: Run, policy: QueuePolicy, outcome: Outcome, now: datetime | None = None
     ) -> datetime | None:
-        entry, now = self._entries.running(dispatch_id, run), now or self._clock()
+        entry, now = self.entries.running(dispatch_id, run), now or self._clock()
         due = transitions.next_attempt(entry.dispatch, policy, outcome, now) if entry is not None else None
         if entry is not None and due is not None:
-            self._entries.requeue(entry, outcome, now, due_at=due, published_at=None)
+            self.entries.requeue(entry, outcome, now, due_at=due, published_at=None)
         return due
 
     @locked
     def hand_back(self, dispatch_id: UUID, run: Run, reason: str, now: datetime | None = None) -> datetime | None:
-        entry, now = self._entries.running(dispatch_id, run), now or self._clock()
+        entry, now = self.entries.running(dispatch_id, run), now or self._clock()
         if entry is None:
             return None
         last_wanted = entry.last_wanted()
@@ -136,38 +136,38 @@ class MemoryAttempts:
             return None
         due = transitions.hand_back_until(entry.dispatch, now)
         changes = {"due_at": due, "published_at": None, "attempts_before": entry.dispatch.attempts_before + 1}
-        self._entries.requeue(entry, Outcome(error=reason), now, **changes)
+        self.entries.requeue(entry, Outcome(error=reason), now, **changes)
         return due
 
     @locked
     def give_up(self, dispatch_id: UUID, run: Run, error: str, now: datetime | None = None) -> State | None:
-        entry, now = self._entries.running(dispatch_id, run), now or self._clock()
+        entry, now = self.entries.running(dispatch_id, run), now or self._clock()
         if entry is None:
             return None
         outcome = Outcome(error=error or "it was given up", retriable=True)
         policy = self.queues_configured.get(entry.dispatch.queue)
         if policy is None or self.retry(dispatch_id, run, policy, outcome, now) is None:
-            self._entries.end(entry, State.FAILED, now, outcome.error)
+            self.entries.end(entry, State.FAILED, now, outcome.error)
         return entry.dispatch.state
 
     @locked
     def lose(self, dispatch_id: UUID, run: Run, reason: str, now: datetime | None = None) -> State | None:
-        entry, now = self._entries.running(dispatch_id, run), now or self._clock()
+        entry, now = self.entries.running(dispatch_id, run), now or self._clock()
         if entry is None:
             return None
         policy = self.queues_configured.get(entry.dispatch.queue)
         if not transitions.may_start_again(entry.dispatch, policy):
-            self._entries.end(entry, State.FAILED, now, transitions.why_lost(reason, policy))
+            self.entries.end(entry, State.FAILED, now, transitions.why_lost(reason, policy))
         elif run.lapsed_at is not None:
-            self._entries.requeue(entry, Outcome(error=reason), now, due_at=now, published_at=None)
+            self.entries.requeue(entry, Outcome(error=reason), now, due_at=now, published_at=None)
         else:
-            self._entries.requeue(entry, Outcome(error=reason), now, due_at=None)
+            self.entries.requeue(entry, Outcome(error=reason), now, due_at=None)
         return entry.dispatch.state
 
     @locked
     def stop(self, dispatch_id: UUID, run: Run, now: datetime | None = None) -> bool:
-        entry = self._entries.running(dispatch_id, run)
+        entry = self.entries.running(dispatch_id, run)
         if entry is None:
             return False
-        self._entries.end(entry, State.CANCELLED, now or self._clock())
+        self.entries.end(entry, State.CANCELLED, now or self._clock())
         return True

@@ -128,7 +128,7 @@ def locked(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any
 
     @wraps(method)
     def in_transaction(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        with self._entries.transaction():
+        with self.entries.transaction():
             return method(self, *args, **kwargs)
 
     return in_transaction

@@ -44,7 +44,7 @@ class MemoryLedger(MemoryAttempts, MemoryLookups):
         self.events = events or Events()
         self._late = timedelta(seconds=late)
         self._clock = clock
-        self._entries = Entries(self.events)
+        self.entries = Entries(self.events)
 
     def when_committed(self, do: Callable[[], object]) -> None:
         do()
@@ -65,7 +65,7 @@ class MemoryLedger(MemoryAttempts, MemoryLookups):
         return False
 
     def ended_attempts(self, dispatch_id: UUID) -> list[EndedAttempt]:
-        return list(self._entries[dispatch_id].ended_attempts)
+        return list(self.entries[dispatch_id].ended_attempts)
 
     # Accepting and publishing
 
@@ -76,15 +76,15 @@ class MemoryLedger(MemoryAttempts, MemoryLookups):
         earlier = self.find_by_key(key) if key is not None else None
         if earlier is not None:
             return earlier
-        if dispatch.id in self._entries:
+        if dispatch.id in self.entries:
             raise DispatchConflictError("a dispatch with this id was already accepted")
-        self._entries[dispatch.id] = Entry(dispatch, request.content, request.file, request.seal)
-        self._entries.emit(Kind.ACCEPTED, dispatch)
+        self.entries[dispatch.id] = Entry(dispatch, request.content, request.file, request.seal)
+        self.entries.emit(Kind.ACCEPTED, dispatch)
         return dispatch
 
     @locked
     def mark_published(self, dispatch: Dispatch, now: datetime) -> Dispatch | None:
-        entry = self._entries.queued(dispatch.id)
+        entry = self.entries.queued(dispatch.id)
         if entry is None or schedule_of(entry.dispatch) != schedule_of(dispatch):
             return None
         entry.dispatch = replace(entry.dispatch, due_at=None, published_at=now)
@@ -92,7 +92,7 @@ class MemoryLedger(MemoryAttempts, MemoryLookups):
 
     @locked
     def postpone(self, dispatch_id: UUID, until: datetime, publish_at: datetime | None = None) -> None:
-        entry = self._entries.queued(dispatch_id)
+        entry = self.entries.queued(dispatch_id)
         if entry is not None and entry.dispatch.due_at == publish_at:
             entry.dispatch = replace(entry.dispatch, published_at=None, due_at=until)
 
@@ -103,49 +103,49 @@ class MemoryLedger(MemoryAttempts, MemoryLookups):
         now = now or self._clock()
         if self.expire(dispatch_id, now):
             return State.EXPIRED
-        entry = self._entries.queued(dispatch_id)
+        entry = self.entries.queued(dispatch_id)
         if entry is None or not entry.dispatch.attempts or entry.dispatch.attempts_of_run < policy.starts:
             return None
-        self._entries.end(entry, State.FAILED, now, "no attempt is left")
+        self.entries.end(entry, State.FAILED, now, "no attempt is left")
         return State.FAILED
 
     @locked
     def abandon(self, dispatch_id: UUID, reason: str, now: datetime | None = None) -> bool:
-        entry = self._entries.queued(dispatch_id)
+        entry = self.entries.queued(dispatch_id)
         if entry is None:
             return False
-        self._entries.end(entry, State.FAILED, now or self._clock(), reason)
+        self.entries.end(entry, State.FAILED, now or self._clock(), reason)
         return True
 
     @locked
     def cancel(self, dispatch_id: UUID, now: datetime | None = None) -> bool:
         if self.cancel_all([dispatch_id], now):
             return True
-        entry = self._entries.get(dispatch_id)
+        entry = self.entries.get(dispatch_id)
         if entry is None or entry.dispatch.state is not State.CANCELLED:
             raise DispatchConflictError(f"the dispatch is {entry and entry.dispatch.state}")
         return False
 
     @locked
     def cancel_all(self, ids: Collection[UUID], now: datetime | None = None) -> list[UUID]:
-        waiting = [entry for key in dict.fromkeys(ids) if (entry := self._entries.queued(key)) is not None]
+        waiting = [entry for key in dict.fromkeys(ids) if (entry := self.entries.queued(key)) is not None]
         for entry in waiting:
-            self._entries.end(entry, State.CANCELLED, now or self._clock())
+            self.entries.end(entry, State.CANCELLED, now or self._clock())
         return [entry.dispatch.id for entry in waiting]
 
     @locked
     def expire(self, dispatch_id: UUID, now: datetime | None = None) -> bool:
-        entry, now = self._entries.queued(dispatch_id), now or self._clock()
+        entry, now = self.entries.queued(dispatch_id), now or self._clock()
         if entry is None or not entry.dispatch.has_expired(now):
             return False
-        self._entries.end(entry, State.EXPIRED, now)
+        self.entries.end(entry, State.EXPIRED, now)
         return True
 
     # Dead letters
 
     @locked
     def revive(self, dispatch_id: UUID, actor: str, now: datetime | None = None) -> bool:  # noqa: ARG002 - no actions are stored
-        entry, now = self._entries.get(dispatch_id), now or self._clock()
+        entry, now = self.entries.get(dispatch_id), now or self._clock()
         if entry is None or not entry.is_dead_letter:
             return False
         before = entry.dispatch
@@ -168,12 +168,12 @@ class MemoryLedger(MemoryAttempts, MemoryLookups):
         )
         entry.response = None
         entry.revived_at.append(now)
-        self._entries.emit(Kind.REVIVED, entry.dispatch)
+        self.entries.emit(Kind.REVIVED, entry.dispatch)
         return True
 
     @locked
     def discard(self, dispatch_id: UUID, actor: str, now: datetime | None = None) -> bool:  # noqa: ARG002 - as above
-        entry = self._entries.get(dispatch_id)
+        entry = self.entries.get(dispatch_id)
         if entry is None or not entry.is_dead_letter:
             return False
         entry.content, entry.file = b"", ""
@@ -184,7 +184,7 @@ class MemoryLedger(MemoryAttempts, MemoryLookups):
     @locked
     def find(self, dispatch_id: UUID) -> Dispatch | None:
         self.expire(dispatch_id)
-        entry = self._entries.get(dispatch_id)
+        entry = self.entries.get(dispatch_id)
         return None if entry is None else entry.dispatch
 
     @locked
@@ -194,7 +194,7 @@ class MemoryLedger(MemoryAttempts, MemoryLookups):
 
     @locked
     def find_by_key(self, idempotency_key: str) -> Dispatch | None:
-        keys = [key for key, each in self._entries.items() if each.dispatch.idempotency_key == idempotency_key]
+        keys = [key for key, each in self.entries.items() if each.dispatch.idempotency_key == idempotency_key]
         return self.find(keys[0]) if keys else None
 
     # Housekeeping
@@ -205,7 +205,7 @@ class MemoryLedger(MemoryAttempts, MemoryLookups):
     @locked
     def keep_house(self, now: datetime | None = None, *, of_former_queues: bool = False) -> Iterator[int]:
         now, deleted = now or self._clock(), 0
-        for key, entry in list(self._entries.items()):
+        for key, entry in list(self.entries.items()):
             dispatch, policy = entry.dispatch, self.queues_configured.get(entry.dispatch.queue)
             if dispatch.drop_response_at is not None and dispatch.drop_response_at <= now:
                 entry.dispatch, entry.response = replace(dispatch, due_at=None), None
@@ -213,7 +213,7 @@ class MemoryLedger(MemoryAttempts, MemoryLookups):
                 continue
             retention = (policy.retention if policy else RETENTION)[dispatch.state]
             if dispatch.finished_at < now - timedelta(seconds=retention):
-                del self._entries[key]
+                del self.entries[key]
                 deleted += 1
         return iter([deleted])
 

@@ -21,24 +21,24 @@ if TYPE_CHECKING:
 class MemoryLookups:
     """A part of `MemoryLedger`."""
 
-    _entries: Entries
+    entries: Entries
     _clock: Callable[[], datetime]
     _late: timedelta
 
     def sealed(self, dispatch_id: UUID) -> SealedRequest | None:
-        entry = self._entries.get(dispatch_id)
+        entry = self.entries.get(dispatch_id)
         return None if entry is None else entry.sealed
 
     def response(self, dispatch: Dispatch) -> str | None:
-        entry = self._entries.get(dispatch.id)
+        entry = self.entries.get(dispatch.id)
         return None if entry is None else entry.response
 
     def last_wanted(self, dispatch: Dispatch) -> datetime:
-        entry = self._entries.get(dispatch.id)
+        entry = self.entries.get(dispatch.id)
         return dispatch.accepted_at if entry is None else entry.last_wanted()
 
     def is_revived(self, dispatch_id: UUID) -> bool:
-        entry = self._entries.get(dispatch_id)
+        entry = self.entries.get(dispatch_id)
         return entry is not None and bool(entry.revived_at)
 
     def queues(self, state: State) -> Iterator[str]:
@@ -81,7 +81,7 @@ class MemoryLookups:
         return len(self.to_publish(queue, late_since, transitions.A_FEW + 1)) > transitions.A_FEW
 
     def count(self) -> int:
-        return len(self._entries)
+        return len(self.entries)
 
     def select(self, selection: Selection, most: int) -> list[Dispatch]:
         selected = [each for each in self._all() if matches(each.dispatch, selection)]
@@ -101,7 +101,7 @@ class MemoryLookups:
         return sum(since < at <= until for at in accepted)
 
     def latest_seal(self) -> str:
-        return max(self._all(), key=accepted_at).seal if self._entries else ""
+        return max(self._all(), key=accepted_at).seal if self.entries else ""
 
     def late(self, before: datetime) -> list[Group]:
         waiting = [each for each in self._all() if each.dispatch.state is State.QUEUED and not each.is_handed_back]
@@ -113,7 +113,7 @@ class MemoryLookups:
         return _groups((each.dispatch.queue, accepted_at(each), each.ended_attempts[-1].error) for each in waiting)
 
     def overdue(self, now: datetime) -> list[Group]:
-        return _groups((each.worker, due_at(each), "") for each in self.lapsed(now, len(self._entries)))
+        return _groups((each.worker, due_at(each), "") for each in self.lapsed(now, len(self.entries)))
 
     def at_work(self, now: datetime) -> set[tuple[str, str]]:
         running = [each.dispatch for each in self._all() if each.dispatch.state is State.RUNNING]
@@ -142,8 +142,8 @@ class MemoryLookups:
         return sorted(letters, key=lambda each: -each.count)
 
     def _all(self) -> list[Entry]:
-        with self._entries.lock:
-            return [replace(entry) for entry in self._entries.values()]
+        with self.entries.lock:
+            return [replace(entry) for entry in self.entries.values()]
 
     def _waiting(self, queue: str, skip: Collection[UUID] = ()) -> list[Entry]:
         queued = [each for each in self._all() if each.dispatch.state is State.QUEUED]

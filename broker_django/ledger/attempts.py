@@ -63,7 +63,7 @@ class Attempts:
         claimed = {"state": State.RUNNING.value, "worker": worker[:WORKER_LENGTH], "started_at": started_at}
         unstarted = {"id": dispatch_id, "state": State.QUEUED.value, "attempts": 0}
         if statements.update(DispatchRecord, {**claimed, "due_at": due_at, "attempts": 1}, unstarted, unexpired_at=now):
-            self._emit(Kind.STARTED, dispatch_id, 1)
+            self.emit(Kind.STARTED, dispatch_id, 1)
             return 1
         unexpired = rows().filter(Q(expires_at=None) | Q(expires_at__gt=now), pk=dispatch_id)
         claimable = unexpired.filter(state=State.QUEUED, due_at=None, attempts__lt=F("attempts_before") + policy.starts)
@@ -73,7 +73,7 @@ class Attempts:
             return 0
         attempt = own_claim.values_list("attempts", flat=True).first() or 0
         if attempt:  # also if the claim was found: the reply to the first call was lost, and its event with it
-            self._emit(Kind.STARTED, dispatch_id, attempt)
+            self.emit(Kind.STARTED, dispatch_id, attempt)
         return attempt
 
     def renew(self, claims: Iterable[tuple[UUID, int]], now: datetime | None = None) -> int:
@@ -156,11 +156,11 @@ class Attempts:
             queued = self._requeue(dispatch, run, Outcome(error=reason), now, due_at=due_at, published_at=published_at)
             return State.QUEUED if queued else None
         error = transitions.why_lost(reason, policy)
-        ended = self._end(still_running(dispatch, run), dispatch_id, State.FAILED, now, error, dispatch=dispatch)
+        ended = self.end(still_running(dispatch, run), dispatch_id, State.FAILED, now, error, dispatch=dispatch)
         return State.FAILED if ended else None
 
     def stop(self, dispatch_id: UUID, run: Run, now: datetime | None = None) -> bool:
-        return self._end(rows().filter(matches_run(run), pk=dispatch_id), dispatch_id, State.CANCELLED, now)
+        return self.end(rows().filter(matches_run(run), pk=dispatch_id), dispatch_id, State.CANCELLED, now)
 
     def _finish(
         self,
@@ -191,7 +191,7 @@ class Attempts:
             same = {name: ended[name] for name in ("state", "finished_at", "error")}
             finished = rows().filter(pk=dispatch_id, attempts=attempt, **same).exists()
         if finished:
-            self._emit(Kind(outcome.state), dispatch_id, attempt)
+            self.emit(Kind(outcome.state), dispatch_id, attempt)
         return finished
 
     def _handed_back_since(self, dispatch: Dispatch, now: datetime) -> datetime:
@@ -215,10 +215,10 @@ class Attempts:
                 error=storable(outcome.error, ERROR_LENGTH),
             )
             queued = replace(dispatch, state=State.QUEUED, **changes)
-            self._emit(Kind.RETRYING, dispatch.id, dispatch.attempts, queued)
+            self.emit(Kind.RETRYING, dispatch.id, dispatch.attempts, queued)
         return True
 
-    def _end(
+    def end(
         self,
         row: QuerySet[DispatchRecord],
         dispatch_id: UUID,
@@ -238,10 +238,10 @@ class Attempts:
         if not row.update(**ended):
             return False
         after = None if dispatch is None else replace(dispatch, **ended)
-        self._emit(Kind(state), dispatch_id, None if after is None else after.attempts, after)
+        self.emit(Kind(state), dispatch_id, None if after is None else after.attempts, after)
         return True
 
-    def _emit(
+    def emit(
         self, kind: Kind, dispatch_id: UUID, attempt: int | None = None, dispatch: Dispatch | None = None
     ) -> None:
         emit(self.events, kind, dispatch_id, attempt, dispatch)

@@ -103,14 +103,14 @@ class DatabaseLedger(Attempts, DueDispatches, DeadLetterBox, Figures):
         if self.expire(dispatch_id, now):
             return State.EXPIRED
         spent = rows().filter(pk=dispatch_id, state=State.QUEUED, attempts__gte=F("attempts_before") + policy.starts)
-        ended = self._end(spent.filter(attempts__gt=0), dispatch_id, State.FAILED, now, "no attempt is left")
+        ended = self.end(spent.filter(attempts__gt=0), dispatch_id, State.FAILED, now, "no attempt is left")
         return State.FAILED if ended else None
 
     def abandon(self, dispatch_id: UUID, reason: str, now: datetime | None = None) -> bool:
-        return self._end(queued(dispatch_id), dispatch_id, State.FAILED, now, reason)
+        return self.end(queued(dispatch_id), dispatch_id, State.FAILED, now, reason)
 
     def cancel(self, dispatch_id: UUID, now: datetime | None = None) -> bool:
-        if self._end(queued(dispatch_id), dispatch_id, State.CANCELLED, now):
+        if self.end(queued(dispatch_id), dispatch_id, State.CANCELLED, now):
             return True
         state = rows().values_list("state", flat=True).filter(pk=dispatch_id).first()
         if state != State.CANCELLED:
@@ -124,13 +124,13 @@ class DatabaseLedger(Attempts, DueDispatches, DeadLetterBox, Figures):
         if 0 < changed < len(waiting):
             waiting = list(rows().filter(pk__in=waiting, **cancelled).values_list("pk", flat=True))
         for dispatch_id in waiting if changed else ():
-            self._emit(Kind.CANCELLED, dispatch_id)
+            self.emit(Kind.CANCELLED, dispatch_id)
         return waiting if changed else []
 
     def expire(self, dispatch_id: UUID, now: datetime | None = None) -> bool:
         now = now or timezone.now()
         overdue = rows().filter(pk=dispatch_id, state__in=sources(State.EXPIRED), expires_at__lte=now)
-        return self._end(overdue, dispatch_id, State.EXPIRED, now)
+        return self.end(overdue, dispatch_id, State.EXPIRED, now)
 
     # One dispatch
 
