@@ -63,7 +63,7 @@ class Attempts:
         claimed = {"state": State.RUNNING.value, "worker": worker[:WORKER_LENGTH], "started_at": started_at}
         unstarted = {"id": dispatch_id, "state": State.QUEUED.value, "attempts": 0}
         if statements.update(DispatchRecord, {**claimed, "due_at": due_at, "attempts": 1}, unstarted, unexpired_at=now):
-            self.emit(Kind.STARTED, dispatch_id, 1)
+            emit(self.events, Kind.STARTED, dispatch_id, 1)
             return 1
         unexpired = rows().filter(Q(expires_at=None) | Q(expires_at__gt=now), pk=dispatch_id)
         claimable = unexpired.filter(state=State.QUEUED, due_at=None, attempts__lt=F("attempts_before") + policy.starts)
@@ -73,7 +73,7 @@ class Attempts:
             return 0
         attempt = own_claim.values_list("attempts", flat=True).first() or 0
         if attempt:  # also if the claim was found: the reply to the first call was lost, and its event with it
-            self.emit(Kind.STARTED, dispatch_id, attempt)
+            emit(self.events, Kind.STARTED, dispatch_id, attempt)
         return attempt
 
     def renew(self, claims: Iterable[tuple[UUID, int]], now: datetime | None = None) -> int:
@@ -191,7 +191,7 @@ class Attempts:
             same = {name: ended[name] for name in ("state", "finished_at", "error")}
             finished = rows().filter(pk=dispatch_id, attempts=attempt, **same).exists()
         if finished:
-            self.emit(Kind(outcome.state), dispatch_id, attempt)
+            emit(self.events, Kind(outcome.state), dispatch_id, attempt)
         return finished
 
     def _handed_back_since(self, dispatch: Dispatch, now: datetime) -> datetime:
@@ -215,7 +215,7 @@ class Attempts:
                 error=storable(outcome.error, ERROR_LENGTH),
             )
             queued = replace(dispatch, state=State.QUEUED, **changes)
-            self.emit(Kind.RETRYING, dispatch.id, dispatch.attempts, queued)
+            emit(self.events, Kind.RETRYING, dispatch.id, dispatch.attempts, queued)
         return True
 
     def end(
@@ -238,10 +238,5 @@ class Attempts:
         if not row.update(**ended):
             return False
         after = None if dispatch is None else replace(dispatch, **ended)
-        self.emit(Kind(state), dispatch_id, None if after is None else after.attempts, after)
+        emit(self.events, Kind(state), dispatch_id, None if after is None else after.attempts, after)
         return True
-
-    def emit(
-        self, kind: Kind, dispatch_id: UUID, attempt: int | None = None, dispatch: Dispatch | None = None
-    ) -> None:
-        emit(self.events, kind, dispatch_id, attempt, dispatch)

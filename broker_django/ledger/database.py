@@ -124,7 +124,7 @@ class DatabaseLedger(Attempts, DueDispatches, DeadLetterBox, Figures):
         if 0 < changed < len(waiting):
             waiting = list(rows().filter(pk__in=waiting, **cancelled).values_list("pk", flat=True))
         for dispatch_id in waiting if changed else ():
-            self.emit(Kind.CANCELLED, dispatch_id)
+            emit(self.events, Kind.CANCELLED, dispatch_id)
         return waiting if changed else []
 
     def expire(self, dispatch_id: UUID, now: datetime | None = None) -> bool:
