@@ -27,9 +27,9 @@ TABLE = DispatchRecord._meta.db_table
 def passes() -> None:
     """Make full passes of the reaper. Only the later ones check the leases."""
     clock = timezone.now()
-    look = Reaper(lambda: clock).look
+    run_pass = Reaper(lambda: clock).run_pass
     for _ in range(5):
-        list(look())
+        list(run_pass())
         clock += timedelta(seconds=10)
 
 
