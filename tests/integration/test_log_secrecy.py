@@ -105,7 +105,7 @@ def test_a_reaper_that_fails(monkeypatch: pytest.MonkeyPatch, log: pytest.LogCap
     def stumble(_self: object) -> Any:
         raise ValueError(MARK)
 
-    monkeypatch.setattr(Reaper, "look", stumble)
+    monkeypatch.setattr(Reaper, "run_pass", stumble)
     _run_pass(Reaper(), threading.Event())
     assert "The reaper failed: ValueError" in log.text
     assert "in stumble" in log.text

@@ -27,9 +27,9 @@ TABLE = DispatchRecord._meta.db_table
 def looks() -> None:
     """Passes that look at everything, the first only after a while at the leases."""
     clock = timezone.now()
-    look = Reaper(lambda: clock).look
+    run_pass = Reaper(lambda: clock).run_pass
     for _ in range(5):
-        list(look())
+        list(run_pass())
         clock += timedelta(seconds=10)
 
 

@@ -85,14 +85,14 @@ def wire(monkeypatch: pytest.MonkeyPatch) -> Wire:
 def steady(clock: Clock, wire: Wire) -> Reaper:
     """A reaper that has seen the database answer for long enough."""
     reaper = Reaper(clock)
-    look(reaper)
+    run_pass(reaper)
     for _ in range(3):
         clock.passes(seconds=10)
-        look(reaper)
+        run_pass(reaper)
     return reaper
 
 
-def look(reaper: Reaper) -> None:
+def run_pass(reaper: Reaper) -> None:
     for _step in reaper.run_pass():
         pass
 
@@ -114,24 +114,24 @@ def state(record: DispatchRecord) -> str:
 
 def test_a_waiting_dispatch_is_published_when_it_is_due(steady: Reaper, clock: Clock, wire: Wire) -> None:
     due, later = (accepted(clock.now, published_at=None, due_at=clock.now + timedelta(seconds=s)) for s in (0, 60))
-    look(steady)
+    run_pass(steady)
     assert wire.published == [due.pk]
     due.refresh_from_db()
     assert (due.due_at, due.published_at) == (None, clock.now)
     clock.passes(seconds=60)
-    look(steady)
+    run_pass(steady)
     assert later.pk in wire.published
 
 
 def test_a_dispatch_that_the_message_broker_refuses_waits(steady: Reaper, clock: Clock, wire: Wire) -> None:
     records = [accepted(clock.now, published_at=None, due_at=clock.now) for _ in range(3)]
     wire.takes = False
-    look(steady)
+    run_pass(steady)
     assert {(row.due_at is None, row.published_at) for row in DispatchRecord.objects.all()} == {(False, None)}
     wire.takes = True
     publishing.breaker.succeeded()
     clock.passes(seconds=5)
-    look(steady)
+    run_pass(steady)
     assert set(wire.published) == {record.pk for record in records}
 
 
@@ -139,11 +139,11 @@ def test_a_dispatch_whose_lease_expired_is_published_again(steady: Reaper, clock
     record = accepted(clock.now)
     ledger.claim(record.pk, module.conf.queues["bulk"], "gone", clock.now)
     clock.passes(seconds=10)
-    look(steady)
+    run_pass(steady)
     assert state(record) == State.RUNNING
     for _ in range(2):
         clock.passes(seconds=10)
-        look(steady)
+        run_pass(steady)
     assert wire.published == [record.pk]
     assert AttemptRecord.objects.get().error == "the lease of its worker ran out"
 
@@ -153,12 +153,12 @@ def test_after_a_database_outage_workers_may_renew_first(steady: Reaper, clock: 
     ledger.claim(record.pk, module.conf.queues["bulk"], "slow", clock.now)
     clock.passes(seconds=40)
     steady.record_failure()
-    look(steady)
+    run_pass(steady)
     clock.passes(seconds=10)
-    look(steady)
+    run_pass(steady)
     assert state(record) == State.RUNNING, "it has not been half a lease"
     clock.passes(seconds=10)
-    look(steady)
+    run_pass(steady)
     assert state(record) == State.QUEUED
 
 
@@ -166,7 +166,7 @@ def test_a_reaper_that_slept_lets_workers_renew_first(steady: Reaper, clock: Clo
     record = accepted(clock.now)
     ledger.claim(record.pk, module.conf.queues["bulk"], "slow", clock.now)
     clock.passes(hours=1)
-    look(steady)
+    run_pass(steady)
     assert state(record) == State.RUNNING
 
 
@@ -175,7 +175,7 @@ def test_a_message_is_lost_if_its_queue_is_empty(steady: Reaper, clock: Clock, w
     clock.passes(seconds=20)
     recent = accepted(clock.now)
     clock.passes(seconds=12)
-    look(steady)
+    run_pass(steady)
     assert wire.published == [lost.pk]
     assert recent.pk not in wire.published
 
@@ -186,11 +186,11 @@ def test_a_message_is_lost_if_later_ones_have_left_the_queue(
     wire.waiting = 1_000
     first, second = accepted(clock.now), accepted(clock.passes(seconds=100))
     clock.passes(seconds=100)
-    look(steady)
+    run_pass(steady)
     assert wire.published == [], "both may wait in the queue"
     monkeypatch.setattr(module, "latest_published", {"bulk": (second.accepted_at - timedelta(seconds=1)).timestamp()})
     clock.passes(seconds=15)
-    look(steady)
+    run_pass(steady)
     assert wire.published == [first.pk]
 
 
@@ -198,7 +198,7 @@ def test_no_message_counts_as_lost_if_the_queue_is_unknown(steady: Reaper, clock
     wire.waiting = None
     accepted(clock.now)
     clock.passes(hours=1)
-    look(steady)
+    run_pass(steady)
     assert wire.published == []
 
 
@@ -207,7 +207,7 @@ def test_an_expired_dispatch_is_not_published(steady: Reaper, clock: Clock, wire
     on_its_way = accepted(clock.now, expires_at=end)
     waiting = accepted(clock.now, expires_at=end, published_at=None, due_at=end)
     clock.passes(seconds=15)
-    look(steady)
+    run_pass(steady)
     assert [state(on_its_way), state(waiting)] == [State.EXPIRED, State.EXPIRED]
     assert wire.published == []
 
@@ -215,16 +215,16 @@ def test_an_expired_dispatch_is_not_published(steady: Reaper, clock: Clock, wire
 def test_two_reapers_publish_once(steady: Reaper, clock: Clock, wire: Wire) -> None:
     record = accepted(clock.now, published_at=None, due_at=clock.now)
     seen = as_dispatch(record)
-    look(steady)
+    run_pass(steady)
     assert ledger.mark_published(seen, clock.now) is None, "the other one is late"
-    look(Reaper(clock))
+    run_pass(Reaper(clock))
     assert wire.published == [record.pk]
 
 
 def test_a_former_queue_does_not_block_others(steady: Reaper, clock: Clock, wire: Wire) -> None:
     former = accepted(clock.now, queue="former", published_at=None, due_at=clock.now)
     record = accepted(clock.now, published_at=None, due_at=clock.now)
-    look(steady)
+    run_pass(steady)
     assert wire.published == [record.pk]
     former.refresh_from_db()
     assert former.due_at == clock.now + module.OTHER_WORKER_DELAY
@@ -234,7 +234,7 @@ def test_a_pass_is_limited_in_time(steady: Reaper, clock: Clock, wire: Wire, mon
     monkeypatch.setattr(module, "A_WHILE", -1.0)
     for _ in range(5):
         accepted(clock.now, published_at=None, due_at=clock.now)
-    look(steady)
+    run_pass(steady)
     assert len(wire.published) == 1
 
 
@@ -248,7 +248,7 @@ def test_housekeeping_continues_in_the_next_pass(
     clock.passes(minutes=1)
     left = []
     while not left or left[-1]:
-        look(steady)
+        run_pass(steady)
         left.append(DispatchRecord.objects.filter(pk__in=[record.pk for record in old]).count())
     assert set(left) == {2, 1, 0}, "one at a time"
 
@@ -258,7 +258,7 @@ def test_a_single_refused_message_waits_only_a_moment(
 ) -> None:
     monkeypatch.setattr(module, "publish", lambda *_: False)
     refused = accepted(clock.now, published_at=None, due_at=clock.now)
-    look(steady)
+    run_pass(steady)
     refused.refresh_from_db()
     assert refused.due_at == clock.now + timedelta(seconds=module.REFUSED_FOR)
 
@@ -272,13 +272,13 @@ def test_dispatches_in_a_removed_queue_fail_once_no_worker_can_know_it(
         accepted(clock.now, queue="former", **values) for values in ({}, {"published_at": None, "due_at": clock.now})
     )
     clock.passes(minutes=10)
-    look(steady)
+    run_pass(steady)
     assert state(on_broker) == state(in_ledger) == State.QUEUED, "another process may have newer settings"
     assert "2 dispatches wait in the queue 'former'" in caplog.text
-    look(steady)
+    run_pass(steady)
     assert caplog.text.count("dispatches wait in the queue 'former'") == 1
     clock.passes(minutes=6)
-    look(steady)
+    run_pass(steady)
     for record in (on_broker, in_ledger):
         record.refresh_from_db()
         assert (record.state, record.error) == ("failed", "the queue 'former' is not configured any more")
@@ -300,11 +300,11 @@ def test_a_recently_retried_dispatch_does_not_block_others(
     ActionRecord.objects.create(dispatch=others[0], at=clock.now - timedelta(minutes=5), action="discard")
     for _ in range(2):
         clock.passes(seconds=60)
-        look(steady)
+        run_pass(steady)
     assert {state(record) for record in others} == {State.FAILED}
     assert {state(record) for record in retried} == {State.QUEUED}
     clock.passes(minutes=10)
-    look(steady)
+    run_pass(steady)
     assert [state(record) for record in retried].count(State.FAILED) == 2
 
 
@@ -314,11 +314,11 @@ def test_a_worker_with_old_settings_does_not_fail_dispatches_of_a_queue_in_use(
     old = accepted(clock.now, queue="newer")
     clock.passes(minutes=16)
     fresh = accepted(clock.now, queue="newer")
-    look(steady)
+    run_pass(steady)
     assert state(old) == state(fresh) == State.QUEUED, "something was accepted into it of late"
     monkeypatch.setattr("workers.recovery.former_queues._is_served", lambda queue: queue == "newer")
     clock.passes(minutes=16)
-    look(steady)
+    run_pass(steady)
     assert state(old) == state(fresh) == State.QUEUED, "another worker serves it"
 
 
@@ -333,12 +333,12 @@ def test_a_lease_that_expired_while_the_ledger_was_read_only_is_kept(
         steady._is_steady(clock.now)
     waited = iter([0.0, 7.0])
     monkeypatch.setattr(module.time, "monotonic", lambda: next(waited, 100.0))
-    look(steady)
+    run_pass(steady)
     assert state(record) == State.RUNNING
     ledger.renew([(record.pk, 1)], clock.now)
     for _ in range(2):
         clock.passes(seconds=10)
-        look(steady)
+        run_pass(steady)
     assert state(record) == State.RUNNING
 
 
@@ -353,10 +353,10 @@ def test_a_full_queue_does_not_block_others_and_is_published_in_order(steady: Re
     ]
     other = accepted(clock.now, queue="payment", published_at=None, due_at=clock.now)
     wire.waiting = {"bulk": 5}
-    look(steady)
+    run_pass(steady)
     assert wire.published == [other.pk]
     wire.waiting = {"bulk": 2}
-    look(steady)
+    run_pass(steady)
     assert set(wire.published[1:]) == {record.pk for record in held[:3]}
 
 
@@ -365,7 +365,7 @@ def test_each_pass_publishes_a_few_if_the_queue_length_is_unknown(steady: Reaper
     held = [accepted(clock.now, published_at=None, due_at=clock.now) for _ in range(2 * module.A_FEW + 1)]
     wire.waiting = None
     for number in (module.A_FEW, 2 * module.A_FEW, len(held)):
-        look(steady)
+        run_pass(steady)
         assert len(set(wire.published)) == number
 
 
@@ -393,7 +393,7 @@ def test_chaos_reads_that_a_lease_ran_out(steady: Reaper, clock: Clock, caplog: 
     ledger.claim(record.pk, conf.queues["bulk"], "gone", clock.now)
     for _ in range(3):
         clock.passes(seconds=10)
-        look(steady)
+        run_pass(steady)
     assert explained(caplog, LOSS, record) == 1
 
 
