@@ -208,11 +208,26 @@ def write(sealed: SealedRequest) -> SealedRequest:
 def _insert(sealed: SealedRequest) -> tuple[SealedRequest, Dispatch]:
     """Returns the request as it is stored, and the dispatch in the ledger."""
     failures: tuple[type[Exception], ...] = (StorageError, *ledger.failures)
+    kept = sealed
     try:
-        with bodies.set_aside(sealed) as kept:
-            return kept, ledger.accept(kept)
-    except failures as error:
-        raise UnavailableError("the request cannot be recorded") from error
+        kept = bodies.set_aside(sealed)
+        return kept, ledger.accept(kept)
+    except BaseException as error:
+        if kept.file and not _is_recorded(kept.dispatch, error):
+            bodies.delete([kept.file])
+        if isinstance(error, failures):
+            raise UnavailableError("the request cannot be recorded") from error
+        raise
+
+
+def _is_recorded(dispatch: Dispatch, error: BaseException) -> bool:
+    """Whether the ledger has the dispatch despite this error: a receiver of its signal may have raised SystemExit."""
+    if isinstance(error, Exception):
+        return False
+    try:
+        return ledger.sealed(dispatch.id) is not None
+    except ledger.failures:
+        return True  # if the ledger does not have it, housekeeping deletes the file later
 
 
 def _must_wait(dispatch: Dispatch) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 import uuid
@@ -20,7 +19,7 @@ from broker_django.conf import conf
 from broker_django.models import DispatchRecord, database
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection
     from datetime import datetime
 
     from django.core.files.storage import Storage
@@ -51,21 +50,11 @@ def _ledger_suffix() -> str:
     return "." + hashlib.sha256(repr([conf.prefix, *map(str, identity)]).encode()).hexdigest()[:12]
 
 
-@contextlib.contextmanager
-def set_aside(request: SealedRequest) -> Iterator[SealedRequest]:
-    """Move a sealed request that is too large for a message into a file. If the block raises, the file is deleted.
-
-    Raises StorageError.
-    """
+def set_aside(request: SealedRequest) -> SealedRequest:
+    """Returns the request with its content in a file, if it is too large for a message. Raises StorageError."""
     if len(request.content) <= conf.MAX_INLINE_SIZE:
-        yield request
-        return
-    file = save(request.dispatch.id, request.content)
-    try:
-        yield replace(request, content=b"", file=file)
-    except Exception:  # not SystemExit and the like: if a receiver of a signal raises one, the ledger has the request
-        delete([file])
-        raise
+        return request
+    return replace(request, content=b"", file=save(request.dispatch.id, request.content))
 
 
 def save(dispatch_id: uuid.UUID, sealed: bytes) -> str:

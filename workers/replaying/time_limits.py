@@ -7,8 +7,8 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any
 
-from billiard.exceptions import SoftTimeLimitExceeded
 from billiard.pool import SIG_SOFT_TIMEOUT, soft_timeout_sighandler
+from celery.exceptions import SoftTimeLimitExceeded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from django.test import override_settings
+from django.utils import timezone
 
 from broker_core.dispatches import Run, SealedRequest, State
 from broker_core.message import RequestMessage, ResponseMessage
@@ -381,7 +382,7 @@ def test_chaos_reads_that_an_attempt_failed_or_was_handed_back(
     clock: Clock, caplog: pytest.LogCaptureFixture, unknown_here: bool, pattern: re.Pattern[str]
 ) -> None:
     record, policy = accepted(clock.now), conf.queues["bulk"]
-    attempt = tasks.Attempt(record.pk, ledger.claim(record.pk, policy, "a@b"), policy)
+    attempt = tasks.Attempt(record.pk, ledger.claim(record.pk, policy, "a@b"), policy, timezone.now())
     answer = Answer(ResponseMessage(500), "500", retriable=True, unknown_here=unknown_here)
     with caplog.at_level(logging.INFO, "workers.tasks"):
         assert tasks._retry(attempt, answer) is not None
