@@ -35,8 +35,7 @@ class RequestContext:
     answers instead, or if the URL leads elsewhere.
 
     decision: how `view` was classified; None if the broker leaves it alone. unknown_queue: the queue that a DISPATCHER
-    named although it is not configured, so that the view is left alone. submission: what admission knows of the request
-    if it is to be queued. routed: whether routers were evaluated.
+    named although it is not configured, so that the view is left alone. routed: whether routers were evaluated.
     route: the route that a router chose. new_visitor: the id of a visitor that gets a sticky cookie. stored: whether
     the response comes from the store, and so has passed all middleware. held: the maximum seconds that the client
     waited.
@@ -49,7 +48,6 @@ class RequestContext:
     decision: Decision | None = None
     view: Any = None
     unknown_queue: str = ""
-    submission: Any = None
     routed: bool = False
     route: Route | None = None
     new_visitor: str = ""

@@ -9,13 +9,12 @@ from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_asy
 from broker_django import classification
 from broker_django.admission import replays
 from broker_django.admission.acceptance import Accepted
-from broker_django.admission.submission import submission_of
 from broker_django.admission.uploads import keep_body, may_keep_body
 from broker_django.context import View, replay_of
 from broker_django.http import is_stored, protected, restore
 from broker_django.http.log_redaction import has_token
 from broker_django.messaging import tracing
-from broker_django.pipeline import accept_and_publish, answer, arouted, routed
+from broker_django.pipeline import accept_and_publish, answer, arouted, routed, submission_of
 from broker_django.routing import visitors
 from broker_django.tracking.answers import (
     await_until_done,

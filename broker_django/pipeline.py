@@ -13,8 +13,9 @@ from broker_core.routing import Action
 from broker_django.admission.acceptance import Accepted, Repeated, accept
 from broker_django.admission.handover import publish_accepted
 from broker_django.admission.steps import NotQueueableError
+from broker_django.admission.submission import ClientSubmission
 from broker_django.conf import conf
-from broker_django.dispatcher import route_of
+from broker_django.dispatcher import decide, route_of
 from broker_django.http import cache_headers, content_codings, problem
 from broker_django.identity import ownership, sessions
 from broker_django.routing import choice, redirects
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from django.http.response import HttpResponseBase
 
     from broker_core.dispatches import Dispatch
-    from broker_django.admission.submission import ClientSubmission
+    from broker_django.context import View
 
 logger = logging.getLogger("broker_django.pipeline")
 
@@ -54,6 +55,12 @@ async def arouted(request: HttpRequest) -> HttpResponseBase | None:
         return await sync_to_async(redirects.redirect)(request, route)
     except BrokerError as error:
         return problem(error)
+
+
+def submission_of(request: HttpRequest, view: View) -> ClientSubmission | None:
+    """Returns the submission of a request to queue; None if the view runs now."""
+    decision = decide(request, view.function)
+    return None if decision is None or not decision.queued else ClientSubmission(request, view, decision)
 
 
 def accept_and_publish(submission: ClientSubmission) -> Accepted | HttpResponseBase | None:

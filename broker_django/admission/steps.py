@@ -13,7 +13,7 @@ from django.conf import settings
 from django.http.request import RawPostDataException
 from django.urls import NoReverseMatch
 
-from broker_core.errors import BodyTooLargeError, BrokerError, IdempotencyKeyMissingError
+from broker_core.errors import BodyTooLargeError, IdempotencyKeyMissingError
 from broker_core.redaction import printable
 from broker_django.admission import capacity, idempotency
 from broker_django.conf import conf
@@ -39,22 +39,12 @@ class NotQueueableError(Exception):
 
 
 def admit(submission: Submission, steps: Iterable[Step]) -> HttpResponseBase | None:
-    """Returns the response of the first step that returns one, or None. Raises BrokerError and NotQueueableError.
-
-    Each step is asked once for a submission: if this is called again, it continues, or repeats how it ended.
-    """
-    progress = submission.progress
-    if progress.error is not None:
-        raise progress.error
+    """Returns the response of the first step that returns one, or None. Raises BrokerError and NotQueueableError."""
     for step in steps:
-        if progress.response is None and step not in progress.passed:
-            try:
-                progress.response = step(submission)
-            except (BrokerError, NotQueueableError) as error:
-                progress.error = error
-                raise
-            progress.passed.add(step)
-    return progress.response
+        response = step(submission)
+        if response is not None:
+            return response
+    return None
 
 
 def require_key(submission: Submission) -> None:
@@ -108,7 +98,8 @@ def ask_view(submission: Submission) -> HttpResponseBase | None:
 
 
 WITHOUT_BODY: tuple[Step, ...] = (require_key, require_status_url)
-"""The steps before the body is read. "Try a request" in the admin asks them too, so they must not count or change
-anything.
+"""The steps before the body is read.
+
+They run twice for an upload, and for "Try a request" in the admin: a step that counts must not be one of these.
 """
 STEPS: tuple[Step, ...] = (*WITHOUT_BODY, limit_body, limit_load, ask_view)

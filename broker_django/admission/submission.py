@@ -6,7 +6,6 @@ Each property of a client's request is computed when it is first used, so that r
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,7 +16,6 @@ from broker_django.admission.patterns import pattern_of
 from broker_django.annotations.drf import view_class
 from broker_django.annotations.view_names import view_name
 from broker_django.conf import conf
-from broker_django.dispatcher import decide
 from broker_django.http import raw_body, to_message
 from broker_django.identity import credentials, drf, ownership, principals, sessions, users
 from broker_django.identity.instances import evaluated
@@ -26,7 +24,7 @@ from broker_django.identity.users import user_key
 from broker_django.ledger import tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from datetime import datetime
 
     from django.http import HttpRequest, HttpResponse
@@ -34,17 +32,8 @@ if TYPE_CHECKING:
 
     from broker_core.message import RequestMessage
     from broker_core.policies import Decision
-    from broker_django.context import RequestContext, View
+    from broker_django.context import View
     from broker_django.identity.drf import Found
-
-
-@dataclass(slots=True)
-class Progress:
-    """The steps of admission that a submission has passed, and the error or response that stopped it."""
-
-    passed: set[Callable[..., Any]] = field(default_factory=set)
-    error: Exception | None = None
-    response: HttpResponseBase | None = None
 
 
 class Submission(Protocol):
@@ -60,9 +49,6 @@ class Submission(Protocol):
     @property
     def moment(self) -> datetime:
         """The time of acceptance."""
-
-    @property
-    def progress(self) -> Progress: ...
 
     @property
     def decision(self) -> Decision: ...
@@ -135,18 +121,6 @@ class Submission(Protocol):
         """The message that a worker replays."""
 
 
-def submission_of(request: HttpRequest, view: View) -> ClientSubmission | None:
-    """Returns the submission of a request to queue; None if the view runs now. Kept on `request.broker`."""
-    decision = decide(request, view.function)
-    if decision is None or not decision.queued:
-        return None
-    context: RequestContext = request.broker  # type: ignore[attr-defined]
-    if context.submission is None or context.submission.view != view:
-        context.submission = ClientSubmission(request, view, decision)
-    kept: ClientSubmission = context.submission
-    return kept
-
-
 class ClientSubmission:
     """A request that a client has sent to a view."""
 
@@ -154,7 +128,6 @@ class ClientSubmission:
         self.request = request
         self.view = view
         self.decision = decision
-        self.progress = Progress()
         self.id = uuid.uuid4()
         self.moment = timezone.now()
         self.method = request.method or ""

@@ -8,8 +8,9 @@ from django.urls import Resolver404, resolve
 
 from broker_core.errors import BodyTooLargeError, BrokerError
 from broker_django.admission.steps import WITHOUT_BODY, NotQueueableError, admit, limit_body
-from broker_django.admission.submission import ClientSubmission, submission_of
+from broker_django.admission.submission import ClientSubmission
 from broker_django.context import View, replay_of
+from broker_django.dispatcher import decide
 from broker_django.http import problem
 
 if TYPE_CHECKING:
@@ -47,4 +48,7 @@ def _submission_of(request: HttpRequest) -> ClientSubmission | None:
     except Resolver404:
         return None
     request.resolver_match = match  # as in `process_view`
-    return submission_of(request, View(match.func, match.args, match.kwargs))
+    decision = decide(request, match.func)
+    if decision is None or not decision.queued:
+        return None
+    return ClientSubmission(request, View(match.func, match.args, match.kwargs), decision)

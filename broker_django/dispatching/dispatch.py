@@ -20,7 +20,6 @@ from broker_django.admission.acceptance import Accepted, accept
 from broker_django.admission.handover import publish_when_committed
 from broker_django.admission.patterns import pattern_of
 from broker_django.admission.steps import NotQueueableError
-from broker_django.admission.submission import Progress
 from broker_django.annotations.drf import view_class
 from broker_django.annotations.view_names import view_name
 from broker_django.conf import conf
@@ -59,7 +58,6 @@ class CodeSubmission:
     decision: Decision
     moment: datetime
     id: uuid.UUID = field(default_factory=uuid.uuid4)
-    progress: Progress = field(default_factory=Progress)
     credential: str = ""
     host: str = ""
     tenant: str = ""

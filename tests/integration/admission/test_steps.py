@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,8 +12,7 @@ from django.test import AsyncClient, Client
 
 from broker_core.errors import MessageError, ReducedCapacityError
 from broker_django import dispatch
-from broker_django.admission.steps import STEPS, WITHOUT_BODY, NotQueueableError, admit
-from broker_django.admission.submission import Progress
+from broker_django.admission.steps import STEPS, NotQueueableError, admit
 from broker_django.models import DispatchRecord
 
 if TYPE_CHECKING:
@@ -94,42 +92,13 @@ def test_a_request_that_cannot_be_queued_runs_now(steps: Any, post: Any, body: A
         dispatch("/echo/", queue="bulk")
 
 
-@pytest.mark.parametrize("path", ["/pay/", "/pay-with-csrf/"])
-def test_a_step_before_the_body_is_asked_once_and_its_refusal_stays(
-    monkeypatch: pytest.MonkeyPatch, post: Any, body: Any, path: str
-) -> None:
-    asked: list[Submission] = []
+def test_the_first_step_that_answers_is_the_last_one_called() -> None:
+    asked = []
 
-    def first_only(submission: Submission) -> None:
+    def passes(submission: Any) -> None:
         asked.append(submission)
-        if len(asked) == 1:
-            raise ReducedCapacityError("one at a time", 7)
 
-    monkeypatch.setattr("broker_django.admission.uploads.WITHOUT_BODY", (first_only, *WITHOUT_BODY))
-    monkeypatch.setattr("broker_django.admission.acceptance.STEPS", (first_only, *STEPS))
-    assert post(path, **body).status_code == 503
-    assert len(asked) == 1
-
-
-def test_a_submission_is_made_once(monkeypatch: pytest.MonkeyPatch, post: Any, body: Any) -> None:
-    seen: list[Submission] = []
-    monkeypatch.setattr("broker_django.admission.uploads.WITHOUT_BODY", (seen.append, *WITHOUT_BODY))
-    monkeypatch.setattr("broker_django.admission.acceptance.STEPS", (*STEPS, seen.append, refuse))
-    assert post("/pay/", **body).status_code == 503
-    assert len({each.id for each in seen}) == 1
-
-
-def test_each_step_is_asked_once_up_to_the_first_that_answers() -> None:
-    asked, here = [], HttpResponse("here")
-    submission: Any = SimpleNamespace(progress=Progress())
-
-    def passes(given: Any) -> None:
-        asked.append("passes")
-
-    def also(given: Any) -> None:
-        asked.append("also")
-
-    assert admit(submission, (passes,)) is None
-    assert admit(submission, (passes, also, lambda _: here, never)) is here
-    assert admit(submission, (passes, never)) is here
-    assert asked == ["passes", "also"]
+    response = admit("a submission", (passes, passes, lambda _: HttpResponse("here"), never))  # type: ignore[arg-type]
+    assert response.content == b"here"
+    assert asked == ["a submission"] * 2
+    assert admit("a submission", (passes,)) is None  # type: ignore[arg-type]
