@@ -1,1 +1,1 @@
-"""What a request broker is, with no framework."""
+"""The rules of a request broker, independent of Django and Celery."""

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 class Dispatcher:
     """Decides by the rows, decorators and rules. `REQUEST_BROKER["DISPATCHER"]` names a subclass that decides in code.
 
-    One is made for a process. Its methods are called for every request, with the request as the view would get it:
-    under ASGI in the event loop, unless routers or rules read the user, so they must not block there.
+    There is one instance per process. Its methods are called for every request, with the request as the view would get
+    it: under ASGI in the event loop, unless routers or rules read the user, so they must not block there.
     """
 
     def route(self, request: HttpRequest) -> Route | None:

@@ -71,7 +71,8 @@ class ReplayTask(Task):  # type: ignore[type-arg]
         attempt = getattr(self.request, "attempt", None)
         extra = error_reports.log_extra(task_id) if attempt else {"dispatch_id": task_id}
         logger.error("Dispatch %s failed: %s", task_id, redacted(exc), extra=extra)
-        state = ledger.give_up(uuid.UUID(task_id), Run(attempt), type(exc).__name__) if attempt else None
+        with past_soft_limit():
+            state = ledger.give_up(uuid.UUID(task_id), Run(attempt), type(exc).__name__) if attempt else None
         if state is State.FAILED:
             error_reports.report_failure_of(uuid.UUID(task_id), exc)
 
@@ -209,7 +210,7 @@ def _read(file: str, dispatch_id: str, queue: str) -> RequestMessage:
     except EnvelopeError as error:
         raise StoredRequestAlteredError("the stored request body was altered") from error
     except MessageError as error:
-        raise StoredRequestError(f"the stored request body is not of this release: {error}") from error
+        raise StoredRequestError(f"the stored request body was written by an incompatible release: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,10 +283,12 @@ def _end(request: Any, attempt: Attempt, answer: Answer, sealed: str) -> datetim
 def _retry(attempt: Attempt, answer: Answer) -> datetime | None:
     """Returns when the dispatch is due again; None if it is not retried."""
     if answer.unknown_here:
-        due = ledger.hand_back(attempt.dispatch_id, attempt.run, answer.error)
+        due = ledger.hand_back(attempt.dispatch_id, attempt.run, answer.error, first_asked=attempt.ended_at)
         what = "is handed back"
     else:
-        due = ledger.retry(attempt.dispatch_id, attempt.run, attempt.policy, answer.outcome)
+        due = ledger.retry(
+            attempt.dispatch_id, attempt.run, attempt.policy, answer.outcome, first_asked=attempt.ended_at
+        )
         what = f"failed in attempt {attempt.number}"
     if due is not None:
         logger.info("Dispatch %s %s and is due at %s: %s", attempt.dispatch_id, what, due.isoformat(), answer.error)

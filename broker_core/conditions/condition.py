@@ -111,7 +111,7 @@ class Condition:
     """A compiled condition. `names` are the values it reads, such as `request.path` or `now`.
 
     Raises InvalidConditionError, with the column, if the text does not parse, reads an unknown value, is longer than
-    `MAX_LENGTH`, or could run long (see `_comprehension_variables` and `condition_patterns`).
+    `MAX_LENGTH`, or could run long (see `_comprehension_variables` and `conditions.patterns`).
     """
 
     __slots__ = ("_program", "guards", "names", "nested", "text")

@@ -1,4 +1,4 @@
-"""Dispatches: what one is, what a ledger does with it, and the events that this emits."""
+"""The dispatch, the interface of ledgers, and their events."""
 
 from broker_core.dispatches.dispatch import (
     CONTENT_TYPE_LENGTH,

@@ -94,7 +94,7 @@ class Events:
     def subscribe(self, subscriber: Subscriber, *, first: bool = False) -> None:
         """Call `subscriber` with each later event, in the thread of the transition, which waits for it.
 
-        With `first`, before all others: for what must not wait for them.
+        With `first`, before all others, so that it does not wait for them.
         """
         self._subscribers = (subscriber, *self._subscribers) if first else (*self._subscribers, subscriber)
 

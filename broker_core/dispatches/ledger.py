@@ -59,6 +59,9 @@ class Ledger(Protocol):
 
     `now` defaults to the current time. Every method raises one of `failures` if the store does not answer. A transition
     returns False, 0 or None if another process was faster.
+
+    A worker that lost the connection repeats its call with the same `first_asked`: this finds what the first call did,
+    and emits its event, which was lost with the reply.
     """
 
     events: Events
@@ -81,7 +84,7 @@ class Ledger(Protocol):
         """Call `do` after this thread's writes are committed; never if they are rolled back."""
 
     def in_transaction(self) -> bool:
-        """Whether this thread may have written what others cannot see yet."""
+        """Whether this thread has an open transaction, so that other connections do not see its writes yet."""
 
     def ping(self) -> None:
         """Raises one of `failures` if the store does not answer."""
@@ -125,8 +128,8 @@ class Ledger(Protocol):
     ) -> int:
         """Claim a queued dispatch to run it. Returns the attempt number, or 0 if the dispatch cannot be claimed.
 
-        It cannot be claimed after it expired, or while it waits in the ledger to be published. A worker that lost the
-        connection repeats the call with the same `first_asked`: this finds its claim and renews it.
+        It cannot be claimed after it expired, or while it waits in the ledger to be published. A claim that is found by
+        its `first_asked` is renewed.
         """
 
     def renew(self, claims: Iterable[tuple[UUID, int]], now: datetime | None = None) -> int:
@@ -146,19 +149,33 @@ class Ledger(Protocol):
     ) -> bool:
         """Record the final outcome and the sealed response. Returns False if the attempt no longer runs.
 
-        A worker that lost the connection repeats the call with the same `first_asked`: this finds what it recorded.
         `task` is the attempt's Celery request, for result stores that store its details. A success drops the request.
         """
 
     def retry(
-        self, dispatch_id: UUID, run: Run, policy: QueuePolicy, outcome: Outcome, now: datetime | None = None
+        self,
+        dispatch_id: UUID,
+        run: Run,
+        policy: QueuePolicy,
+        outcome: Outcome,
+        now: datetime | None = None,
+        *,
+        first_asked: datetime | None = None,
     ) -> datetime | None:
         """Queue the dispatch again after a failed attempt. Returns when it will be published.
 
         Returns None if this was the last attempt, if the dispatch expires first, or if the attempt no longer runs.
         """
 
-    def hand_back(self, dispatch_id: UUID, run: Run, reason: str, now: datetime | None = None) -> datetime | None:
+    def hand_back(
+        self,
+        dispatch_id: UUID,
+        run: Run,
+        reason: str,
+        now: datetime | None = None,
+        *,
+        first_asked: datetime | None = None,
+    ) -> datetime | None:
         """Queue a dispatch again that its worker cannot run, without counting the attempt. Returns when it is due.
 
         Returns None if it was first handed back longer than `DEPLOYMENT` ago, or if the attempt no longer runs.

@@ -90,7 +90,7 @@ class MemoryAttempts:
         entry = self.entries.running(dispatch_id, Run(attempt))
         if entry is None:
             return first_asked is not None and self._is_repeated(dispatch_id, attempt, outcome, first_asked)
-        now = first_asked or now or self._clock()
+        now = now or self._clock()
         entry.dispatch = replace(
             entry.dispatch,
             response_status=outcome.status,
@@ -106,7 +106,7 @@ class MemoryAttempts:
 
     def _is_repeated(self, dispatch_id: UUID, attempt: int, outcome: Outcome, first_asked: datetime) -> bool:
         entry = self.entries.get(dispatch_id)
-        if entry is None or entry.dispatch.finished_at != first_asked:
+        if entry is None or entry.dispatch.finished_at is None or entry.dispatch.finished_at < first_asked:
             return False
         end = entry.dispatch.attempts, entry.dispatch.state, entry.dispatch.error
         if end != (attempt, outcome.state, storable(outcome.error, ERROR_LENGTH)):
@@ -116,19 +116,36 @@ class MemoryAttempts:
 
     @locked
     def retry(
-        self, dispatch_id: UUID, run: Run, policy: QueuePolicy, outcome: Outcome, now: datetime | None = None
+        self,
+        dispatch_id: UUID,
+        run: Run,
+        policy: QueuePolicy,
+        outcome: Outcome,
+        now: datetime | None = None,
+        *,
+        first_asked: datetime | None = None,
     ) -> datetime | None:
         entry, now = self.entries.running(dispatch_id, run), now or self._clock()
+        if entry is None and first_asked is not None:
+            return self._requeued(dispatch_id, run, first_asked)
         due = transitions.next_attempt(entry.dispatch, policy, outcome, now) if entry is not None else None
         if entry is not None and due is not None:
             self.entries.requeue(entry, outcome, now, due_at=due, published_at=None)
         return due
 
     @locked
-    def hand_back(self, dispatch_id: UUID, run: Run, reason: str, now: datetime | None = None) -> datetime | None:
+    def hand_back(
+        self,
+        dispatch_id: UUID,
+        run: Run,
+        reason: str,
+        now: datetime | None = None,
+        *,
+        first_asked: datetime | None = None,
+    ) -> datetime | None:
         entry, now = self.entries.running(dispatch_id, run), now or self._clock()
         if entry is None:
-            return None
+            return None if first_asked is None else self._requeued(dispatch_id, run, first_asked)
         last_wanted = entry.last_wanted()
         hand_backs = (each.ended_at for each in entry.ended_attempts if each.error.startswith(NOT_REACHED))
         first = min((ended_at for ended_at in hand_backs if ended_at >= last_wanted), default=now)
@@ -138,6 +155,16 @@ class MemoryAttempts:
         changes = {"due_at": due, "published_at": None, "attempts_before": entry.dispatch.attempts_before + 1}
         self.entries.requeue(entry, Outcome(error=reason), now, **changes)
         return due
+
+    def _requeued(self, dispatch_id: UUID, run: Run, first_asked: datetime) -> datetime | None:
+        entry = self.entries.queued(dispatch_id)
+        ended = entry is not None and any(
+            each.number == run.attempt and each.ended_at >= first_asked for each in entry.ended_attempts
+        )
+        if entry is None or not ended or entry.dispatch.attempts != run.attempt or entry.dispatch.publish_at is None:
+            return None
+        self.entries.emit(Kind.RETRYING, entry.dispatch)
+        return entry.dispatch.publish_at
 
     @locked
     def give_up(self, dispatch_id: UUID, run: Run, error: str, now: datetime | None = None) -> State | None:

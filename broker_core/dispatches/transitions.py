@@ -1,4 +1,4 @@
-"""What every ledger decides in the same way: when there is another attempt, and until when a dispatch is wanted."""
+"""Rules that all ledgers share: whether another attempt follows, and when a dispatch expires."""
 
 from __future__ import annotations
 

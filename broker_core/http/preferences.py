@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 MAX_LENGTH = 1024
 
@@ -35,6 +36,7 @@ class Preferences:
 NO_PREFERENCES = Preferences()
 
 
+@lru_cache(maxsize=256)
 def parse_preferences(value: str) -> Preferences:
     """If a preference is repeated, the first one counts (RFC 7240, section 2)."""
     if not value or len(value) > MAX_LENGTH:

@@ -1,4 +1,4 @@
-"""Routers: which of them a request meets, and which destination it is sent to."""
+"""Routers: which one matches a request, and which destination the request is sent to."""
 
 from broker_core.routing.routers import (
     ALWAYS,

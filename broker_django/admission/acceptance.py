@@ -23,7 +23,6 @@ from broker_django.messaging.celery_app import get_app
 from broker_django.messaging.publish_limits import publish_limits
 from broker_django.messaging.publishing import breaker, waiting_messages
 from broker_django.messaging.sealing import seal_request, sealed_with
-from broker_django.models import database
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -114,7 +113,7 @@ def _repeated(
     request: HttpRequest, earlier: Dispatch, decision: Decision, carrier: HttpResponse, fingerprint: str
 ) -> Repeated:
     here = tokens.status_url(request, earlier.id, earlier.accepted_at)
-    outer = database.in_transaction() and not get_app().conf.task_always_eager  # eager replays run within it
+    outer = ledger.in_transaction() and not get_app().conf.task_always_eager  # eager replays run within it
     sealed = SealedRequest(earlier)
     return Repeated(sealed, decision, carrier, here, fingerprint=fingerprint, in_transaction=outer)
 

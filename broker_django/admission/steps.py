@@ -55,7 +55,7 @@ def require_key(submission: Submission) -> None:
         and view
         and idempotency.is_required(view.function, submission.method, submission.decision)
     ):
-        raise IdempotencyKeyMissingError("send an Idempotency-Key that no other request of yours has, such as a UUID")
+        raise IdempotencyKeyMissingError("send a unique Idempotency-Key, such as a UUID")
 
 
 def require_status_url(submission: Submission) -> None:
@@ -97,9 +97,10 @@ def ask_view(submission: Submission) -> HttpResponseBase | None:
     return submission.refusal
 
 
-WITHOUT_BODY: tuple[Step, ...] = (require_key, require_status_url)
-"""The steps before the body is read.
+PRELIMINARY: tuple[Step, ...] = (require_key, require_status_url)
+"""Steps that read only the head of a request, and neither count nor change anything.
 
-They run twice for an upload, and for "Try a request" in the admin: a step that counts must not be one of these.
+An upload passes them twice: before its body is read, and at its view, because other middleware may have changed the
+request in between. "Try a request" in the admin asks them too. A step that counts goes behind `limit_body`.
 """
-STEPS: tuple[Step, ...] = (*WITHOUT_BODY, limit_body, limit_load, ask_view)
+STEPS: tuple[Step, ...] = (*PRELIMINARY, limit_body, limit_load, ask_view)

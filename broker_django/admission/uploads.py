@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from django.urls import Resolver404, resolve
 
 from broker_core.errors import BodyTooLargeError, BrokerError
-from broker_django.admission.steps import WITHOUT_BODY, NotQueueableError, admit, limit_body
+from broker_django.admission.steps import PRELIMINARY, NotQueueableError, admit, limit_body
 from broker_django.admission.submission import ClientSubmission
 from broker_django.context import View, replay_of
 from broker_django.dispatcher import decide
@@ -33,7 +33,7 @@ def keep_body(request: HttpRequest) -> HttpResponse | None:
     if submission is None:
         return None
     try:
-        admit(submission, (*WITHOUT_BODY, limit_body))
+        admit(submission, (*PRELIMINARY, limit_body))
     except BodyTooLargeError as error:
         return problem(error)
     except (BrokerError, NotQueueableError):

@@ -69,3 +69,19 @@ def check_sqlite(**_: Any) -> list[CheckMessage]:
     )
     hint = "Move the broker's tables to a separate file (DATABASE), or use PostgreSQL: docs/how-to/databases.md."
     return [CheckWarning(text, hint=hint, id="request_broker.W011")]
+
+
+@register("request_broker")
+def check_autocommit(**_: Any) -> list[CheckMessage]:
+    try:
+        alias = database.alias()
+    except Exception:  # noqa: BLE001 - `check_database` reports it
+        return []
+    if alias not in connections or connections[alias].settings_dict["AUTOCOMMIT"]:
+        return []
+    text = (
+        f"The database {alias!r} has the broker's tables and 'AUTOCOMMIT': False, so Django never says when a dispatch "
+        "is committed, and no request can be queued."
+    )
+    hint = "Remove AUTOCOMMIT, or move the broker's tables to another database (DATABASE)."
+    return [Error(text, hint=hint, id="request_broker.E019")]

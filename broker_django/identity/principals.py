@@ -25,7 +25,7 @@ logger = logging.getLogger("broker_django.identity.principals")
 
 ADMITTED, USER, VIEW_USER, AUTH, SESSION = "admitted", "user", "view_user", "auth", "session"
 NO_AUTH = "no_auth"
-"""Whether what authenticated the user cannot be frozen. Then only the view can find it again."""
+"""Whether `request.auth` cannot be frozen. Then only the view can find it again."""
 GUEST = "guest"
 """What a view found without authenticating a user, such as an API key; empty if it cannot be frozen."""
 AGAIN = "again"

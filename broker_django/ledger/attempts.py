@@ -27,7 +27,7 @@ from broker_core.dispatches.events import Kind
 from broker_django.conf import conf
 from broker_django.ledger import results, statements
 from broker_django.ledger.due import last_wanted
-from broker_django.ledger.rows import emit, matches_run, rows, running, still_running
+from broker_django.ledger.rows import emit, first, matches_run, rows, running, still_running
 from broker_django.models import AttemptRecord, DispatchRecord, database
 
 if TYPE_CHECKING:
@@ -98,9 +98,9 @@ class Attempts:
         the response, the ledger keeps it until housekeeping stores it. If this raises django.db.Error, nothing is
         stored.
         """
-        now = first_asked or now or timezone.now()
+        now = now or timezone.now()
         drop_at = transitions.drop_response_at(outcome, response, policy, now)
-        finish = partial(self._finish, dispatch_id, attempt, outcome, now, repeated=first_asked is not None)
+        finish = partial(self._finish, dispatch_id, attempt, outcome, now, first_asked=first_asked)
         backend = results.backend_beside_ledger() if response is not None else None
         if response is None:
             return finish()
@@ -117,18 +117,37 @@ class Attempts:
         return finish(due_at=now, kept_response=response.encode())
 
     def retry(
-        self, dispatch_id: UUID, run: Run, policy: QueuePolicy, outcome: Outcome, now: datetime | None = None
+        self,
+        dispatch_id: UUID,
+        run: Run,
+        policy: QueuePolicy,
+        outcome: Outcome,
+        now: datetime | None = None,
+        *,
+        first_asked: datetime | None = None,
     ) -> datetime | None:
         now = now or timezone.now()
         dispatch = running(dispatch_id, run) if outcome.retriable else None
+        if dispatch is None and first_asked is not None:
+            return self._requeued(dispatch_id, run, first_asked)
         due = transitions.next_attempt(dispatch, policy, outcome, now) if dispatch is not None else None
         if dispatch is None or due is None:
             return None
         return due if self._requeue(dispatch, run, outcome, now, due_at=due, published_at=None) else None
 
-    def hand_back(self, dispatch_id: UUID, run: Run, reason: str, now: datetime | None = None) -> datetime | None:
+    def hand_back(
+        self,
+        dispatch_id: UUID,
+        run: Run,
+        reason: str,
+        now: datetime | None = None,
+        *,
+        first_asked: datetime | None = None,
+    ) -> datetime | None:
         now = now or timezone.now()
         dispatch = running(dispatch_id, run)
+        if dispatch is None and first_asked is not None:
+            return self._requeued(dispatch_id, run, first_asked)
         if dispatch is None or now - self._handed_back_since(dispatch, now) >= transitions.DEPLOYMENT:
             return None
         due = transitions.hand_back_until(dispatch, now)
@@ -171,9 +190,9 @@ class Attempts:
         due_at: datetime | None = None,
         kept_response: bytes | None = None,
         *,
-        repeated: bool = False,
+        first_asked: datetime | None = None,
     ) -> bool:
-        """End the running attempt. With `repeated`, the row may have this end already, if an earlier reply was lost."""
+        """End the running attempt, or find that this was done since `first_asked`, and only the reply was lost."""
         ended = {
             "state": outcome.state.value,
             "finished_at": now,
@@ -187,12 +206,23 @@ class Attempts:
         }
         unfinished = {"id": dispatch_id, "state": State.RUNNING.value, "attempts": attempt}
         finished = statements.update(DispatchRecord, ended, unfinished)
-        if not finished and repeated:
-            same = {name: ended[name] for name in ("state", "finished_at", "error")}
+        if not finished and first_asked is not None:
+            same = {"state": ended["state"], "error": ended["error"], "finished_at__gte": first_asked}
             finished = rows().filter(pk=dispatch_id, attempts=attempt, **same).exists()
         if finished:
             emit(self.events, Kind(outcome.state), dispatch_id, attempt)
         return finished
+
+    def _requeued(self, dispatch_id: UUID, run: Run, first_asked: datetime) -> datetime | None:
+        """Returns when the dispatch is due, if this attempt was ended since `first_asked`, and the reply was lost."""
+        dispatch = first(pk=dispatch_id, state=State.QUEUED, attempts=run.attempt or 0)
+        if dispatch is None or dispatch.publish_at is None:
+            return None
+        ended = AttemptRecord.objects.using(database.alias()).filter(dispatch=dispatch_id, ended_at__gte=first_asked)
+        if not ended.filter(number=dispatch.attempts).exists():
+            return None
+        emit(self.events, Kind.RETRYING, dispatch_id, dispatch.attempts, dispatch)
+        return dispatch.publish_at
 
     def _handed_back_since(self, dispatch: Dispatch, now: datetime) -> datetime:
         """Returns when a worker first handed it back since it was accepted or last revived."""

@@ -84,7 +84,7 @@ class DatabaseLedger(Attempts, DueDispatches, DeadLetterBox, Figures):
             insert(request)  # the earlier one was deleted meanwhile
         elif key is None:
             insert(request)
-        emit(self.events, Kind.ACCEPTED, dispatch.id, 0, dispatch)
+        emit(self.events, Kind.ACCEPTED, dispatch.id, 0)
         return dispatch
 
     def mark_published(self, dispatch: Dispatch, now: datetime) -> Dispatch | None:

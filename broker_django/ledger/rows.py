@@ -114,11 +114,13 @@ def when_committed(do: Callable[[], object]) -> None:
     """Call `do` after this thread's writes are committed; never if they are rolled back.
 
     A project that manages transactions by hand (`set_autocommit(False)`) has committed when it turns autocommit on
-    again. There, Django refuses hooks outside of `atomic`.
+    again. There, Django refuses hooks outside of `atomic`. Raises TransactionManagementError if the settings turn
+    autocommit off for good, since no hook would ever run.
     """
     alias = database.alias()
     connection = connections[alias]
-    if connection.get_autocommit() or connection.in_atomic_block:
+    by_hand = not connection.get_autocommit() and not connection.in_atomic_block
+    if not by_hand or not connection.settings_dict["AUTOCOMMIT"]:
         transaction.on_commit(do, using=alias)
         return
     with transaction.atomic(using=alias, savepoint=False):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("broker_django.messaging.notifications")
 
 SILENCE = 2.0
-"""Seconds without announcements after one has failed. Clients look into the ledger about as often."""
+"""Seconds without announcements after one has failed. Waiting clients poll the ledger meanwhile."""
 
 
 def channel(dispatch_id: uuid.UUID) -> str:
@@ -93,7 +93,8 @@ def announce(dispatch_id: uuid.UUID) -> None:
         finally:
             announcers.release(connection)
     except redis.RedisError as error:
-        _silent_until[url] = time.monotonic() + SILENCE
+        if isinstance(error, redis.TimeoutError):  # a refusal costs nothing
+            _silent_until[url] = time.monotonic() + SILENCE
         logger.warning("The change of dispatch %s could not be announced: %s", dispatch_id, redacted(error))
 
 

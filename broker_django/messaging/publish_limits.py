@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 ASK_EVERY = 1.0
 """Seconds between two questions to the message broker, or to the ledger."""
 LOW_WATER = 0.5
-"""A queue that was full accepts messages again below this part of its limit."""
+"""A queue that was full accepts messages again below this fraction of its limit."""
 
 
 class PublishLimit:

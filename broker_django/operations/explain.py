@@ -18,7 +18,7 @@ from django.utils.module_loading import import_string
 
 from broker_core.errors import BrokerError, LoopDetectedError
 from broker_core.routing import Action, Router, verdicts
-from broker_django.admission.steps import WITHOUT_BODY, NotQueueableError, admit
+from broker_django.admission.steps import PRELIMINARY, NotQueueableError, admit
 from broker_django.admission.submission import ClientSubmission
 from broker_django.annotations.view_annotations import annotation_of
 from broker_django.annotations.view_names import view_name
@@ -124,7 +124,7 @@ def _refusal_of(request: HttpRequest, view: View, decision: Decision | None) -> 
     if decision is None or not decision.queued:
         return ""
     try:
-        response = admit(ClientSubmission(request, view, decision), WITHOUT_BODY)
+        response = admit(ClientSubmission(request, view, decision), PRELIMINARY)
     except NotQueueableError as reason:
         return f"The view runs now: {reason}"
     except BrokerError as error:

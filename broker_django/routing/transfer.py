@@ -157,7 +157,7 @@ def _fits(field: Any, value: Any) -> bool:
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-"""Half of a character: JSON can contain it, but databases refuse it."""
+"""A lone surrogate: JSON can contain it, but databases refuse it."""
 
 
 def _model(entry: dict[str, Any]) -> type[Router | Destination]:

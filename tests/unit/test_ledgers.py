@@ -347,12 +347,10 @@ def test_an_event_has_the_dispatch_and_the_attempt(ledger: Ledger) -> None:
             ("accepted", "started", "retrying", "started", "cancelled"), (0, 1, 1, 2, 2), strict=True
         )
     ]
-    states = [
-        (each.kind, each.dispatch.state, each.dispatch.attempts) for each in received if each.dispatch is not None
-    ]
-    assert states[0] == ("accepted", "queued", 0)
-    assert states[2] == ("retrying", "queued", 1)
-    assert received[-1].dispatch == current(ledger, dispatch)
+    found = [each.dispatch for each in received if each.dispatch is not None]
+    assert {each.id for each in found} == {dispatch.id}
+    assert (found[2].state, found[2].attempts) == ("queued", 1)
+    assert found[4] == current(ledger, dispatch)
 
 
 class Dispatches(RuleBasedStateMachine):
@@ -589,16 +587,36 @@ def test_an_end_whose_reply_was_lost_is_found_with_its_event(ledger: Ledger, out
     received: list[Event] = []
     dispatch = accepted(ledger)
     ledger.claim(dispatch.id, POLICY, "worker", NOW)
-    assert ledger.conclude(dispatch.id, 1, POLICY, outcome, "sealed", first_asked=NOW)
+    again = {"now": NOW + LEASE, "first_asked": NOW}
+    assert ledger.conclude(dispatch.id, 1, POLICY, outcome, "sealed", now=NOW, first_asked=NOW)
     ledger.events.subscribe(received.append)
     with committing(ledger):
-        assert ledger.conclude(dispatch.id, 1, POLICY, outcome, "sealed", first_asked=NOW)
+        assert ledger.conclude(dispatch.id, 1, POLICY, outcome, "sealed", **again)
         assert not ledger.conclude(dispatch.id, 1, POLICY, outcome, "sealed", first_asked=NOW + MOMENT)
-        assert not ledger.conclude(dispatch.id, 2, POLICY, outcome, "sealed", first_asked=NOW)
-        assert not ledger.conclude(dispatch.id, 1, POLICY, Outcome(500, error="other"), "sealed", first_asked=NOW)
+        assert not ledger.conclude(dispatch.id, 2, POLICY, outcome, "sealed", **again)
+        assert not ledger.conclude(dispatch.id, 1, POLICY, Outcome(500, error="other"), "sealed", **again)
         assert not ledger.conclude(dispatch.id, 1, POLICY, outcome, "sealed", now=NOW)
     assert [(each.kind, each.attempt) for each in received] == [(outcome.state, 1)]
     assert ledger.response(current(ledger, dispatch)) == "sealed"
+
+
+@pytest.mark.parametrize("handed_back", [True, False])
+def test_a_retry_whose_reply_was_lost_is_found_with_its_event(ledger: Ledger, handed_back: bool) -> None:
+    def end(first_asked: datetime | None, attempt: int = 1) -> datetime | None:
+        if handed_back:
+            return ledger.hand_back(dispatch.id, Run(attempt), NOT_REACHED, NOW, first_asked=first_asked)
+        return ledger.retry(dispatch.id, Run(attempt), POLICY, BROKEN, NOW, first_asked=first_asked)
+
+    received: list[Event] = []
+    dispatch = accepted(ledger)
+    ledger.claim(dispatch.id, POLICY, "worker", NOW)
+    due = end(NOW)
+    assert due is not None
+    ledger.events.subscribe(received.append)
+    with committing(ledger):
+        assert end(NOW) == due
+        assert end(NOW + MOMENT) is end(NOW, attempt=2) is end(None) is None
+    assert [(each.kind, each.attempt) for each in received] == [("retrying", 1)]
 
 
 def test_an_id_that_is_given_twice_counts_once(ledger: Ledger) -> None:

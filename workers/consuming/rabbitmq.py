@@ -1,8 +1,8 @@
 """A worker's RabbitMQ transport: it receives no more messages of each queue than the queue has processes.
 
-RabbitMQ chooses the order between queues, so a shared process could not. The limit is the prefetch count of the queue's
-consumer (non-global basic.qos), which is fixed when the consumer starts, so a new limit needs a new consumer. Messages
-delivered to an older consumer stay until they are acknowledged, and count.
+RabbitMQ chooses the order between queues, so a process that serves several queues cannot follow weights. The limit is
+the prefetch count of the queue's consumer (non-global basic.qos), which is fixed when the consumer starts, so a new
+limit needs a new consumer. Messages delivered to an older consumer stay until they are acknowledged, and count.
 
 While RabbitMQ blocks publishers, events and replies are dropped. The worker continues, which ends the alarm.
 """

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import threading
 import time
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,16 +34,24 @@ RENEWALS = 3
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """An attempt that runs in this process. `since` and `until` (when it is given up) are monotonic seconds.
-
-    is_new: whether its task does not know of it yet.
-    """
+    """An attempt that runs in this process. `since` and `until` (when it is given up) are monotonic seconds."""
 
     dispatch_id: uuid.UUID
     attempt: int
     since: float
     until: float
-    is_new: bool = False
+
+
+@dataclass(slots=True)
+class Claiming:
+    """A dispatch that this thread tries to claim. Another thread may have a copy of its message."""
+
+    dispatch_id: uuid.UUID
+    policy: QueuePolicy
+    claim: Claim | None = None
+
+
+_claiming: ContextVar[Claiming | None] = ContextVar("request_broker.claiming", default=None)
 
 
 class Leases:
@@ -53,7 +62,6 @@ class Leases:
 
     def __init__(self) -> None:
         self._claims: set[Claim] = set()
-        self._claiming: dict[uuid.UUID, QueuePolicy] = {}
         self._thread: threading.Thread | None = None
         self._some = threading.Event()
 
@@ -66,10 +74,10 @@ class Leases:
         finally:
             self._claims.discard(claim)
 
-    def _hold(self, dispatch_id: uuid.UUID, attempt: int, policy: QueuePolicy, *, is_new: bool = False) -> Claim:
+    def _hold(self, dispatch_id: uuid.UUID, attempt: int, policy: QueuePolicy) -> Claim:
         now = time.monotonic()
         longest = policy.time_limit + HARD_LIMIT_MARGIN + LEASE_MARGIN.total_seconds()
-        claim = Claim(dispatch_id, attempt, now, now + longest, is_new)
+        claim = Claim(dispatch_id, attempt, now, now + longest)
         self._claims.add(claim)
         self._some.set()
         if self._thread is None or not self._thread.is_alive():  # not yet started, or this process was forked
@@ -80,18 +88,20 @@ class Leases:
     @contextlib.contextmanager
     def claiming(self, dispatch_id: uuid.UUID, policy: QueuePolicy) -> Iterator[None]:
         """Renew the claim that the block makes as soon as it is made: receivers of `dispatch_started` may be slow."""
-        self._claiming[dispatch_id] = policy
+        claiming = Claiming(dispatch_id, policy)
+        token = _claiming.set(claiming)
         try:
             yield
         finally:
-            del self._claiming[dispatch_id]
-            self._claims -= {claim for claim in self._claims if claim.is_new and claim.dispatch_id == dispatch_id}
+            _claiming.reset(token)
+            if claiming.claim is not None:
+                self._claims.discard(claiming.claim)
 
     def on_event(self, event: Event) -> None:
         """Subscriber of the ledger's events."""
-        policy = self._claiming.get(event.dispatch_id) if event.kind is Kind.STARTED else None
-        if policy is not None:
-            self._hold(event.dispatch_id, event.attempt, policy, is_new=True)
+        claiming = _claiming.get()
+        if claiming is not None and event.kind is Kind.STARTED and event.dispatch_id == claiming.dispatch_id:
+            claiming.claim = self._hold(event.dispatch_id, event.attempt, claiming.policy)
 
     def _run(self) -> None:
         step = 0.0

@@ -1,4 +1,4 @@
-"""Do not start a worker that cannot run requests."""
+"""A check that keeps a worker from starting if it cannot run requests."""
 
 from __future__ import annotations
 

@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 SOFT_TIME_LIMIT: int | None = SIG_SOFT_TIMEOUT
 """The signal; None on Windows."""
 
-START = 0.1
-"""Seconds by which the time of a task may begin before its code."""
-
 
 @contextlib.contextmanager
 def past_soft_limit() -> Iterator[None]:
@@ -42,7 +39,7 @@ def raise_if_past_soft_limit(request: Any) -> None:
     soft: float | None = (request.timelimit or (None, None))[1]
     if soft is None or SOFT_TIME_LIMIT is None or signal.getsignal(SOFT_TIME_LIMIT) is not soft_timeout_sighandler:
         return
-    if time.monotonic() - request.broker_began >= soft - START:
+    if time.monotonic() - request.broker_began >= soft:
         raise SoftTimeLimitExceeded
 
 

@@ -92,6 +92,13 @@ def test_a_request_that_cannot_be_queued_runs_now(steps: Any, post: Any, body: A
         dispatch("/echo/", queue="bulk")
 
 
+def test_a_step_that_counts_is_asked_once(steps: Any, post: Any, body: Any) -> None:
+    asked: list[Submission] = []
+    steps(asked.append, refuse)
+    assert post("/pay/", **body).status_code == 503
+    assert len(asked) == 1
+
+
 def test_the_first_step_that_answers_is_the_last_one_called() -> None:
     asked = []
 

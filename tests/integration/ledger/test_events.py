@@ -356,6 +356,19 @@ def test_a_request_is_accepted_in_a_transaction_that_is_managed_by_hand(client: 
     assert [each.state for each in configured.select(Selection(), 9)] == committed * ["succeeded"]
 
 
+def test_a_request_is_refused_if_django_never_says_what_is_committed(
+    client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(transaction.get_connection().settings_dict, "AUTOCOMMIT", False)
+    transaction.set_autocommit(False)
+    try:
+        assert client.post("/pay/").status_code == 503
+        transaction.rollback()
+    finally:
+        transaction.set_autocommit(True)
+    assert configured.count() == 0
+
+
 @contextlib.contextmanager
 def receiving(sent: Signal, receiver: Callable[..., None]) -> Iterator[None]:
     sent.connect(receiver, weak=False)

@@ -448,3 +448,9 @@ def test_every_id_has_a_test():
     ids = {part.split('"')[0].lower() for part in source.split('"request_broker.')[1:]}
     tests = " ".join(name for name in globals() if name.startswith("test_"))
     assert {found for found in ids if found not in tests} == set()
+
+
+def test_e019_a_ledger_without_autocommit(monkeypatch):
+    assert said(checks.databases.check_autocommit) == []
+    monkeypatch.setitem(connections["default"].settings_dict, "AUTOCOMMIT", False)
+    assert said(checks.databases.check_autocommit) == ["E019"]

@@ -6,6 +6,7 @@ import uuid
 import pytest
 from django.db import InterfaceError
 
+from broker_core.dispatches.events import Event, Kind
 from broker_core.policies import QueuePolicy
 from workers.replaying import leases as module
 from workers.replaying.leases import Leases
@@ -60,3 +61,31 @@ def test_a_claim_is_not_renewed_beyond_its_time_limit_and_a_margin(monkeypatch):
     for moment in (1.0, 10.0, 99.0, 100.0):
         leases._renew(moment, step=10.0)
     assert len(renewed) == 2, "neither at once nor when its time is over"
+
+
+def test_two_copies_of_a_message_in_one_process_do_not_disturb_each_other(renewed):
+    leases, dispatch_id, began, ended = Leases(), uuid.uuid4(), threading.Event(), threading.Event()
+
+    def lose() -> None:
+        with leases.claiming(dispatch_id, POLICY):
+            began.set()
+            assert ended.wait(30)
+
+    other = threading.Thread(target=lose)
+    other.start()
+    assert began.wait(30)
+    with leases.claiming(dispatch_id, POLICY):
+        leases.on_event(Event(Kind.STARTED, dispatch_id, lambda _: None, 1))
+        ended.set()
+        other.join(30)
+        renewed(lambda seen: {(dispatch_id, 1)} in seen)
+    assert not leases._claims
+
+
+def test_a_claim_of_another_dispatch_or_outside_of_a_task_is_not_renewed():
+    leases, dispatch_id = Leases(), uuid.uuid4()
+    leases.on_event(Event(Kind.STARTED, dispatch_id, lambda _: None, 1))
+    with leases.claiming(dispatch_id, POLICY):
+        leases.on_event(Event(Kind.STARTED, uuid.uuid4(), lambda _: None, 1))
+        leases.on_event(Event(Kind.RETRYING, dispatch_id, lambda _: None, 1))
+        assert not leases._claims
