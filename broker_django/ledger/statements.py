@@ -68,7 +68,7 @@ class _Row(NamedTuple):
 
 
 @lru_cache(maxsize=16)
-def _row(model: type[Model], with_key: bool) -> _Row:  # noqa: FBT001
+def _row(model: type[Model], *, with_key: bool) -> _Row:
     fields: list[Any] = [field for field in model._meta.concrete_fields if with_key or not field.primary_key]
     names = tuple(field.name for field in fields)
     if len(fields) > 1 and all(_is_plain(field) for field in fields):
@@ -105,7 +105,7 @@ def update(model: type[Model], values: Mapping[str, Any], where: Mapping[str, An
     """
     alias = database.alias_of(model)
     connection = connections[alias]
-    statement = _update(model, alias, tuple(values), tuple(where), unexpired_at is not None)
+    statement = _update(model, alias, tuple(values), tuple(where), unexpired=unexpired_at is not None)
     given = [*values.items(), *where.items(), *([("expires_at", unexpired_at)] if unexpired_at is not None else [])]
     columns = [_column(model, name) for name, _value in given]
     prepared = _prepared(columns, [value for _name, value in given], connection)
@@ -115,7 +115,7 @@ def update(model: type[Model], values: Mapping[str, Any], where: Mapping[str, An
 
 
 @lru_cache(maxsize=16)
-def _update(model: type[Model], alias: str, values: tuple[str, ...], where: tuple[str, ...], unexpired: bool) -> str:  # noqa: FBT001
+def _update(model: type[Model], alias: str, values: tuple[str, ...], where: tuple[str, ...], *, unexpired: bool) -> str:
     quote = connections[alias].ops.quote_name
 
     def equal(name: str) -> str:
