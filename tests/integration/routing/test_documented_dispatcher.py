@@ -28,7 +28,9 @@ def documented(monkeypatch):
     exec(code, module.__dict__)
     monkeypatch.setitem(sys.modules, module.__name__, module)
     rules = [{"when": 'request.path == "/echo/" && request.query["by"] == "rule"', "queue": "realtime"}]
-    with override_settings(REQUEST_BROKER={"DISPATCHER": f"{module.__name__}.LargeUploads", "RULES": rules}):
+    with override_settings(
+        REQUEST_BROKER={"DISPATCHER": f"{module.__name__}.LargeUploads", "RULES": rules, "MAX_INLINE_SIZE": 10_000_000}
+    ):
         yield
 
 
