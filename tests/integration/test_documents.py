@@ -83,7 +83,7 @@ class Reader:
         ]
         found["MIDDLEWARE"] = [path for path in found["MIDDLEWARE"] if "broker" not in path]
         before = deepcopy(found)
-        exec(block.code, {}, found)
+        exec(block.code, {"BASE_DIR": ROOT}, found)
         changed = {name: value for name, value in found.items() if value != before.get(name)}
         known = set(dir(global_settings)) | {"REQUEST_BROKER"}
         assert {name for name in changed if not name.startswith("CELERY_")} <= known
