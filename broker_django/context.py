@@ -39,7 +39,8 @@ class RequestContext:
     if it is to be queued. routed: whether routers were evaluated.
     route: the route that a router chose. new_visitor: the id of a visitor that gets a sticky cookie. stored: whether
     the response comes from the store, and so has passed all middleware. held: the maximum seconds that the client
-    waited.
+    waited. answers: what the routers and the rules answered, by the method of `Dispatcher` that asked them; None unless
+    the request is explained.
     """
 
     replayed: bool = False
@@ -57,6 +58,7 @@ class RequestContext:
     reached: bool = False
     stored: bool = False
     held: float = 0.0
+    answers: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

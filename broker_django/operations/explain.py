@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from django.apps import apps
 from django.conf import settings
@@ -15,8 +15,11 @@ from django.test import RequestFactory  # makes the request to explain
 from django.urls import Resolver404, resolve
 from django.utils import translation
 from django.utils.module_loading import import_string
+from django.utils.text import format_lazy
+from django.utils.translation import gettext_lazy as _
 
 from broker_core.errors import BrokerError, LoopDetectedError
+from broker_core.redaction import printable
 from broker_core.routing import Action, Router, verdicts
 from broker_django.admission.steps import WITHOUT_BODY, NotQueueableError, admit
 from broker_django.admission.submission import ClientSubmission
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
     from django.http import HttpRequest, HttpResponse
     from django.urls import ResolverMatch
     from django.utils.deprecation import MiddlewareMixin
+    from django.utils.functional import _StrPromise
 
     from broker_core.policies import Decision
     from broker_core.routing import Route
@@ -45,6 +49,9 @@ if TYPE_CHECKING:
 VISITORS = 1_000
 
 M = TypeVar("M", bound="MiddlewareMixin")
+
+Text: TypeAlias = "str | _StrPromise"
+"""A text that is translated when it is shown. Meanwhile the language is that of the request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +65,9 @@ class Tried:
 
 @dataclass(slots=True)
 class Explanation:
-    """What happens to one request. `outcome` sums it up in a sentence."""
+    """What happens to one request. `outcome` sums it up in a sentence, in the language of whoever reads it."""
 
-    outcome: str = ""
+    outcome: Text = ""
     routers: list[Tried] = field(default_factory=list)
     rules: list[Tried] = field(default_factory=list)
     shares: dict[str, int] = field(default_factory=dict)
@@ -75,18 +82,49 @@ def explain(
 ) -> Explanation:
     """Returns what would happen to this request; `path` may have a query. Nothing is run, queued or written.
 
-    Without `names_destinations`, the targets of redirects and proxies are left out.
+    Without `names_destinations`, the targets of redirects and proxies are left out, and messages of errors in code.
     """
     request = _request(method, path, headers, user)
     explanation = Explanation()
     with translation.override(language_of(request.META, request.path_info)):
-        _try_routers(request, explanation)
-        explanation.outcome = _answer_of_router(request, names_destinations=names_destinations)
-        if not explanation.outcome:
-            _explain_view(request, explanation)
+        try:
+            _explain_route(request, explanation, names_destinations=names_destinations)
+            if not explanation.outcome:
+                _explain_view(request, explanation)
+        except _DispatcherError as error:
+            explanation.outcome = error.outcome(with_message=names_destinations)
     if not names_destinations:
         explanation.shares = {}
     return explanation
+
+
+class _DispatcherError(Exception):
+    """A method of the DISPATCHER raised."""
+
+    def __init__(self, method: str, error: Exception) -> None:
+        super().__init__(method, error)
+        self.method, self.error = f"{conf.DISPATCHER}.{method}", error
+
+    def outcome(self, *, with_message: bool) -> Text:
+        name, message = type(self.error).__name__, printable(str(self.error))
+        shown = f"{name}: {message}" if message and with_message else name
+        return format_lazy(_("The request fails: {method} raised {error}."), method=self.method, error=shown)
+
+
+def _explain_route(request: HttpRequest, explanation: Explanation, *, names_destinations: bool) -> None:
+    answers = _answers(request)
+    try:
+        route = route_of(request)
+    except Exception as error:
+        raise _DispatcherError("route", error) from error
+    finally:
+        if "route" in answers:
+            _try_routers(request, explanation)
+    in_code = answers.get("route") is not route
+    if in_code:
+        explanation.shares = {}
+    outcome = _answer_of_router(request, names_destinations=names_destinations)
+    explanation.outcome = _in_code(outcome) if outcome and in_code else outcome
 
 
 def _explain_view(request: HttpRequest, explanation: Explanation) -> None:
@@ -99,7 +137,7 @@ def _explain_view(request: HttpRequest, explanation: Explanation) -> None:
     explanation.view = view_name(found.func, request.method or "")
     explanation.outcome = _login_redirect(request, found)
     if not explanation.outcome and choice.is_own(found):
-        explanation.outcome = "The broker answers: its own URLs are neither routed nor queued."
+        explanation.outcome = _("The broker answers: its own URLs are neither routed nor queued.")
     if not explanation.outcome:
         _explain_decision(request, View(found.func, found.args, found.kwargs), explanation)
 
@@ -108,60 +146,99 @@ def _explain_decision(request: HttpRequest, view: View, explanation: Explanation
     annotation = annotation_of(view.function, request.method or "")
     if annotation is not None:
         explanation.decorator = f"{annotation.mode} {annotation.queue or ''}".strip()
-    elif route_of(request) is None:
-        _try_rules(request, explanation)
-    explanation.decision = decide(request, view.function)
+    answers, route = _answers(request), route_of(request)
+    try:
+        explanation.decision = decide(request, view.function)
+    except Exception as error:
+        raise _DispatcherError("classify", error) from error
+    finally:
+        if "classify" in answers and annotation is None and not _is_queued_by(route):
+            _try_rules(request, explanation)
+    outcome = _outcome_of_decision(request, view, explanation.decision)
+    in_code = "classify" not in answers or answers["classify"] is not explanation.decision
+    explanation.outcome = _in_code(outcome) if in_code else outcome
+
+
+def _outcome_of_decision(request: HttpRequest, view: View, decision: Decision | None) -> Text:
     unknown: str = request.broker.unknown_queue  # type: ignore[attr-defined]
     if unknown:
-        explanation.outcome = f"The view runs now: there is no queue {unknown!r}."
-    else:
-        refusal = _refusal_of(request, view, explanation.decision)
-        explanation.outcome = refusal or _outcome(explanation.decision) + _destinations_note(route_of(request))
+        return format_lazy(_("The view runs now: there is no queue {queue!r}."), queue=unknown)
+    refusal = _refusal_of(request, view, decision)
+    return refusal or _with_note(_outcome(decision), _destinations_note(route_of(request)))
 
 
-def _refusal_of(request: HttpRequest, view: View, decision: Decision | None) -> str:
+def _answers(request: HttpRequest) -> dict[str, Any]:
+    """Returns what routers and rules answered the DISPATCHER, by its method. It may have asked neither."""
+    answers: dict[str, Any] = request.broker.answers  # type: ignore[attr-defined]
+    return answers
+
+
+def _in_code(outcome: Text) -> Text:
+    return format_lazy(_("Your DISPATCHER decided. {outcome}"), outcome=outcome)
+
+
+def _is_queued_by(route: Route | None) -> bool:
+    return route is not None and route.router.action is Action.QUEUE
+
+
+def _refusal_of(request: HttpRequest, view: View, decision: Decision | None) -> Text:
     """Returns how admission refuses the request without its body; empty if it does not, or the view runs now."""
     if decision is None or not decision.queued:
         return ""
     try:
         response = admit(ClientSubmission(request, view, decision), WITHOUT_BODY)
     except NotQueueableError as reason:
-        return f"The view runs now: {reason}"
+        return format_lazy(_("The view runs now: {reason}"), reason=str(reason))
     except BrokerError as error:
-        return f"The request is refused: {error.status}, {error}"
+        return _refused(error.status, error)
     except DisallowedHost as error:
-        return f"The request is refused: 400, {error}"
-    return "" if response is None else f"Admission answers: {response.status_code}."
+        return _refused(400, error)
+    return "" if response is None else format_lazy(_("Admission answers: {status}."), status=response.status_code)
 
 
-def _answer_of_router(request: HttpRequest, *, names_destinations: bool) -> str:
+def _refused(status: int, error: Exception) -> Text:
+    return format_lazy(_("The request is refused: {status}, {error}"), status=status, error=str(error))
+
+
+def _answer_of_router(request: HttpRequest, *, names_destinations: bool) -> Text:
     """Returns what the router answers; empty if the view is called."""
     route = route_of(request)
     if route is None or route.router.action is Action.QUEUE:
         return ""
     code = route.router.code
     if route.router.action is Action.PROXY:
-        to = f" to {redirects.target_of(request, route)}" if names_destinations else ""
-        return f"Router {code} answers: a proxy{to}{_destinations_note(route)}"
+        target = redirects.target_of(request, route) if names_destinations else ""
+        return _with_note(_answer(code, _("a proxy"), target), _destinations_note(route))
     try:
         response = redirects.redirect(request, route)
     except LoopDetectedError as error:
-        return f"Router {code} answers: {error.status}, {error}"
+        return format_lazy(_("Router {code} answers: {answer}"), code=code, answer=f"{error.status}, {error}")
     if response is None:
         return ""
-    to = f" to {response['Location']}" if names_destinations else ""
-    return f"Router {code} answers: {response.status_code}{to}{_destinations_note(route)}"
+    target = response["Location"] if names_destinations else ""
+    return _with_note(_answer(code, str(response.status_code), target), _destinations_note(route))
 
 
-def _without_view(request: HttpRequest) -> str:
+def _answer(code: str, answer: Text, target: str) -> Text:
+    if not target:
+        return format_lazy(_("Router {code} answers: {answer}"), code=code, answer=answer)
+    return format_lazy(_("Router {code} answers: {answer} to {target}"), code=code, answer=answer, target=target)
+
+
+def _without_view(request: HttpRequest) -> Text:
     for middleware in _middleware_of(CommonMiddleware):
         if middleware.should_redirect_with_slash(request):
             slashed = request.get_full_path(force_append_slash=True)
-            return f"{_title(middleware)} answers: {middleware.response_redirect_class.status_code} to {slashed}"
-    return "No view has this URL: 404."
+            return _redirected(middleware, middleware.response_redirect_class.status_code, slashed)
+    return _("No view has this URL: 404.")
 
 
-def _login_redirect(request: HttpRequest, found: ResolverMatch) -> str:
+def _redirected(middleware: object, status: int, target: str) -> Text:
+    name = type(middleware).__name__
+    return format_lazy(_("{name} answers: {status} to {target}"), name=name, status=status, target=target)
+
+
+def _login_redirect(request: HttpRequest, found: ResolverMatch) -> Text:
     """Returns what LoginRequiredMiddleware answers; empty if it lets the request pass."""
     if not apps.is_installed("django.contrib.auth"):
         return ""
@@ -171,9 +248,9 @@ def _login_redirect(request: HttpRequest, found: ResolverMatch) -> str:
         try:
             response = middleware.process_view(request, found.func, found.args, found.kwargs)
         except DisallowedHost as error:
-            return f"The request is refused: 400, {error}"
+            return _refused(400, error)
         if response is not None:
-            return f"{_title(middleware)} answers: {response.status_code} to {response['Location']}"
+            return _redirected(middleware, response.status_code, response["Location"])
     return ""
 
 
@@ -190,14 +267,14 @@ def _never_called(request: HttpRequest) -> HttpResponse:
     raise NotImplementedError
 
 
-def _title(middleware: object) -> str:
-    return type(middleware).__name__
-
-
-def _destinations_note(route: Route | None) -> str:
+def _destinations_note(route: Route | None) -> Text:
     """Returns a note if other visitors may get another destination."""
     number = len(route.router.weights) if route is not None else 1
-    return f" (one of {number}, by weight)" if number > 1 else ""
+    return format_lazy(_("(one of {number}, by weight)"), number=number) if number > 1 else ""
+
+
+def _with_note(outcome: Text, note: Text) -> Text:
+    return format_lazy("{outcome} {note}", outcome=outcome, note=note) if note else outcome
 
 
 def _request(method: str, path: str, headers: Mapping[str, str], user: Any) -> HttpRequest:
@@ -205,14 +282,14 @@ def _request(method: str, path: str, headers: Mapping[str, str], user: Any) -> H
     if not any(name.lower() == "host" for name in headers):
         request.META["SERVER_NAME"] = usual_host()
     request.user = user or users.anonymous()
-    request.broker = RequestContext()  # type: ignore[attr-defined]
+    request.broker = RequestContext(answers={})  # type: ignore[attr-defined]
     with suppress(DisallowedHost):
         request.urlconf = urlconf_of(request.get_host(), "")
     return request
 
 
 def _try_routers(request: HttpRequest, explanation: Explanation) -> None:
-    """Try the rows in order. A project's DISPATCHER may decide otherwise."""
+    """Try the rows in order."""
     first = ""
     candidates = tables.current().candidates(request.path_info)
     read = partial(values, request)
@@ -240,10 +317,13 @@ def _try_rules(request: HttpRequest, explanation: Explanation) -> None:
             return
 
 
-def _outcome(decision: Decision | None) -> str:
+def _outcome(decision: Decision | None) -> Text:
     if decision is None:
-        return "The view runs now, as without the broker."
+        return _("The view runs now, as without the broker.")
+    names = {"queue": decision.queue, "reason": decision.reason}
     if not decision.queued:
-        return f"The view runs now, in the class {decision.queue} ({decision.reason})."
-    wait = f"; the client waits up to {decision.wait:g} s" if decision.wait else ""
-    return f"Queued on {decision.queue} ({decision.reason}){wait}."
+        return format_lazy(_("The view runs now, in the class {queue} ({reason})."), **names)
+    if decision.wait:
+        text = _("Queued on {queue} ({reason}); the client waits up to {seconds} s.")
+        return format_lazy(text, seconds=f"{decision.wait:g}", **names)
+    return format_lazy(_("Queued on {queue} ({reason})."), **names)
