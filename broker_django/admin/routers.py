@@ -52,6 +52,14 @@ class DestinationInline(TabularInline):
         return f"{found[destination.pk]:.1%}" if destination.pk in found else ""
 
 
+class ActivationFilter(admin.BooleanFieldListFilter):
+    """Its title is a noun, because the page says "By ..."."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.title = _("activation")
+
+
 @admin.register(Router)
 class RouterAdmin(ModelAdmin):
     """Changes take effect within a second, in every process."""
@@ -59,7 +67,7 @@ class RouterAdmin(ModelAdmin):
     inlines = (DestinationInline,)
     list_display = ("code", "source", "rank", "action", "leads_to", "shown_condition", "is_active", "works")
     list_editable = ("rank", "is_active")
-    list_filter = ("is_active", "action", "sticky_by")
+    list_filter = (("is_active", ActivationFilter), "action", "sticky_by")
     search_fields = ("code", "source", "description")
     actions = ("activate", "deactivate", "drain", "export")
     save_on_top = True

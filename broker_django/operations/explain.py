@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.apps import apps
 from django.conf import settings
@@ -31,6 +31,7 @@ from broker_django.dispatcher import decide, route_of
 from broker_django.dispatching.arrival import language_of, usual_host
 from broker_django.dispatching.urlconfs import urlconf_of
 from broker_django.identity import users
+from broker_django.models.texts import translated_when_shown
 from broker_django.request_values import values
 from broker_django.routing import choice, redirects
 from broker_django.routing.table import tables
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from django.http import HttpRequest, HttpResponse
     from django.urls import ResolverMatch
     from django.utils.deprecation import MiddlewareMixin
-    from django.utils.functional import _StrPromise
+    from django.utils.functional import _StrOrPromise
 
     from broker_core.policies import Decision
     from broker_core.routing import Route
@@ -50,24 +51,21 @@ VISITORS = 1_000
 
 M = TypeVar("M", bound="MiddlewareMixin")
 
-Text: TypeAlias = "str | _StrPromise"
-"""A text that is translated when it is shown. Meanwhile the language is that of the request."""
-
 
 @dataclass(frozen=True, slots=True)
 class Tried:
     """A router or a rule that was tried: its name, a summary, and why it does not apply; empty if it applies."""
 
-    name: str
-    about: str
-    why_not: str = ""
+    name: _StrOrPromise
+    about: _StrOrPromise
+    why_not: _StrOrPromise = ""
 
 
 @dataclass(slots=True)
 class Explanation:
-    """What happens to one request. `outcome` sums it up in a sentence, in the language of whoever reads it."""
+    """What happens to one request. `outcome` sums it up in a sentence. Texts are translated when they are shown."""
 
-    outcome: Text = ""
+    outcome: _StrOrPromise = ""
     routers: list[Tried] = field(default_factory=list)
     rules: list[Tried] = field(default_factory=list)
     shares: dict[str, int] = field(default_factory=dict)
@@ -105,7 +103,7 @@ class _DispatcherError(Exception):
         super().__init__(method, error)
         self.method, self.error = f"{conf.DISPATCHER}.{method}", error
 
-    def outcome(self, *, with_message: bool) -> Text:
+    def outcome(self, *, with_message: bool) -> _StrOrPromise:
         name, message = type(self.error).__name__, printable(str(self.error))
         shown = f"{name}: {message}" if message and with_message else name
         return format_lazy(_("The request fails: {method} raised {error}."), method=self.method, error=shown)
@@ -159,7 +157,7 @@ def _explain_decision(request: HttpRequest, view: View, explanation: Explanation
     explanation.outcome = _in_code(outcome) if in_code else outcome
 
 
-def _outcome_of_decision(request: HttpRequest, view: View, decision: Decision | None) -> Text:
+def _outcome_of_decision(request: HttpRequest, view: View, decision: Decision | None) -> _StrOrPromise:
     unknown: str = request.broker.unknown_queue  # type: ignore[attr-defined]
     if unknown:
         return format_lazy(_("The view runs now: there is no queue {queue!r}."), queue=unknown)
@@ -173,7 +171,7 @@ def _answers(request: HttpRequest) -> dict[str, Any]:
     return answers
 
 
-def _in_code(outcome: Text) -> Text:
+def _in_code(outcome: _StrOrPromise) -> _StrOrPromise:
     return format_lazy(_("Your DISPATCHER decided. {outcome}"), outcome=outcome)
 
 
@@ -181,7 +179,7 @@ def _is_queued_by(route: Route | None) -> bool:
     return route is not None and route.router.action is Action.QUEUE
 
 
-def _refusal_of(request: HttpRequest, view: View, decision: Decision | None) -> Text:
+def _refusal_of(request: HttpRequest, view: View, decision: Decision | None) -> _StrOrPromise:
     """Returns how admission refuses the request without its body; empty if it does not, or the view runs now."""
     if decision is None or not decision.queued:
         return ""
@@ -196,11 +194,11 @@ def _refusal_of(request: HttpRequest, view: View, decision: Decision | None) -> 
     return "" if response is None else format_lazy(_("Admission answers: {status}."), status=response.status_code)
 
 
-def _refused(status: int, error: Exception) -> Text:
+def _refused(status: int, error: Exception) -> _StrOrPromise:
     return format_lazy(_("The request is refused: {status}, {error}"), status=status, error=str(error))
 
 
-def _answer_of_router(request: HttpRequest, *, names_destinations: bool) -> Text:
+def _answer_of_router(request: HttpRequest, *, names_destinations: bool) -> _StrOrPromise:
     """Returns what the router answers; empty if the view is called."""
     route = route_of(request)
     if route is None or route.router.action is Action.QUEUE:
@@ -219,13 +217,13 @@ def _answer_of_router(request: HttpRequest, *, names_destinations: bool) -> Text
     return _with_note(_answer(code, str(response.status_code), target), _destinations_note(route))
 
 
-def _answer(code: str, answer: Text, target: str) -> Text:
+def _answer(code: str, answer: _StrOrPromise, target: str) -> _StrOrPromise:
     if not target:
         return format_lazy(_("Router {code} answers: {answer}"), code=code, answer=answer)
     return format_lazy(_("Router {code} answers: {answer} to {target}"), code=code, answer=answer, target=target)
 
 
-def _without_view(request: HttpRequest) -> Text:
+def _without_view(request: HttpRequest) -> _StrOrPromise:
     for middleware in _middleware_of(CommonMiddleware):
         if middleware.should_redirect_with_slash(request):
             slashed = request.get_full_path(force_append_slash=True)
@@ -233,12 +231,12 @@ def _without_view(request: HttpRequest) -> Text:
     return _("No view has this URL: 404.")
 
 
-def _redirected(middleware: object, status: int, target: str) -> Text:
+def _redirected(middleware: object, status: int, target: str) -> _StrOrPromise:
     name = type(middleware).__name__
     return format_lazy(_("{name} answers: {status} to {target}"), name=name, status=status, target=target)
 
 
-def _login_redirect(request: HttpRequest, found: ResolverMatch) -> Text:
+def _login_redirect(request: HttpRequest, found: ResolverMatch) -> _StrOrPromise:
     """Returns what LoginRequiredMiddleware answers; empty if it lets the request pass."""
     if not apps.is_installed("django.contrib.auth"):
         return ""
@@ -267,13 +265,13 @@ def _never_called(request: HttpRequest) -> HttpResponse:
     raise NotImplementedError
 
 
-def _destinations_note(route: Route | None) -> Text:
+def _destinations_note(route: Route | None) -> _StrOrPromise:
     """Returns a note if other visitors may get another destination."""
     number = len(route.router.weights) if route is not None else 1
     return format_lazy(_("(one of {number}, by weight)"), number=number) if number > 1 else ""
 
 
-def _with_note(outcome: Text, note: Text) -> Text:
+def _with_note(outcome: _StrOrPromise, note: _StrOrPromise) -> _StrOrPromise:
     return format_lazy("{outcome} {note}", outcome=outcome, note=note) if note else outcome
 
 
@@ -295,11 +293,15 @@ def _try_routers(request: HttpRequest, explanation: Explanation) -> None:
     read = partial(values, request)
     for match, why_not in verdicts(candidates, request.method or "", read, choice.switched_off()):
         router = match.router
-        reason = f"router {first} comes first" if first else why_not
-        explanation.routers.append(
-            Tried(router.code, f"{router.source.text} -> {router.action}, rank {router.rank}", reason)
+        about = format_lazy(
+            _("{source} -> {action}, rank {rank}"),
+            source=router.source.text,
+            action=router.action.value,
+            rank=router.rank,
         )
-        if not reason:
+        reason = format_lazy(_("router {code} comes first"), code=first) if first else _shown(why_not)
+        explanation.routers.append(Tried(router.code, about, reason))
+        if not first and not why_not:
             first = router.code
             explanation.shares = _shares(router)
 
@@ -309,15 +311,21 @@ def _shares(router: Router) -> dict[str, int]:
     return {destination.url: picked.count(destination) for destination in router.destinations}
 
 
+def _shown(reason: str) -> _StrOrPromise:
+    return translated_when_shown(reason) if reason else ""
+
+
 def _try_rules(request: HttpRequest, explanation: Explanation) -> None:
     classifier = conf.classifier
     for number, (rule, why_not) in enumerate(classifier.verdicts(partial(values, request))):
-        explanation.rules.append(Tried(f"rule {number}", f"{rule.when.text} -> {rule.mode} {rule.queue}", why_not))
+        name = format_lazy(_("rule {number}"), number=number)
+        about = f"{rule.when.text} -> {rule.mode} {rule.queue}"
+        explanation.rules.append(Tried(name, about, _shown(why_not)))
         if not why_not:
             return
 
 
-def _outcome(decision: Decision | None) -> Text:
+def _outcome(decision: Decision | None) -> _StrOrPromise:
     if decision is None:
         return _("The view runs now, as without the broker.")
     names = {"queue": decision.queue, "reason": decision.reason}
