@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, quote_plus, unquote, unquote_plus, urlsplit, urlunsplit
 
@@ -197,6 +197,19 @@ def first(
     return None
 
 
+DRAINED = Text("it has no active destination with a weight")
+
+
+@lru_cache(maxsize=32)
+def _switched_off(action: Action) -> Text:
+    return Text("{action} is switched off", action=action.value)
+
+
+@lru_cache(maxsize=32)
+def _other_method(method: str) -> Text:
+    return Text("{method} is not among its methods", method=method)
+
+
 def verdicts(
     candidates: Sequence[Match], method: str, values: Values, switched_off: Container[Action] = frozenset()
 ) -> Iterator[tuple[Match, str]]:
@@ -206,11 +219,11 @@ def verdicts(
     for match in candidates:
         router = match.router
         if router.action in switched_off:
-            yield match, Text("{action} is switched off", action=router.action.value)
+            yield match, _switched_off(router.action)
         elif not router.allows(method):
-            yield match, Text("{method} is not among its methods", method=method)
+            yield match, _other_method(method)
         elif not router.weights:
-            yield match, Text("it has no active destination with a weight")
+            yield match, DRAINED
         else:
             yield match, answers.why_not(router.condition) if router.condition else ""
 
