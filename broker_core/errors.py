@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from broker_core.texts import Text
+
 
 class BrokerError(Exception):
     """Base class of all errors of the broker."""
@@ -38,7 +40,7 @@ class InvalidConditionError(ConfigurationError):
     def __init__(self, reason: str, position: int = 0) -> None:
         self.reason = reason
         self.position = position
-        super().__init__(f"column {position}: {reason}" if position else reason)
+        super().__init__(Text("column {position}: {reason}", position=position, reason=reason) if position else reason)
 
 
 class MessageError(BrokerError):

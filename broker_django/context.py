@@ -38,7 +38,8 @@ class RequestContext:
     named although it is not configured, so that the view is left alone. routed: whether routers were evaluated.
     route: the route that a router chose. new_visitor: the id of a visitor that gets a sticky cookie. stored: whether
     the response comes from the store, and so has passed all middleware. held: the maximum seconds that the client
-    waited.
+    waited. answers: what the routers and the rules answered, by the method of `Dispatcher` that asked them; None unless
+    the request is explained.
     """
 
     replayed: bool = False
@@ -55,6 +56,7 @@ class RequestContext:
     reached: bool = False
     stored: bool = False
     held: float = 0.0
+    answers: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

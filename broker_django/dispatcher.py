@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.utils.module_loading import import_string
 
 from broker_django import classification
+from broker_django.classification import NOWHERE
 from broker_django.conf import conf
 from broker_django.routing import choice
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from broker_core.policies import Decision
     from broker_core.routing import Route
     from broker_django.context import RequestContext
+
+T = TypeVar("T")
 
 
 class Dispatcher:
@@ -28,11 +31,19 @@ class Dispatcher:
 
     def route(self, request: HttpRequest) -> Route | None:
         """Returns the redirect, proxy or queue that the request is sent to, or None. The view is not resolved yet."""
-        return choice.find(request)
+        return _kept(request, "route", choice.find(request))
 
     def classify(self, request: HttpRequest, view: Any) -> Decision | None:
         """Returns whether the view runs later, and on which queue; None if the broker leaves it alone."""
-        return classification.classify(request, view)
+        return _kept(request, "classify", classification.classify(request, view))
+
+
+def _kept(request: HttpRequest, method: str, answer: T) -> T:
+    """Keep the answer for an explanation of the request."""
+    answers = getattr(request, "broker", NOWHERE).answers
+    if answers is not None:
+        answers[method] = answer
+    return answer
 
 
 def dispatcher() -> Dispatcher:

@@ -12,6 +12,7 @@ from broker_core.conditions.expressions import cel
 from broker_core.conditions.guards import guards_of, ruled_out
 from broker_core.conditions.patterns import require_small_patterns
 from broker_core.errors import InvalidConditionError
+from broker_core.texts import Text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,7 +22,7 @@ logger = logging.getLogger("broker_core.conditions")
 Values = Callable[[frozenset[str]], Mapping[str, Any]]
 """Returns the values of these names for one request, such as `{"request.path": "/"}`."""
 
-FALSE = "its condition is false"
+FALSE = Text("its condition is false")
 
 MAX_LENGTH = 2_000
 
@@ -118,7 +119,13 @@ class Condition:
 
     def __init__(self, text: str) -> None:
         if len(text) > MAX_LENGTH:
-            raise InvalidConditionError(f"a condition has at most {MAX_LENGTH} characters, this one has {len(text)}")
+            raise InvalidConditionError(
+                Text(
+                    "a condition has at most {most} characters, this one has {length}",
+                    most=MAX_LENGTH,
+                    length=len(text),
+                )
+            )
         self.text = text
         program = _compile(text)
         bare = _TEXT.sub(lambda match: " " * len(match[0]), text)
@@ -131,7 +138,8 @@ class Condition:
         if unknown:
             name = min(unknown)
             raise InvalidConditionError(
-                f"unknown variable {name!r}; there are {', '.join(VARIABLES)}", _column(bare, name)
+                Text("unknown variable {name!r}; there are {known}", name=name, known=", ".join(VARIABLES)),
+                _column(bare, name),
             )
         flat = _flattened(text, bare)
         self.nested = flat is None
@@ -204,14 +212,15 @@ class Evaluation:
             return "" if condition.holds(self._context) else FALSE
         except (ValueError, TypeError, LookupError, RuntimeError, ArithmeticError) as error:
             logger.debug("The condition %s could not be evaluated: %s", condition.text, type(error).__name__)
-            return f"its condition could not be evaluated: {self._too_large(condition) or error}"
+            reason = self._too_large(condition) or str(error)
+            return Text("its condition could not be evaluated: {reason}", reason=reason)
 
     def _too_large(self, condition: Condition) -> str:
         """Returns which of the condition's values has too many entries, as a reason; an empty text if none has."""
         names = [name for name in sorted(condition.names) if _is_too_large(self._given.get(name))]
         for name in names:
             _log_once(name)
-        return f"{names[0]} has more than {MOST_ENTRIES} entries" if names else ""
+        return Text("{name} has more than {most} entries", name=names[0], most=MOST_ENTRIES) if names else ""
 
 
 @lru_cache
@@ -268,10 +277,12 @@ def _uses(bare: str) -> Iterable[str]:
         elif member in members:
             yield f"{variable}.{member}"
         else:
-            wrong = f"{variable}.{member} does not exist" if member else f"{variable} alone is not a value"
-            raise InvalidConditionError(
-                f"{wrong}; there are {', '.join(f'{variable}.{known}' for known in sorted(members))}", match.start() + 1
-            )
+            known = ", ".join(f"{variable}.{each}" for each in sorted(members))
+            if member:
+                wrong = Text("{name} does not exist; there are {known}", name=f"{variable}.{member}", known=known)
+            else:
+                wrong = Text("{name} alone is not a value; there are {known}", name=variable, known=known)
+            raise InvalidConditionError(wrong, match.start() + 1)
 
 
 def _require_known_functions(program: cel.Program, bare: str) -> None:
@@ -280,7 +291,7 @@ def _require_known_functions(program: cel.Program, bare: str) -> None:
         if re.fullmatch(r"[A-Za-z_][\w.]*", name):
             match = re.search(rf"\b{re.escape(name)}\s*\(", bare)
             raise InvalidConditionError(
-                f"unknown function {name!r}; there are {', '.join(sorted(FUNCTIONS))}",
+                Text("unknown function {name!r}; there are {known}", name=name, known=", ".join(sorted(FUNCTIONS))),
                 match.start() + 1 if match else 0,
             )
 
@@ -296,10 +307,10 @@ def _comprehension_variables(bare: str) -> set[str]:
     for name in ("map", "filter"):
         again = [match.start() + 1 for match in macros if match[1] == name][1:]
         if again:
-            raise InvalidConditionError(f"only one {name} is allowed: each builds a list", again[0])
+            raise InvalidConditionError(Text("only one {name} is allowed: each builds a list", name=name), again[0])
     for match in macros:
         if any(match.start() < end for end in ends):
-            raise InvalidConditionError("a comprehension may not contain another", match.start() + 1)
+            raise InvalidConditionError(Text("a comprehension may not contain another"), match.start() + 1)
         begin = bare.index("(", match.start())
         ends.append(_closing(bare, begin))
         _require_small_steps(bare, match, begin + 1, ends[-1])
@@ -310,16 +321,19 @@ def _comprehension_variables(bare: str) -> set[str]:
 def _require_small_steps(bare: str, macro: re.Match[str], begin: int, end: int) -> None:
     for whole in _WHOLE.finditer(bare, begin, end):
         if not whole[1]:
-            reason = f"a comprehension may test what is in {whole[2]}, but not use all of it"
+            reason = Text("a comprehension may test what is in {name}, but not use all of it", name=whole[2])
             raise InvalidConditionError(reason, whole.start(2) + 1)
     if costly := _COSTLY.search(bare, begin, end):
-        why = "compiles its pattern" if costly[1] == "matches" else "copies a text"
-        raise InvalidConditionError(f"a comprehension may not call {costly[1]}, which {why}", costly.start() + 1)
+        if costly[1] == "matches":
+            reason = Text("a comprehension may not call matches, which compiles its pattern")
+        else:
+            reason = Text("a comprehension may not call bytes, which copies a text")
+        raise InvalidConditionError(reason, costly.start() + 1)
     if sums := _SUMS.search(bare, begin, end):
-        raise InvalidConditionError("a comprehension may contain one sum: each copies its operands", sums.end())
+        raise InvalidConditionError(Text("a comprehension may contain one sum: each copies its operands"), sums.end())
     for literal in _LITERAL.finditer(bare, begin, end):
         if read := _READ.search(bare, literal.end(), _closing(bare, literal.end() - 1)):
-            reason = f"a comprehension may not put {read[2]} into a list or a map, which copies it"
+            reason = Text("a comprehension may not put {name} into a list or a map, which copies it", name=read[2])
             raise InvalidConditionError(reason, read.start(2) + 1)
     if macro[1] == "map":
         _require_small_elements(bare, macro[2], begin, end)
@@ -327,10 +341,10 @@ def _require_small_steps(bare: str, macro: re.Match[str], begin: int, end: int) 
 
 def _require_small_elements(bare: str, name: str, begin: int, end: int) -> None:
     if growing := _GROWING.search(bare, begin, end):
-        raise InvalidConditionError("a map may not make its elements larger", growing.end())
+        raise InvalidConditionError(Text("a map may not make its elements larger"), growing.end())
     for read in _READ.finditer(bare, begin, end):
         if not read[1] and read[3] != name:
-            reason = f"a map may read the request by its element only, as request.query[{name}]"
+            reason = Text("a map may read the request by its element only, as request.query[{name}]", name=name)
             raise InvalidConditionError(reason, read.start(2) + 1)
 
 

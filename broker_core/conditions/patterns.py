@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from broker_core.conditions.expressions import cel
 from broker_core.errors import InvalidConditionError
+from broker_core.texts import Text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,7 +17,7 @@ SHARE = 20
 
 Together they then take up to about 500 kB and 3 ms: 10 of `\\w` or `\\pL`, 100 of `\\d`, or 7,000 of `[a-z]`.
 """
-TOO_LARGE = "it is too large"
+TOO_LARGE = Text("it is too large")
 
 _CALL = re.compile(r"\bmatches\s*\(")
 _REASON = re.compile(r"regex parse error:.*\nerror: (.+?)\. Check function arguments", re.DOTALL)
@@ -28,15 +29,17 @@ def require_small_patterns(text: str, bare: str) -> None:
     patterns = list(_patterns(text, bare))
     for pattern, column in patterns:
         if reason := _refusal(pattern):
-            raise InvalidConditionError(f"the pattern of matches is invalid: {reason}", column)
+            raise InvalidConditionError(Text("the pattern of matches is invalid: {reason}", reason=reason), column)
     if not patterns:
         return
     # A verbose pattern may end with a comment, which reaches to the end of its line.
     together = "".join(f"(?:{pattern}\n)" for pattern, _column in patterns)
     if reason := _refusal(f"(?:{together}){{{SHARE}}}"):
         if reason == TOO_LARGE:
-            reason = r"use fewer of them or smaller counts, or write [A-Za-z] and [0-9] for \w and \d"
-        raise InvalidConditionError(f"the patterns of matches are too large: {reason}", patterns[-1][1])
+            reason = Text(r"use fewer of them or smaller counts, or write [A-Za-z] and [0-9] for \w and \d")
+        raise InvalidConditionError(
+            Text("the patterns of matches are too large: {reason}", reason=reason), patterns[-1][1]
+        )
 
 
 def _patterns(text: str, bare: str) -> Iterator[tuple[str, int]]:
@@ -45,7 +48,7 @@ def _patterns(text: str, bare: str) -> Iterator[tuple[str, int]]:
         begin, end = call.end(), bare.find(")", call.end())
         pattern = None if bare[begin:end].strip() else _literal(text[begin:end])
         if pattern is None:
-            raise InvalidConditionError("the argument of matches must be a string literal", begin + 1)
+            raise InvalidConditionError(Text("the argument of matches must be a string literal"), begin + 1)
         yield pattern, begin + 1
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, quote_plus, unquote, unquote_plus, urlsplit, urlunsplit
 
@@ -13,6 +13,7 @@ from broker_core.conditions.condition import Condition, Conditions, Evaluation, 
 from broker_core.errors import ConfigurationError
 from broker_core.routing.balancing import choose, shares
 from broker_core.routing.sources import Captures, Kind, Source, SourceIndex
+from broker_core.texts import Text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
@@ -196,6 +197,19 @@ def first(
     return None
 
 
+DRAINED = Text("it has no active destination with a weight")
+
+
+@lru_cache(maxsize=32)
+def _switched_off(action: Action) -> Text:
+    return Text("{action} is switched off", action=action.value)
+
+
+@lru_cache(maxsize=32)
+def _other_method(method: str) -> Text:
+    return Text("{method} is not among its methods", method=method)
+
+
 def verdicts(
     candidates: Sequence[Match], method: str, values: Values, switched_off: Container[Action] = frozenset()
 ) -> Iterator[tuple[Match, str]]:
@@ -205,11 +219,11 @@ def verdicts(
     for match in candidates:
         router = match.router
         if router.action in switched_off:
-            yield match, f"{router.action} is switched off"
+            yield match, _switched_off(router.action)
         elif not router.allows(method):
-            yield match, f"{method} is not among its methods"
+            yield match, _other_method(method)
         elif not router.weights:
-            yield match, "it has no active destination with a weight"
+            yield match, DRAINED
         else:
             yield match, answers.why_not(router.condition) if router.condition else ""
 
@@ -224,7 +238,7 @@ def methods_of(text: str) -> frozenset[str]:
     names = text.replace(",", " ").upper().split()
     for name in names:
         if not _METHOD.fullmatch(name):
-            raise ConfigurationError(f"{name!r} is not an HTTP method")
+            raise ConfigurationError(Text("{name!r} is not an HTTP method", name=name))
     return frozenset(names)
 
 
@@ -290,22 +304,24 @@ def check_url(url: str, action: Action, queues: Container[str], allowed_hosts: C
     `allowed_hosts` returns whether a redirect may lead to this external host.
     """
     if _CONTROL.search(url):
-        raise ConfigurationError("a URL may not contain control characters or backslashes")
+        raise ConfigurationError(Text("a URL may not contain control characters or backslashes"))
     if action is Action.QUEUE:
         if url not in queues:
-            raise ConfigurationError(f"there is no queue {url!r}")
+            raise ConfigurationError(Text("there is no queue {queue!r}", queue=url))
         return
     try:
         parts = urlsplit(url)
     except ValueError as error:
-        raise ConfigurationError(f"invalid URL: {error}") from error
+        raise ConfigurationError(Text("invalid URL: {error}", error=str(error))) from error
     if not parts.scheme and not parts.netloc:
         if not url.startswith("/"):
-            raise ConfigurationError("a path must begin with a slash")
+            raise ConfigurationError(Text("a path must begin with a slash"))
         return
     if action is Action.PROXY:
-        raise ConfigurationError("a proxied destination must be a path of this project")
+        raise ConfigurationError(Text("a proxied destination must be a path of this project"))
     if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise ConfigurationError("a redirect must lead to a path, or to an http or https URL")
+        raise ConfigurationError(Text("a redirect must lead to a path, or to an http or https URL"))
     if not allowed_hosts(parts.hostname):
-        raise ConfigurationError(f"redirects to {parts.hostname} are not allowed: see ALLOWED_REDIRECT_HOSTS")
+        raise ConfigurationError(
+            Text("redirects to {host} are not allowed: see ALLOWED_REDIRECT_HOSTS", host=parts.hostname)
+        )

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from broker_core.errors import ConfigurationError
+from broker_core.texts import Text
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -73,14 +74,18 @@ class Source:
     @classmethod
     def parse(cls, text: str, converters: Mapping[str, str] = CONVERTERS) -> Source:
         if not text.startswith("/"):
-            raise ConfigurationError("a source must begin with a slash")
+            raise ConfigurationError(Text("a source must begin with a slash"))
         if len(text) > MAX_LENGTH:
-            raise ConfigurationError(f"a source has at most {MAX_LENGTH} characters, this one has {len(text)}")
+            raise ConfigurationError(
+                Text("a source has at most {most} characters, this one has {length}", most=MAX_LENGTH, length=len(text))
+            )
         if _CONTROL.search(text):
-            raise ConfigurationError("a source may not contain control characters")
+            raise ConfigurationError(Text("a source may not contain control characters"))
         if text.endswith("/*"):
             if "<" in text:
-                raise ConfigurationError("a prefix may not have parameters: use <path:name> at the end of a pattern")
+                raise ConfigurationError(
+                    Text("a prefix may not have parameters: use <path:name> at the end of a pattern")
+                )
             return cls(text, Kind.PREFIX, (REST,), tuple(text[1:-1].split("/")[:-1]))
         if "<" in text or ">" in text:
             return cls._pattern(text, converters)
@@ -104,7 +109,7 @@ class Source:
 def _distinct(names: list[str]) -> tuple[str, ...]:
     for name in names:
         if names.count(name) > 1:
-            raise ConfigurationError(f"the parameter {name!r} is used twice")
+            raise ConfigurationError(Text("the parameter {name!r} is used twice", name=name))
     return tuple(names)
 
 
@@ -127,16 +132,25 @@ class _Template:
             literals.append(text[end : match.start()])
             converter, name = match["converter"] or "str", match["name"]
             if not name.isidentifier():
-                raise ConfigurationError(f"{name!r} is not a valid name for a parameter")
+                raise ConfigurationError(Text("{name!r} is not a valid name for a parameter", name=name))
             if converter not in converters:
-                raise ConfigurationError(f"there is no path converter {converter!r}; there are {', '.join(converters)}")
+                raise ConfigurationError(
+                    Text(
+                        "there is no path converter {name!r}; there are {known}",
+                        name=converter,
+                        known=", ".join(converters),
+                    )
+                )
             expression += f"{_literal(literals[-1])}(?P<{name}>{converters[converter]})"
             names.append(name)
             spans = spans or converter not in WITHIN_A_SEGMENT
             end = match.end()
         if len(names) > MAX_PARAMETERS:  # the time to match grows with a power of their number
             raise ConfigurationError(
-                f"at most {MAX_PARAMETERS} parameters are allowed between two slashes, or from a path parameter on"
+                Text(
+                    "at most {most} parameters are allowed between two slashes, or from a path parameter on",
+                    most=MAX_PARAMETERS,
+                )
             )
         literals.append(text[end:])
         return cls(expression + _literal(literals[-1]), tuple(names), (literals[0], literals[-1]), spans)
@@ -144,7 +158,7 @@ class _Template:
 
 def _literal(text: str) -> str:
     if "<" in text or ">" in text:
-        raise ConfigurationError("a parameter must be written <converter:name> or <name>")
+        raise ConfigurationError(Text("a parameter must be written <converter:name> or <name>"))
     return re.escape(text)
 
 

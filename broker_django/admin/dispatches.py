@@ -10,7 +10,7 @@ from django.contrib import admin, messages
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.contenttypes.models import ContentType
 from django.template.defaultfilters import filesizeformat
-from django.utils import timezone
+from django.utils import formats, timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
@@ -36,6 +36,8 @@ else:
 
 ERRORS_SHOWN = 20
 
+ACTIONS = {"retry": _("run again"), "discard": _("discarded")}
+
 
 def _of_tenant(request: HttpRequest, rows: QuerySet[DispatchRecord]) -> QuerySet[DispatchRecord]:
     """Returns the dispatches of this admin's tenant; all of them in an admin without a tenant, or the shared one."""
@@ -47,7 +49,7 @@ def _of_tenant(request: HttpRequest, rows: QuerySet[DispatchRecord]) -> QuerySet
 class DeadLetterFilter(admin.SimpleListFilter):
     """Filters dead letters: all, or those with one error."""
 
-    title = _("dead letters")
+    title = _("error of dead letters")
     parameter_name = "dead"
 
     def lookups(self, request: HttpRequest, _model_admin: Any) -> list[tuple[str, str]]:
@@ -106,21 +108,31 @@ class DispatchAdmin(ModelAdmin):
 
     @admin.action(description=_("Run the selected dead letters again"), permissions=["retry"])
     def run_again(self, request: HttpRequest, rows: QuerySet[DispatchRecord]) -> None:
+        selected = rows.count()
         count = self._act(request, rows, ledger.revive, gettext("Run again."))
-        self.message_user(
-            request,
-            ngettext("%d dispatch runs again.", "%d dispatches run again.", count) % count,
-            messages.SUCCESS if count else messages.WARNING,
-        )
+        if count:
+            text = ngettext("%d dispatch runs again.", "%d dispatches run again.", count)
+            self.message_user(request, text % count, messages.SUCCESS)
+        self._report_others(request, selected - count)
 
     @admin.action(description=_("Discard the selected dead letters"), permissions=["discard"])
     def discard(self, request: HttpRequest, rows: QuerySet[DispatchRecord]) -> None:
+        selected = rows.count()
         count = self._act(request, rows, ledger.discard, gettext("Discarded."))
-        self.message_user(
-            request,
-            ngettext("%d dead letter is discarded.", "%d dead letters are discarded.", count) % count,
-            messages.SUCCESS if count else messages.WARNING,
+        if count:
+            text = ngettext("%d dead letter is discarded.", "%d dead letters are discarded.", count)
+            self.message_user(request, text % count, messages.SUCCESS)
+        self._report_others(request, selected - count)
+
+    def _report_others(self, request: HttpRequest, count: int) -> None:
+        if not count:
+            return
+        text = ngettext(
+            "%d selected dispatch is left alone: dead letters are failed or expired, and not discarded.",
+            "%d selected dispatches are left alone: dead letters are failed or expired, and not discarded.",
+            count,
         )
+        self.message_user(request, text % count, messages.WARNING)
 
     def _act(
         self,
@@ -178,16 +190,19 @@ class DispatchAdmin(ModelAdmin):
 
     @admin.display(description=_("history"))
     def state_history(self, record: DispatchRecord) -> str:
-        rows = ((state.value, in_local_time(at, "milliseconds"), detail) for state, at, detail in history(record))
+        labels = dict(DispatchRecord.StateChoices.choices)
+        rows = (
+            (labels[state.value], in_local_time(at, milliseconds=True), detail) for state, at, detail in history(record)
+        )
         return format_html_join("", "<div><strong>{}</strong> {} <em>{}</em></div>", rows)
 
     @admin.display(description=_("actions"))
     def action_history(self, record: DispatchRecord) -> str:
         rows = (
-            (each.action, in_local_time(each.at, "seconds"), each.actor, each.detail)
+            (ACTIONS.get(each.action, each.action), in_local_time(each.at), _by(each.actor), each.detail)
             for each in record.actions.order_by("pk")
         )
-        return format_html_join("", "<div><strong>{}</strong> {} by {} <em>{}</em></div>", rows)
+        return format_html_join("", "<div><strong>{}</strong> {} {} <em>{}</em></div>", rows)
 
 
 def history(record: DispatchRecord) -> list[tuple[State, datetime, str]]:
@@ -195,18 +210,36 @@ def history(record: DispatchRecord) -> list[tuple[State, datetime, str]]:
     ended = list(record.ended_attempts.order_by("pk"))
     retries = list(record.actions.filter(action="retry"))
     for_good = {max((each.number for each in ended if each.ended_at <= action.at), default=0) for action in retries}
-    events = [(State.QUEUED, record.accepted_at, f"on {record.queue}, by {record.reason or 'request'}")]
+    events = [
+        (
+            State.QUEUED,
+            record.accepted_at,
+            _accepted(record),
+        )
+    ]
     for each in ended:
-        events.append((State.RUNNING, each.started_at, f"attempt {each.number} on {each.worker}"))
+        events.append((State.RUNNING, each.started_at, _attempt(each.number, each.worker)))
         events.append((State.FAILED if each.number in for_good else State.QUEUED, each.ended_at, each.error))
-    events += [(State.QUEUED, action.at, f"again, by {action.actor}") for action in retries]
+    events += [(State.QUEUED, action.at, gettext("again, by {actor}").format(actor=action.actor)) for action in retries]
     if record.started_at and record.attempts not in {0, *(each.number for each in ended)}:
-        events.append((State.RUNNING, record.started_at, f"attempt {record.attempts} on {record.worker}"))
+        events.append((State.RUNNING, record.started_at, _attempt(record.attempts, record.worker)))
     if record.finished_at:
-        answered = f"answered {record.response_status}" if record.response_status else ""
+        answered = gettext("answered {status}").format(status=record.response_status) if record.response_status else ""
         events.append((record.current_state, record.finished_at, record.error or answered))
     return sorted(events, key=lambda event: event[1])
 
 
+def _attempt(number: int, worker: str) -> str:
+    return gettext("attempt {number} on {worker}").format(number=number, worker=worker)
+
+
+def _accepted(record: DispatchRecord) -> str:
+    return gettext("on {queue}, by {reason}").format(queue=record.queue, reason=record.reason or "request")
+
+
+def _by(actor: str) -> str:
+    return gettext("by {actor}").format(actor=actor)
+
+
 def _duration(seconds: float) -> str:
-    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{formats.number_format(seconds, 1)} s"

@@ -9,6 +9,7 @@ from django.core.exceptions import PermissionDenied, ValidationError
 from django.http import HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
+from django.utils.formats import number_format
 from django.utils.html import format_html, format_html_join
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
@@ -49,7 +50,15 @@ class DestinationInline(TabularInline):
     @admin.display(description=_("share"))
     def share(self, destination: Destination) -> str:
         found = {} if destination._state.adding else _shares(destination.router)
-        return f"{found[destination.pk]:.1%}" if destination.pk in found else ""
+        return f"{number_format(found[destination.pk] * 100, 1)}%" if destination.pk in found else ""
+
+
+class ActivationFilter(admin.BooleanFieldListFilter):
+    """Its title is a noun, because the page says "By ..."."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.title = _("activation")
 
 
 @admin.register(Router)
@@ -59,7 +68,7 @@ class RouterAdmin(ModelAdmin):
     inlines = (DestinationInline,)
     list_display = ("code", "source", "rank", "action", "leads_to", "shown_condition", "is_active", "works")
     list_editable = ("rank", "is_active")
-    list_filter = ("is_active", "action", "sticky_by")
+    list_filter = (("is_active", ActivationFilter), "action", "sticky_by")
     search_fields = ("code", "source", "description")
     actions = ("activate", "deactivate", "drain", "export")
     save_on_top = True

@@ -79,7 +79,7 @@ def publish(request: SealedRequest, policy: QueuePolicy) -> bool:
     except Exception as error:  # noqa: BLE001 - the dispatch is in the ledger, and the client gets its 202
         _record_failure(error)
         logger.warning(
-            "Dispatch %s waits in the ledger, the message broker did not accept it: %s",
+            "Dispatch %s waits in the ledger because the message broker did not accept it: %s",
             dispatch_id,
             redacted(error),
             extra={"dispatch_id": dispatch_id, "queue": request.dispatch.queue},

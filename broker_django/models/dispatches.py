@@ -21,54 +21,79 @@ class DispatchRecord(Moments, models.Model):
         CANCELLED = State.CANCELLED, _("cancelled")
         EXPIRED = State.EXPIRED, _("expired")
 
-    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
-    queue = models.CharField(max_length=100)
-    state = models.CharField(max_length=10, choices=StateChoices, default=StateChoices.QUEUED)
-    method = models.CharField(max_length=20)
-    path = models.CharField(max_length=PATH_LENGTH)
-    route = models.CharField(max_length=500)
-    reason = models.CharField(max_length=100, blank=True, help_text=_("What decided to queue the request."))
-    user = models.CharField(max_length=255, blank=True, help_text=_("Primary key of the user who made the request."))
+    id = models.UUIDField(_("ID"), primary_key=True, default=uuid.uuid4, editable=False)
+    queue = models.CharField(_("queue"), max_length=100)
+    state = models.CharField(_("state"), max_length=10, choices=StateChoices, default=StateChoices.QUEUED)
+    method = models.CharField(_("method"), max_length=20)
+    path = models.CharField(_("path"), max_length=PATH_LENGTH)
+    route = models.CharField(_("route"), max_length=500)
+    reason = models.CharField(
+        _("reason"), max_length=100, blank=True, help_text=_("What decided to queue the request.")
+    )
+    user = models.CharField(
+        _("user"), max_length=255, blank=True, help_text=_("Primary key of the user who made the request.")
+    )
     credential = models.CharField(
+        _("credential"),
         max_length=1000,
         blank=True,
         help_text=_("Kinds of credentials that the client sent, and a digest of their values."),
     )
     host = models.CharField(
-        max_length=255, blank=True, default="", db_default="", help_text=_("The host that the request was sent to.")
+        _("host"),
+        max_length=255,
+        blank=True,
+        default="",
+        db_default="",
+        help_text=_("The host that the request was sent to."),
     )
     tenant = models.CharField(
+        _("tenant"),
         max_length=255,
         blank=True,
         default="",
         db_default="",
         help_text=_("Tenant of the request, from the setting TENANT."),
     )
-    trace_id = models.CharField(max_length=32, blank=True, help_text=_("Trace of the request (W3C Trace Context)."))
+    trace_id = models.CharField(
+        _("trace"), max_length=32, blank=True, help_text=_("Trace of the request (W3C Trace Context).")
+    )
     trace_fields = models.TextField(  # noqa: DJ001 - NULL, because most have none
-        null=True, editable=False, help_text=_("Header fields of the trace, as JSON, for each message.")
+        _("trace fields"),
+        null=True,
+        editable=False,
+        help_text=_("Header fields of the trace, as JSON, for each message."),
     )
     idempotency_key = models.CharField(  # noqa: DJ001 - NULL is exempt from the unique constraint
+        _("idempotency key"),
         max_length=64,
         null=True,
         unique=True,
         editable=False,
         help_text=_("Digest of the key, its site, its user and its route."),
     )
-    fingerprint = models.CharField(max_length=64, blank=True, help_text=_("Digest of the request that the key is for."))
-    attempts = models.PositiveIntegerField(default=0)
-    attempts_before = models.PositiveIntegerField(default=0, help_text=_("Attempts before an operator ran it again."))
-    worker = models.CharField(max_length=255, blank=True)
-    accepted_at = models.DateTimeField()
-    published_at = models.DateTimeField(
-        null=True, blank=True, help_text=_("When it was last published; empty while it waits to be published.")
+    fingerprint = models.CharField(
+        _("fingerprint"), max_length=64, blank=True, help_text=_("Digest of the request that the key is for.")
     )
-    started_at = models.DateTimeField(null=True, blank=True)
-    finished_at = models.DateTimeField(null=True, blank=True)
+    attempts = models.PositiveIntegerField(_("attempts"), default=0)
+    attempts_before = models.PositiveIntegerField(
+        _("attempts before"), default=0, help_text=_("Attempts before an operator ran it again.")
+    )
+    worker = models.CharField(_("worker"), max_length=255, blank=True)
+    accepted_at = models.DateTimeField(_("accepted at"))
+    published_at = models.DateTimeField(
+        _("published at"),
+        null=True,
+        blank=True,
+        help_text=_("When it was last published; empty while it waits to be published."),
+    )
+    started_at = models.DateTimeField(_("started at"), null=True, blank=True)
+    finished_at = models.DateTimeField(_("finished at"), null=True, blank=True)
     expires_at = models.DateTimeField(
-        null=True, blank=True, help_text=_("When the client no longer wants the response.")
+        _("expires at"), null=True, blank=True, help_text=_("When the client no longer wants the response.")
     )
     due_at = models.DateTimeField(
+        _("due at"),
         null=True,
         blank=True,
         help_text=_(
@@ -76,15 +101,19 @@ class DispatchRecord(Moments, models.Model):
             "if done, the time to drop the stored response."
         ),
     )
-    response_status = models.PositiveSmallIntegerField(null=True, blank=True)
-    response_type = models.CharField(max_length=255, blank=True)
-    response_size = models.PositiveBigIntegerField(null=True, blank=True)
-    error = models.CharField(max_length=500, blank=True)
+    response_status = models.PositiveSmallIntegerField(_("response status"), null=True, blank=True)
+    response_type = models.CharField(_("response type"), max_length=255, blank=True)
+    response_size = models.PositiveBigIntegerField(_("response size"), null=True, blank=True)
+    error = models.CharField(_("error"), max_length=500, blank=True)
     kept_response = models.BinaryField(
-        null=True, blank=True, help_text=_("The sealed response, until the result store accepts it.")
+        _("kept response"),
+        null=True,
+        blank=True,
+        help_text=_("The sealed response, until the result store accepts it."),
     )
-    sealed = models.BinaryField(help_text=_("The sealed request, kept so that it can be published again."))
+    sealed = models.BinaryField(_("sealed"), help_text=_("The sealed request, kept so that it can be published again."))
     sealed_with = models.CharField(
+        _("sealed with"),
         max_length=20,
         blank=True,
         default="",
@@ -92,7 +121,10 @@ class DispatchRecord(Moments, models.Model):
         help_text=_("Version of the sealed request, and the id of its key."),
     )
     sealed_file = models.CharField(
-        max_length=255, blank=True, help_text=_("Name of the file in the storage that contains a large sealed request.")
+        _("sealed file"),
+        max_length=255,
+        blank=True,
+        help_text=_("Name of the file in the storage that contains a large sealed request."),
     )
 
     class Meta:
@@ -149,13 +181,15 @@ class DispatchRecord(Moments, models.Model):
 class AttemptRecord(models.Model):
     """An attempt that ended and was followed by another. The dispatch itself describes the latest one."""
 
-    dispatch = models.ForeignKey(DispatchRecord, on_delete=models.CASCADE, related_name="ended_attempts")
-    number = models.PositiveIntegerField()
-    worker = models.CharField(max_length=255, blank=True)
-    started_at = models.DateTimeField()
-    ended_at = models.DateTimeField()
-    response_status = models.PositiveSmallIntegerField(null=True, blank=True)
-    error = models.CharField(max_length=500)
+    dispatch = models.ForeignKey(
+        DispatchRecord, on_delete=models.CASCADE, related_name="ended_attempts", verbose_name=_("dispatch")
+    )
+    number = models.PositiveIntegerField(_("number"))
+    worker = models.CharField(_("worker"), max_length=255, blank=True)
+    started_at = models.DateTimeField(_("started at"))
+    ended_at = models.DateTimeField(_("ended at"))
+    response_status = models.PositiveSmallIntegerField(_("response status"), null=True, blank=True)
+    error = models.CharField(_("error"), max_length=500)
 
     class Meta:
         verbose_name = _("ended attempt")
@@ -169,11 +203,13 @@ class AttemptRecord(models.Model):
 class ActionRecord(models.Model):
     """What an operator did to a dispatch."""
 
-    dispatch = models.ForeignKey(DispatchRecord, on_delete=models.CASCADE, related_name="actions")
-    at = models.DateTimeField()
-    action = models.CharField(max_length=20)
-    actor = models.CharField(max_length=255, help_text=_("A user of the admin or of the operating system."))
-    detail = models.CharField(max_length=500, blank=True)
+    dispatch = models.ForeignKey(
+        DispatchRecord, on_delete=models.CASCADE, related_name="actions", verbose_name=_("dispatch")
+    )
+    at = models.DateTimeField(_("time"))
+    action = models.CharField(_("action"), max_length=20)
+    actor = models.CharField(_("actor"), max_length=255, help_text=_("A user of the admin or of the operating system."))
+    detail = models.CharField(_("detail"), max_length=500, blank=True)
 
     class Meta:
         verbose_name = _("action")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from django.conf import settings
-from django.utils import timezone
+from django.utils import formats, timezone
 
 
 def moment(timestamp: float) -> datetime:
@@ -20,6 +20,10 @@ def as_text(at: datetime) -> str:
     return at.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
-def in_local_time(at: datetime, precision: str) -> str:
-    """Returns a text for people, in Django's current time zone; `precision` is that of `datetime.isoformat`."""
-    return (timezone.localtime(at) if timezone.is_aware(at) else at).isoformat(" ", precision)
+def in_local_time(at: datetime, *, milliseconds: bool = False) -> str:
+    """Returns a text for people: the date as in the active language, and the time to the second, in Django's current
+    time zone.
+    """
+    local = timezone.localtime(at) if timezone.is_aware(at) else at
+    fraction = f"{formats.get_format('DECIMAL_SEPARATOR')}{local.microsecond // 1000:03}" if milliseconds else ""
+    return f"{formats.date_format(local, 'DATE_FORMAT')} {local:%H:%M:%S}{fraction}"

@@ -78,35 +78,41 @@ class Router(models.Model):
         NONE = StickyBy.NONE, _("nothing")
 
     code = models.SlugField(
-        max_length=255, unique=True, help_text=_("Name of the router; {router_code} in URLs and parameters.")
+        _("code"), max_length=255, unique=True, help_text=_("Name of the router; {router_code} in URLs and parameters.")
     )
     source = models.CharField(
-        max_length=255, help_text=_("A path, a pattern as for Django's path(), or a prefix such as /api/*")
+        _("source"), max_length=255, help_text=_("A path, a pattern as for Django's path(), or a prefix such as /api/*")
     )
     rank = models.PositiveSmallIntegerField(
-        default=1, validators=[MinValueValidator(1)], help_text=_("The lowest rank is tried first.")
+        _("rank"), default=1, validators=[MinValueValidator(1)], help_text=_("The lowest rank is tried first.")
     )
-    action = models.CharField(max_length=20, choices=ActionChoices)
+    action = models.CharField(_("action"), max_length=20, choices=ActionChoices)
     condition = models.TextField(
-        default='"*"', blank=True, help_text=_('A CEL expression, such as user.is_staff. Empty or "*" always matches.')
+        _("condition"),
+        default='"*"',
+        blank=True,
+        help_text=_('A CEL expression, such as user.is_staff. Empty or "*" always matches.'),
     )
-    description = models.TextField(blank=True, default="")
+    description = models.TextField(_("description"), blank=True, default="")
     is_active = models.BooleanField(_("active"), default=True)
     methods = models.CharField(
+        _("methods"),
         max_length=255,
         blank=True,
         help_text=_("Such as GET POST. If empty: safe methods for redirects, otherwise all."),
     )
     queue = models.CharField(
-        max_length=100, blank=True, help_text=_("Queue of the requests, unless the destination names one.")
+        _("queue"), max_length=100, blank=True, help_text=_("Queue of the requests, unless the destination names one.")
     )
     sticky_by = models.CharField(
+        _("sticky by"),
         max_length=20,
         choices=StickyChoices,
         default=StickyBy.SESSION,
         help_text=_("What identifies a visitor, who keeps the same destination."),
     )
     sticky_name = models.CharField(
+        _("sticky name"),
         max_length=100,
         blank=True,
         help_text=_("Name of the header field or cookie. If no cookie is named, a signed one is set."),
@@ -147,14 +153,24 @@ class Router(models.Model):
 class Destination(models.Model):
     """A weighted target of a router: a path, a URL or the name of a queue, depending on the router's action."""
 
-    router = models.ForeignKey(Router, on_delete=models.CASCADE, related_name="destinations")
+    router = models.ForeignKey(Router, on_delete=models.CASCADE, related_name="destinations", verbose_name=_("router"))
     weight = models.PositiveSmallIntegerField(
-        default=1, validators=[MinValueValidator(0)], help_text=_("Share of the requests; 0 drains the destination.")
+        _("weight"),
+        default=1,
+        validators=[MinValueValidator(0)],
+        help_text=_("Share of the requests; 0 drains the destination."),
     )
-    url = models.CharField(max_length=URL_LENGTH, help_text=_("A path, a URL or a queue, depending on the action."))
-    carry_params = models.BooleanField(default=True, help_text=_("Keep the query string of the request."))
+    url = models.CharField(
+        _("URL"), max_length=URL_LENGTH, help_text=_("A path, a URL or a queue, depending on the action.")
+    )
+    carry_params = models.BooleanField(
+        _("carry parameters"), default=True, help_text=_("Keep the query string of the request.")
+    )
     append_params = models.CharField(
-        max_length=255, blank=True, help_text=_("Query string to add, such as utm_source={router_code}")
+        _("append parameters"),
+        max_length=255,
+        blank=True,
+        help_text=_("Query string to add, such as utm_source={router_code}"),
     )
     is_active = models.BooleanField(_("active"), default=True)
 
@@ -187,9 +203,9 @@ class Destination(models.Model):
 class RoutingVersion(models.Model):
     """A single row. Triggers increase its number with every change of a router or destination; see `triggers`."""
 
-    number = models.BigIntegerField(default=0)
+    number = models.BigIntegerField(_("number"), default=0)
     kept_by_triggers = models.BooleanField(
-        default=False, db_default=False, help_text=_("Whether triggers increase the number.")
+        _("kept by triggers"), default=False, db_default=False, help_text=_("Whether triggers increase the number.")
     )
 
     class Meta:

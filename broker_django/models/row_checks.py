@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 from django.core.exceptions import ObjectDoesNotExist, ValidationError
 from django.http.request import validate_host
 from django.urls.converters import get_converters
+from django.utils.translation import gettext
 
 from broker_core.errors import ConfigurationError
 from broker_core.routing import Action, StickyBy, check_url, condition_of, methods_of
 from broker_core.routing.sources import Source
+from broker_core.texts import Text
 from broker_django.conf import conf
+from broker_django.models.texts import translated
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +50,7 @@ def check_router(row: RouterRow) -> None:
     if row.queue and row.queue not in conf.queues:
         errors["queue"] = _unknown_queue(row.queue)
     if row.action == Action.PROXY and not conf.ENABLE_PROXY_ROUTING:
-        errors["action"] = "Proxies are disabled: see ENABLE_PROXY_ROUTING."
+        errors["action"] = gettext("Proxies are disabled: see ENABLE_PROXY_ROUTING.")
     if errors:
         raise ValidationError(errors)
 
@@ -68,14 +71,15 @@ def check_destination(row: DestinationRow) -> None:
 
 
 def _unknown_queue(queue: str) -> str:
-    return f"There is no queue {queue!r}. The queues are {', '.join(conf.queues)}."
+    text = gettext("There is no queue {queue!r}. The queues are {known}.")
+    return text.format(queue=queue, known=", ".join(conf.queues))
 
 
 def _collect(errors: dict[str, str], field: str, check: Callable[[], Any]) -> None:
     try:
         check()
     except ConfigurationError as error:
-        text = str(error)
+        text = translated(error.args[0])
         errors[field] = f"{text[:1].upper()}{text[1:]}."
 
 
@@ -94,7 +98,7 @@ def action_of(action: str) -> Action:
     try:
         return Action(action)
     except ValueError as error:
-        raise ConfigurationError(f"there is no action {action!r}") from error
+        raise ConfigurationError(Text("there is no action {action!r}", action=action)) from error
 
 
 def sticky_by_of(sticky_by: str, sticky_name: str) -> StickyBy:
@@ -102,9 +106,9 @@ def sticky_by_of(sticky_by: str, sticky_name: str) -> StickyBy:
     try:
         found = StickyBy(sticky_by)
     except ValueError as error:
-        raise ConfigurationError(f"there is no sticky_by {sticky_by!r}") from error
+        raise ConfigurationError(Text("there is no sticky_by {sticky_by!r}", sticky_by=sticky_by)) from error
     if found is StickyBy.HEADER and not sticky_name:
-        raise ConfigurationError("sticky by a header field requires the field's name")
+        raise ConfigurationError(Text("sticky by a header field requires the field's name"))
     return found
 
 

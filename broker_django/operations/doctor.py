@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from celery import states
+from django.conf import settings
 from django.db import DatabaseError
 from django.utils import timezone
 
@@ -48,8 +49,8 @@ FORMER = (
 
 
 ELSEWHERE = (
-    "Start one: manage.py broker_worker --queues {queue}. If one runs, its CELERY_BROKER_URL (perhaps only the "
-    "database number) or its PREFIX differs from this process"
+    "Start one: manage.py broker_worker --queues {queues}. If one runs, its CELERY_BROKER_URL (perhaps only the "
+    "database number) or its PREFIX differs from this process."
 )
 
 
@@ -91,6 +92,8 @@ def _message_broker(app: Celery) -> Finding:
             queue.queue.delete()  # Redis would keep its binding
     except Exception as error:  # noqa: BLE001 - each transport has its own errors
         advice = "Start it, or correct CELERY_BROKER_URL. Dispatches wait in the ledger meanwhile."
+        if settings.DEBUG:
+            advice += " If broker_dev runs, enter the line `export CELERY_BROKER_URL=...` that it printed."
         return Finding(subject, f"{url}: {redacted(error)}", advice)
     return Finding(subject, f"{url}, sent and received in {_ms(started)}")
 
@@ -113,11 +116,14 @@ def _result_store(app: Celery) -> Finding:
 def _workers(app: Celery, broker: Finding) -> Iterator[Finding]:
     replies = _ask_workers(app) if broker.well else {}
     silent = _silent_workers(replies) if broker.well else {}
+    read = {queue for reply in replies.values() for queue in reply["queues"]}
+    elsewhere = ELSEWHERE.format(
+        queues=",".join(name for name, policy in conf.queues.items() if policy.celery_queue not in read)
+    )
     for name, policy in conf.queues.items():
         serving = [worker for worker, reply in replies.items() if _serves(reply, policy)]
         busy = [worker for worker in silent if name in silent[worker]]
-        reading = [worker for worker, reply in replies.items() if policy.celery_queue in reply["queues"]]
-        advice = ELSEWHERE.format(queue=name) if not reading else "Its workers have different keys: see below."
+        advice = "Its workers have different keys: see below." if policy.celery_queue in read else elsewhere
         detail = f"served by {', '.join([*serving, *busy])}" if serving or busy else "no worker serves it"
         if not broker.well:
             detail, advice = "its workers cannot be asked", "See the message broker, above."

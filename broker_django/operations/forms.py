@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django import forms
+from django.utils.text import capfirst
 from django.utils.translation import gettext_lazy as _
 
 from broker_django.identity.users import user_model
@@ -13,14 +14,19 @@ from broker_django.identity.users import user_model
 class TrialForm(forms.Form):
     """A request, as typed into the admin or on the command line."""
 
-    method = forms.CharField(initial="GET", max_length=20)
-    path = forms.CharField(initial="/", max_length=2_000)
+    method = forms.CharField(label=capfirst(_("method")), initial="GET", max_length=20)
+    path = forms.CharField(label=capfirst(_("path")), initial="/", max_length=2_000)
     headers = forms.CharField(
+        label=capfirst(_("header fields")),
         required=False,
         help_text=_("One field per line, as Name: value"),
         widget=forms.Textarea(attrs={"rows": 3, "cols": 60}),
     )
-    user = forms.CharField(required=False, help_text=_("Login name of the user. Leave empty for an anonymous user."))
+    user = forms.CharField(
+        label=capfirst(_("user")),
+        required=False,
+        help_text=_("Login name of the user. Leave empty for an anonymous user."),
+    )
 
     def __init__(self, *args: Any, may_name_users: bool = True, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -55,7 +61,10 @@ class TrialForm(forms.Form):
 
 
 class ImportForm(forms.Form):
-    file = forms.FileField(help_text=_("JSON of routers and destinations, as written by the export or by `dumpdata`."))
+    file = forms.FileField(
+        label=capfirst(_("file")),
+        help_text=_("JSON of routers and destinations, as written by the export or by `dumpdata`."),
+    )
 
     def clean_file(self) -> str:
         """Returns the file's text."""

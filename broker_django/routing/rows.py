@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 from broker_core import routing
 from broker_core.errors import ConfigurationError
 from broker_core.routing import Action, check_url, condition_of, methods_of
+from broker_core.texts import Text
 from broker_django.conf import conf
 from broker_django.models.row_checks import action_of, host_is_allowed, source_of, sticky_by_of
+from broker_django.models.texts import translated
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,9 +29,9 @@ def compiled(row: Router, destinations: Iterable[Destination]) -> routing.Router
     for destination in active:
         _check_destination(destination, action)
     if row.queue and row.queue not in conf.queues:
-        raise ConfigurationError(f"there is no queue {row.queue!r}")
+        raise ConfigurationError(Text("there is no queue {queue!r}", queue=row.queue))
     if row.rank < 1:
-        raise ConfigurationError("the rank must be 1 or more")
+        raise ConfigurationError(Text("the rank must be 1 or more"))
     return routing.Router(
         code=row.code,
         source=source_of(row.source),
@@ -49,14 +51,14 @@ def compiled(row: Router, destinations: Iterable[Destination]) -> routing.Router
 
 def _check_destination(row: Destination, action: Action) -> None:
     if row.weight < 0:
-        raise ConfigurationError("the weight must be 0 or more")
+        raise ConfigurationError(Text("the weight must be 0 or more"))
     check_url(row.url, action, conf.queues, host_is_allowed)
 
 
 def error_of(row: Router) -> str:
-    """Returns the error of this row; empty if it has none."""
+    """Returns the error of this row, translated; empty if it has none."""
     try:
         compiled(row, row.destinations.all())
     except ConfigurationError as error:
-        return str(error)
+        return translated(error.args[0])
     return ""

@@ -17,7 +17,7 @@ PRODUCTS = [
 SUBSCRIBERS = 10_000
 
 
-def seed(*, apps: Apps, using: str, **_: Any) -> None:
+def seed(*, apps: Apps, using: str, verbosity: int = 1, **_: Any) -> None:
     try:
         product, subscriber, tally = (apps.get_model("shop", name) for name in ("Product", "Subscriber", "Tally"))
     except LookupError:  # migrated to a state before the shop's tables
@@ -27,6 +27,8 @@ def seed(*, apps: Apps, using: str, **_: Any) -> None:
     seed_tallies(tally, using)
     if settings.DEBUG:
         seed_demo_user(using)
+        if verbosity:
+            print("To log in to the admin: user demo, password demo")
 
 
 def seed_products(product: Any, using: str) -> None:

@@ -34,6 +34,7 @@ def front(request: HttpRequest) -> HttpResponse:
         "subscribers": Subscriber.objects.count(),
         "batch_size": newsletter.BATCH_SIZE,
         "batches": newsletter.batch_count(),
+        "has_demo_user": settings.DEBUG,
     }
     return render(request, "shop/front.html", context)
 

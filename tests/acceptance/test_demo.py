@@ -51,7 +51,7 @@ def front_page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         text=True,
     ) as process:
         output = read_until(process, "Ctrl-C")
-        found = re.search(r"Front page +(\S+)", output)
+        found = re.search(r"Site +(\S+)", output)
         assert found, output
         yield found[1]
         process.terminate()

@@ -168,7 +168,7 @@ def fetch(url: str) -> str:
 
 
 def front_page(output: str) -> str:
-    found = re.search(r"Front page +(\S+)", output)
+    found = re.search(r"Site +(\S+)", output)
     assert found, output
     return found[1]
 

@@ -89,7 +89,7 @@ def broker_dev(manage: Path, *arguments: str, **variables: str) -> Iterator[tupl
         stack.callback(process.terminate)
         output = read_until(process, "Ctrl-C")
         output += "" if " ready." in output else read_until(process, " ready.")
-        site, message_broker = re.search(r"Front page +(\S+)/", output), re.search(r"CELERY_BROKER_URL=(\S+)", output)
+        site, message_broker = re.search(r"Site +(\S+)/", output), re.search(r"CELERY_BROKER_URL=(\S+)", output)
         assert site and message_broker, output
         drain.submit(process.communicate)
         yield site[1], message_broker[1]

@@ -289,7 +289,7 @@ async def _wait_for_server(host: str, port: int) -> None:
 def _banner(plan: Plan) -> list[tuple[str, str]]:
     lines = []
     if "web" in plan.parts:
-        lines.append(("Front page", f"{plan.web_url}/"))
+        lines.append(("Site", f"{plan.web_url}/"))
         with suppress(NoReverseMatch):
             lines.append(("Admin", plan.web_url + reverse("admin:index")))
     if "flower" in plan.parts:

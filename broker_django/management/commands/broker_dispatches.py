@@ -38,7 +38,9 @@ def _id(text: str) -> uuid.UUID:
     try:
         return uuid.UUID(text)
     except ValueError as error:
-        raise ArgumentTypeError(f"{text!r} is not a dispatch id") from error
+        raise CommandError(
+            f"{text!r} is not a whole dispatch id. An id has 36 characters, as list prints it."
+        ) from error
 
 
 class Command(EscapingCommand):
@@ -50,7 +52,7 @@ class Command(EscapingCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("action", choices=("list", "retry", "discard"))
-        parser.add_argument("ids", nargs="*", type=_id, metavar="ID", help="only these dispatches")
+        parser.add_argument("ids", nargs="*", metavar="ID", help="only these dispatches")
         parser.add_argument("--queue", help="only this queue")
         parser.add_argument("--state", choices=[state.value for state in State], help="only this state")
         parser.add_argument("--route", help="only this route, such as /orders/<int:pk>/")
@@ -66,6 +68,7 @@ class Command(EscapingCommand):
         parser.add_argument("--actor", help="the actor to record; your user name by default")
 
     def handle(self, *_args: Any, **options: Any) -> None:
+        options["ids"] = [_id(str(text)) for text in options["ids"]]
         if options["queue"] and options["queue"] not in conf.queues:
             self.stderr.write(f"The queue {options['queue']!r} is not configured.")
         if options["action"] != "list":
@@ -99,14 +102,18 @@ class Command(EscapingCommand):
             self.say(f"Dead letters that match: {ledger.count_dead_letters(selection)}.")
             return
         actor = options["actor"] or f"{_user()}@{socket.gethostname()}"
+        act = ledger.revive if options["action"] == "retry" else ledger.discard
+        count, others = 0, dict.fromkeys(options["ids"])
+        for dispatch_id in ledger.dead_letters(selection):
+            if act(dispatch_id, actor):
+                count += 1
+                others.pop(dispatch_id, None)
         if options["action"] == "retry":
-            count = sum(ledger.revive(dispatch_id, actor) for dispatch_id in ledger.dead_letters(selection))
             self.say(f"{count} dispatch{'es run' if count != 1 else ' runs'} again.")
         else:
-            count = sum(ledger.discard(dispatch_id, actor) for dispatch_id in ledger.dead_letters(selection))
             self.say(f"{count} dead letter{'s are' if count != 1 else ' is'} discarded.")
-        if count < len(set(options["ids"])):
-            raise CommandError(f"{len(set(options['ids'])) - count} of these ids are not dead letters.")
+        if others:
+            raise CommandError(f"Left alone, because they are not dead letters: {', '.join(map(str, others))}")
 
 
 def _selection(options: dict[str, Any]) -> Selection:

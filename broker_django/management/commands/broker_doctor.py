@@ -14,13 +14,14 @@ class Command(EscapingCommand):
     help = "Checks ledger, message broker, result store, workers and clocks. The exit status is 1 if anything is wrong."
 
     def handle(self, *_args: Any, **_options: Any) -> None:
-        wrong = 0
+        wrong, given = 0, set[str]()
         for finding in examine():
             mark = self.style.SUCCESS("ok  ") if finding.well else self.style.ERROR("FAIL")
             self.stdout.write(
                 f"{mark} {printable(f'{finding.subject}: {finding.detail}')}"
             )  # not `say`: the mark contains colour codes
-            if finding.advice:
+            if finding.advice and finding.advice not in given:
+                given.add(finding.advice)
                 self.say(f"     {finding.advice}")
             wrong += not finding.well
         if wrong:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from django.core.management.base import CommandError
+from django.core.management.base import CommandError, no_translations
 
 from broker_django.management.terminal import EscapingCommand
 from broker_django.operations.explain import Tried, explain
@@ -23,6 +23,7 @@ class Command(EscapingCommand):
         parser.add_argument("-H", "--header", action="append", default=[], help="such as 'X-Tenant: a'; repeatable")
         parser.add_argument("--user", help="login name of the user")
 
+    @no_translations
     def handle(self, *_args: Any, **options: Any) -> None:
         form = TrialForm({**options, "headers": "\n".join(options["header"])})
         if not form.is_valid():
@@ -37,7 +38,7 @@ class Command(EscapingCommand):
             self.say(
                 f"view {explanation.view}" + (f", decorated: {explanation.decorator}" if explanation.decorator else "")
             )
-        self.say(explanation.outcome, self.style.SUCCESS)
+        self.say(str(explanation.outcome), self.style.SUCCESS)
 
 
 def _line(tried: Tried) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import ValidationError
-from django.core.management.base import CommandError
+from django.core.management.base import CommandError, no_translations
 from django.db import connections, transaction
 
 from broker_core.routing import condition_of
@@ -30,6 +30,7 @@ class Command(EscapingCommand):
         parser.add_argument("--database", help="the database alias of django-route's tables; the broker's by default")
         parser.add_argument("--dry-run", action="store_true", help="print what would be done, and change nothing")
 
+    @no_translations
     def handle(self, *_args: Any, database: str | None, dry_run: bool, **_options: Any) -> None:
         database = database or alias()
         present = connections[database].introspection.table_names()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission, User
-from django.core.management import CommandError, call_command
+from django.core.management import CommandError, ManagementUtility, call_command
 from django.utils import timezone
 
 from broker_core.dispatches import State
@@ -86,9 +86,18 @@ def test_invalid_arguments_are_refused(arguments: list[str]) -> None:
     assert states(record) == ["failed"]
 
 
+def test_a_short_id_is_refused_in_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    record = letter()
+    with pytest.raises(CommandError, match="is not a whole dispatch id"):
+        command("retry", str(record.pk)[:8])
+    with pytest.raises(SystemExit):
+        ManagementUtility(["manage.py", "broker_dispatches", "retry", str(record.pk)[:8]]).execute()
+    assert "usage" not in capsys.readouterr().err
+
+
 def test_an_id_of_no_dead_letter_is_reported() -> None:
     dead, done = letter(), letter("", State.SUCCEEDED, sealed=b"")
-    with pytest.raises(CommandError, match="1 of these ids"):
+    with pytest.raises(CommandError, match=f"not dead letters: {done.pk}$"):
         command("retry", str(dead.pk), str(done.pk))
     assert states(dead, done) == ["queued", "succeeded"]
 

@@ -42,3 +42,17 @@ def test_the_previous_release_can_still_write_rows() -> None:
         ),
     }
     assert written.keys() == before.keys()
+
+
+def test_the_migration_of_names_changes_no_table() -> None:
+    states = [MigrationLoader(connection).project_state((APP, name)) for name in ("0008_credentials", "0009_names")]
+    before, after = ({each.__name__: each for each in state.apps.get_app_config(APP).get_models()} for state in states)
+    editor: Any = connection.schema_editor()
+    changed = [
+        field.name
+        for name, model in before.items()
+        for field in model._meta.local_fields
+        if editor._field_should_be_altered(field, after[name]._meta.get_field(field.name))
+    ]
+    assert before.keys() == after.keys()
+    assert changed == []

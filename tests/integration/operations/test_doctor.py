@@ -78,6 +78,20 @@ def test_a_queue_without_a_worker_is_reported(memory: None, workers: dict[str, A
     assert "1 of the above need attention." in output
 
 
+def test_advice_for_several_queues_is_given_once(memory: None, workers: dict[str, Any]) -> None:
+    workers.clear()
+    _status, output = run_doctor()
+    assert output.count("no worker serves it") == 3
+    assert output.count("Start one") == 1
+    assert "broker_worker --queues payment,realtime,bulk" in output
+
+
+@pytest.mark.parametrize(("debug", "told"), [(True, True), (False, False)])
+def test_a_developer_is_told_about_the_message_broker_of_broker_dev(settings: Any, debug: bool, told: bool) -> None:
+    settings.DEBUG = debug
+    assert ("export CELERY_BROKER_URL" in wrong()["message broker"].advice) is told
+
+
 @pytest.mark.parametrize(("skew", "well"), [(2.0, True), (-2.0, True), (2.1, False), (-2.1, False)])
 def test_a_wrong_clock_is_reported(memory: None, workers: dict[str, Any], skew: float, well: bool) -> None:
     workers[HOST]["skew"] = skew

@@ -308,6 +308,90 @@ def test_broker_explain_asks_the_dispatcher_of_the_project(settings):
     assert "Router in-code answers: 302 to /elsewhere/" in explained("GET", "/old/")
 
 
+RULES = [{"when": 'request.path == "/echo/"', "queue": "bulk"}]
+DECIDED = "Your DISPATCHER decided."
+
+
+class Never(Dispatcher):
+    def route(self, request):
+        return None
+
+    def classify(self, request, view):
+        return None
+
+
+class Asking(Dispatcher):
+    """Asks the routers and rules, and obeys them unless the request has a field `X-Now`."""
+
+    def route(self, request):
+        return super().route(request)
+
+    def classify(self, request, view):
+        decision = super().classify(request, view)
+        return None if "x-now" in request.headers else decision
+
+
+def test_broker_explain_lists_no_routers_and_rules_that_a_dispatcher_did_not_ask(router, settings):
+    settings.REQUEST_BROKER = {"DISPATCHER": f"{__name__}.Never", "RULES": RULES}
+    output = explained("GET", "/echo/")
+    assert "rule 0" not in output
+    assert f"{DECIDED} The view runs now, as without the broker." in output
+    output = explained("GET", "/old/")
+    assert "blue-green" not in output
+    assert "visitors" not in output
+
+
+def test_broker_explain_lists_the_routers_and_rules_that_a_dispatcher_asked(router, settings):
+    settings.REQUEST_BROKER = {"DISPATCHER": f"{__name__}.Asking", "RULES": RULES}
+    output = explained("GET", "/echo/")
+    assert "rule 0" in output
+    assert "Queued on bulk (rule 0)" in output
+    assert DECIDED not in output
+    output = explained("GET", "/old/")
+    assert "blue-green (/old/ -> 302, rank 1): applies" in output
+    assert DECIDED not in output
+    output = explained("GET", "/echo/", "-H", "X-Now: 1")
+    assert "rule 0" in output
+    assert f"{DECIDED} The view runs now, as without the broker." in output
+
+
+def test_broker_explain_says_that_a_dispatcher_chose_the_route(settings):
+    settings.REQUEST_BROKER = {"DISPATCHER": f"{__name__}.Elsewhere"}
+    assert f"{DECIDED} Router in-code answers: 302 to /elsewhere/" in explained("GET", "/old/")
+
+
+class RaisesInRoute(Dispatcher):
+    def route(self, request):
+        raise KeyError("cart")
+
+
+class RaisesInClassify(Dispatcher):
+    def classify(self, request, view):
+        raise ValueError("no tenant")
+
+
+@pytest.mark.parametrize(
+    ("name", "raised"),
+    [
+        ("RaisesInRoute", ".route raised KeyError: 'cart'."),
+        ("RaisesInClassify", ".classify raised ValueError: no tenant."),
+    ],
+)
+def test_an_exception_of_a_dispatcher_is_explained_and_fails_the_request(name, raised, settings, client):
+    settings.REQUEST_BROKER = {"DISPATCHER": f"{__name__}.{name}"}
+    assert f"The request fails: {__name__}.{name}{raised}" in explained("GET", "/echo/")
+    client.raise_request_exception = False
+    assert client.get("/echo/").status_code == 500
+
+
+def test_broker_explain_speaks_english(settings):
+    settings.LANGUAGE_CODE = "de"
+    with translation.override("de"), pytest.raises(CommandError, match="There is no such user"):
+        explained("GET", "/", "--user", "nobody")
+    with translation.override("de"):
+        assert "as without the broker" in explained("GET", "/echo/")
+
+
 @pytest.mark.parametrize(
     "arguments", [("GET", "old/"), ("GET", "/", "--header", "nonsense"), ("GET", "/", "--user", "nobody")]
 )

@@ -3,15 +3,20 @@
 import ast
 import gettext
 import re
+from copy import copy
 
 import pytest
+from django.utils import translation
 
+from broker_core.conditions import Condition
+from broker_core.errors import InvalidConditionError
+from broker_django.models.texts import TEMPLATES, translated
 from tests.internals import ROOT
 
 APP = ROOT / "broker_django"
 LANGUAGES = sorted(path.name for path in (APP / "locale").iterdir())
-MARKS = {"_", "gettext", "gettext_lazy", "ngettext", "pgettext"}
-PLACEHOLDER = re.compile(r"%\(\w+\)[sd]|%[sd]|\{\w+\}")
+MARKS = {"_", "gettext", "gettext_lazy", "gettext_noop", "ngettext", "pgettext"}
+PLACEHOLDER = re.compile(r"%\(\w+\)[sd]|%[sd]|\{\w+(?:![rs])?\}")
 
 
 def marked() -> set[str]:
@@ -26,6 +31,17 @@ def marked() -> set[str]:
         found = re.findall(r'{%\s*translate\s+"([^"]*)"|\b_\("([^"]*)"\)', path.read_text())
         texts.update("".join(groups) for groups in found)
     return texts
+
+
+def templates() -> set[str]:
+    """Returns the templates of the messages that the core makes, and of its kind elsewhere."""
+    return {
+        ast.literal_eval(node.args[0])
+        for package in ("broker_core", "broker_django")
+        for path in (ROOT / package).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Text"
+    }
 
 
 def compiled(language: str) -> dict[str, str | tuple[str, int]]:
@@ -54,6 +70,20 @@ def test_there_are_two_languages():
     assert LANGUAGES == ["de", "fr"]
 
 
+def test_the_templates_of_messages_are_marked():
+    assert set(TEMPLATES) == templates()
+
+
+def test_a_message_of_the_core_is_translated_with_its_parameters():
+    with pytest.raises(InvalidConditionError) as raised:
+        Condition("usr.is_staff")
+    text = raised.value.args[0]
+    assert str(text) == "column 1: unknown variable 'usr'; there are request, user, now"
+    assert copy(text).parameters == text.parameters
+    with translation.override("de"):
+        assert translated(text) == "Spalte 1: unbekannte Variable 'usr'; es gibt request, user, now"
+
+
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_the_marked_texts_are_translated_and_no_others(language):
     translated = set(compiled(language))
@@ -77,8 +107,8 @@ def test_translations_have_the_placeholders_of_the_text(language):
 
 
 def test_french_punctuation_follows_a_no_break_space():
-    wrong = re.compile(r"(?<!Nom)(?<!\u00a0)[:;?!]")
-    assert [text for text in source("fr").values() if wrong.search(text)] == []
+    wrong, code = re.compile(r"(?<!Nom)(?<!\u00a0)[:;?!]"), re.compile(r"\{\w+![rs]\}|<\w+:\w+>")
+    assert [text for text in source("fr").values() if wrong.search(code.sub("", text))] == []
 
 
 def test_the_admin_speaks_german(admin_client, settings):
