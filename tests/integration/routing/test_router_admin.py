@@ -248,7 +248,7 @@ def test_broker_explain_asks_a_dispatcher_once_with_the_url_resolved(settings):
 
 def test_broker_explain_reports_what_admission_refuses(settings):
     settings.REQUEST_BROKER = {"QUEUES": {"payment": {"require_idempotency_key": True}}}
-    assert "The request is refused: 400, send an Idempotency-Key" in explained("POST", "/pay/")
+    assert "The request is refused: 400, send a unique Idempotency-Key" in explained("POST", "/pay/")
     assert "Queued on payment" in explained("POST", "/pay/", "-H", 'Idempotency-Key: "1"')
     assert "is refused: 400, the field" in explained("POST", "/pay/", "-H", "Idempotency-Key: a,b")
 
