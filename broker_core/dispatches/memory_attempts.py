@@ -125,6 +125,8 @@ class MemoryAttempts:
         *,
         first_asked: datetime | None = None,
     ) -> datetime | None:
+        if not outcome.retriable:
+            return None
         entry, now = self.entries.running(dispatch_id, run), now or self._clock()
         if entry is None and first_asked is not None:
             return self._requeued(dispatch_id, run, first_asked)

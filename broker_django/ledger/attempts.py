@@ -126,8 +126,9 @@ class Attempts:
         *,
         first_asked: datetime | None = None,
     ) -> datetime | None:
-        now = now or timezone.now()
-        dispatch = running(dispatch_id, run) if outcome.retriable else None
+        if not outcome.retriable:
+            return None
+        now, dispatch = now or timezone.now(), running(dispatch_id, run)
         if dispatch is None and first_asked is not None:
             return self._requeued(dispatch_id, run, first_asked)
         due = transitions.next_attempt(dispatch, policy, outcome, now) if dispatch is not None else None

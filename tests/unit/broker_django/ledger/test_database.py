@@ -394,3 +394,13 @@ def test_a_long_path_is_truncated(end, length):
     kept = truncated(path)
     assert len(kept) == min(len(path), PATH_LENGTH)
     assert kept == path or (kept.endswith("…") and path.startswith(kept[:-1]))
+
+
+def test_a_success_asks_the_ledger_nothing_before_it_is_recorded(now, django_assert_num_queries):
+    record, success = accepted(now), Outcome(200, "text/plain", 5)
+    with django_assert_num_queries(1):
+        assert ledger.claim(record.pk, POLICY, "worker", now, first_asked=now) == 1
+    with django_assert_num_queries(0):
+        assert ledger.retry(record.pk, Run(1), POLICY, success, now, first_asked=now) is None
+    with django_assert_num_queries(1):
+        assert ledger.conclude(record.pk, 1, POLICY, success, now=now, first_asked=now)
