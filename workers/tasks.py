@@ -100,15 +100,14 @@ def replay(self: Any, /, sealed: object = None, *_unknown: object, **_unknown_to
     request.broker_began = time.monotonic()
     queue, sealed_request = _open(task_id, request.delivery_info, sealed)
     dispatch_id, policy = uuid.UUID(task_id), conf.queues[queue]
-    with leases.claiming(dispatch_id, policy):
+    with leases.held(dispatch_id, policy):
         attempt = _claim(request, dispatch_id, policy)
-    fields = tracing.of_task(request)
-    with leases.held(dispatch_id, attempt, policy), error_reports.attempt(dispatch_id, queue, attempt, fields):
-        raise_if_past_soft_limit(request)
-        answer = _answer(request, sealed_request, dispatch_id, queue, attempt)
-        file = sealed_request if isinstance(sealed_request, str) else ""
-        with past_soft_limit():
-            return _conclude(request, Attempt(dispatch_id, attempt, policy, timezone.now(), file), answer)
+        with error_reports.attempt(dispatch_id, queue, attempt, tracing.of_task(request)):
+            raise_if_past_soft_limit(request)
+            answer = _answer(request, sealed_request, dispatch_id, queue, attempt)
+            file = sealed_request if isinstance(sealed_request, str) else ""
+            with past_soft_limit():
+                return _conclude(request, Attempt(dispatch_id, attempt, policy, timezone.now(), file), answer)
 
 
 def _claim(request: Any, dispatch_id: uuid.UUID, policy: QueuePolicy) -> int:
@@ -251,7 +250,7 @@ def _conclude(request: Any, attempt: Attempt, answer: Answer) -> dict[str, Any]:
 
 
 def _end_late(request: Any, attempt: Attempt, answer: Answer, sealed: str) -> None:
-    with leases.held(attempt.dispatch_id, attempt.number, attempt.policy):
+    with leases.held(attempt.dispatch_id, attempt.policy, attempt.number):
         _end(request, attempt, answer, sealed)
 
 

@@ -43,15 +43,15 @@ class Claim:
 
 
 @dataclass(slots=True)
-class Claiming:
-    """A dispatch that this thread tries to claim. Another thread may have a copy of its message."""
+class Hold:
+    """A dispatch whose claim a block holds, once it has one. Another thread may have a copy of its message."""
 
     dispatch_id: uuid.UUID
     policy: QueuePolicy
     claim: Claim | None = None
 
 
-_claiming: ContextVar[Claiming | None] = ContextVar("request_broker.claiming", default=None)
+_hold: ContextVar[Hold | None] = ContextVar("request_broker.hold", default=None)
 
 
 class Leases:
@@ -66,42 +66,38 @@ class Leases:
         self._some = threading.Event()
 
     @contextlib.contextmanager
-    def held(self, dispatch_id: uuid.UUID, attempt: int, policy: QueuePolicy) -> Iterator[None]:
-        """Renew the claim while the block runs, but not much longer than the time limit of its queue."""
-        claim = self._hold(dispatch_id, attempt, policy)
+    def held(self, dispatch_id: uuid.UUID, policy: QueuePolicy, attempt: int | None = None) -> Iterator[None]:
+        """Renew the claim of an attempt until the block ends, but not much longer than the time limit of its queue.
+
+        Without `attempt`, it is the claim that the block makes: its lease is renewed while the receivers of
+        `dispatch_started` run, which may be slow.
+        """
+        hold = Hold(dispatch_id, policy)
+        token = _hold.set(hold)
         try:
+            if attempt is not None:
+                self._begin(hold, attempt)
             yield
         finally:
-            self._claims.discard(claim)
+            _hold.reset(token)
+            if hold.claim is not None:
+                self._claims.discard(hold.claim)
 
-    def _hold(self, dispatch_id: uuid.UUID, attempt: int, policy: QueuePolicy) -> Claim:
+    def on_event(self, event: Event) -> None:
+        """Subscriber of the ledger's events."""
+        hold = _hold.get()
+        if hold is not None and event.kind is Kind.STARTED and event.dispatch_id == hold.dispatch_id:
+            self._begin(hold, event.attempt)
+
+    def _begin(self, hold: Hold, attempt: int) -> None:
         now = time.monotonic()
-        longest = policy.time_limit + HARD_LIMIT_MARGIN + LEASE_MARGIN.total_seconds()
-        claim = Claim(dispatch_id, attempt, now, now + longest)
-        self._claims.add(claim)
+        longest = hold.policy.time_limit + HARD_LIMIT_MARGIN + LEASE_MARGIN.total_seconds()
+        hold.claim = Claim(hold.dispatch_id, attempt, now, now + longest)
+        self._claims.add(hold.claim)
         self._some.set()
         if self._thread is None or not self._thread.is_alive():  # not yet started, or this process was forked
             self._thread = threading.Thread(target=self._run, name="broker-leases", daemon=True)
             self._thread.start()
-        return claim
-
-    @contextlib.contextmanager
-    def claiming(self, dispatch_id: uuid.UUID, policy: QueuePolicy) -> Iterator[None]:
-        """Renew the claim that the block makes as soon as it is made: receivers of `dispatch_started` may be slow."""
-        claiming = Claiming(dispatch_id, policy)
-        token = _claiming.set(claiming)
-        try:
-            yield
-        finally:
-            _claiming.reset(token)
-            if claiming.claim is not None:
-                self._claims.discard(claiming.claim)
-
-    def on_event(self, event: Event) -> None:
-        """Subscriber of the ledger's events."""
-        claiming = _claiming.get()
-        if claiming is not None and event.kind is Kind.STARTED and event.dispatch_id == claiming.dispatch_id:
-            claiming.claim = self._hold(event.dispatch_id, event.attempt, claiming.policy)
 
     def _run(self) -> None:
         step = 0.0

@@ -395,8 +395,8 @@ def test_a_claim_is_renewed_while_a_receiver_is_slow() -> None:
     with override_settings(REQUEST_BROKER={"LEASE": 0.5}):
         dispatch = accepted(configured)
         request = SimpleNamespace(hostname=HOSTNAME, is_eager=True, timelimit=(None, None))
-        claiming = leases.leases.claiming(dispatch.id, conf.queues["bulk"])
-        with receiving(signals.dispatch_started, wait_for_a_renewal), claiming:
+        holding = leases.leases.held(dispatch.id, conf.queues["bulk"])
+        with receiving(signals.dispatch_started, wait_for_a_renewal), holding:
             assert tasks._claim(request, dispatch.id, conf.queues["bulk"]) == 1
     assert len(seen) == 1
     assert not leases.leases._claims

@@ -39,15 +39,15 @@ def renewed(monkeypatch, settings):
 
 def test_a_lease_is_renewed_repeatedly_also_after_a_failure(renewed):
     leases, claim = Leases(), (uuid.uuid4(), 3)
-    with leases.held(*claim, POLICY):
+    with leases.held(claim[0], POLICY, claim[1]):
         renewed(lambda seen: len(seen) >= 4)
         renewed(lambda seen: all(each == {claim} for each in seen))
 
 
 def test_leases_are_renewed_together_and_only_while_their_views_run(renewed):
     leases, first, second = Leases(), (uuid.uuid4(), 1), (uuid.uuid4(), 2)
-    with leases.held(*first, POLICY):
-        with leases.held(*second, POLICY):
+    with leases.held(first[0], POLICY, first[1]):
+        with leases.held(second[0], POLICY, second[1]):
             renewed(lambda seen: {first, second} in seen)
         renewed(lambda seen: seen[-1] == {first})
 
@@ -67,14 +67,14 @@ def test_two_copies_of_a_message_in_one_process_do_not_disturb_each_other(renewe
     leases, dispatch_id, began, ended = Leases(), uuid.uuid4(), threading.Event(), threading.Event()
 
     def lose() -> None:
-        with leases.claiming(dispatch_id, POLICY):
+        with leases.held(dispatch_id, POLICY):
             began.set()
             assert ended.wait(30)
 
     other = threading.Thread(target=lose)
     other.start()
     assert began.wait(30)
-    with leases.claiming(dispatch_id, POLICY):
+    with leases.held(dispatch_id, POLICY):
         leases.on_event(Event(Kind.STARTED, dispatch_id, lambda _: None, 1))
         ended.set()
         other.join(30)
@@ -85,7 +85,7 @@ def test_two_copies_of_a_message_in_one_process_do_not_disturb_each_other(renewe
 def test_a_claim_of_another_dispatch_or_outside_of_a_task_is_not_renewed():
     leases, dispatch_id = Leases(), uuid.uuid4()
     leases.on_event(Event(Kind.STARTED, dispatch_id, lambda _: None, 1))
-    with leases.claiming(dispatch_id, POLICY):
+    with leases.held(dispatch_id, POLICY):
         leases.on_event(Event(Kind.STARTED, uuid.uuid4(), lambda _: None, 1))
         leases.on_event(Event(Kind.RETRYING, dispatch_id, lambda _: None, 1))
         assert not leases._claims
