@@ -24,8 +24,8 @@ def past_soft_limit() -> Iterator[None]:
 
     An exception between BEGIN and the body of `transaction.atomic` would leave the transaction open.
     """
-    if SOFT_TIME_LIMIT is None or signal.getsignal(SOFT_TIME_LIMIT) is not soft_timeout_sighandler:
-        yield  # other pools have no soft limit
+    if SOFT_TIME_LIMIT is None or not _is_limited():
+        yield
         return
     signal.signal(SOFT_TIME_LIMIT, _ignore)
     try:
@@ -37,10 +37,13 @@ def past_soft_limit() -> Iterator[None]:
 def raise_if_past_soft_limit(request: Any) -> None:
     """Raise SoftTimeLimitExceeded if a receiver of a signal swallowed it, or would have been interrupted by it."""
     soft: float | None = (request.timelimit or (None, None))[1]
-    if soft is None or SOFT_TIME_LIMIT is None or signal.getsignal(SOFT_TIME_LIMIT) is not soft_timeout_sighandler:
-        return
-    if time.monotonic() - request.broker_began >= soft:
+    if soft is not None and _is_limited() and time.monotonic() - request.broker_began >= soft:
         raise SoftTimeLimitExceeded
+
+
+def _is_limited() -> bool:
+    """Whether this process has a soft time limit, which only pools of processes have."""
+    return SOFT_TIME_LIMIT is not None and signal.getsignal(SOFT_TIME_LIMIT) is soft_timeout_sighandler
 
 
 def _ignore(_number: int, _frame: object) -> None:
