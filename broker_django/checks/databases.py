@@ -53,12 +53,9 @@ def _forbidden_tables(alias: str) -> Iterator[CheckMessage]:
 
 @register("request_broker")
 def check_sqlite(**_: Any) -> list[CheckMessage]:
-    try:
-        alias = database.alias()
-    except Exception:  # noqa: BLE001 - `check_database` reports it
-        return []
+    alias = _alias()
     if (
-        alias not in connections
+        alias is None
         or connections[alias].vendor != "sqlite"
         or not connections[alias].settings_dict["ATOMIC_REQUESTS"]
     ):
@@ -73,11 +70,8 @@ def check_sqlite(**_: Any) -> list[CheckMessage]:
 
 @register("request_broker")
 def check_autocommit(**_: Any) -> list[CheckMessage]:
-    try:
-        alias = database.alias()
-    except Exception:  # noqa: BLE001 - `check_database` reports it
-        return []
-    if alias not in connections or connections[alias].settings_dict["AUTOCOMMIT"]:
+    alias = _alias()
+    if alias is None or connections[alias].settings_dict["AUTOCOMMIT"]:
         return []
     text = (
         f"The database {alias!r} has the broker's tables and 'AUTOCOMMIT': False, so Django never says when a dispatch "
@@ -85,3 +79,12 @@ def check_autocommit(**_: Any) -> list[CheckMessage]:
     )
     hint = "Remove AUTOCOMMIT, or move the broker's tables to another database (DATABASE)."
     return [Error(text, hint=hint, id="request_broker.E019")]
+
+
+def _alias() -> str | None:
+    """Returns the alias of the ledger's database; None if `check_database` reports that there is a fault."""
+    try:
+        alias = database.alias()
+    except Exception:  # noqa: BLE001 - a router of the project may raise anything
+        return None
+    return alias if alias in connections else None
