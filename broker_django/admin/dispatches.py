@@ -108,31 +108,25 @@ class DispatchAdmin(ModelAdmin):
 
     @admin.action(description=_("Run the selected dead letters again"), permissions=["retry"])
     def run_again(self, request: HttpRequest, rows: QuerySet[DispatchRecord]) -> None:
-        selected = rows.count()
-        count = self._act(request, rows, ledger.revive, gettext("Run again."))
-        if count:
-            text = ngettext("%d dispatch runs again.", "%d dispatches run again.", count)
-            self.message_user(request, text % count, messages.SUCCESS)
-        self._report_others(request, selected - count)
+        done, left = self._act(request, rows, ledger.revive, gettext("Run again."))
+        self._report(request, ngettext("%d dispatch runs again.", "%d dispatches run again.", done), done, left)
 
     @admin.action(description=_("Discard the selected dead letters"), permissions=["discard"])
     def discard(self, request: HttpRequest, rows: QuerySet[DispatchRecord]) -> None:
-        selected = rows.count()
-        count = self._act(request, rows, ledger.discard, gettext("Discarded."))
-        if count:
-            text = ngettext("%d dead letter is discarded.", "%d dead letters are discarded.", count)
-            self.message_user(request, text % count, messages.SUCCESS)
-        self._report_others(request, selected - count)
+        done, left = self._act(request, rows, ledger.discard, gettext("Discarded."))
+        text = ngettext("%d dead letter is discarded.", "%d dead letters are discarded.", done)
+        self._report(request, text, done, left)
 
-    def _report_others(self, request: HttpRequest, count: int) -> None:
-        if not count:
-            return
-        text = ngettext(
-            "%d selected dispatch is left alone: dead letters are failed or expired, and not discarded.",
-            "%d selected dispatches are left alone: dead letters are failed or expired, and not discarded.",
-            count,
-        )
-        self.message_user(request, text % count, messages.WARNING)
+    def _report(self, request: HttpRequest, text: str, done: int, left: int) -> None:
+        if done:
+            self.message_user(request, text % done, messages.SUCCESS)
+        if left:
+            text = ngettext(
+                "%d selected dispatch is left alone: dead letters are failed or expired, and not discarded.",
+                "%d selected dispatches are left alone: dead letters are failed or expired, and not discarded.",
+                left,
+            )
+            self.message_user(request, text % left, messages.WARNING)
 
     def _act(
         self,
@@ -140,7 +134,9 @@ class DispatchAdmin(ModelAdmin):
         rows: QuerySet[DispatchRecord],
         act: Callable[[UUID, str], bool],
         message: str,
-    ) -> int:
+    ) -> tuple[int, int]:
+        """Returns how many dead letters were changed, and how many of the selected rows were left alone."""
+        selected = rows.count()
         chosen = list(rows.filter(dead_letters.are_dead_letters()).values_list("pk", flat=True))
         actor, kind = f"{request.user.get_username()} in the admin", ContentType.objects.get_for_model(DispatchRecord)
         count = 0
@@ -158,7 +154,7 @@ class DispatchAdmin(ModelAdmin):
                 )
                 for record in all_rows().filter(pk__in=chunk).defer("sealed", "kept_response")
             )
-        return count
+        return count, selected - count
 
     @admin.display(description=_("request"), ordering="path")
     def summary(self, record: DispatchRecord) -> str:
