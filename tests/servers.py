@@ -106,6 +106,13 @@ def _directory(owner: str | None = None) -> Iterator[Path]:
         yield Path(name)
 
 
+@contextlib.contextmanager
+def silent(port: int = 0) -> Iterator[socket.socket]:
+    """A server that accepts connections and never answers."""
+    with socket.create_server(("127.0.0.1", port)) as listener:
+        yield listener
+
+
 def listens(port: int) -> bool:
     try:
         socket.create_connection(("127.0.0.1", port), 1).close()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
-import socket
 import time
 from typing import TYPE_CHECKING
 
@@ -17,8 +15,6 @@ from tests.acceptance.conftest import broker_worker
 from tests.processes import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import httpx
 
     from tests.acceptance.conftest import Gates, Ledger, Site, StartSite, StartWorker
@@ -31,16 +27,6 @@ AT_MOST = 4.0
 
 def url_of(port: int) -> str:
     return (RABBITMQ if servers.BROKER.endswith("rabbitmq") else REDIS).format(port=port)
-
-
-@contextlib.contextmanager
-def silence(port: int) -> Iterator[None]:
-    """A server that accepts connections and never answers."""
-    with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", port))
-        listener.listen(64)
-        yield
 
 
 def accepted_in_time(client: httpx.Client, ledger: Ledger) -> str:
@@ -63,7 +49,7 @@ def test_a_request_is_accepted_while_the_message_broker_is_down(
     site.process.ready()
     with site.client() as client:
         accepted_in_time(client, ledger)
-        with silence(port):
+        with servers.silent(port):
             accepted_in_time(client, ledger)
 
 

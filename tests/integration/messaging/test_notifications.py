@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import uuid
 from typing import TYPE_CHECKING
 
@@ -11,9 +10,11 @@ from celery import Celery
 from django.test import override_settings
 
 from broker_django.messaging import notifications
+from tests import servers
 from workers.config import configure
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Iterator
 
 pytestmark = pytest.mark.usefixtures("own_app")
@@ -21,8 +22,8 @@ pytestmark = pytest.mark.usefixtures("own_app")
 
 @pytest.fixture
 def server() -> Iterator[socket.socket]:
-    """A server that accepts connections and never answers."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    """The server that announcements go to. It never answers."""
+    with servers.silent() as listener:
         listener.setblocking(False)
         app = Celery("project", set_as_current=False)
         app.conf.broker_url = f"redis://127.0.0.1:{listener.getsockname()[1]}/0"
