@@ -102,7 +102,7 @@ class RequestMessage:
     view_user: the same for the user whom the view itself authenticated, as API frameworks do.
 
     path: the path of the ASGI scope; empty under WSGI. route, view: the URL pattern and the view that the URL resolved
-    to; empty if it was not resolved. tenant: the tenant of the request; empty if there is none. principal: what else is
+    to; empty if it was not resolved. tenant: the tenant of the request; empty without tenants. principal: what else is
     known about the sender, as JSON. accepted_at: seconds since the epoch; 0 if unknown.
     """
 

@@ -29,7 +29,7 @@ def pause(
     retry_after: float | None = None,
     uniform: Callable[[float, float], float] = random.uniform,
 ) -> float | None:
-    """Returns the seconds until the next attempt, or None if there is none. The first attempt is number 1.
+    """Returns the seconds until the next attempt, or None if no attempt follows. The first attempt is number 1.
 
     Exponential backoff with full jitter, as in "Exponential Backoff And Jitter" (AWS Architecture Blog, 2015), but
     never shorter than the view asked for.

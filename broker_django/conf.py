@@ -180,7 +180,7 @@ class Conf:
         return Keyring([settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS])
 
     def queue_served_by(self, celery_queue: str) -> str:
-        """Returns the queue that uses this Celery queue. Raises KeyError if there is none."""
+        """Returns the queue that uses this Celery queue. Raises KeyError if no queue does."""
         for name, policy in self.queues.items():
             if policy.celery_queue == celery_queue:
                 return name

@@ -304,7 +304,7 @@ class Ledger(Protocol):
         """Returns how many dispatches were accepted after `since` and not after `until`."""
 
     def latest_seal(self) -> str:
-        """Returns the seal of the latest accepted request, in any state; empty if there is none."""
+        """Returns the seal of the latest accepted request, in any state; empty if nothing was accepted."""
 
     def late(self, before: datetime) -> list[Group]:
         """By queue: queued dispatches that were accepted and due before `before` and were not handed back."""

@@ -27,7 +27,7 @@ A_FEW = 10
 
 
 def next_attempt(dispatch: Dispatch, policy: QueuePolicy, outcome: Outcome, now: datetime) -> datetime | None:
-    """Returns when the next attempt is due. None if there is none, or if the dispatch expires first."""
+    """Returns when the next attempt is due. None if no attempt follows, or if the dispatch expires first."""
     seconds = pause(policy, dispatch.attempts_of_run, outcome.retry_after) if outcome.retriable else None
     if seconds is None:
         return None
@@ -58,5 +58,5 @@ def wanted_until(dispatch: Dispatch, last_wanted: datetime, now: datetime) -> da
 
 
 def drop_response_at(outcome: Outcome, response: str | None, policy: QueuePolicy, now: datetime) -> datetime | None:
-    """Returns when the stored response is dropped, or None if there is none."""
+    """Returns when the stored response is dropped, or None if no response is stored."""
     return None if response is None or outcome.status is None else now + timedelta(seconds=policy.results_ttl)

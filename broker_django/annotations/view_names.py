@@ -59,7 +59,7 @@ def _function_name(view: Any, method: str) -> str:
 
 
 def _handler(view: Any, view_class: Any, method: str) -> str:
-    """Returns the method of the class that answers; an empty text if there is none (a 405)."""
+    """Returns the method of the class that answers; an empty text if it has no such method (a 405)."""
     actions = getattr(view, "actions", None)
     if actions is not None:
         name = actions.get(method) or (actions.get("get") if method == "head" else None)

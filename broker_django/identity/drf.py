@@ -242,7 +242,7 @@ _CLIENTS = frozenset({"aiohttp", "botocore", "grpc", "httpcore", "httpx", "ldap"
 
 
 def _view_of(request: HttpRequest, dispatch: Dispatch) -> Any:
-    """Returns the DRF view that the dispatch's path now resolves to; None if there is none."""
+    """Returns the DRF view that the dispatch's path now resolves to; None for any other view, or a 404."""
     path = dispatch.path.removeprefix(request.META.get("SCRIPT_NAME", "").rstrip("/"))
     language = translation.get_language_from_path(path) or translation.get_language()
     try:

@@ -114,7 +114,7 @@ class Merging:
             yield
 
     def _current(self) -> dict[str, Any]:
-        """Returns the stored data. If there is none, the store removes the session's key, except signed cookies."""
+        """Returns the stored data. If nothing is stored, the store removes the session's key, except signed cookies."""
         key = self.session_key
         data: dict[str, Any] = super().load()  # type: ignore[misc]
         if self.session_key != key:

@@ -138,7 +138,7 @@ def _domain(host: str) -> str:
 
 
 def tenant_of(request: HttpRequest) -> str:
-    """Returns what the function in TENANT returns; empty if there is none.
+    """Returns what the function in TENANT returns; empty if TENANT is not set.
 
     Raises TenantUnknownError if the function fails.
     """

@@ -151,7 +151,7 @@ def forget(dispatch_ids: Collection[uuid.UUID]) -> None:
 
 
 def sealed_response(dispatch_id: uuid.UUID) -> str | None:
-    """Returns the sealed response. None if there is none, or if the broker did not write it.
+    """Returns the sealed response. None if it is not stored, or if the broker did not write it.
 
     Raises UnavailableError if the result store does not answer.
     """

@@ -82,7 +82,7 @@ def schemes(app: Celery) -> set[str]:
 
 
 def queue_of_delivery(info: Mapping[str, Any]) -> str:
-    """Returns the queue of a message, from the `delivery_info` of its task. Raises KeyError if there is none.
+    """Returns the queue of a message, from the `delivery_info` of its task. Raises KeyError if it is unknown.
 
     The routing key is the name of the Celery queue, or the binding key of a queue that the project declared itself.
     """

@@ -118,7 +118,7 @@ class Subscription:
 
     @property
     def socket(self) -> socket.socket | None:
-        """The socket that announcements arrive on; None if there is none, or if redis-py no longer exposes it."""
+        """The socket that announcements arrive on; None without a connection, or if redis-py no longer exposes it."""
         return getattr(self._pubsub.connection, "_sock", None)
 
     def follow(self, ids: Collection[uuid.UUID]) -> list[uuid.UUID]:

@@ -22,7 +22,7 @@ USUAL = "json"
 def serializer(app: Celery) -> str:
     """Returns JSON if workers of this app accept it, else the serializer of the project's tasks, else any accepted one.
 
-    Raises ConfigurationError if there is none.
+    Raises ConfigurationError if workers accept none of them.
     """
     accepted = app.conf.accept_content
     candidates = [USUAL, app.conf.task_serializer, *(registry.type_to_name.get(each, each) for each in accepted or ())]

@@ -174,6 +174,6 @@ def _lookup(names: list[str]) -> Term:
 
 
 def _member(container: str, key: str) -> Term:
-    """Returns the value of the key; an empty text if there is none, as in a template."""
+    """Returns the value of the key; an empty text if the key is missing, as in a template."""
     name = json.dumps(key)
     return Term(f'{name} in {container} ? {container}[{name}] : ""', "string")

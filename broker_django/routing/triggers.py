@@ -23,7 +23,7 @@ EVENTS = ("INSERT", "UPDATE", "DELETE")
 
 
 def install(using: str, tables: list[str], version_table: str) -> bool:
-    """Create or replace the triggers. Returns False if there are none for this database.
+    """Create or replace the triggers. Returns False if this database has no support for them.
 
     Raises django.db.Error if the database refuses them.
     """

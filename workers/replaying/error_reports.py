@@ -138,7 +138,7 @@ def keep_error(error: BaseException) -> None:
 
 
 def report_failure(message: str) -> None:
-    """Report that the dispatch failed for good: send the attempt's last error, or the message if there is none."""
+    """Report that the dispatch failed for good: send the attempt's last error, or the message if it had no error."""
     current = _conclude()
     if current is None:
         return
