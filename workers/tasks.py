@@ -134,7 +134,7 @@ def _log_dropped(dispatch_id: uuid.UUID) -> None:
 
 
 def _ask_ledger(request: Any, statement: Callable[[], int], dispatch_id: uuid.UUID) -> int:
-    """Returns the ledger's answer. Raises Reject, which keeps the message in its queue, if it is silent for too long."""
+    """Returns the ledger's answer. Raises Reject, so that the message stays queued, if it is silent for too long."""
     if request.is_eager:
         return statement()
     try:
