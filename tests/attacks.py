@@ -35,7 +35,7 @@ from django_celery_results.models import TaskResult  # noqa: E402
 
 from broker_core.envelope import Keyring  # noqa: E402
 from broker_django.conf import conf  # noqa: E402
-from broker_django.ledger import bodies, retention  # noqa: E402
+from broker_django.ledger import bodies, ledger  # noqa: E402
 from broker_django.models import DispatchRecord, Router  # noqa: E402
 from broker_django.routing.transfer import FIELDS  # noqa: E402
 from tests import browsers  # noqa: E402
@@ -316,7 +316,7 @@ def _() -> bool:
         with patch.dict(connection.settings_dict, HOST="staging"):
             copied = bodies.save(uuid.uuid4(), conf.keyring.seal(b"a request", b""))
         ours = bodies.save(uuid.uuid4(), conf.keyring.seal(b"a request", b""))
-        retention.sweep(timezone.now() + timedelta(days=2))
+        ledger.sweep(timezone.now() + timedelta(days=2))
         assert not storage.exists(ours), "nothing was swept"
         return not (storage.exists(theirs) and storage.exists(copied))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from datetime import timedelta
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import pytest
 from asgiref.sync import async_to_sync
 from django.core.files.base import ContentFile
 from django.core.files.storage import Storage, storages
+from django.core.management import call_command
 from django.db import OperationalError, connection
 from django.test import AsyncClient, Client, override_settings
 from django.utils import timezone
@@ -282,8 +284,8 @@ def test_orphans_are_swept_a_day_later(client: Client, storage: Storage, not_eag
     storage.save("request_broker/somebody-elses", ContentFile(b"else"))
     assert twin != kept.sealed_file
     now = timezone.now()
-    assert retention.sweep(now + timedelta(hours=23)) == 0
-    assert retention.sweep(now + timedelta(hours=25)) == 2
+    assert ledger.sweep(now + timedelta(hours=23)) == 0
+    assert ledger.sweep(now + timedelta(hours=25)) == 2
     assert not storage.exists(orphan) and not storage.exists(twin)
     assert sorted(files(storage)) == sorted(
         [kept.sealed_file.rpartition("/")[2], "somebody-elses", elsewhere.rpartition("/")[2]]
@@ -301,7 +303,7 @@ def test_files_of_another_database_with_the_same_key_stay(
         bodies.save(uuid.uuid4(), sealed)
     storage.save(f"request_broker/{uuid.uuid4()}", ContentFile(sealed))
     bodies.save(uuid.uuid4(), b"")
-    assert retention.sweep(timezone.now() + timedelta(hours=25)) == 0
+    assert ledger.sweep(timezone.now() + timedelta(hours=25)) == 0
     assert len(files(storage)) == 3
 
 
@@ -312,12 +314,23 @@ def test_a_file_without_a_ledger_suffix_is_read(client: Client, storage: Storage
     assert replay(record).state == "succeeded"
 
 
+def test_the_command_sweeps_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = {"location": str(tmp_path)}
+    backend = {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": options}
+    with override_settings(STORAGES={"sealed": backend}, REQUEST_BROKER=BROKER):
+        orphan = tmp_path / bodies.save(uuid.uuid4(), conf.keyring.seal(b"orphan", b""))
+        os.utime(orphan, (0, 0))
+        call_command("broker_housekeeping")
+    assert "Files deleted that belonged to no dispatch: 1." in capsys.readouterr().out
+    assert not orphan.exists()
+
+
 def test_there_is_nothing_to_sweep_if_nothing_was_stored(storage: Storage) -> None:
-    assert retention.sweep() == 0
+    assert ledger.sweep() == 0
 
 
 def test_a_storage_that_does_not_list_its_files_is_not_swept(monkeypatch: pytest.MonkeyPatch) -> None:
     with override_settings(
         STORAGES={"sealed": {"BACKEND": "django.core.files.storage.Storage"}}, REQUEST_BROKER=BROKER
     ):
-        assert retention.sweep() == 0
+        assert ledger.sweep() == 0
