@@ -154,7 +154,7 @@ def retention(rows: int = ledgers.ROWS) -> Measure:
     housekeeping has locked.
     """
     with ledgers.ledgers(rows) as chosen, override_settings(REQUEST_BROKER=_kept_for(ledgers.DAYS * 0.9)):
-        chosen.alias = ledgers.FULL
+        chosen.choose(ledgers.FULL)
         with ledgers.LedgerUser() as alone:
             time.sleep(5)
         started = time.perf_counter()
