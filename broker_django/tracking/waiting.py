@@ -52,7 +52,7 @@ def wait(dispatch_id: uuid.UUID, seconds: float, wanted: Wanted, *, ledger_only:
 
 async def async_wait(dispatch_id: uuid.UUID, seconds: float, wanted: Wanted, *, quick: float = 0.0) -> Dispatch | None:
     """The same for coroutines. The request keeps its thread and its connections for `quick` seconds."""
-    if _polls_here() or (_has_thread() and await sync_to_async(database.in_transaction)()):
+    if _polls_here() or (_has_thread() and await sync_to_async(ledger.in_transaction)()):
         return await _async_poll(dispatch_id, seconds, wanted)
     loop, event = asyncio.get_running_loop(), asyncio.Event()
 

@@ -244,7 +244,7 @@ class _Poller:
             self._register(self._subscription.socket)
             return heard
         except Subscription.ERRORS as error:
-            logger.warning("Redis cannot be subscribed to, so waiting clients poll the ledger: %s", redacted(error))
+            logger.warning("Cannot subscribe to Redis, so waiting clients poll the ledger: %s", redacted(error))
             self._reconnect_at = time.monotonic() + RECONNECT_AFTER
             self._unsubscribe()
             return []
